@@ -1,0 +1,159 @@
+"""Problems made here: solvable mazes, level by level, that never cross a split.
+
+Every (benchmark, split, level) draws from its own generator, so a change of one leaves the others as they were.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mirage_core.benchmarks import vsp_planning, vsp_reasoning
+from mirage_core.benchmarks.rows import read_rows
+from mirage_core.benchmarks.splits import split_of_form
+from mirage_core.config import BenchmarkData, ProblemSettings
+from mirage_core.errors import DataError
+from mirage_core.types import Problem, Progress, ProgressEvent, Split
+from mirage_core.worlds.maze import (
+    Maze,
+    Outcome,
+    canonical,
+    picture_bytes,
+    random_maze,
+    random_plan,
+    render,
+    shortest_path,
+)
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+OUTCOMES: tuple[Outcome, ...] = ("success", "hole", "safe")
+_DRAWS = 50_000
+_REPORT_EVERY = 100
+
+
+def generate_problems(settings: ProblemSettings, seed: int, progress: Progress) -> list[Problem]:
+    """Every problem of the settings: benchmark by benchmark, split by split, levels taking turns.
+
+    Maps are distinct (up to rotation and reflection) inside validation and test; train may repeat a map. Raises
+    DataError when a level has too few maps left, or an excluded file cannot be read.
+    """
+    excluded = excluded_forms([Path(name) for name in settings.exclude])
+    wanted = [
+        (name, split, data)
+        for name, data in ((vsp_planning.NAME, settings.vsp_planning), (vsp_reasoning.NAME, settings.vsp_reasoning))
+        if data is not None
+        for split in SPLITS
+    ]
+    total = sum(count for _, split, data in wanted for count in level_counts(data, split).values())
+    problems: list[Problem] = []
+    for name, split, data in wanted:
+        for problem in _problems_of_split(name, split, data, settings, seed, excluded):
+            problems.append(problem)
+            if len(problems) % _REPORT_EVERY == 0 or len(problems) == total:
+                progress(ProgressEvent(stage="problems", message=f"{name} {split}", step=len(problems), total=total))
+    return problems
+
+
+def excluded_forms(files: list[Path]) -> frozenset[str]:
+    """The canonical maps of published files: from ``map_desc``, or from the picture where a row has none."""
+    return frozenset(
+        canonical(vsp_planning.read_map(row) if "map_desc" in row.values else vsp_reasoning.read_map(row))
+        for file in files
+        for row in read_rows(file)
+    )
+
+
+def level_counts(data: BenchmarkData, split: Split) -> dict[int, int]:
+    """How many problems of each level a split holds; what does not divide goes to the first levels."""
+    if split == "test":
+        return dict.fromkeys(data.test_levels, data.test_per_level)
+    levels = list(dict.fromkeys(data.train_levels))
+    count = data.train if split == "train" else data.validation
+    if count and not levels:
+        raise DataError(f"{count} {split} problems are asked for, but train_levels is empty; name at least one level")
+    return {level: count // len(levels) + (i < count % len(levels)) for i, level in enumerate(levels)}
+
+
+def _problems_of_split(
+    name: str, split: Split, data: BenchmarkData, settings: ProblemSettings, seed: int, excluded: frozenset[str]
+) -> Iterator[Problem]:
+    """The problems of one benchmark and split, the levels taking turns."""
+    counts = level_counts(data, split)
+    begin, levels = 0, {}
+    for level, count in counts.items():
+        levels[level] = _draw_level(name, split, level, count, begin, settings, seed, excluded)
+        begin += count
+    for turn in range(max(counts.values(), default=0)):
+        for level, drawn in levels.items():
+            if turn < len(drawn):
+                yield _problem(f"{name}-{split}-{level}-{turn:05d}", name, split, *drawn[turn], settings.cell_px)
+
+
+def _draw_level(
+    name: str,
+    split: Split,
+    level: int,
+    count: int,
+    begin: int,
+    settings: ProblemSettings,
+    seed: int,
+    excluded: frozenset[str],
+) -> list[tuple[Maze, str]]:
+    """Mazes of one level with their plans; ``begin`` carries the turn of outcomes on from the level before."""
+    rng = np.random.default_rng([seed, zlib.crc32(f"{name}/{split}".encode()), level])
+    taken = set(excluded)
+    drawn = []
+    for index in range(count):
+        found = _draw(rng, name, split, level, begin + index, settings, taken)
+        if found is None:
+            raise DataError(_too_few(name, split, level, index, count, settings, len(excluded)))
+        drawn.append(found)
+        if split != "train":
+            taken.add(canonical(found[0]))
+    return drawn
+
+
+def _draw(
+    rng: np.random.Generator,
+    name: str,
+    split: Split,
+    level: int,
+    index: int,
+    settings: ProblemSettings,
+    taken: set[str],
+) -> tuple[Maze, str] | None:
+    """A maze of the split that is not taken, with its plan; None when many draws gave none."""
+    for _ in range(_DRAWS):
+        maze = random_maze(rng, level, settings.hole_probability)
+        form = canonical(maze)
+        if form in taken or split_of_form(form) != split:
+            continue
+        if name == vsp_planning.NAME:
+            plan = shortest_path(maze)
+        else:
+            plan = random_plan(rng, maze, OUTCOMES[index % len(OUTCOMES)], settings.plan_length_max)
+        if plan is not None:
+            return maze, plan
+    return None
+
+
+def _too_few(
+    name: str, split: Split, level: int, got: int, wanted: int, settings: ProblemSettings, excluded: int
+) -> str:
+    which = "different " if split != "train" else ""
+    return (
+        f"{name}: {wanted} {which}{split} maps of level {level} are asked for, but after {got} no other was found in "
+        f"{_DRAWS} draws (hole probability {settings.hole_probability}, {excluded} excluded maps, "
+        f"plan_length_max {settings.plan_length_max}); ask for at most {got}, or use a larger level"
+    )
+
+
+def _problem(identity: str, name: str, split: Split, maze: Maze, plan: str, cell_px: int) -> Problem:
+    picture = picture_bytes(render(maze, cell_px))
+    if name == vsp_planning.NAME:
+        return vsp_planning.make_problem(identity, split, maze, picture, answer=plan)
+    answer = vsp_reasoning.answer_of(maze, plan)
+    return vsp_reasoning.make_problem(identity, split, maze, picture, plan, answer)

@@ -1,0 +1,123 @@
+"""Rows of a published JSONL file and the pictures beside it, read with suspicion.
+
+Every fault is a DataError that names the file, the line and the way out.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mirage_core.errors import DataError
+
+MAX_PICTURE_BYTES = 64 * 2**20
+MAX_PICTURE_PIXELS = 32_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a JSONL file, and where it stands."""
+
+    file: Path
+    line: int
+    values: Mapping[str, Any]
+
+    @property
+    def where(self) -> str:
+        """The file and line, for messages."""
+        return f"{self.file}, line {self.line}"
+
+    def text(self, key: str) -> str:
+        """A string of the row; DataError when the key is missing or holds something else."""
+        if key not in self.values:
+            raise DataError(f"{self.where}: the key {key!r} is missing (it has {sorted(self.values)}); add it")
+        value = self.values[key]
+        if not isinstance(value, str):
+            raise DataError(f"{self.where}: {key!r} is {type(value).__name__}, expected text; correct the row")
+        return value
+
+
+def read_rows(file: Path) -> Iterator[Row]:
+    """Every row of a JSONL file, blank lines skipped; raises DataError for a missing or empty file, or bad JSON."""
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {file}: {error}; expected a JSONL file in UTF-8") from error
+    rows = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not rows:
+        raise DataError(f"{file} holds no rows; expected one JSON object a line")
+    for number, line in rows:
+        yield Row(file, number, _json_object(line, f"{file}, line {number}"))
+
+
+def _json_object(line: str, where: str) -> Mapping[str, Any]:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where}: not valid JSON ({error}); expected one JSON object a line") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: expected a JSON object, got {type(values).__name__}")
+    return values
+
+
+def read_question(row: Row) -> str:
+    """The row's ``text_input``, with its one ``<image>``."""
+    question = row.text("text_input")
+    if question.count("<image>") != 1:
+        raise DataError(
+            f"{row.where}: text_input has {question.count('<image>')} times '<image>'; expected it once, "
+            "where the picture stands"
+        )
+    return question
+
+
+def read_picture(row: Row, key: str = "image_input") -> tuple[bytes, Image.Image]:
+    """The row's picture, as its own bytes and decoded; its path is relative to the file and stays in its folder."""
+    name = row.text(key)
+    path = _inside(row, key, name)
+    if not path.is_file():
+        raise DataError(f"{row.where}: the picture {name!r} is missing; expected it at {path}")
+    try:
+        size = path.stat().st_size
+        if size > MAX_PICTURE_BYTES:
+            raise DataError(f"{row.where}: {name!r} has {size} bytes; at most {MAX_PICTURE_BYTES} are read")
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{row.where}: cannot read the picture {name!r}: {error}") from error
+    return data, _decode(data, f"{row.where}: the picture {name!r}")
+
+
+def _inside(row: Row, key: str, name: str) -> Path:
+    """Where a picture lies; DataError when that is outside the file's folder, through ``..`` or a link."""
+    folder = row.file.resolve().parent
+    try:
+        path = (folder / name).resolve()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{row.where}: {key!r} is no file name: {name!r} ({error})") from error
+    if not name or not path.is_relative_to(folder) or path == folder:
+        raise DataError(f"{row.where}: {key!r} leaves the file's folder: {name!r}; copy the picture beside the file")
+    return path
+
+
+def _decode(data: bytes, what: str) -> Image.Image:
+    """A PNG or JPEG, fully decoded; too large ones are refused before they are unpacked."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        too_large = picture.width * picture.height > MAX_PICTURE_PIXELS
+        if not too_large:
+            picture.load()
+    except Exception as error:
+        # Pillow raises errors of many kinds on broken files, its decompression warning among them.
+        raise DataError(f"{what} cannot be decoded ({error}); expected a whole PNG or JPEG") from error
+    if too_large:
+        raise DataError(f"{what} has {picture.width}x{picture.height} pixels; at most {MAX_PICTURE_PIXELS} are decoded")
+    return picture

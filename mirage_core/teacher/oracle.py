@@ -1,0 +1,139 @@
+"""The oracle teacher: chains written from the solver's own knowledge, and labelled so.
+
+It stands in for the paper's Qwen2.5-VL-32B where no such model is at hand: it reads the map, not the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mirage_core.benchmarks import vsp_planning, vsp_reasoning
+from mirage_core.errors import TeacherError
+from mirage_core.teacher.phrases import DIRECTIONS, Phrases, at, listed
+from mirage_core.types import AuxiliaryImage, Problem, ReasoningChain, Variant
+from mirage_core.worlds.maze import GOAL, HOLE, START, Cell, Maze, Outcome, maze_from_rows, walk
+
+Texts = tuple[str, str]
+
+
+class OracleTeacher:
+    """Writes a chain from a problem's map and answer; the same one every time."""
+
+    name = "oracle"
+
+    def chain(self, problem: Problem, auxiliary_image: AuxiliaryImage, variant: Variant) -> ReasoningChain:
+        """The chain of a problem: only the answer (direct), or a thought on each side of the picture too (cot)."""
+        if auxiliary_image.problem_id != problem.id:
+            raise TeacherError(f"the picture of {auxiliary_image.problem_id} was given for problem {problem.id}")
+        before, after = ("", "") if variant == "direct" else _thoughts(problem, auxiliary_image)
+        return ReasoningChain(
+            problem_id=problem.id,
+            variant=variant,
+            text_before=_think(before),
+            text_after=f"{_think(after)}\\boxed{{{problem.answer}}}",
+            teacher=self.name,
+        )
+
+
+def _think(thought: str) -> str:
+    return f"<think>{thought}</think>" if thought else ""
+
+
+def _thoughts(problem: Problem, auxiliary_image: AuxiliaryImage) -> Texts:
+    if problem.benchmark not in _WRITERS:
+        raise TeacherError(
+            f"the oracle knows no solver for benchmark {problem.benchmark!r} (problem {problem.id}); "
+            f"it knows {', '.join(_WRITERS)}"
+        )
+    if "map" not in problem.facts:
+        raise TeacherError(f"problem {problem.id} has no map, so the oracle cannot reason about it; use variant direct")
+    return _WRITERS[problem.benchmark](
+        problem, auxiliary_image, maze_from_rows(problem.facts["map"]), Phrases(problem.id)
+    )
+
+
+def _planning(problem: Problem, auxiliary_image: AuxiliaryImage, maze: Maze, phrases: Phrases) -> Texts:  # noqa: ARG001
+    """Where things are, then, past the picture, the path move by move."""
+    before = " ".join((_scene(maze, phrases), phrases.pick(
+        "I draw the way on the map, one arrow a move.",
+        "Let me picture a safe way to the goal with arrows.",
+        "Next I imagine the map with the whole route marked on it.",
+    )))  # fmt: skip
+    cells = walk(maze, problem.answer).cells[1:]
+    moves = ", ".join(f"{DIRECTIONS[m]} to {at(c)}" for m, c in zip(problem.answer, cells, strict=True))
+    lead = phrases.pick("Following the arrows:", "The route I see goes", "Step by step, the player moves")
+    close = phrases.pick(
+        "No cell on the way is a hole, and the last one is the goal.",
+        "That ends on the goal without touching a hole.",
+        "Every cell is safe and the goal is reached.",
+    )
+    return before, f"{lead} {moves}. {close}"
+
+
+def _scene(maze: Maze, phrases: Phrases) -> str:
+    where = phrases.pick(
+        "The player starts at {start} and has to reach {goal}.",
+        "The start is {start}; the goal is {goal}.",
+        "I see the player at {start} and the goal at {goal}.",
+    ).format(start=at(maze.start), goal=at(maze.goal))
+    if not maze.holes:
+        return f"{where} {phrases.pick('There are no holes.', 'No cell of the map is a hole.')}"
+    if len(maze.holes) == 1:
+        return f"{where} The only hole is at {listed(maze.holes)}."
+    return f"{where} {phrases.pick('Holes to avoid:', 'The holes are')} {listed(maze.holes)}."
+
+
+def _reasoning(problem: Problem, auxiliary_image: AuxiliaryImage, maze: Maze, phrases: Phrases) -> Texts:
+    """The moves up to the imagined map, then, past it, the others and what comes of them."""
+    plan = problem.facts["plan"]
+    step = auxiliary_image.details.get("step")
+    if type(step) is not int or not 0 < step <= len(plan):
+        raise TeacherError(
+            f"the picture of problem {problem.id} shows step {step!r}; its details should hold one of 1 to {len(plan)}"
+        )
+    journey = walk(maze, plan, stop_at_goal=True)
+    moves = zip(plan, journey.cells, journey.cells[1:], strict=False)
+    said = [_move(maze, move, here, there, phrases) for move, here, there in moves]
+    before = [
+        f"The player starts at {at(maze.start)}.",
+        *said[:step],
+        phrases.pick(
+            "I picture the map at this point.",
+            "Let me imagine how the map looks now.",
+            "Now I see the board before me.",
+        ),
+    ]
+    return " ".join(before), " ".join([*said[step:], _ending(journey.outcome, journey.cells[-1], phrases)])
+
+
+def _move(maze: Maze, move: str, here: Cell, there: Cell, phrases: Phrases) -> str:
+    """One move: where it leads and what is there."""
+    if here == there:
+        return f"A move {DIRECTIONS[move]} would leave the map, so the player stays at {at(here)}."
+    found = {
+        HOLE: "a hole: the player falls in",
+        GOAL: "the goal",
+        START: phrases.pick("the start again, which is safe", "safe: it is the start"),
+    }.get(maze[there], phrases.pick("safe ice", "ice, so the player is safe", "free of danger"))
+    return phrases.pick(
+        "Going {way} leads to {cell}, {there}.", "A move {way} to {cell}: {there}.", "Then {way} to {cell}, {there}."
+    ).format(way=DIRECTIONS[move], cell=at(there), there=found)
+
+
+def _ending(outcome: Outcome, cell: Cell, phrases: Phrases) -> str:
+    return {
+        "success": phrases.pick("The goal is reached, so the plan succeeds.", "The plan ends on the goal: success."),
+        "hole": phrases.pick(
+            f"The plan fails in the hole at {at(cell)}.", f"The hole at {at(cell)} ends the game: the plan fails."
+        ),
+        "safe": phrases.pick(
+            f"The plan ends at {at(cell)}: safe, but not at the goal.",
+            f"The player is still safe at {at(cell)}, yet has not reached the goal.",
+        ),
+    }[outcome]
+
+
+_WRITERS: dict[str, Callable[[Problem, AuxiliaryImage, Maze, Phrases], Texts]] = {
+    vsp_planning.NAME: _planning,
+    vsp_reasoning.NAME: _reasoning,
+}

@@ -1,0 +1,1 @@
+"""The rules of puzzles, shared by synthesis and scorers."""

@@ -1,0 +1,47 @@
+"""The frozen-lake maze: its rules, random maps and plans, its pictures, and reading a map back from a picture."""
+
+from mirage_core.worlds.maze.art import Player, picture_bytes, render
+from mirage_core.worlds.maze.plans import random_plan
+from mirage_core.worlds.maze.reading import read_maze
+from mirage_core.worlds.maze.rules import (
+    GOAL,
+    HOLE,
+    MOVES,
+    SAFE,
+    START,
+    Cell,
+    Maze,
+    Outcome,
+    Walk,
+    canonical,
+    maze_from_rows,
+    orientations,
+    random_maze,
+    shortest_path,
+    step,
+    walk,
+)
+
+__all__ = [
+    "GOAL",
+    "HOLE",
+    "MOVES",
+    "SAFE",
+    "START",
+    "Cell",
+    "Maze",
+    "Outcome",
+    "Player",
+    "Walk",
+    "canonical",
+    "maze_from_rows",
+    "orientations",
+    "picture_bytes",
+    "random_maze",
+    "random_plan",
+    "read_maze",
+    "render",
+    "shortest_path",
+    "step",
+    "walk",
+]
