@@ -1,0 +1,105 @@
+"""The record of a run: what was done, how long it took, and the scores; one JSON in the store under runs/."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mirage_core.errors import ArtifactDamaged, ArtifactMissing
+from mirage_core.store import Store
+from mirage_core.types import Artifact
+
+RunState = Literal["Running", "Completed", "Failed"]
+StageState = Literal["Completed", "Cached", "Failed"]
+
+
+class StageLine(BaseModel):
+    """One stage of a run."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    state: StageState
+    cached: bool = False
+    seconds: float = 0.0
+    digest: str | None = None
+    path: str | None = None
+    error: str | None = Field(None, description="The first line of the error, where it failed.")
+
+
+class ScoreLine(BaseModel):
+    """One row of the score table; ``level`` is "all" for a whole benchmark."""
+
+    model_config = ConfigDict(frozen=True)
+
+    benchmark: str
+    method: str
+    level: str
+    accuracy: float
+    interval: tuple[float, float]
+    n: int
+    unparsed: int
+    latent_share: float | None = Field(None, description="Share of answers that used latents.")
+    rule: str | None = Field(None, description="How answers were judged.")
+
+
+class RunRecord(BaseModel):
+    """A run of the road (or of a part of it), as ``mirage report --json`` prints it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    recipe: str
+    started: str = Field(description="UTC, ISO 8601.")
+    wall_seconds: float = 0.0
+    state: RunState = "Running"
+    error: str | None = None
+    stages: tuple[StageLine, ...] = ()
+    scores: tuple[ScoreLine, ...] = ()
+    settings: dict[str, Any] = Field(default_factory=dict, description="The resolved settings.")
+
+
+def new_record(recipe: str, settings: dict[str, Any]) -> RunRecord:
+    """An empty record that starts now."""
+    now = datetime.now(UTC)
+    name = f"{now.strftime('%Y%m%dT%H%M%S.%fZ')}-{secrets.token_hex(3)}"
+    return RunRecord(id=name, recipe=recipe, started=now.isoformat(timespec="seconds"), settings=settings)
+
+
+def scores_of(artifacts: Iterable[Artifact]) -> tuple[ScoreLine, ...]:
+    """The score rows that evaluations carry in their summaries; other artifacts are passed over."""
+    rows = (row for artifact in artifacts if artifact.kind == "evaluation" for row in artifact.summary["scores"])
+    return tuple(ScoreLine.model_validate(row) for row in rows)
+
+
+def first_line(problem: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    said = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {said[0]}" if said else type(problem).__name__
+
+
+def save_record(store: Store, record: RunRecord) -> str:
+    """Write the record (again); returns its name in the store."""
+    name = f"runs/{record.id}.json"
+    store.write_json(name, record.model_dump(mode="json"))
+    return name
+
+
+def load_record(store: Store, name: str) -> RunRecord:
+    """Read one record; ArtifactMissing or ArtifactDamaged name it."""
+    try:
+        return RunRecord.model_validate(store.read_json(name))
+    except ValidationError as problem:
+        raise ArtifactDamaged(f"{name} in {store.url} is not a run record: {problem.errors()[0]['msg']}") from problem
+
+
+def newest_record(store: Store) -> RunRecord:
+    """The record of the run that started last; ArtifactMissing where there was none."""
+    names = store.names("runs/")
+    if not names:
+        raise ArtifactMissing(f"there is no run in {store.url} yet: start one with `mirage run` or `make run`")
+    return load_record(store, max(names))

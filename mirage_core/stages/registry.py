@@ -1,0 +1,39 @@
+"""Every stage by its name."""
+
+from __future__ import annotations
+
+from mirage_core.errors import InputError
+from mirage_core.stages.auxiliary_images import AUXILIARY_IMAGES
+from mirage_core.stages.base import BASE
+from mirage_core.stages.direct_sft import DIRECT_SFT
+from mirage_core.stages.evaluation import EVALUATION
+from mirage_core.stages.examples import EXAMPLES
+from mirage_core.stages.grounding import GROUNDING
+from mirage_core.stages.grpo import GRPO
+from mirage_core.stages.problems import PROBLEMS
+from mirage_core.stages.relaxation import RELAXATION
+from mirage_core.stages.report import REPORT
+from mirage_core.stages.stage import Stage
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        PROBLEMS,
+        AUXILIARY_IMAGES,
+        EXAMPLES,
+        BASE,
+        DIRECT_SFT,
+        GROUNDING,
+        RELAXATION,
+        GRPO,
+        EVALUATION,
+        REPORT,
+    )
+}
+
+
+def get_stage(name: str) -> Stage:
+    """The stage of that name; InputError names the known ones otherwise."""
+    if name not in STAGES:
+        raise InputError(f"got the stage {name!r}, expected one of {', '.join(STAGES)}")
+    return STAGES[name]

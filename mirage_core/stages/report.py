@@ -1,0 +1,26 @@
+"""Stage ``report``: one self-contained page about everything before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mirage_core.config import RuntimeSettings, Settings
+from mirage_core.stages.stage import Stage, StageContext
+
+
+def report_identity(settings: Settings) -> dict[str, Any]:
+    """All settings but ``runtime``: the page shows them. Excluded files are known by the digest of the problems."""
+    return settings.model_dump(mode="json", exclude={"runtime": True, "problems": {"exclude"}})
+
+
+def run_report(context: StageContext) -> dict[str, Any]:
+    """Write the page from the folders of every artifact made before it."""
+    from mirage_core.evaluation.report import write_report
+
+    # What is not part of the identity must not reach the page, or two runs would differ under one fingerprint.
+    problems = context.settings.problems.model_copy(update={"exclude": ()})
+    shown = context.settings.model_copy(update={"runtime": RuntimeSettings(), "problems": problems})
+    return write_report(context.output, shown, dict(context.input_paths))
+
+
+REPORT = Stage(name="report", version=1, kind="report", inputs=None, identity=report_identity, run=run_report)

@@ -1,0 +1,200 @@
+"""A stage and how it is run: fingerprint, look in the store, else work in an empty folder and publish."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mirage_core.config import Settings, identity
+from mirage_core.errors import ArtifactError, InputError, StoreUnavailable
+from mirage_core.stages.scratch import kept_scratch
+from mirage_core.store import Store, fingerprint
+from mirage_core.types import Artifact, Progress, ProgressEvent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageContext:
+    """What a stage's ``run`` works with.
+
+    ``inputs`` are handles, ``input_paths`` the verified local folders of their files. Results go into
+    ``output`` (empty at first; everything in it is published); ``scratch`` is thrown away afterwards.
+    """
+
+    settings: Settings
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Artifact]
+    input_paths: Mapping[str, Path]
+    output: Path
+    scratch: Path
+    store: Store
+    fingerprint: str
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One step of the road.
+
+    ``identity`` picks the settings that change the result, ``runtime`` never. ``run`` fills the output
+    folder and returns a few figures for people. Raise ``version`` whenever the code changes the result.
+    ``inputs`` are the names it needs, None for a stage that takes whatever it is given (the report).
+    ``checkpoints``: it resumes from the store's; ``keeps_scratch``: from what it left in its scratch folder.
+    """
+
+    name: str
+    version: int
+    kind: str
+    inputs: tuple[str, ...] | None
+    identity: Callable[[Settings], dict[str, Any]]
+    run: Callable[[StageContext], dict[str, Any]]
+    params: tuple[str, ...] = ()
+    checkpoints: bool = False
+    keeps_scratch: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """A stage's artifact, whether it was in the store already, and the seconds it took now."""
+
+    artifact: Artifact
+    cached: bool
+    seconds: float
+
+
+def label(name: str, params: Mapping[str, Any]) -> str:
+    """The name people see: ``evaluation/stage-2`` for an evaluation, the stage's name otherwise."""
+    return f"{name}/{params['method']}" if "method" in params else name
+
+
+def stage_fingerprint(
+    stage: Stage, settings: Settings, inputs: Mapping[str, Artifact], params: Mapping[str, Any] | None = None
+) -> str:
+    """What a stage's result depends on, as one sha256: its version, settings, parameters and input digests."""
+    chosen = dict(params or {})
+    _check_call(stage, inputs, chosen)
+    relevant = {"settings": stage.identity(settings), "params": chosen}
+    return fingerprint(stage.name, stage.version, relevant, {name: given.digest for name, given in inputs.items()})
+
+
+def run_stage(
+    stage: Stage,
+    settings: Settings,
+    inputs: Mapping[str, Artifact],
+    store: Store,
+    progress: Progress,
+    params: Mapping[str, Any] | None = None,
+) -> StageResult:
+    """Give the stage's artifact: from the store where it is there, else by running it and publishing.
+
+    Raises what the stage raises; StoreUnavailable when there is no room left on a disk.
+    """
+    chosen = dict(params or {})
+    named = label(stage.name, chosen)
+    started = time.monotonic()
+    identified = stage_fingerprint(stage, settings, inputs, chosen)
+    found = store.find(stage.kind, identified)
+    if found is not None:
+        progress(ProgressEvent(stage=named, message=f"cached: {found.path}"))
+        return StageResult(artifact=found, cached=True, seconds=time.monotonic() - started)
+    progress(ProgressEvent(stage=named, message=f"started: {stage.kind}/{identified[:20]}"))
+    store.check_writable()
+    with _room_watched(named), _folders(stage, store, identified) as (output, scratch):
+        context = StageContext(
+            settings=settings,
+            params=chosen,
+            inputs=dict(inputs),
+            input_paths={name: store.fetch(given) for name, given in inputs.items()},
+            output=output,
+            scratch=scratch,
+            store=store,
+            fingerprint=identified,
+            progress=lambda event: progress(replace(event, stage=named)),
+        )
+        summary = stage.run(context)
+        seconds = time.monotonic() - started
+        about = _about(stage, settings, inputs, chosen, identified, seconds)
+        artifact = store.publish(stage.kind, identified, context.output, summary=summary, about=about)
+    _check_round_trip(store, stage, identified, artifact)
+    if stage.checkpoints:
+        store.drop_checkpoints(identified)
+    seconds = time.monotonic() - started
+    progress(ProgressEvent(stage=named, message=f"done in {seconds:.1f} s: {artifact.path}"))
+    return StageResult(artifact=artifact, cached=False, seconds=seconds)
+
+
+@contextmanager
+def _folders(stage: Stage, store: Store, identified: str) -> Iterator[tuple[Path, Path]]:
+    """An empty output folder and a scratch folder; both go afterwards, a kept scratch only when the work is done."""
+    with tempfile.TemporaryDirectory(prefix=f"mirage-{stage.name}-") as folder, ExitStack() as stack:
+        output, scratch = Path(folder) / "output", Path(folder) / "scratch"
+        output.mkdir()
+        scratch.mkdir()
+        if stage.keeps_scratch:
+            scratch = stack.enter_context(kept_scratch(store.cache / "unfinished" / identified[:20]))
+        yield output, scratch
+
+
+def _about(
+    stage: Stage,
+    settings: Settings,
+    inputs: Mapping[str, Artifact],
+    params: Mapping[str, Any],
+    identified: str,
+    seconds: float,
+) -> dict[str, Any]:
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "params": dict(params),
+        "fingerprint": identified,
+        "inputs": {name: {"path": given.path, "digest": given.digest} for name, given in inputs.items()},
+        "seconds": round(seconds, 3),
+        "settings": identity(settings),
+    }
+
+
+def _check_call(stage: Stage, inputs: Mapping[str, Artifact], params: Mapping[str, Any]) -> None:
+    if stage.inputs is not None and set(inputs) != set(stage.inputs):
+        raise InputError(
+            f"stage {stage.name} got the inputs {sorted(inputs)}, expected {sorted(stage.inputs)}: "
+            "give it the artifacts of the stages before it"
+        )
+    if set(params) != set(stage.params):
+        raise InputError(f"stage {stage.name} got the parameters {sorted(params)}, expected {sorted(stage.params)}")
+
+
+def _check_round_trip(store: Store, stage: Stage, identified: str, artifact: Artifact) -> None:
+    found = store.find(stage.kind, identified)
+    if found is None or found.digest != artifact.digest:
+        raise ArtifactError(
+            f"{artifact.path} was published with the digest {artifact.digest[:12]}, but the store now gives "
+            f"{found.digest[:12] if found else 'nothing'}: something else writes to or deletes from this store; "
+            "stop it, then run again"
+        )
+
+
+@contextmanager
+def _room_watched(named: str) -> Iterator[None]:
+    """Turn a full disk, wherever it was noticed, into an error that says the way out."""
+    try:
+        yield
+    except StoreUnavailable:
+        raise
+    except Exception as problem:
+        if not _is_full_disk(problem):
+            raise
+        raise StoreUnavailable(
+            f"stage {named}: no space left on {tempfile.gettempdir()} or on the store's disk ({problem}). Nothing was "
+            "published. Free some room, or point TMPDIR and the store's root to a larger disk, then run again"
+        ) from problem
+
+
+def _is_full_disk(problem: BaseException) -> bool:
+    full = isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(problem)

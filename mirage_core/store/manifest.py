@@ -1,0 +1,103 @@
+"""A manifest: the names, sizes and digests of an artifact's files. Its presence means complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mirage_core.errors import ArtifactDamaged, ArtifactError, InputError
+from mirage_core.store.fingerprint import canonical_json, file_sha256
+
+MANIFEST = "manifest.json"
+_PART = re.compile(r"[A-Za-z0-9_+=@%,()\[\]~ -][A-Za-z0-9._+=@%,()\[\]~ -]*|\.[A-Za-z0-9_][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file: its name relative to the artifact's files folder, bytes, sha256."""
+
+    name: str
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Manifest(BaseModel):
+    """What an artifact holds; ``summary`` and ``about`` are beside the digest, for people and for the record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    kind: str
+    fingerprint: str
+    digest: str = Field(pattern="^[0-9a-f]{64}$", description="sha256 over names, sizes and digests of the files.")
+    files: tuple[FileEntry, ...]
+    summary: dict[str, Any] = Field(default_factory=dict)
+    about: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """The content-addressed folder of the files, beside the manifest."""
+        return f"files-{self.digest[:12]}"
+
+    def to_bytes(self) -> bytes:
+        """The manifest as JSON for people, UTF-8."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def describe_folder(folder: Path) -> tuple[FileEntry, ...]:
+    """Every file of a folder, by name; refuses links, odd names and an empty folder with ArtifactError."""
+    entries = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ArtifactError(
+                f"{name} in {folder} is a link or a special file; an artifact holds plain files: copy it"
+            )
+        if path.is_file():
+            entries.append(FileEntry(name=safe_name(name), size=path.stat().st_size, sha256=file_sha256(path)))
+    if not entries:
+        raise ArtifactError(f"{folder} has no file in it: a stage must write its result into its output folder")
+    return tuple(sorted(entries, key=lambda entry: entry.name))
+
+
+def digest_of(files: Sequence[FileEntry]) -> str:
+    """The digest of a set of files: sha256 over their names, sizes and sha256, in order of name."""
+    rows = sorted([entry.name, entry.size, entry.sha256] for entry in files)
+    return hashlib.sha256(canonical_json(rows)).hexdigest()
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Read a manifest and check its names and its digest; ArtifactDamaged says what is wrong with it."""
+    try:
+        manifest = Manifest.model_validate_json(data)
+        for entry in manifest.files:
+            safe_name(entry.name)
+    except ValidationError as problem:
+        fault = problem.errors()[0]
+        raise ArtifactDamaged(
+            f"{where} is not a manifest: {'.'.join(map(str, fault['loc']))} {fault['msg']}"
+        ) from problem
+    except InputError as problem:
+        raise ArtifactDamaged(f"{where} is refused: {problem}") from problem
+    if len({entry.name for entry in manifest.files}) < len(manifest.files):
+        raise ArtifactDamaged(f"{where} names a file twice")
+    if digest_of(manifest.files) != manifest.digest:
+        raise ArtifactDamaged(f"{where} has a digest that does not belong to its files")
+    return manifest
+
+
+def safe_name(name: str) -> str:
+    """The name itself, if it is relative, plain and stays within its folder; InputError otherwise."""
+    parts = name.split("/")
+    if len(name) > 500 or any(part in ("", ".", "..") or not _PART.fullmatch(part) for part in parts):
+        raise InputError(
+            f"the name {name!r} is not allowed in a store: expected a relative path of plain names, no '..'"
+        )
+    return name

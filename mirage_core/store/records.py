@@ -1,0 +1,245 @@
+"""The project's records as parquet tables, which ``datasets.load_dataset("parquet")`` reads too.
+
+``facts`` and ``details`` are JSON strings, since their keys differ from benchmark to benchmark; pictures are the
+encoded bytes. Every reader takes the file, or the folder it lies in under its usual name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from mirage_core.errors import DataError
+from mirage_core.store.fingerprint import canonical_json
+from mirage_core.store.tables import read_columns, write_table
+from mirage_core.types import (
+    AuxiliaryImage,
+    LatentSpan,
+    Prediction,
+    Problem,
+    ReasoningChain,
+    Score,
+    Split,
+    TrainingExample,
+)
+
+PROBLEMS_FILE = "problems.parquet"
+AUXILIARY_IMAGES_FILE = "auxiliary_images.parquet"
+EXAMPLES_FILE = "examples.parquet"
+PREDICTIONS_FILE = "predictions.parquet"
+
+
+def _required(*columns: tuple[str, pa.DataType]) -> list[pa.Field]:
+    return [pa.field(name, kind, nullable=False) for name, kind in columns]
+
+
+_PROBLEM = _required(
+    ("id", pa.string()),
+    ("benchmark", pa.string()),
+    ("split", pa.string()),
+    ("group", pa.string()),
+    ("question", pa.string()),
+    ("images", pa.list_(pa.binary())),
+    ("answer", pa.string()),
+    ("facts", pa.string()),
+)
+_AUXILIARY_IMAGE = _required(
+    ("problem_id", pa.string()), ("image", pa.binary()), ("style", pa.string()), ("details", pa.string())
+)
+_EXAMPLE = [
+    *_PROBLEM,
+    *_required(
+        ("auxiliary_image", pa.binary()),
+        ("auxiliary_style", pa.string()),
+        ("auxiliary_details", pa.string()),
+        ("variant", pa.string()),
+        ("text_before", pa.string()),
+        ("text_after", pa.string()),
+        ("teacher", pa.string()),
+    ),
+]
+_PREDICTION = [
+    *_required(
+        ("problem_id", pa.string()),
+        ("benchmark", pa.string()),
+        ("group", pa.string()),
+        ("method", pa.string()),
+        ("sample", pa.int32()),
+        ("output", pa.string()),
+        ("token_ids", pa.list_(pa.int32())),
+        ("span_positions", pa.list_(pa.int32())),
+        ("span_num_latents", pa.list_(pa.int32())),
+        ("finished", pa.bool_()),
+        ("correct", pa.bool_()),
+    ),
+    pa.field("parsed", pa.string()),
+    *_required(("rule", pa.string())),
+]
+
+
+def save_problems(path: Path, problems: Iterable[Problem]) -> None:
+    """Write problems as one parquet table, in their order."""
+    write_table(path, map(_problem_row, problems), pa.schema(_PROBLEM))
+
+
+def load_problems(path: Path, split: Split | None = None) -> list[Problem]:
+    """Read problems, of one split or all; DataError names a file that is not such a table."""
+    return [_problem(row, path) for row in _rows(path, PROBLEMS_FILE, _PROBLEM, split)]
+
+
+def save_auxiliary_images(path: Path, images: Iterable[AuxiliaryImage]) -> None:
+    """Write auxiliary images as one parquet table, in their order."""
+    write_table(path, map(_image_row, images), pa.schema(_AUXILIARY_IMAGE))
+
+
+def load_auxiliary_images(path: Path) -> list[AuxiliaryImage]:
+    """Read auxiliary images; DataError names a file that is not such a table."""
+    return [
+        AuxiliaryImage(
+            problem_id=row["problem_id"],
+            image=row["image"],
+            style=row["style"],
+            details=_json_object(row["details"], path, row["problem_id"]),
+        )
+        for row in _rows(path, AUXILIARY_IMAGES_FILE, _AUXILIARY_IMAGE)
+    ]
+
+
+def save_examples(path: Path, examples: Iterable[TrainingExample]) -> None:
+    """Write training examples (problem, picture, chain in one row) as one parquet table, in their order."""
+    write_table(path, map(_example_row, examples), pa.schema(_EXAMPLE))
+
+
+def load_examples(path: Path, split: Split | None = None) -> list[TrainingExample]:
+    """Read training examples, of one split or all; DataError names a file that is not such a table."""
+    return [_example(row, path) for row in _rows(path, EXAMPLES_FILE, _EXAMPLE, split)]
+
+
+def save_predictions(path: Path, scored: Iterable[tuple[Prediction, Score]]) -> None:
+    """Write predictions, each with its score in the same row, in their order; DataError if a pair does not belong."""
+    write_table(path, (_prediction_row(prediction, score) for prediction, score in scored), pa.schema(_PREDICTION))
+
+
+def load_predictions(path: Path) -> list[tuple[Prediction, Score]]:
+    """Read predictions with their scores; DataError names a file that is not such a table."""
+    return [_prediction(row) for row in _rows(path, PREDICTIONS_FILE, _PREDICTION)]
+
+
+def _rows(path: Path, usual: str, fields: list[pa.Field], split: Split | None = None) -> list[dict[str, Any]]:
+    file = path / usual if path.is_dir() else path
+    return read_columns(file, pa.schema(fields), equal={"split": split} if split else None)
+
+
+def _problem_row(problem: Problem) -> dict[str, Any]:
+    return {
+        "id": problem.id,
+        "benchmark": problem.benchmark,
+        "split": problem.split,
+        "group": problem.group,
+        "question": problem.question,
+        "images": list(problem.images),
+        "answer": problem.answer,
+        "facts": canonical_json(dict(problem.facts)).decode(),
+    }
+
+
+def _problem(row: Mapping[str, Any], path: Path) -> Problem:
+    return Problem(
+        id=row["id"],
+        benchmark=row["benchmark"],
+        split=row["split"],
+        group=row["group"],
+        question=row["question"],
+        images=tuple(row["images"]),
+        answer=row["answer"],
+        facts=_json_object(row["facts"], path, row["id"]),
+    )
+
+
+def _image_row(image: AuxiliaryImage) -> dict[str, Any]:
+    details = canonical_json(dict(image.details)).decode()
+    return {"problem_id": image.problem_id, "image": image.image, "style": image.style, "details": details}
+
+
+def _example_row(example: TrainingExample) -> dict[str, Any]:
+    problem, image, chain = example.problem, example.auxiliary_image, example.chain
+    if not problem.id == image.problem_id == chain.problem_id:
+        raise DataError(f"an example mixes the problems {problem.id}, {image.problem_id} and {chain.problem_id}")
+    return {
+        **_problem_row(problem),
+        "auxiliary_image": image.image,
+        "auxiliary_style": image.style,
+        "auxiliary_details": canonical_json(dict(image.details)).decode(),
+        "variant": chain.variant,
+        "text_before": chain.text_before,
+        "text_after": chain.text_after,
+        "teacher": chain.teacher,
+    }
+
+
+def _example(row: Mapping[str, Any], path: Path) -> TrainingExample:
+    image = AuxiliaryImage(
+        problem_id=row["id"],
+        image=row["auxiliary_image"],
+        style=row["auxiliary_style"],
+        details=_json_object(row["auxiliary_details"], path, row["id"]),
+    )
+    chain = ReasoningChain(
+        problem_id=row["id"],
+        variant=row["variant"],
+        text_before=row["text_before"],
+        text_after=row["text_after"],
+        teacher=row["teacher"],
+    )
+    return TrainingExample(problem=_problem(row, path), auxiliary_image=image, chain=chain)
+
+
+def _prediction_row(prediction: Prediction, score: Score) -> dict[str, Any]:
+    if prediction.problem_id != score.problem_id:
+        raise DataError(f"the prediction of {prediction.problem_id} was paired with the score of {score.problem_id}")
+    return {
+        "problem_id": prediction.problem_id,
+        "benchmark": prediction.benchmark,
+        "group": prediction.group,
+        "method": prediction.method,
+        "sample": prediction.sample,
+        "output": prediction.output,
+        "token_ids": list(prediction.token_ids),
+        "span_positions": [span.position for span in prediction.spans],
+        "span_num_latents": [span.num_latents for span in prediction.spans],
+        "finished": prediction.finished,
+        "correct": score.correct,
+        "parsed": score.parsed,
+        "rule": score.rule,
+    }
+
+
+def _prediction(row: Mapping[str, Any]) -> tuple[Prediction, Score]:
+    spans = zip(row["span_positions"], row["span_num_latents"], strict=True)
+    prediction = Prediction(
+        problem_id=row["problem_id"],
+        benchmark=row["benchmark"],
+        group=row["group"],
+        method=row["method"],
+        output=row["output"],
+        token_ids=tuple(row["token_ids"]),
+        spans=tuple(LatentSpan(position=position, num_latents=count) for position, count in spans),
+        finished=row["finished"],
+        sample=row["sample"],
+    )
+    score = Score(problem_id=row["problem_id"], correct=row["correct"], parsed=row["parsed"], rule=row["rule"])
+    return prediction, score
+
+
+def _json_object(text: str, path: Path, problem_id: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as problem:
+        raise DataError(f"{path}: problem {problem_id} has facts that are not JSON: {problem}") from problem
+    if not isinstance(value, dict):
+        raise DataError(f"{path}: problem {problem_id} has facts of type {type(value).__name__}, expected an object")
+    return value

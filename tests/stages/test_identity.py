@@ -1,0 +1,89 @@
+"""What each stage depends on: a setting that changes a result changes its fingerprint, and nothing else does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirage_core.config import Settings
+from mirage_core.errors import SettingsError
+from mirage_core.stages.base import base_identity
+from mirage_core.stages.problems import problems_identity
+from mirage_core.stages.registry import STAGES
+from tests.stages.fakes import settings
+
+TRAINED = {"direct-sft", "grounding", "relaxation", "grpo"}
+MODELS = {"base", *TRAINED}
+
+
+def changed_by(**changes: Any) -> set[str]:
+    before, after = settings(), settings(**changes)
+    return {name for name, stage in STAGES.items() if stage.identity(before) != stage.identity(after)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "changed"),
+    [
+        ({"runtime": {"processes": 1, "engine": "plain", "checkpoint_every": 7}}, set()),
+        ({"seed": 7}, {"problems", "auxiliary-images", *MODELS, "report"}),
+        ({"problems": {"cell_px": 32}}, {"problems", "auxiliary-images", "base", "report"}),
+        ({"teacher": {"variant": "cot"}}, {"examples", *MODELS, "evaluation", "report"}),
+        ({"latent": {"num_latents": 5}}, {*MODELS, "evaluation", "report"}),
+        ({"prompt": {"form": "short"}}, {*MODELS, "evaluation", "report"}),
+        ({"model": {"warmup": {"steps": 3}}}, {"base", "report"}),
+        ({"model": {"train_vision": True}}, {*MODELS, "report"}),
+        ({"direct_sft": {"steps": 3}}, {"direct-sft", "report"}),
+        ({"grounding": {"text_weight": 0.5}}, {"grounding", "report"}),
+        ({"relaxation": {"steps": 3}}, {"relaxation", "report"}),
+        ({"grpo": {"steps": 3}}, {"grpo", "report"}),
+        ({"evaluation": {"planning_rule": "vsp"}}, {"grpo", "evaluation", "report"}),
+        ({"evaluation": {"methods": ["zero-shot"]}}, {"report"}),
+        ({"report": {"trajectories": 1}}, {"report"}),
+    ],
+)
+def test_a_setting_changes_the_stages_that_read_it(changes: dict[str, Any], changed: set[str]) -> None:
+    assert changed_by(**changes) == changed
+
+
+def test_the_seed_counts_in_an_evaluation_only_where_answers_are_drawn_by_chance() -> None:
+    identity = STAGES["evaluation"].identity
+    greedy = [identity(settings(seed=seed)) for seed in (1, 2)]
+    sampled = [identity(settings(seed=seed, evaluation={"temperature": 0.7})) for seed in (1, 2)]
+    assert greedy[0] == greedy[1]
+    assert sampled[0] != sampled[1]
+
+
+def excluding(*paths: Path) -> Settings:
+    return settings(problems={"exclude": [str(path) for path in paths]})
+
+
+def test_excluded_files_count_by_content_not_by_place(tmp_path: Path) -> None:
+    for name, text in {"a": "one", "b": "two", "c": "one"}.items():
+        (tmp_path / name).write_text(text)
+    a, b, c = (tmp_path / name for name in "abc")
+    assert problems_identity(excluding(a, b)) == problems_identity(excluding(b, c))
+    assert problems_identity(excluding(a)) != problems_identity(excluding(b))
+    assert base_identity(excluding(a)) != base_identity(excluding(b))
+    with pytest.raises(SettingsError, match=r"problems.exclude names .*gone"):
+        problems_identity(excluding(tmp_path / "gone"))
+
+
+def test_a_base_folder_counts_by_content_not_by_place(tmp_path: Path) -> None:
+    for name, text in {"one": "weights", "two": "weights", "three": "other"}.items():
+        (tmp_path / name / ".cache").mkdir(parents=True)
+        (tmp_path / name / "model.safetensors").write_text(text)
+        (tmp_path / name / ".cache/note").write_text(name)
+    one, two, three = (
+        base_identity(settings(model={"source": str(tmp_path / name)})) for name in ("one", "two", "three")
+    )
+    assert one == two != three
+
+
+def test_a_hub_id_counts_with_its_revision() -> None:
+    identities = [
+        base_identity(settings(model={"source": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": revision}))
+        for revision in (None, "abc")
+    ]
+    assert identities[0] != identities[1]

@@ -1,0 +1,131 @@
+"""The road: which stage follows which, what is planned, what is recorded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from mirage_core.errors import ArtifactMissing, InputError, TrainingError
+from mirage_core.stages.direct import run_road
+from mirage_core.stages.record import load_record, newest_record
+from mirage_core.stages.registry import STAGES, get_stage
+from mirage_core.stages.road import plan, road
+from mirage_core.stages.stage import StageContext
+from mirage_core.store import Store
+from tests.stages.fakes import Events, fake_stages, settings, write_one
+
+ALL = [
+    "problems", "auxiliary-images", "base", "examples", "direct-sft", "grounding", "relaxation", "grpo",
+    "evaluation/zero-shot", "evaluation/direct-sft", "evaluation/stage-1", "evaluation/stage-2", "evaluation/grpo",
+    "report",
+]  # fmt: skip
+
+
+def walk(**changes: Any) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The labels of a road's stages in order, and what each was given."""
+    given: dict[str, dict[str, str]] = {}
+
+    def step(name: str, params: Mapping[str, Any], /, **inputs: str) -> str:
+        named = "/".join([name, *params.values()])
+        given[named] = inputs
+        return named
+
+    return list(road(settings(**changes), step)), given
+
+
+def test_the_road_goes_from_problems_to_the_report() -> None:
+    labels, given = walk()
+    assert labels == ALL
+    assert list(given) == ALL
+    assert given["grounding"] == {"model": "base", "examples": "examples"}
+    assert given["relaxation"] == {"model": "grounding", "examples": "examples"}
+    assert given["grpo"] == {"model": "relaxation", "problems": "problems"}
+    assert given["evaluation/zero-shot"]["model"] == "base"
+    assert given["evaluation/stage-2"]["model"] == "relaxation"
+    assert sorted(given["report"]) == sorted(set(ALL) - {"report"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "skipped"),
+    [
+        ({"grpo": {"enabled": False}}, {"grpo", "evaluation/grpo"}),
+        (
+            {"evaluation": {"methods": ["stage-2"]}},
+            {"direct-sft", "grpo", *(f"evaluation/{m}" for m in ("zero-shot", "direct-sft", "stage-1", "grpo"))},
+        ),
+        ({"evaluation": {"methods": ["zero-shot"]}}, set(ALL) - {
+            "problems", "auxiliary-images", "base", "evaluation/zero-shot", "report"
+        }),
+    ],
+)  # fmt: skip
+def test_stages_that_nobody_needs_are_skipped(changes: dict[str, Any], skipped: set[str]) -> None:
+    assert set(ALL) - set(walk(**changes)[0]) == skipped
+
+
+def test_every_step_of_the_road_fits_its_stage() -> None:
+    for named, given in walk()[1].items():
+        stage = get_stage(named.split("/")[0])
+        assert stage.inputs is None or sorted(stage.inputs) == sorted(given)
+    with pytest.raises(InputError, match="problems, auxiliary-images"):
+        get_stage("problem")
+    assert all(name == stage.name for name, stage in STAGES.items())
+
+
+def test_a_plan_says_what_is_cached_and_does_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = fake_stages(monkeypatch)
+    before = {planned.name: planned for planned in plan(settings(), store)}
+    assert list(before) == ALL
+    assert [name for name, planned in before.items() if planned.cached is False] == ["problems", "base"]
+    assert before["grounding"].cached is None
+    assert before["grounding"].fingerprint is None
+    assert (ran, store.place.sizes("")) == ([], {})
+    run_road(settings(), store, Events())
+    assert all(planned.cached and planned.artifact for planned in plan(settings(), store))
+    changed = {planned.name: planned.cached for planned in plan(settings(relaxation={"steps": 3}), store)}
+    assert [name for name, cached in changed.items() if not cached] == [
+        "relaxation", "grpo", "evaluation/stage-2", "evaluation/grpo", "report"
+    ]  # fmt: skip
+
+
+def test_a_run_is_recorded_and_the_next_one_is_cached(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = fake_stages(monkeypatch)
+    first = run_road(settings(), store, Events())
+    assert ran == ALL
+    second = run_road(settings(runtime={"processes": 1}), store, Events())
+    assert ran == ALL
+    assert {line.state for line in first.stages} == {"Completed"}
+    assert {line.state for line in second.stages} == {"Cached"}
+    assert [line.digest for line in first.stages] == [line.digest for line in second.stages]
+    assert newest_record(store) == second
+    assert load_record(store, f"runs/{first.id}.json") == first
+    shown = json.loads(json.dumps(second.model_dump(mode="json")))
+    assert shown["recipe"] == "fake"
+    assert shown["wall_seconds"] >= 0
+    assert shown["stages"][0].keys() >= {"name", "state", "cached", "seconds", "digest"}
+    assert shown["scores"][0].keys() >= {"benchmark", "method", "level", "accuracy", "interval", "n", "unparsed"}
+    assert [score["method"] for score in shown["scores"]] == [
+        "zero-shot", "direct-sft", "stage-1", "stage-2", "grpo"
+    ]  # fmt: skip
+
+
+def test_a_failed_run_is_recorded_with_its_first_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(name: str, context: StageContext) -> dict[str, Any]:
+        if name == "grounding":
+            raise TrainingError("the loss is nan\nat step 3")
+        return write_one(context)
+
+    fake_stages(monkeypatch, run)
+    with pytest.raises(TrainingError):
+        run_road(settings(), store, Events())
+    record = newest_record(store)
+    assert (record.state, record.error) == ("Failed", "TrainingError: the loss is nan")
+    assert [line.state for line in record.stages][-2:] == ["Completed", "Failed"]
+    assert record.stages[-1].name == "grounding"
+
+
+def test_a_store_without_runs_says_how_to_start_one(store: Store) -> None:
+    with pytest.raises(ArtifactMissing, match="mirage run"):
+        newest_record(store)

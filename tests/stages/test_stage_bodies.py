@@ -1,0 +1,162 @@
+"""What each stage hands to the floors below, with these faked at the edge; the cheap ones for real."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mirage_core.config import Settings
+from mirage_core.errors import InputError, TrainingProcessDied
+from mirage_core.stages.direct import run_road
+from mirage_core.stages.registry import get_stage
+from mirage_core.stages.stage import run_stage, stage_fingerprint
+from mirage_core.store import Store
+from mirage_core.store.records import load_auxiliary_images, load_examples, load_problems
+from mirage_core.training import launch
+from mirage_core.training.job import INPUTS, Job
+from mirage_core.types import Artifact
+from tests.stages.fakes import SCORES, Events, settings, stage, write_one
+
+SMALL = {"train_levels": [3], "test_levels": [3], "train": 4, "validation": 2, "test_per_level": 2}
+PROBLEMS = {"vsp_planning": SMALL, "vsp_reasoning": SMALL}
+
+
+@pytest.fixture
+def model(store: Store) -> Artifact:
+    """Some model."""
+    return run_stage(stage(write_one, kind="model"), settings(), {}, store, Events()).artifact
+
+
+def data(store: Store, given: Settings) -> dict[str, Artifact]:
+    """Problems, auxiliary images and examples, made for real."""
+    events = Events()
+    problems = run_stage(get_stage("problems"), given, {}, store, events).artifact
+    images = run_stage(get_stage("auxiliary-images"), given, {"problems": problems}, store, events).artifact
+    inputs = {"problems": problems, "auxiliary_images": images}
+    return {**inputs, "examples": run_stage(get_stage("examples"), given, inputs, store, events).artifact}
+
+
+def test_the_data_stages_make_problems_pictures_and_examples_twice_the_same(tmp_path: Path) -> None:
+    given = settings(problems=PROBLEMS)
+    stores = [Store.open(tmp_path / name) for name in ("one", "two")]
+    made, again = (data(store, given) for store in stores)
+    assert {name: a.digest for name, a in made.items()} == {name: a.digest for name, a in again.items()}
+    problems = load_problems(stores[0].fetch(made["problems"]))
+    images = load_auxiliary_images(stores[0].fetch(made["auxiliary_images"]))
+    examples = load_examples(stores[0].fetch(made["examples"]))
+    assert len(problems) == len(images) == 16
+    assert {example.problem.split for example in examples} == {"train", "validation"}
+    assert made["problems"].summary["problems"] == 16
+    assert made["examples"].summary["teacher"] == "oracle"
+
+
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [("direct-sft", "text"), ("grounding", "grounding"), ("relaxation", "relaxation"), ("grpo", "grpo")],
+)
+def test_a_training_stage_resumes_from_its_checkpoint_and_drops_it_afterwards(
+    store: Store, model: Artifact, monkeypatch: pytest.MonkeyPatch, name: str, program: str
+) -> None:
+    jobs: list[Job] = []
+
+    def run_job(job: Job, *, progress: Any, on_checkpoint: Any) -> None:
+        jobs.append(job)
+        if len(jobs) == 1:
+            state = job.scratch / "state"
+            state.mkdir()
+            (state / "weights").write_text("half way")
+            on_checkpoint(50, state)
+            raise TrainingProcessDied("killed")
+        assert job.resume_from is not None
+        assert (job.resume_from / "weights").read_text() == "half way"
+        (job.output / "model.safetensors").write_text("trained")
+
+    monkeypatch.setattr(launch, "run_job", run_job)
+    trained, given = get_stage(name), settings()
+    inputs = dict.fromkeys(trained.inputs or (), model)
+    run = stage_fingerprint(trained, given, inputs)
+    with pytest.raises(TrainingProcessDied):
+        run_stage(trained, given, inputs, store, Events())
+    assert (store.latest_checkpoint(run) or (0,))[0] == 50
+    events = Events()
+    result = run_stage(trained, given, inputs, store, events)
+    assert "resumes from the checkpoint of step 50" in events.messages
+    assert store.latest_checkpoint(run) is None
+    assert result.artifact.summary["engine"] == "deepspeed"
+    assert [job.program for job in jobs] == [program, program]
+    assert sorted(jobs[0].inputs) == sorted(INPUTS[jobs[0].program])
+    assert jobs[0].resume_from is None
+
+
+def test_the_base_from_scratch_is_a_warm_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Job] = []
+
+    def run_job(job: Job, **_: Any) -> None:
+        jobs.append(job)
+        (job.output / "model.safetensors").write_text("warm")
+
+    monkeypatch.setattr(launch, "run_job", run_job)
+    result = run_stage(get_stage("base"), settings(seed=5), {}, store, Events())
+    assert (jobs[0].program, jobs[0].seed, jobs[0].inputs) == ("warmup", 5, {})
+    assert result.artifact.summary["source"] == "from_scratch"
+
+
+@pytest.mark.parametrize(("method", "latents"), [("zero-shot", "off"), ("direct-sft", "off"), ("stage-2", "on")])
+def test_an_evaluation_judges_the_test_problems_with_the_methods_latent_mode(
+    store: Store, model: Artifact, monkeypatch: pytest.MonkeyPatch, method: str, latents: str
+) -> None:
+    calls: list[tuple[Path, Any, dict[str, Any]]] = []
+
+    def evaluate(folder: Path, problems: Any, **named: Any) -> dict[str, Any]:
+        calls.append((folder, problems, named))
+        (named["output"] / "metrics.json").write_text("{}")
+        return {"scores": [{**row, "method": named["method"]} for row in SCORES]}
+
+    monkeypatch.setitem(sys.modules, "mirage_core.evaluation.run", SimpleNamespace(evaluate=evaluate))
+    given = settings(problems=PROBLEMS)
+    problems = run_stage(get_stage("problems"), given, {}, store, Events()).artifact
+    inputs = {"model": model, "problems": problems}
+    result = run_stage(get_stage("evaluation"), given, inputs, store, Events(), {"method": method})
+    folder, asked, named = calls[0]
+    assert folder == store.fetch(model)
+    assert {problem.split for problem in asked} == {"test"}
+    assert (named["method"], named["latents"]) == (method, latents)
+    assert result.artifact.summary["scores"][0]["method"] == method
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones(store: Store, model: Artifact) -> None:
+    given = settings(problems=PROBLEMS)
+    problems = run_stage(get_stage("problems"), given, {}, store, Events()).artifact
+    with pytest.raises(InputError, match="zero-shot, direct-sft"):
+        run_stage(
+            get_stage("evaluation"), given, {"model": model, "problems": problems}, store, Events(), {"method": "x"}
+        )
+
+
+def test_the_report_gets_every_folder_by_its_label_and_no_runtime(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[Settings, dict[str, Path]]] = []
+
+    def write_report(output: Path, given: Settings, folders: dict[str, Path]) -> dict[str, Any]:
+        calls.append((given, folders))
+        (output / "report.html").write_text("<html>")
+        return {"page": "report.html"}
+
+    report = get_stage("report")
+    from tests.stages.fakes import fake_stages
+
+    fake_stages(monkeypatch)
+    from mirage_core.stages import registry
+
+    monkeypatch.setitem(registry.STAGES, "report", report)
+    monkeypatch.setitem(sys.modules, "mirage_core.evaluation.report", SimpleNamespace(write_report=write_report))
+    run_road(settings(runtime={"processes": 7}), store, Events())
+    given, folders = calls[0]
+    assert {"problems", "auxiliary-images", "examples", "base", "relaxation", "evaluation/stage-2"} <= set(folders)
+    assert all(folder.is_dir() for folder in folders.values())
+    assert given.runtime == settings().runtime
