@@ -1,0 +1,119 @@
+"""Accuracies other people published, to print beside ours. None of these is a result of this project."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIRAGE = "Mirage, arXiv 2506.17218, Qwen2.5-VL 7B"
+MIRAGE_3B = "Mirage, arXiv 2506.17218, Qwen2.5-VL 3B"
+CAPIMAGINE = "CapImagine, arXiv 2602.22766"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedNumber:
+    """One figure of a paper.
+
+    ``method`` is our name for the nearest method of ours, None when we have none; ``variant`` is the form of
+    the chains it was trained on (direct or cot), None where that does not apply.
+    """
+
+    benchmark: str
+    label: str
+    accuracy: float
+    source: str
+    method: str | None = None
+    variant: str | None = None
+
+
+def _mirage(
+    label: str, reasoning: float, planning: float, method: str | None = None, variant: str | None = None
+) -> tuple[PublishedNumber, ...]:
+    return tuple(
+        PublishedNumber(
+            benchmark=benchmark, label=label, accuracy=accuracy, source=MIRAGE, method=method, variant=variant
+        )
+        for benchmark, accuracy in (("vsp-reasoning", reasoning), ("vsp-planning", planning))
+    )
+
+
+def _column(benchmark: str, source: str, figures: dict[str, float]) -> tuple[PublishedNumber, ...]:
+    return tuple(
+        PublishedNumber(benchmark=benchmark, label=label, accuracy=accuracy, source=source)
+        for label, accuracy in figures.items()
+    )
+
+
+_ABLATION = (
+    PublishedNumber(
+        benchmark="vsp-planning",
+        label="Mirage CoT, without stage 2 (stage 1 alone)",
+        accuracy=0.21,
+        source=MIRAGE,
+        method="stage-1",
+        variant="cot",
+    ),
+    PublishedNumber(benchmark="vsp-planning", label="Mirage CoT, without stage 1", accuracy=0.52, source=MIRAGE),
+    *_column(
+        "vsp-reasoning",
+        MIRAGE,
+        {
+            "k = 2, gamma = 0.1": 0.86,
+            "k = 4, gamma = 0.1": 0.87,
+            "k = 6, gamma = 0.1": 0.88,
+            "k = 8, gamma = 0.1": 0.75,
+            "k = 4, gamma = 0.5": 0.84,
+            "k = 4, gamma = 1.0": 0.83,
+        },
+    ),
+    *_mirage("auxiliary image given as input (close to)", 1.00, 1.00),
+)
+
+NUMBERS: tuple[PublishedNumber, ...] = (
+    *_mirage("zero-shot", 0.32, 0.06, "zero-shot"),
+    *_mirage("direct SFT", 0.83, 0.72, "direct-sft"),
+    *_mirage("CoT SFT + GRPO", 0.85, 0.51),
+    *_mirage("Anole", 0.52, 0.01),
+    *_mirage("MVoT", 0.61, 0.11),
+    *_mirage("Aurora", 0.71, 0.13),
+    *_mirage("Mirage direct", 0.86, 0.76, "stage-2", "direct"),
+    *_mirage("Mirage CoT", 0.87, 0.58, "stage-2", "cot"),
+    *_mirage("Mirage CoT + GRPO", 0.89, 0.60, "grpo", "cot"),
+    *_ABLATION,
+    *_column("blink-jigsaw", MIRAGE_3B, {"direct SFT": 0.80, "ViGoRL": 0.56, "Mirage": 0.85}),
+    *_column("sat-synthetic", MIRAGE_3B, {"direct SFT": 0.82, "ViGoRL": 0.75, "MindJourney": 0.84, "Mirage": 0.85}),
+    *_column("sat-real", MIRAGE_3B, {"direct SFT": 0.83, "ViGoRL": 0.67, "MindJourney": 0.73, "Mirage": 0.89}),
+    *_column("comt-geometry", MIRAGE_3B, {"Mirage": 0.77}),
+    *_column(
+        "vstar",
+        CAPIMAGINE,
+        {"Qwen2.5-VL-7B": 0.764, "LVR": 0.817, "Monet": 0.833, "DeepEyes": 0.900, "CapImagine": 0.859}
+        | {"CapImagine without rewriting": 0.827, "CapImagine without filtering": 0.827},
+    ),
+    *_column(
+        "hr-bench-8k",
+        CAPIMAGINE,
+        {"Qwen2.5-VL-7B": 0.638, "LVR": 0.630, "Monet": 0.680, "DeepEyes": 0.726, "CapImagine": 0.707}
+        | {"CapImagine without rewriting": 0.698, "CapImagine without filtering": 0.693},
+    ),
+    *_column(
+        "mme-realworld-lite",
+        CAPIMAGINE,
+        {"Qwen2.5-VL-7B": 0.458, "LVR": 0.506, "Monet": 0.469, "DeepEyes": 0.532, "CapImagine": 0.548},
+    ),
+    *_column(
+        "blink-multi-view",
+        CAPIMAGINE,
+        {"Qwen2.5-VL-7B": 0.429, "LVR": 0.466, "Monet": 0.474, "CapImagine": 0.496},
+    ),
+)
+
+
+def numbers(benchmark: str) -> tuple[PublishedNumber, ...]:
+    """Return the published figures of one benchmark, in the papers' order; none is an empty tuple."""
+    return tuple(number for number in NUMBERS if number.benchmark == benchmark)
+
+
+def nearest(benchmark: str, method: str, variant: str) -> PublishedNumber | None:
+    """Return the published figure of the method most like ours (same variant first), or None; always the paper's."""
+    alike = [number for number in numbers(benchmark) if number.method == method]
+    return min(alike, key=lambda number: number.variant not in (variant, None), default=None)

@@ -1,0 +1,69 @@
+"""Curves are sorted into panels by what they say, and timings never reach a report."""
+
+from __future__ import annotations
+
+from mirage_core.evaluation.curves import group_curves, last_step, panels, tail_mean
+from mirage_core.evaluation.plots import is_baseline, panel_png, running_mean
+
+
+def rows(*names: str) -> list[dict]:
+    return [{"step": step, "name": name, "value": step / 10 + at} for at, name in enumerate(names) for step in (2, 1)]
+
+
+def test_every_figure_finds_its_panel() -> None:
+    names = ("loss", "visual", "text", "cosine_0", "cosine_constant", "cosine_input", "gradient_norm", "learning_rate",
+             "reward_mean", "accuracy", "kl", "clip_fraction", "entropy", "latent_share", "completion_length",
+             "my_own")  # fmt: skip
+    found = {panel.kind.key: list(panel.curves) for panel in panels("grpo", group_curves(rows(*names)))}
+    assert found == {
+        "cosine": ["cosine_0", "cosine_constant", "cosine_input"],
+        "reward": ["reward_mean"],
+        "kl": ["kl"],
+        "clip": ["clip_fraction"],
+        "entropy": ["entropy"],
+        "length": ["completion_length"],
+        "share": ["accuracy", "latent_share"],
+        "loss": ["loss", "text", "visual"],
+        "gradient": ["gradient_norm"],
+        "rate": ["learning_rate"],
+        "other": ["my_own"],
+    }
+
+
+def test_curves_are_in_step_order_and_timings_are_left_out() -> None:
+    curves = group_curves(rows("loss", "seconds", "steps_per_second", "time/step"))
+    assert list(curves) == ["loss"]
+    assert [step for step, _ in curves["loss"]] == [1, 2]
+    assert last_step(curves) == 2
+
+
+def test_a_loss_of_one_part_is_drawn_once() -> None:
+    twice = [{"step": 1, "name": name, "value": 1.0} for name in ("loss", "text")]
+    assert [list(panel.curves) for panel in panels("direct-sft", group_curves(twice))] == [["loss"]]
+
+
+def test_no_curves_have_no_last_step() -> None:
+    assert last_step({}) is None
+
+
+def test_the_last_value_is_a_mean_over_the_last_tenth() -> None:
+    assert tail_mean([(step, float(step)) for step in range(1, 101)]) == 95.5
+    assert tail_mean([(1, 3.0)]) == 3.0
+
+
+def test_a_running_mean_keeps_the_length_and_a_constant() -> None:
+    assert running_mean([2.0] * 90) == [2.0] * 90
+    assert running_mean([1.0, 5.0]) == [1.0, 5.0]
+
+
+def test_yardsticks_are_told_from_the_model() -> None:
+    assert is_baseline("cosine_constant")
+    assert is_baseline("cosine_input")
+    assert not is_baseline("cosine_0")
+
+
+def test_the_same_curves_give_the_same_picture() -> None:
+    (panel,) = panels("grounding", group_curves(rows("cosine_0", "cosine_constant")))
+    first = panel_png(panel)
+    assert first == panel_png(panel)
+    assert first.startswith(b"\x89PNG")

@@ -1,0 +1,187 @@
+"""An evaluation through real processes and a real (random, very small) model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from mirage_core.benchmarks.generate import generate_problems
+from mirage_core.config import (
+    ArchitectureSettings,
+    BenchmarkData,
+    EvaluationSettings,
+    ModelSettings,
+    ProblemSettings,
+    PromptSettings,
+    RuntimeSettings,
+    Settings,
+    identity,
+)
+from mirage_core.errors import DataError, SettingsError, TrainingProcessDied
+from mirage_core.evaluation import run
+from mirage_core.evaluation.answer import Answerer, chances, decode_settings, fixed_batches, predict, use_of
+from mirage_core.model.base import build_base, load_model, save_model
+from mirage_core.store.records import load_predictions
+from mirage_core.training.job import Job
+from mirage_core.types import Problem, ProgressEvent
+
+SIZES = ArchitectureSettings(
+    hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1, vision_hidden_size=32,
+    vision_intermediate_size=32, vision_depth=1, vision_num_heads=2,
+)  # fmt: skip
+
+
+def silent(event: ProgressEvent) -> None:
+    """Progress nobody follows."""
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    data = BenchmarkData(train=0, validation=0, test_levels=(3, 4), test_per_level=5)
+    return Settings(
+        recipe="test",
+        problems=ProblemSettings(vsp_planning=data, vsp_reasoning=data),
+        prompt=PromptSettings(form="short", image_scale=28 / 64),
+        model=ModelSettings(architecture=SIZES),
+        evaluation=EvaluationSettings(max_new_tokens=8, batch_size=6),
+        runtime=RuntimeSettings(processes=2, threads=1, engine="plain"),
+    )
+
+
+@pytest.fixture(scope="module")
+def problems(settings: Settings) -> list[Problem]:
+    return generate_problems(settings.problems, 1, silent)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, settings: Settings) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    loaded = build_base(settings.model, 1)
+    about = {"prompt": identity(settings.prompt), "latent": identity(settings.latent), "variant": "direct"}
+    save_model(folder, loaded.backbone, loaded.processor, about)
+    return folder
+
+
+def evaluate(model: Path, problems: list[Problem], settings: Settings, folder: Path, **changed: object) -> dict:
+    """Evaluate as a stage does, in a folder of one's own."""
+    chosen = {"method": "stage-2", "latents": "on", "progress": silent, **changed}
+    return run.evaluate(
+        model, problems, settings=settings, output=folder / "output", scratch=folder / "scratch", **chosen
+    )
+
+
+def in_this_process(monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> list[int]:
+    """Run jobs here, one simulated process after the other; returns the list of batches answered."""
+    answered: list[int] = []
+    take = run._take
+
+    def counted(scratch: Path, index: int) -> bool:
+        taken = take(scratch, index)
+        answered.extend([index] if taken else [])
+        return taken
+
+    def run_job(job: Job, *, progress: Callable, on_checkpoint: Callable) -> None:
+        for rank in range(world_size):
+            run.evaluate_rank(job, rank, world_size, progress)
+
+    monkeypatch.setattr(run, "run_job", run_job)
+    monkeypatch.setattr(run, "_take", counted)
+    return answered
+
+
+def test_two_processes_give_the_bytes_that_one_gives(
+    model: Path, problems: list[Problem], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = evaluate(model, problems, settings, tmp_path / "two")
+    in_this_process(monkeypatch)
+    torch.set_num_threads(1)
+    assert evaluate(model, problems, settings, tmp_path / "one") == metrics
+    for name in ("predictions.parquet", "metrics.json"):
+        assert (tmp_path / "two/output" / name).read_bytes() == (tmp_path / "one/output" / name).read_bytes()
+    scored = load_predictions(tmp_path / "two/output")
+    assert [prediction.problem_id for prediction, _ in scored] == [problem.id for problem in problems]
+    assert json.loads((tmp_path / "two/output/metrics.json").read_text()) == metrics
+    assert [(row["benchmark"], row["level"], row["n"]) for row in metrics["scores"]] == [
+        ("vsp-planning", "3", 5), ("vsp-planning", "4", 5), ("vsp-planning", "all", 10),
+        ("vsp-reasoning", "3", 5), ("vsp-reasoning", "4", 5), ("vsp-reasoning", "all", 10),
+    ]  # fmt: skip
+
+
+def test_a_retry_answers_only_the_batches_that_are_missing(
+    model: Path, problems: list[Problem], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = in_this_process(monkeypatch)
+    first = evaluate(model, problems, settings, tmp_path)
+    assert answered == [0, 1, 2, 3]
+    (tmp_path / "scratch/batches/00002.parquet").unlink()
+    assert evaluate(model, problems, settings, tmp_path) == first
+    assert answered == [0, 1, 2, 3, 2]
+    assert evaluate(model, problems, settings, tmp_path) == first
+    assert answered == [0, 1, 2, 3, 2]
+    # Answers without latents are other answers: nothing of the old ones may be used.
+    off = evaluate(model, problems, settings, tmp_path, latents="off")
+    assert answered == [0, 1, 2, 3, 2, 0, 1, 2, 3]
+    assert all(row["latent_share"] == 0 for row in off["scores"])
+
+
+def test_a_job_that_ends_without_its_batches_is_an_error_that_may_be_retried(
+    model: Path, problems: list[Problem], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "run_job", lambda job, progress, on_checkpoint: None)
+    with pytest.raises(TrainingProcessDied, match="without batch 0 of 4"):
+        evaluate(model, problems, settings, tmp_path)
+    assert not (tmp_path / "output/predictions.parquet").exists()
+
+
+def test_nothing_to_evaluate_and_double_ids_are_refused(
+    model: Path, problems: list[Problem], settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match="got no problems"):
+        evaluate(model, [], settings, tmp_path)
+    with pytest.raises(DataError, match="ids must be unique"):
+        evaluate(model, [problems[0], problems[0]], settings, tmp_path)
+
+
+def test_greedy_answers_do_not_depend_on_their_batch(model: Path, problems: list[Problem], settings: Settings) -> None:
+    answerer = Answerer(load_model(model), settings, method="stage-2")
+    together = {prediction.problem_id: prediction for prediction, _ in predict(answerer, problems, silent)}
+    alone = answerer.answer(problems[3])
+    assert alone.prediction == together[problems[3].id]
+    assert len(alone.latents) == len(alone.prediction.spans)
+
+
+def test_sampled_answers_depend_on_seed_problem_and_sample_alone(
+    model: Path, problems: list[Problem], settings: Settings
+) -> None:
+    drawn = settings.evaluation.model_copy(update={"temperature": 1.0, "samples": 2})
+    sampled = settings.model_copy(update={"evaluation": drawn})
+    loaded = load_model(model)
+    answerer = Answerer(loaded, sampled, method="stage-2")
+    together = [answer.prediction.output for answer in answerer.batch(problems[:3])[1]]
+    assert [answer.prediction.output for answer in answerer.batch([problems[1]])[0]] == together
+    other = Answerer(loaded, sampled, method="stage-2", seed=7)
+    assert [answer.prediction.output for answer in other.batch([problems[1]])[0]] != together
+    assert torch.equal(chances(1, "p", 0, 4), chances(1, "p", 0, 4))
+    assert not torch.equal(chances(1, "p", 0, 4), chances(1, "p", 1, 4))
+
+
+def test_samples_without_a_temperature_are_refused(settings: Settings) -> None:
+    wanted = EvaluationSettings(samples=4)
+    with pytest.raises(SettingsError, match="the same answer each time"):
+        decode_settings(wanted, settings.latent, "on")
+
+
+def test_a_model_is_used_as_its_folder_says(model: Path, settings: Settings) -> None:
+    other = settings.model_copy(update={"prompt": PromptSettings(form="benchmark")})
+    assert use_of(load_model(model), other).prompt.form == "short"
+
+
+def test_batches_hold_every_problem_once_and_like_with_like(problems: list[Problem]) -> None:
+    batches = fixed_batches(problems, 5)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(problems)))
+    for batch in batches:
+        assert len({(problems[index].benchmark, problems[index].group) for index in batch}) == 1
