@@ -1,0 +1,54 @@
+"""Token ids and pixels of one prompt or one training example, ready to be laid out in a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IGNORED = -100  # a label that is not predicted (the convention of torch's cross-entropy)
+
+
+def no_pixels() -> Tensor:
+    """Pixels of no image: [0, 0]."""
+    return torch.empty(0, 0)
+
+
+def no_grids() -> Tensor:
+    """Grids of no image: [0, 3]."""
+    return torch.empty(0, 3, dtype=torch.long)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedPrompt:
+    """A prompt up to where the model goes on; it may end in latent_start.
+
+    ``ids`` [T] int64; ``pixel_values`` [P, C] patches of its images; ``grid_thw`` [N, 3] their grids.
+    ``image_features``: [n_i, D] an image, where they were computed beforehand (the pixels are then left out).
+    """
+
+    ids: Tensor
+    pixel_values: Tensor
+    grid_thw: Tensor
+    image_features: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedExample:
+    """A prompt with its answer.
+
+    ``labels`` [T]: the token's own id where it is to be predicted, else IGNORED (never a latent_pad).
+    ``auxiliary_*``: one image a latent span, in order; empty without latents and where no targets
+    are needed (relaxation, GRPO). ``image_features``,
+    ``auxiliary_features``: as in EncodedPrompt.
+    """
+
+    ids: Tensor
+    labels: Tensor
+    pixel_values: Tensor
+    grid_thw: Tensor
+    auxiliary_pixel_values: Tensor
+    auxiliary_grid_thw: Tensor
+    image_features: tuple[Tensor, ...] = ()
+    auxiliary_features: tuple[Tensor, ...] = ()

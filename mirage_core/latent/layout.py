@@ -1,0 +1,311 @@
+"""Lay examples out in a batch whose latent spans share columns.
+
+The columns are blocks: [segment 0 | K latents | segment 1 | K latents | ... | tail]. A row's text before
+its first span ends at the right edge of segment 0, its latents start at the left edge of the block, and so
+on; what is left after its last span runs on to the right. Rows with fewer spans use the first blocks and let
+their text run through the others. Padding is masked and positions are those of the unpadded row, so a row
+means the same in every batch. Legend: B rows, T columns, S spans of the batch, N images, n tokens of all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mirage_core.errors import InputError
+from mirage_core.latent.encoded import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
+from mirage_core.latent.tokens import TokenIds
+
+Ints = NDArray[np.int64]
+Positions = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(ids [n] of all rows end to end, row lengths [B], grid_thw [N, 3]) -> positions [3, n] of the model."""
+
+_STAY = ("grid_thw", "auxiliary_grid_thw")  # planned with in Python, so they stay on the CPU
+
+
+@dataclass(frozen=True, slots=True)
+class SpanBlock:
+    """The columns of one latent block: its first column, and the most latents a row has in it."""
+
+    start: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentBatch:
+    """Rows of tokens with their latent spans; columns as the module's docstring says.
+
+    ``labels`` [B, T] are already shifted: the id that the hidden state AT a column must predict, else
+    IGNORED (the next token of a row need not stand in the next column). ``span_rows``,
+    ``span_starts``, ``span_lengths``, ``span_blocks`` [S] tell each span's row, first latent column, number
+    of latents, and block, row by row. ``blocks`` is empty when the batch was not aligned, or has no
+    span. ``causal`` is True when padding stands only right of each row's tokens, so that plain causal
+    attention is exact. Grids stay on the CPU; ``image_rows`` [N] is the row of each input image.
+    ``image_features``, ``auxiliary_features``: merged features [n_i, D] of each image where they are known
+    already (a frozen vision tower); the pixels are then not looked at.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+    labels: Tensor
+    blocks: tuple[SpanBlock, ...]
+    aligned: bool
+    causal: bool
+    span_rows: Tensor
+    span_starts: Tensor
+    span_lengths: Tensor
+    span_blocks: Tensor
+    pixel_values: Tensor
+    grid_thw: Tensor
+    image_rows: Tensor
+    auxiliary_pixel_values: Tensor
+    auxiliary_grid_thw: Tensor
+    image_features: tuple[Tensor, ...] = ()
+    auxiliary_features: tuple[Tensor, ...] = ()
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return self.input_ids.shape[0]
+
+    def to(self, device: torch.device | str) -> LatentBatch:
+        """The batch on ``device``; grids stay where they are."""
+        tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in tensors.items() if k not in _STAY}
+        return replace(
+            self,
+            **moved,
+            image_features=tuple(features.to(device, non_blocking=True) for features in self.image_features),
+            auxiliary_features=tuple(features.to(device, non_blocking=True) for features in self.auxiliary_features),
+        )
+
+
+def collate(
+    examples: Sequence[EncodedExample], ids: TokenIds, positions: Positions, *, align: bool = True
+) -> LatentBatch:
+    """Lay out examples. ``positions``: ``backbone.position_ids``.
+
+    With ``align`` False rows are only padded on the right: enough, and faster, wherever latents are
+    given rather than rolled out (plain text, grounding, replay). InputError for an empty batch, a
+    latent_pad outside a span, or auxiliary images that do not match the spans.
+    """
+    _check(examples)
+    flat = _flatten([example.ids for example in examples])
+    spans = _find_spans(flat, ids)
+    _check_auxiliary(examples, flat, spans)
+    columns, blocks, width = _align(flat, spans) if align else _pad_right(flat)
+    labels = torch.cat([example.labels for example in examples]).numpy()
+    return LatentBatch(
+        **_place(flat, columns, width, ids, positions, examples),
+        labels=torch.from_numpy(_shifted_labels(flat, columns, width, labels)),
+        blocks=blocks,
+        aligned=align,
+        causal=bool((columns == flat.offsets).all()),
+        span_rows=torch.from_numpy(flat.rows[spans.first]),
+        span_starts=torch.from_numpy(columns[spans.first]),
+        span_lengths=torch.from_numpy(spans.lengths),
+        span_blocks=torch.from_numpy(spans.index),
+        **_auxiliary(examples),
+    )
+
+
+def collate_prompts(prompts: Sequence[EncodedPrompt], ids: TokenIds, positions: Positions) -> LatentBatch:
+    """Lay out prompts for decoding: padded on the left, no span, no label. InputError for latents in a prompt."""
+    _check(prompts)
+    flat = _flatten([prompt.ids for prompt in prompts])
+    if (flat.ids == ids.latent_pad).any():
+        raise InputError("A prompt holds latent_pad tokens. End it in latent_start, and decoding supplies the latents.")
+    width = int(flat.lengths.max())
+    columns = flat.offsets + (width - flat.lengths)[flat.rows]
+    none = torch.empty(0, dtype=torch.long)
+    return LatentBatch(
+        **_place(flat, columns, width, ids, positions, prompts),
+        labels=torch.full((len(prompts), width), IGNORED),
+        blocks=(),
+        aligned=True,
+        causal=bool((flat.lengths == width).all()),
+        span_rows=none,
+        span_starts=none,
+        span_lengths=none,
+        span_blocks=none,
+        **_auxiliary(()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Flat:
+    """All rows end to end: ids [n], the row of each token [n], its offset in its row [n], row lengths [B]."""
+
+    ids: Ints
+    rows: Ints
+    offsets: Ints
+    lengths: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class _Spans:
+    """Spans in row order: first latent (index into the flat tokens) [S], length [S], index in its row [S]."""
+
+    first: Ints
+    lengths: Ints
+    index: Ints
+
+
+def _flatten(rows: Sequence[Tensor]) -> _Flat:
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    starts = np.cumsum(lengths) - lengths
+    index = np.repeat(np.arange(len(rows), dtype=np.int64), lengths)
+    flat = torch.cat(list(rows)).numpy()
+    return _Flat(flat, index, np.arange(len(flat), dtype=np.int64) - starts[index], lengths)
+
+
+def _find_spans(flat: _Flat, ids: TokenIds) -> _Spans:
+    """Every run of latent_pad; a run must follow latent_start in its row."""
+    pads = np.flatnonzero(flat.ids == ids.latent_pad)
+    if not len(pads):
+        empty = np.empty(0, dtype=np.int64)
+        return _Spans(empty, empty, empty)
+    begins = np.ones(len(pads), dtype=bool)
+    begins[1:] = (np.diff(pads) != 1) | (np.diff(flat.rows[pads]) != 0)
+    first = pads[begins]
+    lengths = np.diff(np.append(np.flatnonzero(begins), len(pads)))
+    orphans = (flat.offsets[first] == 0) | (flat.ids[first - 1] != ids.latent_start)
+    if orphans.any():
+        bad = first[orphans][0]
+        raise InputError(
+            f"Row {flat.rows[bad]}: the latent_pad at token {flat.offsets[bad]} does not follow latent_start. "
+            "Encode examples with Encoder.example or encode_rollout."
+        )
+    rows = flat.rows[first]
+    return _Spans(first, lengths, np.arange(len(first)) - np.searchsorted(rows, rows))
+
+
+def _pad_right(flat: _Flat) -> tuple[Ints, tuple[SpanBlock, ...], int]:
+    return flat.offsets, (), int(flat.lengths.max())
+
+
+def _align(flat: _Flat, spans: _Spans) -> tuple[Ints, tuple[SpanBlock, ...], int]:
+    """The column of each token [n], the latent blocks, and the width of the batch."""
+    columns = np.empty_like(flat.offsets)
+    row_starts = np.cumsum(flat.lengths) - flat.lengths
+    placed = np.zeros_like(flat.lengths)  # tokens of each row that have their column
+    blocks: list[SpanBlock] = []
+    edge = 0
+    for block in range(int(spans.index.max()) + 1 if len(spans.index) else 0):
+        here = spans.index == block
+        rows, first, lengths = flat.rows[spans.first[here]], spans.first[here], spans.lengths[here]
+        before = first - row_starts[rows] - placed[rows]
+        start = edge + int(before.max())
+        shift = np.full_like(flat.lengths, edge)  # rows without a span here simply run on
+        shift[rows] = start - before
+        until = np.minimum(flat.lengths, placed + (start - edge))
+        until[rows] = placed[rows] + before
+        _put(columns, flat, placed, until, shift)
+        placed = until
+        shift[rows], until = start, placed.copy()
+        until[rows] += lengths
+        _put(columns, flat, placed, until, shift)
+        placed = until
+        blocks.append(SpanBlock(start, int(lengths.max())))
+        edge = start + blocks[-1].width
+    _put(columns, flat, placed, flat.lengths, np.full_like(flat.lengths, edge))
+    return columns, tuple(blocks), edge + int((flat.lengths - placed).max())
+
+
+def _put(columns: Ints, flat: _Flat, begin: Ints, end: Ints, first_column: Ints) -> None:
+    """Give tokens [begin, end) of every row the columns from ``first_column`` on."""
+    chosen = (flat.offsets >= begin[flat.rows]) & (flat.offsets < end[flat.rows])
+    rows = flat.rows[chosen]
+    columns[chosen] = flat.offsets[chosen] - begin[rows] + first_column[rows]
+
+
+def _place(
+    flat: _Flat,
+    columns: Ints,
+    width: int,
+    ids: TokenIds,
+    positions: Positions,
+    encoded: Sequence[EncodedExample] | Sequence[EncodedPrompt],
+) -> dict[str, Any]:
+    """Ids, mask and positions in their columns, and the pixels of all rows end to end."""
+    rows = len(flat.lengths)
+    grid = torch.cat([row.grid_thw for row in encoded])
+    input_ids = np.full((rows, width), ids.pad, dtype=np.int64)
+    input_ids[flat.rows, columns] = flat.ids
+    mask = np.zeros((rows, width), dtype=bool)
+    mask[flat.rows, columns] = True
+    position_ids = np.zeros((3, rows, width), dtype=np.int64)
+    flat_positions = positions(torch.from_numpy(flat.ids), torch.from_numpy(flat.lengths), grid)
+    position_ids[:, flat.rows, columns] = flat_positions.numpy()
+    images = torch.tensor([len(row.grid_thw) for row in encoded])
+    return {
+        "input_ids": torch.from_numpy(input_ids),
+        "attention_mask": torch.from_numpy(mask),
+        "position_ids": torch.from_numpy(position_ids),
+        "pixel_values": _cat_pixels([row.pixel_values for row in encoded]),
+        "grid_thw": grid,
+        "image_rows": torch.repeat_interleave(torch.arange(rows), images),
+        "image_features": _all_features([row.image_features for row in encoded], len(grid)),
+    }
+
+
+def _shifted_labels(flat: _Flat, columns: Ints, width: int, labels: Ints) -> Ints:
+    """Each label at the column of the row's token before it [B, T]; a row's first token has none."""
+    shifted = np.full((len(flat.lengths), width), IGNORED, dtype=np.int64)
+    follows = np.flatnonzero(flat.offsets > 0)
+    shifted[flat.rows[follows], columns[follows - 1]] = labels[follows]
+    return shifted
+
+
+def _auxiliary(examples: Sequence[EncodedExample]) -> dict[str, Any]:
+    """Pixels or features of the auxiliary images of all rows end to end."""
+    grids = torch.cat([no_grids(), *(example.auxiliary_grid_thw for example in examples)])
+    return {
+        "auxiliary_pixel_values": _cat_pixels([example.auxiliary_pixel_values for example in examples]),
+        "auxiliary_grid_thw": grids,
+        "auxiliary_features": _all_features([example.auxiliary_features for example in examples], len(grids)),
+    }
+
+
+def _all_features(features: Sequence[tuple[Tensor, ...]], images: int) -> tuple[Tensor, ...]:
+    """Features computed beforehand, of all images of a batch or of none."""
+    found = tuple(image for row in features for image in row)
+    if found and len(found) != images:
+        raise InputError(
+            f"{len(found)} of {images} images of a batch come with features, the others with pixels; "
+            "give all of them to with_features, or none."
+        )
+    return found
+
+
+def _cat_pixels(pixels: Sequence[Tensor]) -> Tensor:
+    """Patches of all images [P, C], skipping rows without any."""
+    present = [patches for patches in pixels if len(patches)]
+    return torch.cat(present) if present else no_pixels()
+
+
+def _check(rows: Sequence[EncodedExample] | Sequence[EncodedPrompt]) -> None:
+    if not rows:
+        raise InputError("An empty batch cannot be laid out; give at least one row.")
+    lengths = [len(row.ids) for row in rows]
+    empty = [index for index, length in enumerate(lengths) if not length]
+    if empty:
+        raise InputError(f"Rows {empty} have no token.")
+
+
+def _check_auxiliary(examples: Sequence[EncodedExample], flat: _Flat, spans: _Spans) -> None:
+    """Auxiliary images come one a span in every row, or not at all."""
+    images = np.array([len(example.auxiliary_grid_thw) for example in examples])
+    held = np.bincount(flat.rows[spans.first], minlength=len(examples))
+    if images.any() and (images != held).any():
+        row = int(np.flatnonzero(images != held)[0])
+        raise InputError(
+            f"Row {row} has {images[row]} auxiliary images for {held[row]} latent spans; one a span is needed."
+        )

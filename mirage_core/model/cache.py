@@ -1,0 +1,79 @@
+"""Key-value caches, leaner than the stock ones and accepted by stock attention layers.
+
+Legend: B rows, T columns so far. Keys and values are [B, heads, T, head size], one pair a layer.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Cache(Protocol):
+    """What a stock attention layer asks of a cache: extend one layer, get all its keys and values."""
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Append [B, heads, new, head size] to a layer; the layer's whole keys and values."""
+        ...
+
+
+class GrowingCache:
+    """Differentiable: keeps the parts of every pass and concatenates them when read."""
+
+    def __init__(self) -> None:
+        self.layers: dict[int, tuple[Tensor, ...]] = {}
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Append without touching what was there: older parts stay valid for the backward pass."""
+        parts = self.layers[layer_idx] = (*self.layers.get(layer_idx, ()), keys, values)
+        if len(parts) == 2:
+            return keys, values
+        return torch.cat(parts[::2], dim=2), torch.cat(parts[1::2], dim=2)
+
+
+class FixedCache:
+    """For decoding: written in place into buffers that double when full; rows can be repeated and dropped."""
+
+    def __init__(self, headroom: int = 64) -> None:
+        self.length = 0
+        self._headroom = headroom
+        self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Write the new columns after ``length``; call ``advance`` once all layers have them."""
+        end = self.length + keys.shape[2]
+        pair = self._buffers.get(layer_idx)
+        if pair is None or pair[0].shape[2] < end:
+            pair = self._buffers[layer_idx] = (self._grown(pair, keys, end, 0), self._grown(pair, values, end, 1))
+        for buffer, new in zip(pair, (keys, values), strict=True):
+            buffer[:, :, self.length : end] = new
+        return pair[0][:, :, :end], pair[1][:, :, :end]
+
+    def advance(self, columns: int) -> None:
+        """Count ``columns`` that every layer has written."""
+        self.length += columns
+
+    def repeat(self, times: int) -> None:
+        """Every row ``times`` times, in place of one (samples of a prompt that was encoded once)."""
+        rows = self._buffers[0][0].shape[0]
+        device = self._buffers[0][0].device
+        self.select(torch.arange(rows, device=device).repeat_interleave(times))
+
+    def select(self, rows: Tensor) -> None:
+        """Keep ``rows`` only."""
+        for layer, pair in self._buffers.items():
+            self._buffers[layer] = (self._selected(pair[0], rows), self._selected(pair[1], rows))
+
+    def _selected(self, buffer: Tensor, rows: Tensor) -> Tensor:
+        new = buffer.new_empty(len(rows), *buffer.shape[1:])
+        new[:, :, : self.length] = buffer[rows, :, : self.length]
+        return new
+
+    def _grown(self, pair: tuple[Tensor, Tensor] | None, new: Tensor, end: int, which: int) -> Tensor:
+        capacity = max(end + self._headroom, 2 * self.length if pair is not None else 0)
+        buffer = new.new_empty(*new.shape[:2], capacity, new.shape[3])
+        if pair is not None:
+            buffer[:, :, : self.length] = pair[which][:, :, : self.length]
+        return buffer

@@ -1,0 +1,149 @@
+"""The losses of the three supervised stages, log-probabilities for GRPO, and the cosines to watch.
+
+Legend: B rows, T columns, S spans, K latents, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cross_entropy as token_cross_entropy
+
+from mirage_core.config import GroundingSettings, LatentSettings
+from mirage_core.errors import InputError
+from mirage_core.latent.compress import Compression, compress_all
+from mirage_core.latent.encoded import IGNORED
+from mirage_core.latent.layout import LatentBatch
+from mirage_core.model.backbone import Backbone
+from mirage_core.model.rollout import Grounded, grounding_forward, relaxed_forward, text_forward
+from mirage_core.model.sampling import SamplingRules
+
+
+@dataclass(frozen=True, slots=True)
+class LossParts:
+    """``total`` to go backward on, and its parts.
+
+    "text" (mean over labelled tokens) and "visual" (mean over latents) keep their gradient, so that a loop can weigh
+    micro-batches by what they hold (``counts``); every other part is a figure to log.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+def counts(batch: LatentBatch) -> dict[str, float]:
+    """What each part is a mean over: labelled tokens ("text") and latents ("visual")."""
+    return {"text": float((batch.labels != IGNORED).sum()), "visual": float(batch.span_lengths.sum())}
+
+
+def cross_entropy(backbone: Backbone, hidden: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the (already shifted) labels [B, T]; logits only where labels are. 0 without a label."""
+    chosen = labels != IGNORED
+    targets = labels[chosen]
+    if not len(targets):
+        return hidden.sum() * 0.0
+    return token_cross_entropy(backbone.logits(hidden[chosen]).float(), targets)
+
+
+def text_loss(backbone: Backbone, batch: LatentBatch) -> LossParts:
+    """Plain supervised loss: direct and CoT SFT, and the text of the warm-up."""
+    text = cross_entropy(backbone, text_forward(backbone, batch), batch.labels)
+    return LossParts(text, {"text": text})
+
+
+def grounding_loss(
+    backbone: Backbone,
+    batch: LatentBatch,
+    settings: GroundingSettings,
+    latent: LatentSettings,
+    *,
+    diagnostics: bool = False,
+) -> LossParts:
+    """Stage 1: (1 - mean cosine) + gamma * cross-entropy. Paper, Eq. 2-3; gamma weighs the TEXT loss, as released.
+
+    ``diagnostics`` adds the figures of ``cosine_diagnostics``. A batch without spans has a visual loss of 0.
+    """
+    grounded = grounding_forward(backbone, batch, latent.compression, checkpointing=settings.gradient_checkpointing)
+    text = cross_entropy(backbone, grounded.hidden, batch.labels)
+    visual = visual_loss(grounded)
+    parts = {"text": text, "visual": visual}
+    if diagnostics:
+        parts |= cosine_diagnostics(batch, grounded, latent.compression)
+    return LossParts(visual + settings.text_weight * text, parts)
+
+
+def visual_loss(grounded: Grounded) -> Tensor:
+    """1 - mean cosine of predicted and target latents over all spans. Paper, Eq. 2."""
+    if not grounded.targets.numel():
+        return grounded.hidden.sum() * 0.0
+    return 1.0 - cosine_similarity(grounded.predicted.float(), grounded.targets.float(), dim=-1).mean()
+
+
+def relaxation_loss(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> LossParts:
+    """Stage 2: cross-entropy alone, with latents rolled out under gradient. Paper, Eq. 4."""
+    relaxed = relaxed_forward(backbone, batch, checkpointing)
+    text = cross_entropy(backbone, relaxed.hidden, batch.labels)
+    return LossParts(text, {"text": text})
+
+
+def text_log_probs(backbone: Backbone, batch: LatentBatch, hidden: Tensor, rules: SamplingRules) -> Tensor:
+    """Log-probability [B, T] of every label under the rules it was sampled by, 0.0 where there is no label.
+
+    ``hidden``: of relaxed_forward (gradient flows through the latents) or replayed_forward. The rules are
+    ``decode.sampling_rules(ids, settings)``; top-p is left out, as in Trajectory.log_probs. InputError for a label
+    that the rules never let be sampled.
+    """
+    chosen = batch.labels != IGNORED
+    started = (batch.input_ids == rules.latent_start).cumsum(1)
+    scores = rules.scores(backbone.logits(hidden[chosen]), _latent_columns(batch)[chosen], started[chosen])
+    values = scores.gather(-1, batch.labels[chosen][:, None]).squeeze(-1) - scores.logsumexp(-1)
+    if not bool(torch.isfinite(values.detach()).all()):
+        raise InputError(
+            "A labelled token has probability zero under the sampling rules. Label only tokens that were sampled "
+            "under the same rules (encode_rollout does), not forced or banned ones."
+        )
+    return torch.zeros_like(hidden[..., 0], dtype=torch.float32).masked_scatter(chosen, values)
+
+
+def _latent_columns(batch: LatentBatch) -> Tensor:
+    """Which columns hold latents [B, T]."""
+    columns = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+    begin, end = batch.span_starts[:, None], (batch.span_starts + batch.span_lengths)[:, None]
+    inside = ((columns >= begin) & (columns < end)).to(torch.uint8)
+    none = torch.zeros(batch.input_ids.shape, dtype=torch.uint8, device=batch.input_ids.device)
+    return none.index_add(0, batch.span_rows, inside).bool()
+
+
+@torch.no_grad()
+def cosine_diagnostics(batch: LatentBatch, grounded: Grounded, compression: Compression) -> dict[str, Tensor]:
+    """Cosines to judge grounding by; without them a high cosine may mean nothing (features are anisotropic).
+
+    "cosine": predicted against target; "cosine_<j>": the same, latent j alone; "cosine_constant": the best
+    constant vector of each latent index against this batch's targets; "cosine_input": the row's first input image,
+    compressed alike (absent where one is missing or too small). Empty without spans.
+    """
+    if not grounded.targets.numel():
+        return {}
+    targets = normalize(grounded.targets.float(), dim=-1)
+    by_index = cosine_similarity(grounded.predicted.float(), targets, dim=-1).mean(0)
+    figures = {"cosine": by_index.mean(), "cosine_constant": targets.mean(0).norm(dim=-1).mean()}
+    figures |= {f"cosine_{index}": value for index, value in enumerate(by_index)}
+    inputs = _input_latents(batch, grounded, compression)
+    if inputs is not None:
+        figures["cosine_input"] = cosine_similarity(inputs.float(), targets, dim=-1).mean()
+    return figures
+
+
+def _input_latents(batch: LatentBatch, grounded: Grounded, compression: Compression) -> Tensor | None:
+    """The first input image of each span's row, compressed to [S, K, D]; None where it cannot be."""
+    first = {row: image for image, row in reversed(list(enumerate(batch.image_rows.tolist())))}
+    rows, num_latents = batch.span_rows.tolist(), grounded.targets.shape[1]
+    if any(row not in first for row in rows):
+        return None
+    features = [grounded.image_features[first[row]] for row in rows]
+    if min(len(image) for image in features) < num_latents:
+        return None
+    return compress_all(features, num_latents, compression)
