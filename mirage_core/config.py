@@ -135,13 +135,16 @@ class TrainSettings(Section):
     steps: int | None = Field(None, ge=0, description="Optimizer steps; None: from epochs.")
     epochs: float = Field(15, gt=0, description="Passes over the training examples, where steps is None.")
     batch_size: Positive = Field(1, description="Examples an optimizer step, over all processes.")
-    micro_batch_size: int | None = Field(None, description="Examples a forward pass and process; None: as one.")
+    micro_batch_size: int | None = Field(None, gt=0, description="Examples a forward pass and process; None: as one.")
     learning_rate: float = Field(1e-5, gt=0, description="Peak rate of AdamW.")
     warmup_steps: int = Field(10, ge=0, description="Steps of linear warm-up.")
     schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="What follows the warm-up.")
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     gradient_checkpointing: bool = False
+    batch_by_group: bool = Field(
+        False, description="Batches of one benchmark and group (level) as far as they go: less padding, same examples."
+    )
 
 
 class GroundingSettings(TrainSettings):
@@ -157,6 +160,7 @@ class GRPOSettings(Section):
     steps: int = Field(100, ge=0, description="Policy updates.")
     prompts_per_step: Positive = 8
     group_size: Positive = Field(8, description="Sampled answers a prompt.")
+    micro_batch_size: int | None = Field(None, gt=0, description="Answers a forward pass and process; None: all.")
     learning_rate: float = Field(1e-6, gt=0)
     warmup_steps: int = Field(0, ge=0)
     temperature: float = Field(1.0, gt=0)

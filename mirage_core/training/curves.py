@@ -1,0 +1,44 @@
+"""The curves of a stage: every figure of every step, as a parquet table (step, name, value)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+from mirage_core.store.tables import read_columns, write_table
+
+SCHEMA = pa.schema(
+    [
+        pa.field("step", pa.int32(), nullable=False),
+        pa.field("name", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+    ]
+)
+TIMING = "time/"
+"""Figures under this name are reported while they happen, and not kept: they differ from run to run."""
+
+
+class Curves:
+    """Figures by step, in the order they came."""
+
+    def __init__(self) -> None:
+        self._rows: list[dict[str, int | str | float]] = []
+
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        """Keep the figures of a step (the first is 1), timings apart."""
+        for name in sorted(figures):
+            if not name.startswith(TIMING):
+                self._rows.append({"step": step, "name": name, "value": float(figures[name])})
+
+    def write(self, path: Path) -> None:
+        """Write the table; the same figures give the same bytes."""
+        write_table(path, self._rows, SCHEMA)
+
+    @classmethod
+    def read(cls, path: Path) -> Curves:
+        """Read a table back; DataError names a broken file."""
+        curves = cls()
+        curves._rows = read_columns(path, SCHEMA)
+        return curves

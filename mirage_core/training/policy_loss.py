@@ -1,0 +1,61 @@
+"""The GRPO loss over text tokens. Legend: B rows (answers), T columns.
+
+L = -1/B sum_i 1/|o_i| sum_t [min(r A, clip(r, 1 - c, 1 + c) A) - beta KL], as GRPO was first published: the mean over
+the text tokens of each answer, then over the answers. Latents are no tokens: masked out of ratio, KL and |o_i|.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PolicyTerms:
+    """Per answer [B], each a mean over its sampled text tokens: the loss, and figures to log (detached)."""
+
+    loss: Tensor
+    kl: Tensor
+    clipped: Tensor
+    entropy: Tensor
+    ratio_deviation: Tensor
+
+
+def policy_terms(
+    log_probs: Tensor,
+    sampled_log_probs: Tensor,
+    reference_log_probs: Tensor | None,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip: float,
+    kl_weight: float,
+) -> PolicyTerms:
+    """The loss of every answer.
+
+    log_probs, sampled_log_probs (when the answer was drawn), reference_log_probs [B, T]; advantages [B]; mask
+    [B, T] True at sampled text tokens. The KL to the reference is estimated by exp(d) - d - 1 with d = reference -
+    current ("low variance", never negative); the entropy by -log p of what was drawn.
+    """
+    ratio = torch.exp(log_probs - sampled_log_probs)
+    gain = advantages[:, None]
+    surrogate = torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain)
+    kl = torch.zeros_like(log_probs)
+    if reference_log_probs is not None:
+        difference = reference_log_probs - log_probs
+        kl = torch.exp(difference) - difference - 1
+    clipped = ((ratio < 1 - clip) & (gain < 0)) | ((ratio > 1 + clip) & (gain > 0))
+    return PolicyTerms(
+        loss=_row_mean(kl_weight * kl - surrogate, mask),
+        kl=_row_mean(kl.detach(), mask),
+        clipped=_row_mean(clipped.float(), mask),
+        entropy=_row_mean(-log_probs.detach(), mask),
+        ratio_deviation=_row_mean((ratio.detach() - 1).abs(), mask),
+    )
+
+
+def _row_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean of each row where the mask is True; 0 for a row without any."""
+    return values.masked_fill(~mask, 0.0).sum(1) / mask.sum(1).clamp_min(1)

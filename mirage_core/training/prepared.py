@@ -1,0 +1,188 @@
+"""Examples made ready once: token ids, labels and, where the vision tower is frozen, the features of their pictures.
+
+Processes share the work through files: each prepares its part, all map every part into memory, so that
+the features exist once on the machine. Legend: D hidden, n merged tokens of an image.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mirage_core.latent.encoded import EncodedExample, no_pixels
+from mirage_core.model.backbone import Backbone
+from mirage_core.training.processes import added, wait_for_all
+from mirage_core.types import Progress, ProgressEvent
+
+FEATURE_LIMIT_BYTES = 2 * 1024**3
+CHUNK = 32
+REPORT_EVERY_S = 2.0
+
+Encode = Callable[[int], EncodedExample]
+
+
+class Source(Protocol):
+    """Where the loop takes its examples from."""
+
+    def get(self, index: int) -> EncodedExample:
+        """The example of that index."""
+
+
+@dataclass(frozen=True)
+class EncodedOnDemand:
+    """Examples encoded whenever they are needed, pixels included: for trained vision towers and large data."""
+
+    encode: Encode
+
+    def get(self, index: int) -> EncodedExample:
+        """Encode the example now."""
+        return self.encode(index)
+
+
+def prepare(
+    used: Sequence[int],
+    encode: Encode,
+    backbone: Backbone,
+    folder: Path,
+    rank: int,
+    world_size: int,
+    tell: Progress,
+    *,
+    limit_bytes: int = FEATURE_LIMIT_BYTES,
+) -> Source:
+    """Examples with the features of their images, computed once; on demand where these exceed ``limit_bytes``.
+
+    ``folder``: local, the same for all processes, empty. ``tell`` hears how far it is.
+    """
+    mine = used[rank::world_size]
+    if not _fits(mine, encode, backbone, len(used), limit_bytes):
+        return EncodedOnDemand(encode)
+    folder.mkdir(parents=True, exist_ok=True)
+    ready = [example for part in _ready(mine, encode, backbone, tell) for example in part]
+    save_file(_packed(mine, ready, backbone.hidden_size), folder / f"part-{rank}.safetensors")
+    wait_for_all()
+    return Prepared([folder / f"part-{part}.safetensors" for part in range(world_size)])
+
+
+def _fits(mine: Sequence[int], encode: Encode, backbone: Backbone, total: int, limit_bytes: int) -> bool:
+    """Whether the features of all examples stay below the limit, judged by the first few of every process."""
+    sample = _featured([encode(index) for index in mine[:8]], backbone)
+    features = [tensor for ready in sample for tensor in ready.image_features + ready.auxiliary_features]
+    held = sum(tensor.numel() * tensor.element_size() for tensor in features)
+    seen = added({"bytes": held, "examples": len(sample)})
+    return seen["bytes"] / max(1.0, seen["examples"]) * total <= limit_bytes
+
+
+def _ready(mine: Sequence[int], encode: Encode, backbone: Backbone, tell: Progress) -> Iterator[list[EncodedExample]]:
+    told = time.monotonic()
+    for start in range(0, len(mine), CHUNK):
+        yield _featured([encode(index) for index in mine[start : start + CHUNK]], backbone)
+        if time.monotonic() - told > REPORT_EVERY_S:
+            told = time.monotonic()
+            done = min(start + CHUNK, len(mine))
+            tell(ProgressEvent(stage="prepare", message=f"prepared {done} of {len(mine)} examples of this process"))
+
+
+@torch.no_grad()
+def _featured(encoded: list[EncodedExample], backbone: Backbone) -> list[EncodedExample]:
+    """Examples with the features of their images in place of the pixels."""
+    images = _features(backbone, [(e.pixel_values, e.grid_thw) for e in encoded])
+    auxiliary = _features(backbone, [(e.auxiliary_pixel_values, e.auxiliary_grid_thw) for e in encoded])
+    return [
+        replace(
+            example,
+            pixel_values=no_pixels(),
+            auxiliary_pixel_values=no_pixels(),
+            image_features=image,
+            auxiliary_features=imagined,
+        )
+        for example, image, imagined in zip(encoded, images, auxiliary, strict=True)
+    ]
+
+
+def _features(backbone: Backbone, images: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, ...]]:
+    """Merged features of the images of every example, on the CPU."""
+    present = [pair for pair in images if len(pair[1])]
+    if not present:
+        return [() for _ in images]
+    pixels, grids = (torch.cat(tensors) for tensors in zip(*present, strict=True))
+    found = iter([features.cpu() for features in backbone.image_features(pixels, grids)])
+    return [tuple(next(found) for _ in range(len(grid))) for _, grid in images]
+
+
+_TABLES = ("ids", "labels", "grid_thw", "auxiliary_grid_thw", "image_features", "auxiliary_features")
+
+
+def _packed(indices: Sequence[int], ready: Sequence[EncodedExample], hidden_size: int) -> dict[str, Tensor]:
+    """All examples of a process end to end: six tables, and the number of rows of each example in each of them."""
+    rows = [_rows(example, hidden_size) for example in ready]
+    tables = {name: torch.cat([row[name] for row in rows]) for name in _TABLES} if rows else {}
+    lengths = [[len(row[name]) for name in _TABLES] for row in rows]
+    return {
+        **tables,
+        "index": torch.tensor(list(indices), dtype=torch.long),
+        "lengths": torch.tensor(lengths, dtype=torch.long).reshape(len(rows), len(_TABLES)),
+    }
+
+
+def _rows(example: EncodedExample, hidden_size: int) -> dict[str, Tensor]:
+    return {
+        "ids": example.ids,
+        "labels": example.labels,
+        "grid_thw": example.grid_thw,
+        "auxiliary_grid_thw": example.auxiliary_grid_thw,
+        "image_features": _joined(example.image_features, hidden_size),
+        "auxiliary_features": _joined(example.auxiliary_features, hidden_size),
+    }
+
+
+def _joined(features: Sequence[Tensor], hidden_size: int) -> Tensor:
+    return torch.cat(list(features)) if features else torch.empty(0, hidden_size)
+
+
+class Prepared:
+    """The examples that all processes prepared, mapped from their files."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._parts = [load_file(file) for file in files]  # mapped, not read
+        self._ends = [part["lengths"].cumsum(0) for part in self._parts]
+        self._place = {
+            index: (number, row)
+            for number, part in enumerate(self._parts)
+            for row, index in enumerate(part["index"].tolist())
+        }
+
+    def get(self, index: int) -> EncodedExample:
+        """One example; KeyError for one that was not prepared."""
+        number, row = self._place[index]
+        part, ends = self._parts[number], self._ends[number][row].tolist()
+        lengths = part["lengths"][row].tolist()
+        ids, labels, grid, auxiliary_grid, images, auxiliary = (
+            part[name][end - length : end] for name, end, length in zip(_TABLES, ends, lengths, strict=True)
+        )
+        return EncodedExample(
+            ids=ids,
+            labels=labels,
+            pixel_values=no_pixels(),
+            grid_thw=grid,
+            auxiliary_pixel_values=no_pixels(),
+            auxiliary_grid_thw=auxiliary_grid,
+            image_features=_by_image(images, grid),
+            auxiliary_features=_by_image(auxiliary, auxiliary_grid),
+        )
+
+
+def _by_image(features: Tensor, grid_thw: Tensor) -> tuple[Tensor, ...]:
+    """Features of several images end to end, cut by image: as many rows each as its share of the patches."""
+    patches = grid_thw.prod(1)
+    if not len(patches):
+        return ()
+    merged = int(patches.sum()) // len(features)
+    return features.split((patches // merged).tolist())

@@ -1,0 +1,42 @@
+"""A worker whose programs do what the test of the launcher asks for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import mirage_core.training.worker as worker
+from mirage_core.errors import DataError
+from mirage_core.training.events import EventWriter
+from mirage_core.training.job import Job
+from mirage_core.types import ProgressEvent
+
+
+def act(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
+    emit(ProgressEvent(stage="fake", step=rank, total=world_size, metrics={"pid": float(os.getpid())}))
+    print(f"rank {rank} acts")
+    chosen = job.options["act"]
+    if chosen == "checkpoints" and rank == 0:
+        for step in (1, 2):
+            folder = job.scratch / f"checkpoint-{step}"
+            folder.mkdir()
+            (folder / "weights").write_text(str(step))
+            emit.checkpoint(step, folder)
+            time.sleep(0.5)
+    if chosen == "data-error" and rank == 1:
+        raise DataError("row 3 has no image")
+    if chosen == "lost-peer" and rank == 0:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+    if chosen == "bug" and rank == 1:
+        raise ZeroDivisionError("a bug")
+    if chosen in ("killed", "lost-peer") and rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if chosen not in ("fine", "checkpoints"):
+        time.sleep(60)
+
+
+if __name__ == "__main__":
+    worker.PROGRAMS["evaluate"] = "tests.training.fake_worker:act"
+    sys.exit(worker.main())

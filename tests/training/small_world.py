@@ -1,0 +1,81 @@
+"""A few real problems, examples and a random base model, small enough to train on in a test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mirage_core.benchmarks.generate import generate_problems
+from mirage_core.config import Settings
+from mirage_core.model.base import build_base, save_model
+from mirage_core.store.records import save_examples, save_problems
+from mirage_core.synthesis import draw_auxiliary_images
+from mirage_core.teacher import make_teacher, write_examples
+from mirage_core.training.job import Job, Program
+from mirage_core.types import ProgressEvent
+
+ARCHITECTURE = {"hidden_size": 64, "intermediate_size": 128, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1}
+STAGE = {"batch_size": 6, "learning_rate": 2.0e-3, "warmup_steps": 2}
+
+
+def small_settings(**sections: Any) -> Settings:
+    """A recipe of seconds; ``sections`` replace or extend its sections."""
+    recipe: dict[str, Any] = {
+        "recipe": "small",
+        "seed": 7,
+        "problems": {
+            "vsp_planning": {
+                "train_levels": [3, 4],
+                "test_levels": [3],
+                "train": 14,
+                "validation": 2,
+                "test_per_level": 1,
+            },
+            "vsp_reasoning": None,
+        },
+        "prompt": {"form": "short", "image_scale": 0.4375},
+        "latent": {"num_latents": 2},
+        "model": {"source": "from_scratch", "architecture": ARCHITECTURE},
+        "direct_sft": {"steps": 8, **STAGE},
+        "grounding": {"steps": 8, **STAGE},
+        "relaxation": {"steps": 8, **STAGE},
+        "grpo": {"steps": 4, "prompts_per_step": 3, "group_size": 4, "learning_rate": 1.0e-3, "max_new_tokens": 8},
+        "runtime": {"engine": "plain", "processes": 1, "threads": 1, "checkpoint_every": 3},
+    }
+    for name, section in sections.items():
+        recipe[name] = {**recipe[name], **section}
+    return Settings.model_validate(recipe)
+
+
+def quiet(event: ProgressEvent) -> None:
+    """A Progress that says nothing."""
+
+
+def make_inputs(folder: Path) -> None:
+    """Write the artifacts' folders that jobs take: model, examples, problems."""
+    settings = small_settings()
+    problems = [p for p in generate_problems(settings.problems, settings.seed, quiet) if p.split != "test"]
+    images = draw_auxiliary_images(problems, settings.auxiliary_images, settings.problems.cell_px, settings.seed, quiet)
+    teacher = make_teacher(settings.teacher)
+    for name in ("problems", "examples"):
+        (folder / name).mkdir()
+    save_problems(folder / "problems" / "problems.parquet", problems)
+    save_examples(
+        folder / "examples" / "examples.parquet",
+        write_examples(teacher, problems, images, settings.teacher.variant, quiet),
+    )
+    base = build_base(settings.model, settings.seed)
+    save_model(folder / "model", base.backbone, base.processor, {"stage": "base"})
+
+
+def make_job(inputs: Path, work: Path, program: Program, resume_from: Path | None = None, **sections: Any) -> Job:
+    """A job on the small world, working in ``work``."""
+    return Job(
+        program=program,
+        settings=small_settings(**sections),
+        seed=7,
+        inputs={name: inputs / name for name in ("model", "examples", "problems")},
+        output=work / "output",
+        scratch=work / "scratch",
+        resume_from=resume_from,
+    )

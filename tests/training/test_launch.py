@@ -1,0 +1,163 @@
+"""The launcher: what its processes tell, how they fail, and that none is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirage_core.config import Settings
+from mirage_core.errors import DataError, TrainingError, TrainingProcessDied
+from mirage_core.training.job import Job
+from mirage_core.training.launch import run_job
+from mirage_core.types import ProgressEvent
+
+ROOT = Path(__file__).parents[2]
+FAKE = "tests.training.fake_worker"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def job(folder: Path, act: str, **runtime: Any) -> Job:
+    settings = Settings.model_validate({"recipe": "fake", "runtime": {"processes": 2, **runtime}})
+    return Job(
+        program="evaluate",
+        settings=settings,
+        seed=1,
+        output=folder / "output",
+        scratch=folder / "scratch",
+        options={"act": act},
+    )
+
+
+class Heard:
+    """What the parent was told."""
+
+    def __init__(self) -> None:
+        self.events: list[ProgressEvent] = []
+        self.checkpoints: list[tuple[int, str]] = []
+
+    def progress(self, event: ProgressEvent) -> None:
+        self.events.append(event)
+
+    def checkpoint(self, step: int, folder: Path) -> None:
+        self.checkpoints.append((step, (folder / "weights").read_text()))
+
+    def pids(self) -> list[int]:
+        return [int(event.metrics["pid"]) for event in self.events]
+
+
+def run(made: Job) -> Heard:
+    heard = Heard()
+    run_job(made, progress=heard.progress, on_checkpoint=heard.checkpoint, worker=FAKE)
+    return heard
+
+
+def failed(made: Job, kind: type[Exception]) -> tuple[Heard, Exception]:
+    heard = Heard()
+    with pytest.raises(kind) as caught:
+        run_job(made, progress=heard.progress, on_checkpoint=heard.checkpoint, worker=FAKE)
+    assert type(caught.value) is kind
+    assert_gone(heard.pids())
+    return heard, caught.value
+
+
+def assert_gone(pids: list[int], within_s: float = 5.0) -> None:
+    deadline = time.monotonic() + within_s
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_every_process_runs_and_is_heard(tmp_path: Path) -> None:
+    heard = run(job(tmp_path, "fine"))
+    assert sorted((event.step, event.total) for event in heard.events) == [(0, 2), (1, 2)]
+    assert_gone(heard.pids())
+
+
+def test_checkpoints_reach_the_parent_and_replaced_ones_go(tmp_path: Path) -> None:
+    heard = run(job(tmp_path, "checkpoints"))
+    assert heard.checkpoints == [(1, "1"), (2, "2")]
+    assert sorted(path.name for path in (tmp_path / "scratch").glob("checkpoint-*")) == ["checkpoint-2"]
+
+
+def test_an_expected_error_comes_back_as_its_own_kind(tmp_path: Path) -> None:
+    _, error = failed(job(tmp_path, "data-error"), DataError)
+    assert str(error) == "row 3 has no image"
+
+
+def test_a_bug_comes_back_as_a_training_error_with_its_traceback(tmp_path: Path) -> None:
+    _, error = failed(job(tmp_path, "bug"), TrainingError)
+    assert "process 1 failed: ZeroDivisionError: a bug" in str(error)
+    assert "fake_worker.py" in str(error) and "rank 1 acts" in str(error)
+
+
+@pytest.mark.parametrize("act", ("killed", "lost-peer"))
+def test_a_killed_process_is_transient_whatever_the_others_say(tmp_path: Path, act: str) -> None:
+    _, error = failed(job(tmp_path, act), TrainingProcessDied)
+    assert "process 1 was killed by signal 9" in str(error)
+    assert isinstance(error, TrainingProcessDied) and error.transient
+
+
+def test_a_time_out_ends_the_processes(tmp_path: Path) -> None:
+    _, error = failed(job(tmp_path, "hang", timeout_s=2), TrainingError)
+    assert "runtime.timeout_s = 2" in str(error)
+
+
+def test_silence_ends_the_processes(tmp_path: Path) -> None:
+    _, error = failed(job(tmp_path, "hang", stall_timeout_s=2), TrainingProcessDied)
+    assert "runtime.stall_timeout_s = 2" in str(error)
+
+
+def test_an_exception_in_the_parent_ends_the_processes(tmp_path: Path) -> None:
+    pids: list[int] = []
+
+    def cancel(event: ProgressEvent) -> None:
+        pids.append(int(event.metrics["pid"]))
+        if len(pids) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(job(tmp_path, "hang"), progress=cancel, on_checkpoint=lambda step, folder: None, worker=FAKE)
+    assert_gone(pids)
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from mirage_core.training.job import read_job
+from mirage_core.training.launch import run_job
+run_job(read_job(Path(sys.argv[1])), progress=lambda event: print(int(event.metrics["pid"]), flush=True),
+        on_checkpoint=lambda step, folder: None, worker="tests.training.fake_worker")
+"""
+
+
+def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text(job(tmp_path, "hang").model_dump_json())
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path / "job.json")], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    pids = [int(parent.stdout.readline()) for _ in range(2)]
+    assert all(alive(pid) for pid in pids)
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    parent.stdout.close()
+    assert_gone(pids)
