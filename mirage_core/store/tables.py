@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mirage_core.errors import DataError
 
-ROWS_A_GROUP = 1000
+# Rows carry pictures: reading and writing hold this many at a time beside the records themselves.
+ROWS_A_GROUP = 256
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
@@ -19,19 +22,23 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
 
     Raises DataError for a row with other keys or with a value that is not of its column's type.
     """
-    listed = [_checked_row(number, row, schema) for number, row in enumerate(rows)]
     plain = schema.remove_metadata()
+    checked = (_checked_row(number, row, schema) for number, row in enumerate(rows))
+    with pq.ParquetWriter(path, plain, compression="zstd", store_schema=False, version="2.6") as writer:
+        while listed := list(islice(checked, ROWS_A_GROUP)):
+            writer.write_table(_table(listed, plain, path), row_group_size=ROWS_A_GROUP)
+
+
+def _table(rows: list[Mapping[str, Any]], schema: pa.Schema, path: Path) -> pa.Table:
     try:
-        table = pa.Table.from_pylist(listed, schema=plain)
+        return pa.Table.from_pylist(rows, schema=schema)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as problem:
         raise DataError(f"{path.name}: a value does not fit its column: {problem}") from problem
-    pq.write_table(table, path, compression="zstd", row_group_size=ROWS_A_GROUP, store_schema=False, version="2.6")
 
 
 def read_table(path: Path, *, equal: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Read rows, only those whose columns are ``equal`` to the given values; DataError names a broken file."""
-    filters = [(name, "=", value) for name, value in (equal or {}).items()]
-    return _read(path, filters=filters or None).to_pylist()
+    return list(_rows(path, None, equal or {}))
 
 
 def read_columns(path: Path, schema: pa.Schema, *, equal: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -41,19 +48,22 @@ def read_columns(path: Path, schema: pa.Schema, *, equal: Mapping[str, Any] | No
     wrong += [f.name for f in schema if f.name in there.names and not _alike(there.field(f.name).type, f.type)]
     if wrong:
         raise DataError(f"{path} lacks the columns {', '.join(wrong)} in their types: it is not a table of this kind")
-    filters = [(name, "=", value) for name, value in (equal or {}).items()]
-    return _read(path, columns=schema.names, filters=filters or None).to_pylist()
+    return list(_rows(path, schema.names, equal or {}))
 
 
-def _read(path: Path, columns: Sequence[str] | None = None, filters: Any = None) -> pa.Table:
+def _rows(path: Path, columns: Sequence[str] | None, equal: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows a few hundred at a time, so that a table of pictures is never in memory twice."""
     try:
-        return pq.ParquetFile(path).read(columns=columns) if filters is None else _filtered(path, columns, filters)
+        with pq.ParquetFile(path) as file:
+            chosen = None if columns is None else list(columns)
+            for batch in file.iter_batches(batch_size=ROWS_A_GROUP, columns=chosen):
+                for name, value in equal.items():
+                    batch = batch.filter(pc.equal(batch.column(name), value))
+                yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as problem:
         raise DataError(f"{path} is not a readable parquet table: {problem}") from problem
-
-
-def _filtered(path: Path, columns: Sequence[str] | None, filters: Any) -> pa.Table:
-    return pq.read_table(path, columns=None if columns is None else list(columns), filters=filters, partitioning=None)
+    finally:
+        pa.default_memory_pool().release_unused()
 
 
 def _schema(path: Path) -> pa.Schema:

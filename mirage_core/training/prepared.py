@@ -6,6 +6,7 @@ the features exist once on the machine. Legend: D hidden, n merged tokens of an 
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -84,6 +85,7 @@ def _ready(mine: Sequence[int], encode: Encode, backbone: Backbone, tell: Progre
     told = time.monotonic()
     for start in range(0, len(mine), CHUNK):
         yield _featured([encode(index) for index in mine[start : start + CHUNK]], backbone)
+        release_memory()
         if time.monotonic() - told > REPORT_EVERY_S:
             told = time.monotonic()
             done = min(start + CHUNK, len(mine))
@@ -115,6 +117,17 @@ def _features(backbone: Backbone, images: Sequence[tuple[Tensor, Tensor]]) -> li
     pixels, grids = (torch.cat(tensors) for tensors in zip(*present, strict=True))
     found = iter([features.cpu() for features in backbone.image_features(pixels, grids)])
     return [tuple(next(found) for _ in range(len(grid))) for _, grid in images]
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system, where the C library knows how (glibc).
+
+    Pixels of a few hundred KB come and go between small tensors that stay; without this the holes they leave
+    are kept, two to three times what is in use (measured on the tiny recipe).
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 _TABLES = ("ids", "labels", "grid_thw", "auxiliary_grid_thw", "image_features", "auxiliary_features")

@@ -30,24 +30,34 @@ DIAGNOSTICS_EVERY = 10
 
 def run_supervised(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
     """One process of a supervised job: trains ``inputs["model"]`` on the train split of ``inputs["examples"]``."""
+    chosen = section(job.settings, job.program)
+    model = load_trainable(job, rank, world_size)
+    source, order, steps = training_data(job, model, rank, world_size, emit)
+    objective = SupervisedObjective(job.program, job.settings, model, source, order)
+    train(objective, model, plan(chosen, steps), job, rank, world_size, emit, about(job, model))
+
+
+def training_data(
+    job: Job, model: LoadedModel, rank: int, world_size: int, emit: EventWriter
+) -> tuple[Source, EpochOrder, int]:
+    """The job's encoded examples, their order, and the number of optimizer steps.
+
+    Once prepared, the pictures themselves are let go. DataError without a training example.
+    """
     settings = job.settings
     chosen = section(settings, job.program)
     examples = load_examples(job.input("examples"), split="train")
     if not examples:
         raise DataError(f"{job.input('examples')} has no example of the split train; raise problems.*.train")
-    model = load_trainable(job, rank, world_size)
-    order = EpochOrder(
-        len(examples), chosen.batch_size, job.seed, kinds_of(examples) if chosen.batch_by_group else None
-    )
+    kinds = kinds_of(examples) if chosen.batch_by_group else None
+    order = EpochOrder(len(examples), chosen.batch_size, job.seed, kinds)
     steps = steps_of(chosen.steps, chosen.epochs, len(examples), chosen.batch_size)
     encode = encoding(job.program, settings, model, examples)
-    source: Source = EncodedOnDemand(encode)
-    if not settings.model.train_vision:
-        # The vision tower is frozen: what it says about a picture is the same in every epoch.
-        used = order.used(steps)
-        source = prepare(used, encode, model.backbone, job.scratch / "prepared", rank, world_size, emit)
-    objective = SupervisedObjective(job.program, settings, model, source, order)
-    train(objective, model, plan(chosen, steps), job, rank, world_size, emit, about(job, model))
+    if settings.model.train_vision:
+        return EncodedOnDemand(encode), order, steps
+    # The vision tower is frozen: what it says about a picture is the same in every epoch.
+    used, folder = order.used(steps), job.scratch / "prepared"
+    return prepare(used, encode, model.backbone, folder, rank, world_size, emit), order, steps
 
 
 def kinds_of(examples: Sequence[TrainingExample]) -> list[int]:
