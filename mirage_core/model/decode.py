@@ -90,8 +90,8 @@ def decode(
 
     A prompt that ends in latent_start goes on with latents. A row ends with end_of_turn (or the pad token), or at
     max_new_tokens. ``generator`` lives on the model's device. Greedy answers do not depend on the rest of the batch;
-    nor do sampled ones with ``uniform`` [prompts * samples, max_new_tokens], numbers in [0, 1) that decide a row's draws
-    one after the other. InputError for settings that cannot be met, unknown ids, latents in a prompt.
+    nor do sampled ones with ``uniform`` [prompts * samples, max_new_tokens], numbers in [0, 1) that decide the draws
+    of a row one after the other. InputError for settings that cannot be met, unknown ids, latents in a prompt.
     """
     _check(settings, len(prompts), uniform)
     ids.check(backbone.vocab_size)

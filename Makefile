@@ -1,0 +1,61 @@
+# Mirage: set-up, run, tests. Every target sets up what it needs; `make help` lists them.
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 2>/dev/null))
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.mirage-ready
+EXTRAS ?= train,dev
+RECIPE ?= tiny
+# More settings for `make run`, for example SET="--set grpo.enabled=false"
+SET ?=
+# Where pip takes torch from, for example TORCH_INDEX=https://download.pytorch.org/whl/cpu (smaller, no CUDA)
+TORCH_INDEX ?=
+TORCH := $(shell grep -i '^torch==' constraints.txt)
+
+export PYTHONUNBUFFERED := 1
+.DEFAULT_GOAL := help
+.PHONY: help setup run up down test check format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+
+setup: $(READY) ## make .venv, install everything under the constraints, build DeepSpeed's extension
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make setup: neither python3.11 nor python3.12 was found. Install one, or say PYTHON=/path/to/python." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { echo "make setup: $(PYTHON) is $$("$(PYTHON)" --version 2>&1), expected Python 3.11 or 3.12. Say PYTHON=/path/to/python." >&2; exit 1; }
+	@echo "== 1/4 virtual environment: $(VENV) ($$("$(PYTHON)" --version))"
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { echo "make setup: no virtual environment could be made. On Debian: apt install python3-venv. Then: make setup" >&2; exit 1; }
+	@echo "== 2/4 $(TORCH) (the largest download)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)" || { echo "make setup: pip could not install $(TORCH); its message is above. Without a network, or with a mirror, configure pip (PIP_INDEX_URL, PIP_FIND_LINKS); on a full disk, free some room. Then: make setup" >&2; exit 1; }
+	@echo "== 3/4 everything else: .[$(EXTRAS)] (two to three minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]" || { echo "make setup: pip could not install the rest; its message is above. Then: make setup" >&2; exit 1; }
+	@echo "== 4/4 DeepSpeed's one-off extension"
+	@$(BIN)/python -m mirage_core.training.extensions
+	@touch $@
+	@echo "== ready: make run, make test, $(BIN)/mirage --help"
+
+run: $(READY) ## set up, start the local Prefect server and worker, deploy, run the road, show the scores
+	@$(BIN)/mirage up
+	@$(BIN)/mirage deploy
+	@$(BIN)/mirage run --recipe $(RECIPE) $(SET)
+
+up: $(READY) ## start the local Prefect server and worker in the background (PORT=... to choose the port)
+	@$(BIN)/mirage up $(if $(PORT),--port $(PORT))
+
+down: ## stop them
+	@if test -x $(BIN)/mirage; then $(BIN)/mirage down; else echo "nothing was set up here, so nothing runs"; fi
+
+check: $(READY) ## ruff, mypy, import-linter
+	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "== mypy" && $(BIN)/mypy
+	@echo "== import-linter" && $(BIN)/lint-imports --no-logo
+
+test: $(READY) ## set up, check, and run the tests
+	@$(MAKE) --no-print-directory check
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+format: $(READY) ## put the code in shape
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+clean: down ## stop the local stack and remove what it and the caches left (the store stays)
+	@rm -rf .mirage/prefect .mirage/logs .mirage/stack .mirage/mypy .pytest_cache .ruff_cache .import_linter_cache .hypothesis

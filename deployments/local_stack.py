@@ -1,0 +1,225 @@
+"""The local stack: a Prefect server and a process worker in the background, everything they write in .mirage/."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from deployments.background import Background, StackError, recall, remember, start, stop, tail
+
+POOL = "mirage"
+DEFAULT_PORT = 4200
+HOST = "127.0.0.1"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalStack:
+    """Where the stack of one checkout lives: ``repository`` holds prefect.yaml, ``home`` what runs leave behind."""
+
+    repository: Path
+    home: Path
+
+    @property
+    def server_file(self) -> Path:
+        """Who the server is."""
+        return self.home / "stack" / "server.json"
+
+    @property
+    def worker_file(self) -> Path:
+        """Who the worker is."""
+        return self.home / "stack" / "worker.json"
+
+    def log(self, name: str) -> Path:
+        """Where the server or the worker writes what it has to say."""
+        return self.home / "logs" / f"{name}.log"
+
+
+def api_url(stack: LocalStack) -> str | None:
+    """The API of the running server, None where none runs."""
+    server = recall(stack.server_file)
+    return f"http://{HOST}:{server.port}/api" if server else None
+
+
+def environment(stack: LocalStack, url: str) -> dict[str, str]:
+    """The environment of everything that talks to this stack's server."""
+    return {
+        **os.environ,
+        "PREFECT_HOME": str(stack.home / "prefect"),
+        "PREFECT_API_URL": url,
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
+        "PREFECT_CLI_COLORS": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def up(stack: LocalStack, *, port: int | None, say: Say, timeout_s: float = 120.0) -> str:
+    """Start the server and the worker where they do not run yet; returns the API's URL."""
+    _check_checkout(stack)
+    stack.home.mkdir(parents=True, exist_ok=True)
+    url = _server_up(stack, port, say, timeout_s)
+    _worker_up(stack, url, say, timeout_s)
+    return url
+
+
+def down(stack: LocalStack, say: Say) -> None:
+    """Stop the worker (and the flows it runs), then the server; does nothing where nothing runs."""
+    for name, path in (("worker", stack.worker_file), ("server", stack.server_file)):
+        known = recall(path)
+        if known:
+            say(f"stopping the {name} (pid {known.pid})")
+            stop(known)
+        else:
+            say(f"no {name} runs")
+        path.unlink(missing_ok=True)
+
+
+def deploy(stack: LocalStack, url: str, *, store: str, say: Say) -> None:
+    """Register every deployment of prefect.yaml with the server at ``url``; ``store`` is the store's root."""
+    _check_checkout(stack)
+    known = {**environment(stack, url), "PWD": str(stack.repository), "MIRAGE_STORE": store}
+    say(f"deploying prefect.yaml (store: {store})")
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
+    done = subprocess.run(command, env=known, cwd=stack.repository, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or "failed to deploy" in done.stdout.lower():
+        said = (done.stdout + done.stderr).strip()[-3000:]
+        raise StackError(f"`prefect deploy --all` failed with exit status {done.returncode}; it said:\n{said}")
+
+
+def status(stack: LocalStack) -> dict[str, Any]:
+    """What runs: the server's and the worker's pid, the API's URL, and whether it answers."""
+    server, worker, url = recall(stack.server_file), recall(stack.worker_file), api_url(stack)
+    return {
+        "server": server.pid if server else None,
+        "worker": worker.pid if worker else None,
+        "api": url,
+        "healthy": bool(url) and _healthy(str(url)),
+        "home": str(stack.home),
+    }
+
+
+def _server_up(stack: LocalStack, port: int | None, say: Say, timeout_s: float) -> str:
+    known = recall(stack.server_file)
+    if known and known.port is not None:
+        if port not in (None, known.port):
+            raise StackError(
+                f"the server runs on port {known.port} already, port {port} was asked for: "
+                "stop it first (make down), then start it on the other port"
+            )
+        say(f"the Prefect server runs: {_ui(known.port)}")
+        return _wait_healthy(stack, known, say, timeout_s)
+    chosen = _choose_port(port, say)
+    url = f"http://{HOST}:{chosen}/api"
+    say(f"starting the Prefect server on port {chosen} (log: {stack.log('server')})")
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(chosen)]
+    process = start(command, environment=environment(stack, url), folder=stack.repository, log=stack.log("server"))
+    known = remember(stack.server_file, process, chosen)
+    return _wait_healthy(stack, known, say, timeout_s)
+
+
+def _worker_up(stack: LocalStack, url: str, say: Say, timeout_s: float) -> None:
+    known = recall(stack.worker_file)
+    if known:
+        say(f"the worker runs (pid {known.pid})")
+        return
+    say(f"starting the worker (log: {stack.log('worker')})")
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--type", "process"]
+    command += ["--install-policy", "never"]
+    process = start(command, environment=environment(stack, url), folder=stack.repository, log=stack.log("worker"))
+    known = remember(stack.worker_file, process)
+    _wait("the worker", known, stack, lambda: _pool_ready(url), say, timeout_s)
+    say("the worker is ready")
+
+
+def _wait_healthy(stack: LocalStack, known: Background, say: Say, timeout_s: float) -> str:
+    url = f"http://{HOST}:{known.port}/api"
+    _wait("the server", known, stack, lambda: _healthy(url), say, timeout_s)
+    say(f"the Prefect server answers: {_ui(known.port or 0)}")
+    return url
+
+
+def _wait(
+    who: str, known: Background, stack: LocalStack, ready: Callable[[], bool], say: Say, timeout_s: float
+) -> None:
+    """Poll until ``ready``, saying every five seconds that it still waits."""
+    started = spoken = time.monotonic()
+    name = who.removeprefix("the ")
+    path = stack.server_file if name == "server" else stack.worker_file
+    while not ready():
+        now = time.monotonic()
+        if recall(path) is None:
+            raise StackError(
+                f"{who} (pid {known.pid}) ended while it started; the end of {stack.log(name)}:\n"
+                f"{tail(stack.log(name))}"
+            )
+        if now - started > timeout_s:
+            raise StackError(
+                f"{who} did not answer within {timeout_s:.0f} s; see {stack.log(name)}, then `make down` and `make up`"
+            )
+        if now - spoken >= 5:
+            spoken = now
+            say(f"  waiting for {who}: {now - started:.0f} s (a fresh data base takes about 30 s)")
+        time.sleep(0.3)
+
+
+def _choose_port(asked: int | None, say: Say) -> int:
+    if asked is not None:
+        if not _free(asked):
+            raise StackError(f"port {asked} is taken by another process: free it, or choose another (make up PORT=...)")
+        return asked
+    if _free(DEFAULT_PORT):
+        return DEFAULT_PORT
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        chosen = int(probe.getsockname()[1])
+    say(f"port {DEFAULT_PORT} is taken by something else: using {chosen} (make up PORT=... chooses)")
+    return chosen
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5, trust_env=False).json() is True
+    except (httpx.HTTPError, ValueError):
+        return False
+
+
+def _pool_ready(url: str) -> bool:
+    """True once a worker of the pool has reported to the server."""
+    try:
+        answer = httpx.post(f"{url}/work_pools/{POOL}/workers/filter", json={}, timeout=5, trust_env=False)
+        return answer.status_code == 200 and any(worker["status"] == "ONLINE" for worker in answer.json())
+    except (httpx.HTTPError, ValueError, KeyError):
+        return False
+
+
+def _ui(port: int) -> str:
+    return f"http://{HOST}:{port}"
+
+
+def _check_checkout(stack: LocalStack) -> None:
+    if not (stack.repository / "prefect.yaml").is_file():
+        raise StackError(
+            f"{stack.repository} holds no prefect.yaml: the local stack works from a checkout of the repository; "
+            "clone it and run make setup there, or use --direct"
+        )

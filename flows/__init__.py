@@ -1,0 +1,1 @@
+"""The flows, read top to bottom, and the command line that starts them."""

@@ -1,0 +1,205 @@
+"""The command line ``mirage``: arguments, errors and exit statuses; what a command does is in flows/commands/."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mirage_core.errors import MirageError
+
+app = typer.Typer(
+    help="Teach a vision-language model to think in latent visual tokens: run the road, judge, ask, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+store_app = typer.Typer(help="Look into the store of artifacts.", no_args_is_help=True)
+app.add_typer(store_app, name="store")
+
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="The store: a folder or s3://bucket/prefix. [default: MIRAGE_STORE]"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+CheckpointOption = Annotated[
+    str | None,
+    typer.Option(help="A model: an artifact or a folder. [default: the newest run's furthest trained]"),
+]
+
+
+@app.callback()
+def common(debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False) -> None:
+    """Options of every command."""
+    if debug:
+        sys.tracebacklimit = 1000
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Option(help="A recipe's name, or a YAML file.")] = "tiny",
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting; may be repeated.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the settings and what is cached; do nothing.")
+    ] = False,
+    direct: Annotated[bool, typer.Option("--direct", help="Run in this process, without a Prefect server.")] = False,
+    store: StoreOption = None,
+) -> None:
+    """Walk the whole road of a recipe: from raw puzzles to an evaluated model and its report."""
+    from flows.commands import run as command
+
+    if dry_run:
+        command.show_plan(recipe, sets or [], store)
+    elif direct:
+        command.run_direct(recipe, sets or [], store)
+    else:
+        command.run_deployment(recipe, sets or [], store)
+
+
+@app.command()
+def evaluate(
+    benchmark: Annotated[str, typer.Option(help="The benchmark: vsp-planning or vsp-reasoning.")],
+    data: Annotated[
+        Path | None, typer.Option(help="A JSONL file of the benchmark's published layout. [default: the test problems]")
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    method: Annotated[str | None, typer.Option(help="How it answers. [default: as the checkpoint was trained]")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a model on a benchmark, with 95 % intervals, a level a row."""
+    from flows.commands import evaluate as command
+
+    command.evaluate(benchmark, data, checkpoint, method, store, as_json=as_json)
+
+
+@app.command()
+def answer(
+    image: Annotated[Path, typer.Argument(help="The picture, PNG or JPEG.")],
+    question: Annotated[str | None, typer.Argument(help="The question. [default: the benchmark's own prompt]")] = None,
+    benchmark: Annotated[str, typer.Option(help="Whose prompt and rules apply.")] = "vsp-planning",
+    checkpoint: CheckpointOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Ask a model one question about one picture; shows the text and where the latents stood."""
+    from flows.commands import answer as command
+
+    command.answer(image, question, benchmark, checkpoint, store)
+
+
+@app.command()
+def report(
+    as_json: JsonOption = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+    run_id: Annotated[str | None, typer.Option("--run", help="A run's id. [default: the newest]")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Show the newest run's figures: stages, seconds, scores, and where its page is."""
+    from flows.commands import report as command
+
+    command.report(run_id, store, as_json=as_json, open_page=open_page)
+
+
+@store_app.command("ls")
+def store_ls(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind: problems, model, evaluation, ...")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the artifacts, newest first."""
+    from flows.commands import store as command
+
+    command.list_artifacts(kind, store, as_json=as_json)
+
+
+@store_app.command("show")
+def store_show(
+    reference: Annotated[str, typer.Argument(help="An artifact's path, or the start of its digest.")],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show an artifact's files, figures and origin."""
+    from flows.commands import store as command
+
+    command.show_artifact(reference, store, as_json=as_json)
+
+
+@store_app.command("verify")
+def store_verify(
+    reference: Annotated[str | None, typer.Argument(help="One artifact. [default: all]")] = None,
+    store: StoreOption = None,
+) -> None:
+    """Read every byte of one artifact, or of all, against the manifests; exit status 1 where one is damaged."""
+    from flows.commands import store as command
+
+    command.verify(reference, store)
+
+
+@app.command()
+def up(
+    port: Annotated[int | None, typer.Option(help="The server's port. [default: 4200]")] = None,
+) -> None:
+    """Start the local Prefect server and worker in the background, where they do not run yet."""
+    from flows.commands import stack as command
+
+    command.up(port)
+
+
+@app.command()
+def down() -> None:
+    """Stop the local Prefect worker and server."""
+    from flows.commands import stack as command
+
+    command.down()
+
+
+@app.command()
+def deploy(store: StoreOption = None) -> None:
+    """Register the deployments of prefect.yaml with the Prefect server."""
+    from flows.commands import stack as command
+
+    command.deploy(store)
+
+
+@app.command()
+def status() -> None:
+    """Say what of the local stack runs, and where."""
+    from flows.commands import stack as command
+
+    command.status()
+
+
+def main() -> None:
+    """Run the command line; errors become one message on stderr and exit status 1 (2: wrong usage)."""
+    try:
+        app()
+    except MirageError as problem:
+        _fail(str(problem), problem)
+    except ModuleNotFoundError as problem:
+        _fail(
+            f"the Python module {problem.name} is missing: run `make setup`, or pip install -c constraints.txt "
+            "'mirage-latent[train,scenes,teacher]' into the environment of this command",
+            problem,
+        )
+    except OSError as problem:
+        _fail(f"{type(problem).__name__}: {problem}", problem)
+
+
+def _fail(message: str, problem: BaseException) -> None:
+    from rich.console import Console
+
+    if "--debug" in sys.argv[1:]:
+        raise problem
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("error:", style="bold red", end=" ")
+    console.print(message, style="red", markup=False)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

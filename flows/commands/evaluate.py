@@ -1,0 +1,82 @@
+"""``mirage evaluate``: judge a model on a file of the published layout, or on the newest run's test problems."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from flows.commands.printing import aside, console
+from flows.trained import artifact_of, checkpoint, newest_trained
+from mirage_core import benchmarks
+from mirage_core.errors import DataError
+from mirage_core.store import Store
+from mirage_core.store.records import load_problems
+from mirage_core.types import Problem, ProgressEvent
+from tasks.lines import line_of
+from tasks.places import open_store
+
+
+def evaluate(
+    benchmark: str, data: Path | None, reference: str | None, method: str | None, store: str | None, *, as_json: bool
+) -> None:
+    """Answer, judge, and print accuracy with its interval for every level."""
+    opened = open_store(store)
+    problems, source = problems_of(benchmark, data, opened)
+    chosen = checkpoint(reference, method, opened)
+    aside.print(f"{chosen.name} ({chosen.method}) on {len(problems)} problems of {source}", markup=False)
+
+    from mirage_core.evaluation.run import evaluate as judge
+    from mirage_core.stages.evaluation import latents_of
+
+    with tempfile.TemporaryDirectory(prefix="mirage-evaluate-") as folder:
+        metrics = judge(
+            chosen.folder,
+            problems,
+            settings=chosen.settings,
+            method=chosen.method,
+            latents=latents_of(chosen.method),
+            output=Path(folder) / "output",
+            scratch=Path(folder) / "scratch",
+            progress=say,
+        )
+    metrics = {"benchmark": benchmark, "checkpoint": chosen.name, "data": source, **metrics}
+    if as_json:
+        console.print_json(json.dumps(metrics))
+    else:
+        console.print(table_of(metrics))
+
+
+def problems_of(benchmark: str, data: Path | None, store: Store) -> tuple[list[Problem], str]:
+    """The problems to answer, and where they are from; DataError when there are none."""
+    rules = benchmarks.get(benchmark)
+    if data is not None:
+        return rules.load(data), str(data)
+    record = newest_trained(store)
+    artifact = artifact_of(store, record, "problems")
+    found = [given for given in load_problems(store.fetch(artifact), split="test") if given.benchmark == benchmark]
+    if not found:
+        raise DataError(f"{artifact.path} holds no test problems of {benchmark}: give a file with --data")
+    return found, f"{artifact.path} (test)"
+
+
+def table_of(metrics: dict[str, Any]) -> Table:
+    """The rows of the metrics, a level a row."""
+    table = Table(
+        "level", "accuracy", "95 % interval", "n", "unparsed", "used latents", "rule", box=None, pad_edge=False
+    )
+    for row in metrics["rows"]:
+        low, high = row["interval"]
+        table.add_row(
+            str(row["group"]).removeprefix("level-"), f"{row['accuracy']:.1%}", f"{low:.1%} to {high:.1%}",
+            str(row["n"]), str(row["unparsed"]), f"{row['latent_share']:.0%}", row["rule"],
+        )  # fmt: skip
+    return table
+
+
+def say(event: ProgressEvent) -> None:
+    """Progress goes to stderr, so that --json stays JSON."""
+    aside.print(line_of(event.stage, event), markup=False)

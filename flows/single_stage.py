@@ -1,0 +1,93 @@
+"""The flow ``mirage-stage``: one stage of the road on its own. A thin deployment a stage: mirage-stage/<stage>."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+
+from flows.steps import run_task
+from mirage_core.config import Settings
+from mirage_core.errors import InputError
+from mirage_core.recipes import load
+from mirage_core.stages.registry import get_stage
+from mirage_core.stages.road import road
+from mirage_core.stages.stage import label
+from mirage_core.types import Artifact
+from tasks.pictures import settings_markdown
+from tasks.places import open_store, store_url
+
+StageName = Literal[
+    "problems", "auxiliary-images", "examples", "base", "direct-sft", "grounding", "relaxation", "grpo", "evaluation",
+    "report",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A step of the road that has not been taken: its stage, its parameters and the steps it needs."""
+
+    name: str
+    params: Mapping[str, Any]
+    inputs: Mapping[str, Planned]
+
+
+@flow(name="mirage-stage", flow_run_name="{stage}-{recipe}", persist_result=False, result_serializer="json")
+def single_stage(
+    stage: StageName,
+    recipe: str = "tiny",
+    overrides: list[str] | None = None,
+    method: str | None = None,
+    problems: str | None = None,
+    auxiliary_images: str | None = None,
+    examples: str | None = None,
+    model: str | None = None,
+) -> Artifact:
+    """Run one stage of a recipe, on chosen artifacts or on the recipe's own.
+
+    ``problems``, ``auxiliary_images``, ``examples`` and ``model`` choose input artifacts by their path in the store
+    or the start of their digest. An input that is not chosen comes from the stages before it, which are Cached
+    where they were done. ``method`` says which method an evaluation judges.
+    """
+    settings = load(recipe, overrides or ())
+    create_markdown_artifact(settings_markdown(settings), key="settings", description="The resolved settings")
+    named = {"problems": problems, "auxiliary_images": auxiliary_images, "examples": examples, "model": model}
+    chosen = chosen_inputs(stage, {name: reference for name, reference in named.items() if reference})
+    return take(planned_step(settings, stage, method), settings, chosen)
+
+
+def planned_step(settings: Settings, stage: str, method: str | None) -> Planned:
+    """The step of the road that runs this stage; InputError when the recipe has no such step."""
+    made: dict[str, Planned] = road(settings, lambda name, params, /, **inputs: Planned(name, params, inputs))
+    wanted = label(stage, {"method": method} if method else {})
+    if wanted not in made:
+        raise InputError(f"the recipe {settings.recipe} has no step {wanted!r}, expected one of {', '.join(made)}")
+    return made[wanted]
+
+
+def chosen_inputs(stage: str, references: Mapping[str, str]) -> dict[str, Artifact]:
+    """The artifacts chosen by path or digest; InputError when the stage does not take such an input."""
+    takes = get_stage(stage).inputs or ()
+    for name in references:
+        if name not in takes:
+            raise InputError(f"stage {stage} takes no {name}, it takes {', '.join(takes) or 'what the recipe makes'}")
+    store = open_store()
+    return {name: store.get(reference) for name, reference in references.items()}
+
+
+def take(step: Planned, settings: Settings, chosen: Mapping[str, Artifact]) -> Artifact:
+    """Take a step of the road, and before it the steps whose artifacts were not chosen, each once."""
+    taken: dict[str, Artifact] = {}
+
+    def walk(planned: Planned, given: Mapping[str, Artifact]) -> Artifact:
+        named = label(planned.name, planned.params)
+        if named not in taken:
+            inputs = {name: given.get(name) or walk(before, {}) for name, before in planned.inputs.items()}
+            taken[named], cached = run_task(planned.name, planned.params, settings, store_url(), inputs)
+            get_run_logger().info("%s: %s%s", named, taken[named].path, " (cached)" if cached else "")
+        return taken[named]
+
+    return walk(step, chosen)

@@ -1,0 +1,133 @@
+"""Which trained model is meant: the newest run's furthest, an artifact, or a folder; and how it is to be used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from mirage_core.config import Settings
+from mirage_core.errors import ArtifactMissing, InputError, SettingsError
+from mirage_core.recipes import load, names
+from mirage_core.stages.record import RunRecord, load_record
+from mirage_core.store import Store
+from mirage_core.types import Artifact
+
+# The furthest trained model first: what a run calls the step, and what an evaluation calls the method.
+TRAINED = {"grpo": "grpo", "relaxation": "stage-2", "grounding": "stage-1", "direct-sft": "direct-sft"}
+STEPS = {**{method: step for step, method in TRAINED.items()}, "zero-shot": "base"}
+# The program that trained a model folder last, as its mirage.json says, and the method that uses it.
+METHOD_OF_STAGE = {
+    "base": "zero-shot",
+    "warmup": "zero-shot",
+    "text": "direct-sft",
+    "grounding": "stage-1",
+    "relaxation": "stage-2",
+    "grpo": "grpo",
+}
+FALLBACK_RECIPE = "tiny"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A model folder on this machine, the method that uses it, its settings, and what to call it."""
+
+    name: str
+    folder: Path
+    method: str
+    settings: Settings
+
+
+def checkpoint(reference: str | None, method: str | None, store: Store) -> Checkpoint:
+    """The model meant by a folder, an artifact's path or digest, or None: then the newest run's.
+
+    ``method`` chooses among a run's models, and overrules how a given model is used.
+    """
+    if reference is None:
+        return _of_newest_run(method, store)
+    if Path(reference).is_dir() and (Path(reference) / "config.json").is_file():
+        return _of_folder(Path(reference).resolve(), method)
+    artifact = store.get(reference)
+    if artifact.kind != "model":
+        raise InputError(f"{artifact.path} is a {artifact.kind}, expected a model: `mirage store ls model` lists them")
+    told = store.manifest(artifact).about.get("settings")
+    return _of_folder(store.fetch(artifact), method, name=artifact.path, told=told if isinstance(told, dict) else None)
+
+
+def newest_trained(store: Store, recipe: str | None = None) -> RunRecord:
+    """The newest completed run that trained a model; ArtifactMissing where there is none."""
+    for name in sorted(store.names("runs/"), reverse=True):
+        record = load_record(store, name)
+        trained = any(stage.name in TRAINED and stage.path for stage in record.stages)
+        if record.state == "Completed" and trained and recipe in (None, record.recipe):
+            return record
+    wanted = f" of the recipe {recipe}" if recipe else ""
+    raise ArtifactMissing(f"no completed run{wanted} with a trained model in {store.url}: `mirage run` makes one")
+
+
+def trained_step(record: RunRecord) -> tuple[str, str]:
+    """The step of a run that trained the furthest, and its method's name."""
+    made = {stage.name for stage in record.stages if stage.path}
+    return next((step, method) for step, method in TRAINED.items() if step in made)
+
+
+def artifact_of(store: Store, record: RunRecord, step: str) -> Artifact:
+    """The artifact a run's step made; ArtifactMissing when there is none, or it is gone."""
+    path = next((stage.path for stage in record.stages if stage.name == step and stage.path), None)
+    if path is None:
+        made = ", ".join(stage.name for stage in record.stages if stage.path)
+        raise ArtifactMissing(f"run {record.id} of {record.recipe} made no {step}, it made {made}: choose another")
+    return store.get(path)
+
+
+def settings_of(told: dict[str, object], whose: str) -> Settings:
+    """Settings as they were kept; SettingsError when this version no longer understands them."""
+    try:
+        return Settings.model_validate(told)
+    except ValidationError as problem:
+        where = ".".join(str(part) for part in problem.errors()[0]["loc"])
+        raise SettingsError(
+            f"the settings of {whose} do not fit this version at {where}: run the recipe again"
+        ) from problem
+
+
+def _of_newest_run(method: str | None, store: Store) -> Checkpoint:
+    record = newest_trained(store)
+    step, used = (_step_of(method), method) if method else trained_step(record)
+    artifact = artifact_of(store, record, step)
+    settings = settings_of(record.settings, f"run {record.id}")
+    return Checkpoint(name=artifact.path, folder=store.fetch(artifact), method=used, settings=settings)
+
+
+def _of_folder(
+    folder: Path, method: str | None, *, name: str | None = None, told: dict[str, object] | None = None
+) -> Checkpoint:
+    about = _about(folder)
+    recipe = str(about.get("recipe", FALLBACK_RECIPE))
+    if told is not None:
+        settings = settings_of(told, str(name))
+    else:
+        settings = load(recipe if recipe in names() else FALLBACK_RECIPE)
+    used = method or METHOD_OF_STAGE.get(str(about.get("stage")), "zero-shot")
+    _step_of(used)
+    return Checkpoint(name=name or str(folder), folder=folder, method=used, settings=settings)
+
+
+def _about(folder: Path) -> dict[str, object]:
+    """What mirage.json says; a model this project did not make has none."""
+    path = folder / "mirage.json"
+    if not path.is_file():
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as problem:
+        raise InputError(f"{path} is not JSON ({problem}): take the folder as it was saved") from problem
+    return about if isinstance(about, dict) else {}
+
+
+def _step_of(method: str) -> str:
+    if method not in STEPS:
+        raise InputError(f"got the method {method!r}, expected one of {', '.join(STEPS)}")
+    return STEPS[method]

@@ -1,0 +1,21 @@
+"""Shared by all tests: one thread a process, nothing of the caller's environment, no network but loopback."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# Before torch or Prefect are imported by any test.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+for name in ("MIRAGE_STORE", "MIRAGE_HOME", "PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE"):
+    os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into the checkout's .mirage."""
+    monkeypatch.setenv("MIRAGE_HOME", str(tmp_path_factory.mktemp("home")))

@@ -1,0 +1,119 @@
+"""Which model a command means, and what it asks it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.commands.answer import plan_in, problem_of
+from flows.commands.evaluate import problems_of
+from flows.trained import checkpoint
+from mirage_core.errors import ArtifactMissing, DataError, InputError
+from mirage_core.worlds.maze import maze_from_rows
+from mirage_core.worlds.maze.art import picture_bytes, render
+from tasks.places import open_store
+from tests.flows.fake_road import FakeRoad
+
+
+@pytest.fixture
+def ran(road: FakeRoad) -> FakeRoad:
+    """A store with one completed run."""
+    CliRunner().invoke(app, ["run", "--recipe", "micro", "--direct"])
+    return road
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    """A map in the benchmark's art."""
+    path = tmp_path / "map.png"
+    path.write_bytes(picture_bytes(render(maze_from_rows([[1, 0, 0], [-1, -1, 0], [0, 2, 0]]))))
+    return path
+
+
+def test_without_a_choice_it_is_the_furthest_trained_model_of_the_newest_run(ran: FakeRoad) -> None:
+    chosen = checkpoint(None, None, open_store())
+
+    assert chosen.method == "grpo"
+    assert (chosen.folder / "made.txt").read_text().startswith("grpo")
+    assert chosen.settings.recipe == "micro"
+
+
+def test_a_method_chooses_its_model(ran: FakeRoad) -> None:
+    chosen = checkpoint(None, "stage-1", open_store())
+
+    assert (chosen.folder / "made.txt").read_text().startswith("grounding")
+
+
+def test_an_artifact_that_is_no_model_is_refused(ran: FakeRoad) -> None:
+    problems = open_store().list("problems")[0]
+
+    with pytest.raises(InputError, match="expected a model"):
+        checkpoint(problems.path, None, open_store())
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones(ran: FakeRoad) -> None:
+    with pytest.raises(InputError, match="stage-2"):
+        checkpoint(None, "stage-9", open_store())
+
+
+def test_a_folder_says_itself_how_it_is_used(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "mirage.json").write_text(json.dumps({"recipe": "micro", "stage": "relaxation"}))
+    chosen = checkpoint(str(tmp_path), None, open_store(str(tmp_path / "store")))
+
+    assert (chosen.method, chosen.settings.recipe) == ("stage-2", "micro")
+
+
+def test_without_any_run_the_way_out_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactMissing, match="mirage run"):
+        checkpoint(None, None, open_store(str(tmp_path)))
+
+
+def test_a_row_without_its_picture_is_named_by_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    row = {"text_input": "<image>", "image_input": "gone.png", "map_id": 1, "map_desc": [[1, 2], [0, 0]]}
+    file.write_text(json.dumps(row) + "\n")
+
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 1.*gone\.png"):
+        problems_of("vsp-planning", file, open_store(str(tmp_path / "store")))
+
+
+def test_a_picture_in_the_benchmarks_art_is_a_whole_problem(picture: Path) -> None:
+    planning = problem_of(picture, None, "vsp-planning")
+    reasoning = problem_of(picture, "RIGHT, RIGHT, DOWN, DOWN, LEFT", "vsp-reasoning")
+
+    assert planning.answer == "RRDDL"
+    assert planning.facts["map"]
+    assert reasoning.answer == "A"
+
+
+def test_reasoning_without_a_plan_says_what_to_give(picture: Path) -> None:
+    with pytest.raises(InputError, match="RIGHT, RIGHT, DOWN"):
+        problem_of(picture, "what happens?", "vsp-reasoning")
+
+
+@pytest.mark.parametrize(
+    ("question", "plan"),
+    [
+        ("RIGHT, up", "RU"),
+        ("RDL", "RDL"),
+        ("rdl", "RDL"),
+        ("Look. Full Action Plan: UP, UP\nAnswer.", "UU"),
+        ("hm", ""),
+    ],
+)
+def test_plans_are_read_from_words_and_letters(question: str, plan: str) -> None:
+    assert plan_in(question) == plan
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.xdist_group("prefect")
+def test_a_deployment_that_was_never_registered_is_said_with_the_way_out() -> None:
+    from flows.watch import RunFailed, start_and_watch
+
+    with pytest.raises(RunFailed, match="mirage deploy"):
+        start_and_watch("mirage/full-pipeline", parameters={}, environment={}, say=lambda line, style=None: None)
