@@ -24,7 +24,9 @@ class Section(BaseModel):
 class BenchmarkData(Section):
     """How many problems of one generated benchmark go into each split, and of which levels."""
 
-    train_levels: tuple[Level, ...] = Field((3, 4, 5, 6), description="Map sizes trained on.")
+    train_levels: tuple[Level, ...] = Field(
+        (3, 4, 5, 6), description="Map sizes trained on; one named twice gets two shares."
+    )
     test_levels: tuple[Level, ...] = Field((3, 4, 5, 6), description="Map sizes evaluated on.")
     train: int = Field(1000, ge=0, description="Training problems, spread evenly over the levels.")
     validation: int = Field(100, ge=0, description="Validation problems, spread over train_levels.")

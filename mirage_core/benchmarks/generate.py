@@ -67,14 +67,20 @@ def excluded_forms(files: list[Path]) -> frozenset[str]:
 
 
 def level_counts(data: BenchmarkData, split: Split) -> dict[int, int]:
-    """How many problems of each level a split holds; what does not divide goes to the first levels."""
+    """How many problems of each level a split holds; a level named twice gets two shares.
+
+    What does not divide goes to the first levels.
+    """
     if split == "test":
         return dict.fromkeys(data.test_levels, data.test_per_level)
-    levels = list(dict.fromkeys(data.train_levels))
+    levels = data.train_levels
     count = data.train if split == "train" else data.validation
     if count and not levels:
         raise DataError(f"{count} {split} problems are asked for, but train_levels is empty; name at least one level")
-    return {level: count // len(levels) + (i < count % len(levels)) for i, level in enumerate(levels)}
+    counts = dict.fromkeys(levels, 0)
+    for index, level in enumerate(levels):
+        counts[level] += count // len(levels) + (index < count % len(levels))
+    return counts
 
 
 def _problems_of_split(

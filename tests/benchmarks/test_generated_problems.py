@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mirage_core import benchmarks
-from mirage_core.benchmarks.generate import generate_problems
+from mirage_core.benchmarks.generate import generate_problems, level_counts
 from mirage_core.benchmarks.splits import split_of
 from mirage_core.config import BenchmarkData, ProblemSettings
 from mirage_core.errors import DataError
@@ -49,6 +49,12 @@ def test_every_split_and_level_has_what_was_asked_for(problems):
         assert [counts[name, "validation", f"level-{n}"] for n in (3, 4)] == [6, 6]
         assert [counts[name, "test", f"level-{n}"] for n in (3, 4, 5)] == [30, 30, 30]
     assert len({p.id for p in problems}) == len(problems)
+
+
+def test_a_level_named_twice_gets_two_shares():
+    data = BenchmarkData(train_levels=(3, 4, 4, 5), train=10, validation=4)
+    assert level_counts(data, "train") == {3: 3, 4: 5, 5: 2}
+    assert level_counts(data, "validation") == {3: 1, 4: 2, 5: 1}
 
 
 def test_no_two_splits_of_any_benchmarks_share_a_map_in_any_orientation(problems):
