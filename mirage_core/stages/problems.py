@@ -9,7 +9,7 @@ from typing import Any
 from mirage_core.config import Settings, identity
 from mirage_core.errors import SettingsError
 from mirage_core.stages.stage import Stage, StageContext
-from mirage_core.store.fingerprint import file_sha256
+from mirage_core.store import fingerprint
 from mirage_core.store.records import PROBLEMS_FILE, save_problems
 
 
@@ -20,8 +20,14 @@ def problems_identity(settings: Settings) -> dict[str, Any]:
 
 
 def excluded_sha256(settings: Settings) -> list[str]:
-    """The digests of the excluded files, in no file's order; SettingsError names one that is not there."""
-    return sorted(_excluded_sha256(name) for name in settings.problems.exclude)
+    """A digest of the maps that the excluded files hold, empty without any; SettingsError names a file not there.
+
+    The maps count, not the files: rows of spatial reasoning hold theirs in pictures beside the JSONL.
+    """
+    from mirage_core.benchmarks.generate import excluded_forms
+
+    files = [_excluded_file(name) for name in settings.problems.exclude]
+    return [fingerprint("excluded", 1, sorted(excluded_forms(files)), {})] if files else []
 
 
 def run_problems(context: StageContext) -> dict[str, Any]:
@@ -34,13 +40,13 @@ def run_problems(context: StageContext) -> dict[str, Any]:
     return {"problems": len(made), **dict(sorted(counts.items()))}
 
 
-def _excluded_sha256(name: str) -> str:
+def _excluded_file(name: str) -> Path:
     path = Path(name)
     if not path.is_file():
         raise SettingsError(
             f"problems.exclude names {name!r}, which is no file seen from {Path.cwd()}: expected published JSONL files"
         )
-    return file_sha256(path)
+    return path
 
 
 PROBLEMS = Stage(name="problems", version=1, kind="problems", inputs=(), identity=problems_identity, run=run_problems)
