@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 store_app = typer.Typer(help="Look into the store of artifacts.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
+bench_app = typer.Typer(help="Measure what the parts cost on this machine.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
 
 StoreOption = Annotated[
     str | None,
@@ -138,6 +140,19 @@ def store_verify(
     from flows.commands import store as command
 
     command.verify(reference, store)
+
+
+@bench_app.command("latent")
+def bench_latent(
+    repeats: Annotated[int, typer.Option(help="Measured rounds of each case.")] = 5,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the largest batches.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare training and decoding with latents with plain training and stock generate (about five minutes)."""
+    from flows.commands import bench as command
+
+    command.latent(repeats, threads, quick=quick, as_json=as_json)
 
 
 @app.command()

@@ -25,7 +25,8 @@ class EncodedPrompt:
     """A prompt up to where the model goes on; it may end in latent_start.
 
     ``ids`` [T] int64; ``pixel_values`` [P, C] patches of its images; ``grid_thw`` [N, 3] their grids.
-    ``image_features``: [n_i, D] an image, where they were computed beforehand (the pixels are then left out).
+    ``image_features``: [n_i, F] an image (F: backbone.feature_size), where they were computed beforehand (the pixels
+    are then left out).
     """
 
     ids: Tensor
@@ -40,8 +41,8 @@ class EncodedExample:
 
     ``labels`` [T]: the token's own id where it is to be predicted, else IGNORED (never a latent_pad).
     ``auxiliary_*``: one image a latent span, in order; empty without latents and where no targets
-    are needed (relaxation, GRPO). ``image_features``,
-    ``auxiliary_features``: as in EncodedPrompt.
+    are needed (relaxation, GRPO). ``image_features``: as in EncodedPrompt;
+    ``auxiliary_features``: the same of the auxiliary images, or their first D columns, which is all that is used.
     """
 
     ids: Tensor

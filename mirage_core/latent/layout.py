@@ -47,8 +47,8 @@ class LatentBatch:
     of latents, and block, row by row. ``blocks`` is empty when the batch was not aligned, or has no
     span. ``causal`` is True when padding stands only right of each row's tokens, so that plain causal
     attention is exact. Grids stay on the CPU; ``image_rows`` [N] is the row of each input image.
-    ``image_features``, ``auxiliary_features``: merged features [n_i, D] of each image where they are known
-    already (a frozen vision tower); the pixels are then not looked at.
+    ``image_features``, ``auxiliary_features``: features [n_i, F] of each image (F: backbone.feature_size) where they
+    are known already (a frozen vision tower); the pixels are then not looked at.
     """
 
     input_ids: Tensor

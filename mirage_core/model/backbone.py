@@ -1,6 +1,7 @@
-"""The seam to Qwen2.5-VL: the only part that knows its inside (with its siblings positions.py and vision.py).
+"""The seam to a stock model: what the latent engine needs of it, whatever its type.
 
-Legend: B rows, T columns, D hidden, V vocabulary, P patches, N images.
+What differs from model to model is in backbones/, the only place that knows their inside. Legend: B rows, T columns,
+D hidden, V vocabulary, P patches, N images, F width of image features (D, or more with DeepStack).
 """
 
 from __future__ import annotations
@@ -10,72 +11,74 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from mirage_core.errors import InputError, SettingsError
+from mirage_core.model.backbones import Inside, inside_class
+from mirage_core.model.backbones.inside import Rotary
 from mirage_core.model.cache import Cache, GrowingCache
-from mirage_core.model.positions import multimodal_positions
-from mirage_core.model.vision import VisionPlans, encode_images
+from mirage_core.model.embedded import Embedded
+from mirage_core.model.packing import Packing
+from mirage_core.model.stock_generate import guard_generate
 
-Rotary = tuple[Tensor, Tensor]
-ATTENTION = ("sdpa", "eager")
+__all__ = ["Backbone", "Embedded", "Rotary"]
 
 
 class Backbone(nn.Module):
-    """Stock Qwen2.5-VL as the latent engine needs it.
+    """A stock model as the latent engine needs it; ``config.model_type`` says which of backbones/ knows its inside.
 
     Nothing here relies on state kept inside the model (rope_deltas): positions are always explicit.
-    The vision tower runs without gradient when none of its weights is trained. SettingsError for an
-    attention implementation that cannot take the masks of latent batches, and for sliding windows.
+    The vision tower runs without gradient when none of its weights is trained. SettingsError for an unknown type,
+    an attention implementation that cannot take the masks of latent batches, and for sliding windows.
     """
 
-    def __init__(self, model: Qwen2_5_VLForConditionalGeneration) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        _check_attention(model)
+        self._inside: Inside = inside_class(model.config.model_type)(model)
         self.model = model
-        self._plans = VisionPlans(model.model.visual)
+        guard_generate(model)
 
     @property
     def hidden_size(self) -> int:
         """D."""
-        return int(self.model.config.text_config.hidden_size)
+        return self._inside.hidden_size
+
+    @property
+    def feature_size(self) -> int:
+        """F."""
+        return self.hidden_size * (1 + self._inside.deep_layers)
 
     @property
     def vocab_size(self) -> int:
         """V, rows of the embedding table (it may be padded beyond the tokenizer)."""
-        return int(self.model.config.text_config.vocab_size)
+        return self._inside.vocab_size
 
     @property
     def device(self) -> torch.device:
         """Where the language model's weights are."""
-        return self._text.norm.weight.device
+        return self._norm_weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the language model's weights."""
-        return self._text.norm.weight.dtype
+        return self._norm_weight.dtype
 
     @property
-    def _text(self) -> Any:
-        return self.model.model.language_model
-
-    @property
-    def _vision(self) -> Any:
-        return self.model.model.visual
+    def _norm_weight(self) -> Tensor:
+        weight: Tensor = self._inside.text.norm.weight
+        return weight
 
     def freeze_vision(self) -> None:
         """Train the language model only (the paper)."""
-        self._vision.requires_grad_(False)
+        self._inside.vision.requires_grad_(False)
 
     @property
     def trains_vision(self) -> bool:
         """Whether any weight of the vision tower is trained."""
-        return any(weight.requires_grad for weight in self._vision.parameters())
+        return any(weight.requires_grad for weight in self._inside.vision.parameters())
 
     def image_features(self, pixel_values: Tensor, grid_thw: Tensor, *, checkpointing: bool = False) -> list[Tensor]:
-        """Merged patch features [n_i, D] of each image [N], in raster order. pixel_values [P, C], grid_thw [N, 3].
-
-        InputError when the patches do not fit the grids.
+        """Features [n_i, F] of each image [N], in raster order, as ``embed`` takes them; ``merged`` cuts out the
+        merged patch features. pixel_values [P, C], grid_thw [N, 3]. InputError when the patches do not fit the grids.
         """
         if not len(grid_thw):
             return []
@@ -86,30 +89,46 @@ class Backbone(nn.Module):
         trained = self.trains_vision
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             pixels = pixel_values.to(self.device, self.dtype)
-            plan = self._plans.plan(grids, pixels.device)
-            features = encode_images(self._vision, plan, pixels, checkpointing=checkpointing and trained)
-        unit = self._vision.spatial_merge_unit
-        return list(features.split([size // unit for size in sizes]))
+            features = self._inside.encode_images(pixels, grids, checkpointing=checkpointing and trained)
+        return list(features.split([size // self._inside.merged_patches for size in sizes]))
 
-    def embed(self, input_ids: Tensor, image_features: list[Tensor]) -> Tensor:
-        """Input embeddings [B, T, D], image features in place of the image_pad tokens, row by row.
+    def image_tokens(self, grid_thw: Tensor) -> list[int]:
+        """How many tokens each image [N] fills."""
+        return [int(patches) // self._inside.merged_patches for patches in grid_thw.prod(-1)]
+
+    def merged(self, features: Tensor) -> Tensor:
+        """Of features [n, F] of an image what stands at its tokens [n, D]: the space that latents live in."""
+        return features[..., : self.hidden_size]
+
+    def embed(self, input_ids: Tensor, image_features: list[Tensor]) -> Embedded:
+        """Inputs [B, T, D], image features in place of the image_pad tokens, row by row.
 
         InputError when there are more or fewer features than image_pad tokens.
         """
-        embedded = self.embed_text(input_ids)
-        places = (input_ids.flatten() == self.model.config.image_token_id).nonzero().squeeze(1)
+        tokens = self.embed_text(input_ids)
+        places = (input_ids.flatten() == self._inside.image_token).nonzero().squeeze(1)
         given = sum(len(features) for features in image_features)
         if given != len(places):
             raise InputError(f"{given} image features for {len(places)} image_pad tokens; they must be equal.")
         if not given:
-            return embedded
-        features = torch.cat(image_features).to(embedded.dtype)
-        return embedded.flatten(0, 1).index_copy(0, places, features).view_as(embedded)
+            return Embedded(tokens)
+        features = torch.cat(image_features).to(tokens.dtype)
+        flat = tokens.flatten(0, 1).index_copy(0, places, self.merged(features))
+        return Embedded(flat.view_as(tokens), *self._deep(features, places, tokens.shape))
+
+    def _deep(self, features: Tensor, places: Tensor, shape: torch.Size) -> tuple[Tensor | None, int]:
+        """What images add to the first layers [L, B, T, D], and the column behind the last image."""
+        layers, size = self._inside.deep_layers, self.hidden_size
+        if not layers:
+            return None, 0
+        added = features[:, size:].unflatten(1, (layers, size)).transpose(0, 1)
+        nothing = features.new_zeros(layers, shape[0] * shape[1], size)
+        deep = nothing.index_copy(1, places, added).unflatten(1, shape[:2])
+        return deep, int((places % shape[1]).max()) + 1
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
         """Embeddings [B, T, D] of text tokens."""
-        embedded: Tensor = self._text.embed_tokens(input_ids)
-        return embedded
+        return self._inside.embed_text(input_ids)
 
     def position_ids(self, ids: Tensor, lengths: Tensor, grid_thw: Tensor) -> Tensor:
         """3-D positions [3, n] of rows laid end to end (CPU tensors: ids [n], lengths [B], grid_thw [N, 3]).
@@ -117,12 +136,7 @@ class Backbone(nn.Module):
         InputError for ids the model does not have, and image_pad tokens that do not fit the grids.
         """
         self.check_ids(ids)
-        config = self.model.config
-        merge = config.vision_config.spatial_merge_size
-        positions = multimodal_positions(
-            ids.numpy(), lengths.numpy(), grid_thw.numpy(), config.image_token_id, int(merge)
-        )
-        return torch.from_numpy(positions)
+        return self._inside.positions(ids, lengths, grid_thw)
 
     def check_ids(self, ids: Tensor) -> None:
         """Refuse ids that the embedding table does not have."""
@@ -134,8 +148,7 @@ class Backbone(nn.Module):
 
     def rotary(self, position_ids: Tensor) -> Rotary:
         """Cosines and sines [B, T, head size] of positions [3, B, T]."""
-        cos, sin = self._text.rotary_emb(self._text.norm.weight, position_ids)
-        return cos, sin
+        return self._inside.rotary(position_ids)
 
     def attention_bias(self, allowed: Tensor) -> Tensor:
         """An additive mask from a boolean one (True: may attend); right for sdpa and eager alike.
@@ -147,34 +160,39 @@ class Backbone(nn.Module):
 
     def hidden(
         self,
-        inputs_embeds: Tensor,
+        inputs: Tensor | Embedded,
         rotary: Rotary,
         bias: Tensor | None,
         cache: Cache | None = None,
         *,
         checkpointing: bool = False,
+        packing: Packing | None = None,
     ) -> Tensor:
         """Last hidden states after the final norm [B, T, D]; ``cache`` is extended by the new columns.
 
+        ``inputs`` as ``embed`` gives them, or a plain tensor [B, T, D] of text and latents without an image.
         ``bias`` [B, 1, T, columns so far]; None where plain causal attention is meant: without a cache,
         with an empty one, or for a single column. ``checkpointing`` (with a GrowingCache or none)
-        recomputes each layer in the backward pass; unlike stock checkpointing it keeps the cache.
+        recomputes each layer in the backward pass; unlike stock checkpointing it keeps the cache. With ``packing``
+        inputs, rotary and result are those of the tokens alone [1, n, ...], of columns that bias and cache speak of.
         """
+        given = inputs if isinstance(inputs, Embedded) else Embedded(inputs)
+        inside, hidden = self._inside, given.tokens
         if bias is None and self.model.config._attn_implementation == "eager":
-            bias = self._causal_bias(inputs_embeds.shape[1], inputs_embeds.device)
-        hidden = inputs_embeds
-        for index, layer in enumerate(self._text.layers):
+            bias = self._causal_bias(hidden.shape[1] if packing is None else packing.columns, hidden.device)
+        deep = () if given.deep is None else given.deep
+        for index in range(len(inside.layers)):
             if checkpointing:
-                hidden = _checkpointed(layer, index, hidden, rotary, bias, cache)
+                hidden = _checkpointed(inside, index, hidden, rotary, bias, cache, packing)
             else:
-                hidden = _run(layer, hidden, rotary, bias, cache)
-        normed: Tensor = self._text.norm(hidden)
-        return normed
+                hidden = inside.run_layer(index, hidden, rotary, bias, cache, packing)
+            if index < len(deep):
+                hidden = hidden + deep[index]
+        return inside.norm(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [..., V] of hidden states [..., D]."""
-        scores: Tensor = self.model.lm_head(hidden)
-        return scores
+        return self._inside.logits(hidden)
 
     def _causal_bias(self, columns: int, device: torch.device) -> Tensor | None:
         """Eager attention knows no causality of its own."""
@@ -183,14 +201,14 @@ class Backbone(nn.Module):
         return self.attention_bias(torch.ones(columns, columns, dtype=torch.bool, device=device).tril()[None, None])
 
 
-def _run(layer: nn.Module, hidden: Tensor, rotary: Rotary, bias: Tensor | None, cache: Cache | None) -> Tensor:
-    """One stock decoder layer."""
-    output: Tensor = layer(hidden, attention_mask=bias, position_embeddings=rotary, past_key_values=cache)
-    return output
-
-
 def _checkpointed(
-    layer: nn.Module, index: int, hidden: Tensor, rotary: Rotary, bias: Tensor | None, cache: Cache | None
+    inside: Inside,
+    index: int,
+    hidden: Tensor,
+    rotary: Rotary,
+    bias: Tensor | None,
+    cache: Cache | None,
+    packing: Packing | None,
 ) -> Tensor:
     """One decoder layer that keeps only its input and its keys and values.
 
@@ -198,36 +216,31 @@ def _checkpointed(
     first pass read; a cache that is updated in passing would be updated twice.
     """
     if cache is None:
-        return checkpoint(_run, layer, hidden, rotary, bias, None, use_reentrant=False)  # type: ignore[no-any-return]
+        return checkpoint(  # type: ignore[no-any-return]
+            inside.run_layer, index, hidden, rotary, bias, None, packing, use_reentrant=False
+        )
     if not isinstance(cache, GrowingCache):
         raise SettingsError(f"Checkpointing needs a GrowingCache, got {type(cache).__name__}.")
+    parts = cache.layers.get(index, ())
     output, keys, values = checkpoint(
-        _run_with_parts, layer, index, hidden, rotary, bias, *cache.layers.get(index, ()), use_reentrant=False
+        _run_with_parts, inside, index, hidden, rotary, bias, packing, *parts, use_reentrant=False
     )
-    cache.layers[index] = (*cache.layers.get(index, ()), keys, values)
+    cache.layers[index] = (*parts, keys, values)
     return output  # type: ignore[no-any-return]
 
 
 def _run_with_parts(
-    layer: nn.Module, index: int, hidden: Tensor, rotary: Rotary, bias: Tensor | None, *parts: Tensor
+    inside: Inside,
+    index: int,
+    hidden: Tensor,
+    rotary: Rotary,
+    bias: Tensor | None,
+    packing: Packing | None,
+    *parts: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A decoder layer over cached parts (keys, values, keys, ...): its output, its new keys and values."""
     cache = GrowingCache()
     if parts:
         cache.layers[index] = parts
-    output = _run(layer, hidden, rotary, bias, cache)
+    output = inside.run_layer(index, hidden, rotary, bias, cache, packing)
     return output, *cache.layers[index][-2:]  # type: ignore[return-value]
-
-
-def _check_attention(model: Qwen2_5_VLForConditionalGeneration) -> None:
-    """Refuse what would be silently wrong with the masks of latent batches."""
-    attention = model.config._attn_implementation
-    if attention not in ATTENTION:
-        raise SettingsError(
-            f"model.attention is {attention!r}; the latent engine needs one of {ATTENTION}, since its batches have "
-            "padding between columns. sdpa runs flash kernels itself where no mask is needed."
-        )
-    if any(kind != "full_attention" for kind in model.config.text_config.layer_types):
-        raise SettingsError(
-            "This model uses sliding-window attention (use_sliding_window); the latent engine does not."
-        )

@@ -16,18 +16,20 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
 from mirage_core.config import ArchitectureSettings, ModelSettings
 from mirage_core.errors import SettingsError
 from mirage_core.latent.tokens import TokenIds, add_latent_tokens, token_ids
 from mirage_core.model.backbone import Backbone
+from mirage_core.model.backbones import inside_class
 from mirage_core.model.processing import ImageTextProcessor, build_processor, load_processor, save_processor
 
 FROM_SCRATCH = "from_scratch"
 ABOUT_FILE = "mirage.json"
 LARGEST_SHARD = "4GB"
+_RELEASED_IDS = {"latent_token_id": "latent_pad", "latent_start_id": "latent_start", "latent_end_id": "latent_end"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")  # no pickled weights, no code
 
@@ -115,14 +117,18 @@ def load_model(
     Where the vocabulary is padded, as Qwen's is, the latent tokens take spare rows as they are (so does the released
     code); where it has to grow, the new rows are the mean of the others. Their meaning is learned in stage 1.
 
+    Folders that stock transformers wrote are read, and those that the released code did: flat config.json and names of
+    weights of transformers 4.50, no preprocessor_config.json (the image settings are then the published Qwen2.5-VL's).
+
     Raises SettingsError naming the source when the folder is missing, the hub does not have it or does not answer,
-    or its files are not a Qwen2.5-VL's.
+    its model is of an unknown type, or its files are not complete or contradict each other.
     """
     folder = _folder_of(source, revision)
-    _check_config(folder)
-    processor = load_processor(folder)
-    model = _stock_model(folder, dtype, attention)
-    add_latent_tokens(processor.tokenizer, model)
+    config = _config(folder)
+    stock_class = inside_class(config["model_type"]).stock_class
+    processor = load_processor(folder, _patches(config) if _is_released(config) else None)
+    model = _stock_model(stock_class, folder, dtype, attention)
+    _check_latent_ids(folder, config, add_latent_tokens(processor.tokenizer, model))
     if folder.parent.name == "snapshots":
         model.config._commit_hash = folder.name  # the hub's cache is laid out so; it is lost on loading from a folder
     return LoadedModel(Backbone(model), processor, token_ids(processor.tokenizer), _read_about(folder))
@@ -158,21 +164,36 @@ def _folder_of(source: str | Path, revision: str | None) -> Path:
         ) from fault
 
 
-def _check_config(folder: Path) -> None:
-    """Refuse a folder without a Qwen2.5-VL config.json: stock code would build the largest model of that family."""
+def _config(folder: Path) -> dict[str, Any]:
+    """config.json of a folder; refused where its type is unknown: stock code would build a model of default sizes."""
     file = folder / "config.json"
     if not file.is_file():
         raise SettingsError(f"{folder} has no config.json, so it is no model folder; set model.source to one.")
-    kind = _read_object(file).get("model_type")
-    if kind != "qwen2_5_vl":
-        raise SettingsError(f"{file} is of a model of type {kind!r}, expected 'qwen2_5_vl'; set model.source to one.")
+    config = _read_object(file)
+    try:
+        inside_class(config.get("model_type"))
+    except SettingsError as fault:
+        raise SettingsError(f"{file} cannot be used. {fault}") from fault
+    return config
 
 
-def _stock_model(folder: Path, dtype: str, attention: str) -> Qwen2_5_VLForConditionalGeneration:
+def _is_released(config: Mapping[str, Any]) -> bool:
+    """Whether the released code wrote this config.json: it adds the latent ids."""
+    return any(name in config for name in _RELEASED_IDS)
+
+
+def _patches(config: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of patches as config.json says them, for an image processor."""
+    vision, renamed = config.get("vision_config", {}), {"merge_size": "spatial_merge_size"}
+    names = {name: renamed.get(name, name) for name in ("patch_size", "temporal_patch_size", "merge_size")}
+    return {name: vision[written] for name, written in names.items() if written in vision}
+
+
+def _stock_model(stock_class: type[PreTrainedModel], folder: Path, dtype: str, attention: str) -> PreTrainedModel:
     """The stock model in a folder; remote code is never run, weights are safetensors only."""
     try:
         with _without_bars():
-            model, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+            model, report = stock_class.from_pretrained(
                 folder,
                 dtype=_dtype(dtype),
                 attn_implementation=attention,
@@ -183,8 +204,8 @@ def _stock_model(folder: Path, dtype: str, attention: str) -> Qwen2_5_VLForCondi
     except Exception as fault:
         # Broken JSON, wrong sizes, a damaged or missing shard: transformers raises errors of many kinds.
         raise SettingsError(
-            f"No model could be read from {folder}: {_first_line(fault)} Expected a Qwen2.5-VL folder with config.json "
-            "and *.safetensors; fetch it again, or set model.source to another or to from_scratch."
+            f"No {stock_class.__name__} could be read from {folder}: {_first_line(fault)} Expected config.json and "
+            "*.safetensors; fetch the folder again, or set model.source to another or to from_scratch."
         ) from fault
     _check_complete(folder, report)
     return model  # type: ignore[no-any-return]
@@ -196,9 +217,20 @@ def _check_complete(folder: Path, report: Mapping[str, Any]) -> None:
     wrong = sorted(str(name) for name in report.get("mismatched_keys", ()))
     if missing or wrong:
         raise SettingsError(
-            f"{folder} is not a complete Qwen2.5-VL: {len(missing)} weights are missing {missing[:3]}, "
+            f"{folder} is not a complete model: {len(missing)} weights are missing {missing[:3]}, "
             f"{len(wrong)} have another shape than config.json says {wrong[:3]}; fetch the folder again."
         )
+
+
+def _check_latent_ids(folder: Path, config: Mapping[str, Any], ids: TokenIds) -> None:
+    """The released code writes the latent ids into config.json too; a tokenizer of another model would go unnoticed."""
+    for name, found in _RELEASED_IDS.items():
+        written, read = config.get(name), getattr(ids, found)
+        if written is not None and written != read:
+            raise SettingsError(
+                f"{folder / 'config.json'} says {name} {written}, but its tokenizer has {found} at {read}. "
+                "Put the tokenizer that the model was trained with into the folder."
+            )
 
 
 @contextmanager

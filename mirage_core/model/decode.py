@@ -16,12 +16,11 @@ from torch import Tensor
 
 from mirage_core.errors import InputError
 from mirage_core.latent.encoded import EncodedPrompt
-from mirage_core.latent.layout import LatentBatch, collate_prompts
+from mirage_core.latent.layout import collate_prompts
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.cache import FixedCache
+from mirage_core.model.continuation import Continuation
 from mirage_core.model.modes import Fed, Ints, LatentModes
-from mirage_core.model.rollout import allowed_attention, image_features
 from mirage_core.model.sampling import SamplingRules, draw
 from mirage_core.model.trajectory import Recorder, Trajectory
 
@@ -77,6 +76,20 @@ def sampling_rules(ids: TokenIds, settings: DecodeSettings) -> SamplingRules:
     )
 
 
+def latent_modes(input_ids: Tensor, ids: TokenIds, settings: DecodeSettings) -> LatentModes:
+    """The modes of rows that go on from prompts [P, T], padded on the left.
+
+    InputError where a prompt begins a span and latents are off.
+    """
+    started = (input_ids == ids.latent_start).sum(1).cpu().numpy().repeat(settings.samples)
+    in_span = (input_ids[:, -1] == ids.latent_start).cpu().numpy().repeat(settings.samples)
+    if in_span.any() and settings.latents == "off":
+        raise InputError("A prompt ends in latent_start, but latents are off.")
+    free_end = settings.end == "free"
+    span = settings.max_latents if free_end else settings.num_latents
+    return LatentModes(in_span, started, span=span, free_end=free_end, start=ids.latent_start, end=ids.latent_end)
+
+
 def decode(
     backbone: Backbone,
     prompts: Sequence[EncodedPrompt],
@@ -93,7 +106,8 @@ def decode(
     nor do sampled ones with ``uniform`` [prompts * samples, max_new_tokens], numbers in [0, 1) that decide the draws
     of a row one after the other. InputError for settings that cannot be met, unknown ids, latents in a prompt.
     """
-    _check(settings, len(prompts), uniform)
+    check_settings(settings)
+    _check_uniform(uniform, len(prompts) * settings.samples, settings.max_new_tokens)
     ids.check(backbone.vocab_size)
     if not prompts:
         return []
@@ -107,7 +121,7 @@ def decode(
 
 
 class _Decoding:
-    """A decoding under way: the cache, and for every row its mode, position, count and last hidden state."""
+    """A decoding under way: what it goes on from, and for every row its mode and its count."""
 
     def __init__(
         self,
@@ -121,26 +135,15 @@ class _Decoding:
         self._rules = sampling_rules(ids, settings)
         self._stops = (ids.end_of_turn, ids.pad)
         batch = collate_prompts(prompts, ids, backbone.position_ids).to(backbone.device)
-        started = (batch.input_ids == ids.latent_start).sum(1).cpu().numpy().repeat(settings.samples)
-        in_span = (batch.input_ids[:, -1] == ids.latent_start).cpu().numpy().repeat(settings.samples)
-        if in_span.any() and settings.latents == "off":
-            raise InputError("A prompt ends in latent_start, but latents are off.")
-        free_end = settings.end == "free"
-        span = settings.max_latents if free_end else settings.num_latents
-        self._steps = settings.max_new_tokens + (settings.max_spans + 1) * span  # a prompt may have begun one
-        self._modes = LatentModes(
-            in_span,
-            started,
-            span=span,
-            free_end=free_end,
-            start=ids.latent_start,
-            end=ids.latent_end,
-        )
-        self._rows = np.arange(len(started))
+        self._modes = latent_modes(batch.input_ids, ids, settings)
+        # a prompt may have begun a span of its own
+        steps = settings.max_new_tokens + (settings.max_spans + 1) * self._modes.span
+        self._rows = np.arange(len(prompts) * settings.samples)
         self._counts = np.zeros_like(self._rows)
         self._drawn = np.zeros_like(self._rows)
-        self._recorder = Recorder(len(started))
-        self._prefill(batch)
+        self._recorder = Recorder(len(self._rows))
+        self._alive = np.ones(len(self._rows), dtype=bool)
+        self._going_on = Continuation(backbone, batch, samples=settings.samples, steps=steps)
 
     def going(self) -> bool:
         """Whether any row is still going."""
@@ -164,11 +167,11 @@ class _Decoding:
             return
         if self._alive.mean() < _COMPACT_BELOW:
             fed = self._compact(fed)
-        self._forward(fed)
+        self._going_on.feed(fed)
 
     def _report(self, fed: Fed, logits: Tensor | None, log_probs: Tensor | None, observe: Observer | None) -> None:
         """Record the rows still going, and show them to the observer."""
-        rows, hidden = self._rows, self._hidden[:, 0]
+        rows, hidden = self._rows, self._going_on.hidden[:, 0]
         if not self._alive.all():  # rows that are done but still carried
             going = np.flatnonzero(self._alive)
             index = torch.from_numpy(going).to(hidden.device)
@@ -179,39 +182,12 @@ class _Decoding:
         if observe is not None:
             observe(Step(rows, hidden, logits, fed))
 
-    def _prefill(self, batch: LatentBatch) -> None:
-        """Encode every prompt once, then repeat cache, last hidden state and positions for the samples."""
-        backbone, samples = self._backbone, self._settings.samples
-        embedded = backbone.embed(batch.input_ids, image_features(backbone, batch))
-        bias = None if batch.causal else backbone.attention_bias(allowed_attention(batch.attention_mask))
-        self._cache = FixedCache()
-        hidden = backbone.hidden(embedded, backbone.rotary(batch.position_ids), bias, self._cache)
-        self._cache.advance(embedded.shape[1])
-        self._hidden = hidden[:, -1:].repeat_interleave(samples, dim=0)
-        if samples > 1:
-            self._cache.repeat(samples)
-        self._positions = (batch.position_ids.amax((0, 2)) + 1).repeat_interleave(samples)
-        self._rotary = self._rotary_table(int(self._positions.max()) + self._steps)
-        self._bias = None if batch.causal else self._key_bias(batch.attention_mask.repeat_interleave(samples, dim=0))
-        self._alive = np.ones(len(self._rows), dtype=bool)
-
-    def _rotary_table(self, length: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [length, head size] of text positions, whose three parts are equal."""
-        positions = torch.arange(length, device=self._backbone.device).expand(3, 1, length)
-        cos, sin = self._backbone.rotary(positions)
-        return cos[0], sin[0]
-
-    def _key_bias(self, mask: Tensor) -> Tensor:
-        """What new tokens may see [B, 1, 1, columns]: the prompt without its padding, and all that follows."""
-        allowed = torch.nn.functional.pad(mask, (0, self._steps), value=True)
-        return self._backbone.attention_bias(allowed)[:, None, None]
-
     def _draw(self, generator: torch.Generator | None) -> tuple[Tensor | None, Ints, Tensor | None]:
         """Raw logits, ids drawn and their log-probabilities; nothing is computed when no row needs it."""
         if not self._modes.draws().any():
             return None, np.zeros(len(self._rows), dtype=np.int64), None
         device = self._backbone.device
-        logits = self._backbone.logits(self._hidden[:, 0])
+        logits = self._backbone.logits(self._going_on.hidden[:, 0])
         may_end = torch.from_numpy(self._modes.may_end()).to(device)
         scores = self._rules.scores(logits, may_end, torch.from_numpy(self._modes.spans_started).to(device))
         decided = None if self._uniform is None else self._chances(self._uniform)
@@ -227,30 +203,14 @@ class _Decoding:
     def _compact(self, fed: Fed) -> Fed:
         """Drop the rows that are done from everything carried on."""
         kept = np.flatnonzero(self._alive)
-        rows = torch.from_numpy(kept).to(self._backbone.device)
         self._rows, self._counts, self._alive = self._rows[kept], self._counts[kept], self._alive[kept]
         self._drawn = self._drawn[kept]
         self._modes.keep(kept)
-        self._cache.select(rows)
-        self._hidden, self._positions = self._hidden[rows], self._positions[rows]
-        self._bias = None if self._bias is None else self._bias[rows]
+        self._going_on.keep(kept)
         return fed.of(kept)
 
-    def _forward(self, fed: Fed) -> None:
-        """Feed every row its token, or its own hidden state."""
-        device = self._backbone.device
-        embedded = self._backbone.embed_text(torch.from_numpy(fed.tokens).to(device)[:, None])
-        if fed.latent.any():
-            latent = torch.from_numpy(fed.latent).to(device)
-            embedded = torch.where(latent[:, None, None], self._hidden, embedded)
-        rotary = (self._rotary[0][self._positions][:, None], self._rotary[1][self._positions][:, None])
-        bias = None if self._bias is None else self._bias[..., : self._cache.length + 1]
-        self._hidden = self._backbone.hidden(embedded, rotary, bias, self._cache)
-        self._cache.advance(1)
-        self._positions = self._positions + 1
 
-
-def _check(settings: DecodeSettings, prompts: int, uniform: Tensor | None) -> None:
+def check_settings(settings: DecodeSettings) -> None:
     """Refuse settings that mean nothing."""
     for name in ("max_new_tokens", "num_latents", "max_latents", "samples"):
         if getattr(settings, name) < 1:
@@ -259,8 +219,11 @@ def _check(settings: DecodeSettings, prompts: int, uniform: Tensor | None) -> No
         raise InputError(f"temperature and max_spans must not be negative, top_p within 0 and 1: {settings}.")
     if settings.samples > 1 and settings.temperature == 0:
         raise InputError(f"{settings.samples} samples at temperature 0 are all alike; set a temperature above 0.")
-    expected = (prompts * settings.samples, settings.max_new_tokens)
-    if uniform is not None and uniform.shape != expected:
+
+
+def _check_uniform(uniform: Tensor | None, rows: int, draws: int) -> None:
+    """Refuse numbers that are too few or too many."""
+    if uniform is not None and uniform.shape != (rows, draws):
         raise InputError(
-            f"uniform has the shape {tuple(uniform.shape)}; expected prompts * samples, tokens: {expected}."
+            f"uniform has the shape {tuple(uniform.shape)}; expected prompts * samples, tokens: {(rows, draws)}."
         )

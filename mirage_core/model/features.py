@@ -1,4 +1,7 @@
-"""Image features computed once and kept, as long as the vision tower is frozen. Legend: n merged patches, D hidden."""
+"""Image features computed once and kept, as long as the vision tower is frozen.
+
+Legend: n merged patches, F width of image features.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def with_features(backbone: Backbone, prompts: Sequence[EncodedPrompt]) -> list[
 
 
 def _features(backbone: Backbone, prompts: Sequence[EncodedPrompt]) -> list[Tensor]:
-    """Features [n, D] of the images of all prompts, in order."""
+    """Features [n, F] of the images of all prompts, in order."""
     present = [prompt for prompt in prompts if len(prompt.grid_thw)]
     if not present:
         return []

@@ -32,14 +32,14 @@ class LatentModes:
 
     def __init__(self, in_span: Flags, spans_started: Ints, *, span: int, free_end: bool, start: int, end: int) -> None:
         self.spans_started = spans_started
-        self._span, self._free_end, self._start, self._end = span, free_end, start, end
+        self.span, self._free_end, self._start, self._end = span, free_end, start, end
         self._countdown: Ints = np.where(in_span, span + 1, 0)
 
     def may_end(self) -> Flags:
         """Rows inside a span that the model may end now: its end is free, and one latent was fed."""
         if not self._free_end:
             return np.zeros(len(self._countdown), dtype=bool)
-        return (self._countdown >= 1) & (self._countdown <= self._span)
+        return (self._countdown >= 1) & (self._countdown <= self.span)
 
     def draws(self) -> Flags:
         """Rows whose next token matters: text, and spans that may end."""
@@ -54,7 +54,7 @@ class LatentModes:
         tokens = np.where(forced, self._end, drawn)
         starts = (countdown == 0) & (drawn == self._start)
         self.spans_started = self.spans_started + starts
-        self._countdown = np.where(starts, self._span + 1, np.where(latent, countdown - 1, 0))
+        self._countdown = np.where(starts, self.span + 1, np.where(latent, countdown - 1, 0))
         return Fed(latent, tokens, forced)
 
     def keep(self, rows: Ints) -> None:

@@ -1,6 +1,6 @@
 """Forward passes with latents: given as targets, rolled out with gradient, or replayed.
 
-Legend: B rows, T columns, S spans, K latents of the longest span, D hidden.
+Legend: B rows, T columns, S spans, K latents of the longest span, D hidden, F width of image features.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from torch import Tensor
 
 from mirage_core.errors import InputError
 from mirage_core.latent.compress import Compression, compress_all
-from mirage_core.latent.layout import LatentBatch, SpanBlock
-from mirage_core.model.backbone import Backbone, Rotary
-from mirage_core.model.cache import GrowingCache
+from mirage_core.latent.layout import LatentBatch
+from mirage_core.model.backbone import Backbone, Embedded
+from mirage_core.model.passes import one_pass, roll_out
 
 
 @dataclass(frozen=True, slots=True)
 class Grounded:
     """Stage 1: hidden [B, T, D], predicted [S, K, D] (hidden one token earlier), targets [S, K, D] (detached),
-    and ``image_features`` of the input images (one [n_i, D] an image)."""
+    and ``image_features`` of the input images (one [n_i, D] an image, merged)."""
 
     hidden: Tensor
     predicted: Tensor
@@ -42,7 +42,7 @@ class Relaxed:
 
 def text_forward(backbone: Backbone, batch: LatentBatch) -> Tensor:
     """Hidden states [B, T, D] of an ordinary pass; latent pads, if any, are embedded as ordinary tokens."""
-    return _one_pass(backbone, batch, _embedded(backbone, batch))
+    return one_pass(backbone, _embedded(backbone, batch), batch)
 
 
 def grounding_forward(
@@ -54,12 +54,12 @@ def grounding_forward(
     """
     images = image_features(backbone, batch)
     embedded = backbone.embed(batch.input_ids, images)
-    targets = _targets(backbone, batch, compression).to(embedded.dtype)
+    targets = _targets(backbone, batch, compression).to(embedded.tokens.dtype)
     columns = _span_columns(batch)
     embedded = _fed(embedded, batch, columns, targets)
-    hidden = _one_pass(backbone, batch, embedded, checkpointing=checkpointing)
+    hidden = one_pass(backbone, embedded, batch, checkpointing=checkpointing)
     predicted = hidden[batch.span_rows[:, None], columns - 1]
-    return Grounded(hidden, predicted, targets, images)
+    return Grounded(hidden, predicted, targets, [backbone.merged(image) for image in images])
 
 
 def relaxed_forward(backbone: Backbone, batch: LatentBatch, checkpointing: bool = False) -> Relaxed:
@@ -70,10 +70,8 @@ def relaxed_forward(backbone: Backbone, batch: LatentBatch, checkpointing: bool 
     """
     if len(batch.span_rows) and not batch.aligned:
         raise InputError("Rolling latents out needs spans in shared columns: collate with align=True.")
-    passes = _Passes(backbone, batch, checkpointing)
-    latents = [_roll_block(passes, block) for block in batch.blocks]
-    passes.text(batch.input_ids.shape[1])
-    return Relaxed(torch.cat(passes.hidden, dim=1), _by_span(batch, latents, backbone.hidden_size))
+    hidden = roll_out(backbone, _embedded(backbone, batch), batch, checkpointing=checkpointing)
+    return Relaxed(hidden, _fed_latents(batch, hidden))
 
 
 def replayed_forward(backbone: Backbone, batch: LatentBatch, latents: Sequence[Tensor]) -> Tensor:
@@ -86,105 +84,29 @@ def replayed_forward(backbone: Backbone, batch: LatentBatch, latents: Sequence[T
         raise InputError(f"Recorded latents of lengths {lengths} for spans of {batch.span_lengths.tolist()}.")
     embedded = _embedded(backbone, batch)
     if lengths:
-        flat = torch.cat(list(latents)).to(embedded.device, embedded.dtype).detach()
+        flat = torch.cat(list(latents)).to(embedded.tokens).detach()
         rows = batch.span_rows.repeat_interleave(batch.span_lengths)
-        offsets = torch.cat([torch.arange(length) for length in lengths]).to(embedded.device)
+        offsets = torch.cat([torch.arange(length) for length in lengths]).to(rows.device)
         columns = batch.span_starts.repeat_interleave(batch.span_lengths) + offsets
-        embedded = embedded.index_put((rows, columns), flat)
-    return _one_pass(backbone, batch, embedded)
+        embedded = embedded.fed(rows, columns, flat)
+    return one_pass(backbone, embedded, batch)
 
 
-def allowed_attention(attention_mask: Tensor) -> Tensor:
-    """Which column may attend to which [B, 1, T, T]: earlier tokens of its row, and itself (so no row is empty)."""
-    columns = attention_mask.shape[1]
-    causal = torch.ones(columns, columns, dtype=torch.bool, device=attention_mask.device).tril()
-    itself = torch.eye(columns, dtype=torch.bool, device=attention_mask.device)
-    return ((causal & attention_mask[:, None, :]) | itself)[:, None]
+def _fed_latents(batch: LatentBatch, hidden: Tensor) -> Tensor:
+    """Latents [S, K, D] of a rollout: each is the hidden state one column earlier."""
+    if not batch.blocks:
+        return hidden.new_empty(0, 0, hidden.shape[-1])
+    widest = torch.arange(max(block.width for block in batch.blocks), device=hidden.device)
+    columns = (batch.span_starts[:, None] - 1 + widest).clamp(max=hidden.shape[1] - 1)
+    return hidden[batch.span_rows[:, None], columns]
 
 
-class _Passes:
-    """Cached passes over the columns of a batch from left to right, each with its slice of mask and rotation."""
-
-    def __init__(self, backbone: Backbone, batch: LatentBatch, checkpointing: bool) -> None:
-        self._backbone, self._checkpointing = backbone, checkpointing
-        self._embedded = _embedded(backbone, batch)
-        self._rotary = backbone.rotary(batch.position_ids)
-        self._causal = batch.causal
-        only_pass = not batch.blocks and batch.causal
-        self._bias = None if only_pass else backbone.attention_bias(allowed_attention(batch.attention_mask))
-        self._cache = GrowingCache() if batch.blocks else None
-        self._column = 0
-        self._pending: Tensor | None = None
-        self.hidden: list[Tensor] = []
-
-    def text(self, until: int) -> None:
-        """Columns up to ``until``, a pending latent first."""
-        begin = self._column + (self._pending is not None)
-        embedded = self._embedded[:, begin:until]
-        if self._pending is not None:
-            embedded = torch.cat([self._pending, embedded], dim=1)
-            self._pending = None
-        if embedded.shape[1]:
-            self._run(embedded)
-
-    def last(self) -> Tensor:
-        """The hidden state of the last column [B, 1, D]."""
-        return self.hidden[-1][:, -1:]
-
-    def latent(self, latent: Tensor) -> None:
-        """One latent as the next column."""
-        self._run(latent)
-
-    def hold(self, latent: Tensor) -> None:
-        """A latent that goes with the next text."""
-        self._pending = latent
-
-    def _run(self, embedded: Tensor) -> None:
-        begin, end = self._column, self._column + embedded.shape[1]
-        rotary: Rotary = (self._rotary[0][:, begin:end], self._rotary[1][:, begin:end])
-        hidden = self._backbone.hidden(
-            embedded, rotary, self._slice(begin, end), self._cache, checkpointing=self._checkpointing
-        )
-        self.hidden.append(hidden)
-        self._column = end
-
-    def _slice(self, begin: int, end: int) -> Tensor | None:
-        plain = self._causal and (begin == 0 or end - begin == 1)
-        return None if plain or self._bias is None else self._bias[:, :, begin:end, :end]
-
-
-def _roll_block(passes: _Passes, block: SpanBlock) -> Tensor:
-    """The text before a block, then its latents [B, K, D]."""
-    passes.text(block.start)
-    latents = [passes.last()]
-    for _ in range(block.width - 1):
-        passes.latent(latents[-1])
-        latents.append(passes.last())
-    passes.hold(latents[-1])
-    return torch.cat(latents, dim=1)
-
-
-def _by_span(batch: LatentBatch, blocks: list[Tensor], hidden_size: int) -> Tensor:
-    """Latents of all blocks as [S, K, D], in the order of batch.span_rows."""
-    if not blocks:
-        return torch.empty(0, 0, hidden_size, device=batch.input_ids.device)
-    widest = max(block.shape[1] for block in blocks)
-    padded = [torch.nn.functional.pad(block, (0, 0, 0, widest - block.shape[1])) for block in blocks]
-    return torch.stack(padded, dim=1)[batch.span_rows, batch.span_blocks]
-
-
-def _one_pass(backbone: Backbone, batch: LatentBatch, embedded: Tensor, *, checkpointing: bool = False) -> Tensor:
-    """All columns at once; without padding on the left, plain causal attention is exact and faster."""
-    bias = None if batch.causal else backbone.attention_bias(allowed_attention(batch.attention_mask))
-    return backbone.hidden(embedded, backbone.rotary(batch.position_ids), bias, checkpointing=checkpointing)
-
-
-def _embedded(backbone: Backbone, batch: LatentBatch) -> Tensor:
+def _embedded(backbone: Backbone, batch: LatentBatch) -> Embedded:
     return backbone.embed(batch.input_ids, image_features(backbone, batch))
 
 
 def image_features(backbone: Backbone, batch: LatentBatch) -> list[Tensor]:
-    """Features [n_i, D] of the input images: computed beforehand, or from their pixels."""
+    """Features [n_i, F] of the input images: computed beforehand, or from their pixels."""
     return list(batch.image_features) or backbone.image_features(batch.pixel_values, batch.grid_thw)
 
 
@@ -204,7 +126,7 @@ def _targets(backbone: Backbone, batch: LatentBatch, compression: Compression) -
         features = list(batch.auxiliary_features) or backbone.image_features(
             batch.auxiliary_pixel_values, batch.auxiliary_grid_thw
         )
-        return compress_all(features, lengths.pop(), compression)
+        return compress_all([backbone.merged(image) for image in features], lengths.pop(), compression)
 
 
 def _span_columns(batch: LatentBatch) -> Tensor:
@@ -213,8 +135,8 @@ def _span_columns(batch: LatentBatch) -> Tensor:
     return batch.span_starts[:, None] + torch.arange(length, device=batch.span_starts.device)
 
 
-def _fed(embedded: Tensor, batch: LatentBatch, columns: Tensor, latents: Tensor) -> Tensor:
+def _fed(embedded: Embedded, batch: LatentBatch, columns: Tensor, latents: Tensor) -> Embedded:
     """Embeddings with ``latents`` [S, K, D] in their columns [S, K]."""
     if not len(latents):
         return embedded
-    return embedded.index_put((batch.span_rows[:, None], columns), latents)
+    return embedded.fed(batch.span_rows[:, None], columns, latents)

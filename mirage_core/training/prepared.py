@@ -1,7 +1,7 @@
 """Examples made ready once: token ids, labels and, where the vision tower is frozen, the features of their pictures.
 
 Processes share the work through files: each prepares its part, all map every part into memory, so that
-the features exist once on the machine. Legend: D hidden, n merged tokens of an image.
+the features exist once on the machine. Legend: F width of image features, n merged tokens of an image.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def prepare(
         return EncodedOnDemand(encode)
     folder.mkdir(parents=True, exist_ok=True)
     ready = [example for part in _ready(mine, encode, backbone, tell) for example in part]
-    save_file(_packed(mine, ready, backbone.hidden_size), folder / f"part-{rank}.safetensors")
+    save_file(_packed(mine, ready, backbone), folder / f"part-{rank}.safetensors")
     wait_for_all()
     return Prepared([folder / f"part-{part}.safetensors" for part in range(world_size)])
 
@@ -103,7 +103,7 @@ def _featured(encoded: list[EncodedExample], backbone: Backbone) -> list[Encoded
             pixel_values=no_pixels(),
             auxiliary_pixel_values=no_pixels(),
             image_features=image,
-            auxiliary_features=imagined,
+            auxiliary_features=tuple(backbone.merged(features) for features in imagined),
         )
         for example, image, imagined in zip(encoded, images, auxiliary, strict=True)
     ]
@@ -133,9 +133,9 @@ def release_memory() -> None:
 _TABLES = ("ids", "labels", "grid_thw", "auxiliary_grid_thw", "image_features", "auxiliary_features")
 
 
-def _packed(indices: Sequence[int], ready: Sequence[EncodedExample], hidden_size: int) -> dict[str, Tensor]:
+def _packed(indices: Sequence[int], ready: Sequence[EncodedExample], backbone: Backbone) -> dict[str, Tensor]:
     """All examples of a process end to end: six tables, and the number of rows of each example in each of them."""
-    rows = [_rows(example, hidden_size) for example in ready]
+    rows = [_rows(example, backbone) for example in ready]
     tables = {name: torch.cat([row[name] for row in rows]) for name in _TABLES} if rows else {}
     lengths = [[len(row[name]) for name in _TABLES] for row in rows]
     return {
@@ -145,19 +145,19 @@ def _packed(indices: Sequence[int], ready: Sequence[EncodedExample], hidden_size
     }
 
 
-def _rows(example: EncodedExample, hidden_size: int) -> dict[str, Tensor]:
+def _rows(example: EncodedExample, backbone: Backbone) -> dict[str, Tensor]:
     return {
         "ids": example.ids,
         "labels": example.labels,
         "grid_thw": example.grid_thw,
         "auxiliary_grid_thw": example.auxiliary_grid_thw,
-        "image_features": _joined(example.image_features, hidden_size),
-        "auxiliary_features": _joined(example.auxiliary_features, hidden_size),
+        "image_features": _joined(example.image_features, backbone.feature_size),
+        "auxiliary_features": _joined(example.auxiliary_features, backbone.hidden_size),
     }
 
 
-def _joined(features: Sequence[Tensor], hidden_size: int) -> Tensor:
-    return torch.cat(list(features)) if features else torch.empty(0, hidden_size)
+def _joined(features: Sequence[Tensor], width: int) -> Tensor:
+    return torch.cat(list(features)) if features else torch.empty(0, width)
 
 
 class Prepared:

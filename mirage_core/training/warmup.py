@@ -185,6 +185,7 @@ class WarmupObjective:
         embedded = backbone.embed(batch.layout.input_ids, images)
         hidden = backbone.hidden(embedded, backbone.rotary(batch.layout.position_ids), None)
         image_positions = hidden[batch.layout.input_ids == self._model.ids.image_pad]
+        images = [backbone.merged(image) for image in images]
         dense, kind_accuracy = self._heads.loss(torch.cat(images), image_positions, batch)
         tokens, pictures = float((batch.layout.labels != IGNORED).sum()), float(len(images))
         text = contribution(cross_entropy(backbone, hidden, batch.layout.labels), tokens, totals["tokens"])

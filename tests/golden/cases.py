@@ -66,8 +66,8 @@ class Golden:
         self.special: dict[str, int] = config.pop("token_ids")
         self.scalars = json.loads((folder / "scalars.json").read_text())
         self.names: dict[str, str] = json.loads((folder / "name_map_fork_to_5x.json").read_text())
-        self._config = config
-        self._weights = load_file(folder / "model_fork_names.safetensors")
+        self.config = config
+        self.weights = load_file(folder / "model_fork_names.safetensors")
         self._backbones: dict[str, Backbone] = {}
 
     @property
@@ -82,10 +82,10 @@ class Golden:
     def backbone(self, attention: str = "sdpa") -> Backbone:
         """The model on stock transformers."""
         if attention not in self._backbones:
-            config = Qwen2_5_VLConfig(**self._config)
+            config = Qwen2_5_VLConfig(**self.config)
             config._attn_implementation = attention
             model = Qwen2_5_VLForConditionalGeneration(config)
-            model.load_state_dict({self.names[name]: weight for name, weight in self._weights.items()})
+            model.load_state_dict({self.names[name]: weight for name, weight in self.weights.items()})
             self._backbones[attention] = Backbone(model.eval())
             self._backbones[attention].freeze_vision()
         return self._backbones[attention]

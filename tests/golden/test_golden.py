@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,15 @@ from torch import Tensor
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mirage_core.config import GroundingSettings, LatentSettings
+from mirage_core.errors import SettingsError
 from mirage_core.latent.layout import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
+from mirage_core.model.base import load_model, save_model
 from mirage_core.model.decode import DecodeSettings, Step, decode
 from mirage_core.model.rollout import grounding_forward, relaxed_forward, text_forward
 from mirage_core.training.losses import LossParts, cross_entropy, grounding_loss, relaxation_loss
 from tests.golden.cases import Case, Golden
+from tests.golden.released import write_released
 
 LOSS, VALUES, NORM = 1e-5, 5e-5, 1e-4
 
@@ -99,13 +104,19 @@ def would_end(golden: Golden, new_tokens: list[int], logits: Tensor) -> bool:
 @pytest.mark.parametrize("end", ["exact", "free"])
 @pytest.mark.parametrize("name", ["gen_k", "gen_cap8"])
 def test_generation(golden: Golden, case: str, name: str, end: str) -> None:
-    data, ids = golden.case(case), golden.ids
+    data = golden.case(case)
     new_tokens = data.outputs[f"{name}.new_tokens"].tolist()
+    if end == "free" and would_end(golden, new_tokens, data.outputs[f"{name}.logits"]):
+        pytest.skip("the authors' run had latent_end banned here; with a free end the model closes the span itself")
+    check_generation(golden, golden.backbone(), data, name, end)
+
+
+def check_generation(golden: Golden, backbone: Backbone, data: Case, name: str, end: str) -> None:
+    """The authors' text, latents and logits, with what they forced already in the prompt."""
+    ids, new_tokens = golden.ids, data.outputs[f"{name}.new_tokens"].tolist()
     fed = new_tokens.count(ids.latent_pad)
     forced = new_tokens.index(ids.latent_start) + 1
     text = [token for token in new_tokens[forced:] if token != ids.latent_pad]
-    if end == "free" and would_end(golden, new_tokens, data.outputs[f"{name}.logits"]):
-        pytest.skip("the authors' run had latent_end banned here; with a free end the model closes the span itself")
     banned = tuple(token for token in golden.special.values() if token != ids.latent_end)
     settings = DecodeSettings(
         max_new_tokens=len(text),
@@ -116,13 +127,52 @@ def test_generation(golden: Golden, case: str, name: str, end: str) -> None:
     )
     steps: list[Step] = []
     prompt = data.prompt(new_tokens, forced)
-    ((found,),) = decode(golden.backbone(), [prompt], ids, settings, observe=steps.append)
+    ((found,),) = decode(backbone, [prompt], ids, settings, observe=steps.append)
     assert list(found.token_ids) == text
     check(found.latents[0], data.outputs[f"{name}.latent_hidden_states"][:fed])
     for step, expected in zip(steps, data.outputs[f"{name}.logits"][forced:], strict=True):
         if step.logits is not None:
             check(step.logits[0], expected)
     assert sum(step.logits is not None for step in steps) >= len(text) - 1
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_a_checkpoint_saved_by_the_released_code(golden: Golden, case: str, shards: int, tmp_path: Path) -> None:
+    released, ours, data = tmp_path / "released", tmp_path / "ours", golden.case(case)
+    released.mkdir()
+    write_released(released, golden.config, golden.weights, golden.ids, shards)
+    for folder in (released, ours):
+        loaded = load_model(folder)
+        assert loaded.ids == golden.ids
+        relaxed = relaxed_forward(loaded.backbone, laid_out(golden, data))
+        check(relaxed.latents, data.outputs["s2_latents"])
+        for name in ("gen_k", "gen_cap8"):
+            check_generation(golden, loaded.backbone, data, name, "exact")
+        if folder == released:  # and what we make of it
+            save_model(ours, loaded.backbone, loaded.processor, {})
+
+
+def test_a_checkpoint_of_the_released_code_sees_pictures_as_it_was_trained_to(golden: Golden, tmp_path: Path) -> None:
+    write_released(tmp_path, golden.config, golden.weights, golden.ids)
+    processor = load_model(tmp_path).processor
+    assert dict(processor.image_processor.size) == {"shortest_edge": 3136, "longest_edge": 12845056}
+    assert "<|vision_start|>" in processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}]}], tokenize=False
+    )
+
+
+def test_a_tokenizer_that_contradicts_the_released_config_is_refused(golden: Golden, tmp_path: Path) -> None:
+    write_released(tmp_path, {**golden.config, "latent_start_id": 3}, golden.weights, golden.ids)
+    with pytest.raises(SettingsError, match="latent_start_id 3, but its tokenizer has latent_start at"):
+        load_model(tmp_path)
+
+
+def test_a_released_checkpoint_with_tied_embeddings(golden: Golden, tmp_path: Path) -> None:
+    """The 3B model ties them: its folders have no lm_head."""
+    weights = {name: weight for name, weight in golden.weights.items() if name != "lm_head.weight"}
+    write_released(tmp_path, {**golden.config, "tie_word_embeddings": True}, weights, golden.ids, shards=2)
+    model = load_model(tmp_path).backbone.model
+    assert torch.equal(model.lm_head.weight, golden.weights["model.embed_tokens.weight"])
 
 
 def test_pictures(golden: Golden, case: str) -> None:

@@ -1,4 +1,4 @@
-"""A random tiny Qwen2.5-VL and made-up examples, for tests of the latent engine."""
+"""A random tiny model of every known type and made-up examples, for tests of the latent engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import (
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+)
 
 from mirage_core.latent.encoded import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
 from mirage_core.latent.tokens import TokenIds
@@ -26,6 +32,7 @@ IDS = TokenIds(
 )
 TEXT_IDS = 500  # ids below are ordinary text
 HIDDEN = 64
+KINDS = ("qwen2_5_vl", "qwen3_vl")
 Size = tuple[int, int]  # an image in merged patches, height and width
 
 
@@ -64,17 +71,59 @@ def tiny_config(**text: object) -> Qwen2_5_VLConfig:
     )
 
 
-@lru_cache(maxsize=4)
-def tiny_backbone(attention: str = "sdpa") -> Backbone:
-    """The same random weights every time, vision frozen."""
-    config = tiny_config()
-    config._attn_implementation = attention
+def tiny_qwen3_config() -> Qwen3VLConfig:
+    """DeepStack from both vision layers to the first two of three decoder layers; patches of 14 px as above."""
+    return Qwen3VLConfig(
+        text_config={
+            "vocab_size": 512,
+            "hidden_size": HIDDEN,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 24,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 4, 4]},
+            "initializer_range": 0.12,
+            "bos_token_id": None,
+            "eos_token_id": IDS.end_of_turn,
+            "pad_token_id": IDS.pad,
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "patch_size": 14,
+            "out_hidden_size": HIDDEN,
+            "num_position_embeddings": 36,
+            "deepstack_visual_indexes": [0, 1],
+            "initializer_range": 0.1,
+        },
+        image_token_id=IDS.image_pad,
+        video_token_id=IDS.video_pad,
+        vision_start_token_id=IDS.vision_start,
+        vision_end_token_id=IDS.vision_end,
+        tie_word_embeddings=False,
+    )
+
+
+@lru_cache(maxsize=8)
+def tiny_backbone(attention: str = "sdpa", kind: str = "qwen2_5_vl") -> Backbone:
+    """The same random weights every time, vision frozen. ``kind``: its model_type."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = tiny_model(kind, attention)
     backbone = Backbone(model.eval())
     backbone.freeze_vision()
     return backbone
+
+
+def tiny_model(kind: str = "qwen2_5_vl", attention: str = "sdpa") -> PreTrainedModel:
+    """A stock model with random weights."""
+    config = tiny_config() if kind == "qwen2_5_vl" else tiny_qwen3_config()
+    config._attn_implementation = attention
+    stock = Qwen2_5_VLForConditionalGeneration if kind == "qwen2_5_vl" else Qwen3VLForConditionalGeneration
+    return stock(config)
 
 
 class Maker:

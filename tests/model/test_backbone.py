@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+import mirage_core
 from mirage_core.errors import InputError, SettingsError
 from mirage_core.latent.layout import collate
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.rollout import text_forward
-from tests.latent.tiny import IDS, Maker, mixed_examples, tiny_backbone, tiny_config
+from tests.latent.tiny import IDS, KINDS, Maker, mixed_examples, tiny_backbone, tiny_config, tiny_model
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_logits_equal_the_stock_forward_row_by_row(attention: str) -> None:
-    backbone = tiny_backbone(attention)
+def test_logits_equal_the_stock_forward_row_by_row(attention: str, kind: str) -> None:
+    backbone = tiny_backbone(attention, kind)
     examples = mixed_examples()
     for align in (True, False):
         batch = collate(examples, IDS, backbone.position_ids, align=align)
@@ -30,19 +36,25 @@ def test_logits_equal_the_stock_forward_row_by_row(attention: str) -> None:
             torch.testing.assert_close(logits[row][batch.attention_mask[row]], expected, atol=2e-5, rtol=0)
 
 
-def test_image_features_equal_the_stock_vision_tower_for_any_mixture_of_sizes() -> None:
-    backbone, make = tiny_backbone(), Maker(0)
+@pytest.mark.parametrize("kind", KINDS)
+def test_image_features_equal_the_stock_vision_tower_for_any_mixture_of_sizes(kind: str) -> None:
+    backbone, make = tiny_backbone("sdpa", kind), Maker(0)
     sizes = [(2, 3), (5, 4), (2, 3), (1, 1), (3, 7)]
     images = [make.image(size) for size in sizes]
     pixels, grids = (torch.cat(parts) for parts in zip(*images, strict=True))
-    expected = backbone.model.model.get_image_features(pixels, grids).pooler_output
+    stock = backbone.model.model.get_image_features(pixels, grids)
+    deep = getattr(stock, "deepstack_features", [])
+    expected = [torch.cat(parts, dim=-1) for parts in zip(stock.pooler_output, *deep, strict=True)]
     for _ in range(2):  # planned anew, then from the kept plan
         for found, wanted in zip(backbone.image_features(pixels, grids), expected, strict=True):
+            assert found.shape[1] == backbone.feature_size
             torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+            torch.testing.assert_close(backbone.merged(found), wanted[:, : backbone.hidden_size], atol=1e-5, rtol=0)
 
 
-def test_positions_equal_stock_rope_index() -> None:
-    backbone = tiny_backbone()
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_equal_stock_rope_index(kind: str) -> None:
+    backbone = tiny_backbone("sdpa", kind)
     for example in mixed_examples(3):
         types = (example.ids == IDS.image_pad).int()[None]
         grids = example.grid_thw if len(example.grid_thw) else None
@@ -51,9 +63,9 @@ def test_positions_equal_stock_rope_index() -> None:
         assert torch.equal(found, expected[:, 0])
 
 
-def test_a_plan_kept_from_inference_serves_training() -> None:
-    config = tiny_config()
-    backbone = Backbone(Qwen2_5_VLForConditionalGeneration(config))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_plan_kept_from_inference_serves_training(kind: str) -> None:
+    backbone = Backbone(tiny_model(kind))
     pixels, grid = Maker(0).image((2, 2))
     with torch.inference_mode():
         backbone.image_features(pixels, grid)
@@ -61,8 +73,9 @@ def test_a_plan_kept_from_inference_serves_training() -> None:
     assert backbone.model.model.visual.patch_embed.proj.weight.grad is not None
 
 
-def test_checkpointed_vision_has_the_same_gradients() -> None:
-    backbone = Backbone(Qwen2_5_VLForConditionalGeneration(tiny_config()))
+@pytest.mark.parametrize("kind", KINDS)
+def test_checkpointed_vision_has_the_same_gradients(kind: str) -> None:
+    backbone = Backbone(tiny_model(kind))
     pixels, grid = Maker(0).image((3, 2))
     weight = backbone.model.model.visual.blocks[0].attn.qkv.weight
     gradients = []
@@ -73,9 +86,10 @@ def test_checkpointed_vision_has_the_same_gradients() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_a_frozen_vision_tower_runs_without_gradient() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frozen_vision_tower_runs_without_gradient(kind: str) -> None:
     pixels, grid = Maker(0).image((2, 2))
-    assert not tiny_backbone().image_features(pixels, grid)[0].requires_grad
+    assert not tiny_backbone("sdpa", kind).image_features(pixels, grid)[0].requires_grad
 
 
 def test_too_many_or_too_few_image_features_are_refused() -> None:
@@ -91,6 +105,20 @@ def test_an_image_split_over_two_runs_is_refused() -> None:
     ids = torch.tensor([1, IDS.image_pad, 2, IDS.image_pad])
     with pytest.raises(InputError, match="not one run of 2"):
         tiny_backbone().position_ids(ids, torch.tensor([4]), torch.tensor([[1, 2, 4]]))
+
+
+def test_nothing_outside_the_backbones_reaches_into_a_stock_model() -> None:
+    inside = re.compile(r"model\.visual|\.language_model|\.lm_head|embed_tokens|rotary_emb|modeling_qwen")
+    core = Path(mirage_core.__file__ or "").parent
+    files = [file for file in core.rglob("*.py") if file.parent.name != "backbones"]
+    assert len(files) > 50
+    assert not [f"{file.name}: {found.group()}" for file in files if (found := inside.search(file.read_text()))]
+
+
+def test_a_model_of_an_unknown_type_is_refused_with_the_known_ones() -> None:
+    model = SimpleNamespace(config=SimpleNamespace(model_type="llama"))
+    with pytest.raises(SettingsError, match=r"'llama' is not known, .*qwen2_5_vl, qwen3_vl.*docs/add-a-backbone.md"):
+        Backbone(model)
 
 
 def test_attention_that_cannot_take_the_masks_is_refused() -> None:

@@ -13,7 +13,7 @@ from mirage_core.latent.encoded import EncodedPrompt
 from mirage_core.latent.encoding import encode_rollout
 from mirage_core.latent.layout import collate
 from mirage_core.latent.tokens import TokenIds
-from mirage_core.model.backbone import Backbone
+from mirage_core.model.backbone import Backbone, Embedded
 from mirage_core.model.decode import DecodeSettings, Step, Trajectory, decode, sampling_rules
 from mirage_core.model.features import with_features
 from mirage_core.model.rollout import relaxed_forward, replayed_forward
@@ -153,20 +153,21 @@ def test_a_prompt_is_encoded_once_for_all_its_samples(monkeypatch: pytest.Monkey
         seen["patches"] += len(pixel_values)
         return images(self, pixel_values, *rest)
 
-    def count_rows(self: Backbone, embedded: torch.Tensor, *rest: object, **named: object) -> torch.Tensor:
+    def count_tokens(self: Backbone, embedded: torch.Tensor | Embedded, *rest: object, **named: object) -> torch.Tensor:
         if embedded.shape[1] > 1:
-            seen["prefilled"] += len(embedded)
+            seen["prefilled"] += embedded.shape[0] * embedded.shape[1]
         return hidden(self, embedded, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Backbone, "image_features", count_images)
-    monkeypatch.setattr(Backbone, "hidden", count_rows)
+    monkeypatch.setattr(Backbone, "hidden", count_tokens)
     asked = prompts()
+    tokens = sum(len(prompt.ids) for prompt in asked)
     decode(backbone, asked, IDS, SAMPLED, torch.Generator().manual_seed(0))
-    assert seen == {"patches": sum(len(prompt.pixel_values) for prompt in asked), "prefilled": len(asked)}
+    assert seen == {"patches": sum(len(prompt.pixel_values) for prompt in asked), "prefilled": tokens}
     ready = with_features(backbone, asked)
     seen.clear()
     decode(backbone, ready, IDS, SAMPLED, torch.Generator().manual_seed(0))
-    assert seen == {"prefilled": len(asked)}
+    assert seen == {"prefilled": tokens}
 
 
 def test_the_same_generator_gives_the_same_answers() -> None:

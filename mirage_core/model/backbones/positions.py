@@ -1,7 +1,8 @@
-"""Qwen2.5-VL's 3-D positions of many rows at once: text counts on, an image spans (time, row, column).
+"""Qwen's 3-D positions of many rows at once: text counts on, an image spans (time, row, column).
 
-A part of the backbone. Equal to stock ``get_rope_index`` row by row (pinned by a test), about a hundred
-times faster, and independent of padding. Legend: B rows, N images, n tokens of all rows.
+Qwen2.5-VL and Qwen3-VL differ only in videos, which are not used here. Equal to stock ``get_rope_index`` row by row
+(pinned by tests), about a hundred times faster, and independent of padding. Legend: B rows, N images, n tokens of
+all rows.
 """
 
 from __future__ import annotations

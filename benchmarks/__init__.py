@@ -1,0 +1,1 @@
+"""Measurements of the parts, in ratios that hold on any machine."""
