@@ -5,9 +5,9 @@ from __future__ import annotations
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from flows.run_book import RunBook
 from flows.steps import prefect_step
 from mirage_core.recipes import load
+from mirage_core.stages.book import RunBook
 from mirage_core.stages.record import RunRecord
 from mirage_core.stages.road import road
 from mirage_core.types import Artifact

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 from prefect import State
 
-from flows.run_book import RunBook
 from mirage_core.config import Settings
+from mirage_core.stages.book import RunBook
 from mirage_core.stages.stage import label
 from mirage_core.types import Artifact
 from tasks.stages import task_for

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from types import TracebackType
 
 from mirage_core.config import Settings, identity
-from mirage_core.stages.direct import failed_line, stage_line
+from mirage_core.errors import ArtifactError
 from mirage_core.stages.record import RunRecord, RunState, StageLine, first_line, new_record, save_record, scores_of
 from mirage_core.stages.stage import StageResult
 from mirage_core.store import Store
 from mirage_core.types import Artifact
+
+logger = logging.getLogger(__name__)
 
 
 class RunBook:
@@ -43,7 +46,13 @@ class RunBook:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close("Failed" if problem else "Completed", first_line(problem) if problem else None)
+        if problem is None:
+            self._close("Completed", None)
+            return
+        try:
+            self._close("Failed", first_line(problem))
+        except ArtifactError as other:  # the store may be what failed: the first error matters more
+            logger.warning("the record of this run could not be written: %s", other)
 
     def _close(self, state: RunState, error: str | None) -> None:
         self.record = self.record.model_copy(
@@ -56,3 +65,20 @@ class RunBook:
             }
         )
         save_record(self._store, self.record)
+
+
+def stage_line(name: str, result: StageResult) -> StageLine:
+    """The record's line of a stage that gave its artifact."""
+    return StageLine(
+        name=name,
+        state="Cached" if result.cached else "Completed",
+        cached=result.cached,
+        seconds=round(result.seconds, 3),
+        digest=result.artifact.digest,
+        path=result.artifact.path,
+    )
+
+
+def failed_line(name: str, seconds: float, problem: BaseException) -> StageLine:
+    """The record's line of a stage that failed."""
+    return StageLine(name=name, state="Failed", seconds=round(seconds, 3), error=first_line(problem))
