@@ -64,6 +64,10 @@ def prepare(
     """
     mine = used[rank::world_size]
     if not _fits(mine, encode, backbone, len(used), limit_bytes):
+        message = (
+            f"the features of {len(used)} examples exceed {limit_bytes >> 20} MiB: pictures are encoded at every step"
+        )
+        tell(ProgressEvent(stage="prepare", message=message))
         return EncodedOnDemand(encode)
     folder.mkdir(parents=True, exist_ok=True)
     ready = [example for part in _ready(mine, encode, backbone, tell) for example in part]
@@ -123,7 +127,7 @@ def release_memory() -> None:
     """Give freed memory back to the system, where the C library knows how (glibc).
 
     Pixels of a few hundred KB come and go between small tensors that stay; without this the holes they leave
-    are kept, two to three times what is in use (measured on the tiny recipe).
+    are kept for the rest of the training.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -13,6 +13,7 @@ from mirage_core.store.records import load_examples
 from mirage_core.training import prepared
 from mirage_core.training.prepared import Encode, EncodedOnDemand, Prepared, Source, prepare
 from mirage_core.training.supervised import encoding, load_trainable
+from mirage_core.types import ProgressEvent
 from tests.training.small_world import make_job, quiet, small_settings
 
 
@@ -54,7 +55,11 @@ def test_prepared_examples_are_those_encoded_anew(encode: Encode, model: LoadedM
         assert_equal(source.get(index), encode(index), model)
 
 
-def test_features_beyond_the_limit_are_not_kept(encode: Encode, model: LoadedModel, tmp_path: Path) -> None:
-    source = prepare(range(7), encode, model.backbone, tmp_path / "prepared", 0, 1, quiet, limit_bytes=1000)
+def test_features_beyond_the_limit_are_not_kept_and_it_says_so(
+    encode: Encode, model: LoadedModel, tmp_path: Path
+) -> None:
+    said: list[ProgressEvent] = []
+    source = prepare(range(7), encode, model.backbone, tmp_path / "prepared", 0, 1, said.append, limit_bytes=1000)
+    assert "encoded anew at every step" in said[-1].message
     assert isinstance(source, EncodedOnDemand)
     assert len(source.get(0).pixel_values) > 0
