@@ -60,6 +60,6 @@ def test_features_beyond_the_limit_are_not_kept_and_it_says_so(
 ) -> None:
     said: list[ProgressEvent] = []
     source = prepare(range(7), encode, model.backbone, tmp_path / "prepared", 0, 1, said.append, limit_bytes=1000)
-    assert "encoded anew at every step" in said[-1].message
+    assert "encoded at every step" in said[-1].message
     assert isinstance(source, EncodedOnDemand)
     assert len(source.get(0).pixel_values) > 0
