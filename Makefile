@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 2>/dev/null))
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.mirage-ready
-EXTRAS ?= train,dev
+EXTRAS ?= train,scenes,teacher,machines,dev
 RECIPE ?= tiny
 # More settings for `make run`, for example SET="--set grpo.enabled=false"
 SET ?=
@@ -52,7 +52,7 @@ check: $(READY) ## ruff, mypy, import-linter
 
 test: $(READY) ## set up, check, and run the tests
 	@$(MAKE) --no-print-directory check
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not e2e"
 
 format: $(READY) ## put the code in shape
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

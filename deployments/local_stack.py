@@ -54,6 +54,7 @@ def environment(stack: LocalStack, url: str) -> dict[str, str]:
     """The environment of everything that talks to this stack's server."""
     return {
         **os.environ,
+        "MIRAGE_HOME": str(stack.home),
         "PREFECT_HOME": str(stack.home / "prefect"),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

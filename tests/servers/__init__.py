@@ -1,0 +1,1 @@
+"""Real servers that tests start for themselves on loopback: Prefect with a worker, S3."""
