@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.mirage-ready
 EXTRAS ?= train,scenes,teacher,machines,dev
 RECIPE ?= tiny
+# How many kills `make soak` makes.
+N ?= 200
 # More settings for `make run`, for example SET="--set grpo.enabled=false"
 SET ?=
 # Where pip takes torch from, for example TORCH_INDEX=https://download.pytorch.org/whl/cpu (smaller, no CUDA)
@@ -13,10 +15,10 @@ TORCH := $(shell grep -i '^torch==' constraints.txt)
 
 export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test check format clean
+.PHONY: help setup run up down test e2e soak check format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
 
 setup: $(READY) ## make .venv, install everything under the constraints, build DeepSpeed's extension
 
@@ -53,6 +55,13 @@ check: $(READY) ## ruff, mypy, import-linter
 test: $(READY) ## set up, check, and run the tests
 	@$(MAKE) --no-print-directory check
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not e2e"
+
+e2e: $(READY) ## browser, S3, PostgreSQL, crash and short soak tests; installs what they need from Debian
+	@bash tests/install-e2e.sh
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m e2e
+
+soak: $(READY) ## N SIGKILLs on the road (N=200), and other faults by the hundred; prints counts
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --long --kills $(N) --json .mirage/soak.json
 
 format: $(READY) ## put the code in shape
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

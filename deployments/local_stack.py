@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from deployments import api, automations, limits, pools
 from deployments.background import Background, StackError, recall, remember, start, stop, tail
 
 POOL = "mirage"
@@ -58,6 +59,8 @@ def environment(stack: LocalStack, url: str) -> dict[str, str]:
         "PREFECT_HOME": str(stack.home / "prefect"),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # In memory (the default) a restart of the server would forget who holds the GPU, and never free it again.
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_CLI_COLORS": "false",
@@ -87,15 +90,22 @@ def down(stack: LocalStack, say: Say) -> None:
 
 
 def deploy(stack: LocalStack, url: str, *, store: str, say: Say) -> None:
-    """Register every deployment of prefect.yaml with the server at ``url``; ``store`` is the store's root."""
+    """Register every deployment of prefect.yaml with the server at ``url``; ``store`` is the store's root.
+
+    MIRAGE_WORK_POOL and MIRAGE_IMAGE choose another pool than the local one, and the image it runs.
+    """
     _check_checkout(stack)
     known = {**environment(stack, url), "PWD": str(stack.repository), "MIRAGE_STORE": store}
+    known.setdefault("MIRAGE_S3_BLOCK", "")  # prefect.yaml names it
     say(f"deploying prefect.yaml (store: {store})")
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(command, env=known, cwd=stack.repository, capture_output=True, text=True, check=False)
+    with pools.prefect_file(stack.repository, os.environ) as file:
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
+        done = subprocess.run(command, env=known, cwd=stack.repository, capture_output=True, text=True, check=False)
     if done.returncode != 0 or "failed to deploy" in done.stdout.lower():
         said = (done.stdout + done.stderr).strip()[-3000:]
         raise StackError(f"`prefect deploy --all` failed with exit status {done.returncode}; it said:\n{said}")
+    limits.install(url, say)
+    automations.install(url, say)
 
 
 def status(stack: LocalStack) -> dict[str, Any]:
@@ -208,7 +218,8 @@ def _healthy(url: str) -> bool:
 def _pool_ready(url: str) -> bool:
     """True once a worker of the pool has reported to the server."""
     try:
-        answer = httpx.post(f"{url}/work_pools/{POOL}/workers/filter", json={}, timeout=5, trust_env=False)
+        with api.client(url, timeout_s=5) as client:
+            answer = client.post(f"/work_pools/{POOL}/workers/filter", json={})
         return answer.status_code == 200 and any(worker["status"] == "ONLINE" for worker in answer.json())
     except (httpx.HTTPError, ValueError, KeyError):
         return False

@@ -1,21 +1,25 @@
-# Mirage on CPU: the tiny recipe, synthesis and evaluation. Build from the repository's root:
+# Mirage on CPU: server, deploy job, and a worker for the tiny recipe, synthesis and evaluation. From the root:
 #   docker build -f docker/cpu.Dockerfile -t mirage:cpu .
-FROM python:3.11-slim-bookworm
+FROM python:3.11-slim-bookworm AS build
 
-# DeepSpeed compiles one small extension, once, at build time.
-RUN apt-get update && apt-get install --no-install-recommends -y g++ make && rm -rf /var/lib/apt/lists/*
-
+RUN python -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /opt/mirage
 COPY constraints.txt ./
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu "$(grep -i '^torch==' constraints.txt)"
-
+RUN pip install --index-url https://download.pytorch.org/whl/cpu "$(grep -i '^torch==' constraints.txt)"
 COPY . .
-RUN pip install --no-cache-dir -c constraints.txt -e '.[train]' && python -m mirage_core.training.extensions
+# The check at the end takes one DeepSpeed step: nothing needs compiling on CPU.
+RUN pip install -c constraints.txt -e '.[train,teacher,machines]' && python -m mirage_core.training.extensions
 
-# Runs as nobody in particular; what it writes goes to the volume.
-RUN useradd --create-home --uid 10001 mirage && mkdir -p /data && chown mirage /data
-USER mirage
-ENV MIRAGE_HOME=/data MIRAGE_STORE=/data/store PREFECT_HOME=/data/prefect \
-    PREFECT_RESULTS_DEFAULT_SERIALIZER=json PYTHONUNBUFFERED=1
+FROM python:3.11-slim-bookworm
+
+RUN useradd --create-home --uid 10001 mirage && mkdir /data && chown mirage:mirage /data
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /opt/mirage /opt/mirage
+
+USER 10001:10001
+WORKDIR /opt/mirage
+ENV PATH=/opt/venv/bin:$PATH MIRAGE_HOME=/data PREFECT_HOME=/data/prefect HF_HOME=/data/huggingface \
+    PREFECT_RESULTS_DEFAULT_SERIALIZER=json PREFECT_SERVER_ANALYTICS_ENABLED=false PYTHONUNBUFFERED=1
 VOLUME /data
-CMD ["prefect", "--no-prompt", "worker", "start", "--pool", "mirage", "--type", "process"]
+CMD ["prefect", "--no-prompt", "worker", "start", "--pool", "mirage", "--type", "process", "--with-healthcheck"]

@@ -1,55 +1,104 @@
-"""The flow ``mirage-evaluation``: the newest trained model, judged. Deployment: mirage-evaluation/nightly."""
+"""The flow ``mirage-evaluation``: the published model, judged and compared. Deployment: mirage-evaluation/nightly."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from prefect import flow
-from prefect.artifacts import create_markdown_artifact
+from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
+from pydantic import Field
 
-from flows.steps import run_task
-from flows.trained import artifact_of, newest_trained, settings_of, trained_step
-from mirage_core.stages.record import RunRecord, ScoreLine, scores_of
+from flows.pointed import NIGHTLY, Subject, subject
+from flows.steps import lost_said, run_task
+from flows.trend import show_night
+from mirage_core.errors import SignificantDrop
+from mirage_core.evaluation.comparison import problems_digest
+from mirage_core.stages.heal import healed
+from mirage_core.stages.record import scores_of
+from mirage_core.stages.registry import get_stage
+from mirage_core.stages.trend import (
+    ALPHA,
+    Comparison,
+    TrendPoint,
+    compared,
+    drop_message,
+    load_points,
+    now,
+    reference_to,
+    save_point,
+)
+from mirage_core.stages.trend_page import page_of, write_trend
+from mirage_core.store import Store
+from mirage_core.store.records import load_problems
+from mirage_core.training.launch import ending_jobs
 from mirage_core.types import Artifact
-from tasks.pictures import scores_markdown
 from tasks.places import open_store, store_url
-
-TREND = "trend/"
 
 
 @flow(name="mirage-evaluation", persist_result=False, result_serializer="json")
-def mirage_evaluation(recipe: str | None = None) -> dict[str, Any]:
-    """Evaluate the newest trained model (of ``recipe``, or of any) on its test problems; adds a point to the trend.
+def mirage_evaluation(pointer: str = NIGHTLY, alpha: Annotated[float, Field(gt=0, lt=1)] = ALPHA) -> dict[str, Any]:
+    """Evaluate what the pointer names, compare it with the night before, add to the trend; a drop fails the run.
 
-    A night on which neither the model nor the problems nor the evaluation's code have changed gives the Cached
-    evaluation: its point in the trend says so.
+    A night on which nothing has changed is Cached.
+
+    Args:
+        pointer: What names the model in the store. `mirage run --publish-as` and `mirage store point` move it, this
+            flow never does.
+        alpha: A drop is significant when its p-value, corrected for the number of benchmarks, is below this level:
+            then the run ends Failed, after everything has been written.
     """
     store = open_store()
-    record = newest_trained(store, recipe)
-    settings = settings_of(record.settings, f"run {record.id}")
-    step, method = trained_step(record)
-    model, problems = artifact_of(store, record, step), artifact_of(store, record, "problems")
-    inputs = {"model": model, "problems": problems}
-    evaluation, cached = run_task("evaluation", {"method": method}, settings, store_url(), inputs)
+    judged = subject(store, pointer)
+    with ending_jobs():
+        point = healed(lambda: tonight(store, pointer, judged, alpha), lost_said())
 
+    plot = write_trend(store, pointer, save_point(store, point))
+    show_night(point, plot, page_of(store, pointer))
+    if point.comparison.drops:
+        raise SignificantDrop(drop_message(point, page_of(store, pointer)))
+    get_run_logger().info("%s: %s", pointer, point.comparison.said)
+    return point.model_dump(mode="json")
+
+
+def tonight(store: Store, pointer: str, judged: Subject, alpha: float) -> TrendPoint:
+    """Evaluate, and compare with the night before; nothing is written but the stages' artifacts."""
+    problems = judged.problems or run_task("problems", {}, judged.settings, store_url(), {})[0]
+    inputs = {"model": judged.model, "problems": problems}
+    evaluation, cached = run_task("evaluation", {"method": judged.method}, judged.settings, store_url(), inputs)
+    point = point_of(store, pointer, judged, problems, evaluation, night=night_id(), cached=cached)
+    return compared(store, point, load_points(store, pointer), alpha)
+
+
+def point_of(
+    store: Store,
+    pointer: str,
+    judged: Subject,
+    problems: Artifact,
+    evaluation: Artifact,
+    *,
+    night: str,
+    cached: bool,
+) -> TrendPoint:
+    """A night's point, not compared yet."""
     scores = scores_of([evaluation])
-    create_markdown_artifact(scores_markdown(scores), key="nightly-scores", description=f"{method} of {record.recipe}")
-    point = trend_point(record, method, model, evaluation, cached, scores)
-    store.write_json(f"{TREND}{point['time'].replace(':', '')}.json", point)
-    return point
+    stage = get_stage("evaluation")
+    return TrendPoint(
+        night=night,
+        time=now(),
+        pointer=pointer,
+        method=judged.method,
+        model=reference_to(judged.model),
+        problems=reference_to(problems),
+        test_problems=problems_digest(load_problems(store.fetch(problems), split="test")),
+        rules={score.benchmark: score.rule or "" for score in scores},
+        evaluation=reference_to(evaluation),
+        cached=cached,
+        use={"version": stage.version, **stage.identity(judged.settings)},
+        scores=scores,
+        comparison=Comparison(outcome="first night", said="not compared yet"),
+    )
 
 
-def trend_point(
-    record: RunRecord, method: str, model: Artifact, evaluation: Artifact, cached: bool, scores: tuple[ScoreLine, ...]
-) -> dict[str, Any]:
-    """One night's line of the trend."""
-    return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "run": record.id,
-        "recipe": record.recipe,
-        "method": method,
-        "model": {"path": model.path, "digest": model.digest},
-        "evaluation": {"path": evaluation.path, "digest": evaluation.digest, "cached": cached},
-        "scores": [score.model_dump(mode="json") for score in scores],
-    }
+def night_id() -> str:
+    """What a night is known by: its flow run, so that a run that is tried again is the same night."""
+    return str(flow_run.id)

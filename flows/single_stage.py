@@ -9,21 +9,20 @@ from typing import Any, Literal
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from flows.steps import run_task
-from mirage_core.config import Settings
+from flows.steps import lost_said, run_task
+from mirage_core.config import Settings, StageName
 from mirage_core.errors import InputError
 from mirage_core.recipes import load
+from mirage_core.stages.heal import healed
 from mirage_core.stages.registry import get_stage
 from mirage_core.stages.road import road
 from mirage_core.stages.stage import label
+from mirage_core.training.launch import ending_jobs
 from mirage_core.types import Artifact
 from tasks.pictures import settings_markdown
 from tasks.places import open_store, store_url
 
-StageName = Literal[
-    "problems", "auxiliary-images", "examples", "base", "direct-sft", "grounding", "relaxation", "grpo", "evaluation",
-    "report",
-]  # fmt: skip
+Method = Literal["zero-shot", "direct-sft", "capimagine", "stage-1", "stage-2", "grpo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +38,43 @@ class Planned:
 def single_stage(
     stage: StageName,
     recipe: str = "tiny",
-    overrides: list[str] | None = None,
-    method: str | None = None,
-    problems: str | None = None,
-    auxiliary_images: str | None = None,
-    examples: str | None = None,
-    model: str | None = None,
+    overrides: tuple[str, ...] = (),
+    method: Method | None = None,
+    problems: str = "",
+    auxiliary_images: str = "",
+    examples: str = "",
+    model: str = "",
 ) -> Artifact:
     """Run one stage of a recipe, on chosen artifacts or on the recipe's own.
 
-    ``problems``, ``auxiliary_images``, ``examples`` and ``model`` choose input artifacts by their path in the store
-    or the start of their digest. An input that is not chosen comes from the stages before it, which are Cached
-    where they were done. ``method`` says which method an evaluation judges.
+    An input that is left empty comes from the stages before this one, which are Cached where they were done.
+    A chosen one is an artifact's path in the store (`model/c79ed3f314f4bfba129a`) or the start of its digest, as
+    `mirage store ls` and the run's page show them.
+
+    Args:
+        stage: The stage to run. Each deployment has its own chosen already.
+        recipe: The settings to start from: micro (a minute), tiny, qwen2.5-vl-3b, qwen2.5-vl-7b, or the path of a
+            YAML file that the worker can read.
+        overrides: Settings that differ from the recipe's, one an item, such as `seed=7` or
+            `relaxation.steps=200`.
+        method: What an evaluation judges: the base model (zero-shot), the answer alone (direct-sft), the
+            imagination in words (capimagine), the model
+            after grounding (stage-1), relaxation (stage-2) or reinforcement (grpo). No other stage takes it.
+        problems: Problems for auxiliary-images, examples, grpo or evaluation: a path or the start of a digest.
+            Empty: the recipe's own.
+        auxiliary_images: Pictures for examples: a path or the start of a digest. Empty: the recipe's own.
+        examples: Training examples for direct-sft, grounding or relaxation: a path or the start of a digest.
+            Empty: the recipe's own.
+        model: The model that direct-sft, grounding, relaxation or grpo trains further, or that evaluation judges:
+            a path or the start of a digest. Empty: the recipe's own.
     """
-    settings = load(recipe, overrides or ())
+    settings = load(recipe, overrides)
     create_markdown_artifact(settings_markdown(settings), key="settings", description="The resolved settings")
     named = {"problems": problems, "auxiliary_images": auxiliary_images, "examples": examples, "model": model}
     chosen = chosen_inputs(stage, {name: reference for name, reference in named.items() if reference})
-    return take(planned_step(settings, stage, method), settings, chosen)
+    step = planned_step(settings, stage, method)
+    with ending_jobs():
+        return healed(lambda: take(step, settings, chosen), lost_said())
 
 
 def planned_step(settings: Settings, stage: str, method: str | None) -> Planned:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from prefect import State
+from prefect import State, get_run_logger
 
 from mirage_core.config import Settings
 from mirage_core.stages.book import RunBook
@@ -25,11 +25,22 @@ def prefect_step(settings: Settings, store: str, book: RunBook) -> PrefectStep:
     return step
 
 
+def lost_said(book: RunBook | None = None) -> Callable[[str], None]:
+    """Tells in the flow's log, and in the run's book, what was lost and is made again."""
+
+    def say(said: str) -> None:
+        get_run_logger().warning("%s", said)
+        if book is not None:
+            book.lost(said)
+
+    return say
+
+
 def run_task(
     name: str, params: Mapping[str, Any], settings: Settings, store: str, inputs: Mapping[str, Artifact]
 ) -> tuple[Artifact, bool]:
     """Run one stage's task; its artifact, and whether Prefect or the store had it already."""
-    stage = task_for(name, params, settings)
+    stage = task_for(name, params, store)
     ended = stage(
         name=name, params=dict(params), settings=settings, store=store, inputs=dict(inputs), return_state=True
     )

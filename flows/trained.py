@@ -16,13 +16,21 @@ from mirage_core.store import Store
 from mirage_core.types import Artifact
 
 # The furthest trained model first: what a run calls the step, and what an evaluation calls the method.
-TRAINED = {"grpo": "grpo", "relaxation": "stage-2", "grounding": "stage-1", "direct-sft": "direct-sft"}
-STEPS = {**{method: step for step, method in TRAINED.items()}, "zero-shot": "base"}
+TRAINED = {
+    "grpo": "grpo",
+    "relaxation": "stage-2",
+    "grounding": "stage-1",
+    "capimagine": "capimagine",
+    "direct-sft": "direct-sft",
+}
+METHOD_OF_STEP = {**TRAINED, "base": "zero-shot"}
+STEPS = {method: step for step, method in METHOD_OF_STEP.items()}
 # The program that trained a model folder last, as its mirage.json says, and the method that uses it.
 METHOD_OF_STAGE = {
     "base": "zero-shot",
     "warmup": "zero-shot",
     "text": "direct-sft",
+    "capimagine": "capimagine",
     "grounding": "stage-1",
     "relaxation": "stage-2",
     "grpo": "grpo",

@@ -45,8 +45,9 @@ def start_and_watch(
             found = client.read_deployment_by_name(deployment)
         except ObjectNotFound as problem:
             raise RunFailed(f"the server has no deployment {deployment}: register it with `mirage deploy`") from problem
+        env = {**(found.job_variables or {}).get("env", {}), **environment}  # a run's replaces its deployment's
         started = client.create_flow_run_from_deployment(
-            found.id, parameters=dict(parameters), job_variables={"env": dict(environment)}
+            found.id, parameters=dict(parameters), job_variables={"env": env}
         )
         say(f"started {deployment}: {page_of(client, started.id)}", "bold")
         try:

@@ -26,7 +26,12 @@ class DataError(InputError):
 
 
 class ArtifactError(MirageError):
-    """Something is wrong with an artifact in the store."""
+    """Something is wrong with an artifact in the store.
+
+    ``lost`` names the artifacts that a stage needed and could not read: made again, they let it run.
+    """
+
+    lost: tuple[str, ...] = ()
 
 
 class ArtifactMissing(ArtifactError):
@@ -53,5 +58,27 @@ class TrainingProcessDied(TrainingError):
     transient = True
 
 
+class OutOfMemory(TrainingError):
+    """A device has too little memory for what it was given; smaller portions may fit."""
+
+
+class JobCancelled(TrainingError):
+    """The processes of a job were ended because somebody asked for it."""
+
+
+class StageTimeout(MirageError):
+    """A stage took longer than its settings allow."""
+
+
 class TeacherError(MirageError):
-    """The teacher could not write an acceptable chain."""
+    """The teacher could not write an acceptable chain, or its endpoint refuses what it was sent."""
+
+
+class TeacherUnavailable(TeacherError):
+    """The teacher's endpoint gave no answer, or asks for a pause; what was answered so far is kept."""
+
+    transient = True
+
+
+class SignificantDrop(MirageError):
+    """A published model answers significantly fewer problems than the one before; the message holds the figures."""

@@ -43,11 +43,23 @@ class AuxiliaryImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What a data set itself brings beside a problem: the picture to imagine, and the words round it or None."""
+
+    problem_id: str
+    image: bytes
+    style: str
+    text_before: str | None = None
+    text_after: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningChain:
     """The answer a student learns, with text on both sides of the imagined picture.
 
     Paper, section 3.1: o = (text_before, I, text_after). ``teacher`` names who wrote it
-    ("oracle" for the solver's own knowledge), so that no reader mistakes its source.
+    ("oracle" for the solver's own knowledge), so that no reader mistakes its source. ``caption`` says in words
+    what the picture shows, where the imagination is taught as text (CapImagine, arXiv 2602.22766).
     """
 
     problem_id: str
@@ -55,6 +67,28 @@ class ReasoningChain:
     text_before: str
     text_after: str
     teacher: str
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejection:
+    """A teacher's answer that was not accepted, and why.
+
+    ``reason`` is one word to count by ("wrong-answer"), ``faults`` says everything that was wrong, ``answer`` is the
+    text itself. ``left_out``: it was the last attempt, so the problem is not taught.
+    """
+
+    problem_id: str
+    benchmark: str
+    split: Split
+    group: str
+    variant: Variant
+    teacher: str
+    attempt: int
+    reason: str
+    faults: str
+    answer: str
+    left_out: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import httpx
 from prefect import State, Task, get_run_logger, task
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
+from prefect.utilities.timeout import timeout
 
 from mirage_core.config import Settings
-from mirage_core.errors import MirageError
+from mirage_core.errors import MirageError, StageTimeout
 from mirage_core.stages.registry import get_stage
-from mirage_core.stages.stage import label, run_stage
-from mirage_core.types import Artifact
+from mirage_core.stages.retry import DELAYS_S, JITTER
+from mirage_core.stages.shards import run_stage_in_shards
+from mirage_core.stages.stage import Stage, label
+from mirage_core.teacher.keys import keys_from
+from mirage_core.types import Artifact, ProgressEvent
 from tasks.cache import cache_key
+from tasks.gpu import GpuSlot
+from tasks.keys import read_key
 from tasks.places import open_store
 from tasks.progress import StageProgress
+from tasks.results import results_in
+from tasks.shards import mapped
 
-# Lets a limit keep trainings apart (prefect concurrency-limit create training 1). A tag costs its task most of a
-# second, since Prefect asks the server for a slot: stages that do not train go without.
-TRAINING = "training"
-RETRIES = 3
-BACKOFF = exponential_backoff(backoff_factor=5)
-JITTER = 0.5
-# The stage's own time-outs fire first and say more; the task's is the net below them.
+RETRIES = len(DELAYS_S)
+BACKOFF = exponential_backoff(backoff_factor=DELAYS_S[0])
+# The launcher of a stage with processes of its own fires first and says more; the task's time-out is the net below it.
 SPARE_S = 600
 
 
@@ -36,7 +42,9 @@ def may_help(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # 
         state.result(raise_on_failure=True)
     except MirageError as problem:
         return problem.transient
-    except (ConnectionError, InterruptedError):
+    except httpx.HTTPStatusError as problem:
+        return problem.response.status_code >= 500
+    except (ConnectionError, InterruptedError, TimeoutError, httpx.TransportError):
         return True
     except Exception:
         return False
@@ -57,10 +65,26 @@ def stage_task(
 ) -> Artifact | State[Artifact]:
     """Run one stage, or find its artifact in the store: then the task run says Cached."""
     stage = get_stage(name)
-    progress = StageProgress(label(name, params), get_run_logger(), curves=stage.checkpoints)
+    log = get_run_logger()
+    progress = StageProgress(label(name, params), log, curves=stage.checkpoints)
+    slot = GpuSlot(log)
+
+    def told(event: ProgressEvent) -> None:
+        slot.check()
+        progress(event)
+
     done = False
     try:
-        result = run_stage(stage, settings, inputs, open_store(store), progress, params)
+        result = run_stage_in_shards(
+            stage,
+            settings,
+            inputs,
+            open_store(store),
+            told,
+            params,
+            fan_out=mapped(settings.runtime, store, _retries()),
+            guard=guarded(stage, settings, slot),
+        )
         done = True
     finally:
         progress.finish(done=done)
@@ -69,16 +93,47 @@ def stage_task(
     return result.artifact
 
 
-def task_for(name: str, params: Mapping[str, Any], settings: Settings) -> Task[..., Any]:
-    """The task of one stage: its name, tags and time-out."""
+class _TimedOut(TimeoutError):
+    """The stage's own time-out, told from one of the network."""
+
+
+@contextmanager
+def guarded(stage: Stage, settings: Settings, slot: GpuSlot) -> Iterator[None]:
+    """What surrounds a stage's work: the GPU's slot where it runs a model, the teacher's key, the stage's time-out."""
+    seconds = settings.runtime.for_stage(stage.name).timeout_s
+    net = seconds + SPARE_S if stage.gpu else seconds
+    with slot.held() if stage.gpu else nullcontext(), keys_from(read_key):
+        try:
+            with timeout(net, _TimedOut):
+                yield
+        except _TimedOut as problem:
+            raise StageTimeout(
+                f"stage {stage.name} did not finish within {seconds} s and was stopped: raise runtime.timeouts."
+                f"{stage.name}, or runtime.timeout_s for every stage; then run again"
+            ) from problem
+
+
+def task_for(name: str, params: Mapping[str, Any], store: str) -> Task[..., Any]:
+    """The task of one stage: its name, its retries, and where its result is kept: in the store, with its artifact.
+
+    Waiting for the GPU must not count: it has no time-out here.
+    """
     stage = get_stage(name)
     named = label(name, params)
     return stage_task.with_options(
         name=stage.name,
         task_run_name=named,
         description=stage.run.__doc__,
-        tags={TRAINING} if stage.checkpoints else set(),
-        timeout_seconds=settings.runtime.timeout_s + SPARE_S,
-        retries=RETRIES,
-        retry_delay_seconds=BACKOFF,
+        result_storage=results_in(store),
+        **_retries(),
     )
+
+
+def _retries() -> dict[str, Any]:
+    """The task options by which a stage, and each shard of one, is tried again."""
+    return {
+        "retries": RETRIES,
+        "retry_delay_seconds": BACKOFF,
+        "retry_jitter_factor": JITTER,
+        "retry_condition_fn": may_help,
+    }

@@ -13,8 +13,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
-for name in ("MIRAGE_STORE", "MIRAGE_HOME", "PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE"):
+for name in ("MIRAGE_STORE", "MIRAGE_S3_BLOCK", "MIRAGE_HOME", "PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_PROFILE"):
     os.environ.pop(name, None)
+for name in [name for name in os.environ if name.startswith("AWS_")]:  # nobody's real buckets, nor their keys
+    del os.environ[name]
+# Nor what lies in the caller's home; and no test waits for a cloud's metadata service.
+os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, AWS_EC2_METADATA_DISABLED="true")
 
 
 @pytest.fixture(autouse=True)

@@ -22,8 +22,11 @@ _LATENTS = re.compile(r"<latents:(\d+)>")
 
 def answer(image: Path, question: str | None, benchmark: str, reference: str | None, store: str | None) -> None:
     """Ask, and print what was asked, what came, and the verdict where the picture shows a map we can read."""
+    chosen = checkpoint(reference, None, open_store(store)) if benchmark not in benchmarks.NAMES else None
+    if chosen is not None:  # perhaps the own task of the model's recipe
+        benchmarks.use(chosen.settings.problems)
     problem = problem_of(image, question, benchmark)
-    chosen = checkpoint(reference, None, open_store(store))
+    chosen = chosen or checkpoint(reference, None, open_store(store))
 
     from mirage_core.evaluation.answer import Answerer, judge, use_of
     from mirage_core.model.base import load_model
@@ -65,7 +68,11 @@ def problem_of(image: Path, question: str | None, benchmark: str) -> Problem:
     asked = question if question is None or "<image>" in question else f"<image>\n{question}"
     if benchmark == vsp_planning.NAME:
         return planning_problem(data, maze, asked)
-    return reasoning_problem(data, maze, question)
+    if benchmark == vsp_reasoning.NAME:
+        return reasoning_problem(data, maze, question)
+    if asked is None:
+        raise InputError(f"{benchmark} has no question of its own for a picture: give one after the picture")
+    return bare_problem(benchmark, data, asked)
 
 
 def planning_problem(data: bytes, maze: Maze | None, question: str | None) -> Problem:
@@ -77,14 +84,13 @@ def planning_problem(data: bytes, maze: Maze | None, question: str | None) -> Pr
         return vsp_planning.make_problem("answer", "test", maze, data, answer=plan, question=question)
     if question is None:
         raise InputError("the picture shows no map of the benchmark's art: give a question after the picture")
+    return bare_problem(vsp_planning.NAME, data, question)
+
+
+def bare_problem(benchmark: str, data: bytes, question: str) -> Problem:
+    """A question about a picture whose answer nobody knows."""
     return Problem(
-        id="answer",
-        benchmark=vsp_planning.NAME,
-        split="test",
-        group="own",
-        question=question,
-        images=(data,),
-        answer="",
+        id="answer", benchmark=benchmark, split="test", group="own", question=question, images=(data,), answer=""
     )
 
 

@@ -25,8 +25,11 @@ def evaluate(
 ) -> None:
     """Answer, judge, and print accuracy with its interval for every level."""
     opened = open_store(store)
+    chosen = checkpoint(reference, method, opened) if benchmark not in benchmarks.NAMES else None
+    if chosen is not None:  # perhaps the own task of the model's recipe
+        benchmarks.use(chosen.settings.problems)
     problems, source = problems_of(benchmark, data, opened)
-    chosen = checkpoint(reference, method, opened)
+    chosen = chosen or checkpoint(reference, method, opened)
     aside.print(f"{chosen.name} ({chosen.method}) on {len(problems)} problems of {source}", markup=False)
 
     from mirage_core.evaluation.run import evaluate as judge

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
+from flows.commands.point import show_pointer
 from flows.commands.printing import console
 from flows.commands.report import show
+from flows.pointed import check_publishable, publish
+from mirage_core.config import Settings
 from mirage_core.recipes import dump, load
 from mirage_core.stages.direct import run_road
 from mirage_core.stages.record import newest_record
 from mirage_core.stages.road import PlannedStage, plan
+from mirage_core.teacher.keys import keys_from
 from mirage_core.types import ProgressEvent
+from tasks.keys import read_key
 from tasks.lines import line_of
-from tasks.places import home, open_store, store_url
+from tasks.places import home, open_store, store_url, variable
 
 
 def show_plan(recipe: str, sets: list[str], store: str | None) -> None:
@@ -25,29 +34,62 @@ def show_plan(recipe: str, sets: list[str], store: str | None) -> None:
         console.print(plan_line(planned), markup=False)
 
 
-def run_direct(recipe: str, sets: list[str], store: str | None) -> None:
+def run_direct(recipe: str, sets: list[str], store: str | None, publish_as: str | None = None) -> None:
     """Walk the road in this process; Prefect is not imported."""
     settings = load(recipe, sets)
+    check_publishable(settings, publish_as)
     opened = open_store(store)
-    record = run_road(settings, opened, DirectProgress())
+    with keys_of(settings), ended_by_sigterm():
+        record = run_road(settings, opened, DirectProgress())
     show(record, opened)
+    if publish_as:
+        show_pointer(publish_as, publish(opened, publish_as, record))
 
 
-def run_deployment(recipe: str, sets: list[str], store: str | None) -> None:
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does: processes are stopped and the record is written; exit status 143."""
+
+    def leave(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_deployment(recipe: str, sets: list[str], store: str | None, publish_as: str | None = None) -> None:
     """Start mirage/full-pipeline, watch it to its end, then show what it gave."""
     settings = load(recipe, sets)  # a wrong setting is said here, before anything starts
+    check_publishable(settings, publish_as)
     connect_to_prefect()
     from flows.watch import start_and_watch
 
     start_and_watch(
         "mirage/full-pipeline",
-        parameters={"recipe": absolute(recipe), "overrides": sets},
-        environment={"MIRAGE_STORE": store_url(store), "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json"},
+        parameters={"recipe": absolute(recipe), "overrides": sets, "publish_as": publish_as},
+        environment=environment(store),
         say=lambda line, style=None: console.print(line, style=style, markup=False),
     )
     opened = open_store(store)
     show(newest_record(opened), opened)
     console.print(f"the recipe was {settings.recipe}; again: mirage report", markup=False)
+
+
+def environment(store: str | None) -> dict[str, str]:
+    """What the flow's process is told, and the UI shows: where the store is, and which block has its keys."""
+    block = variable("MIRAGE_S3_BLOCK")
+    told = {"MIRAGE_STORE": store_url(store), "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json"}
+    return {**told, **({"MIRAGE_S3_BLOCK": block} if block else {})}
+
+
+def keys_of(settings: Settings) -> AbstractContextManager[None]:
+    """Let the work inside read the teacher's key; one that lies in a block needs the running server."""
+    if settings.teacher.kind == "endpoint" and settings.runtime.teacher.api_key_block is not None:
+        connect_to_prefect()
+    return keys_from(read_key)
 
 
 def connect_to_prefect() -> None:

@@ -35,7 +35,12 @@ _REPORT_EVERY = 100
 
 
 def generate_problems(settings: ProblemSettings, seed: int, progress: Progress) -> list[Problem]:
-    """Every problem of the settings: benchmark by benchmark, split by split, levels taking turns.
+    """Every generated problem of the settings, in one list."""
+    return list(generated_problems(settings, seed, progress))
+
+
+def generated_problems(settings: ProblemSettings, seed: int, progress: Progress) -> Iterator[Problem]:
+    """Every generated problem, one after another: benchmark by benchmark, split by split, levels taking turns.
 
     Maps are distinct (up to rotation and reflection) inside validation and test; train may repeat a map. Raises
     DataError when a level has too few maps left, or an excluded file cannot be read.
@@ -48,13 +53,13 @@ def generate_problems(settings: ProblemSettings, seed: int, progress: Progress) 
         for split in SPLITS
     ]
     total = sum(count for _, split, data in wanted for count in level_counts(data, split).values())
-    problems: list[Problem] = []
+    made = 0
     for name, split, data in wanted:
         for problem in _problems_of_split(name, split, data, settings, seed, excluded):
-            problems.append(problem)
-            if len(problems) % _REPORT_EVERY == 0 or len(problems) == total:
-                progress(ProgressEvent(stage="problems", message=f"{name} {split}", step=len(problems), total=total))
-    return problems
+            yield problem
+            made += 1
+            if made % _REPORT_EVERY == 0 or made == total:
+                progress(ProgressEvent(stage="problems", message=f"{name} {split}", step=made, total=total))
 
 
 def excluded_forms(files: list[Path]) -> frozenset[str]:

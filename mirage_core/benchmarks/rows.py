@@ -57,6 +57,21 @@ def read_rows(file: Path) -> Iterator[Row]:
         yield Row(file, number, _json_object(line, f"{file}, line {number}"))
 
 
+def read_lines(file: Path) -> Iterator[Row | DataError]:
+    """Every row of a JSONL file, or what is wrong with its line; raises DataError when the file cannot be read."""
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                try:
+                    yield Row(file, number, _json_object(line, f"{file}, line {number}"))
+                except DataError as error:
+                    yield error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {file}: {error}; expected a JSONL file in UTF-8") from error
+
+
 def _json_object(line: str, where: str) -> Mapping[str, Any]:
     try:
         values = json.loads(line)
@@ -80,7 +95,11 @@ def read_question(row: Row) -> str:
 
 def read_picture(row: Row, key: str = "image_input") -> tuple[bytes, Image.Image]:
     """The row's picture, as its own bytes and decoded; its path is relative to the file and stays in its folder."""
-    name = row.text(key)
+    return read_picture_file(row, key, row.text(key))
+
+
+def read_picture_file(row: Row, key: str, name: str) -> tuple[bytes, Image.Image]:
+    """A picture that the row's ``key`` names as ``name``, as its own bytes and decoded."""
     path = _inside(row, key, name)
     if not path.is_file():
         raise DataError(f"{row.where}: the picture {name!r} is missing; expected it at {path}")
@@ -91,7 +110,7 @@ def read_picture(row: Row, key: str = "image_input") -> tuple[bytes, Image.Image
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{row.where}: cannot read the picture {name!r}: {error}") from error
-    return data, _decode(data, f"{row.where}: the picture {name!r}")
+    return data, decode_picture(data, f"{row.where}: the picture {name!r}")
 
 
 def _inside(row: Row, key: str, name: str) -> Path:
@@ -106,7 +125,7 @@ def _inside(row: Row, key: str, name: str) -> Path:
     return path
 
 
-def _decode(data: bytes, what: str) -> Image.Image:
+def decode_picture(data: bytes, what: str) -> Image.Image:
     """A PNG or JPEG, fully decoded; too large ones are refused before they are unpacked."""
     try:
         with warnings.catch_warnings():

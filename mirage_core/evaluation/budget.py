@@ -37,12 +37,14 @@ def budgets(sources: Sources) -> list[Budget]:
     """Return the budget of every evaluated method whose training is known."""
     settings = sources.settings
     direct = _steps(sources, "direct-sft", settings.direct_sft)
+    captioned = _steps(sources, "capimagine", settings.capimagine)
     grounding = _steps(sources, "grounding", settings.grounding)
     relaxation = _steps(sources, "relaxation", settings.relaxation)
     updates = settings.grpo.steps
     known = {
         "zero-shot": (0, 0, 0),
         "direct-sft": (direct, 0, 0),
+        "capimagine": (captioned, 0, 0),
         "stage-1": (0, grounding, 0),
         "stage-2": (relaxation, grounding, 0),
         "grpo": (relaxation, grounding, updates),
@@ -52,7 +54,8 @@ def budgets(sources: Sources) -> list[Budget]:
 
 def _budget(sources: Sources, method: str, text: int, grounding: int, updates: int) -> Budget:
     settings = sources.settings
-    text_batch = settings.direct_sft.batch_size if method == "direct-sft" else settings.relaxation.batch_size
+    own = {"direct-sft": settings.direct_sft, "capimagine": settings.capimagine}
+    text_batch = own.get(method, settings.relaxation).batch_size
     return Budget(
         method=method,
         text_steps=text,

@@ -5,19 +5,34 @@ from __future__ import annotations
 METHODS = {
     "zero-shot": "Zero-shot (the base model)",
     "direct-sft": "Direct SFT",
+    "capimagine": "CapImagine (imagination as text)",
     "stage-1": "Mirage, stage 1 alone",
     "stage-2": "Mirage, stage 2",
     "grpo": "Mirage + GRPO",
 }
-BENCHMARKS = {"vsp-planning": "VSP spatial planning", "vsp-reasoning": "VSP spatial reasoning"}
+BENCHMARKS = {
+    "vsp-planning": "VSP spatial planning",
+    "vsp-reasoning": "VSP spatial reasoning",
+    "jigsaw": "Jigsaw (BLINK)",
+    "sat": "SAT, spatial aptitude",
+    "comt": "CoMT",
+    "own": "Your own questions",
+}
 STAGES = {
     "base": "Base model, warmed up from scratch",
     "direct-sft": "Direct SFT",
+    "capimagine": "CapImagine",
     "grounding": "Stage 1, grounding",
     "relaxation": "Stage 2, relaxation",
     "grpo": "GRPO",
 }
-METHOD_STAGE = {"zero-shot": "base", "direct-sft": "direct-sft", "stage-1": "grounding", "stage-2": "relaxation"}
+METHOD_STAGE = {
+    "zero-shot": "base",
+    "direct-sft": "direct-sft",
+    "capimagine": "capimagine",
+    "stage-1": "grounding",
+    "stage-2": "relaxation",
+}
 RULES = {
     "mirage": "Mirage's rule: the boxed moves are walked to the end; right when the FINAL cell is the goal",
     "option-letter": "The letter in the box, else the last “(X)”, else the option whose own text stands in the answer",

@@ -37,12 +37,14 @@ class Theme:
 
 LIGHT = Theme(
     "light", "#ffffff", "#1d2430", "#6a7383", "#e6e9ee",
-    {"zero-shot": "#9aa2ae", "direct-sft": "#4773b8", "stage-1": "#d98f2b", "stage-2": "#0d8a7c", "grpo": "#7a52b8"},
+    {"zero-shot": "#9aa2ae", "direct-sft": "#4773b8", "capimagine": "#c2456b", "stage-1": "#d98f2b",
+     "stage-2": "#0d8a7c", "grpo": "#7a52b8"},
     ("#0d8a7c", "#4773b8", "#d98f2b", "#7a52b8", "#c2456b", "#5c7f2b", "#8c5a3c", "#3d8fb0"),
 )  # fmt: skip
 DARK = Theme(
     "dark", "#171c24", "#e7eaf0", "#98a2b3", "#2a313c",
-    {"zero-shot": "#828b99", "direct-sft": "#739fe3", "stage-1": "#e5ac5a", "stage-2": "#3dbdae", "grpo": "#ac8bea"},
+    {"zero-shot": "#828b99", "direct-sft": "#739fe3", "capimagine": "#e77f9f", "stage-1": "#e5ac5a",
+     "stage-2": "#3dbdae", "grpo": "#ac8bea"},
     ("#3dbdae", "#739fe3", "#e5ac5a", "#ac8bea", "#e77f9f", "#a3c469", "#c79a7c", "#7cc3de"),
 )  # fmt: skip
 
@@ -83,7 +85,7 @@ def scores_png(rows: Sequence[AccuracyRow], theme: Theme = LIGHT, width: float =
     figure = bare_figure(width, 0.5 + 2.75 * len(names), theme)
     for index, benchmark in enumerate(names):
         axes = figure.add_subplot(len(names), 1, index + 1)
-        _style(axes, theme)
+        style_axes(axes, theme)
         _bars(axes, [row for row in rows if row.benchmark == benchmark], theme)
         if len(names) > 1:
             axes.set_title(
@@ -160,7 +162,7 @@ def _place(groups: Sequence[str], group: str) -> float:
 def _figure(width: float, height: float, theme: Theme) -> tuple[Figure, Axes]:
     figure = bare_figure(width, height, theme)
     axes = figure.add_subplot()
-    _style(axes, theme)
+    style_axes(axes, theme)
     return figure, axes
 
 
@@ -168,7 +170,7 @@ def bare_figure(width: float, height: float, theme: Theme) -> Figure:
     return Figure(figsize=(width, height), dpi=DPI, facecolor=theme.paper)
 
 
-def _style(axes: Axes, theme: Theme) -> None:
+def style_axes(axes: Axes, theme: Theme) -> None:
     """Quiet axes: no box, horizontal grid only, small muted numbers."""
     axes.set_facecolor(theme.paper)
     for side in ("top", "right", "left"):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from mirage_core.store.records import (
 )
 from mirage_core.training.job import Job
 from mirage_core.training.launch import run_job
+from mirage_core.training.memory import fitted
 from mirage_core.training.processes import process_device
 from mirage_core.types import Problem, Progress, ProgressEvent
 
@@ -49,8 +50,12 @@ def evaluate(
 
     What an earlier attempt with the same model, problems and settings left in ``scratch`` is used again.
 
+    Where the memory does not do for a whole batch, its problems are answered in portions: ``memory`` in what is
+    returned (not in the file) says so.
+
     Raises:
         DataError: there are no problems, or two of one id.
+        OutOfMemory: not even one problem at once fits.
         TrainingProcessDied: a process ended early; another attempt goes on with the batches that are missing.
     """
     _check(problems)
@@ -61,15 +66,51 @@ def evaluate(
     done = len(batches) - len(missing)
     said = f"{method}: {len(problems)} problems"
     progress(ProgressEvent(stage="evaluation", message=said, step=done, total=len(batches)))
+    told: dict[str, Any] = {}
     if missing:
         job = _job(model, settings, method, latents, output, scratch)
-        run_job(job, progress=progress, on_checkpoint=_no_checkpoint)
-    scored = _merge(scratch, problems, len(batches))
-    output.mkdir(parents=True, exist_ok=True)
-    save_predictions(output / PREDICTIONS_FILE, scored)
-    metrics = metrics_of(scored, method=method, latents=latents)
-    (output / METRICS_FILE).write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return metrics
+        told = fitted(job, lambda fitting: _run_anew(fitting, progress), progress)
+    metrics = _write(_merge(scratch, problems, len(batches)), method=method, latents=latents, output=output)
+    return {**metrics, "memory": told} if told else metrics
+
+
+def _run_anew(job: Job, progress: Progress) -> None:
+    """Run the evaluation's processes; what an attempt before claimed and did not finish is free again."""
+    shutil.rmtree(_claims(job.scratch), ignore_errors=True)
+    _claims(job.scratch).mkdir(parents=True)
+    run_job(job, progress=progress, on_checkpoint=_no_checkpoint)
+
+
+def problems_of_batches(
+    problems: Sequence[Problem],
+    batch_size: int,
+    choose: Callable[[Sequence[tuple[int, ...]]], Sequence[tuple[int, ...]]],
+) -> list[Problem]:
+    """Return the problems of some neighbouring batches, in their order.
+
+    Cutting them into batches again gives these very batches, so their answers are those of the whole.
+    """
+    chosen = {index for batch in choose(fixed_batches(problems, batch_size)) for index in batch}
+    return [problem for index, problem in enumerate(problems) if index in chosen]
+
+
+def merge_folders(
+    folders: Sequence[Path], problems: Sequence[Problem], *, method: str, latents: Latents, output: Path
+) -> dict[str, Any]:
+    """Write what ``evaluate`` of all problems writes, from folders that hold the answers to a part of them each.
+
+    Raises:
+        DataError: a problem has no answer.
+    """
+    found = _by_problem(pair for folder in folders for pair in load_predictions(folder))
+    missing = [problem.id for problem in problems if problem.id not in found]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(problems)} problems have no answer in the parts, the first is {missing[0]}: the "
+            "parts do not belong to these problems; evaluate again"
+        )
+    scored = [pair for problem in problems for pair in found[problem.id]]
+    return _write(scored, method=method, latents=latents, output=output)
 
 
 def evaluate_rank(job: Job, rank: int, world_size: int, emit: Progress) -> None:
@@ -85,9 +126,17 @@ def evaluate_rank(job: Job, rank: int, world_size: int, emit: Progress) -> None:
     for index, indices in enumerate(batches):
         if _batch_file(job.scratch, index).is_file() or not _take(job.scratch, index):
             continue
-        scored = answerer.scored([problems[at] for at in indices])
+        scored = [
+            pair for part in _parts(indices, job.portion) for pair in answerer.scored([problems[at] for at in part])
+        ]
         _save_batch(_batch_file(job.scratch, index), scored, rank)
         emit(_event(job, scored, len(batches)))
+
+
+def _parts(indices: Sequence[int], portion: int | None) -> list[Sequence[int]]:
+    """A batch as it is answered: at once, or in portions where the memory did not do."""
+    size = portion or len(indices)
+    return [indices[first : first + size] for first in range(0, len(indices), size)]
 
 
 def metrics_of(scored: Sequence[Scored], *, method: str, latents: str) -> dict[str, Any]:
@@ -99,6 +148,15 @@ def metrics_of(scored: Sequence[Scored], *, method: str, latents: str) -> dict[s
         "scores": run_scores(rows),
         "rows": [as_json(row) for row in rows],
     }
+
+
+def _write(scored: Sequence[Scored], *, method: str, latents: Latents, output: Path) -> dict[str, Any]:
+    """Write predictions.parquet and metrics.json; returns the metrics."""
+    output.mkdir(parents=True, exist_ok=True)
+    save_predictions(output / PREDICTIONS_FILE, scored)
+    metrics = metrics_of(scored, method=method, latents=latents)
+    (output / METRICS_FILE).write_text(json.dumps(metrics, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    return metrics
 
 
 def _check(problems: Sequence[Problem]) -> None:
@@ -163,16 +221,21 @@ def _job(model: Path, settings: Settings, method: str, latents: str, output: Pat
 
 def _merge(scratch: Path, problems: Sequence[Problem], batches: int) -> list[Scored]:
     """Put the batches' answers together in the problems' order."""
-    found: dict[str, list[Scored]] = {}
-    for index in range(batches):
-        file = _batch_file(scratch, index)
+    files = [_batch_file(scratch, index) for index in range(batches)]
+    for index, file in enumerate(files):
         if not file.is_file():
             raise TrainingProcessDied(
                 f"evaluation ended without batch {index} of {batches}; run it again, finished batches are kept"
             )
-        for pair in load_predictions(file):
-            found.setdefault(pair[0].problem_id, []).append(pair)
+    found = _by_problem(pair for file in files for pair in load_predictions(file))
     return [pair for problem in problems for pair in found[problem.id]]
+
+
+def _by_problem(pairs: Iterable[Scored]) -> dict[str, list[Scored]]:
+    found: dict[str, list[Scored]] = {}
+    for pair in pairs:
+        found.setdefault(pair[0].problem_id, []).append(pair)
+    return found
 
 
 def _save_batch(file: Path, scored: Sequence[Scored], rank: int) -> None:

@@ -1,8 +1,8 @@
 """From problems and training examples to token ids and pixels.
 
-A target is text_before, a latent span where the auxiliary image stands, text_after, end of turn, newline. As in the
-released code everything after "<|im_start|>assistant" is supervised, the newline, latent_start and latent_end too,
-but no latent_pad. Legend: T tokens, P patches, N images.
+A target is text_before, a latent span where the auxiliary image stands (or its caption), text_after, end of turn,
+newline. As in the released code everything after "<|im_start|>assistant" is supervised, the newline, latent_start and
+latent_end too, but no latent_pad. Legend: T tokens, P patches, N images.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mirage_core.errors import DataError, InputError
 from mirage_core.latent.encoded import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
 from mirage_core.latent.pictures import open_picture
 from mirage_core.latent.tokens import TokenIds, token_ids
-from mirage_core.types import LatentSpan, Problem, TrainingExample, Variant
+from mirage_core.types import LatentSpan, Problem, ReasoningChain, TrainingExample, Variant
 
 IMAGE_MARK = "<image>"
 _SPECIAL = re.compile(r"<\|\w+\|>")
@@ -64,9 +64,9 @@ class Encoder:
         if chain.variant != self._variant:
             raise InputError(f"The chain of {chain.problem_id} is {chain.variant!r}, the prompt {self._variant!r}.")
         prompt = self.prompt(example.problem)
-        for text in (chain.text_before, chain.text_after):
+        for text in (chain.text_before, chain.caption, chain.text_after):
             _refuse_special(text, f"the chain of problem {chain.problem_id}")
-        answer = self._answer(chain.text_before, chain.text_after, with_latents)
+        answer = self._answer(chain, with_latents)
         labels = np.where(answer == self._ids.latent_pad, IGNORED, answer)
         ignored = np.full(len(prompt.ids), IGNORED)
         newline = len(self._tokenize("\n"))
@@ -85,14 +85,14 @@ class Encoder:
             auxiliary_grid_thw=grids,
         )
 
-    def _answer(self, before: str, after: str, with_latents: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Ids of the target text."""
+    def _answer(self, chain: ReasoningChain, with_latents: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Ids of the target text; latents and a caption stand at the same place, never both."""
         ids = self._ids
         end = [ids.end_of_turn, *self._tokenize("\n")]
         if not with_latents:
-            return np.array([*self._tokenize(before + after), *end])
+            return np.array([*self._tokenize(chain.text_before + chain.caption + chain.text_after), *end])
         span = [ids.latent_start, *[ids.latent_pad] * self._latent.num_latents, ids.latent_end]
-        return np.array([*self._tokenize(before), *span, *self._tokenize(after), *end])
+        return np.array([*self._tokenize(chain.text_before), *span, *self._tokenize(chain.text_after), *end])
 
     def _chat(self, question: str, problem: Problem) -> str:
         """The rendered chat, with one image_pad for each picture."""

@@ -82,6 +82,12 @@ def add_latent_tokens(tokenizer: Any, model: PreTrainedModel) -> TokenIds:
     return ids
 
 
+def name_latent_tokens(tokenizer: Any) -> TokenIds:
+    """Add the latent tokens to a tokenizer alone, for looking at data without a model; returns the ids."""
+    tokenizer.add_tokens(list(LATENT_TOKENS), special_tokens=True)
+    return token_ids(tokenizer)
+
+
 def _grow(model: PreTrainedModel, present: int, needed: int) -> None:
     """Grow input and output embeddings to ``needed`` rows, new rows at the mean of the old."""
     model.resize_token_embeddings(needed, mean_resizing=False)

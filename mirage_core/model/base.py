@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from mirage_core.config import ArchitectureSettings, ModelSettings
 from mirage_core.errors import SettingsError
-from mirage_core.latent.tokens import TokenIds, add_latent_tokens, token_ids
+from mirage_core.latent.tokens import TokenIds, add_latent_tokens, name_latent_tokens, token_ids
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.backbones import inside_class
 from mirage_core.model.processing import ImageTextProcessor, build_processor, load_processor, save_processor
@@ -32,6 +32,7 @@ LARGEST_SHARD = "4GB"
 _RELEASED_IDS = {"latent_token_id": "latent_pad", "latent_start_id": "latent_start", "latent_end_id": "latent_end"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.jinja")  # no pickled weights, no code
+_PROCESSOR_FILES = ("*.json", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,21 @@ def save_model(folder: Path, backbone: Backbone, processor: ImageTextProcessor, 
     (folder / ABOUT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
-def _folder_of(source: str | Path, revision: str | None) -> Path:
+def load_processor_of(settings: ModelSettings) -> ImageTextProcessor:
+    """The processor of a recipe's base model, with the latent tokens; of a hub id only the small files are fetched.
+
+    Raises SettingsError as ``load_model`` does.
+    """
+    if settings.source == FROM_SCRATCH:
+        return build_processor(settings.architecture.vocab_size)
+    folder = _folder_of(settings.source, settings.revision, _PROCESSOR_FILES)
+    config = _config(folder)
+    processor = load_processor(folder, _patches(config) if _is_released(config) else None)
+    name_latent_tokens(processor.tokenizer)
+    return processor
+
+
+def _folder_of(source: str | Path, revision: str | None, files: tuple[str, ...] = _HUB_FILES) -> Path:
     """The local folder of a source: itself, or a snapshot of a hub id (fetched unless it is cached)."""
     text = str(source)
     folder = Path(source).expanduser()
@@ -155,7 +170,7 @@ def _folder_of(source: str | Path, revision: str | None) -> Path:
             f"model.source is {text}, which is no folder; give a model folder, a hub id or from_scratch."
         )
     try:
-        return Path(huggingface_hub.snapshot_download(text, revision=revision, allow_patterns=list(_HUB_FILES)))
+        return Path(huggingface_hub.snapshot_download(text, revision=revision, allow_patterns=list(files)))
     except Exception as fault:
         # The hub's client raises errors of many kinds (its own, of HTTP, of the network, of the disk).
         raise SettingsError(

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from mirage_core.config import Settings
 from mirage_core.errors import SettingsError
 from mirage_core.recipes.keys import check_keys, explain, nearest
+from mirage_core.recipes.task_file import beside, with_task
 
 FOLDER = Path(__file__).parent
 SUFFIXES = (".yaml", ".yml")
@@ -26,7 +27,8 @@ def names() -> list[str]:
 def load(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Settings:
     """Read a recipe by its name, or a YAML file, and apply overrides (``"a.b=c"`` with c in YAML, or dotted keys).
 
-    A YAML file may say ``extends: tiny`` (a recipe, or a file beside it) and then holds only what differs.
+    A YAML file may say ``extends: tiny`` (a recipe, or a file beside it) and then holds only what differs. The file
+    of ``problems.task`` is looked for beside the recipe that names it, and its digest becomes part of the settings.
     Raises SettingsError naming the full dotted path, what was got and what was expected.
     """
     path = _find(str(name_or_path), Path.cwd())
@@ -35,7 +37,7 @@ def load(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str, Any] 
         data = merge(data, _nested(dotted, value))
     check_keys(data, Settings)
     try:
-        return Settings.model_validate(data)
+        return with_task(Settings.model_validate(data))
     except ValidationError as problem:
         lines = "\n".join(explain(error, Settings) for error in problem.errors())
         raise SettingsError(f"the settings of recipe {data.get('recipe')} are not valid:\n{lines}") from problem
@@ -75,7 +77,7 @@ def _resolved(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
     if path in before:
         chain = " -> ".join(found.name for found in (*before, path))
         raise SettingsError(f"recipes extend one another in a circle: {chain}; take one 'extends' out")
-    data = _read(path)
+    data = beside(_read(path), path.parent)
     parent = data.pop("extends", None)
     if parent is None:
         return data

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -22,7 +23,7 @@ def check_keys(data: Mapping[Any, Any], model: type[BaseModel], at: str = "") ->
         section = section_of(model, key)
         if section is not None and isinstance(value, Mapping):
             check_keys(value, section, f"{dotted}.")
-        elif section is None and isinstance(value, Mapping):
+        elif section is None and isinstance(value, Mapping) and not is_mapping(model, key):
             described = _about(model, key)
             raise SettingsError(
                 f"{dotted}: got {_brief(dict(value))}, expected a plain value"
@@ -32,7 +33,7 @@ def check_keys(data: Mapping[Any, Any], model: type[BaseModel], at: str = "") ->
 
 def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
     """One line about one of pydantic's errors."""
-    path = [str(part) for part in error["loc"]]
+    path = [str(part) for part in error["loc"] if part != "[key]"]  # pydantic's word for a mapping's wrong name
     dotted = ".".join(path) or "the recipe"
     message = error["msg"][:1].lower() + error["msg"][1:]
     if error["type"] == "missing":
@@ -54,6 +55,11 @@ def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
             return candidate
     return None
+
+
+def is_mapping(model: type[BaseModel], key: str) -> bool:
+    """Whether a key's plain value is a mapping (``runtime.timeouts``), whose names pydantic checks."""
+    return get_origin(model.model_fields[key].annotation) is dict
 
 
 def dotted_names(model: type[BaseModel], at: str = "") -> Iterator[str]:
@@ -101,5 +107,6 @@ def _about(model: type[BaseModel], key: str) -> str:
 
 
 def _brief(value: Any) -> str:
-    text = repr(value)
+    # Credentials and queries of a URL are nobody's business.
+    text = re.sub(r"(//[^\s'\"?]*\?)[^\s'\"]+", r"\1...", re.sub(r"//[^/@\s'\"]+@", "//...@", repr(value)))
     return text if len(text) <= 80 else f"{text[:77]}..."

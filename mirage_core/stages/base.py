@@ -80,4 +80,13 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
-BASE = Stage(name="base", version=1, kind="model", inputs=(), identity=base_identity, run=run_base, checkpoints=True)
+BASE = Stage(
+    name="base",
+    version=1,
+    kind="model",
+    inputs=(),
+    identity=base_identity,
+    run=run_base,
+    checkpoints=True,
+    gpu=True,
+)

@@ -9,7 +9,18 @@ from types import TracebackType
 
 from mirage_core.config import Settings, identity
 from mirage_core.errors import ArtifactError
-from mirage_core.stages.record import RunRecord, RunState, StageLine, first_line, new_record, save_record, scores_of
+from mirage_core.stages.record import (
+    Attempt,
+    RunRecord,
+    RunState,
+    StageLine,
+    earlier_attempts,
+    first_line,
+    new_record,
+    save_record,
+    scores_of,
+)
+from mirage_core.stages.retry import retried
 from mirage_core.stages.stage import StageResult
 from mirage_core.store import Store
 from mirage_core.types import Artifact
@@ -18,14 +29,18 @@ logger = logging.getLogger(__name__)
 
 
 class RunBook:
-    """Writes ``runs/<id>.json`` when the run ends, however it ends; use it as a context."""
+    """Writes ``runs/<id>.json`` when the run starts, after each stage, and when it ends, however it ends.
 
-    def __init__(self, settings: Settings, store: Store) -> None:
-        self.record: RunRecord = new_record(settings.recipe, identity(settings))
+    Use it as a context. ``flow_run`` is the orchestrator's name of the run, the same in every attempt at it: the
+    attempts before this one are then told in the record, and one that was killed is marked Crashed.
+    """
+
+    def __init__(self, settings: Settings, store: Store, flow_run: str | None = None) -> None:
+        self.record: RunRecord = new_record(settings.recipe, identity(settings), flow_run)
         self._store = store
         self._started = time.monotonic()
-        self._lines: list[StageLine] = []
-        self._artifacts: list[Artifact] = []
+        self._lines: dict[str, StageLine] = {}
+        self._artifacts: dict[str, Artifact] = {}
 
     def stage(self, name: str, work: Callable[[], tuple[Artifact, bool]]) -> Artifact:
         """Do one stage's ``work`` (its artifact, and whether it was cached) and note how it went."""
@@ -33,38 +48,71 @@ class RunBook:
         try:
             artifact, cached = work()
         except BaseException as problem:
-            self._lines.append(failed_line(name, time.monotonic() - begun, problem))
+            self._note(failed_line(name, time.monotonic() - begun, problem))
             raise
-        result = StageResult(artifact=artifact, cached=cached, seconds=time.monotonic() - begun)
-        self._lines.append(stage_line(name, result))
-        self._artifacts.append(artifact)
+        self._note(stage_line(name, StageResult(artifact=artifact, cached=cached, seconds=time.monotonic() - begun)))
+        self._artifacts[name] = artifact
+        self._keep("Running")
         return artifact
 
+    def lost(self, said: str) -> None:
+        """Note what was found damaged or missing, and is made again."""
+        self.record = self.record.model_copy(update={"faults": (*self.record.faults, said)})
+
     def __enter__(self) -> RunBook:
+        self._open()
+        self._keep("Running")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         if problem is None:
-            self._close("Completed", None)
-            return
-        try:
-            self._close("Failed", first_line(problem))
-        except ArtifactError as other:  # the store may be what failed: the first error matters more
-            logger.warning("the record of this run could not be written: %s", other)
+            self._update("Completed", None)
+            retried(lambda: save_record(self._store, self.record), logger.warning)
+        else:
+            # What is no Exception (KeyboardInterrupt, an orchestrator's signal) was somebody's wish.
+            self._keep("Failed" if isinstance(problem, Exception) else "Cancelled", first_line(problem))
 
-    def _close(self, state: RunState, error: str | None) -> None:
+    def _open(self) -> None:
+        """Tell the earlier attempts at the same run; one that still says Running was killed."""
+        try:
+            before = earlier_attempts(self._store, self.record)
+            for record in before:
+                if record.state == "Running":
+                    save_record(self._store, record.model_copy(update={"state": "Crashed"}))
+        except ArtifactError as problem:
+            logger.warning("the earlier attempts at this run are not told: %s", problem)
+            return
+        self.record = self.record.model_copy(update={"attempts": tuple(Attempt.of(record) for record in before)})
+
+    def _note(self, line: StageLine) -> None:
+        """One line a stage: where the road was walked again, what was done last; work that was done counts."""
+        before = self._lines.get(line.name)
+        if before is None:
+            self._lines[line.name] = line
+        elif not (line.cached and before.state == "Completed" and line.digest == before.digest):
+            seconds = round(before.seconds + line.seconds, 3)
+            self._lines[line.name] = line.model_copy(update={"seconds": seconds})
+
+    def _keep(self, state: RunState, error: str | None = None) -> None:
+        """Write the record as far as it goes; a store that does not answer is what the stages will say better."""
+        self._update(state, error)
+        try:
+            save_record(self._store, self.record)
+        except ArtifactError as problem:
+            logger.warning("the record of this run could not be written: %s", problem)
+
+    def _update(self, state: RunState, error: str | None) -> None:
         self.record = self.record.model_copy(
             update={
                 "state": state,
                 "error": error,
                 "wall_seconds": round(time.monotonic() - self._started, 3),
-                "stages": tuple(self._lines),
-                "scores": scores_of(self._artifacts),
+                "stages": tuple(self._lines.values()),
+                "scores": scores_of(self._artifacts.values()),
             }
         )
-        save_record(self._store, self.record)
 
 
 def stage_line(name: str, result: StageResult) -> StageLine:

@@ -3,31 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from mirage_core.config import Settings
 from mirage_core.stages.book import RunBook
+from mirage_core.stages.heal import healed
 from mirage_core.stages.record import RunRecord
 from mirage_core.stages.registry import STAGES
+from mirage_core.stages.retry import retried
 from mirage_core.stages.road import road
-from mirage_core.stages.stage import label, run_stage
+from mirage_core.stages.shards import FanOut, in_processes, run_stage_in_shards
+from mirage_core.stages.stage import StageResult, label
 from mirage_core.store import Store
-from mirage_core.types import Artifact, Progress
+from mirage_core.types import Artifact, Progress, ProgressEvent
 
 
-def run_road(settings: Settings, store: Store, progress: Progress) -> RunRecord:
+def run_road(settings: Settings, store: Store, progress: Progress, fan_out: FanOut | None = None) -> RunRecord:
     """Walk the road stage after stage; the record is written whatever happens, errors are raised on.
 
+    ``fan_out`` makes the shards of stages that ``runtime.shards`` cuts: processes of this machine by default.
     Returns the completed record (``runs/<id>.json`` in the store).
     """
+    made_by = fan_out or in_processes(partial(Store.open, store.url, store.cache))
     with RunBook(settings, store) as book:
 
         def step(name: str, params: Mapping[str, Any], /, **inputs: Artifact) -> Artifact:
+            named = label(name, params)
+
+            def run() -> StageResult:
+                stage = STAGES[name]
+                return run_stage_in_shards(stage, settings, inputs, store, progress, params, fan_out=made_by)
+
             def work() -> tuple[Artifact, bool]:
-                result = run_stage(STAGES[name], settings, inputs, store, progress, params)
+                result = retried(run, lambda said: progress(ProgressEvent(stage=named, message=said)))
                 return result.artifact, result.cached
 
-            return book.stage(label(name, params), work)
+            return book.stage(named, work)
 
-        road(settings, step)
+        def say(said: str) -> None:
+            book.lost(said)
+            progress(ProgressEvent(stage="road", message=said))
+
+        healed(lambda: road(settings, step), say)
     return book.record

@@ -27,4 +27,5 @@ DIRECT_SFT = Stage(
     identity=direct_sft_identity,
     run=run_direct_sft,
     checkpoints=True,
+    gpu=True,
 )

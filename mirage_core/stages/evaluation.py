@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from mirage_core.config import Settings
 from mirage_core.errors import InputError
+from mirage_core.stages.cut import Cut, Share
 from mirage_core.stages.stage import Stage, StageContext
 from mirage_core.stages.training import use
 from mirage_core.store.records import load_problems
+from mirage_core.types import Problem
 
 LATENTS: dict[str, Literal["on", "off"]] = {
     "zero-shot": "off",
     "direct-sft": "off",
+    "capimagine": "off",
     "stage-1": "on",
     "stage-2": "on",
     "grpo": "on",
@@ -33,12 +38,43 @@ def evaluation_identity(settings: Settings) -> dict[str, Any]:
 
 def run_evaluation(context: StageContext) -> dict[str, Any]:
     """Answer and judge every test problem; the summary holds the rows of the score table."""
+    return _evaluate(context, _problems(context))
+
+
+def run_share(context: StageContext, share: Share) -> dict[str, Any]:
+    """Answer and judge the problems of a share of the batches."""
+    from mirage_core.evaluation.run import problems_of_batches
+
+    problems, batch_size = _problems(context), context.settings.evaluation.batch_size
+    return _evaluate(context, problems_of_batches(problems, batch_size, share.of))
+
+
+def merge_shares(context: StageContext, folders: Sequence[Path]) -> dict[str, Any]:
+    """Put the answers of all shares together, in the order of the problems, and count anew."""
+    from mirage_core.evaluation.run import merge_folders
+
+    method = context.params["method"]
+    latents = latents_of(method)
+    metrics = merge_folders(folders, _problems(context), method=method, latents=latents, output=context.output)
+    return _summary(method, metrics)
+
+
+def pieces(context: StageContext) -> int:
+    """The number of batches: no batch is ever cut, since its rows are answered together."""
+    return -(-len(_problems(context)) // context.settings.evaluation.batch_size)
+
+
+def _problems(context: StageContext) -> list[Problem]:
+    return load_problems(context.input_paths["problems"], split="test")
+
+
+def _evaluate(context: StageContext, problems: Sequence[Problem]) -> dict[str, Any]:
     from mirage_core.evaluation.run import evaluate
 
     method = context.params["method"]
     metrics = evaluate(
         context.input_paths["model"],
-        load_problems(context.input_paths["problems"], split="test"),
+        problems,
         settings=context.settings,
         method=method,
         latents=latents_of(method),
@@ -46,7 +82,12 @@ def run_evaluation(context: StageContext) -> dict[str, Any]:
         scratch=context.scratch,
         progress=context.progress,
     )
-    return {"method": method, "latents": latents_of(method), "scores": metrics["scores"]}
+    return _summary(method, metrics)
+
+
+def _summary(method: str, metrics: dict[str, Any]) -> dict[str, Any]:
+    told = metrics.get("memory", {})  # only where the memory did not do for whole batches
+    return {"method": method, "latents": latents_of(method), "scores": metrics["scores"], **told}
 
 
 def latents_of(method: str) -> Literal["on", "off"]:
@@ -65,4 +106,6 @@ EVALUATION = Stage(
     run=run_evaluation,
     params=("method",),
     keeps_scratch=True,
+    gpu=True,
+    cut=Cut(pieces=pieces, run=run_share, merge=merge_shares),
 )

@@ -27,4 +27,5 @@ GROUNDING = Stage(
     identity=grounding_identity,
     run=run_grounding,
     checkpoints=True,
+    gpu=True,
 )

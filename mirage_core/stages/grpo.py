@@ -28,4 +28,5 @@ GRPO = Stage(
     identity=grpo_identity,
     run=run_grpo,
     checkpoints=True,
+    gpu=True,
 )

@@ -1,8 +1,9 @@
-"""Stage ``problems``: generated problems of every split, never sharing a map."""
+"""Stage ``problems``: the problems of every source and split, and what their data sets bring beside them."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,20 @@ from mirage_core.config import Settings, identity
 from mirage_core.errors import SettingsError
 from mirage_core.stages.stage import Stage, StageContext
 from mirage_core.store import fingerprint
-from mirage_core.store.records import PROBLEMS_FILE, save_problems
+from mirage_core.store.records import GIVEN_FILE, PROBLEMS_FILE, save_given, save_problems
+from mirage_core.types import Given, Problem
+
+SOURCES = ("vsp_folder", "jigsaw", "sat", "comt", "own", "task")
+TASK_FILE = "task.py"
 
 
 def problems_identity(settings: Settings) -> dict[str, Any]:
-    """The problem settings and the seed; excluded files count by their content, wherever they lie."""
-    chosen = {**identity(settings.problems), "exclude": excluded_sha256(settings)}
+    """The problem settings and the seed; local data counts by its content, wherever it lies."""
+    from mirage_core.benchmarks.contents import sources_identity
+
+    made = identity(settings.problems.model_copy(update=dict.fromkeys(SOURCES)))
+    chosen = {name: value for name, value in made.items() if name not in SOURCES}
+    chosen |= {"exclude": excluded_sha256(settings), **sources_identity(settings.problems)}
     return {"problems": chosen, "seed": settings.seed}
 
 
@@ -31,13 +40,27 @@ def excluded_sha256(settings: Settings) -> list[str]:
 
 
 def run_problems(context: StageContext) -> dict[str, Any]:
-    """Generate the problems; the summary counts them by benchmark and split."""
-    from mirage_core.benchmarks.generate import generate_problems
+    """Make or read the problems; the summary counts them by benchmark and split."""
+    from mirage_core.benchmarks import use
+    from mirage_core.benchmarks.sources import sourced_problems
 
-    made = generate_problems(context.settings.problems, context.settings.seed, context.progress)
-    save_problems(context.output / PROBLEMS_FILE, made)
-    counts = Counter(f"{problem.benchmark} {problem.split}" for problem in made)
-    return {"problems": len(made), **dict(sorted(counts.items()))}
+    counts: Counter[str] = Counter()
+    given: list[Given] = []
+
+    def noted() -> Iterator[Problem]:
+        for problem, brought in sourced_problems(context.settings.problems, context.settings.seed, context.progress):
+            counts[f"{problem.benchmark} {problem.split}"] += 1
+            given.extend([brought] if brought else [])
+            yield problem
+
+    save_problems(context.output / PROBLEMS_FILE, noted())
+    if given:
+        save_given(context.output / GIVEN_FILE, given)
+    task = use(context.settings.problems)
+    if task is not None:
+        # Never run from here. What is made of these problems depends on its scorer too, so it is part of their digest.
+        (context.output / TASK_FILE).write_bytes(task.source)
+    return {"problems": counts.total(), **dict(sorted(counts.items()))}
 
 
 def _excluded_file(name: str) -> Path:

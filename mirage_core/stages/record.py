@@ -13,7 +13,8 @@ from mirage_core.errors import ArtifactDamaged, ArtifactMissing
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 
-RunState = Literal["Running", "Completed", "Failed"]
+RunState = Literal["Running", "Completed", "Failed", "Cancelled", "Crashed"]
+"""Crashed: killed, as a later attempt at the same run found. A killed run without one says Running for ever."""
 StageState = Literal["Completed", "Cached", "Failed"]
 
 
@@ -47,15 +48,35 @@ class ScoreLine(BaseModel):
     rule: str | None = Field(None, description="How answers were judged.")
 
 
-class RunRecord(BaseModel):
-    """A run of the road (or of a part of it), as ``mirage report --json`` prints it."""
+class Attempt(BaseModel):
+    """An earlier attempt at the same run: its own record has the rest."""
 
     model_config = ConfigDict(frozen=True)
 
     id: str
+    started: str
+    state: RunState
+    wall_seconds: float
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Attempt:
+        """The attempt that a record tells; one that still says Running was killed."""
+        state: RunState = "Crashed" if record.state == "Running" else record.state
+        return cls(id=record.id, started=record.started, state=state, wall_seconds=record.wall_seconds)
+
+
+class RunRecord(BaseModel):
+    """An attempt at a run of the road (or of a part of it), as ``mirage report --json`` prints it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    flow_run: str | None = Field(None, description="The orchestrator's name of the run, the same in every attempt.")
+    attempts: tuple[Attempt, ...] = Field((), description="The attempts at this run before this one, oldest first.")
+    faults: tuple[str, ...] = Field((), description="Artifacts found damaged or missing, and made again.")
     recipe: str
     started: str = Field(description="UTC, ISO 8601.")
-    wall_seconds: float = 0.0
+    wall_seconds: float = Field(0.0, description="Of this attempt; of a killed one, up to its last finished stage.")
     state: RunState = "Running"
     error: str | None = None
     stages: tuple[StageLine, ...] = ()
@@ -63,11 +84,23 @@ class RunRecord(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict, description="The resolved settings.")
 
 
-def new_record(recipe: str, settings: dict[str, Any]) -> RunRecord:
-    """An empty record that starts now."""
+def new_record(recipe: str, settings: dict[str, Any], flow_run: str | None = None) -> RunRecord:
+    """An empty record that starts now; ``flow_run`` is a UUID, whose first digits become part of the record's id."""
     now = datetime.now(UTC)
-    name = f"{now.strftime('%Y%m%dT%H%M%S.%fZ')}-{secrets.token_hex(3)}"
-    return RunRecord(id=name, recipe=recipe, started=now.isoformat(timespec="seconds"), settings=settings)
+    name = f"{now.strftime('%Y%m%dT%H%M%S.%fZ')}-{flow_run[:8] if flow_run else secrets.token_hex(3)}"
+    return RunRecord(
+        id=name, flow_run=flow_run, recipe=recipe, started=now.isoformat(timespec="seconds"), settings=settings
+    )
+
+
+def earlier_attempts(store: Store, record: RunRecord) -> list[RunRecord]:
+    """The records of the attempts at the same flow run before this one, oldest first."""
+    if record.flow_run is None:
+        return []
+    suffix = f"-{record.id.rpartition('-')[2]}.json"
+    names = [name for name in store.names("runs/") if name.endswith(suffix) and name != f"runs/{record.id}.json"]
+    found = [load_record(store, name) for name in sorted(names)]
+    return [earlier for earlier in found if earlier.flow_run == record.flow_run]
 
 
 def scores_of(artifacts: Iterable[Artifact]) -> tuple[ScoreLine, ...]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from mirage_core.errors import InputError
 from mirage_core.stages.auxiliary_images import AUXILIARY_IMAGES
 from mirage_core.stages.base import BASE
+from mirage_core.stages.capimagine import CAPIMAGINE
+from mirage_core.stages.captions import CAPTIONS
 from mirage_core.stages.direct_sft import DIRECT_SFT
 from mirage_core.stages.evaluation import EVALUATION
 from mirage_core.stages.examples import EXAMPLES
@@ -23,6 +25,8 @@ STAGES: dict[str, Stage] = {
         EXAMPLES,
         BASE,
         DIRECT_SFT,
+        CAPTIONS,
+        CAPIMAGINE,
         GROUNDING,
         RELAXATION,
         GRPO,

@@ -27,4 +27,5 @@ RELAXATION = Stage(
     identity=relaxation_identity,
     run=run_relaxation,
     checkpoints=True,
+    gpu=True,
 )

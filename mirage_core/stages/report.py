@@ -9,8 +9,11 @@ from mirage_core.stages.stage import Stage, StageContext
 
 
 def report_identity(settings: Settings) -> dict[str, Any]:
-    """All settings but ``runtime``: the page shows them. Excluded files are known by the digest of the problems."""
-    return settings.model_dump(mode="json", exclude={"runtime": True, "problems": {"exclude"}})
+    """All settings but ``runtime`` and paths: the page shows them. Files are known by the digests of what uses them."""
+    left_out: dict[str, Any] = {"exclude": True, "task": {"module"}}
+    return settings.model_dump(
+        mode="json", exclude={"runtime": True, "problems": left_out, "teacher": {"recording", "template"}}
+    )
 
 
 def run_report(context: StageContext) -> dict[str, Any]:
@@ -19,7 +22,12 @@ def run_report(context: StageContext) -> dict[str, Any]:
 
     # What is not part of the identity must not reach the page, or two runs would differ under one fingerprint.
     problems = context.settings.problems.model_copy(update={"exclude": ()})
-    shown = context.settings.model_copy(update={"runtime": RuntimeSettings(), "problems": problems})
+    if problems.task is not None:
+        task = problems.task.model_copy(update={"module": "task.py"})
+        problems = problems.model_copy(update={"task": task})
+    teacher = context.settings.teacher.model_copy(update={"recording": None, "template": "mirage"})
+    update = {"runtime": RuntimeSettings(), "problems": problems, "teacher": teacher}
+    shown = context.settings.model_copy(update=update)
     return write_report(context.output, shown, dict(context.input_paths))
 
 

@@ -34,10 +34,13 @@ def road(settings: Settings, step: Step[Handle]) -> dict[str, Handle]:
     made["base"] = base = step("base", {})
     models = {"zero-shot": base}
 
-    if wanted & {"direct-sft", "stage-1", "stage-2", "grpo"}:
+    if wanted & {"direct-sft", "capimagine", "stage-1", "stage-2", "grpo"}:
         made["examples"] = examples = step("examples", {}, problems=problems, auxiliary_images=images)
     if "direct-sft" in wanted:
         made["direct-sft"] = models["direct-sft"] = step("direct-sft", {}, model=base, examples=examples)
+    if "capimagine" in wanted:
+        made["captions"] = captions = step("captions", {}, examples=examples)
+        made["capimagine"] = models["capimagine"] = step("capimagine", {}, model=base, examples=captions)
     if wanted & {"stage-1", "stage-2", "grpo"}:
         made["grounding"] = models["stage-1"] = step("grounding", {}, model=base, examples=examples)
     if wanted & {"stage-2", "grpo"}:

@@ -6,14 +6,15 @@ import errno
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mirage_core.config import Settings, identity
-from mirage_core.errors import ArtifactError, InputError, StoreUnavailable
-from mirage_core.stages.scratch import kept_scratch
+from mirage_core.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, InputError, StoreUnavailable
+from mirage_core.stages.cut import Cut
+from mirage_core.stages.scratch import kept_scratch, work_folder
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact, Progress, ProgressEvent
 
@@ -45,6 +46,8 @@ class Stage:
     folder and returns a few figures for people. Raise ``version`` whenever the code changes the result.
     ``inputs`` are the names it needs, None for a stage that takes whatever it is given (the report).
     ``checkpoints``: it resumes from the store's; ``keeps_scratch``: from what it left in its scratch folder.
+    ``gpu``: it runs a model, so that two of them must not share a GPU.
+    ``cut``: how it is shared out to several processes or machines (``stages/shards.py``).
     """
 
     name: str
@@ -56,6 +59,8 @@ class Stage:
     params: tuple[str, ...] = ()
     checkpoints: bool = False
     keeps_scratch: bool = False
+    gpu: bool = False
+    cut: Cut | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,37 +94,69 @@ def run_stage(
     store: Store,
     progress: Progress,
     params: Mapping[str, Any] | None = None,
+    *,
+    guard: AbstractContextManager[object] | None = None,
 ) -> StageResult:
     """Give the stage's artifact: from the store where it is there, else by running it and publishing.
 
-    Raises what the stage raises; StoreUnavailable when there is no room left on a disk.
+    ``guard`` is entered round the work alone (it may wait for a GPU); the store is looked into again inside it.
+    Raises what the stage raises; ArtifactDamaged or ArtifactMissing whose ``lost`` names the inputs that could not be
+    read; StoreUnavailable when there is no room left on a disk.
     """
+    _use_task(settings)
     chosen = dict(params or {})
     named = label(stage.name, chosen)
     started = time.monotonic()
     identified = stage_fingerprint(stage, settings, inputs, chosen)
     found = store.find(stage.kind, identified)
     if found is not None:
-        progress(ProgressEvent(stage=named, message=f"cached: {found.path}"))
-        return StageResult(artifact=found, cached=True, seconds=time.monotonic() - started)
-    progress(ProgressEvent(stage=named, message=f"started: {stage.kind}/{identified[:20]}"))
+        return _found(found, named, progress, started)
     store.check_writable()
+    with guard or nullcontext():
+        found = store.find(stage.kind, identified) if guard else None
+        if found is not None:
+            return _found(found, named, progress, started)
+        return _worked(stage, settings, inputs, store, progress, chosen, identified)
+
+
+def _found(artifact: Artifact, named: str, progress: Progress, started: float) -> StageResult:
+    progress(ProgressEvent(stage=named, message=f"cached: {artifact.path}"))
+    return StageResult(artifact=artifact, cached=True, seconds=time.monotonic() - started)
+
+
+def _worked(
+    stage: Stage,
+    settings: Settings,
+    inputs: Mapping[str, Artifact],
+    store: Store,
+    progress: Progress,
+    chosen: Mapping[str, Any],
+    identified: str,
+) -> StageResult:
+    """Run the stage in folders of its own and publish what it made; its seconds are those of the work."""
+    named = label(stage.name, chosen)
+    started = time.monotonic()
+    progress(ProgressEvent(stage=named, message=f"started: {stage.kind}/{identified[:20]}"))
+
+    def told(event: ProgressEvent) -> None:
+        progress(replace(event, stage=named))
+
     with _room_watched(named), _folders(stage, store, identified) as (output, scratch):
         context = StageContext(
-            settings=settings,
+            settings=settings.model_copy(update={"runtime": settings.runtime.for_stage(stage.name)}),
             params=chosen,
             inputs=dict(inputs),
-            input_paths={name: store.fetch(given) for name, given in inputs.items()},
+            input_paths=_fetched(inputs, store, told),
             output=output,
             scratch=scratch,
             store=store,
             fingerprint=identified,
-            progress=lambda event: progress(replace(event, stage=named)),
+            progress=told,
         )
         summary = stage.run(context)
         seconds = time.monotonic() - started
         about = _about(stage, settings, inputs, chosen, identified, seconds)
-        artifact = store.publish(stage.kind, identified, context.output, summary=summary, about=about)
+        artifact = store.publish(stage.kind, identified, context.output, summary=summary, about=about, progress=told)
     _check_round_trip(store, stage, identified, artifact)
     if stage.checkpoints:
         store.drop_checkpoints(identified)
@@ -128,11 +165,36 @@ def run_stage(
     return StageResult(artifact=artifact, cached=False, seconds=seconds)
 
 
+def _use_task(settings: Settings) -> None:
+    """Let this process, whatever it is, know the user's own task."""
+    if settings.problems.task is not None:
+        from mirage_core import benchmarks
+
+        benchmarks.use(settings.problems)
+
+
+def _fetched(inputs: Mapping[str, Artifact], store: Store, progress: Progress) -> dict[str, Path]:
+    """The verified local folder of every input; all are looked at before the first fault is raised."""
+    folders: dict[str, Path] = {}
+    faults: list[ArtifactDamaged | ArtifactMissing] = []
+    lost: list[str] = []
+    for name, given in inputs.items():
+        try:
+            folders[name] = store.fetch(given, progress)
+        except (ArtifactDamaged, ArtifactMissing) as problem:
+            faults.append(problem)
+            lost.append(given.path)
+    if faults:
+        faults[0].lost = tuple(lost)
+        raise faults[0]
+    return folders
+
+
 @contextmanager
 def _folders(stage: Stage, store: Store, identified: str) -> Iterator[tuple[Path, Path]]:
     """An empty output folder and a scratch folder; both go afterwards, a kept scratch only when the work is done."""
-    with tempfile.TemporaryDirectory(prefix=f"mirage-{stage.name}-") as folder, ExitStack() as stack:
-        output, scratch = Path(folder) / "output", Path(folder) / "scratch"
+    with work_folder(stage.name) as folder, ExitStack() as stack:
+        output, scratch = folder / "output", folder / "scratch"
         output.mkdir()
         scratch.mkdir()
         if stage.keeps_scratch:

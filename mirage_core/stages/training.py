@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirage_core.config import Settings, identity
+from mirage_core.errors import StoreUnavailable
 from mirage_core.stages.stage import StageContext
 from mirage_core.types import ProgressEvent
 
 if TYPE_CHECKING:
-    from mirage_core.training.job import Program
+    from mirage_core.training.job import Job, Program
 
 
 def use_identity(settings: Settings) -> dict[str, Any]:
@@ -37,11 +38,8 @@ def train(context: StageContext, program: Program) -> dict[str, Any]:
     Checkpoints are kept in the store under the stage's fingerprint until the result is published.
     """
     from mirage_core.training.job import Job
-    from mirage_core.training.launch import run_job
+    from mirage_core.training.memory import fitted
 
-    found = context.store.latest_checkpoint(context.fingerprint)
-    if found is not None:
-        context.progress(ProgressEvent(stage=program, message=f"resumes from the checkpoint of step {found[0]}"))
     job = Job(
         program=program,
         settings=context.settings,
@@ -49,14 +47,32 @@ def train(context: StageContext, program: Program) -> dict[str, Any]:
         inputs=dict(context.input_paths),
         output=context.output,
         scratch=context.scratch,
-        resume_from=found[1] if found is not None else None,
     )
+    told = fitted(job, lambda fitting: run_resuming(context, fitting), context.progress)
+    return {**final_figures(context.output), "engine": context.settings.runtime.engine, **told}
+
+
+def run_resuming(context: StageContext, job: Job) -> None:
+    """Run a training job from the stage's last good checkpoint on, and keep its checkpoints in the store."""
+    from mirage_core.training.launch import run_job
+
+    found = context.store.latest_checkpoint(context.fingerprint, context.progress)
+    if found is not None:
+        context.progress(ProgressEvent(stage=job.program, message=f"resumes from the checkpoint of step {found[0]}"))
     run_job(
-        job,
+        job.model_copy(update={"resume_from": found[1] if found is not None else None}),
         progress=context.progress,
-        on_checkpoint=lambda step, folder: context.store.save_checkpoint(context.fingerprint, step, folder),
+        on_checkpoint=lambda step, folder: keep_checkpoint(context, job.program, step, folder),
     )
-    return {**final_figures(context.output), "engine": context.settings.runtime.engine}
+
+
+def keep_checkpoint(context: StageContext, program: Program, step: int, folder: Path) -> None:
+    """Keep a checkpoint in the store; a store that is away for a while is no reason to stop training."""
+    try:
+        context.store.save_checkpoint(context.fingerprint, step, folder, context.progress)
+    except StoreUnavailable as problem:
+        said = f"the checkpoint of step {step} was not kept, training goes on without it: {problem}"
+        context.progress(ProgressEvent(stage=program, message=said))
 
 
 def final_figures(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mirage_core.errors import ArtifactDamaged, ArtifactError, InputError
+from mirage_core.store.checked_json import dump_checked, load_checked
 from mirage_core.store.fingerprint import canonical_json, file_sha256
 
 MANIFEST = "manifest.json"
+FILES = "files-"
 _PART = re.compile(r"[A-Za-z0-9_+=@%,()\[\]~ -][A-Za-z0-9._+=@%,()\[\]~ -]*|\.[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
@@ -38,17 +39,18 @@ class Manifest(BaseModel):
     fingerprint: str
     digest: str = Field(pattern="^[0-9a-f]{64}$", description="sha256 over names, sizes and digests of the files.")
     files: tuple[FileEntry, ...]
+    edition: str = Field("", pattern="^[0-9a-f]{0,8}$", description="Sets its files apart from some out of use.")
     summary: dict[str, Any] = Field(default_factory=dict)
     about: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def folder(self) -> str:
         """The content-addressed folder of the files, beside the manifest."""
-        return f"files-{self.digest[:12]}"
+        return FILES + self.digest[:12] + (f"-{self.edition}" if self.edition else "")
 
     def to_bytes(self) -> bytes:
-        """The manifest as JSON for people, UTF-8."""
-        return json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False).encode() + b"\n"
+        """The manifest as JSON for people, UTF-8, with a sha256 of its own: the digest is of the files only."""
+        return dump_checked(self.model_dump(mode="json"))
 
 
 def describe_folder(folder: Path) -> tuple[FileEntry, ...]:
@@ -76,7 +78,7 @@ def digest_of(files: Sequence[FileEntry]) -> str:
 def parse_manifest(data: bytes, where: str) -> Manifest:
     """Read a manifest and check its names and its digest; ArtifactDamaged says what is wrong with it."""
     try:
-        manifest = Manifest.model_validate_json(data)
+        manifest = Manifest.model_validate(load_checked(data))
         for entry in manifest.files:
             safe_name(entry.name)
     except ValidationError as problem:
@@ -86,6 +88,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         ) from problem
     except InputError as problem:
         raise ArtifactDamaged(f"{where} is refused: {problem}") from problem
+    except ValueError as problem:
+        raise ArtifactDamaged(f"{where} is not a manifest: {problem}") from problem
     if len({entry.name for entry in manifest.files}) < len(manifest.files):
         raise ArtifactDamaged(f"{where} names a file twice")
     if digest_of(manifest.files) != manifest.digest:

@@ -7,7 +7,8 @@ encoded bytes. Every reader takes the file, or the folder it lies in under its u
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ import pyarrow as pa
 
 from mirage_core.errors import DataError
 from mirage_core.store.fingerprint import canonical_json
-from mirage_core.store.tables import read_columns, write_table
+from mirage_core.store.tables import count_rows, iter_columns, write_table
 from mirage_core.types import (
     AuxiliaryImage,
+    Given,
     LatentSpan,
     Prediction,
     Problem,
     ReasoningChain,
+    Rejection,
     Score,
     Split,
     TrainingExample,
@@ -31,6 +34,8 @@ PROBLEMS_FILE = "problems.parquet"
 AUXILIARY_IMAGES_FILE = "auxiliary_images.parquet"
 EXAMPLES_FILE = "examples.parquet"
 PREDICTIONS_FILE = "predictions.parquet"
+REJECTIONS_FILE = "rejections.parquet"
+GIVEN_FILE = "given.parquet"
 
 
 def _required(*columns: tuple[str, pa.DataType]) -> list[pa.Field]:
@@ -60,8 +65,27 @@ _EXAMPLE = [
         ("text_before", pa.string()),
         ("text_after", pa.string()),
         ("teacher", pa.string()),
+        ("caption", pa.string()),
     ),
 ]
+_GIVEN = [
+    *_required(("problem_id", pa.string()), ("image", pa.binary()), ("style", pa.string())),
+    pa.field("text_before", pa.string()),
+    pa.field("text_after", pa.string()),
+]
+_REJECTION = _required(
+    ("problem_id", pa.string()),
+    ("benchmark", pa.string()),
+    ("split", pa.string()),
+    ("group", pa.string()),
+    ("variant", pa.string()),
+    ("teacher", pa.string()),
+    ("attempt", pa.int32()),
+    ("reason", pa.string()),
+    ("faults", pa.string()),
+    ("answer", pa.string()),
+    ("left_out", pa.bool_()),
+)
 _PREDICTION = [
     *_required(
         ("problem_id", pa.string()),
@@ -88,7 +112,22 @@ def save_problems(path: Path, problems: Iterable[Problem]) -> None:
 
 def load_problems(path: Path, split: Split | None = None) -> list[Problem]:
     """Read problems, of one split or all; DataError names a file that is not such a table."""
-    return [_problem(row, path) for row in _rows(path, PROBLEMS_FILE, _PROBLEM, split)]
+    return list(iter_problems(path, split))
+
+
+def iter_problems(path: Path, split: Split | None = None) -> Iterator[Problem]:
+    """The problems of a table one by one, a few hundred in memory at a time."""
+    return (_problem(row, path) for row in _rows(path, PROBLEMS_FILE, _PROBLEM, split))
+
+
+def count_problems(path: Path, without: Split | None = None) -> int:
+    """How many problems a table holds, all or those ``without`` a split; pictures are not read."""
+    file = path / PROBLEMS_FILE if path.is_dir() else path
+    if without is None:
+        return count_rows(file)
+    return sum(
+        row["split"] != without for row in iter_columns(file, pa.schema([f for f in _PROBLEM if f.name == "split"]))
+    )
 
 
 def save_auxiliary_images(path: Path, images: Iterable[AuxiliaryImage]) -> None:
@@ -98,7 +137,12 @@ def save_auxiliary_images(path: Path, images: Iterable[AuxiliaryImage]) -> None:
 
 def load_auxiliary_images(path: Path) -> list[AuxiliaryImage]:
     """Read auxiliary images; DataError names a file that is not such a table."""
-    return [
+    return list(iter_auxiliary_images(path))
+
+
+def iter_auxiliary_images(path: Path) -> Iterator[AuxiliaryImage]:
+    """The auxiliary images of a table one by one, a few hundred in memory at a time."""
+    return (
         AuxiliaryImage(
             problem_id=row["problem_id"],
             image=row["image"],
@@ -106,7 +150,19 @@ def load_auxiliary_images(path: Path) -> list[AuxiliaryImage]:
             details=_json_object(row["details"], path, row["problem_id"]),
         )
         for row in _rows(path, AUXILIARY_IMAGES_FILE, _AUXILIARY_IMAGE)
-    ]
+    )
+
+
+def save_given(path: Path, given: Iterable[Given]) -> None:
+    """Write what data sets bring beside their problems as one parquet table, in their order."""
+    write_table(path, map(asdict, given), pa.schema(_GIVEN))
+
+
+def load_given(path: Path) -> dict[str, Given]:
+    """Read what data sets brought, by problem; empty where the folder holds no such table, since most bring nothing."""
+    if path.is_dir() and not (path / GIVEN_FILE).is_file():
+        return {}
+    return {row["problem_id"]: Given(**row) for row in _rows(path, GIVEN_FILE, _GIVEN)}
 
 
 def save_examples(path: Path, examples: Iterable[TrainingExample]) -> None:
@@ -116,7 +172,22 @@ def save_examples(path: Path, examples: Iterable[TrainingExample]) -> None:
 
 def load_examples(path: Path, split: Split | None = None) -> list[TrainingExample]:
     """Read training examples, of one split or all; DataError names a file that is not such a table."""
-    return [_example(row, path) for row in _rows(path, EXAMPLES_FILE, _EXAMPLE, split)]
+    return list(iter_examples(path, split))
+
+
+def iter_examples(path: Path, split: Split | None = None) -> Iterator[TrainingExample]:
+    """The training examples of a table one by one, a few hundred in memory at a time."""
+    return (_example(row, path) for row in _rows(path, EXAMPLES_FILE, _EXAMPLE, split))
+
+
+def save_rejections(path: Path, rejections: Iterable[Rejection]) -> None:
+    """Write a teacher's answers that were not accepted as one parquet table, in their order."""
+    write_table(path, map(asdict, rejections), pa.schema(_REJECTION))
+
+
+def load_rejections(path: Path) -> list[Rejection]:
+    """Read the answers that were not accepted; DataError names a file that is not such a table."""
+    return [Rejection(**row) for row in _rows(path, REJECTIONS_FILE, _REJECTION)]
 
 
 def save_predictions(path: Path, scored: Iterable[tuple[Prediction, Score]]) -> None:
@@ -129,9 +200,9 @@ def load_predictions(path: Path) -> list[tuple[Prediction, Score]]:
     return [_prediction(row) for row in _rows(path, PREDICTIONS_FILE, _PREDICTION)]
 
 
-def _rows(path: Path, usual: str, fields: list[pa.Field], split: Split | None = None) -> list[dict[str, Any]]:
+def _rows(path: Path, usual: str, fields: list[pa.Field], split: Split | None = None) -> Iterator[dict[str, Any]]:
     file = path / usual if path.is_dir() else path
-    return read_columns(file, pa.schema(fields), equal={"split": split} if split else None)
+    return iter_columns(file, pa.schema(fields), equal={"split": split} if split else None)
 
 
 def _problem_row(problem: Problem) -> dict[str, Any]:
@@ -178,6 +249,7 @@ def _example_row(example: TrainingExample) -> dict[str, Any]:
         "text_before": chain.text_before,
         "text_after": chain.text_after,
         "teacher": chain.teacher,
+        "caption": chain.caption,
     }
 
 
@@ -194,6 +266,7 @@ def _example(row: Mapping[str, Any], path: Path) -> TrainingExample:
         text_before=row["text_before"],
         text_after=row["text_after"],
         teacher=row["teacher"],
+        caption=row["caption"],
     )
     return TrainingExample(problem=_problem(row, path), auxiliary_image=image, chain=chain)
 

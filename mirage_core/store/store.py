@@ -7,21 +7,29 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from mirage_core.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, InputError
 from mirage_core.store import checkpoints
+from mirage_core.store.checked_json import dump_checked, load_checked
+from mirage_core.store.collect import Garbage, find_garbage, remove_garbage
+from mirage_core.store.entries import RESULTS, TEMPORARY
 from mirage_core.store.manifest import MANIFEST, Manifest, describe_folder, digest_of, safe_name
-from mirage_core.store.places import TEMPORARY, Place, open_place
-from mirage_core.store.sealed import every_fault, find_sealed, local_files, read_sealed, seal
-from mirage_core.types import Artifact
+from mirage_core.store.places import Place, open_place
+from mirage_core.store.pointers import POINTERS, Pointer, new_pointer, pointer_key
+from mirage_core.store.publish import publish_sealed
+from mirage_core.store.quarantine import QUARANTINE, take_out
+from mirage_core.store.sealed import FileDamaged, every_fault, find_sealed, local_files, read_sealed
+from mirage_core.types import Artifact, Progress
 
 logger = logging.getLogger(__name__)
-_NOT_KINDS = (checkpoints.CHECKPOINTS, "runs", TEMPORARY)
+_NOT_KINDS = (checkpoints.CHECKPOINTS, "runs", "answers", RESULTS, POINTERS, QUARANTINE, TEMPORARY)
 
 
 @dataclass(frozen=True)
@@ -61,31 +69,61 @@ class Store:
         return _handle(path, manifest)
 
     def publish(
-        self, kind: str, fingerprint: str, folder: Path, *, summary: Mapping[str, Any], about: Mapping[str, Any]
+        self,
+        kind: str,
+        fingerprint: str,
+        folder: Path,
+        *,
+        summary: Mapping[str, Any],
+        about: Mapping[str, Any],
+        progress: Progress | None = None,
     ) -> Artifact:
-        """Store every file of a folder as one artifact; a good artifact of that fingerprint wins and is returned."""
-        there = self.find(kind, fingerprint)
-        if there is not None:
-            return there
-        files = describe_folder(folder)
-        now = datetime.now(UTC).isoformat(timespec="microseconds")
-        manifest = Manifest(
-            kind=kind,
-            fingerprint=fingerprint,
-            digest=digest_of(files),
-            files=files,
-            summary=dict(summary),
-            about={"created": now, **about},
-        )
-        path = _artifact_path(kind, fingerprint)
-        return _handle(path, seal(self.place, path, folder, manifest))
+        """Store every file of a folder as one artifact; a good artifact of that fingerprint wins and is returned.
 
-    def fetch(self, artifact: Artifact) -> Path:
+        Files that a killed upload of the same content has left are not sent again.
+        """
+        path = _artifact_path(kind, fingerprint)
+
+        def describe() -> Manifest:
+            files = describe_folder(folder)
+            return Manifest(
+                kind=kind,
+                fingerprint=fingerprint,
+                digest=digest_of(files),
+                files=files,
+                summary=dict(summary),
+                about={"created": datetime.now(UTC).isoformat(timespec="microseconds"), **about},
+            )
+
+        return _handle(path, publish_sealed(self.place, path, folder, describe, progress))
+
+    def fetch(self, artifact: Artifact, progress: Progress | None = None) -> Path:
         """The artifact's files in a local folder (read only: it may be the store's own), every sha256 verified.
 
-        Raises ArtifactMissing or ArtifactDamaged, naming the artifact and the file.
+        Raises ArtifactMissing or ArtifactDamaged, naming the artifact and the file. What is damaged is taken out of
+        use before: the stage that made it runs again in the next run.
         """
-        return local_files(self.place, self.cache, artifact.path, self.manifest(artifact))
+        for attempt in (1, 2):
+            try:
+                return local_files(self.place, self.cache, artifact.path, self.manifest(artifact), progress)
+            except ArtifactDamaged as problem:
+                name = problem.name if isinstance(problem, FileDamaged) else None
+                try:
+                    kept = take_out(self.place, artifact.path, artifact.digest, name, str(problem))
+                except ArtifactError as other:
+                    raise ArtifactDamaged(f"{problem}. It could not be taken out of use: {other}") from problem
+                if kept is not None or attempt == 2:
+                    raise ArtifactDamaged(_mended(problem, kept, self.url)) from problem
+                # Good at the second look: misread, or made anew meanwhile.
+        raise AssertionError("unreachable")
+
+    def quarantine(self, artifact: Artifact, fault: str) -> str | None:
+        """Take a damaged artifact out of use: ``find`` gives None then, and its stage runs again.
+
+        Its bytes are looked at again first. Gives the name of the record (``read_json`` takes it), None where nothing
+        was taken out: it reads well, has gone, or was made anew with another digest.
+        """
+        return take_out(self.place, _checked_path(artifact.path), artifact.digest, None, fault)
 
     def manifest(self, artifact: Artifact) -> Manifest:
         """The artifact's manifest; ArtifactMissing when it is not there or now stands for other content."""
@@ -112,13 +150,8 @@ class Store:
 
     def list(self, kind: str | None = None) -> builtins.list[Artifact]:
         """The artifacts that have a readable manifest, newest first; unreadable ones are told as warnings."""
-        prefix = f"{safe_name(kind)}/" if kind else ""
-        names = self.place.sizes(kind or "")
-        paths = sorted({prefix + name.removesuffix(f"/{MANIFEST}") for name in names if name.endswith(f"/{MANIFEST}")})
         dated = []
-        for path in paths:
-            if path.count("/") != 1 or path.split("/")[0] in _NOT_KINDS:
-                continue
+        for path in self._paths(kind):
             try:
                 manifest = read_sealed(self.place, path)
             except FileNotFoundError:
@@ -128,6 +161,25 @@ class Store:
                 continue
             dated.append((str(manifest.about.get("created", "")), _handle(path, manifest)))
         return [artifact for _, artifact in sorted(dated, key=lambda pair: pair[0], reverse=True)]
+
+    def unreadable(self) -> builtins.list[tuple[Artifact, str]]:
+        """The artifacts whose manifest is broken, so that ``list`` leaves them out, each with its fault."""
+        found = []
+        for path in self._paths(None):
+            try:
+                read_sealed(self.place, path)
+            except FileNotFoundError:
+                continue
+            except ArtifactDamaged as problem:
+                found.append((Artifact(kind=path.split("/")[0], path=path, digest=""), str(problem)))
+        return found
+
+    def _paths(self, kind: str | None) -> builtins.list[str]:
+        """Where there is a manifest of an artifact, good or not."""
+        prefix = f"{safe_name(kind)}/" if kind else ""
+        names = self.place.sizes(kind or "")
+        paths = {prefix + name.removesuffix(f"/{MANIFEST}") for name in names if name.endswith(f"/{MANIFEST}")}
+        return sorted(path for path in paths if path.count("/") == 1 and path.split("/")[0] not in _NOT_KINDS)
 
     def get(self, reference: str) -> Artifact:
         """The one artifact whose path is, or whose path or digest starts with, the reference."""
@@ -155,33 +207,85 @@ class Store:
 
     # Checkpoints of training runs; ``run`` is the fingerprint of the training stage
 
-    def save_checkpoint(self, run: str, step: int, folder: Path) -> None:
-        """Keep a training run's state after ``step`` steps, manifest last; the last two are kept."""
-        checkpoints.save(self.place, run, step, folder)
+    def save_checkpoint(self, run: str, step: int, folder: Path, progress: Progress | None = None) -> None:
+        """Keep a training run's state after ``step`` steps, manifest last; the last two are kept.
 
-    def latest_checkpoint(self, run: str) -> tuple[int, Path] | None:
-        """The newest good checkpoint of a run as (step, verified local folder); faulty ones are passed over."""
-        return checkpoints.latest(self.place, self.cache, run)
+        Files that have not changed since the checkpoint before are copied inside the store.
+        """
+        checkpoints.save(self.place, run, step, folder, progress)
+
+    def latest_checkpoint(self, run: str, progress: Progress | None = None) -> tuple[int, Path] | None:
+        """The newest good checkpoint of a run as (step, verified local folder); faulty ones are removed."""
+        return checkpoints.latest(self.place, self.cache, run, progress)
 
     def drop_checkpoints(self, run: str) -> None:
         """Forget every checkpoint of a run."""
         checkpoints.drop(self.place, run)
 
+    # Named pointers
+
+    def point(self, name: str, artifact: Artifact, about: Mapping[str, Any] | None = None) -> Pointer:
+        """Let a name (``nightly``) stand for an artifact that is there; the last writer wins, history is kept.
+
+        Raises ArtifactMissing when the artifact is not in the store.
+        """
+        self.manifest(artifact)
+        key, told = pointer_key(name), dict(about or {})
+        try:
+            pointer = self.pointed(name).moved(artifact, told)
+        except ArtifactMissing:
+            pointer = new_pointer(artifact, told)
+        self.write_json(key, pointer.model_dump(mode="json"))
+        return pointer
+
+    def pointed(self, name: str) -> Pointer:
+        """What a name stands for; ArtifactMissing tells the names there are."""
+        try:
+            return Pointer.model_validate(self.read_json(pointer_key(name)))
+        except ArtifactMissing as problem:
+            raise ArtifactMissing(
+                f"no pointer {name!r} in {self.url}: there is {', '.join(self.pointers()) or 'none yet'}. Set one with "
+                f"`mirage store point {name} ARTIFACT`"
+            ) from problem
+        except ValidationError as problem:
+            fault = problem.errors()[0]["msg"]
+            raise ArtifactDamaged(
+                f"{pointer_key(name)} in {self.url} is not a pointer: {fault}. Remove it and set it again"
+            ) from problem
+
+    def pointers(self) -> builtins.list[str]:
+        """The names of the pointers."""
+        return [path.removeprefix(f"{POINTERS}/").removesuffix(".json") for path in self.names(POINTERS)]
+
+    # Garbage
+
+    def garbage(self, older_than_s: float, *, keep_runs: int | None = None) -> builtins.list[Garbage]:
+        """What nothing refers to any more and what killed writers left, written last so long ago; nothing changes."""
+        return find_garbage(self.place, older_than_s, keep_runs=keep_runs)
+
+    def collect(self, garbage: Iterable[Garbage]) -> builtins.list[Garbage]:
+        """Remove garbage that was found a moment ago; gives what really went, the rest came into use meanwhile."""
+        return remove_garbage(self.place, garbage)
+
     # Small records
 
     def write_json(self, path: str, value: Any) -> None:
-        """Write a small JSON record (``runs/<id>.json``), atomically."""
-        text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
-        self.place.write(safe_name(path), text.encode() + b"\n")
+        """Write a small JSON record (``runs/<id>.json``), atomically; an object is given a sha256 of its own."""
+        if isinstance(value, Mapping):
+            data = dump_checked(value, allow_nan=False)
+        else:
+            data = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        self.place.write(safe_name(path), data)
 
     def read_json(self, path: str) -> Any:
         """Read a small JSON record; ArtifactMissing or ArtifactDamaged name it."""
         try:
-            return json.loads(self.place.read(safe_name(path)))
+            data = self.place.read(safe_name(path))
+            return load_checked(data) if data.startswith(b"{") else json.loads(data)
         except FileNotFoundError as problem:
             raise ArtifactMissing(f"{path} is not in {self.url}") from problem
         except ValueError as problem:
-            raise ArtifactDamaged(f"{path} in {self.url} is not JSON: {problem}") from problem
+            raise ArtifactDamaged(f"{path} in {self.url} is not the JSON that was written: {problem}") from problem
 
     def names(self, prefix: str) -> builtins.list[str]:
         """The files below a folder (``runs/``), sorted, as paths that ``read_json`` takes."""
@@ -200,6 +304,12 @@ def _checked_path(path: str) -> str:
     if kind in _NOT_KINDS or not name or "/" in name:
         raise InputError(f"got the artifact path {path!r}, expected <kind>/<first 20 digits of its fingerprint>")
     return safe_name(path)
+
+
+def _mended(problem: ArtifactDamaged, record: str | None, url: str) -> str:
+    if record is None:
+        return f"{problem}. It changes while it is read: something else writes to {url}; stop that, then run again"
+    return f"{problem}. It was taken out of use ({record} in {url}): run again, its stage makes it anew"
 
 
 def _handle(path: str, manifest: Manifest) -> Artifact:

@@ -41,14 +41,27 @@ def read_table(path: Path, *, equal: Mapping[str, Any] | None = None) -> list[di
     return list(_rows(path, None, equal or {}))
 
 
+def count_rows(path: Path) -> int:
+    """How many rows a table has, without reading them; DataError names a broken file."""
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (pa.ArrowException, OSError) as problem:
+        raise DataError(f"{path} is not a readable parquet table: {problem}") from problem
+
+
 def read_columns(path: Path, schema: pa.Schema, *, equal: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Read rows of a table that must have the schema's columns and types; DataError names what differs."""
+    return list(iter_columns(path, schema, equal=equal))
+
+
+def iter_columns(path: Path, schema: pa.Schema, *, equal: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows of a table that must have the schema's columns and types, one by one; DataError names what differs."""
     there = _schema(path)
     wrong = [field.name for field in schema if field.name not in there.names]
     wrong += [f.name for f in schema if f.name in there.names and not _alike(there.field(f.name).type, f.type)]
     if wrong:
         raise DataError(f"{path} lacks the columns {', '.join(wrong)} in their types: it is not a table of this kind")
-    return list(_rows(path, schema.names, equal or {}))
+    return _rows(path, schema.names, equal or {})
 
 
 def _rows(path: Path, columns: Sequence[str] | None, equal: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -56,7 +69,9 @@ def _rows(path: Path, columns: Sequence[str] | None, equal: Mapping[str, Any]) -
     try:
         with pq.ParquetFile(path) as file:
             chosen = None if columns is None else list(columns)
-            for batch in file.iter_batches(batch_size=ROWS_A_GROUP, columns=chosen):
+            # Group by group: iter_batches over the whole file keeps what it has read until the end.
+            for group in range(file.num_row_groups):
+                batch = file.read_row_group(group, columns=chosen)
                 for name, value in equal.items():
                     batch = batch.filter(pc.equal(batch.column(name), value))
                 yield from batch.to_pylist()

@@ -1,15 +1,23 @@
-"""The pictures chains imagine, one a problem: arrows for planning, the map after a step for reasoning."""
+"""The pictures chains imagine, one a problem: arrows for planning, the map after a step for reasoning, stitched pieces.
+
+What a data set itself gives (CoMT's rationale, a user's own picture) stands before anything drawn.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from mirage_core.benchmarks import vsp_planning, vsp_reasoning
+from PIL import Image
+
+from mirage_core.benchmarks import jigsaw, task_of, vsp_planning, vsp_reasoning
+from mirage_core.benchmarks.choices import LETTERS
 from mirage_core.config import AuxiliaryImageSettings
 from mirage_core.errors import DataError, InputError
 from mirage_core.synthesis.arrows import draw_arrows
 from mirage_core.synthesis.map_after_step import choose_step, draw_map_after_step
 from mirage_core.types import AuxiliaryImage, Problem, Progress, ProgressEvent
+from mirage_core.worlds.jigsaw import stitched
 from mirage_core.worlds.maze import Maze, maze_from_rows, picture_bytes
 
 _REPORT_EVERY = 100
@@ -24,18 +32,40 @@ def draw_auxiliary_images(
     seed: int,
     progress: Progress,
 ) -> list[AuxiliaryImage]:
-    """A picture for each problem, in order; InputError for a benchmark that has none, DataError without a map."""
-    drawn = []
-    for problem in problems:
-        if problem.benchmark not in _DRAWERS:
+    """``drawn_auxiliary_images`` of all problems, in one list."""
+    return list(drawn_auxiliary_images(problems, settings, cell_px, seed, progress, total=len(problems)))
+
+
+def drawn_auxiliary_images(
+    problems: Iterable[Problem],
+    settings: AuxiliaryImageSettings,
+    cell_px: int,
+    seed: int,
+    progress: Progress,
+    ready: Mapping[str, AuxiliaryImage] | None = None,
+    total: int | None = None,
+) -> Iterator[AuxiliaryImage]:
+    """A picture for each problem, in order, as it is drawn; ``ready``: those there are (rendered, given), by problem.
+
+    InputError for a benchmark that has none, DataError without a map. A test problem may go without: nothing is
+    trained on it.
+    """
+    made = ready or {}
+    for done, problem in enumerate(problems, start=1):
+        if problem.id in made:
+            yield made[problem.id]
+        elif problem.benchmark in _DRAWERS:
+            yield _DRAWERS[problem.benchmark](problem, settings, cell_px, seed)
+        elif (task := task_of(problem.benchmark)) is not None:
+            picture = task.auxiliary_image(problem, seed)
+            yield AuxiliaryImage(problem_id=problem.id, image=picture, style="task")
+        elif problem.split != "test":
             raise InputError(
-                f"no auxiliary image is known for benchmark {problem.benchmark!r} (problem {problem.id}); "
-                f"known: {', '.join(_DRAWERS)}"
+                f"no auxiliary image is known for benchmark {problem.benchmark!r} (problem {problem.id}) and its data "
+                f"set gives none; drawn are: {', '.join(_DRAWERS)}; sat needs auxiliary_images.scenes"
             )
-        drawn.append(_DRAWERS[problem.benchmark](problem, settings, cell_px, seed))
-        if len(drawn) % _REPORT_EVERY == 0 or len(drawn) == len(problems):
-            progress(ProgressEvent(stage="auxiliary-images", step=len(drawn), total=len(problems)))
-    return drawn
+        if done % _REPORT_EVERY == 0 or done == total:
+            progress(ProgressEvent(stage="auxiliary-images", step=done, total=total))
 
 
 def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, seed: int) -> AuxiliaryImage:  # noqa: ARG001
@@ -53,6 +83,16 @@ def _map_after_step(problem: Problem, settings: AuxiliaryImageSettings, cell_px:
     return AuxiliaryImage(problem_id=problem.id, image=picture_bytes(picture), style="map-after-step", details=details)
 
 
+def _stitched(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, seed: int) -> AuxiliaryImage:  # noqa: ARG001
+    reference, *pieces = (Image.open(io.BytesIO(image)).convert("RGB") for image in problem.images)
+    right = LETTERS.index(problem.answer)
+    shown = pieces if settings.jigsaw_layout == "both" else [pieces[right]]
+    picture = picture_bytes(stitched(reference, shown))
+    return AuxiliaryImage(
+        problem_id=problem.id, image=picture, style="stitched", details={"layout": settings.jigsaw_layout}
+    )
+
+
 def _maze(problem: Problem) -> Maze:
     if "map" not in problem.facts:
         raise DataError(
@@ -61,4 +101,8 @@ def _maze(problem: Problem) -> Maze:
     return maze_from_rows(problem.facts["map"])
 
 
-_DRAWERS: dict[str, Draw] = {vsp_planning.NAME: _arrows, vsp_reasoning.NAME: _map_after_step}
+_DRAWERS: dict[str, Draw] = {
+    vsp_planning.NAME: _arrows,
+    vsp_reasoning.NAME: _map_after_step,
+    jigsaw.NAME: _stitched,
+}

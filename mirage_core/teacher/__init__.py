@@ -1,9 +1,21 @@
 """Teachers: who writes the chains a student learns, and the checks every chain must pass."""
 
 from mirage_core.teacher.checks import check_chain
-from mirage_core.teacher.examples import write_examples
-from mirage_core.teacher.make import make_teacher
+from mirage_core.teacher.endpoint import EndpointTeacher
+from mirage_core.teacher.examples import teach, write_examples
+from mirage_core.teacher.keys import keys_from
+from mirage_core.teacher.make import make_teacher, teacher_identity
 from mirage_core.teacher.oracle import OracleTeacher
 from mirage_core.teacher.protocol import Teacher
 
-__all__ = ["OracleTeacher", "Teacher", "check_chain", "make_teacher", "write_examples"]
+__all__ = [
+    "EndpointTeacher",
+    "OracleTeacher",
+    "Teacher",
+    "check_chain",
+    "keys_from",
+    "make_teacher",
+    "teach",
+    "teacher_identity",
+    "write_examples",
+]

@@ -6,14 +6,26 @@ The picture's one place is between the two texts, so neither may hold a token th
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from mirage_core import benchmarks
 from mirage_core.benchmarks.answers import boxed
+from mirage_core.config import TeacherSettings
 from mirage_core.errors import TeacherError
 from mirage_core.types import Problem, ReasoningChain
 
-_SPECIAL = re.compile(r"<\|[^<>|]*\|>|<(?:image|output_image|video|latents:\d+)>")
+_SPECIAL = re.compile(r"<\|[^<>|]*\|>|<(?:image|output_image|auxiliary_image|video|latents:\d+)>")
 _TAG = re.compile(r"</?think>")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a chain: ``reason`` is a word to count by, ``says`` a sentence for people and teachers."""
+
+    reason: str
+    says: str
 
 
 def check_chain(chain: ReasoningChain, problem: Problem) -> None:
@@ -27,40 +39,99 @@ def check_chain(chain: ReasoningChain, problem: Problem) -> None:
 
 
 def chain_faults(chain: ReasoningChain, problem: Problem) -> list[str]:
-    """Every fault of a chain, empty when it may be taught."""
-    faults = [] if chain.problem_id == problem.id else [f"it belongs to problem {chain.problem_id}"]
+    """Every fault of a chain in words, empty when it may be taught."""
+    return [fault.says for fault in faults_of(chain, problem)]
+
+
+def faults_of(chain: ReasoningChain, problem: Problem) -> list[Fault]:
+    """Every fault of a chain that no teacher's chain may have."""
+    faults = [] if chain.problem_id == problem.id else [Fault("other-problem", f"it belongs to {_named(chain)}")]
     if not chain.teacher:
-        faults.append("it does not name its teacher")
-    for side, text in (("before", chain.text_before), ("after", chain.text_after)):
-        faults += [f"the text {side} the image holds the special token {token}" for token in _SPECIAL.findall(text)]
-    return faults + _think_faults(chain) + _answer_faults(chain, problem)
+        faults.append(Fault("no-teacher", "it does not name its teacher"))
+    for side, text in _sides(chain):
+        faults += [
+            Fault("special-token", f"the text {side} the image holds the special token {token}")
+            for token in _SPECIAL.findall(text)
+        ]
+    return [*faults, *_think_faults(chain), *_answer_faults(chain, problem)]
 
 
-def _think_faults(chain: ReasoningChain) -> list[str]:
+def asked_faults(chain: ReasoningChain, problem: Problem, settings: TeacherSettings) -> list[Fault]:
+    """What else is wrong with a chain whose writer was shown the answer: it tells it early, or that it was given."""
+    return [
+        *_early_faults(chain, problem),
+        *_length_faults(chain, settings),
+        *_betrayal_faults(chain, settings.betrayals),
+    ]
+
+
+def _named(chain: ReasoningChain) -> str:
+    return f"problem {chain.problem_id}"
+
+
+def _sides(chain: ReasoningChain) -> Iterator[tuple[str, str]]:
+    yield "before", chain.text_before
+    yield "after", chain.text_after
+
+
+def _think_faults(chain: ReasoningChain) -> Iterator[Fault]:
     """Faults of the think tags: none in a direct chain; in a cot one closed, not nested, and one before the image."""
     before, after = _TAG.findall(chain.text_before), _TAG.findall(chain.text_after)
     if chain.variant == "direct":
-        faults = ["a direct chain has text before the image"] if chain.text_before else []
-        return faults + (["a direct chain thinks aloud"] if before or after else [])
-    faults = [
-        f"the think tags {side} the image are not pairs: {' '.join(tags)}"
-        for side, tags in (("before", before), ("after", after))
-        if tags != ["<think>", "</think>"] * (len(tags) // 2)
-    ]
+        if chain.text_before:
+            yield Fault("think-tags", "a direct chain has text before the image")
+        if before or after:
+            yield Fault("think-tags", "a direct chain thinks aloud")
+        return
+    for side, tags in (("before", before), ("after", after)):
+        if tags != ["<think>", "</think>"] * (len(tags) // 2):
+            yield Fault("think-tags", f"the think tags {side} the image are not pairs: {' '.join(tags[:12])}")
     if not re.fullmatch(r"\s*<think>.*\S.*</think>\s*", chain.text_before, flags=re.DOTALL):
-        faults.append("the text before the image is not one thought in <think> </think>")
-    return faults
+        yield Fault("think-tags", "the text before the image is not one thought in <think> </think>")
 
 
-def _answer_faults(chain: ReasoningChain, problem: Problem) -> list[str]:
+def _answer_faults(chain: ReasoningChain, problem: Problem) -> Iterator[Fault]:
     r"""Faults of the answer: one \boxed{}, after the image and all reasoning, right under the benchmark's own rule."""
     if "\\boxed" in chain.text_before:
-        return ["the answer stands before the image"]
+        yield Fault("answer-early", "the answer stands before the image")
+        return
     reasoning, closed, answer = chain.text_after.rpartition("</think>")
     if closed and "\\boxed" in reasoning:
-        return ["the answer stands inside the reasoning"]
+        yield Fault("answer-early", "the answer stands inside the reasoning")
+        return
     if answer.count("\\boxed") != 1 or boxed(answer) is None:
-        return [f"expected one complete \\boxed{{}} after the image, got {answer[-80:]!r}"]
+        yield Fault("box", f"expected one complete \\boxed{{}} after the image, got {answer[-80:]!r}")
+        return
     benchmark = benchmarks.get(problem.benchmark)
     score = benchmark.score(problem, chain.text_after, benchmark.rules[0])
-    return [] if score.correct else [f"its answer {boxed(answer)!r} is wrong (rule {score.rule})"]
+    if not score.correct:
+        yield Fault("wrong-answer", f"its answer {boxed(answer)!r} is wrong (rule {score.rule})")
+
+
+def _early_faults(chain: ReasoningChain, problem: Problem) -> Iterator[Fault]:
+    """The answer must not be told before the picture: not in words, nor as such where it is too long for chance."""
+    answer = re.escape(problem.answer.strip())
+    told = rf"\banswer\s*(?:is|:|=|would be|must be)\s*(?:option\s*)?[(\"'*]*{answer}(?!\w)"
+    plainly = len(problem.answer.strip()) >= 4 and re.search(rf"(?<!\w){answer}(?!\w)", chain.text_before)
+    if answer and (plainly or re.search(told, chain.text_before, flags=re.IGNORECASE)):
+        yield Fault("answer-early", "the first thought tells the answer already")
+
+
+def _length_faults(chain: ReasoningChain, settings: TeacherSettings) -> Iterator[Fault]:
+    low, high = settings.min_thought_chars, settings.max_thought_chars
+    for side, text in _sides(chain):
+        length = len(_TAG.sub("", text.rpartition("\\boxed")[0] if side == "after" else text).strip())
+        if not low <= length <= high:
+            word = "short" if length < low else "long"
+            yield Fault(
+                "length", f"the thought {side} the image is too {word}: {length} characters, allowed {low} to {high}"
+            )
+        if _CONTROL.search(text):
+            yield Fault("special-token", f"the text {side} the image holds control characters")
+
+
+def _betrayal_faults(chain: ReasoningChain, phrases: Sequence[str]) -> Iterator[Fault]:
+    said = " ".join(f"{chain.text_before} {chain.text_after}".casefold().split())
+    found = [phrase for phrase in phrases if " ".join(phrase.casefold().split()) in said]
+    if found:
+        yield Fault("betrayal", f"it betrays that the answer or the picture was given: {', '.join(map(repr, found))}")

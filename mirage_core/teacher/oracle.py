@@ -1,13 +1,16 @@
 """The oracle teacher: chains written from the solver's own knowledge, and labelled so.
 
-It stands in for the paper's Qwen2.5-VL-32B where no such model is at hand: it reads the map, not the picture.
+It stands in for the paper's Qwen2.5-VL-32B where no such model is at hand: it reads a problem's facts (the map, which
+piece is right), not its pictures.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from mirage_core.benchmarks import vsp_planning, vsp_reasoning
+from mirage_core.benchmarks import jigsaw, task_of, vsp_planning, vsp_reasoning
+from mirage_core.benchmarks.choices import LETTERS
+from mirage_core.benchmarks.task import OwnTask
 from mirage_core.errors import TeacherError
 from mirage_core.teacher.phrases import DIRECTIONS, Phrases, at, listed
 from mirage_core.types import AuxiliaryImage, Problem, ReasoningChain, Variant
@@ -40,20 +43,37 @@ def _think(thought: str) -> str:
 
 
 def _thoughts(problem: Problem, auxiliary_image: AuxiliaryImage) -> Texts:
+    task = task_of(problem.benchmark)
+    if task is not None:
+        return _of_task(task, problem)
     if problem.benchmark not in _WRITERS:
         raise TeacherError(
             f"the oracle knows no solver for benchmark {problem.benchmark!r} (problem {problem.id}); "
             f"it knows {', '.join(_WRITERS)}"
         )
+    return _WRITERS[problem.benchmark](problem, auxiliary_image, Phrases(problem.id))
+
+
+def _of_task(task: OwnTask, problem: Problem) -> Texts:
+    """The thoughts that a user's own task writes."""
+    texts = task.chain(problem)
+    if texts is None:
+        raise TeacherError(
+            f"the task {task.name!r} has no chain(problem), so the oracle has no thoughts to teach: write one, or take "
+            "teacher.variant=direct, or an endpoint (teacher.kind=endpoint)"
+        )
+    return texts
+
+
+def _maze_of(problem: Problem) -> Maze:
     if "map" not in problem.facts:
         raise TeacherError(f"problem {problem.id} has no map, so the oracle cannot reason about it; use variant direct")
-    return _WRITERS[problem.benchmark](
-        problem, auxiliary_image, maze_from_rows(problem.facts["map"]), Phrases(problem.id)
-    )
+    return maze_from_rows(problem.facts["map"])
 
 
-def _planning(problem: Problem, auxiliary_image: AuxiliaryImage, maze: Maze, phrases: Phrases) -> Texts:  # noqa: ARG001
+def _planning(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: Phrases) -> Texts:  # noqa: ARG001
     """Where things are, then, past the picture, the path move by move."""
+    maze = _maze_of(problem)
     before = " ".join((_scene(maze, phrases), phrases.pick(
         "I draw the way on the map, one arrow a move.",
         "Let me picture a safe way to the goal with arrows.",
@@ -83,8 +103,9 @@ def _scene(maze: Maze, phrases: Phrases) -> str:
     return f"{where} {phrases.pick('Holes to avoid:', 'The holes are')} {listed(maze.holes)}."
 
 
-def _reasoning(problem: Problem, auxiliary_image: AuxiliaryImage, maze: Maze, phrases: Phrases) -> Texts:
+def _reasoning(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: Phrases) -> Texts:
     """The moves up to the imagined map, then, past it, the others and what comes of them."""
+    maze = _maze_of(problem)
     plan = problem.facts["plan"]
     step = auxiliary_image.details.get("step")
     if type(step) is not int or not 0 < step <= len(plan):
@@ -133,7 +154,31 @@ def _ending(outcome: Outcome, cell: Cell, phrases: Phrases) -> str:
     }[outcome]
 
 
-_WRITERS: dict[str, Callable[[Problem, AuxiliaryImage, Maze, Phrases], Texts]] = {
+def _jigsaw(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: Phrases) -> Texts:  # noqa: ARG001
+    """What is missing, then, past the stitched picture, which piece goes on across the seams."""
+    right = LETTERS.index(problem.answer)
+    fits, fails = jigsaw.OPTIONS[right], jigsaw.OPTIONS[1 - right]
+    before = " ".join((
+        phrases.pick(
+            "The first image lacks its lower right quarter.",
+            "The lower right corner of the first image is missing.",
+        ),
+        phrases.pick(
+            "I put each piece into the gap and look at the seams.",
+            "Let me imagine the first image with each candidate in its place.",
+            "I stitch both candidates into the gap, one after the other.",
+        ),
+    ))  # fmt: skip
+    after = phrases.pick(
+        f"With {fits} the shapes and colours go on across both seams; with {fails} they break off.",
+        f"The edges of {fits} continue those of the first image. Those of {fails} do not.",
+        f"At the seams {fails} does not match, while {fits} does.",
+    )
+    return before, after
+
+
+_WRITERS: dict[str, Callable[[Problem, AuxiliaryImage, Phrases], Texts]] = {
     vsp_planning.NAME: _planning,
     vsp_reasoning.NAME: _reasoning,
+    jigsaw.NAME: _jigsaw,
 }

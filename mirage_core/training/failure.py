@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mirage_core import errors
-from mirage_core.errors import MirageError, TrainingError, TrainingProcessDied
+from mirage_core.errors import MirageError, OutOfMemory, TrainingError, TrainingProcessDied
+from mirage_core.training.memory import is_out_of_memory
 
 
 def write_failure(path: Path, problem: BaseException, rank: int) -> None:
@@ -21,6 +22,7 @@ def write_failure(path: Path, problem: BaseException, rank: int) -> None:
         "time": time.time(),
         "kinds": [kind.__name__ for kind in type(problem).__mro__],
         "expected": isinstance(problem, MirageError),
+        "out_of_memory": is_out_of_memory(problem),
         "peer_lost": _is_lost_peer(problem),
         "message": str(problem),
         "traceback": "".join(traceback.format_exception(problem)),
@@ -34,9 +36,13 @@ def failure(paths: Sequence[Path], exits: Sequence[int | None], log_tail: str) -
     """The error to raise for a group that failed: the cause, not what the other processes saw of it.
 
     ``exits`` are the exit statuses by rank, None for a process still running. A MirageError comes back as its
-    own kind; another exception as TrainingError; a process that was killed as TrainingProcessDied.
+    own kind; a lack of memory as OutOfMemory, whoever noticed it; another exception as TrainingError; a process that
+    was killed as TrainingProcessDied.
     """
     records = sorted((json.loads(path.read_text("utf-8")) for path in paths if path.exists()), key=_time)
+    starved = [record for record in records if record["out_of_memory"]]
+    if starved:
+        return OutOfMemory(f"process {starved[0]['rank']}: {starved[0]['kinds'][0]}: {starved[0]['message']}")
     causes = [record for record in records if not record["peer_lost"]]
     if causes:
         return _rebuilt(causes[0], log_tail)
@@ -65,7 +71,9 @@ def _is_lost_peer(problem: BaseException) -> bool:
     """Whether the error only says that another process went away."""
     text = str(problem)
     signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL", "SocketException")
-    return isinstance(problem, RuntimeError) and not isinstance(problem, MirageError) and any(s in text for s in signs)
+    if isinstance(problem, MirageError) or is_out_of_memory(problem):
+        return False
+    return isinstance(problem, RuntimeError) and any(sign in text for sign in signs)
 
 
 def _time(record: dict[str, Any]) -> float:

@@ -30,6 +30,7 @@ from mirage_core.training.events import EventWriter
 from mirage_core.training.job import Job
 from mirage_core.training.loop import TrainPlan, train
 from mirage_core.training.losses import LossParts, text_log_probs
+from mirage_core.training.memory import portion_of
 from mirage_core.training.objective import MicroBatch
 from mirage_core.training.policy_loss import PolicyTerms, policy_terms
 from mirage_core.training.rollouts import Rollout, Sampler
@@ -45,7 +46,7 @@ def run_grpo(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
     if not problems:
         raise DataError(f"{job.input('problems')} has no problem of the split train; raise problems.*.train")
     model = load_trainable(job, rank, world_size)
-    objective = GRPOObjective(settings, model, problems, job.seed)
+    objective = GRPOObjective(settings, model, problems, job.seed, portion_of(job))
     train(objective, model, _plan(settings.grpo), job, rank, world_size, emit, about(job, model))
 
 
@@ -83,7 +84,15 @@ class PolicyBatch:
 class GRPOObjective:
     """Draws groups of answers and weighs their log-probabilities by what they earned."""
 
-    def __init__(self, settings: Settings, model: LoadedModel, problems: Sequence[Problem], seed: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        model: LoadedModel,
+        problems: Sequence[Problem],
+        seed: int,
+        portion: int | None = None,
+    ) -> None:
+        self._portion = portion or settings.grpo.micro_batch_size
         self._settings, self._model, self._problems = settings.grpo, model, problems
         frozen = not settings.model.train_vision
         self._sampler = Sampler(model, settings, seed, keep_features=frozen)
@@ -101,7 +110,7 @@ class GRPOObjective:
         (mine,) = deal(indices, rank, world_size, None)
         rollouts = self._sampler.draw(step, [self._problems[index] for index in mine.indices])
         most = math.ceil(len(indices) / world_size) * self._settings.group_size
-        passes = math.ceil(most / (self._settings.micro_batch_size or most))
+        passes = math.ceil(most / (self._portion or most))
         pieces = [rollouts[part::passes] for part in range(passes)]
         speed = self._sampler.tokens_per_second / passes
         return [self._micro_batch(piece or rollouts[:1], mine.filler or not piece, speed) for piece in pieces]

@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mirage_core.config import Settings
 from mirage_core.errors import InputError
 
-Program = Literal["warmup", "text", "grounding", "relaxation", "grpo", "evaluate"]
+Program = Literal["warmup", "text", "capimagine", "grounding", "relaxation", "grpo", "evaluate"]
 
 INPUTS: dict[str, tuple[str, ...]] = {
     "warmup": (),
     "text": ("model", "examples"),
+    "capimagine": ("model", "examples"),
     "grounding": ("model", "examples"),
     "relaxation": ("model", "examples"),
     "grpo": ("model", "problems"),
@@ -40,6 +41,7 @@ class Job(BaseModel):
     output: Path = Field(description="Folder of the result; created when missing.")
     scratch: Path = Field(description="Folder of logs, events and checkpoints.")
     resume_from: Path | None = Field(None, description="Checkpoint folder to continue from.")
+    portion: int | None = Field(None, gt=0, description="At most so much at once a process (training/memory.py).")
     options: dict[str, Any] = Field(default_factory=dict, description="What only this program understands (JSON).")
 
     def input(self, name: str) -> Path:

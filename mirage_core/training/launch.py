@@ -14,12 +14,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirage_core.errors import TrainingError, TrainingProcessDied
+from mirage_core.errors import JobCancelled, StageTimeout, TrainingProcessDied
 from mirage_core.training.events import CHECKPOINT, PROGRESS, EventReader, progress_event
 from mirage_core.training.failure import failure
 from mirage_core.training.job import Job, write_job
@@ -31,6 +32,9 @@ LOG_TAIL_BYTES = 4000
 WORKER = "mirage_core.training.worker"
 
 OnCheckpoint = Callable[[int, Path], None]
+
+_RUNNING: set[threading.Event] = set()
+"""One for every job of this process; set, it ends the job."""
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,45 @@ def run_job(job: Job, *, progress: Progress, on_checkpoint: OnCheckpoint, worker
 
     ``on_checkpoint(step, folder)`` is called, in this process, for the newest checkpoint there is; the one before
     is then deleted. Raises the error of a process as its own kind where it is a MirageError, TrainingError for any
-    other exception and for a time-out, TrainingProcessDied (transient) for a killed or silent process. An exception
-    from a callback, or KeyboardInterrupt, ends the processes too; they also end when this process dies.
-    ``worker`` is the module they run.
+    other exception, OutOfMemory, StageTimeout, TrainingProcessDied (transient) for a killed or silent process,
+    JobCancelled after ``cancel_jobs``. An exception from a callback, or KeyboardInterrupt, ends the processes too;
+    they also end when this process dies. ``worker`` is the module they run.
     """
     job.output.mkdir(parents=True, exist_ok=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
-    group = _start(job, Path(tempfile.mkdtemp(prefix="launch-", dir=job.scratch)), worker)
+    cancelled = threading.Event()
+    _RUNNING.add(cancelled)
     try:
-        _follow(group, job, progress, on_checkpoint)
+        group = _start(job, Path(tempfile.mkdtemp(prefix="launch-", dir=job.scratch)), worker)
+        try:
+            _follow(group, job, progress, on_checkpoint, cancelled)
+        finally:
+            _stop(group)
     finally:
-        _stop(group)
+        _RUNNING.discard(cancelled)
+
+
+def cancel_jobs() -> int:
+    """End every job of this process, whichever thread runs it; returns how many there were.
+
+    Each ends within a second with JobCancelled in its own thread; its last checkpoint stays.
+    """
+    running = list(_RUNNING)
+    for cancelled in running:
+        cancelled.set()
+    return len(running)
+
+
+@contextlib.contextmanager
+def ending_jobs() -> Iterator[None]:
+    """When the block ends by what is no Exception (a cancelled run), end the jobs of this process's other threads."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        cancel_jobs()
+        raise
 
 
 def _start(job: Job, folder: Path, worker: str) -> Group:
@@ -87,7 +119,9 @@ def _start_rank(worker: str, job_file: Path, rank: int, world_size: int) -> subp
         )
 
 
-def _follow(group: Group, job: Job, progress: Progress, on_checkpoint: OnCheckpoint) -> None:
+def _follow(
+    group: Group, job: Job, progress: Progress, on_checkpoint: OnCheckpoint, cancelled: threading.Event
+) -> None:
     runtime = job.settings.runtime
     ranks = range(len(group.processes))
     reader = EventReader([events_file(group.folder, rank) for rank in ranks])
@@ -111,7 +145,8 @@ def _follow(group: Group, job: Job, progress: Progress, on_checkpoint: OnCheckpo
         if any(exits):
             raise _failure(group)
         _check_time(runtime.timeout_s, runtime.stall_timeout_s, started, heard, group)
-        time.sleep(LOOK_EVERY_S)
+        if cancelled.wait(LOOK_EVERY_S):
+            raise JobCancelled(f"the {job.program} job was cancelled; run again: it goes on from its last checkpoint")
 
 
 def _only_newest(folders: list[Path]) -> list[Path]:
@@ -135,9 +170,10 @@ def _failure(group: Group) -> Exception:
 def _check_time(timeout_s: float, stall_timeout_s: float, started: float, heard: float, group: Group) -> None:
     now = time.monotonic()
     if now - started > timeout_s:
-        raise TrainingError(
-            f"the processes did not finish within runtime.timeout_s = {timeout_s} s and were stopped. Raise it, or "
-            f"run again: training goes on from its last checkpoint. End of the log:\n{log_tail(group.folder, 0)}"
+        raise StageTimeout(
+            f"the processes did not finish within {timeout_s} s and were stopped. Raise runtime.timeout_s, or the "
+            "stage's own in runtime.timeouts, or run again: training goes on from its last checkpoint. End of the "
+            f"log:\n{log_tail(group.folder, 0)}"
         )
     if now - heard > stall_timeout_s:
         raise TrainingProcessDied(

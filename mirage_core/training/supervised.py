@@ -20,11 +20,13 @@ from mirage_core.training.events import EventWriter
 from mirage_core.training.job import Job, Program
 from mirage_core.training.loop import TrainPlan, train
 from mirage_core.training.losses import LossParts, counts, grounding_loss, relaxation_loss, text_loss
+from mirage_core.training.memory import portion_of
 from mirage_core.training.objective import MicroBatch, contribution
 from mirage_core.training.prepared import EncodedOnDemand, Source, prepare
 from mirage_core.training.processes import process_device
 from mirage_core.types import TrainingExample
 
+TEXT_ONLY = ("text", "capimagine")
 DIAGNOSTICS_EVERY = 10
 
 
@@ -33,7 +35,7 @@ def run_supervised(job: Job, rank: int, world_size: int, emit: EventWriter) -> N
     chosen = section(job.settings, job.program)
     model = load_trainable(job, rank, world_size)
     source, order, steps = training_data(job, model, rank, world_size, emit)
-    objective = SupervisedObjective(job.program, job.settings, model, source, order)
+    objective = SupervisedObjective(job.program, job.settings, model, source, order, portion_of(job))
     train(objective, model, plan(chosen, steps), job, rank, world_size, emit, about(job, model))
 
 
@@ -69,7 +71,12 @@ def kinds_of(examples: Sequence[TrainingExample]) -> list[int]:
 
 def section(settings: Settings, program: Program) -> TrainSettings:
     """The settings a supervised program reads."""
-    return {"text": settings.direct_sft, "grounding": settings.grounding, "relaxation": settings.relaxation}[program]
+    return {
+        "text": settings.direct_sft,
+        "capimagine": settings.capimagine,
+        "grounding": settings.grounding,
+        "relaxation": settings.relaxation,
+    }[program]
 
 
 def load_trainable(job: Job, rank: int, world_size: int) -> LoadedModel:
@@ -89,7 +96,9 @@ def encoding(
     encoder = Encoder(model.processor, settings.latent, settings.prompt, settings.teacher.variant)
 
     def encode(index: int) -> EncodedExample:
-        return encoder.example(examples[index], with_latents=program != "text", with_targets=program == "grounding")
+        return encoder.example(
+            examples[index], with_latents=program not in TEXT_ONLY, with_targets=program == "grounding"
+        )
 
     return encode
 
@@ -131,11 +140,18 @@ class SupervisedObjective:
     """Batches of examples under one of the three supervised losses."""
 
     def __init__(
-        self, program: Program, settings: Settings, model: LoadedModel, source: Source, order: EpochOrder
+        self,
+        program: Program,
+        settings: Settings,
+        model: LoadedModel,
+        source: Source,
+        order: EpochOrder,
+        portion: int | None = None,
     ) -> None:
         self._program, self._latent = program, settings.latent
         self._settings = section(settings, program)
         self._model, self._source, self._order = model, source, order
+        self._portion = portion or self._settings.micro_batch_size
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Nothing beside the backbone."""
@@ -143,7 +159,7 @@ class SupervisedObjective:
 
     def micro_batches(self, step: int, rank: int, world_size: int) -> Sequence[MicroBatch]:
         """This process's share of the step's examples."""
-        portions = deal(self._order.batch(step), rank, world_size, self._settings.micro_batch_size)
+        portions = deal(self._order.batch(step), rank, world_size, self._portion)
         return [self._micro_batch(portion, step) for portion in portions]
 
     def _micro_batch(self, portion: Portion, step: int) -> MicroBatch:
@@ -172,7 +188,7 @@ class SupervisedObjective:
     def _found(self, backbone: Any, data: SupervisedData) -> LossParts:
         if isinstance(self._settings, GroundingSettings):
             return grounding_loss(backbone, data.batch, self._settings, self._latent, diagnostics=data.diagnostics)
-        if self._program == "text":
+        if self._program in TEXT_ONLY:
             return text_loss(backbone, data.batch)
         return relaxation_loss(backbone, data.batch, checkpointing=self._settings.gradient_checkpointing)
 

@@ -30,10 +30,11 @@ from mirage_core.training.events import EventWriter
 from mirage_core.training.job import Job
 from mirage_core.training.loop import TrainPlan, step_seed, train
 from mirage_core.training.losses import LossParts, cross_entropy
+from mirage_core.training.memory import WARMUP_GROUP, portion_of
 from mirage_core.training.objective import MicroBatch, contribution
 from mirage_core.training.warmup_tasks import KINDS, Exercise, ExerciseSource, Task
 
-GROUP = 8  # pictures whose features are centred together: fixed, so that the loss knows no number of processes
+GROUP = WARMUP_GROUP  # fixed, so that the loss knows no number of processes
 ARROWS = 8
 LARGEST_LEVEL = 8
 # An arrow bit is rare among the eight of a cell: as a plain mean it would hardly count beside the kind.
@@ -49,7 +50,7 @@ def run_warmup(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
             f"A warm-up is for model.source from_scratch, got {settings.model.source}; load that instead."
         )
     model = build_base(settings.model, job.seed)
-    objective = WarmupObjective(settings, model, job.seed)
+    objective = WarmupObjective(settings, model, job.seed, portion_of(job))
     about = {
         "stage": "base",
         "source": FROM_SCRATCH,
@@ -127,10 +128,10 @@ def centring_loss(features: Tensor) -> Tensor:
 class WarmupObjective:
     """The warm-up as the common loop drives it: batches drawn on the fly, three weighted losses."""
 
-    def __init__(self, settings: Settings, model: LoadedModel, seed: int) -> None:
+    def __init__(self, settings: Settings, model: LoadedModel, seed: int, portion: int | None = None) -> None:
         if len(settings.model.warmup.levels) == 0:
             raise SettingsError("model.warmup.levels is empty; name at least one level.")
-        self._settings, self._model = settings, model
+        self._settings, self._model, self._portion = settings, model, portion
         excluded = excluded_forms([Path(name) for name in settings.problems.exclude])
         self._source = ExerciseSource(
             settings.model.warmup,
@@ -153,13 +154,19 @@ class WarmupObjective:
         size = self._settings.model.warmup.batch_size
         groups = [range(first, min(first + GROUP, size)) for first in range(0, size, GROUP)]
         mine = groups[rank::world_size]
-        indices = [index for group in mine or groups[:1] for index in group]
+        most = -(-len(groups) // world_size)  # groups of a process, and at once
+        at_once = max(1, (self._portion or size) // GROUP)
+        cuts = range(0, most, at_once)
+        return [self._micro_batch(step, mine[first : first + at_once], groups[:1]) for first in cuts]
+
+    def _micro_batch(self, step: int, groups: Sequence[range], stand_in: Sequence[range]) -> MicroBatch:
+        indices = [index for group in groups or stand_in for index in group]
         batch = self.batch(step, indices)
         counts = {
             "tokens": float((batch.layout.labels != IGNORED).sum()),
             "pictures": float(len(indices)),
         }
-        return [MicroBatch(batch, counts, filler=not mine)]
+        return MicroBatch(batch, counts, filler=not groups)
 
     def batch(self, step: int, indices: Sequence[int]) -> WarmupBatch:
         """The exercises of a step with these indices, laid out."""

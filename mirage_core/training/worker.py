@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mirage_core import benchmarks
 from mirage_core.training.events import EventWriter
 from mirage_core.training.failure import write_failure
 from mirage_core.training.job import Job, read_job
@@ -27,6 +28,7 @@ RunProgram = Callable[[Job, int, int, EventWriter], None]
 PROGRAMS = {
     "warmup": "mirage_core.training.warmup:run_warmup",
     "text": "mirage_core.training.supervised:run_supervised",
+    "capimagine": "mirage_core.training.supervised:run_supervised",
     "grounding": "mirage_core.training.supervised:run_supervised",
     "relaxation": "mirage_core.training.supervised:run_supervised",
     "grpo": "mirage_core.training.grpo:run_grpo",
@@ -58,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(job: Job, rank: int, world_size: int, folder: Path) -> None:
     """Join the other processes where the program needs them, then run the program."""
     prepare_libraries(rank, world_size, job.settings.runtime.threads, folder)
+    benchmarks.use(job.settings.problems)  # a user's own task
     events = EventWriter(events_file(folder, rank))
     if job.program == "evaluate":
         program(job.program)(job, rank, world_size, events)
@@ -92,11 +95,16 @@ def prepare_libraries(rank: int, world_size: int, threads: int, folder: Path) ->
 
 
 def end_with_parent(parent: int) -> None:
-    """End this process, whatever it does, within a second of its parent's death (SIGKILL included)."""
+    """End this process, whatever it does, within a second of its parent's death (SIGKILL included).
+
+    Where it leads a process group of its own (the launcher sees to that), all it has started ends with it.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

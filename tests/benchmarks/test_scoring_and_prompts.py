@@ -64,7 +64,7 @@ def test_an_unknown_rule_is_refused_with_the_known_ones():
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_names():
-    with pytest.raises(InputError, match=r"vsp-planning, vsp-reasoning; did you mean 'vsp-planning'"):
+    with pytest.raises(InputError, match=r"vsp-planning, vsp-reasoning, .*; did you mean 'vsp-planning'"):
         benchmarks.get("vsp-planing")
 
 

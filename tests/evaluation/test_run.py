@@ -21,7 +21,7 @@ from mirage_core.config import (
     Settings,
     identity,
 )
-from mirage_core.errors import DataError, SettingsError, TrainingProcessDied
+from mirage_core.errors import DataError, OutOfMemory, SettingsError, TrainingProcessDied
 from mirage_core.evaluation import run
 from mirage_core.evaluation.answer import Answerer, chances, decode_settings, fixed_batches, predict, use_of
 from mirage_core.model.base import build_base, load_model, save_model
@@ -126,6 +126,31 @@ def test_a_retry_answers_only_the_batches_that_are_missing(
     off = evaluate(model, problems, settings, tmp_path, latents="off")
     assert answered == [0, 1, 2, 3, 2, 0, 1, 2, 3]
     assert all(row["latent_share"] == 0 for row in off["scores"])
+
+
+def test_where_the_memory_does_not_do_a_batch_is_answered_in_portions(
+    model: Path, problems: list[Problem], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = in_this_process(monkeypatch)
+    whole = evaluate(model, problems, settings, tmp_path / "whole")
+    answered.clear()
+    scored, sizes = run.Answerer.scored, []
+
+    def starved(self: run.Answerer, asked: list[Problem]) -> list:
+        sizes.append(len(asked))
+        if len(asked) > 2 and len(sizes) > 1:  # the first batch fits, and is kept
+            raise OutOfMemory("process 0: CUDA out of memory")
+        return scored(self, asked)
+
+    monkeypatch.setattr(run.Answerer, "scored", starved)
+    metrics = evaluate(model, problems, settings, tmp_path / "portions")
+    batch = settings.evaluation.batch_size
+    assert metrics.pop("memory") == {"portion": 2, "portion_that_did_not_fit": batch}
+    assert metrics == whole
+    assert answered.count(0) == 1
+    assert set(sizes[:2]) == {batch} and max(sizes[4:]) <= 2
+    told = json.loads((tmp_path / "portions/output/metrics.json").read_text())
+    assert "memory" not in told
 
 
 def test_a_job_that_ends_without_its_batches_is_an_error_that_may_be_retried(

@@ -1,4 +1,4 @@
-"""The interval and the paired test, against values worked out by hand."""
+"""Intervals, the paired test and Holm's correction, against published values and values worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirage_core.errors import InputError
-from mirage_core.evaluation.statistics import exact_p, mcnemar, wilson
+from mirage_core.evaluation.statistics import EXACT_UP_TO, exact_p, holm, mcnemar, mcnemar_p, paired_interval, wilson
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,62 @@ def test_a_paired_test_counts_the_four_cells() -> None:
 def test_methods_that_answered_other_problems_are_not_compared() -> None:
     with pytest.raises(InputError, match="'b' is one"):
         mcnemar("x", {"a": True, "b": True}, "y", {"a": True})
+
+
+@pytest.mark.parametrize(("only_first", "only_second"), [(470, 531), (520, 481), (401, 600), (1001, 0), (501, 500)])
+def test_beyond_a_thousand_discordant_pairs_the_approximation_is_the_exact_test(
+    only_first: int, only_second: int
+) -> None:
+    assert only_first + only_second > EXACT_UP_TO
+    assert mcnemar_p(only_first, only_second) == pytest.approx(exact_p(only_first, only_second), abs=1e-4)
+
+
+def test_with_few_discordant_pairs_the_test_is_exact() -> None:
+    assert mcnemar_p(1, 9) == exact_p(1, 9) != pytest.approx(0.0269, abs=1e-3)  # 0.0269: what chi-squared would say
+
+
+@pytest.mark.parametrize(
+    ("cells", "interval"),
+    [
+        # Newcombe (1998), table II, method 10: e=20, f=12, g=2, h=16
+        ((20, 12, 2, 16), (0.0562, 0.3292)),
+        # Fagerland, Lydersen, Laake (2017), chapter 8, airway hyper-responsiveness (Bentur 2009)
+        ((1, 1, 7, 12), (-0.507, -0.026)),
+    ],
+)
+def test_the_interval_of_a_paired_difference_is_the_published_one(
+    cells: tuple[int, int, int, int], interval: tuple[float, float]
+) -> None:
+    assert paired_interval(*cells) == pytest.approx(interval, abs=5e-4)
+
+
+def test_without_a_discordant_pair_the_difference_still_has_an_interval_round_zero() -> None:
+    low, high = paired_interval(50, 0, 0, 50)
+    assert low == pytest.approx(-high)
+    assert 0 < high < 0.1
+
+
+@given(st.tuples(*[st.integers(0, 300)] * 4).filter(any))
+def test_the_interval_holds_the_difference_and_turns_round_with_the_two_methods(cells: tuple[int, ...]) -> None:
+    both, first, second, neither = cells
+    low, high = paired_interval(both, first, second, neither)
+    turned = paired_interval(both, second, first, neither)
+    assert -1 <= low <= (first - second) / sum(cells) + 1e-12
+    assert (first - second) / sum(cells) - 1e-12 <= high <= 1
+    assert (-turned[1], -turned[0]) == pytest.approx((low, high), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("p_values", "corrected"),
+    [
+        ([], []),
+        ([0.04], [0.04]),
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.9], [1.0, 1.0]),
+        ([0.02, 0.02], [0.04, 0.04]),
+    ],
+)
+def test_holm_corrects_for_the_number_of_tests_in_their_own_order(
+    p_values: list[float], corrected: list[float]
+) -> None:
+    assert holm(p_values) == pytest.approx(corrected)

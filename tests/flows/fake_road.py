@@ -18,6 +18,8 @@ NEEDS: dict[str, tuple[str, tuple[str, ...] | None, tuple[str, ...]]] = {
     "examples": ("examples", ("problems", "auxiliary_images"), ()),
     "base": ("model", (), ()),
     "direct-sft": ("model", ("model", "examples"), ()),
+    "captions": ("examples", ("examples",), ()),
+    "capimagine": ("model", ("model", "examples"), ()),
     "grounding": ("model", ("model", "examples"), ()),
     "relaxation": ("model", ("model", "examples"), ()),
     "grpo": ("model", ("model", "problems"), ()),
@@ -26,14 +28,18 @@ NEEDS: dict[str, tuple[str, tuple[str, ...] | None, tuple[str, ...]]] = {
 }
 
 
-TRAINED = ("base", "direct-sft", "grounding", "relaxation", "grpo")
+TRAINED = ("base", "direct-sft", "capimagine", "grounding", "relaxation", "grpo")
 
 
 @dataclass
 class FakeRoad:
-    """What ran, in order, and the errors that stages raise: ``faults[label]`` is emptied call by call."""
+    """What ran, in order, and the errors that stages raise: ``faults[label]`` is emptied call by call.
+
+    ``during[label]`` is called with the context while that stage works; ``""`` stands for every stage.
+    """
 
     ran: list[str] = field(default_factory=list)
+    during: dict[str, Callable[[StageContext], None]] = field(default_factory=dict)
     faults: dict[str, list[Exception]] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)
 
@@ -47,6 +53,7 @@ class FakeRoad:
             inputs=inputs,
             params=params,
             checkpoints=name in TRAINED,
+            gpu=name in (*TRAINED, "evaluation"),
             identity=lambda settings: {"seed": settings.seed},
             run=self._runner(name),
         )
@@ -57,6 +64,9 @@ class FakeRoad:
             self.ran.append(named)
             if self.faults.get(named):
                 raise self.faults[named].pop(0)
+            for act in (self.during.get(named), self.during.get("")):
+                if act is not None:
+                    act(context)
             for step in (1, 2, 3):
                 context.progress(ProgressEvent(stage=name, step=step, total=3, metrics={"loss": 1.0 / step}))
             page = "report.html" if name == "report" else "made.txt"

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from mirage_core import recipes
-from mirage_core.config import Settings
+from mirage_core.config import Settings, StageName
 from mirage_core.errors import SettingsError
+from mirage_core.stages.registry import STAGES
 
 
 def write(path: Path, text: str) -> str:
@@ -83,6 +85,8 @@ def test_recipes_in_a_circle_are_refused(tmp_path: Path) -> None:
         (["evaluation.methods=[zero-shot, foo]"], r"evaluation.methods.1: got 'foo', .*'stage-2'"),
         (["problems.vsp_planning.train_levels=[9]"], r"problems.vsp_planning.train_levels.0: got 9"),
         (["grounding=7"], r"grounding: got 7"),
+        (["runtime.timeouts.relaxatoin=5"], r"timeouts.relaxatoin: got 'relaxatoin', .*'relaxation'.*'report'"),
+        (["runtime.timeouts={grpo: 0}"], r"runtime.timeouts.grpo: got 0, .*greater than 0"),
         (["seed={a: 1}"], r"seed: got .*, expected a plain value"),
         (["seed"], r"override 'seed', expected a.b=c"),
         (["seed=[1"], r"'seed=\[1' is not YAML"),
@@ -91,6 +95,14 @@ def test_recipes_in_a_circle_are_refused(tmp_path: Path) -> None:
 def test_what_is_wrong_is_said_with_its_path_and_the_way_out(overrides: list[str], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         recipes.load("tiny", overrides)
+
+
+def test_a_stage_has_its_own_time_out_and_the_others_the_common_one() -> None:
+    runtime = recipes.load("tiny", ["runtime.timeouts={relaxation: 60}", "runtime.timeouts.auxiliary-images=7"]).runtime
+    assert runtime.for_stage("relaxation").timeout_s == 60
+    assert runtime.for_stage("auxiliary-images").timeout_s == 7
+    assert runtime.for_stage("grpo") == runtime.model_copy(update={"timeouts": {}})
+    assert set(get_args(StageName)) == set(STAGES)
 
 
 def test_every_wrong_value_is_told_at_once() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from deployments import background, local_stack
@@ -18,6 +19,7 @@ from deployments import background, local_stack
 ROOT = Path(__file__).parents[2]
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 PATIENCE_S = 300.0
+BUSY_S = 150.0  # a server on SQLite can be stuck for a minute under load, then says 503
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,13 @@ class LiveStack:
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """A POST to the server's API; the JSON of its answer."""
-        answer = httpx.post(f"{self.api}/{path}", json=dict(body or {}), timeout=30, trust_env=False)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        return _answered(
+            lambda: httpx.post(f"{self.api}/{path}", json=dict(body or {}), timeout=BUSY_S, trust_env=False)
+        )
 
     def get(self, path: str) -> Any:
         """A GET from the server's API; the JSON of its answer."""
-        answer = httpx.get(f"{self.api}/{path}", timeout=30, trust_env=False)
-        answer.raise_for_status()
-        return answer.json()
+        return _answered(lambda: httpx.get(f"{self.api}/{path}", timeout=BUSY_S, trust_env=False))
 
     def run(
         self, deployment: str, parameters: Mapping[str, Any] | None = None, env: Mapping[str, str] | None = None
@@ -73,6 +73,16 @@ class LiveStack:
             time.sleep(0.3)
         raise AssertionError(f"not within {patience_s:.0f} s: {what}\n{background.tail(self.stack.log('worker'), 60)}")
 
+    def retry(self, flow_run: str) -> None:
+        """Press Retry on a run's page: what the UI sends."""
+        state = {"type": "SCHEDULED", "name": "AwaitingRetry", "message": "Retry from the UI"}
+        self.post(f"flow_runs/{flow_run}/set_state", {"state": state, "force": True})
+
+    def cancel(self, flow_run: str) -> None:
+        """Press Cancel on a run's page: what the UI sends."""
+        state = {"type": "CANCELLING", "name": "Cancelling", "message": "Cancelled from the UI"}
+        self.post(f"flow_runs/{flow_run}/set_state", {"state": state})
+
     def task_runs(self, flow_run: str) -> list[dict[str, Any]]:
         """The task runs of a flow run in the order they started, with ``name`` and ``state_name``."""
         found = self.post("task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run]}}})
@@ -82,6 +92,46 @@ class LiveStack:
         """What a flow run and its tasks said."""
         body = {"logs": {"flow_run_id": {"any_": [flow_run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
         return [str(line["message"]) for line in self.post("logs/filter", body)]
+
+    # Accidents: nobody is asked first
+
+    def kill_worker(self, *, with_flows: bool) -> list[int]:
+        """SIGKILL the worker, alone or with all that it started; the pids that were killed."""
+        return _kill(self.stack.worker_file, with_children=with_flows)
+
+    def restart_worker(self) -> None:
+        """Start a worker where none runs, and wait for it."""
+        local_stack.up(self.stack, port=None, say=print, timeout_s=PATIENCE_S)
+
+    def kill_server(self) -> list[int]:
+        """SIGKILL the server; the pids that were killed."""
+        return _kill(self.stack.server_file, with_children=True)
+
+    def restart_server(self) -> None:
+        """Start the server again on its port and its data, and wait for it."""
+        port = int(self.api.rpartition(":")[2].removesuffix("/api"))
+        local_stack.up(self.stack, port=port, say=print, timeout_s=PATIENCE_S)
+
+
+def _kill(known_at: Path, *, with_children: bool) -> list[int]:
+    known = background.recall(known_at)
+    if known is None:
+        raise AssertionError(f"nothing that {known_at} tells of runs")
+    family = [psutil.Process(known.pid)]
+    family += family[0].children(recursive=True) if with_children else []
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return [process.pid for process in family]
+
+
+def _answered(ask: Callable[[], httpx.Response]) -> Any:
+    """The JSON of an answer; asked again, as Prefect's own client does, while the server says that it is busy."""
+    deadline = time.monotonic() + BUSY_S
+    while (answer := ask()).status_code == httpx.codes.SERVICE_UNAVAILABLE and time.monotonic() < deadline:
+        time.sleep(0.5)
+    answer.raise_for_status()
+    return answer.json() if answer.content else None
 
 
 def free_port() -> int:

@@ -15,7 +15,7 @@ from mirage_core.stages.problems import problems_identity
 from mirage_core.stages.registry import STAGES
 from tests.stages.fakes import settings
 
-TRAINED = {"direct-sft", "grounding", "relaxation", "grpo"}
+TRAINED = {"direct-sft", "capimagine", "grounding", "relaxation", "grpo"}
 MODELS = {"base", *TRAINED}
 
 
@@ -30,12 +30,14 @@ def changed_by(**changes: Any) -> set[str]:
         ({"runtime": {"processes": 1, "engine": "plain", "checkpoint_every": 7}}, set()),
         ({"seed": 7}, {"problems", "auxiliary-images", *MODELS, "report"}),
         ({"problems": {"cell_px": 32}}, {"problems", "auxiliary-images", "base", "report"}),
-        ({"teacher": {"variant": "cot"}}, {"examples", *MODELS, "evaluation", "report"}),
+        ({"teacher": {"variant": "cot"}}, {"examples", "captions", *MODELS, "evaluation", "report"}),
         ({"latent": {"num_latents": 5}}, {*MODELS, "evaluation", "report"}),
         ({"prompt": {"form": "short"}}, {*MODELS, "evaluation", "report"}),
         ({"model": {"warmup": {"steps": 3}}}, {"base", "report"}),
         ({"model": {"train_vision": True}}, {*MODELS, "report"}),
         ({"direct_sft": {"steps": 3}}, {"direct-sft", "report"}),
+        ({"capimagine": {"steps": 3}}, {"capimagine", "report"}),
+        ({"captions": {"longest": 900}}, {"captions", "report"}),
         ({"grounding": {"text_weight": 0.5}}, {"grounding", "report"}),
         ({"relaxation": {"steps": 3}}, {"relaxation", "report"}),
         ({"grpo": {"steps": 3}}, {"grpo", "report"}),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mirage_core.config import Settings
-from mirage_core.errors import InputError, TrainingProcessDied
+from mirage_core.errors import InputError, StoreUnavailable, TrainingProcessDied
 from mirage_core.stages.direct import run_road
 from mirage_core.stages.registry import get_stage
 from mirage_core.stages.stage import run_stage, stage_fingerprint
@@ -90,6 +90,36 @@ def test_a_training_stage_resumes_from_its_checkpoint_and_drops_it_afterwards(
     assert [job.program for job in jobs] == [program, program]
     assert sorted(jobs[0].inputs) == sorted(INPUTS[jobs[0].program])
     assert jobs[0].resume_from is None
+
+
+def test_a_store_that_is_away_at_a_checkpoint_does_not_stop_the_training(
+    store: Store, model: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_job(job: Job, *, progress: Any, on_checkpoint: Any) -> None:
+        on_checkpoint(50, job.scratch)
+        (job.output / "model.safetensors").write_text("trained")
+
+    def away(*_: object) -> None:
+        raise StoreUnavailable("503")
+
+    monkeypatch.setattr(launch, "run_job", run_job)
+    monkeypatch.setattr(Store, "save_checkpoint", away)
+    events, trained = Events(), get_stage("relaxation")
+    result = run_stage(trained, settings(), dict.fromkeys(trained.inputs or (), model), store, events)
+    assert not result.cached
+    assert "the checkpoint of step 50 was not kept, training goes on without it: 503" in events.messages
+
+
+def test_a_stage_is_given_its_own_time_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs: list[Job] = []
+
+    def run_job(job: Job, **_: Any) -> None:
+        jobs.append(job)
+        (job.output / "model.safetensors").write_text("warm")
+
+    monkeypatch.setattr(launch, "run_job", run_job)
+    run_stage(get_stage("base"), settings(runtime={"timeouts": {"base": 77, "grpo": 5}}), {}, store, Events())
+    assert jobs[0].settings.runtime.timeout_s == 77
 
 
 def test_the_base_from_scratch_is_a_warm_up(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

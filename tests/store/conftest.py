@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mirage_core.store import Store
+from mirage_core.store import Store, publish
+
+
+@pytest.fixture(autouse=True)
+def _brief_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publishers who meet on a remote store wait for each other less long: nothing here takes seconds."""
+    monkeypatch.setattr(publish, "SETTLE_S", 0.3)
+    monkeypatch.setattr(publish, "SETTLE_POLL_S", 0.02)
 
 
 @pytest.fixture(params=["local", "remote"])

@@ -21,8 +21,7 @@ from mirage_core.errors import (
     SettingsError,
     StoreUnavailable,
 )
-from mirage_core.store import Store, fingerprint
-from mirage_core.store import places as places_module
+from mirage_core.store import Store, fingerprint, local_place
 from mirage_core.store.manifest import safe_name
 from mirage_core.types import Artifact
 
@@ -88,10 +87,10 @@ def test_files_without_a_manifest_are_nothing(store: Store, folder: FolderOf, mo
     def die(*_: object) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(type(store.place), "create", die)
-    with pytest.raises(KeyboardInterrupt):
-        publish(store, folder(a="half of it"))
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(store.place), "create", die)
+        with pytest.raises(KeyboardInterrupt):
+            publish(store, folder(a="half of it"))
     assert store.find("model", PRINT) is None
     assert store.list() == []
     artifact = publish(store, folder(a="all of it"))
@@ -111,9 +110,9 @@ def test_damage_in_a_remote_store_is_noticed_and_named(folder: FolderOf, tmp_pat
     store = Store.open("memory://damage/here", cache=tmp_path / "cache")
     artifact = publish(store, folder(a="abc"))
     store.place.write(f"{artifact.path}/{store.manifest(artifact).folder}/a", b"abX")
+    assert store.verify(artifact) == ["a has another sha256 than its manifest says"]
     with pytest.raises(ArtifactDamaged, match="a has another sha256"):
         store.fetch(artifact)
-    assert store.verify(artifact) == ["a has another sha256 than its manifest says"]
 
 
 def test_a_damaged_copy_in_the_cache_is_downloaded_again(folder: FolderOf, tmp_path: Path) -> None:
@@ -245,7 +244,7 @@ def test_a_full_disk_is_said_as_such_and_leaves_nothing_half_written(
         Path(target).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(places_module.shutil, "copyfile", full)
+    monkeypatch.setattr(local_place.shutil, "copyfile", full)
     with pytest.raises(StoreUnavailable, match=r"no space left.*run again"):
         publish(local_store, folder(a="one"))
     assert local_store.place.sizes("") == {}

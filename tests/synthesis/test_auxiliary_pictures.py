@@ -120,5 +120,5 @@ def test_a_problem_without_a_map_or_of_another_benchmark_is_refused():
     common = {"id": "x", "split": "test", "group": "g", "question": "<image>", "images": (b"",), "answer": "A"}
     with pytest.raises(DataError, match="has no map"):
         draw_auxiliary_images([Problem(benchmark="vsp-reasoning", facts={"plan": "R"}, **common)], STYLE, 64, 0, quiet)
-    with pytest.raises(InputError, match="jigsaw"):
-        draw_auxiliary_images([Problem(benchmark="jigsaw", **common)], STYLE, 64, 0, quiet)
+    with pytest.raises(InputError, match=r"'sat'.* sat needs auxiliary_images\.scenes"):
+        draw_auxiliary_images([Problem(benchmark="sat", **{**common, "split": "train"})], STYLE, 64, 0, quiet)

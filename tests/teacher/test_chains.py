@@ -97,7 +97,7 @@ def test_the_oracle_refuses_what_it_cannot_reason_about():
     with pytest.raises(TeacherError, match="no map"):
         oracle.chain(dataclasses.replace(PLANNING, facts={}), picture("p"), "cot")
     with pytest.raises(TeacherError, match="no solver"):
-        oracle.chain(dataclasses.replace(PLANNING, benchmark="jigsaw"), picture("p"), "cot")
+        oracle.chain(dataclasses.replace(PLANNING, benchmark="sat"), picture("p"), "cot")
 
 
 def test_a_problem_without_a_picture_is_refused():

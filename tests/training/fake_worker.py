@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -14,10 +15,19 @@ from mirage_core.training.job import Job
 from mirage_core.types import ProgressEvent
 
 
+class OutOfMemoryError(RuntimeError):
+    """As torch's own, without torch."""
+
+
+def sleeping_child() -> int:
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
+
+
 def act(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
-    emit(ProgressEvent(stage="fake", step=rank, total=world_size, metrics={"pid": float(os.getpid())}))
-    print(f"rank {rank} acts")
     chosen = job.options["act"]
+    pid = os.getpid() if chosen != "hang-with-children" else sleeping_child()
+    emit(ProgressEvent(stage="fake", step=rank, total=world_size, metrics={"pid": float(pid)}))
+    print(f"rank {rank} acts")
     if chosen == "checkpoints" and rank == 0:
         for step in (1, 2):
             folder = job.scratch / f"checkpoint-{step}"
@@ -29,6 +39,8 @@ def act(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
         raise DataError("row 3 has no image")
     if chosen == "lost-peer" and rank == 0:
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+    if chosen == "out-of-memory" and rank == 1:
+        raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
     if chosen == "bug" and rank == 1:
         raise ZeroDivisionError("a bug")
     if chosen in ("killed", "lost-peer") and rank == 1:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 import pytest
 
 from mirage_core.config import Settings
-from mirage_core.errors import DataError, TrainingError, TrainingProcessDied
+from mirage_core.errors import DataError, JobCancelled, OutOfMemory, StageTimeout, TrainingError, TrainingProcessDied
 from mirage_core.training.job import Job
-from mirage_core.training.launch import run_job
+from mirage_core.training.launch import cancel_jobs, ending_jobs, run_job
 from mirage_core.types import ProgressEvent
 
 ROOT = Path(__file__).parents[2]
@@ -116,9 +117,14 @@ def test_a_killed_process_is_transient_whatever_the_others_say(tmp_path: Path, a
     assert isinstance(error, TrainingProcessDied) and error.transient
 
 
+def test_a_lack_of_memory_has_its_own_kind(tmp_path: Path) -> None:
+    _, error = failed(job(tmp_path, "out-of-memory"), OutOfMemory)
+    assert "process 1: OutOfMemoryError: CUDA out of memory" in str(error)
+
+
 def test_a_time_out_ends_the_processes(tmp_path: Path) -> None:
-    _, error = failed(job(tmp_path, "hang", timeout_s=2), TrainingError)
-    assert "runtime.timeout_s = 2" in str(error)
+    _, error = failed(job(tmp_path, "hang", timeout_s=2), StageTimeout)
+    assert "within 2 s" in str(error) and "runtime.timeouts" in str(error)
 
 
 def test_silence_ends_the_processes(tmp_path: Path) -> None:
@@ -139,6 +145,47 @@ def test_an_exception_in_the_parent_ends_the_processes(tmp_path: Path) -> None:
     assert_gone(pids)
 
 
+def run_in_a_thread(made: Job, heard: Heard) -> tuple[threading.Thread, list[BaseException]]:
+    """Start a job in a thread and wait until both its processes were heard."""
+    ended: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run_job(made, progress=heard.progress, on_checkpoint=heard.checkpoint, worker=FAKE)
+        except BaseException as problem:
+            ended.append(problem)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    deadline = time.monotonic() + 120
+    while len(heard.events) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return thread, ended
+
+
+def test_a_job_in_another_thread_is_cancelled_with_its_processes(tmp_path: Path) -> None:
+    heard = Heard()
+    thread, ended = run_in_a_thread(job(tmp_path, "hang"), heard)
+    assert cancel_jobs() == 1
+    thread.join(timeout=60)
+    assert [type(problem) for problem in ended] == [JobCancelled]
+    assert not ended[0].transient  # type: ignore[attr-defined]
+    assert_gone(heard.pids())
+    assert cancel_jobs() == 0
+
+
+def test_a_signal_in_the_main_thread_ends_jobs_of_other_threads_and_an_error_does_not(tmp_path: Path) -> None:
+    heard = Heard()
+    thread, ended = run_in_a_thread(job(tmp_path, "hang"), heard)
+    with pytest.raises(DataError), ending_jobs():
+        raise DataError("another stage's")
+    assert thread.is_alive() and not ended
+    with pytest.raises(KeyboardInterrupt), ending_jobs():
+        raise KeyboardInterrupt
+    thread.join(timeout=60)
+    assert [type(problem) for problem in ended] == [JobCancelled]
+
+
 PARENT = """
 import sys
 from pathlib import Path
@@ -149,14 +196,15 @@ run_job(read_job(Path(sys.argv[1])), progress=lambda event: print(int(event.metr
 """
 
 
-def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    (tmp_path / "job.json").write_text(job(tmp_path, "hang").model_dump_json())
+@pytest.mark.parametrize("act", ("hang", "hang-with-children"))
+def test_processes_and_what_they_started_end_when_their_parent_is_killed(tmp_path: Path, act: str) -> None:
+    (tmp_path / "job.json").write_text(job(tmp_path, act).model_dump_json())
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, str(tmp_path / "job.json")], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert parent.stdout is not None
     pids = [int(parent.stdout.readline()) for _ in range(2)]
-    assert all(alive(pid) for pid in pids)
+    assert len(pids) == 2 and all(alive(pid) for pid in pids)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     parent.stdout.close()

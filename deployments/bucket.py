@@ -1,0 +1,48 @@
+"""Make the bucket of MIRAGE_STORE where it is not there yet: python -m deployments.bucket. For a fresh S3 server."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from mirage_core.errors import SettingsError
+
+PATIENCE_S = 120.0
+
+
+def make_bucket(url: str) -> bool:
+    """Make the bucket of ``s3://bucket/prefix``; False where it was there. The server may still be starting."""
+    scheme, _, rest = url.partition("://")
+    bucket = rest.split("/")[0]
+    if scheme != "s3" or not bucket:
+        raise SettingsError(f"MIRAGE_STORE is {url!r}, expected s3://bucket/prefix")
+    from s3fs import S3FileSystem
+
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            system = S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
+            if system.exists(bucket):
+                return False
+            system.mkdir(bucket)
+            return True
+        except (ConnectionError, OSError) as problem:
+            if isinstance(problem, PermissionError) or time.monotonic() > deadline:
+                raise SettingsError(
+                    f"the bucket {bucket} could not be made at {os.environ.get('AWS_ENDPOINT_URL', 'AWS')} "
+                    f"({type(problem).__name__}: {problem}): look at AWS_ENDPOINT_URL and the keys"
+                ) from problem
+            time.sleep(1.0)
+
+
+def main() -> int:
+    """Make it, and say so."""
+    url = os.environ.get("MIRAGE_STORE", "")
+    made = make_bucket(url)
+    sys.stdout.write(f"the bucket of {url} {'was made' if made else 'is there'}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

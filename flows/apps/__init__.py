@@ -1,0 +1,1 @@
+"""Groups of commands of ``mirage``, one file a group; what they do is in ``flows/commands``."""

@@ -1,0 +1,180 @@
+"""Jigsaw: which of two pieces is the missing lower right quarter of a picture.
+
+Evaluated on BLINK's Jigsaw rows (``BLINK-Benchmark/BLINK``, configuration Jigsaw, split val); trained on pictures cut
+here. Training pictures and their near duplicates (perceptual hash) stay in one split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mirage_core.benchmarks.choices import LETTERS, RULE, prompt, right_letter, score, with_options
+from mirage_core.benchmarks.leaks import near_groups, perceptual_hash
+from mirage_core.benchmarks.pictures import source_pictures
+from mirage_core.benchmarks.published import PublishedRow, published_rows
+from mirage_core.benchmarks.splits import split_of_form
+from mirage_core.config import JigsawData
+from mirage_core.errors import DataError
+from mirage_core.types import Problem, Progress, ProgressEvent, Split
+from mirage_core.worlds.jigsaw import cut_jigsaw, near_piece, same_piece
+from mirage_core.worlds.jigsaw.cut import squared
+from mirage_core.worlds.maze import picture_bytes
+
+NAME = "jigsaw"
+GROUPS = ("jigsaw",)
+RULES = (RULE,)
+CONFIG, PUBLISHED_SPLIT = "Jigsaw", "val"
+OPTIONS = ("the second image", "the third image")
+# BLINK's own words, character for character: they are part of the benchmark.
+QUESTION = (
+    "Given the first image with the lower right corner missing, can you tell which one of the second image or the "
+    "third image is the missing part? Imagine which image would be more appropriate to place in the missing spot. You "
+    "can also carefully observe and compare the edges of the images."
+)
+_SHORT = "<image><image><image>\nPiece"
+_HISTOGRAM_BINS = 4
+__all__ = ["GROUPS", "NAME", "OPTIONS", "RULES", "jigsaw_problems", "load", "prompt", "score"]
+
+
+def load(file: str | Path, split: Split = "test") -> list[Problem]:
+    """BLINK's Jigsaw rows of a file, folder or hub id; rows whose answer is hidden are refused with a DataError."""
+    rows = published_rows(str(file), config=CONFIG, split=PUBLISHED_SPLIT)
+    return [_published(row, split) for row in rows]
+
+
+def _published(row: PublishedRow, split: Split) -> Problem:
+    images = tuple(row.picture(row.value(f"image_{at}"), f"image_{at}") for at in (1, 2, 3))
+    answer, choices = row.text("answer"), row.texts("choices")
+    if answer == "hidden":
+        raise DataError(f"{row.where}: the answer is hidden; BLINK publishes answers of the split val only")
+    try:
+        letter = right_letter(answer, choices)
+    except DataError as error:
+        raise DataError(f"{row.where}: {error}") from error
+    identity = f"blink-{row.text('idx') if 'idx' in row.values else row.number}"
+    return _problem(identity, split, images, letter, {"source": "BLINK"})
+
+
+def _problem(
+    identity: str, split: Split, images: tuple[bytes, ...], answer: str, facts: Mapping[str, object]
+) -> Problem:
+    question = with_options("<image>\n<image>\n<image>\n" + QUESTION, OPTIONS)
+    return Problem(
+        id=identity,
+        benchmark=NAME,
+        split=split,
+        group=GROUPS[0],
+        question=question,
+        images=images,
+        answer=answer,
+        facts={"options": list(OPTIONS), "short": _SHORT, **facts},
+    )
+
+
+@dataclass(slots=True)
+class _Survey:
+    """What the first reading of all pictures found: a hash, a colour histogram and the name of each."""
+
+    names: list[str] = field(default_factory=list)
+    hashes: list[int] = field(default_factory=list)
+    histograms: list[np.ndarray] = field(default_factory=list)
+    squares: list[bytes] = field(default_factory=list)
+
+
+def jigsaw_problems(data: JigsawData, seed: int, progress: Progress) -> Iterator[Problem]:
+    """Problems cut from the pictures of the settings, the wanted number of every split, in the order of the pictures.
+
+    DataError when the pictures do not suffice: it says how many there are and how many fell away, and why.
+    """
+    wanted: dict[Split, int] = {"train": data.train, "validation": data.validation, "test": data.test}
+    survey = _survey(data, seed, progress)
+    splits = _splits(survey)
+    partners = _partners(survey, splits) if data.wrong == "near" else None
+    counts = dict.fromkeys(wanted, 0)
+    alike = 0
+    for index, square in enumerate(survey.squares):
+        split = splits[index]
+        if counts[split] >= wanted[split]:
+            continue
+        other = survey.squares[partners[index]] if partners and partners[index] >= 0 else None
+        problem = _cut(data, seed, split, survey.names[index], square, other)
+        if problem is None:
+            alike += 1
+            continue
+        counts[split] += 1
+        yield problem
+        progress(ProgressEvent(stage="problems", message=NAME, step=sum(counts.values()), total=sum(wanted.values())))
+    missing = {split: wanted[split] - count for split, count in counts.items() if count < wanted[split]}
+    if missing:
+        raise DataError(
+            f"jigsaw: {missing} problems are missing. {data.pictures!r} gave {len(survey.names)} pictures, "
+            f"{alike} of them with no wrong piece that looks different; give more pictures or ask for fewer problems"
+        )
+
+
+def _survey(data: JigsawData, seed: int, progress: Progress) -> _Survey:
+    """Read every picture once: its square, hash and histogram. Drawn pictures are made in the number needed."""
+    survey = _Survey()
+    for picture in source_pictures(data, seed):
+        square = squared(picture.image, data.side_px)
+        survey.names.append(picture.name)
+        survey.hashes.append(perceptual_hash(square))
+        survey.histograms.append(_histogram(square))
+        survey.squares.append(picture_bytes(square))
+        if len(survey.names) % 200 == 0:
+            progress(ProgressEvent(stage="problems", message=f"jigsaw: {len(survey.names)} pictures read"))
+    return survey
+
+
+def _splits(survey: _Survey) -> list[Split]:
+    """The split of each picture: that of its group of near duplicates, by the digest of the group's first name."""
+    groups = near_groups(survey.hashes)
+    return [split_of_form(f"jigsaw/{survey.names[group]}") for group in groups]
+
+
+def _partners(survey: _Survey, splits: list[Split]) -> list[int]:
+    """For each picture the one of the same split with the nearest colours that is not its duplicate; -1 where none."""
+    histograms, groups = np.stack(survey.histograms), np.array(near_groups(survey.hashes))
+    kinds = np.array(splits)
+    partners = []
+    for index, histogram in enumerate(histograms):
+        apart = np.abs(histograms - histogram).sum(axis=1)
+        apart[(kinds != kinds[index]) | (groups == groups[index])] = np.inf
+        best = int(apart.argmin())
+        partners.append(best if np.isfinite(apart[best]) else -1)
+    return partners
+
+
+def _cut(data: JigsawData, seed: int, split: Split, name: str, square: bytes, other: bytes | None) -> Problem | None:
+    """The problem of one picture; None where no wrong piece differs enough."""
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    rng = np.random.default_rng(list(digest[:8]))
+    whole = _opened(square)
+    wrong = near_piece(whole, _opened(other)) if other is not None else None
+    wrong = wrong or same_piece(rng, whole)
+    if wrong is None:
+        return None
+    cut = cut_jigsaw(whole, data.side_px, wrong)
+    right_first = bool(rng.integers(2))
+    pieces = (cut.right, cut.wrong) if right_first else (cut.wrong, cut.right)
+    images = tuple(picture_bytes(part) for part in (cut.reference, *pieces))
+    facts = {"source": name, "wrong": "near" if other is not None else "same"}
+    return _problem(f"{NAME}-{digest.hex()[:16]}", split, images, LETTERS[0 if right_first else 1], facts)
+
+
+def _histogram(square: Image.Image) -> np.ndarray:
+    """Shares of colours in 4 x 4 x 4 bins, [64]."""
+    pixels = np.asarray(square, dtype=np.uint8).reshape(-1, 3) // (256 // _HISTOGRAM_BINS)
+    index = (pixels[:, 0].astype(int) * _HISTOGRAM_BINS + pixels[:, 1]) * _HISTOGRAM_BINS + pixels[:, 2]
+    return np.bincount(index, minlength=_HISTOGRAM_BINS**3) / len(index)
+
+
+def _opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data)).convert("RGB")

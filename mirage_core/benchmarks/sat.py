@@ -1,0 +1,81 @@
+"""SAT, spatial aptitude: questions about one or two frames of a scene, with two answers to choose from.
+
+Published as ``array/SAT``: image_bytes, question, answers, question_type, correct_answer. Every test row is asked in
+both orders of its options, since models favour a place; a training row stands in one order, chosen by its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from mirage_core.benchmarks.choices import LETTERS, RULE, prompt, score, with_options
+from mirage_core.benchmarks.published import PublishedRow, published_rows
+from mirage_core.errors import DataError
+from mirage_core.types import Problem, Split
+
+NAME = "sat"
+SOURCE = "array/SAT"
+# What the data set calls its types: motion of things or of the viewer (dynamic), and one frame (static).
+DYNAMIC = ("action_consequence", "action_sequence", "ego_movement", "goal_aim", "obj_movement", "perspective")
+GROUPS = (*DYNAMIC, "static")
+RULES = (RULE,)
+__all__ = ["DYNAMIC", "GROUPS", "NAME", "RULES", "SOURCE", "load", "problems_of_row", "prompt", "score"]
+
+
+def load(file: str | object, split: Split = "test") -> list[Problem]:
+    """Every row of a file, folder or hub id; DataError names the row."""
+    return [problem for row in published_rows(str(file), split=split) for problem in problems_of_row(row, split)]
+
+
+def problems_of_row(row: PublishedRow, split: Split) -> Iterator[Problem]:
+    """The problems of a row: both orders of the options for testing, one for training.
+
+    The id holds the digest of the row's words and pictures: the same row has the same id wherever it lies.
+    """
+    question, answers, right = row.text("question"), row.texts("answers"), row.text("correct_answer")
+    pictures = row.value("image_bytes")
+    if not isinstance(pictures, list) or not pictures:
+        raise DataError(f"{row.where}: image_bytes is {type(pictures).__name__}, expected a list of pictures")
+    images = tuple(row.picture(picture, f"picture {at}") for at, picture in enumerate(pictures, start=1))
+    if right not in answers:
+        raise DataError(f"{row.where}: correct_answer {right!r} is none of the answers {answers}")
+    digest = _digest(question, images)
+    orders = [answers, answers[::-1]]
+    chosen = range(2) if split == "test" else [int(digest[0], 16) % 2]
+    for order in chosen:
+        yield _problem(f"{NAME}-{digest[:16]}-{order}", split, row, question, orders[order], right, images, order)
+
+
+def _problem(
+    identity: str,
+    split: Split,
+    row: PublishedRow,
+    question: str,
+    options: list[str],
+    right: str,
+    images: tuple[bytes, ...],
+    order: int,
+) -> Problem:
+    try:
+        words = with_options("<image>\n" * len(images) + question.strip(), options)
+    except DataError as error:
+        raise DataError(f"{row.where}: {error}") from error
+    kind = row.text("question_type")
+    return Problem(
+        id=identity,
+        benchmark=NAME,
+        split=split,
+        group=kind if kind in DYNAMIC else "static",
+        question=words,
+        images=images,
+        answer=LETTERS[options.index(right)],
+        facts={"options": options, "order": order, "type": kind, "scene": question.strip()},
+    )
+
+
+def _digest(question: str, images: tuple[bytes, ...]) -> str:
+    whole = hashlib.sha256(question.encode())
+    for image in images:
+        whole.update(hashlib.sha256(image).digest())
+    return whole.hexdigest()

@@ -1,0 +1,69 @@
+"""The original VSP repository's maps: ``maze/task-main/maps/level3/{img,table}/0.{png,txt}``, as planning problems.
+
+The table writes a map in symbols (@ player, * goal, # hole, _ safe); where there is no table, the map is read from
+the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mirage_core.benchmarks import vsp_planning
+from mirage_core.benchmarks.rows import Row, read_picture_file
+from mirage_core.config import VSPFolderData
+from mirage_core.errors import DataError, InputError
+from mirage_core.types import Problem
+from mirage_core.worlds.maze import GOAL, HOLE, SAFE, START, Maze, maze_from_rows, read_maze, shortest_path
+
+MAPS = "task-main/maps"
+SYMBOLS = {"@": START, "*": GOAL, "#": HOLE, "_": SAFE}
+
+
+def folder_problems(data: VSPFolderData) -> Iterator[Problem]:
+    """The maps of the levels in the order of their numbers; DataError names what is not as published."""
+    root = _maps(Path(data.source).expanduser())
+    for level in data.levels:
+        pictures = root / f"level{level}" / "img"
+        files = sorted(pictures.glob("*.png"), key=_number)
+        if not files:
+            raise DataError(f"{pictures} holds no PNG: expected the maps of level {level} there")
+        for file in files[: data.per_level]:
+            yield _problem(root, file, level)
+
+
+def _maps(source: Path) -> Path:
+    for candidate in (source / "maze" / MAPS, source / MAPS, source):
+        if any(candidate.glob("level*/img")):
+            return candidate
+    raise DataError(f"{source} holds no maze/{MAPS}/level*/img: expected a checkout of the original VSP repository")
+
+
+def _number(file: Path) -> int:
+    if not file.stem.isdecimal():
+        raise DataError(f"{file}: expected a number as the file's name, as published")
+    return int(file.stem)
+
+
+def _problem(root: Path, file: Path, level: int) -> Problem:
+    number = _number(file)
+    row = Row(root / "maps", number, {})
+    data, picture = read_picture_file(row, "img", file.relative_to(root).as_posix())
+    table = root / f"level{level}" / "table" / f"{number}.txt"
+    maze = read_table(table) if table.is_file() else read_maze(picture)
+    path = shortest_path(maze)
+    if maze.level != level or path is None:
+        raise DataError(f"{file}: the map has level {maze.level} and {'a' if path else 'no'} way to the goal")
+    return vsp_planning.make_problem(f"vsp-folder-{level}-{number:03d}", "test", maze, data, answer=path)
+
+
+def read_table(file: Path) -> Maze:
+    """The map that a table writes: the rows that hold its symbols, whatever stands between them."""
+    rows = [
+        [SYMBOLS[mark] for mark in line if mark in SYMBOLS] for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+    rows = [row for row in rows if row]
+    try:
+        return maze_from_rows(rows)
+    except InputError as error:
+        raise DataError(f"{file}: {error}") from error

@@ -1,0 +1,33 @@
+"""Small JSON records that tell their own sha256, so that damage to any byte of them is noticed on reading."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+OWN = "own_sha256"
+
+
+def dump_checked(value: Mapping[str, Any], *, allow_nan: bool = True) -> bytes:
+    """The record as JSON for people, UTF-8; its last entry is the sha256 of the same text without that entry."""
+    plain = _text(value, allow_nan)
+    return _text({**value, OWN: hashlib.sha256(plain).hexdigest()}, allow_nan)
+
+
+def load_checked(data: bytes) -> dict[str, Any]:
+    """Read a record back; ValueError for what is no JSON object, or not what was written.
+
+    One without a sha256 of its own was written by an earlier version (or by hand) and is taken as it is.
+    """
+    value = json.loads(data)
+    if not isinstance(value, dict):
+        raise ValueError(f"got {type(value).__name__}, expected an object")
+    if value.pop(OWN, None) is not None and dump_checked(value) != data:
+        raise ValueError(f"its content does not have the sha256 it tells under {OWN}")
+    return value
+
+
+def _text(value: Mapping[str, Any], allow_nan: bool) -> bytes:
+    return json.dumps(dict(value), indent=1, ensure_ascii=False, allow_nan=allow_nan).encode() + b"\n"

@@ -1,0 +1,192 @@
+"""SAT, CoMT and the original VSP folder: read from small files of their published layouts, with every fault named."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirage_core import benchmarks
+from mirage_core.benchmarks import comt, sat
+from mirage_core.benchmarks.contents import content_of
+from mirage_core.benchmarks.published import published_rows
+from mirage_core.benchmarks.sources import Sourced, sourced_problems
+from mirage_core.benchmarks.vsp_folder import folder_problems
+from mirage_core.config import CoMTData, ProblemSettings, SATData, VSPFolderData
+from mirage_core.errors import DataError
+from tests.benchmarks.data_sets import comt_folder, picture, sat_folder, sat_rows, vsp_folder, write_parquet
+
+NOTHING_DRAWN: dict[str, Any] = {"vsp_planning": None, "vsp_reasoning": None}
+
+
+def quiet(event: object) -> None:
+    """Nobody listens."""
+
+
+def sourced(**sections: Any) -> list[Sourced]:
+    return list(sourced_problems(ProblemSettings(**NOTHING_DRAWN, **sections), 42, quiet))
+
+
+def test_every_sat_test_row_is_asked_in_both_orders(tmp_path: Path) -> None:
+    problems = sat.load(sat_folder(tmp_path), "test")
+
+    assert len(problems) == 8
+    for first, second in zip(problems[::2], problems[1::2], strict=True):
+        assert first.facts["options"] == second.facts["options"][::-1]
+        assert {first.answer, second.answer} == {"A", "B"}
+        assert first.facts["options"]["AB".index(first.answer)] == second.facts["options"]["AB".index(second.answer)]
+    assert [problem.group for problem in problems[::2]] == ["obj_movement", "ego_movement", "perspective", "static"]
+    assert [len(problem.images) for problem in problems[::2]] == [1, 2, 1, 2]
+    assert all(problem.question.count("<image>") == len(problem.images) for problem in problems)
+
+
+def test_sat_training_rows_stand_in_one_order_and_fill_their_splits(tmp_path: Path) -> None:
+    data = SATData(source=str(sat_folder(tmp_path, train=60)), train=20, validation=4, test=3)
+    problems = [problem for problem, _ in sourced(sat=data)]
+
+    assert Counter(problem.split for problem in problems) == {"train": 20, "validation": 4, "test": 6}
+    trained = [problem for problem in problems if problem.split != "test"]
+    assert len({problem.facts["scene"] for problem in trained}) == len(trained)
+    assert {problem.facts["order"] for problem in trained} == {0, 1}
+
+
+def test_sat_types_can_be_chosen(tmp_path: Path) -> None:
+    data = SATData(source=str(sat_folder(tmp_path, train=40)), types=("perspective",), train=5, validation=0)
+
+    assert {problem.group for problem, _ in sourced(sat=data)} == {"perspective"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"correct_answer": "up"}, r"row 1: correct_answer 'up' is none of the answers"),
+        ({"answers": ["left", "left"], "correct_answer": "left"}, r"row 1: the options .* are not all different"),
+        ({"image_bytes": [b"not a picture"]}, r"row 1: picture 1 cannot be decoded"),
+        ({"question": 3}, r"row 1: 'question' is int, expected text"),
+    ],
+)
+def test_faults_of_a_sat_row_are_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    file = write_parquet(tmp_path / "SAT_test.parquet", [{**sat_rows(1)[0], **change}])
+
+    with pytest.raises(DataError, match=said):
+        sat.load(file)
+
+
+def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
+    row = {key: value for key, value in sat_rows(1)[0].items() if key != "answers"}
+
+    with pytest.raises(DataError, match=r"the column 'answers' is missing \(it has \['correct_answer'"):
+        sat.load(write_parquet(tmp_path / "SAT_test.parquet", [row]))
+
+
+def test_comt_gives_its_own_picture_and_words(tmp_path: Path) -> None:
+    found = sourced(comt=CoMTData(source=str(comt_folder(tmp_path, 80)), train=8, validation=0))
+    splits = Counter(problem.split for problem, _ in found)
+
+    assert splits["train"] == 8 and splits["test"] > 0
+    assert {problem.group for problem, _ in found} == {"creation"}
+    problem, given = next((problem, given) for problem, given in found if problem.split == "train")
+    assert given is not None and given.problem_id == problem.id
+    number = int(problem.id.rpartition("-")[2])
+    assert problem.images == (picture(3 * number),) and given.image == picture(3 * number + 1)
+    assert given.text_before == "<think>Join A and C, as in</think>"
+    assert given.text_after == "<think>Now ABC is isosceles, so AB = 3.</think>\\boxed{C}"
+    assert problem.question.startswith("In the figure <image>, how long") and "(C) 3" in problem.question
+    assert benchmarks.get("comt").score(problem, "AB is 3. \\boxed{C}").correct
+
+
+def test_the_split_of_a_comt_row_does_not_move_with_counts_or_seed(tmp_path: Path) -> None:
+    folder = str(comt_folder(tmp_path, 80))
+    few = {problem.id: problem.split for problem, _ in sourced(comt=CoMTData(source=folder, train=3, validation=0))}
+    many = {problem.id: problem.split for problem, _ in sourced(comt=CoMTData(source=folder, train=12, validation=0))}
+
+    assert all(many.get(name, split) == split for name, split in few.items())
+
+
+def test_comt_also_names_pictures_in_a_list(tmp_path: Path) -> None:
+    folder = comt_folder(tmp_path, 4)
+    rows = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
+    for row in rows:
+        row["image"] = [f"[{key}:{name}]" for key, name in row["image"].items()]
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    assert [row.given is not None for row in comt.read(folder)] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"type": "erasure"}, r"line 1: type 'erasure' is none of creation"),
+        ({"answer": "E"}, r"line 1: the answer 'E' is none of the options"),
+        ({"image": {"IMAGE0": "creation-0-0"}}, r"line 1: IMAGE1 is mentioned, but the row names \[0\] only"),
+        ({"image": "creation-0-0"}, r"line 1: image is 'creation-0-0', expected"),
+        ({"image": {"IMAGE0": "gone", "IMAGE1": "gone"}}, r"line 1: the picture 'gone' is missing"),
+        ({"option": "A. 1"}, r"line 1: option is 'A. 1', expected a list"),
+    ],
+)
+def test_faults_of_a_comt_row_are_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        comt.load(comt_folder(tmp_path, 1, **change))
+
+
+def test_comt_pictures_stay_in_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(picture(1))
+    folder = comt_folder(tmp_path / "comt", 1, image={"IMAGE0": "../../../secret", "IMAGE1": "../../../secret"})
+
+    with pytest.raises(DataError, match=r"leaves the file's folder"):
+        comt.load(folder)
+
+
+def test_too_few_rows_are_counted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"comt: .* holds too few rows: train \d+ of 1000"):
+        sourced(comt=CoMTData(source=str(comt_folder(tmp_path, 12))))
+
+
+@pytest.mark.parametrize("tables", [True, False])
+def test_the_original_vsp_folder_gives_planning_problems(tmp_path: Path, tables: bool) -> None:
+    vsp_folder(tmp_path, tables)
+    problems = list(folder_problems(VSPFolderData(source=str(tmp_path), levels=(3,))))
+
+    assert [problem.facts["map"] for problem in problems] == [
+        [[1, 0, 0], [0, -1, 0], [0, 0, 2]],
+        [[0, 2, 0], [0, -1, 0], [1, 0, 0]],
+    ]
+    planning = benchmarks.get("vsp-planning")
+    assert planning.score(problems[0], "\\boxed{RRDD}", "mirage").correct
+    assert all(problem.split == "test" and problem.group == "level-3" for problem in problems)
+
+
+def test_a_folder_that_is_no_vsp_says_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"expected a checkout of the original VSP repository"):
+        list(folder_problems(VSPFolderData(source=str(tmp_path))))
+
+
+def test_pictures_come_in_every_published_form(tmp_path: Path) -> None:
+    data = picture(1)
+    text = base64.b64encode(data).decode()
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"a": text, "b": {"bytes": text}}) + "\n")
+    row = next(published_rows(str(tmp_path / "rows.jsonl")))
+
+    assert row.picture(row.value("a"), "a") == row.picture(row.value("b"), "b") == data
+    with pytest.raises(DataError, match=r"c is int, expected the bytes of a picture"):
+        row.picture(3, "c")
+
+
+def test_a_source_that_is_nothing_says_what_it_may_be() -> None:
+    with pytest.raises(DataError, match=r"no file or folder here and no hub id"):
+        next(published_rows("nowhere"))
+
+
+def test_content_not_place_decides(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder in (first, second):
+        comt_folder(folder, 4)
+
+    assert content_of(str(first)) == content_of(str(second)) != content_of(str(tmp_path))
+    (second / "images" / "creation" / "creation-0-0.png").write_bytes(picture(99))
+    assert content_of(str(first)) != content_of(str(second))
+    assert content_of("array/SAT") == "array/SAT" and content_of(None) is None

@@ -1,0 +1,1 @@
+"""Accidents to a real stack: every test here kills something for real."""

@@ -1,0 +1,69 @@
+"""A task of one's own goes the whole road by its recipe alone; nothing of this repository knows it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mirage_core.store import Store
+from mirage_core.store.records import load_examples, load_problems
+
+EXAMPLES = Path(__file__).parents[2] / "docs/examples"
+PATIENCE_S = 480
+# As the documentation's recipe, with fewer processes to start.
+SHORTER = ["evaluation.methods=[direct-sft,grpo]", "runtime.processes=1", "runtime.engine=plain"]
+
+
+def mirage(folder: Path, *arguments: str) -> str:
+    """What a command prints; it runs in a process and a folder of its own, far from the repository."""
+    known = {**os.environ, "MIRAGE_STORE": str(folder / "store"), "PYTHONPATH": str(EXAMPLES.parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments],
+        cwd=folder, env=known, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_a_task_of_ones_own_goes_the_whole_road(tmp_path: Path) -> None:
+    for name in ("turning.py", "turning.yaml"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    sets = [part for setting in SHORTER for part in ("--set", setting)]
+
+    mirage(tmp_path, "run", "--direct", "--recipe", "turning.yaml", *sets)
+
+    record = json.loads(mirage(tmp_path, "report", "--json"))
+    assert record["state"] == "Completed"
+    assert {stage["name"] for stage in record["stages"]} == {
+        "problems", "auxiliary-images", "examples", "base", "direct-sft", "grounding", "relaxation", "grpo",
+        "evaluation/direct-sft", "evaluation/grpo", "report",
+    }  # fmt: skip
+    assert {(score["benchmark"], score["n"]) for score in record["scores"] if score["level"] == "all"} == {
+        ("turning", 12)
+    }
+    assert {score["level"] for score in record["scores"]} == {"all", "left", "half", "right"}
+    check_artifacts(Store.open(tmp_path / "store"), tmp_path / "turning.py")
+
+    told = json.loads(mirage(tmp_path, "evaluate", "--benchmark", "turning", "--method", "direct-sft", "--json"))
+    assert (told["benchmark"], sum(row["n"] for row in told["rows"] if row["group"] == "all")) == ("turning", 12)
+
+
+def check_artifacts(store: Store, file: Path) -> None:
+    """Problems and examples are the task's, the task itself is kept beside them, and no path got into an identity."""
+    problems = store.fetch(store.list("problems")[0])
+    assert (problems / "task.py").read_bytes() == file.read_bytes()
+    assert {problem.benchmark for problem in load_problems(problems)} == {"turning"}
+    (examples,) = (store.fetch(found) for found in store.list("examples"))
+    assert {example.chain.teacher for example in load_examples(examples)} == {"oracle"}
+    assert "I turn the pattern" in load_examples(examples)[0].chain.text_before
+    assert str(file.parent) not in (examples / "card.json").read_text()
+    (report,) = (store.fetch(found) for found in store.list("report"))
+    page = next(report.glob("*.html")).read_text()
+    assert "turning" in page and str(file.parent) not in page

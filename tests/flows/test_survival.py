@@ -1,0 +1,250 @@
+"""The flows on a real Prefect server when things break: damage, faults, time-outs, two runs and one GPU."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+
+from deployments import automations, limits
+from deployments.background import StackError
+from mirage_core.errors import StageTimeout
+from mirage_core.stages.record import RunRecord, newest_record
+from mirage_core.stages.stage import StageContext
+from tasks import gpu
+from tasks.places import open_store, store_url
+from tests.flows.fake_road import FakeRoad
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect")]
+
+ZOMBIES = "mirage: runs without a heartbeat are Crashed"
+# The shortest road with stages that run a model: problems, auxiliary-images, base, evaluation, report.
+SHORTEST = "evaluation.methods=[zero-shot]"
+MODELS = ("base", "evaluation/zero-shot")
+
+
+def run(*overrides: str) -> RunRecord:
+    from flows.full_pipeline import mirage
+
+    mirage(recipe="micro", overrides=[SHORTEST, *overrides])
+    return newest_record(open_store())
+
+
+def run_two_at_once(*seeds: int) -> None:
+    from flows.full_pipeline import mirage
+
+    flows = [
+        threading.Thread(target=mirage, kwargs={"recipe": "micro", "overrides": [SHORTEST, f"seed={seed}"]})
+        for seed in seeds
+    ]
+    for flow in flows:
+        flow.start()
+    for flow in flows:
+        flow.join(timeout=240)
+
+
+def api() -> str:
+    from prefect.settings import PREFECT_API_URL
+
+    return str(PREFECT_API_URL.value())
+
+
+def get(path: str) -> Any:
+    return httpx.get(f"{api()}/{path}", timeout=30).raise_for_status().json()
+
+
+def flip(kind: str) -> None:
+    """Change one bit of an artifact of that kind."""
+    file = next(path for path in Path(store_url()).glob(f"{kind}/*/files-*/*") if path.is_file())
+    content = bytearray(file.read_bytes())
+    content[0] ^= 1
+    file.write_bytes(content)
+
+
+def test_an_artifact_damaged_in_mid_run_is_made_again_in_the_same_run(road: FakeRoad) -> None:
+    road.during["base"] = lambda context: flip("problems")
+    record = run("seed=101")
+
+    assert road.ran == ["problems", "auxiliary-images", "base", "problems", "evaluation/zero-shot", "report"]
+    assert record.state == "Completed"
+    assert {stage.state for stage in record.stages} == {"Completed"}
+    assert "problems/" in record.faults[0]
+    assert record.flow_run is not None
+    store = open_store()
+    assert [store.verify(artifact) for artifact in store.list()] == [[]] * len(store.list())
+
+
+def test_a_single_stage_heals_what_it_needs(road: FakeRoad) -> None:
+    from flows.single_stage import single_stage
+
+    single_stage(stage="auxiliary-images", recipe="micro", overrides=["seed=102"])
+    flip("problems")
+    flip("auxiliary-images")
+    road.ran.clear()
+    made = single_stage(stage="examples", recipe="micro", overrides=["seed=102"])
+
+    assert made.kind == "examples"
+    assert road.ran == ["problems", "auxiliary-images", "examples"]
+
+
+def test_a_network_fault_is_tried_again_and_a_refusal_is_not(road: FakeRoad) -> None:
+    request = httpx.Request("POST", "http://server/api")
+    away = httpx.HTTPStatusError("503", request=request, response=httpx.Response(503, request=request))
+    wrong = httpx.HTTPStatusError("422", request=request, response=httpx.Response(422, request=request))
+    road.faults["problems"] = [ConnectionResetError(), httpx.ConnectError("no route"), away, wrong]
+    with pytest.raises(httpx.HTTPStatusError, match="422"):
+        run("seed=103")
+    assert road.ran == ["problems"] * 4
+
+
+def test_a_stage_has_its_own_time_out_and_it_is_no_reason_to_try_again(road: FakeRoad) -> None:
+    road.during["problems"] = lambda context: time.sleep(60)
+    with pytest.raises(StageTimeout, match=r"problems did not finish within 1 s.*runtime\.timeouts\.problems"):
+        run("seed=104", "runtime.timeouts={problems: 1}")
+    assert road.ran == ["problems"]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One for each time that somebody asked for the GPU and did not get it."""
+    times: list[str] = []
+    real = gpu._taken
+
+    def noted(client: Any) -> Any:
+        lease = real(client)
+        times.extend([] if lease else ["refused"])
+        return lease
+
+    monkeypatch.setattr(gpu, "_taken", noted)
+    monkeypatch.setattr(gpu, "LOOK_S", 0.2)
+    return times
+
+
+def test_stages_that_run_a_model_never_overlap_in_two_runs_at_once(road: FakeRoad, refused: list[str]) -> None:
+    at_work, worked = threading.Lock(), []
+    overlaps: list[str] = []
+
+    def alone(context: StageContext) -> None:
+        if not at_work.acquire(blocking=False):
+            overlaps.append(context.fingerprint)
+            return
+        try:
+            until(lambda: bool(refused or overlaps))  # until the other run has come along
+            worked.append(context.fingerprint)
+        finally:
+            at_work.release()
+
+    road.during.update(dict.fromkeys(MODELS, alone))
+    run_two_at_once(105, 106)
+
+    assert (overlaps, len(worked)) == ([], 4)
+    assert get("v2/concurrency_limits/gpu")["active_slots"] == 0
+
+
+def test_a_stage_that_the_other_run_made_while_this_one_waited_is_cached(road: FakeRoad, refused: list[str]) -> None:
+    road.during["base"] = lambda context: until(lambda: bool(refused) or road.ran.count("base") > 1)
+    run_two_at_once(107, 107)
+
+    assert refused
+    assert sorted(name for name in road.ran if name in MODELS) == list(MODELS)
+
+
+def until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not reached() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def test_a_slot_that_the_server_gave_away_ends_the_work_by_a_transient_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease is gone (as after a long absence of the server) and somebody else has the slot."""
+    monkeypatch.setattr(gpu, "RENEW_S", 0.1)
+    slot = gpu.GpuSlot(logging.getLogger("test"))
+    taken = httpx.post(f"{api()}/v2/concurrency_limits/", json={"name": "gpu", "limit": 1})
+    assert taken.status_code in (201, 409)
+    with slot.held():
+        slot.check()
+        monkeypatch.setattr(gpu, "_taken", lambda client: None)
+        held = get("v2/concurrency_limits/gpu")
+        assert held["active_slots"] == 1
+        monkeypatch.setattr(gpu.SyncPrefectClient, "renew_concurrency_lease", gone)
+        until(slot._lost.is_set)
+        with pytest.raises(gpu.GpuSlotLost) as caught:
+            slot.check()
+    assert caught.value.transient
+    assert get("v2/concurrency_limits/gpu")["active_slots"] == 0
+
+
+def gone(*_: Any, **__: Any) -> None:
+    request = httpx.Request("POST", "http://server/api")
+    raise httpx.HTTPStatusError("410", request=request, response=httpx.Response(410, request=request))
+
+
+def test_a_lost_lease_is_taken_anew_where_nobody_was_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "RENEW_S", 0.1)
+    leases: list[Any] = []
+    real = gpu._taken
+
+    def noted(client: Any) -> Any:
+        leases.append(real(client) if not leases else uuid4())
+        return leases[-1]
+
+    monkeypatch.setattr(gpu, "_taken", noted)
+    slot = gpu.GpuSlot(logging.getLogger("test"))
+    with slot.held():
+        monkeypatch.setattr(gpu.SyncPrefectClient, "renew_concurrency_lease", gone)
+        until(lambda: len(leases) >= 3)
+        slot.check()
+    assert len(leases) >= 3
+    httpx.post(f"{api()}/v2/concurrency_limits/decrement", json={"names": ["gpu"], "slots": 1})
+
+
+def test_the_limit_is_made_once_and_a_changed_one_is_left_alone() -> None:
+    said: list[str] = []
+    httpx.delete(f"{api()}/v2/concurrency_limits/gpu")
+    assert [limits.install(api(), said.append) for _ in range(3)] == [1, 1, 1]
+    httpx.patch(f"{api()}/v2/concurrency_limits/gpu", json={"limit": 4}).raise_for_status()
+    assert limits.install(api(), said.append) == 4
+    assert "up to 4 stages" in said[-1]
+    httpx.patch(f"{api()}/v2/concurrency_limits/gpu", json={"limit": 1}).raise_for_status()
+    assert len([limit for limit in post("v2/concurrency_limits/filter", {}) if limit["name"] == "gpu"]) == 1
+
+
+def post(path: str, body: dict[str, Any]) -> Any:
+    return httpx.post(f"{api()}/{path}", json=body, timeout=30).raise_for_status().json()
+
+
+def test_automations_are_installed_once_however_often_and_stay_off_where_switched_off() -> None:
+    said: list[str] = []
+    names = automations.install(api(), said.append)
+    assert ZOMBIES in names
+    created = {automation["name"]: automation["id"] for automation in post("automations/filter", {})}
+    httpx.patch(f"{api()}/automations/{created[ZOMBIES]}", json={"enabled": False}).raise_for_status()
+    for _ in range(2):
+        automations.install(api(), said.append)
+    there = [automation for automation in post("automations/filter", {}) if automation["name"] in names]
+    assert {automation["name"]: automation["id"] for automation in there} == {name: created[name] for name in names}
+    assert len(there) == len(names)
+    assert [automation["enabled"] for automation in there if automation["name"] == ZOMBIES] == [False]
+
+
+def test_doubles_of_an_automation_are_removed() -> None:
+    automations.install(api(), lambda line: None)
+    by_name = {"automations": {"name": {"any_": [ZOMBIES]}}}
+    (there,) = post("automations/filter", by_name)
+    double = {key: there[key] for key in ("name", "description", "enabled", "trigger", "actions")}
+    post("automations/", double)
+    automations.install(api(), lambda line: None)
+    assert [found["id"] for found in post("automations/filter", by_name)] == [there["id"]]
+
+
+def test_a_file_that_is_no_automation_is_named(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("name: only a name\n")
+    with pytest.raises(StackError, match=r"wrong\.yaml is not an automation"):
+        automations.install(api(), lambda line: None, tmp_path)

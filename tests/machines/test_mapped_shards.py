@@ -1,0 +1,165 @@
+"""Shards as mapped task runs of a real Prefect server, on threads and on a local Dask cluster of two workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.context import FlowRunContext
+
+from mirage_core.config import RuntimeSettings
+from mirage_core.errors import InputError, TrainingProcessDied
+from mirage_core.stages.registry import STAGES
+from mirage_core.stages.shards import SHARD, Shard
+from mirage_core.types import Artifact
+from tasks import shards as tasks_shards
+from tests.machines.small_world import CUT, World, recipe, refuses
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect")]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.stages.BACKOFF", [0, 0, 0])
+
+
+def walk(made: World, names: Sequence[str], *more: str) -> tuple[dict[str, Artifact], list[tuple[str, str]]]:
+    """Run stages as tasks of one flow; their artifacts, and the flow's task runs (name, state) by name."""
+    from flows.steps import run_task
+
+    noted: list[Any] = []
+
+    @flow(name="walk", persist_result=False, result_serializer="json")
+    def walk_them() -> None:
+        context = FlowRunContext.get()
+        assert context is not None and context.flow_run is not None
+        noted.append(context.flow_run.id)
+        for name in names:
+            stage = STAGES[name]
+            inputs = {key: made.inputs[key] for key in stage.inputs or ()}
+            params = {"method": "stage-2"} if stage.params else {}
+            artifact, _ = run_task(name, params, recipe(*more), made.store.url, inputs)
+            made.inputs[name.replace("-", "_")] = artifact
+            artifacts[name] = artifact
+
+    artifacts: dict[str, Artifact] = {}
+    try:
+        walk_them()
+    finally:
+        with get_client(sync_client=True) as client:
+            mine = FlowRunFilter(id=FlowRunFilterId(any_=noted))
+            told = sorted((run.name, str(run.state_name)) for run in client.read_task_runs(flow_run_filter=mine))
+    return artifacts, told
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[str, Artifact]:
+    """What one process gives."""
+    return World.create(tmp_path_factory.mktemp("one"), model_folder).all(refuses)
+
+
+@pytest.mark.parametrize("names", [CUT[:1], pytest.param(CUT, marks=pytest.mark.e2e)], ids=["one-stage", "all"])
+def test_a_local_cluster_of_two_dask_workers_gives_the_artifacts_of_one_process(
+    world: World, undisturbed: dict[str, Artifact], names: tuple[str, ...]
+) -> None:
+    made, told = walk(world, names, "runtime.shards=2", "runtime.task_runner=dask")
+
+    assert made == {name: undisturbed[name] for name in names}
+    stages = [name if name != "evaluation" else "evaluation/stage-2" for name in names]
+    runs = [name for stage in stages for name in (stage, f"{stage} 1 of 2", f"{stage} 2 of 2")]
+    assert told == [(name, "Completed") for name in sorted(runs)]
+    assert world.store.list(SHARD) == []
+
+
+@pytest.mark.e2e
+def test_a_dask_cluster_that_runs_already_is_used_and_left_running(
+    world: World, undisturbed: dict[str, Artifact]
+) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster:
+        address = f"runtime.dask_address={cluster.scheduler_address}"
+        made, told = walk(world, CUT[:2], "runtime.shards=3", "runtime.task_runner=dask", address)
+        assert len(cluster.scheduler_info["workers"]) == 2
+
+    assert made == {name: undisturbed[name] for name in CUT[:2]}
+    assert len(told) == 2 * (1 + 3) and {state for _, state in told} == {"Completed"}
+
+
+def test_threads_give_the_artifacts_of_one_process(world: World, undisturbed: dict[str, Artifact]) -> None:
+    made, told = walk(world, CUT[:2], "runtime.shards=3")
+
+    assert made == {name: undisturbed[name] for name in CUT[:2]}
+    assert len(told) == 2 * (1 + 3) and {state for _, state in told} == {"Completed"}
+
+
+def test_a_single_process_has_no_shard_runs(world: World) -> None:
+    assert walk(world, CUT[:1])[1] == [("auxiliary-images", "Completed")]
+
+
+def test_a_shard_that_fails_for_a_moment_is_tried_again_alone(
+    world: World, undisturbed: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = failing(monkeypatch, TrainingProcessDied("killed"))
+    made, told = walk(world, CUT[:1], "runtime.shards=3")
+
+    assert made["auxiliary-images"] == undisturbed["auxiliary-images"]
+    assert sorted(tried) == [0, 1, 1, 2]
+    assert {state for _, state in told} == {"Completed"}, "the stage itself was not tried again"
+
+
+def test_a_shard_that_fails_for_good_fails_the_stage_and_the_next_run_makes_only_that_one(
+    world: World, undisturbed: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = failing(monkeypatch, InputError("wrong"))
+    with pytest.raises(InputError, match="wrong"):
+        walk(world, CUT[:1], "runtime.shards=3")
+    assert sorted(tried) == [0, 1, 2]
+    made, told = walk(world, CUT[:1], "runtime.shards=3")
+
+    assert made["auxiliary-images"] == undisturbed["auxiliary-images"]
+    assert told == [
+        ("auxiliary-images", "Completed"),
+        ("auxiliary-images 1 of 3", "Cached"),
+        ("auxiliary-images 2 of 3", "Completed"),
+        ("auxiliary-images 3 of 3", "Cached"),
+    ]
+
+
+def test_the_cluster_is_the_one_the_settings_name() -> None:
+    local = tasks_shards.task_runner(RuntimeSettings(task_runner="dask"), 3)
+    assert (local.cluster_kwargs["n_workers"], local.cluster_kwargs["host"], local.address) == (3, "127.0.0.1", None)
+    other = RuntimeSettings(task_runner="dask", dask_address="tcp://scheduler:8786")
+    assert tasks_shards.task_runner(other, 3).address == "tcp://scheduler:8786"
+
+
+def test_a_lost_dask_worker_is_a_transient_fault() -> None:
+    from distributed import KilledWorker
+
+    class Lost:
+        def result(self) -> None:
+            raise KilledWorker("shard", SimpleNamespace(address="tcp://10.0.0.7:4000"), 3)
+
+    with pytest.raises(TrainingProcessDied, match=r"the Dask worker of evaluation 1 of 2 was lost.*are kept"):
+        tasks_shards._result(Lost(), "evaluation 1 of 2")  # type: ignore[arg-type]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> list[int]:
+    """Let the second shard fail once; returns the list of the shares that were tried."""
+    tried: list[int] = []
+    real = tasks_shards.run_shard
+
+    def run_shard(shard: Shard, *rest: Any) -> Any:
+        tried.append(shard.share.index)
+        if shard.share.index == 1 and tried.count(1) == 1:
+            raise fault
+        return real(shard, *rest)
+
+    monkeypatch.setattr(tasks_shards, "run_shard", run_shard)
+    return tried

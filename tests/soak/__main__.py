@@ -1,0 +1,254 @@
+"""`python -m tests.soak`: run the parts that were asked for, show what is going on, print the counts as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tests.servers.swift import SwiftServer
+from tests.soak import calls, flips, kills, writers
+from tests.soak.counts import Tally
+from tests.soak.road import ROOT, Road
+
+PARTS = ("kills", "calls", "writers", "flips")
+PLACES = ("local", "s3")
+LONG = {"kills": 200, "calls": 400, "rounds": 500, "s3_rounds": 60, "flips": 1000, "s3_flips": 100, "reruns": 24}
+SHORT = {"kills": 4, "calls": 20, "rounds": 30, "s3_rounds": 3, "flips": 60, "s3_flips": 12, "reruns": 3}
+
+
+@dataclass(frozen=True)
+class Soak:
+    """What every part works with."""
+
+    given: argparse.Namespace
+    folder: Path
+    progress: Progress
+    server: SwiftServer | None
+
+    def s3(self) -> SwiftServer:
+        """The S3 server; only parts that were asked to use S3 ask for it."""
+        if self.server is None:
+            raise AssertionError("no S3 server was started")
+        return self.server
+
+    def task(self, name: str, total: int) -> Callable[[int], None]:
+        """A line of the progress display; call it with how much further it is."""
+        task = self.progress.add_task(name, total=total)
+        return lambda amount: self.progress.advance(task, amount)
+
+
+def run_kills(soak: Soak) -> list[Tally]:
+    """Half of the kills on each kind of store."""
+    tallies = []
+    counts = _shares(soak.given.kills, len(soak.given.where))
+    for number, where in enumerate(soak.given.where):
+        environment = soak.s3().environment() if where == "s3" else {}
+
+        def road(which: object, where: str = where, environment: dict[str, str] = environment) -> Road:
+            folder = soak.folder / f"road-{where}-{which}"
+            folder.mkdir()
+            url = f"{soak.s3().bucket()}/store" if where == "s3" else str(folder / "store")
+            return Road(folder, url, environment)
+
+        advance = soak.task(f"kills, {where}", counts[number])
+        with _environment(environment):
+            tally = kills.new_tally(where)
+            model = kills.undisturbed(road("undisturbed"))
+            tally.figures["undisturbed road"] = {"seconds": round(model.seconds, 1), "writes": model.writes}
+            kills.walk_all(counts[number], soak.given.seed + number, model, tally, road, advance)
+        tallies.append(tally)
+    return tallies
+
+
+def run_bad_calls(soak: Soak) -> list[Tally]:
+    """The store's operations over a bad line to S3."""
+    if "s3" not in soak.given.where:
+        return []
+    server = soak.s3()
+    with _environment(server.environment()):
+        return calls.run_calls(
+            server,
+            f"{server.bucket()}/store",
+            soak.given.calls,
+            soak.given.seed,
+            soak.folder / "calls",
+            soak.task,
+        )
+
+
+def run_writers(soak: Soak) -> list[Tally]:
+    """Races on each kind of store."""
+    tallies = []
+    for where in soak.given.where:
+        rounds = soak.given.s3_rounds if where == "s3" else soak.given.rounds
+        folder = soak.folder / f"writers-{where}"
+        folder.mkdir()
+        environment = soak.s3().environment() if where == "s3" else {}
+        url = f"{soak.s3().bucket()}/store" if where == "s3" else str(folder / "store")
+        tally = Tally(f"writers, {where}", writers.WRONGS)
+        tally.figures["writers"] = soak.given.writers
+        with _environment(environment):
+            race = writers.Race(url, environment, folder, rounds, soak.given.seed)
+            writers.run_writers(race, soak.given.writers, tally, soak.task(f"writers, {where}", rounds))
+        tallies.append(tally)
+    return tallies
+
+
+def run_flips(soak: Soak) -> list[Tally]:
+    """Damages to a store with something of every kind, here and on S3, and stages that mend them."""
+    folder = soak.folder / "flips"
+    folder.mkdir()
+    road = Road(folder, str(folder / "pristine"), keep=True)
+    kills.undisturbed(road)
+    pristine = flips.Pristine.of(road)
+    tallies = []
+    for where in soak.given.where:
+        amount = soak.given.s3_flips if where == "s3" else soak.given.flips - soak.given.s3_flips
+        environment = soak.s3().environment() if where == "s3" else {}
+        url = f"{soak.s3().bucket()}/store" if where == "s3" else str(folder / "damaged")
+        tally = Tally(f"flips, {where}", flips.WRONGS)
+        with _environment(environment):
+            store = flips.store_beside(folder, url)
+            flipper = flips.Flipper(pristine, store, soak.given.seed, tally)
+            flipper.run(amount, soak.task(f"flips, {where}", amount))
+            if where == "local":
+                again = Road(folder / "again", url)
+                flipper.rerun(again, soak.given.reruns, soak.task("flips, stages run again", soak.given.reruns))
+        tallies.append(tally)
+    return tallies
+
+
+RUN: dict[str, Callable[[Soak], list[Tally]]] = {
+    "kills": run_kills,
+    "calls": run_bad_calls,
+    "writers": run_writers,
+    "flips": run_flips,
+}
+
+
+@contextlib.contextmanager
+def _environment(added: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """A number cut into equal whole parts, the first ones larger."""
+    return [total // parts + (at < total % parts) for at in range(parts)]
+
+
+def machine() -> dict[str, Any]:
+    """Where this ran, and on which code."""
+    commit = _git("rev-parse", "--short", "HEAD")
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "cores": len(os.sched_getaffinity(0)),
+        "commit": commit,
+        "changed_files": len(_git("status", "--short").splitlines()),
+    }
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options; a size that is not given is that of the short form, or of the long one with ``--long``."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--parts", default=",".join(PARTS), help="which, with commas. [%(default)s]")
+    parser.add_argument("--where", default=",".join(PLACES), help="on which stores. [%(default)s]")
+    parser.add_argument("--long", action="store_true", help=f"the long form: {LONG}")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kills", type=int, help="SIGKILLs, over all stores")
+    parser.add_argument(
+        "--calls", type=int, help="operations where 10 %% of calls fail; half of them at 50 %%, a quarter at 90 %%"
+    )
+    parser.add_argument("--writers", type=int, default=8)
+    parser.add_argument("--rounds", type=int, help="rounds of the writers on a local store")
+    parser.add_argument("--s3-rounds", type=int, help="the same on S3")
+    parser.add_argument("--flips", type=int, help="bit flips and truncations, over all stores")
+    parser.add_argument("--s3-flips", type=int, help="how many of them on S3")
+    parser.add_argument("--reruns", type=int, help="damages after which the stage is run again")
+    parser.add_argument("--json", type=Path, help="write the counts to this file too")
+    parser.add_argument("--folder", type=Path, help="work here and leave everything; must not be there yet")
+    given = parser.parse_args(arguments)
+    for name, size in (LONG if given.long else SHORT).items():
+        if getattr(given, name) is None:
+            setattr(given, name, size)
+    given.parts, given.where = _chosen(parser, given.parts, PARTS), _chosen(parser, given.where, PLACES)
+    return given
+
+
+def _chosen(parser: argparse.ArgumentParser, text: str, known: Sequence[str]) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words or set(words) - set(known):
+        parser.error(f"got {text!r}, expected some of {', '.join(known)}")
+    return [word for word in known if word in words]
+
+
+@contextlib.contextmanager
+def _folder(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        given.mkdir(parents=True)
+        yield given.absolute()
+        return
+    with tempfile.TemporaryDirectory(prefix="mirage-soak-") as made:
+        yield Path(made)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when every count that must be 0 is, 1 otherwise."""
+    given = parse(arguments)
+    started = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_folder(given.folder))
+        server = stack.enter_context(SwiftServer(folder / "swift")) if "s3" in given.where else None
+        progress = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
+        tallies: list[Tally] = []
+        for part in given.parts:
+            tallies += RUN[part](Soak(given, folder, progress, server))
+    good = all(tally.good for tally in tallies)
+    result = {
+        "good": good,
+        "seconds": round(time.monotonic() - started, 1),
+        "seed": given.seed,
+        "machine": machine(),
+        "parts": [tally.as_json() for tally in tallies],
+    }
+    text = json.dumps(result, indent=1, ensure_ascii=False)
+    print(text)
+    if given.json is not None:
+        given.json.write_text(text + "\n", encoding="utf-8")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    for name in [name for name in os.environ if name.startswith(("AWS_", "MIRAGE_"))]:
+        del os.environ[name]
+    # Nobody's real buckets, nor their keys; nothing here waits for a cloud's metadata service.
+    os.environ.update(
+        AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, AWS_EC2_METADATA_DISABLED="true"
+    )
+    sys.exit(main())

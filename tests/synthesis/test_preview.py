@@ -1,0 +1,85 @@
+"""Examples as the model sees them: the mask, the span and the target cells are those of training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from mirage_core.config import LatentSettings
+from mirage_core.errors import DataError
+from mirage_core.synthesis.preview import preview, preview_page, target_cells
+from tests.benchmarks.data_sets import picture
+
+
+@pytest.mark.parametrize("compression", ["even", "drop_tail"])
+def test_the_cells_are_those_that_compress_averages(compression: str) -> None:
+    import torch
+
+    from mirage_core.latent.compress import compress
+
+    latent = LatentSettings.model_validate({"num_latents": 4, "compression": compression})
+    cells = target_cells([1, 6, 10], 2, latent)
+    features = torch.randn(15, 8)
+    averaged = compress(features, 4, latent.compression)
+
+    assert cells.shape == (3, 5)
+    for index in range(4):
+        assert torch.allclose(features[torch.from_numpy(cells.ravel() == index)].mean(0), averaged[index], atol=1e-6)
+    assert ((cells == -1).sum() == 3) == (compression == "drop_tail")
+
+
+def test_pieces_carry_the_label_mask_and_the_latent_span() -> None:
+    from mirage_core.latent.encoding import Encoder
+    from mirage_core.model.base import load_processor_of
+    from mirage_core.recipes import load
+    from tests.synthesis.examples import planning_example
+
+    settings = load("tiny")
+    processor = load_processor_of(settings.model)
+    encoder = Encoder(processor, settings.latent, settings.prompt, "cot")
+    example = planning_example("<think>Look.</think>", "<think>Go.</think>\\boxed{RRDD}")
+    shown = preview(example, encoder, processor, settings.latent)
+    encoded = encoder.example(example, with_latents=True)
+
+    assert sum(piece.tokens for piece in shown.pieces) == shown.tokens == len(encoded.ids)
+    assert sum(piece.tokens for piece in shown.pieces if piece.part == "supervised") == shown.supervised
+    assert [piece.tokens for piece in shown.pieces if piece.part == "latent"] == [settings.latent.num_latents]
+    text = "".join(piece.text for piece in shown.pieces if piece.part == "supervised")
+    assert "<think>Look.</think>" in text and "\\boxed{RRDD}" in text and "<|latent_start|>" in text
+    assert "RRDD" not in "".join(piece.text for piece in shown.pieces if piece.part == "prompt")
+    assert np.array(shown.cells).shape == (3, 3) and set(np.array(shown.cells).ravel()) == {0, 1, 2, 3}
+    page = preview_page([shown], "three & more")
+    assert "three &amp; more" in page and 'class="latent"' in page and page.count("data:image/png") == 2
+    assert "&lt;|latent_start|&gt;" in page, "text of the data is not escaped"
+
+
+def written(folder: Path, **changed: object) -> Path:
+    (folder / "ball.png").write_bytes(picture(1))
+    (folder / "path.png").write_bytes(picture(2, side=192))
+    line = {"question": "Where?", "images": ["ball.png"], "options": ["left", "right"], "answer": "B", "split": "train"}
+    file = folder / "mine.jsonl"
+    file.write_text(json.dumps({**line, "auxiliary_image": "path.png", **changed}) + "\n")
+    return file
+
+
+def test_the_commands_check_and_show_a_file_of_ones_own(tmp_path: Path) -> None:
+    file, page = written(tmp_path), tmp_path / "page.html"
+
+    checked = CliRunner().invoke(app, ["data", "check", str(file)])
+    assert checked.exit_code == 0 and "good. 1 problems (1 train)" in checked.output.replace("\n", " ")
+    shown = CliRunner().invoke(app, ["data", "preview", str(file), "--html", str(page)])
+    assert shown.exit_code == 0, shown.output
+    assert "nobody yet" in shown.output.replace("\n", " ") and "boxed{B}" in shown.output
+    assert page.read_text().count("<article>") == 1
+
+
+def test_a_check_that_fails_says_every_fault(tmp_path: Path) -> None:
+    checked = CliRunner().invoke(app, ["data", "check", str(written(tmp_path, answer="up", colour=1))])
+
+    assert isinstance(checked.exception, DataError)
+    assert "2 faults" in str(checked.exception) and "line 1: unknown key 'colour'" in str(checked.exception)

@@ -1,0 +1,85 @@
+"""Against a real server of a real model: ``transformers serve`` with a tiny Qwen2.5-VL of random weights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mirage_core.config import ArchitectureSettings, ModelSettings
+from mirage_core.errors import TeacherError
+from mirage_core.model.base import build_base, save_model
+from mirage_core.store import Store
+from mirage_core.teacher import EndpointTeacher, make_teacher
+from tests.teacher.conftest import Lessons, asked, print_nothing, reached
+
+SMALL = ArchitectureSettings(hidden_size=64, intermediate_size=128, num_layers=2, num_heads=2, num_kv_heads=1)
+PATIENCE_S = 180
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """The address of the server, and the name of its model."""
+    folder = tmp_path_factory.mktemp("serve")
+    built = build_base(ModelSettings(architecture=SMALL), 1)
+    save_model(folder / "model", built.backbone, built.processor, {"stage": "base"})
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tests.teacher.serve_child", str(folder / "model"), str(port)]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    try:
+        deadline = time.monotonic() + PATIENCE_S
+        while not is_well(port):
+            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/v1", str(folder / "model")
+    finally:
+        server.kill()
+        server.wait(30)
+
+
+def is_well(port: int) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return httpx.get(f"http://127.0.0.1:{port}/health", timeout=5, trust_env=False).status_code == 200
+    return False
+
+
+def test_a_random_model_is_asked_in_earnest_and_every_answer_is_rejected_with_its_reason(
+    served: tuple[str, str], store: Store, lessons: Lessons
+) -> None:
+    url, model = served
+    settings = asked(model=model, min_accepted=0.0, attempts=2, max_tokens=24)
+    teacher = make_teacher(settings, reached(url, timeout_s=120.0), store)
+    assert isinstance(teacher, EndpointTeacher)
+    taught = teacher.teach(lessons[:4], "cot", print_nothing)
+    assert taught.examples == []
+    assert [(rejection.problem_id, rejection.attempt) for rejection in taught.rejections] == [
+        (problem.id, attempt) for problem, _ in lessons[:4] for attempt in (1, 2)
+    ]
+    assert {rejection.reason for rejection in taught.rejections} <= {"cut", "place", "empty"}
+    assert taught.account["answers"] == 8
+    assert taught.account["answers_without_usage"] == 0
+    # Two pictures a request were seen: the words alone are fewer tokens than were counted.
+    assert taught.account["prompt_tokens"] > 8 * 500
+    again = make_teacher(settings, reached(url), store)
+    assert isinstance(again, EndpointTeacher)
+    assert again.teach(lessons[:4], "cot", print_nothing).rejections == taught.rejections
+
+
+def test_a_model_that_the_server_does_not_have_is_one_clear_message(
+    served: tuple[str, str], store: Store, lessons: Lessons
+) -> None:
+    url, _ = served
+    teacher = make_teacher(asked(model="no/such-model"), reached(url, tries=1), store)
+    with pytest.raises(TeacherError, match=url.split("/")[2]):
+        teacher.chain(*lessons[0], "cot")
