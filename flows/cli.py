@@ -75,7 +75,9 @@ def run(
 
 @app.command()
 def evaluate(
-    benchmark: Annotated[str, typer.Option(help="The benchmark: vsp-planning or vsp-reasoning.")],
+    benchmark: Annotated[
+        str, typer.Option(help="The benchmark: vsp-planning, vsp-reasoning, jigsaw, sat, comt, own, or your task.")
+    ],
     data: Annotated[
         Path | None, typer.Option(help="A JSONL file of the benchmark's published layout. [default: the test problems]")
     ] = None,
@@ -219,6 +221,17 @@ def bench_latent(
     from flows.commands import bench as command
 
     command.latent(repeats, threads, quick=quick, as_json=as_json)
+
+
+@bench_app.command("synthesis")
+def bench_synthesis(
+    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the samples.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how fast problems, pictures and chains are made, in one process and in two (about five minutes)."""
+    from flows.commands import bench as command
+
+    command.synthesis(quick=quick, as_json=as_json)
 
 
 @bench_app.command("orchestration")

@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
+from flows.alive import said_to_live
 from flows.pointed import check_publishable, publish
 from flows.steps import lost_said, prefect_step
 from mirage_core.recipes import load
@@ -37,7 +38,7 @@ def mirage(
     store = store_url()
     create_markdown_artifact(settings_markdown(settings), key="settings", description="The resolved settings")
 
-    with RunBook(settings, open_store(store), str(flow_run.id)) as book, ending_jobs():
+    with RunBook(settings, open_store(store), str(flow_run.id)) as book, said_to_live(), ending_jobs():
         made = healed(lambda: road(settings, prefect_step(settings, store, book)), lost_said(book))
 
     show_results(book.record, made.get("report"), store)

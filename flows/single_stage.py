@@ -9,6 +9,7 @@ from typing import Any, Literal
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
+from flows.alive import said_to_live
 from flows.steps import lost_said, run_task
 from mirage_core.config import Settings, StageName
 from mirage_core.errors import InputError
@@ -58,22 +59,22 @@ def single_stage(
         overrides: Settings that differ from the recipe's, one an item, such as `seed=7` or
             `relaxation.steps=200`.
         method: What an evaluation judges: the base model (zero-shot), the answer alone (direct-sft), the
-            imagination in words (capimagine), the model
-            after grounding (stage-1), relaxation (stage-2) or reinforcement (grpo). No other stage takes it.
+            imagination in words (capimagine), the model after grounding (stage-1), relaxation (stage-2) or
+            reinforcement (grpo). No other stage takes it.
         problems: Problems for auxiliary-images, examples, grpo or evaluation: a path or the start of a digest.
             Empty: the recipe's own.
         auxiliary_images: Pictures for examples: a path or the start of a digest. Empty: the recipe's own.
-        examples: Training examples for direct-sft, grounding or relaxation: a path or the start of a digest.
-            Empty: the recipe's own.
-        model: The model that direct-sft, grounding, relaxation or grpo trains further, or that evaluation judges:
-            a path or the start of a digest. Empty: the recipe's own.
+        examples: Training examples for direct-sft, captions, capimagine (the captioned ones), grounding or
+            relaxation: a path or the start of a digest. Empty: the recipe's own.
+        model: The model that direct-sft, capimagine, grounding, relaxation or grpo trains further, or that
+            evaluation judges: a path or the start of a digest. Empty: the recipe's own.
     """
     settings = load(recipe, overrides)
     create_markdown_artifact(settings_markdown(settings), key="settings", description="The resolved settings")
     named = {"problems": problems, "auxiliary_images": auxiliary_images, "examples": examples, "model": model}
     chosen = chosen_inputs(stage, {name: reference for name, reference in named.items() if reference})
     step = planned_step(settings, stage, method)
-    with ending_jobs():
+    with said_to_live(), ending_jobs():
         return healed(lambda: take(step, settings, chosen), lost_said())
 
 

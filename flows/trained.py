@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from mirage_core import benchmarks
 from mirage_core.config import Settings
 from mirage_core.errors import ArtifactMissing, InputError, SettingsError
 from mirage_core.recipes import load, names
@@ -62,6 +63,17 @@ def checkpoint(reference: str | None, method: str | None, store: Store) -> Check
         raise InputError(f"{artifact.path} is a {artifact.kind}, expected a model: `mirage store ls model` lists them")
     told = store.manifest(artifact).about.get("settings")
     return _of_folder(store.fetch(artifact), method, name=artifact.path, told=told if isinstance(told, dict) else None)
+
+
+def use_task(benchmark: str, reference: str | None, store: Store) -> None:
+    """Make a benchmark known that is the own task of the model's recipe; where there is no model, nobody knows it."""
+    if benchmark in benchmarks.NAMES:
+        return
+    try:
+        chosen = checkpoint(reference, None, store)
+    except ArtifactMissing:
+        return
+    benchmarks.use(chosen.settings.problems)
 
 
 def newest_trained(store: Store, recipe: str | None = None) -> RunRecord:

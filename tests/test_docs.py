@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+import typer
 
+from flows.cli import app
+from flows.commands.scenes import scene_settings
+from mirage_core import benchmarks
+from mirage_core.benchmarks import own
+from mirage_core.benchmarks.sources import sourced_problems
 from mirage_core.config import ArchitectureSettings, ModelSettings
 from mirage_core.model.base import build_base, save_model
+from mirage_core.recipes import load
+from mirage_core.synthesis import draw_auxiliary_images
+from mirage_core.teacher.examples import write_examples
+from mirage_core.teacher.oracle import OracleTeacher
+from tests.stages.fakes import Events
 
 DOCS = Path(__file__).parents[1] / "docs"
+ABOUT_DATA = ("data.md", "your-own-task.md")
 SMALL = ArchitectureSettings(hidden_size=64, intermediate_size=96, num_layers=2, num_heads=2, num_kv_heads=1)
 
 
@@ -22,3 +37,63 @@ def test_the_use_of_the_latent_engine_runs_as_it_is_written(tmp_path: Path, caps
     exec(compile(code, "docs/latent-engine.md", "exec"), names)
     assert capsys.readouterr().out
     assert any(weight.grad is not None for weight in names["backbone"].parameters())
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """The code blocks of a page in one language."""
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
+
+
+def test_the_smallest_task_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmarks, "_TASKS", {})
+    (code,) = blocks("your-own-task.md", "python")
+    (tmp_path / "shades.py").write_text(code)
+    (tmp_path / "mine.yaml").write_text(
+        "extends: micro\nproblems: {vsp_planning: null, vsp_reasoning: null, task: {module: shades.py, train: 40, "
+        "validation: 5, test: 20}}"
+    )
+    settings = load(tmp_path / "mine.yaml")
+
+    problems = [problem for problem, _ in sourced_problems(settings.problems, settings.seed, Events())]
+    images = draw_auxiliary_images(problems, settings.auxiliary_images, 64, settings.seed, Events())
+
+    assert len(write_examples(OracleTeacher(), problems, images, "direct", Events())) == 65
+
+
+@pytest.mark.parametrize("page", ABOUT_DATA)
+def test_the_recipes_of_the_pages_about_data_are_recipes(page: str, tmp_path: Path) -> None:
+    shutil.copy(DOCS / "examples/turning.py", tmp_path)
+    (text,) = blocks(page, "yaml")
+    (tmp_path / "mine.yaml").write_text(text)
+    assert load(tmp_path / "mine.yaml").recipe == "mine"
+
+
+@pytest.mark.parametrize("page", ABOUT_DATA)
+def test_the_commands_of_the_pages_about_data_are_commands(page: str) -> None:
+    lines = [line for block in blocks(page, "bash") for line in block.splitlines()]
+    assert len(lines) >= 3
+    for line in lines:
+        program, *words = shlex.split(line)
+        assert program == "mirage"
+        given = parsed(words)
+        sets = list(given.get("sets") or ())
+        if words[0] == "scenes":
+            scene_settings(sets)
+        elif words[0] == "run":
+            load(DOCS.parent / given["recipe"] if "/" in given["recipe"] else given["recipe"], sets)
+
+
+def parsed(words: list[str]) -> dict[str, object]:
+    """The arguments and options of a command line, taken apart as the program does, without running it."""
+    context = typer.main.get_command(app).make_context("mirage", list(words))
+    while hasattr(context.command, "resolve_command"):
+        name, command, rest = context.command.resolve_command(context, [*context._protected_args, *context.args])
+        context = command.make_context(name, rest, parent=context)
+    return context.params
+
+
+def test_the_line_of_the_page_has_the_keys_of_a_line() -> None:
+    (line,) = blocks("data.md", "json")
+    assert set(json.loads(line)) <= set(own.KEYS)
+    told = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", (DOCS / "data.md").read_text(), re.MULTILINE)
+    assert set(own.KEYS) <= {key for cell in told for key in re.findall(r"\w+", cell)}

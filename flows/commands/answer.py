@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.text import Text
 
 from flows.commands.printing import console
-from flows.trained import checkpoint
+from flows.trained import checkpoint, use_task
 from mirage_core import benchmarks
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
 from mirage_core.errors import DataError, InputError
@@ -22,11 +22,9 @@ _LATENTS = re.compile(r"<latents:(\d+)>")
 
 def answer(image: Path, question: str | None, benchmark: str, reference: str | None, store: str | None) -> None:
     """Ask, and print what was asked, what came, and the verdict where the picture shows a map we can read."""
-    chosen = checkpoint(reference, None, open_store(store)) if benchmark not in benchmarks.NAMES else None
-    if chosen is not None:  # perhaps the own task of the model's recipe
-        benchmarks.use(chosen.settings.problems)
+    use_task(benchmark, reference, open_store(store))
     problem = problem_of(image, question, benchmark)
-    chosen = chosen or checkpoint(reference, None, open_store(store))
+    chosen = checkpoint(reference, None, open_store(store))
 
     from mirage_core.evaluation.answer import Answerer, judge, use_of
     from mirage_core.model.base import load_model

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.latent import Row
     from benchmarks.orchestration import Round
     from benchmarks.orchestration import Row as OrchestrationRow
+    from benchmarks.synthesis import Row as SynthesisRow
     from benchmarks.store import Round as StoreRound
     from benchmarks.store import Row as StoreRow
 
@@ -42,6 +43,22 @@ def orchestration(rounds: int, seconds: float | None, *, as_json: bool) -> None:
         console.print_json(json.dumps([asdict(row) for row in rows]))
     else:
         console.print(orchestration_table(rows))
+
+
+def synthesis(*, quick: bool, as_json: bool) -> None:
+    """Measure how fast data is made and print the rows; those that are done meanwhile go to stderr."""
+    from benchmarks.synthesis import measure
+
+    rows = measure(_tell_synthesis, quick=quick)
+    if as_json:
+        console.print_json(json.dumps([asdict(row) for row in rows]))
+        return
+    shown = Table("kind", "samples", "processes", "samples / s", "seconds", "peak MiB", box=None, pad_edge=False)
+    for row in rows:
+        seconds = f"{row.problems_s:.1f} + {row.pictures_s:.1f} + {row.chains_s:.1f}"
+        figures = (f"{row.samples_per_second:.0f}", seconds, f"{row.peak_mib:.0f}")
+        shown.add_row(row.kind, str(row.samples), str(row.processes), *figures)
+    console.print(shown)
 
 
 def walk(recipe: str, overrides: list[str], store: str) -> None:
@@ -92,6 +109,11 @@ def table(rows: list[Row]) -> Table:
 
 def _tell(row: Row) -> None:
     aside.print(f"{row.case} batch {row.batch} k {row.k}: {row.ratio:.3f}", markup=False)
+
+
+def _tell_synthesis(row: SynthesisRow) -> None:
+    said = f"{row.kind}, {row.samples} samples, {row.processes} processes: {row.samples_per_second:.0f} a second"
+    aside.print(said, markup=False)
 
 
 def _tell_round(done: Round) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from flows.commands.printing import aside, console
-from flows.trained import artifact_of, checkpoint, newest_trained
+from flows.trained import artifact_of, checkpoint, newest_trained, use_task
 from mirage_core import benchmarks
 from mirage_core.errors import DataError
 from mirage_core.store import Store
@@ -25,11 +25,9 @@ def evaluate(
 ) -> None:
     """Answer, judge, and print accuracy with its interval for every level."""
     opened = open_store(store)
-    chosen = checkpoint(reference, method, opened) if benchmark not in benchmarks.NAMES else None
-    if chosen is not None:  # perhaps the own task of the model's recipe
-        benchmarks.use(chosen.settings.problems)
+    use_task(benchmark, reference, opened)
     problems, source = problems_of(benchmark, data, opened)
-    chosen = chosen or checkpoint(reference, method, opened)
+    chosen = checkpoint(reference, method, opened)
     aside.print(f"{chosen.name} ({chosen.method}) on {len(problems)} problems of {source}", markup=False)
 
     from mirage_core.evaluation.run import evaluate as judge

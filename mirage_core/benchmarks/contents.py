@@ -13,7 +13,7 @@ from mirage_core.store import fingerprint
 from mirage_core.store.fingerprint import DigestMemory
 
 _DIGESTS = DigestMemory()
-_NAMED_IN = {
+NAMED_IN = {
     "jigsaw": ("pictures", "blink"),
     "sat": ("source",),
     "comt": ("source",),
@@ -25,7 +25,7 @@ _NAMED_IN = {
 def sources_identity(settings: ProblemSettings) -> dict[str, Any]:
     """The settings of the sources that are used, with the content's digest in the place of a local path."""
     chosen: dict[str, Any] = {}
-    for name, keys in _NAMED_IN.items():
+    for name, keys in NAMED_IN.items():
         section = getattr(settings, name)
         if section is not None:
             chosen[name] = section.model_dump(mode="json")

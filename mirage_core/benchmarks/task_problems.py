@@ -12,6 +12,7 @@ from mirage_core.benchmarks import choices
 from mirage_core.benchmarks.leaks import text_key
 from mirage_core.benchmarks.rows import decode_picture
 from mirage_core.benchmarks.task import OwnTask
+from mirage_core.benchmarks.vsp_prompts import ENDINGS
 from mirage_core.config import TaskData
 from mirage_core.errors import DataError, InputError
 from mirage_core.store.fingerprint import canonical_json
@@ -62,6 +63,9 @@ def _checked(task: OwnTask, problem: object, split: Split, number: int, seen: _S
         raise DataError(f"{where}: " + "; ".join(faults))
     pictures = [_pixels(image, f"{where}: picture {at}") for at, image in enumerate(problem.images, start=1)]
     _check_scorer(task, problem, where)
+    for variant in ENDINGS:
+        task.prompt(problem, "short", variant)
+        task.prompt(problem, "benchmark", variant)
     _check_new(problem, where, " ".join([text_key(problem.question), *pictures]), seen)
     return problem
 

@@ -33,7 +33,7 @@ def seen_in_warmup(settings: Settings) -> dict[str, Any]:
     return {
         "maps": settings.problems.model_dump(mode="json", include={"hole_probability", "cell_px"}),
         "excluded": excluded_sha256(settings),
-        "arrows": identity(settings.auxiliary_images),
+        "arrows": settings.auxiliary_images.model_dump(mode="json", exclude={"scenes", "jigsaw_layout"}),
     }
 
 

@@ -144,8 +144,8 @@ def test_a_file_that_is_no_task_is_refused_with_what_it_lacks(
 
 
 def test_every_fault_of_a_file_is_told_at_once(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="(?s)NAME.*GROUPS.*problems.*auxiliary_image.*score.*your-own-task.md"):
-        (tmp_path / "nothing.py").write_text("")
+    (tmp_path / "nothing.py").write_text("")
+    with pytest.raises(SettingsError, match=r"NAME.*GROUPS.*problems.*auxiliary_image.*score.*your-own-task\.md"):
         benchmarks.use(settings(tmp_path / "nothing.py"))
 
 
@@ -235,13 +235,15 @@ def test_a_prompt_of_ones_own_needs_every_picture(tmp_path: Path) -> None:
     ]
     assert benchmarks.get("shades").prompt(problem, "short", "direct") == "<image>!"
 
-    problem = made(settings(written(tmp_path, ("NAME =", "def prompt(p, form, variant): return '!'\nNAME ="))))[0]
-    with pytest.raises(DataError, match="expected text with <image> 1 times"):
-        benchmarks.get("shades").prompt(problem, "short", "direct")
+    bare = written(tmp_path, ("NAME =", "def prompt(p, form, variant): return '!'\nNAME ="))
+    with pytest.raises(DataError, match=r"prompt\(\) of problem train-0 gave '!', expected text with <image> 1 times"):
+        made(settings(bare))
 
 
 def test_a_task_is_known_only_where_it_is_used_and_reads_no_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="unknown benchmark 'shades'.*a task of your own is known where its recipe is"):
+    with pytest.raises(
+        InputError, match=r"unknown benchmark 'shades'.*a task of your own is known where its recipe is"
+    ):
         benchmarks.get("shades")
     assert benchmarks.use(ProblemSettings()) is None
     benchmarks.use(settings(written(tmp_path)))

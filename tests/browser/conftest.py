@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Route, expect, sync_playwright
 
+from tests.browser.finished import OVERRIDES
 from tests.browser.window import Window
 from tests.servers.stack import LiveStack
 
@@ -59,7 +60,7 @@ def window(request: pytest.FixtureRequest, chromium: str, tmp_path: Path) -> Ite
 @pytest.fixture(scope="session")
 def finished_run(live_stack: LiveStack) -> str:
     """A run of the whole road, every method trained and judged, that has ended well."""
-    run = live_stack.run("mirage/full-pipeline", {"recipe": "micro", "overrides": ["seed=103"]})
+    run = live_stack.run("mirage/full-pipeline", {"recipe": "micro", "overrides": list(OVERRIDES)})
     state = live_stack.wait(run)
     assert state["type"] == "COMPLETED", state["message"]
     return run

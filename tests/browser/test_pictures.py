@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Locator, expect
 
+from tests.browser.finished import METHODS, SEED, TRAINED
 from tests.browser.window import Window
 from tests.servers.stack import LiveStack
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("live-stack")]
 
-METHODS = ("zero-shot", "direct-sft", "stage-1", "stage-2", "grpo")
-TRAINED = ("base", "direct-sft", "grounding", "relaxation", "grpo")
 # Rejects where the picture cannot be decoded.
 SIZE = "async picture => (await picture.decode(), [picture.naturalWidth, picture.naturalHeight])"
 
@@ -33,7 +32,7 @@ def test_the_settings_are_shown_as_the_run_resolved_them(
     open_artifact(window, live_stack, finished_run, "settings")
 
     expect(window.page.get_by_role("heading", name="Settings of the recipe micro")).to_be_visible()
-    expect(window.page.get_by_role("code").first).to_contain_text("seed: 103")
+    expect(window.page.get_by_role("code").first).to_contain_text(f"seed: {SEED}")
     assert window.complaints == []
 
 

@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 from mirage_core.stages.registry import STAGES
 from mirage_core.store import Store
 from mirage_core.types import Artifact
+from tests.browser.finished import METHODS, OVERRIDES, SEED
 from tests.browser.window import Window
 from tests.servers.stack import LiveStack
 
@@ -18,6 +19,8 @@ CHOICES = {
     "auxiliary-images": {"problems": "problems"},
     "examples": {"problems": "problems", "auxiliary_images": "auxiliary-images"},
     "direct-sft": {"model": "base", "examples": "examples"},
+    "captions": {"examples": "examples"},
+    "capimagine": {"model": "base", "examples": "captions"},
     "grounding": {"model": "base", "examples": "examples"},
     "relaxation": {"model": "grounding", "examples": "examples"},
     "grpo": {"model": "relaxation", "problems": "problems"},
@@ -26,6 +29,8 @@ CHOICES = {
 # Other settings than the finished run's: neither the result nor what the recipe itself would take is in the store.
 OTHER_SEED = "seed=104"
 OTHER_TEACHER = "teacher.variant=cot"
+# No recipe judges this method of its own accord, so none has its stages.
+NEEDED = dict.fromkeys(("captions", "capimagine"), ("evaluation.methods=[capimagine]",))
 
 
 @pytest.fixture
@@ -33,7 +38,7 @@ def made(live_stack: LiveStack, finished_run: str) -> dict[str, Artifact]:
     """The artifacts of the finished run, by the stage that made them."""
     store = Store.open(live_stack.store)
     told = [(artifact, store.manifest(artifact).about) for artifact in store.list()]
-    return {about["stage"]: artifact for artifact, about in told if about["settings"]["seed"] == 103}
+    return {about["stage"]: artifact for artifact, about in told if about["settings"]["seed"] == SEED}
 
 
 def test_every_stage_that_takes_inputs_is_tried_here() -> None:
@@ -47,7 +52,7 @@ def test_a_stage_started_from_the_form_works_on_the_chosen_artifacts(
     stage: str, live_stack: LiveStack, made: dict[str, Artifact], window: Window
 ) -> None:
     chosen = {name: made[maker] for name, maker in CHOICES[stage].items()}
-    open_form(window, live_stack, stage, OTHER_SEED, OTHER_TEACHER)
+    open_form(window, live_stack, stage, OTHER_SEED, OTHER_TEACHER, *NEEDED.get(stage, ()))
     for name, artifact in chosen.items():
         window.fill(name, artifact.path if name == "model" else artifact.digest[:16])
     if stage == "evaluation":
@@ -65,7 +70,7 @@ def test_a_stage_started_from_the_form_works_on_the_chosen_artifacts(
 def test_a_stage_without_inputs_to_choose_is_started_from_its_form_too(
     stage: str, live_stack: LiveStack, finished_run: str, window: Window
 ) -> None:
-    open_form(window, live_stack, stage, "seed=103")
+    open_form(window, live_stack, stage, *OVERRIDES)
     run = window.submit()
 
     assert live_stack.wait(run)["type"] == "COMPLETED", live_stack.logs(run)
@@ -91,7 +96,7 @@ def test_the_form_explains_every_parameter(live_stack: LiveStack, window: Window
         expect(explained).to_be_visible()
         assert len(explained.inner_text()) > 30, parameter
     methods = window.choices("method").all_inner_texts()
-    assert methods == ["zero-shot", "direct-sft", "stage-1", "stage-2", "grpo"]
+    assert methods == list(METHODS)
 
 
 def open_form(window: Window, stack: LiveStack, stage: str, *overrides: str) -> None:

@@ -131,15 +131,3 @@ def test_a_run_of_one_stage_works_on_a_chosen_artifact(road: FakeRoad) -> None:
     assert road.ran == ["relaxation"]
     about = open_store().manifest(trained).about
     assert about["inputs"]["model"]["digest"] == model.digest
-
-
-def test_a_night_evaluates_the_furthest_trained_model_and_adds_to_the_trend(road: FakeRoad) -> None:
-    from flows.nightly import mirage_evaluation
-
-    run()
-    road.ran.clear()
-    point = mirage_evaluation()
-
-    assert point["method"] == "stage-2"
-    assert point["evaluation"]["cached"]
-    assert len(open_store().names("trend/")) == 1

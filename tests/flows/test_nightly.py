@@ -117,7 +117,10 @@ def test_a_night_that_is_tried_again_is_compared_with_the_night_before_and_not_w
 def test_the_flow_publishes_where_it_is_told_to(road: FakeRoad) -> None:
     from flows.full_pipeline import mirage
 
-    mirage(recipe="micro", overrides=["evaluation.methods=[stage-1]"], publish_as="best")
+    short = "evaluation.methods=[stage-1]"
+    CliRunner().invoke(app, ["run", "--recipe", "micro", "--set", short, "--direct"])
+    assert open_store().pointers() == []
+    mirage(recipe="micro", overrides=[short], publish_as="best")  # every stage is Cached
     pointer = open_store().pointed("best")
 
     assert (pointer.artifact.summary, pointer.about["method"]) == ({"made": "grounding"}, "stage-1")

@@ -16,8 +16,17 @@ from mirage_core.store.records import load_examples, load_problems
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
 PATIENCE_S = 480
-# As the documentation's recipe, with fewer processes to start.
-SHORTER = ["evaluation.methods=[direct-sft,grpo]", "runtime.processes=1", "runtime.engine=plain"]
+# As the documentation's recipe, with fewer processes to start and fewer steps.
+SHORTER = [
+    "evaluation.methods=[direct-sft,grpo]",
+    "runtime.processes=1",
+    "runtime.engine=plain",
+    "model.warmup.steps=3",
+    "direct_sft.steps=3",
+    "grounding.steps=3",
+    "relaxation.steps=3",
+    "grpo.steps=1",
+]
 
 
 def mirage(folder: Path, *arguments: str) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from deployments import automations, limits
 from deployments.background import StackError
+from flows import alive
 from mirage_core.errors import StageTimeout
 from mirage_core.stages.record import RunRecord, newest_record
 from mirage_core.stages.stage import StageContext
@@ -109,6 +110,27 @@ def test_a_stage_has_its_own_time_out_and_it_is_no_reason_to_try_again(road: Fak
     with pytest.raises(StageTimeout, match=r"problems did not finish within 1 s.*runtime\.timeouts\.problems"):
         run("seed=104", "runtime.timeouts={problems: 1}")
     assert road.ran == ["problems"]
+
+
+def test_a_living_run_that_is_told_crashed_says_that_it_lives(road: FakeRoad, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.runtime import flow_run
+
+    monkeypatch.setattr(alive, "LOOK_S", 0.2)
+    seen: list[str] = []
+
+    def declared_dead(context: StageContext) -> None:
+        run_id = flow_run.id
+        state = {"type": "CRASHED", "name": "Crashed", "message": "No heartbeat"}
+        post(f"flow_runs/{run_id}/set_state", {"state": state, "force": True})
+        seen.append(get(f"flow_runs/{run_id}")["state"]["type"])
+        until(lambda: get(f"flow_runs/{run_id}")["state"]["type"] == "RUNNING")
+        seen.append(get(f"flow_runs/{run_id}")["state"]["type"])
+
+    road.during["problems"] = declared_dead
+    record = run("seed=108")
+    assert seen == ["CRASHED", "RUNNING"]
+    assert record.state == "Completed"
+    assert get(f"flow_runs/{record.flow_run}")["state"]["type"] == "COMPLETED"
 
 
 @pytest.fixture

@@ -96,6 +96,12 @@ def test_reasoning_without_a_plan_says_what_to_give(picture: Path) -> None:
         problem_of(picture, "what happens?", "vsp-reasoning")
 
 
+def test_a_question_of_another_benchmark_is_asked_as_it_is(picture: Path) -> None:
+    assert problem_of(picture, "which piece?", "jigsaw").question == "<image>\nwhich piece?"
+    with pytest.raises(InputError, match="jigsaw has no question of its own"):
+        problem_of(picture, None, "jigsaw")
+
+
 @pytest.mark.parametrize(
     ("question", "plan"),
     [

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, MirageError
+from mirage_core.stages.record import new_record
 from mirage_core.store import Store, fingerprint
 from mirage_core.store.places import RemotePlace, open_place
 from mirage_core.types import Artifact
@@ -200,7 +201,7 @@ class Client:
 
     def _write_a_record(self) -> None:
         name = f"runs/{self._kind}-{self._chance.randrange(3)}.json"
-        value = {"mark": next(self._number), "text": "x" * 2000}
+        value = new_record("micro", {"mark": next(self._number), "text": "x" * 2000}).model_dump(mode="json")
         self._records.setdefault(name, []).append(value)
         self._flaky.write_json(name, value)
         seen = self._clean.read_json(name)

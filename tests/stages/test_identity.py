@@ -91,3 +91,18 @@ def test_a_hub_id_counts_with_its_revision() -> None:
         for revision in (None, "abc")
     ]
     assert identities[0] != identities[1]
+
+
+def test_no_identity_depends_on_where_a_users_files_lie(tmp_path: Path) -> None:
+    from tests.benchmarks.data_sets import comt_folder, picture
+
+    def told(name: str, seed: int) -> dict[str, Any]:
+        folder = comt_folder(tmp_path / name, 4)
+        (folder / "images" / "creation" / "creation-0-0.png").write_bytes(picture(seed))
+        scenes = {"model": str(folder), "descriptions": str(folder / "data.jsonl")}
+        chosen = settings(problems={"comt": {"source": str(folder)}}, auxiliary_images={"scenes": scenes})
+        return {name: stage.identity(chosen) for name, stage in STAGES.items()}
+
+    first, moved, changed = told("a", 1), told("b", 1), told("c", 2)
+    assert first == moved
+    assert {name for name in first if first[name] != changed[name]} == {"problems", "auxiliary-images", "report"}
