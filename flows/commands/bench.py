@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from benchmarks.latent import Row
     from benchmarks.orchestration import Round
     from benchmarks.orchestration import Row as OrchestrationRow
-    from benchmarks.synthesis import Row as SynthesisRow
     from benchmarks.store import Round as StoreRound
     from benchmarks.store import Row as StoreRow
+    from benchmarks.synthesis import Row as SynthesisRow
 
 _BETTER = {"stage1": "less", "stage2": "less", "decode": "more", "group": "more"}
 
