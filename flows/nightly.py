@@ -8,6 +8,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.alive import said_to_live
 from flows.pointed import NIGHTLY, Subject, subject
 from flows.steps import lost_said, run_task
 from flows.trend import show_night
@@ -49,7 +50,7 @@ def mirage_evaluation(pointer: str = NIGHTLY, alpha: Annotated[float, Field(gt=0
     """
     store = open_store()
     judged = subject(store, pointer)
-    with ending_jobs():
+    with said_to_live(), ending_jobs():
         point = healed(lambda: tonight(store, pointer, judged, alpha), lost_said())
 
     plot = write_trend(store, pointer, save_point(store, point))

@@ -22,7 +22,7 @@ def test_a_stage_runs_once_and_is_cached_afterwards(store: Store) -> None:
     again = run_stage(stage(write_one), settings(runtime={"processes": 1}), {}, store, events)
     assert (first.cached, again.cached) == (False, True)
     assert first.artifact == again.artifact
-    assert [message.split(":")[0] for message in events.messages] == ["started", "done in 0.0 s", "cached"]
+    assert [message.split()[0].rstrip(":") for message in events.messages] == ["started", "done", "cached"]
     about = store.manifest(first.artifact).about
     assert (about["stage"], about["version"], about["settings"]["recipe"]) == ("fake", 1, "fake")
     assert about["seconds"] >= 0
