@@ -131,6 +131,16 @@ def test_kept_scratch_survives_a_failure_and_goes_after_success(store: Store) ->
     assert [path for path in store.cache.rglob("*") if path.name != "unfinished"] == []  # nor a lock
 
 
+def test_scratch_of_a_process_killed_after_publishing_goes_when_the_stage_is_found(store: Store) -> None:
+    keeping = stage(write_one, keeps_scratch=True)
+    made = run_stage(keeping, settings(), {}, store, Events()).artifact
+    left = store.cache / "unfinished" / store.manifest(made).fingerprint[:20]
+    left.mkdir(parents=True)
+    (left / "batch-1").write_text("done")
+    assert run_stage(keeping, settings(), {}, store, Events()).cached
+    assert not left.exists()
+
+
 def test_the_stages_and_the_recipes_import_without_torch() -> None:
     code = (
         "import sys, mirage_core.stages.direct, mirage_core.recipes; "

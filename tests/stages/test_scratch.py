@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mirage_core.stages.scratch import sweep, work_folder
+from mirage_core.stages.scratch import drop_scratch, kept_scratch, sweep, work_folder
 
 WORKER = """
 import sys, time
@@ -48,6 +48,30 @@ def test_what_a_killed_process_left_goes_with_the_next_work_and_what_is_in_use_s
     child.wait()
     child.stdout.close()
     with work_folder("relaxation") as folder:
-        assert sorted(tmp_path.iterdir()) == sorted([folder, other])
+        assert sorted(path for path in tmp_path.iterdir() if path.is_dir()) == sorted([folder, other])
         with work_folder("evaluation"):
             assert folder.exists()
+    assert list(tmp_path.iterdir()) == [other]
+
+
+def test_what_was_killed_while_it_was_made_or_removed_goes_too(tmp_path: Path) -> None:
+    half = tmp_path / "mirage-relaxation-0a1b2c3d"
+    (half / "scratch").mkdir(parents=True)
+    for name in (half.name, "mirage-report-4e5f6a7b"):  # the second one's folder is not there yet, or no more
+        (tmp_path / f"{name}.lock").touch()
+    assert len(sweep(tmp_path)) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_kept_scratch_of_work_that_is_done_is_dropped_unless_somebody_is_in_it(tmp_path: Path) -> None:
+    folder = tmp_path / "unfinished" / "0a1b"
+    with kept_scratch(folder) as kept:
+        (kept / "batch").write_text("answers")
+        drop_scratch(folder)
+        assert (folder / "batch").exists()
+    folder.mkdir()
+    folder.with_name("0a1b.lock").touch()
+    drop_scratch(folder)
+    assert list(folder.parent.iterdir()) == []
+    drop_scratch(folder)
+    assert list(folder.parent.iterdir()) == []
