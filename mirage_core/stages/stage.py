@@ -14,7 +14,7 @@ from typing import Any
 from mirage_core.config import Settings, identity
 from mirage_core.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, InputError, StoreUnavailable
 from mirage_core.stages.cut import Cut
-from mirage_core.stages.scratch import kept_scratch, work_folder
+from mirage_core.stages.scratch import drop_scratch, kept_scratch, work_folder
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact, Progress, ProgressEvent
 
@@ -110,6 +110,7 @@ def run_stage(
     identified = stage_fingerprint(stage, settings, inputs, chosen)
     found = store.find(stage.kind, identified)
     if found is not None:
+        drop_scratch(_unfinished(store, identified))
         return _found(found, named, progress, started)
     store.check_writable()
     with guard or nullcontext():
@@ -117,6 +118,11 @@ def run_stage(
         if found is not None:
             return _found(found, named, progress, started)
         return _worked(stage, settings, inputs, store, progress, chosen, identified)
+
+
+def _unfinished(store: Store, identified: str) -> Path:
+    """Where a stage that keeps its scratch leaves it until its artifact is published."""
+    return store.cache / "unfinished" / identified[:20]
 
 
 def _found(artifact: Artifact, named: str, progress: Progress, started: float) -> StageResult:
@@ -198,7 +204,7 @@ def _folders(stage: Stage, store: Store, identified: str) -> Iterator[tuple[Path
         output.mkdir()
         scratch.mkdir()
         if stage.keeps_scratch:
-            scratch = stack.enter_context(kept_scratch(store.cache / "unfinished" / identified[:20]))
+            scratch = stack.enter_context(kept_scratch(_unfinished(store, identified)))
         yield output, scratch
 
 

@@ -20,10 +20,10 @@ from mirage_core.store.failures import errors_named
 from mirage_core.store.s3 import no_bucket
 
 logger = logging.getLogger(__name__)
-# A file from twice this size on travels in parts. s3fs holds PART_BYTES * PARTS_AT_ONCE of each in memory, so only
-# a few large files travel at once; fewer and larger parts were faster on Swift (8 to 32 MiB, 4 to 16 at once tried).
-PART_BYTES = 24 * 2**20
-PARTS_AT_ONCE = 8
+# s3fs holds as many parts in memory as travel at once (192 and 128 MiB a file), so only a few large files travel at
+# once. These sizes were the fastest on Swift, of 8 to 64 MiB and 4 to 16 at once; up, fewer requests count for more.
+PART_BYTES, PARTS_AT_ONCE = 32 * 2**20, 6
+FETCHED_PART_BYTES, FETCHED_AT_ONCE = 16 * 2**20, 8
 LARGE_AT_ONCE = 2
 MOST_PARTS = 10_000
 SHA256 = "sha256"
@@ -89,7 +89,7 @@ class RemotePlace:
 
     def get(self, key: str, target: Path, told: Told | None = None, size: int = 0) -> None:
         """Download a file, on S3 in parts; ``size`` is what it is known to have."""
-        options = {"chunksize": PART_BYTES, "max_concurrency": PARTS_AT_ONCE} if self.is_s3 else {}
+        options = {"chunksize": FETCHED_PART_BYTES, "max_concurrency": FETCHED_AT_ONCE} if self.is_s3 else {}
         with errors_named(self.url, key), _turn(size):
             self.system.get_file(self._at(key), str(target), callback=_teller(told), **options)
 
@@ -165,7 +165,7 @@ class RemotePlace:
 
 
 def part_bytes(size: int) -> int:
-    """The size of a part of a file of ``size`` bytes: 24 MiB, or more where that would be too many parts for S3."""
+    """The size of a part of a file of ``size`` bytes: 32 MiB, or more where that would be too many parts for S3."""
     return max(PART_BYTES, math.ceil(size / MOST_PARTS))
 
 

@@ -26,11 +26,14 @@ CHOICES = {
     "grpo": {"model": "relaxation", "problems": "problems"},
     "evaluation": {"model": "relaxation", "problems": "problems"},  # under the name of stage-1: nobody has done that
 }
-# Other settings than the finished run's: neither the result nor what the recipe itself would take is in the store.
+# Another seed than the finished run's, and another teacher where the seed says nothing to the stage: neither the result
+# nor what the recipe itself would take is in the store. No recipe judges capimagine of its own accord.
 OTHER_SEED = "seed=104"
-OTHER_TEACHER = "teacher.variant=cot"
-# No recipe judges this method of its own accord, so none has its stages.
-NEEDED = dict.fromkeys(("captions", "capimagine"), ("evaluation.methods=[capimagine]",))
+ALSO = {
+    "examples": ["teacher.variant=cot"],
+    "captions": ["teacher.variant=cot", "evaluation.methods=[capimagine]"],
+    "capimagine": ["evaluation.methods=[capimagine]"],
+}
 
 
 @pytest.fixture
@@ -52,14 +55,15 @@ def test_a_stage_started_from_the_form_works_on_the_chosen_artifacts(
     stage: str, live_stack: LiveStack, made: dict[str, Artifact], window: Window
 ) -> None:
     chosen = {name: made[maker] for name, maker in CHOICES[stage].items()}
-    open_form(window, live_stack, stage, OTHER_SEED, OTHER_TEACHER, *NEEDED.get(stage, ()))
+    open_form(window, live_stack, stage, OTHER_SEED, *ALSO.get(stage, []))
     for name, artifact in chosen.items():
         window.fill(name, artifact.path if name == "model" else artifact.digest[:16])
     if stage == "evaluation":
         window.choices("method").filter(has_text="stage-1").click()
     run = window.submit()
 
-    assert live_stack.wait(run)["type"] == "COMPLETED", live_stack.logs(run)
+    state = live_stack.wait(run)
+    assert state["type"] == "COMPLETED", state["message"]
     tasks = [(task["name"], task["state_name"]) for task in live_stack.task_runs(run)]
     named = "evaluation/stage-1" if stage == "evaluation" else stage
     assert tasks == [(named, "Completed")], "nothing but the stage itself ran"
@@ -73,7 +77,8 @@ def test_a_stage_without_inputs_to_choose_is_started_from_its_form_too(
     open_form(window, live_stack, stage, *OVERRIDES)
     run = window.submit()
 
-    assert live_stack.wait(run)["type"] == "COMPLETED", live_stack.logs(run)
+    state = live_stack.wait(run)
+    assert state["type"] == "COMPLETED", state["message"]
     tasks = {task["name"]: task["state_name"] for task in live_stack.task_runs(run)}
     assert tasks[stage] == "Cached" and set(tasks.values()) == {"Cached"}, "the finished run made them"
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirage_core.stages.record import RunRecord, load_record
+from mirage_core.stages.scratch import sweep
 from mirage_core.store import Store
 from mirage_core.store.collect import find_garbage, remove_garbage
 from mirage_core.store.manifest import MANIFEST
@@ -26,8 +27,8 @@ UNUSED = "saved checkpoints not used"
 TWICE = "finished stages run again"
 FAILED = "attempts that failed without a kill"
 STRAY = "processes left behind"
-LITTER = "lock files or checkpoints left behind"
-SCRATCH = "scratch folders left behind"
+LITTER = "lock files left behind"
+SCRATCH = "scratch folders that nothing removes"
 GARBAGE = "leftovers in the store that gc does not find"
 TRAININGS = ("warmup", "grounding", "relaxation")
 PATIENCE_S = 600.0
@@ -204,9 +205,11 @@ class Killer:
                 self.tally.fault(OTHER, f"{road.folder.name}: {stage} has the digest {digests.get(stage)}")
         if record.scores != self.model.scores:
             self.tally.fault(OTHER, f"{road.folder.name}: the scores are {record.scores}")
-        left = [*checkpoints_left(road.store()), *map(str, (road.folder / "home").rglob("*.lock"))]
-        for name in left:
+        for name in sorted((road.folder / "home").rglob("*.lock")):
             self.tally.fault(LITTER, f"{road.folder.name}: {name}")
+        self.tally.count("checkpoints of published models left for gc", len(checkpoints_left(road.store())))
+        # What the last killed attempt left goes with the next work on this machine.
+        self.tally.count("scratch folders left for the next work", len(sweep(road.folder / "tmp")))
         for scratch in (road.folder / "tmp").glob("mirage-*"):
             self.tally.fault(SCRATCH, f"{road.folder.name}: {scratch.name}")
 
