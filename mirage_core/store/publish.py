@@ -63,7 +63,7 @@ def _put(
     if not _whole(folder, path, mine, {name: entry.size for name, entry in now.items()}):
         return None
     others = set() if place.local("") is not None else _contenders(now, mine)
-    if others and _waited(place, path, mine.folder < min(others)) is not None:
+    if others and _waited(place, path, mine) is not None:
         return None
     if not place.create(f"{path}/{MANIFEST}", mine.to_bytes()):
         return None
@@ -135,20 +135,24 @@ def _contenders(names: Mapping[str, Entry], mine: Manifest) -> set[str]:
     return fresh - {mine.folder}
 
 
-def _waited(place: Place, path: str, first: bool) -> Manifest | None:
+def _waited(place: Place, path: str, mine: Manifest) -> Manifest | None:
     """The manifest that another publisher has put while mine waited for its turn; None when that has come.
 
     Many S3 servers cannot create an object only where there is none when several do it at once (Swift lets nine of
     ten such races through), and a reader must not see one manifest replaced by another. Whoever puts a manifest has
     put its files before. So who sees no others' files goes first, at once; the others wait until that one is done,
-    then the first of them by name, then the rest.
+    then go one after the other by name, each with time to see the one before. Who is before is looked up anew each
+    time: of two, one may have listed before the other's files were there.
     """
-    deadline = time.monotonic() + (SETTLE_S if first else 2 * SETTLE_S)
-    while time.monotonic() < deadline:
-        there = find_sealed(place, path)
-        if there is not None:
-            return there
-        time.sleep(SETTLE_POLL_S)
+    waited = 0
+    while waited <= sum(folder < mine.folder for folder in _contenders(place.entries(path), mine)):
+        deadline = time.monotonic() + SETTLE_S
+        while time.monotonic() < deadline:
+            there = find_sealed(place, path)
+            if there is not None:
+                return there
+            time.sleep(SETTLE_POLL_S)
+        waited += 1
     return None
 
 
