@@ -91,6 +91,9 @@ class VSPFolderData(Section):
     """Maps of the original VSP repository (maze/task-main/maps/level3/img/0.png), tested on as spatial planning."""
 
     source: str = Field(description="The repository's folder, or its folder maze.")
+    tasks: tuple[Literal["task-main", "task1", "task2", "task3", "task4"], ...] = Field(
+        ("task-main",), min_length=1, description="task-main: planning; task1 to task4: questions in words."
+    )
     levels: tuple[Level, ...] = Field((3, 4, 5, 6), min_length=1, description="Levels that are read.")
     per_level: int | None = Field(None, gt=0, description="Maps a level; None: all.")
 

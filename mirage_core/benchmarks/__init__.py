@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mirage_core.benchmarks import comt, jigsaw, own, sat, vsp_planning, vsp_reasoning
+from mirage_core.benchmarks import comt, jigsaw, own, sat, vsp_planning, vsp_questions, vsp_reasoning
 from mirage_core.benchmarks.task import OwnTask, load_task
 from mirage_core.benchmarks.vsp_prompts import PromptForm
 from mirage_core.config import ProblemSettings
@@ -49,7 +49,7 @@ class Benchmark:
 
 _BENCHMARKS = {
     module.NAME: Benchmark(module.NAME, module.GROUPS, module.RULES, module.load, module.score, module.prompt)
-    for module in (vsp_planning, vsp_reasoning, jigsaw, sat, comt, own)
+    for module in (vsp_planning, vsp_reasoning, vsp_questions, jigsaw, sat, comt, own)
 }
 NAMES = tuple(_BENCHMARKS)
 _TASKS: dict[str, OwnTask] = {}

@@ -1,4 +1,5 @@
-"""The original VSP repository's maps: ``maze/task-main/maps/level3/{img,table}/0.{png,txt}``, as planning problems.
+"""The original VSP repository's maps: ``maze/task-main/maps/level3/{img,table}/0.{png,txt}``, as planning problems,
+and ``maze/task4/maps/level3/{img,question,answer}`` as questions in words.
 
 The table writes a map in symbols (@ player, * goal, # hole, _ safe); where there is no table, the map is read from
 the picture.
@@ -9,34 +10,52 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mirage_core.benchmarks import vsp_planning
+from mirage_core.benchmarks import vsp_planning, vsp_questions
 from mirage_core.benchmarks.rows import Row, read_picture_file
 from mirage_core.config import VSPFolderData
 from mirage_core.errors import DataError, InputError
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import GOAL, HOLE, SAFE, START, Maze, maze_from_rows, read_maze, shortest_path
 
-MAPS = "task-main/maps"
+PLANNING = "task-main"
 SYMBOLS = {"@": START, "*": GOAL, "#": HOLE, "_": SAFE}
 
 
 def folder_problems(data: VSPFolderData) -> Iterator[Problem]:
-    """The maps of the levels in the order of their numbers; DataError names what is not as published."""
-    root = _maps(Path(data.source).expanduser())
-    for level in data.levels:
-        pictures = root / f"level{level}" / "img"
-        files = sorted(pictures.glob("*.png"), key=_number)
-        if not files:
-            raise DataError(f"{pictures} holds no PNG: expected the maps of level {level} there")
-        for file in files[: data.per_level]:
-            yield _problem(root, file, level)
+    """Maps (task-main) and questions (task1 to task4), task by task and level by level, in the order of their numbers.
+
+    DataError names what is not as published.
+    """
+    for task in data.tasks:
+        root = _maps(Path(data.source).expanduser(), task)
+        for level in data.levels:
+            pictures = root / f"level{level}" / "img"
+            files = sorted(pictures.glob("*.png"), key=_number)
+            if not files:
+                raise DataError(f"{pictures} holds no PNG: expected the maps of level {level} there")
+            for file in files[: data.per_level]:
+                yield _problem(root, file, level) if task == PLANNING else _question(root, file, task, level)
 
 
-def _maps(source: Path) -> Path:
-    for candidate in (source / "maze" / MAPS, source / MAPS, source):
+def _maps(source: Path, task: str) -> Path:
+    for candidate in (source / "maze" / task / "maps", source / task / "maps"):
         if any(candidate.glob("level*/img")):
             return candidate
-    raise DataError(f"{source} holds no maze/{MAPS}/level*/img: expected a checkout of the original VSP repository")
+    raise DataError(
+        f"{source} holds no maze/{task}/maps/level*/img: expected a checkout of the original VSP repository"
+    )
+
+
+def _question(root: Path, file: Path, task: str, level: int) -> Problem:
+    number = _number(file)
+    data, _ = read_picture_file(Row(root / "maps", number, {}), "img", file.relative_to(root).as_posix())
+    words = []
+    for kind in ("question", "answer"):
+        text = root / f"level{level}" / kind / f"{number}.txt"
+        if not text.is_file() or not text.read_text(encoding="utf-8").strip():
+            raise DataError(f"{file}: its {kind} is missing or empty; expected it in {text}")
+        words.append(text.read_text(encoding="utf-8"))
+    return vsp_questions.make_problem(f"vsp-{task}-{level}-{number:03d}", task, level, words[0], data, words[1])
 
 
 def _number(file: Path) -> int:

@@ -13,6 +13,7 @@ METHODS = {
 BENCHMARKS = {
     "vsp-planning": "VSP spatial planning",
     "vsp-reasoning": "VSP spatial reasoning",
+    "vsp-questions": "VSP, questions in words",
     "jigsaw": "Jigsaw (BLINK)",
     "sat": "SAT, spatial aptitude",
     "comt": "CoMT",

@@ -105,12 +105,17 @@ def comt_folder(folder: Path, count: int = 12, **changed: Any) -> Path:
     return folder
 
 
-def vsp_folder(folder: Path, tables: bool = True) -> Path:
-    """A folder like the original VSP repository, with two maps of level 3."""
-    maps = folder / "maze" / "task-main" / "maps" / "level3"
+def vsp_folder(folder: Path, tables: bool = True, task: str = "task-main") -> Path:
+    """A folder like the original VSP repository, with two maps of level 3; a question and an answer to each but in
+    task-main."""
+    maps = folder / "maze" / task / "maps" / "level3"
     for number, rows in enumerate(MAPS):
         (maps / "img").mkdir(parents=True, exist_ok=True)
         (maps / "img" / f"{number}.png").write_bytes(picture_bytes(render(maze_from_rows(rows), 64)))
+        for kind, text in (("question", f"Is cell {number} safe?\n"), ("answer", "Yes.\n")):
+            if task != "task-main":
+                (maps / kind).mkdir(exist_ok=True)
+                (maps / kind / f"{number}.txt").write_text(text)
         if tables:
             (maps / "table").mkdir(exist_ok=True)
             head = "| | Col 1 | Col 2 | Col 3 |\n"

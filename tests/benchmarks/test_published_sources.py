@@ -160,6 +160,24 @@ def test_the_original_vsp_folder_gives_planning_problems(tmp_path: Path, tables:
     assert all(problem.split == "test" and problem.group == "level-3" for problem in problems)
 
 
+def test_the_questions_of_the_original_vsp_folder_are_asked_and_judged(tmp_path: Path) -> None:
+    vsp_folder(tmp_path, task="task4")
+    data = VSPFolderData(source=str(tmp_path), levels=(3,), tasks=("task4",))
+    problems = [problem for problem, _ in sourced(vsp_folder=data)]
+    questions = benchmarks.get("vsp-questions")
+
+    assert [(problem.id, problem.group, problem.answer) for problem in problems] == [
+        ("vsp-task4-3-000", "task4-level-3", "Yes."), ("vsp-task4-3-001", "task4-level-3", "Yes."),
+    ]  # fmt: skip
+    assert problems[1].question.startswith("<image>\nIs cell 1 safe?")
+    assert questions.score(problems[0], "<think>ice</think>\\boxed{yes}").correct
+    assert questions.score(problems[0], "It is ice.\nYes").correct
+    assert not questions.score(problems[0], "\\boxed{No}").correct
+    (tmp_path / "maze" / "task4" / "maps" / "level3" / "answer" / "1.txt").unlink()
+    with pytest.raises(DataError, match=r"1\.png: its answer is missing or empty"):
+        list(folder_problems(data))
+
+
 def test_a_folder_that_is_no_vsp_says_what_was_expected(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"expected a checkout of the original VSP repository"):
         list(folder_problems(VSPFolderData(source=str(tmp_path))))
