@@ -7,12 +7,13 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,46 @@ LONG = {"kills": 200, "calls": 400, "rounds": 500, "s3_rounds": 60, "flips": 100
 SHORT = {"kills": 4, "calls": 20, "rounds": 30, "s3_rounds": 3, "flips": 60, "s3_flips": 12, "reruns": 3}
 
 
-@dataclass(frozen=True)
+KEPT_EVERY_S = 5.0
+
+
+@dataclass
 class Soak:
-    """What every part works with."""
+    """What every part works with, and what was counted so far."""
 
     given: argparse.Namespace
     folder: Path
     progress: Progress
     server: SwiftServer | None
+    tallies: list[Tally] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+    kept: float = 0.0
+
+    def tally(self, part: str, wrong: Sequence[str]) -> Tally:
+        """The counts of a part that begins."""
+        self.tallies.append(Tally(part, wrong))
+        return self.tallies[-1]
+
+    def counts(self, *, complete: bool) -> dict[str, Any]:
+        """Everything counted so far, for people and programs."""
+        return {
+            "good": all(tally.good for tally in self.tallies),
+            "complete": complete,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "seed": self.given.seed,
+            "machine": machine(),
+            "parts": [tally.as_json() for tally in self.tallies],
+        }
+
+    def keep(self, *, complete: bool = False) -> None:
+        """Write the counts so far, every few seconds: a long soak that is stopped has counted something, too."""
+        if self.given.json is None or (not complete and time.monotonic() - self.kept < KEPT_EVERY_S):
+            return
+        self.kept = time.monotonic()
+        text = json.dumps(self.counts(complete=complete), indent=1, ensure_ascii=False)
+        fresh = self.given.json.with_suffix(".partial")
+        fresh.write_text(text + "\n", encoding="utf-8")
+        os.replace(fresh, self.given.json)
 
     def s3(self) -> SwiftServer:
         """The S3 server; only parts that were asked to use S3 ask for it."""
@@ -48,12 +81,16 @@ class Soak:
     def task(self, name: str, total: int) -> Callable[[int], None]:
         """A line of the progress display; call it with how much further it is."""
         task = self.progress.add_task(name, total=total)
-        return lambda amount: self.progress.advance(task, amount)
+
+        def advance(amount: int) -> None:
+            self.progress.advance(task, amount)
+            self.keep()
+
+        return advance
 
 
-def run_kills(soak: Soak) -> list[Tally]:
+def run_kills(soak: Soak) -> None:
     """Half of the kills on each kind of store."""
-    tallies = []
     counts = _shares(soak.given.kills, len(soak.given.where))
     for number, where in enumerate(soak.given.where):
         environment = soak.s3().environment() if where == "s3" else {}
@@ -66,61 +103,53 @@ def run_kills(soak: Soak) -> list[Tally]:
 
         advance = soak.task(f"kills, {where}", counts[number])
         with _environment(environment):
-            tally = kills.new_tally(where)
+            tally = soak.tally(f"kills, {where}", kills.WRONGS)
             model = kills.undisturbed(road("undisturbed"))
             tally.figures["undisturbed road"] = {"seconds": round(model.seconds, 1), "writes": model.writes}
             kills.walk_all(counts[number], soak.given.seed + number, model, tally, road, advance)
-        tallies.append(tally)
-    return tallies
 
 
-def run_bad_calls(soak: Soak) -> list[Tally]:
+def run_bad_calls(soak: Soak) -> None:
     """The store's operations over a bad line to S3."""
     if "s3" not in soak.given.where:
-        return []
+        return
     server = soak.s3()
+    url = f"{server.bucket()}/store"
     with _environment(server.environment()):
-        return calls.run_calls(
-            server,
-            f"{server.bucket()}/store",
-            soak.given.calls,
-            soak.given.seed,
-            soak.folder / "calls",
-            soak.task,
-        )
+        for rate, part in calls.RATES.items():
+            name = f"calls, {rate:.0%} fail"
+            each = max(1, soak.given.calls // part // calls.WORKERS)
+            work = calls.Work(server, f"{url}/rate-{rate * 100:.0f}", rate, each, soak.given.seed, soak.folder / name)
+            calls.run_calls(work, soak.tally(name, calls.WRONGS), soak.task(name, each * calls.WORKERS))
 
 
-def run_writers(soak: Soak) -> list[Tally]:
+def run_writers(soak: Soak) -> None:
     """Races on each kind of store."""
-    tallies = []
     for where in soak.given.where:
         rounds = soak.given.s3_rounds if where == "s3" else soak.given.rounds
         folder = soak.folder / f"writers-{where}"
         folder.mkdir()
         environment = soak.s3().environment() if where == "s3" else {}
         url = f"{soak.s3().bucket()}/store" if where == "s3" else str(folder / "store")
-        tally = Tally(f"writers, {where}", writers.WRONGS)
+        tally = soak.tally(f"writers, {where}", writers.WRONGS)
         tally.figures["writers"] = soak.given.writers
         with _environment(environment):
             race = writers.Race(url, environment, folder, rounds, soak.given.seed)
             writers.run_writers(race, soak.given.writers, tally, soak.task(f"writers, {where}", rounds))
-        tallies.append(tally)
-    return tallies
 
 
-def run_flips(soak: Soak) -> list[Tally]:
+def run_flips(soak: Soak) -> None:
     """Damages to a store with something of every kind, here and on S3, and stages that mend them."""
     folder = soak.folder / "flips"
     folder.mkdir()
     road = Road(folder, str(folder / "pristine"), keep=True)
     kills.undisturbed(road)
     pristine = flips.Pristine.of(road)
-    tallies = []
     for where in soak.given.where:
         amount = soak.given.s3_flips if where == "s3" else soak.given.flips - soak.given.s3_flips
         environment = soak.s3().environment() if where == "s3" else {}
         url = f"{soak.s3().bucket()}/store" if where == "s3" else str(folder / "damaged")
-        tally = Tally(f"flips, {where}", flips.WRONGS)
+        tally = soak.tally(f"flips, {where}", flips.WRONGS)
         with _environment(environment):
             store = flips.store_beside(folder, url)
             flipper = flips.Flipper(pristine, store, soak.given.seed, tally)
@@ -128,11 +157,9 @@ def run_flips(soak: Soak) -> list[Tally]:
             if where == "local":
                 again = Road(folder / "again", url)
                 flipper.rerun(again, soak.given.reruns, soak.task("flips, stages run again", soak.given.reruns))
-        tallies.append(tally)
-    return tallies
 
 
-RUN: dict[str, Callable[[Soak], list[Tally]]] = {
+RUN: dict[str, Callable[[Soak], None]] = {
     "kills": run_kills,
     "calls": run_bad_calls,
     "writers": run_writers,
@@ -190,7 +217,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--flips", type=int, help="bit flips and truncations, over all stores")
     parser.add_argument("--s3-flips", type=int, help="how many of them on S3")
     parser.add_argument("--reruns", type=int, help="damages after which the stage is run again")
-    parser.add_argument("--json", type=Path, help="write the counts to this file too")
+    parser.add_argument("--json", type=Path, help="write the counts to this file too, also while it runs")
     parser.add_argument("--folder", type=Path, help="work here and leave everything; must not be there yet")
     given = parser.parse_args(arguments)
     for name, size in (LONG if given.long else SHORT).items():
@@ -220,28 +247,18 @@ def _folder(given: Path | None) -> Iterator[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every count that must be 0 is, 1 otherwise."""
     given = parse(arguments)
-    started = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_folder(given.folder))
         server = stack.enter_context(SwiftServer(folder / "swift")) if "s3" in given.where else None
         progress = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
-        tallies: list[Tally] = []
+        soak = Soak(given, folder, progress, server)
         for part in given.parts:
-            tallies += RUN[part](Soak(given, folder, progress, server))
-    good = all(tally.good for tally in tallies)
-    result = {
-        "good": good,
-        "seconds": round(time.monotonic() - started, 1),
-        "seed": given.seed,
-        "machine": machine(),
-        "parts": [tally.as_json() for tally in tallies],
-    }
-    text = json.dumps(result, indent=1, ensure_ascii=False)
-    print(text)
-    if given.json is not None:
-        given.json.write_text(text + "\n", encoding="utf-8")
-    return 0 if good else 1
+            RUN[part](soak)
+    counts = soak.counts(complete=True)
+    print(json.dumps(counts, indent=1, ensure_ascii=False))
+    soak.keep(complete=True)
+    return 0 if counts["good"] else 1
 
 
 if __name__ == "__main__":
@@ -251,4 +268,5 @@ if __name__ == "__main__":
     os.environ.update(
         AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, AWS_EC2_METADATA_DISABLED="true"
     )
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # servers and roads end with it
     sys.exit(main())

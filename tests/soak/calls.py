@@ -8,9 +8,10 @@ import itertools
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,35 +35,29 @@ RATES = {0.1: 1, 0.5: 2, 0.9: 4}
 GARBLED, SLOW = 0.002, 0.05
 READ_TIMEOUT_S = 3
 WORKERS = 8
+Advance = Callable[[int], None]
 LARGE = 40 * 2**20  # travels in parts
 
 
-def run_calls(
-    server: SwiftServer,
-    url: str,
-    calls: int,
-    seed: int,
-    folder: Path,
-    task: Callable[[str, int], Callable[[int], None]],
-) -> list[Tally]:
-    """Operations at every rate of errors, ``calls`` at the lowest; one tally a rate."""
-    tallies = []
-    for rate, part in RATES.items():
-        tally = Tally(f"calls, {rate:.0%} fail", WRONGS)
-        each = max(1, calls // part // WORKERS)
-        advance = task(f"calls, {rate:.0%} fail", each * WORKERS)
-        root = f"{url}/rate-{rate:.0%}".replace("%", "")
-        with ThreadPoolExecutor(WORKERS) as pool:
-            given = [
-                (server, root, rate, each, f"{seed}-{worker}", folder / f"{rate}-{worker}", tally, advance)
-                for worker in range(WORKERS)
-            ]
-            known: dict[str, str] = {}
-            for made in pool.map(lambda one: work(*one), given):
-                known.update(made)
-        audits.audit(store_at(root, server.url, folder / "clean"), known, tally, "at the end")
-        tallies.append(tally)
-    return tallies
+@dataclass(frozen=True)
+class Work:
+    """What the clients of one rate of errors are told: ``each`` operations a client, everything drawn from ``seed``."""
+
+    server: SwiftServer
+    url: str
+    rate: float
+    each: int
+    seed: int
+    folder: Path
+
+
+def run_calls(work: Work, tally: Tally, advance: Advance) -> None:
+    """All clients at once, then a look at all they have stored."""
+    known: dict[str, str] = {}
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for made in pool.map(lambda who: run_client(work, who, tally, advance), range(WORKERS)):
+            known.update(made)
+    audits.audit(store_at(work.url, work.server.url, work.folder / "clean"), known, tally, "at the end")
 
 
 def store_at(url: str, endpoint: str, cache: Path, read_timeout: float | None = None) -> Store:
@@ -80,24 +75,16 @@ def store_at(url: str, endpoint: str, cache: Path, read_timeout: float | None = 
     return Store(dataclasses.replace(place, system=system), cache)
 
 
-def work(
-    server: SwiftServer,
-    url: str,
-    rate: float,
-    calls: int,
-    seed: str,
-    folder: Path,
-    tally: Tally,
-    advance: Callable[[int], None],
-) -> dict[str, str]:
+def run_client(work: Work, who: int, tally: Tally, advance: Advance) -> dict[str, str]:
     """One client's operations, one after the other; the artifacts it was told are stored (path to digest)."""
-    with BadLine(server.url, seed) as line:
-        flaky = store_at(url, line.url, folder / "cache", READ_TIMEOUT_S)
-        clean = store_at(url, server.url, folder / "clean")
+    seed, folder = f"{work.seed}-{who}", work.folder / str(who)
+    with BadLine(work.server.url, seed) as line:
+        flaky = store_at(work.url, line.url, folder / "cache", READ_TIMEOUT_S)
+        clean = store_at(work.url, work.server.url, folder / "clean")
         client = Client(flaky, clean, line, random.Random(seed), folder, tally, f"kind-{seed}")
         client.prepare()
-        line.rate, line.garbled, line.slow = rate, GARBLED, SLOW
-        for name in itertools.islice(client.names(), calls):
+        line.rate, line.garbled, line.slow = work.rate, GARBLED, SLOW
+        for name in itertools.islice(client.names(), work.each):
             client.do(name)
             advance(1)
         tally.count("calls to the server", line.calls)

@@ -131,8 +131,9 @@ class Flipper:
             advance(1)
 
     def _walk_again(self, road: Road, artifact: Artifact, case: str) -> None:
-        if road.start().wait(timeout=600):
-            raise AssertionError(f"the road failed after {case}: {road.said.read_text()[-3000:]}")
+        with road:
+            if road.start().wait(timeout=600):
+                raise AssertionError(f"the road failed after {case}: {road.said.read_text()[-3000:]}")
         self._tally.count(f"stages run again: {artifact.kind}")
         for line in _record(road.store()).stages:
             before = next(s for s in _record(self._pristine.store).stages if s.name == line.name)

@@ -16,7 +16,7 @@ from mirage_core.store import Store
 from mirage_core.store.collect import find_garbage, remove_garbage
 from mirage_core.store.manifest import MANIFEST
 from mirage_core.store.sealed import read_sealed
-from tests.soak.audit import WRONGS, audit, checkpoints_left
+from tests.soak import audit as audits
 from tests.soak.counts import Tally
 from tests.soak.road import CHECKPOINT_EVERY, Road, kill
 from tests.soak.victim import End
@@ -30,6 +30,7 @@ STRAY = "processes left behind"
 LITTER = "lock files left behind"
 SCRATCH = "scratch folders that nothing removes"
 GARBAGE = "leftovers in the store that gc does not find"
+WRONGS = (*audits.WRONGS, OTHER, AGAIN, UNUSED, TWICE, FAILED, STRAY, LITTER, SCRATCH, GARBAGE)
 TRAININGS = ("warmup", "grounding", "relaxation")
 PATIENCE_S = 600.0
 
@@ -49,17 +50,12 @@ class Undisturbed:
     writes: int
 
 
-def new_tally(where: str) -> Tally:
-    """The counts of the roads on one kind of store."""
-    return Tally(f"kills, {where}", [*WRONGS, OTHER, AGAIN, UNUSED, TWICE, FAILED, STRAY, LITTER, SCRATCH, GARBAGE])
-
-
 def undisturbed(road: Road) -> Undisturbed:
     """Walk the road once without a fault."""
     started = time.monotonic()
-    process = road.start()
-    if process.wait(timeout=PATIENCE_S):
-        raise AssertionError(f"the undisturbed road failed:\n{_tail(road)}")
+    with road:
+        if road.start().wait(timeout=PATIENCE_S):
+            raise AssertionError(f"the undisturbed road failed:\n{_tail(road)}")
     record = _completed(road)
     writes = sum(event["event"] == "write" for event in road.events())
     return Undisturbed(_digests(record), record.scores, time.monotonic() - started, writes)
@@ -82,9 +78,10 @@ class Killer:
     def walk(self, road: Road, advance: Advance) -> None:
         """One road from an empty store to its end."""
         known: dict[str, str] = {}
-        while not self._attempt(road, known, advance):
-            if road.attempts > 20 + 2 * self.kills:
-                raise AssertionError(f"the road does not come to its end:\n{_tail(road)}")
+        with road:
+            while not self._attempt(road, known, advance):
+                if road.attempts > 20 + 2 * self.kills:
+                    raise AssertionError(f"the road does not come to its end:\n{_tail(road)}")
         self.tally.count("roads completed")
         self._check_again(road)
         self._check_end(road)
@@ -102,7 +99,7 @@ class Killer:
             self._died(road, killed, advance)
         elif status != 0:
             self.tally.fault(FAILED, f"{road.folder.name}, attempt {road.attempts}, status {status}: {_tail(road)}")
-        audit(road.store(), known, self.tally, f"{road.folder.name}, attempt {road.attempts} ({killed})")
+        audits.audit(road.store(), known, self.tally, f"{road.folder.name}, attempt {road.attempts} ({killed})")
         self._check_twice(road, finished)
         return status == 0
 
@@ -207,7 +204,7 @@ class Killer:
             self.tally.fault(OTHER, f"{road.folder.name}: the scores are {record.scores}")
         for name in sorted((road.folder / "home").rglob("*.lock")):
             self.tally.fault(LITTER, f"{road.folder.name}: {name}")
-        self.tally.count("checkpoints of published models left for gc", len(checkpoints_left(road.store())))
+        self.tally.count("checkpoints of published models left for gc", len(audits.checkpoints_left(road.store())))
         # What the last killed attempt left goes with the next work on this machine.
         self.tally.count("scratch folders left for the next work", len(sweep(road.folder / "tmp")))
         for scratch in (road.folder / "tmp").glob("mirage-*"):
@@ -218,7 +215,7 @@ class Killer:
         store = road.store()
         for item in remove_garbage(store.place, find_garbage(store.place, 0.0)):
             self.tally.count(f"gc removed: {item.sort}")
-        audit(store, known, self.tally, f"{road.folder.name}, after gc")
+        audits.audit(store, known, self.tally, f"{road.folder.name}, after gc")
         wanted = {f"{path}/{name}" for path in known for name in self._files(store, path)}
         for name in store.place.sizes(""):
             if name not in wanted and not name.startswith("runs/"):

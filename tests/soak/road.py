@@ -45,6 +45,14 @@ class Road:
     keep: bool = False
     attempts: int = 0
 
+    def __enter__(self) -> Road:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Whatever happened, nothing of it goes on."""
+        for process in self.processes():
+            kill(process.pid)
+
     def start(self, end: End | None = None) -> subprocess.Popen[bytes]:
         """Begin the next attempt, in a session of its own."""
         self.attempts += 1

@@ -16,6 +16,7 @@ from typing import Any
 from mirage_core.errors import MirageError
 from mirage_core.store import Store, fingerprint
 from mirage_core.store.manifest import MANIFEST
+from mirage_core.training.worker import end_with_parent
 from mirage_core.types import Artifact
 from tests.soak.counts import Tally
 
@@ -103,6 +104,7 @@ def _judge(race: Race, number: int, digests: list[str], tally: Tally) -> None:
 
 def write(race: Race, who: int, barrier: Barrier, answers: Any) -> None:
     """Publish in every round; half of the rounds all writers have the same contents, else three sorts of them."""
+    end_with_parent(os.getppid())
     store = race.open(f"writer-{who}")
     for number in range(race.rounds):
         chance = random.Random(f"{race.seed} {number}")
@@ -124,6 +126,7 @@ def write(race: Race, who: int, barrier: Barrier, answers: Any) -> None:
 
 def read(race: Race, who: int, barrier: Barrier, answers: Any) -> None:
     """Look for the round's artifact from its start until it is there and some looks longer: always whole, always it."""
+    end_with_parent(os.getppid())
     store = race.open(f"reader-{who}")
     for number in range(race.rounds):
         barrier.wait()
