@@ -27,12 +27,11 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         root = f"{server.bucket()}/prefix"
-        monkeypatch.setattr(publish_module, "SETTLE_S", 1.0)
     else:
         root = str(tmp_path / "store") if request.param == "local" else f"memory://many-{tmp_path.name}/prefix"
     if request.param == "racy":
         monkeypatch.setattr(RemotePlace, "create", overwriting)
-        monkeypatch.setattr(publish_module, "SETTLE_S", 1.5)
+    monkeypatch.setattr(publish_module, "SETTLE_S", 1.5)  # a busy machine must not take that long for one call
     return lambda name: Store.open(root, cache=tmp_path / "caches" / name)
 
 

@@ -10,8 +10,7 @@ from tests.servers.swift import SwiftServer
 def test_the_benchmark_measures_both_sides_and_leaves_nothing_in_the_bucket(
     s3_server: SwiftServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in s3_server.environment().items():
-        monkeypatch.setenv(name, value)
+    s3_server.use(monkeypatch)
     bucket = s3_server.bucket()
     rounds: list[Round] = []
     rows = measure(f"{bucket}/prefix", megabytes=1, rounds=2, told=rounds.append)
