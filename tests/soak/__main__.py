@@ -67,6 +67,7 @@ class Soak:
         if self.given.json is None or (not complete and time.monotonic() - self.kept < KEPT_EVERY_S):
             return
         self.kept = time.monotonic()
+        self.given.json.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.counts(complete=complete), indent=1, ensure_ascii=False)
         fresh = self.given.json.with_suffix(".partial")
         fresh.write_text(text + "\n", encoding="utf-8")
