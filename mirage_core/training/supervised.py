@@ -51,7 +51,7 @@ def training_data(
     examples = load_examples(job.input("examples"), split="train")
     if not examples:
         raise DataError(f"{job.input('examples')} has no example of the split train; raise problems.*.train")
-    kinds = kinds_of(examples) if chosen.batch_by_group else None
+    kinds = kinds_of(examples) if chosen.batch_by == "group" else None
     order = EpochOrder(len(examples), chosen.batch_size, job.seed, kinds)
     steps = steps_of(chosen.steps, chosen.epochs, len(examples), chosen.batch_size)
     encode = encoding(job.program, settings, model, examples)

@@ -1,0 +1,104 @@
+"""Settings: one YAML a recipe, read into frozen pydantic models that refuse unknown keys.
+
+The resolved settings are saved with every run. ``runtime`` never changes a result beyond rounding
+and is left out of every identity; everything else is part of the identity of the stages that read it.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from mirage_core.config.evaluation import EvaluationSettings, ReportSettings
+from mirage_core.config.model import (
+    ArchitectureSettings,
+    LatentSettings,
+    LoRASettings,
+    ModelSettings,
+    PromptSettings,
+    WarmupSettings,
+)
+from mirage_core.config.pictures import AuxiliaryImageSettings, SceneLoraSettings, SceneSettings
+from mirage_core.config.problems import (
+    BenchmarkData,
+    CoMTData,
+    JigsawData,
+    OwnData,
+    ProblemSettings,
+    SATData,
+    TaskData,
+    VSPFolderData,
+)
+from mirage_core.config.runtime import RuntimeSettings, TeacherRuntime, plain_url
+from mirage_core.config.section import Level, Positive, Probability, Section, StageName, identity
+from mirage_core.config.teacher import CaptionSettings, TeacherSettings
+from mirage_core.config.training import GroundingSettings, GRPOSettings, TrainSettings, ValidationSettings
+
+__all__ = [
+    "ArchitectureSettings",
+    "AuxiliaryImageSettings",
+    "BenchmarkData",
+    "CaptionSettings",
+    "CoMTData",
+    "EvaluationSettings",
+    "GRPOSettings",
+    "GroundingSettings",
+    "JigsawData",
+    "LatentSettings",
+    "Level",
+    "LoRASettings",
+    "ModelSettings",
+    "OwnData",
+    "Positive",
+    "Probability",
+    "ProblemSettings",
+    "PromptSettings",
+    "ReportSettings",
+    "RuntimeSettings",
+    "SATData",
+    "SceneLoraSettings",
+    "SceneSettings",
+    "Section",
+    "Settings",
+    "StageName",
+    "TaskData",
+    "TeacherRuntime",
+    "TeacherSettings",
+    "TrainSettings",
+    "VSPFolderData",
+    "ValidationSettings",
+    "WarmupSettings",
+    "identity",
+    "plain_url",
+]
+
+
+class Settings(Section):
+    """A whole recipe."""
+
+    recipe: str = Field(description="The recipe's name.")
+    description: str = Field("", description="What it is for.")
+    seed: int = Field(42, ge=0)
+    problems: ProblemSettings = ProblemSettings()
+    auxiliary_images: AuxiliaryImageSettings = AuxiliaryImageSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    captions: CaptionSettings = CaptionSettings()
+    prompt: PromptSettings = PromptSettings()
+    latent: LatentSettings = LatentSettings()
+    model: ModelSettings = ModelSettings()
+    direct_sft: TrainSettings = TrainSettings()
+    capimagine: TrainSettings = TrainSettings()
+    grounding: GroundingSettings = GroundingSettings()
+    relaxation: TrainSettings = TrainSettings()
+    grpo: GRPOSettings = GRPOSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    report: ReportSettings = ReportSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+
+    @model_validator(mode="after")
+    def _knows_its_endpoint(self) -> Settings:
+        """Known before hours of work, not when the chains are due."""
+        if self.teacher.kind == "endpoint" and self.runtime.teacher.base_url is None:
+            raise ValueError(
+                "teacher.kind endpoint needs runtime.teacher.base_url, for example http://127.0.0.1:8000/v1"
+            )
+        return self

@@ -1,0 +1,29 @@
+"""How methods are compared and shown."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mirage_core.config.section import Positive, Probability, Section
+
+
+class EvaluationSettings(Section):
+    """How methods are compared. Greedy by default: the released temperature of 0.7 is noisy."""
+
+    methods: tuple[Literal["zero-shot", "direct-sft", "capimagine", "stage-1", "stage-2", "grpo"], ...] = (
+        "zero-shot", "direct-sft", "stage-1", "stage-2", "grpo",
+    )  # fmt: skip
+    max_new_tokens: Positive = 1024
+    temperature: float = Field(0.0, ge=0)
+    top_p: Probability = 1.0
+    samples: Positive = Field(1, description="Answers a problem; more than 1 needs a temperature above 0.")
+    batch_size: Positive = 32
+    planning_rule: Literal["mirage", "vsp"] = Field("mirage", description="How a plan is judged; named in every score.")
+
+
+class ReportSettings(Section):
+    """What the report shows."""
+
+    trajectories: int = Field(8, ge=0, description="Sample trajectories a method and benchmark.")

@@ -1,0 +1,95 @@
+"""The model: how it is asked, its latent spans, its weights, and the warm-up of one from scratch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mirage_core.config.section import Level, Positive, Section
+
+
+class PromptSettings(Section):
+    """How a problem is shown to the model; travels with every checkpoint."""
+
+    form: Literal["benchmark", "short"] = Field(
+        "benchmark", description="The benchmark's own prompt, or a short one for tiny models."
+    )
+    image_scale: float = Field(
+        1.0, gt=0, le=4.0, description="Pictures are resized by this before the processor (28/64: a cell a token)."
+    )
+    max_pixels: Positive = Field(1003520, description="The processor's upper limit of pixels a picture.")
+
+
+class LatentSettings(Section):
+    """The latent span: its length, how its targets are made, and how it ends. Paper, section 3.2."""
+
+    num_latents: Positive = Field(4, description="k, latent tokens a span.")
+    compression: Literal["even", "drop_tail"] = Field(
+        "even", description="even: every patch is averaged; drop_tail: the released code's rule."
+    )
+    end: Literal["exact", "free"] = Field("exact", description="exact: k latents; free: the model ends the span.")
+    max_latents: Positive = Field(8, description="Cap on latents a span when the end is free.")
+    max_spans: Positive = Field(4, description="Cap on spans an answer.")
+
+
+class WarmupSettings(Section):
+    """Warm-up of a from-scratch base: dense perception of plain tasks, no planning."""
+
+    steps: int = Field(700, ge=0, description="Optimizer steps.")
+    batch_size: Positive = Field(32, description="Pictures a step.")
+    learning_rate: float = Field(2e-3, gt=0, description="Peak rate.")
+    warmup_steps: int = Field(30, ge=0, description="Steps of linear warm-up.")
+    dense_weight: float = Field(0.5, ge=0, description="Weight of the throw-away heads on the image positions.")
+    centring_weight: float = Field(1.0, ge=0, description="Weight of |mean f|^2 / E|f|^2 of the visual features.")
+    levels: tuple[Level, ...] = Field((3, 4, 5, 6), min_length=1, description="Sizes of the maps seen.")
+    walk_length_max: Positive = Field(9, description="Longest random walk read.")
+    schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="What follows the warm-up.")
+    weight_decay: float = Field(0.01, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+class ArchitectureSettings(Section):
+    """Sizes of a from-scratch Qwen2.5-VL."""
+
+    hidden_size: Positive = 128
+    intermediate_size: Positive = 384
+    num_layers: Positive = 4
+    num_heads: Positive = 4
+    num_kv_heads: Positive = 2
+    mrope_section: tuple[int, int, int] = (4, 6, 6)
+    vision_hidden_size: Positive = 64
+    vision_intermediate_size: Positive = 128
+    vision_depth: Positive = 2
+    vision_num_heads: Positive = 2
+    vocab_size: Positive = 512
+    initializer_range: float = Field(0.08, gt=0)
+
+
+class LoRASettings(Section):
+    """Low-rank adapters on the text model's matrices (arXiv 2106.09685) in place of training all weights."""
+
+    rank: Positive = Field(64, description="Rank of the adapters.")
+    alpha: float = Field(128.0, gt=0, description="Adapters are scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapters.")
+    target_modules: tuple[str, ...] = Field(
+        ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        min_length=1,
+        description="Names of the adapted linear layers; the vision tower's are left alone.",
+    )
+    train_latent_tokens: bool = Field(
+        True, description="Also train the embeddings (and output rows) of the latent tokens, which nothing taught."
+    )
+
+
+class ModelSettings(Section):
+    """The base model: a hub id, a folder, or ``from_scratch``."""
+
+    source: str = Field("from_scratch", description="from_scratch, a hub id, or a folder.")
+    revision: str | None = Field(None, description="Hub revision; pin it for reproducible runs.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the weights in training.")
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    train_vision: bool = Field(False, description="Train the vision tower too (the paper freezes it).")
+    lora: LoRASettings | None = Field(None, description="Train low-rank adapters; None: all weights.")
+    architecture: ArchitectureSettings = ArchitectureSettings()
+    warmup: WarmupSettings = WarmupSettings()
