@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from flows.apps import data, scenes
+from flows.apps import bench, data, scenes, store, teacher
+from flows.apps.options import JsonOption, RecipeOption, SetsOption, StoreOption
 from mirage_core.errors import MirageError
 
 app = typer.Typer(
@@ -19,20 +20,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-store_app = typer.Typer(help="Look into the store of artifacts.", no_args_is_help=True)
-app.add_typer(store_app, name="store")
-teacher_app = typer.Typer(help="Try the teacher that writes the chains.", no_args_is_help=True)
-app.add_typer(teacher_app, name="teacher")
+app.add_typer(store.app, name="store")
+app.add_typer(teacher.app, name="teacher")
 app.add_typer(data.app, name="data")
 app.add_typer(scenes.app, name="scenes")
-bench_app = typer.Typer(help="Measure what the parts cost on this machine.", no_args_is_help=True)
-app.add_typer(bench_app, name="bench")
+app.add_typer(bench.app, name="bench")
 
-StoreOption = Annotated[
-    str | None,
-    typer.Option("--store", help="The store: a folder or s3://bucket/prefix. [default: MIRAGE_STORE]"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 CheckpointOption = Annotated[
     str | None,
     typer.Option(help="A model: an artifact or a folder. [default: the newest run's furthest trained]"),
@@ -48,10 +41,8 @@ def common(debug: Annotated[bool, typer.Option(help="Show the traceback of an er
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Option(help="A recipe's name, or a YAML file.")] = "tiny",
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting; may be repeated.")
-    ] = None,
+    recipe: RecipeOption = "tiny",
+    sets: SetsOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the settings and what is cached; do nothing.")
     ] = False,
@@ -123,142 +114,6 @@ def report(
     from flows.commands import report as command
 
     command.report(run_id, store, as_json=as_json, open_page=open_page)
-
-
-@store_app.command("ls")
-def store_ls(
-    kind: Annotated[str | None, typer.Argument(help="Only this kind: problems, model, evaluation, ...")] = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List the artifacts, newest first."""
-    from flows.commands import store as command
-
-    command.list_artifacts(kind, store, as_json=as_json)
-
-
-@store_app.command("show")
-def store_show(
-    reference: Annotated[str, typer.Argument(help="An artifact's path, or the start of its digest.")],
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show an artifact's files, figures and origin."""
-    from flows.commands import store as command
-
-    command.show_artifact(reference, store, as_json=as_json)
-
-
-@store_app.command("verify")
-def store_verify(
-    reference: Annotated[str | None, typer.Argument(help="One artifact. [default: all]")] = None,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Take what is damaged out of use, so that its stage runs again.")
-    ] = False,
-    store: StoreOption = None,
-) -> None:
-    """Read every byte of one artifact, or of all, against the manifests; exit status 1 where one is damaged."""
-    from flows.commands import store as command
-
-    command.verify(reference, store, repair=repair)
-
-
-@store_app.command("gc")
-def store_gc(
-    delete: Annotated[bool, typer.Option("--delete", help="Remove it. [default: only show it]")] = False,
-    older_than: Annotated[
-        str, typer.Option(metavar="AGE", help="Only what was written last so long ago: 2h, 7d. [default: 7d]")
-    ] = "7d",
-    keep_runs: Annotated[
-        int | None, typer.Option(min=1, help="Only that many of the newest runs keep their artifacts. [default: all]")
-    ] = None,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Find what nothing needs any more: uploads that were killed, dead checkpoints, artifacts without a run."""
-    from flows.commands import store as command
-
-    command.collect(older_than, keep_runs, store, delete=delete, as_json=as_json)
-
-
-@store_app.command("point")
-def store_point(
-    name: Annotated[str, typer.Argument(help="The pointer: `nightly` is what mirage-evaluation/nightly evaluates.")],
-    reference: Annotated[
-        str, typer.Argument(metavar="ARTIFACT", help="An artifact's path, or the start of its digest.")
-    ],
-    store: StoreOption = None,
-) -> None:
-    """Let a name stand for an artifact from now on."""
-    from flows.commands import point as command
-
-    command.point(name, reference, store)
-
-
-@teacher_app.command("try")
-def teacher_try(
-    recipe: Annotated[str, typer.Option(help="A recipe's name, or a YAML file.")] = "tiny",
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting; may be repeated.")
-    ] = None,
-    count: Annotated[int, typer.Option("--n", help="How many problems.")] = 3,
-    store: StoreOption = None,
-) -> None:
-    """Let the recipe's teacher write a few chains: the texts, what was wrong with others, and what they cost."""
-    from flows.commands import teacher as command
-
-    command.try_out(recipe, sets or [], count, store)
-
-
-@bench_app.command("latent")
-def bench_latent(
-    repeats: Annotated[int, typer.Option(help="Measured rounds of each case.")] = 5,
-    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out the largest batches.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare training and decoding with latents with plain training and stock generate (about five minutes)."""
-    from flows.commands import bench as command
-
-    command.latent(repeats, threads, quick=quick, as_json=as_json)
-
-
-@bench_app.command("synthesis")
-def bench_synthesis(
-    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the samples.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Measure how fast problems, pictures and chains are made, in one process and in two (about five minutes)."""
-    from flows.commands import bench as command
-
-    command.synthesis(quick=quick, as_json=as_json)
-
-
-@bench_app.command("orchestration")
-def bench_orchestration(
-    rounds: Annotated[int, typer.Option(help="Measured rounds; one before them does not count.")] = 5,
-    seconds: Annotated[float, typer.Option(help="How long each stage waits instead of working.")] = 1.0,
-    real: Annotated[bool, typer.Option("--real", help="Run the recipe micro as it is instead of waiting.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare the flow's wall time with the sum of its stages, cold and cached (about three minutes)."""
-    from flows.commands import bench as command
-
-    command.orchestration(rounds, None if real else seconds, as_json=as_json)
-
-
-@bench_app.command("store")
-def bench_store(
-    megabytes: Annotated[int, typer.Option(help="Size of the file.")] = 200,
-    rounds: Annotated[int, typer.Option(help="Measured rounds; one before them does not count.")] = 5,
-    store: StoreOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare publishing and fetching a large file on S3 with boto3 (about a minute)."""
-    from flows.commands import bench as command
-    from tasks.places import store_url
-
-    command.store(store_url(store), megabytes, rounds, as_json=as_json)
 
 
 @app.command()

@@ -1,0 +1,62 @@
+"""``mirage bench``: what the parts cost on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.apps.options import JsonOption, StoreOption
+
+app = typer.Typer(help="Measure what the parts cost on this machine.", no_args_is_help=True)
+
+
+@app.command("latent")
+def bench_latent(
+    repeats: Annotated[int, typer.Option(help="Measured rounds of each case.")] = 5,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the largest batches.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare training and decoding with latents with plain training and stock generate (about five minutes)."""
+    from flows.commands import bench as command
+
+    command.latent(repeats, threads, quick=quick, as_json=as_json)
+
+
+@app.command("synthesis")
+def bench_synthesis(
+    quick: Annotated[bool, typer.Option("--quick", help="A tenth of the samples.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure how fast problems, pictures and chains are made, in one process and in two (about five minutes)."""
+    from flows.commands import bench as command
+
+    command.synthesis(quick=quick, as_json=as_json)
+
+
+@app.command("orchestration")
+def bench_orchestration(
+    rounds: Annotated[int, typer.Option(help="Measured rounds; one before them does not count.")] = 5,
+    seconds: Annotated[float, typer.Option(help="How long each stage waits instead of working.")] = 1.0,
+    real: Annotated[bool, typer.Option("--real", help="Run the recipe micro as it is instead of waiting.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare the flow's wall time with the sum of its stages, cold and cached (about three minutes)."""
+    from flows.commands import bench as command
+
+    command.orchestration(rounds, None if real else seconds, as_json=as_json)
+
+
+@app.command("store")
+def bench_store(
+    megabytes: Annotated[int, typer.Option(help="Size of the file.")] = 200,
+    rounds: Annotated[int, typer.Option(help="Measured rounds; one before them does not count.")] = 5,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare publishing and fetching a large file on S3 with boto3 (about a minute)."""
+    from flows.commands import bench as command
+    from tasks.places import store_url
+
+    command.store(store_url(store), megabytes, rounds, as_json=as_json)
