@@ -47,7 +47,9 @@ class Soak:
     kept: float = 0.0
 
     def tally(self, part: str, wrong: Sequence[str]) -> Tally:
-        """The counts of a part that begins."""
+        """The counts of a part that begins, which is when the one before it ends."""
+        if self.tallies:
+            self.tallies[-1].end()
         self.tallies.append(Tally(part, wrong))
         return self.tallies[-1]
 

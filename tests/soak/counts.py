@@ -21,6 +21,7 @@ class Tally:
         self.wrong: dict[str, int] = dict.fromkeys(wrong, 0)
         self.cases: list[str] = []
         self._started = time.monotonic()
+        self._ended: float | None = None
         self._lock = threading.Lock()
 
     def count(self, name: str, amount: int = 1) -> None:
@@ -40,6 +41,10 @@ class Tally:
             if len(self.cases) < CASES_KEPT:
                 self.cases.append(f"{name}: {case}")
 
+    def end(self) -> None:
+        """The part is over: its time stands still."""
+        self._ended = time.monotonic()
+
     @property
     def good(self) -> bool:
         """Whether everything that must be 0 is."""
@@ -49,7 +54,7 @@ class Tally:
         """The counts for people and programs."""
         return {
             "part": self.part,
-            "seconds": round(time.monotonic() - self._started, 1),
+            "seconds": round((self._ended or time.monotonic()) - self._started, 1),
             "done": dict(sorted(self.done.items())),
             **({"figures": self.figures} if self.figures else {}),
             "must_be_zero": self.wrong,
