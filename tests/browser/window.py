@@ -65,10 +65,13 @@ class Window:
         self.field(parameter).get_by_role("group").get_by_role("textbox").fill(text)
 
     def add(self, parameter: str, items: Sequence[str]) -> None:
-        """Fill an empty list."""
+        """Fill a list; what stands in it already is written over."""
+        lines = self.field(parameter).get_by_role("textbox")
+        filled = lines.count()
         for place, item in enumerate(items):
-            self.field(parameter).get_by_role("button", name="Add item").click()
-            self.field(parameter).get_by_role("textbox").nth(place).fill(item)
+            if place >= filled:
+                self.field(parameter).get_by_role("button", name="Add item").click()
+            lines.nth(place).fill(item)
 
     def choices(self, parameter: str) -> Locator:
         """Open the list of a parameter; its options."""

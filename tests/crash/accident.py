@@ -25,6 +25,7 @@ OVERRIDES = (
 )
 RESUMED = re.compile(r"going on after step (\d+)")
 PATIENCE_S = 400.0
+SETTLED_S = 10.0
 Stamps = dict[str, str]
 
 
@@ -96,12 +97,26 @@ class Accident:
             raise AssertionError(f"the run ended {state['name']}: {state['message']}, expected {types}\n{said}")
 
     def retry_to_completion(self) -> None:
-        """Press Retry, and wait for a good end."""
+        """Press Retry when the accident is over, and wait for a good end."""
+        self.settle()
         self.live.retry(self.flow_run)
         self.live.until(
             lambda: self.live.state(self.flow_run)["type"] in ("RUNNING", "COMPLETED"), "the retry runs", PATIENCE_S
         )
         self.end("COMPLETED")
+
+    def settle(self) -> None:
+        """Wait until nobody has anything more to say of the run's state.
+
+        A Prefect worker reports a dead process twice, seconds apart; the second report takes back a Retry that was
+        pressed in between, or calls a run Crashed that has begun again.
+        """
+        told, since = "", time.monotonic()
+        while time.monotonic() - since < SETTLED_S:
+            state = str(self.live.state(self.flow_run)["id"])
+            if state != told:
+                told, since = state, time.monotonic()
+            time.sleep(0.5)
 
     def resumed_after(self) -> list[int]:
         """The steps that training went on after, one for each time."""

@@ -17,6 +17,7 @@ import pytest
 from deployments import background, local_stack
 
 ROOT = Path(__file__).parents[2]
+SETTLES_WITHIN_S = 30.0
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 PATIENCE_S = 300.0
 BUSY_S = 150.0  # a server on SQLite can be stuck for a minute under load, then says 503
@@ -84,8 +85,19 @@ class LiveStack:
         self.post(f"flow_runs/{flow_run}/set_state", {"state": state})
 
     def task_runs(self, flow_run: str) -> list[dict[str, Any]]:
-        """The task runs of a flow run in the order they started, with ``name`` and ``state_name``."""
-        found = self.post("task_runs/filter", {"flow_runs": {"id": {"any_": [flow_run]}}})
+        """The task runs of a flow run in the order they started, with ``name`` and ``state_name``.
+
+        The server learns of them by events, a while after the flow run has ended: waits until all have ended too.
+        """
+        body = {"flow_runs": {"id": {"any_": [flow_run]}}}
+        found = self.post("task_runs/filter", body)
+        deadline = time.monotonic() + SETTLES_WITHIN_S
+        while self.state(flow_run)["type"] in ENDED and time.monotonic() < deadline:
+            time.sleep(1.0)
+            before, found = found, self.post("task_runs/filter", body)
+            known = {run["id"] for run in before} == {run["id"] for run in found}
+            if known and all(run["state_type"] in ENDED for run in found):
+                break
         return sorted(found, key=lambda run: str(run["start_time"] or run["created"]))
 
     def logs(self, flow_run: str) -> list[str]:
