@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.text import Text
@@ -11,17 +12,25 @@ from flows.commands.printing import console
 from flows.trained import checkpoint, use_task
 from mirage_core import benchmarks
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
+from mirage_core.config import Settings
 from mirage_core.errors import DataError, InputError
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import Maze, shortest_path
 from tasks.places import open_store
 
 _LETTERS = {word: letter for letter, word in vsp_reasoning.WORDS.items()}
+# The benchmarks that models are trained on, by their names in problems.*
+TRAINABLE = ("vsp_planning", "vsp_reasoning", "jigsaw", "sat", "comt", "own")
 _LATENTS = re.compile(r"<latents:(\d+)>")
 
 
-def answer(image: Path, question: str | None, benchmark: str, reference: str | None, store: str | None) -> None:
-    """Ask, and print what was asked, what came, and the verdict where the picture shows a map we can read."""
+def answer(image: Path, question: str | None, named: str | None, reference: str | None, store: str | None) -> None:
+    """Ask, and print what was asked, what came, and the verdict where the picture shows a map we can read.
+
+    Without a benchmark's name it is the first one that the model was trained on.
+    """
+    picture_of(image)  # a picture that is none is said before a model is looked for
+    benchmark = named or own_benchmark(checkpoint(reference, None, open_store(store)).settings)
     use_task(benchmark, reference, open_store(store))
     problem = problem_of(image, question, benchmark)
     chosen = checkpoint(reference, None, open_store(store))
@@ -29,8 +38,10 @@ def answer(image: Path, question: str | None, benchmark: str, reference: str | N
     from mirage_core.evaluation.answer import Answerer, judge, use_of
     from mirage_core.model.base import load_model
     from mirage_core.stages.evaluation import latents_of
+    from mirage_core.training.processes import process_device
 
-    loaded = load_model(chosen.folder, dtype=chosen.settings.model.dtype, attention=chosen.settings.model.attention)
+    wanted, device = chosen.settings.model, process_device(0, 1)
+    loaded = load_model(chosen.folder, dtype=wanted.dtype, attention=wanted.attention, device=device)
     answerer = Answerer(loaded, chosen.settings, method=chosen.method, latents=latents_of(chosen.method))
     use = use_of(loaded, chosen.settings)
     asked = benchmarks.get(benchmark).prompt(problem, use.prompt.form, use.variant)
@@ -46,6 +57,33 @@ def answer(image: Path, question: str | None, benchmark: str, reference: str | N
         verdict = judge(problem, prediction, chosen.settings.evaluation.planning_rule)
         right = "right" if verdict.correct else "wrong" if verdict.parsed else "wrong: no answer could be read"
         console.print(f"verdict {right} (read: {verdict.parsed or 'nothing'}, rule {verdict.rule})", markup=False)
+
+
+def asked_what(words: Sequence[str], reference: str | None) -> tuple[str | None, Path, str | None]:
+    """The model, the picture and the question out of ``[MODEL] IMAGE [QUESTION]``: a folder in front is the model.
+
+    InputError for more words than that, a folder without a picture after it, and two models.
+    """
+    rest = list(words)
+    if len(rest) == 3 or Path(rest[0]).is_dir():
+        if reference is not None:
+            raise InputError(f"got two models, {rest[0]} and --checkpoint {reference}: give one of them")
+        reference = rest.pop(0)
+    if not 1 <= len(rest) <= 2:
+        raise InputError(
+            f"got {len(words)} words, expected a model folder (or none), a picture and a question (or none): "
+            "put the question into quotes"
+        )
+    return reference, Path(rest[0]), rest[1] if len(rest) == 2 else None
+
+
+def own_benchmark(settings: Settings) -> str:
+    """The first benchmark of a recipe that can be asked about any picture; planning where there is none."""
+    task = benchmarks.use(settings.problems)
+    if task is not None:
+        return task.name
+    kept = [name for name in TRAINABLE if getattr(settings.problems, name) is not None]
+    return kept[0].replace("_", "-") if kept else vsp_planning.NAME
 
 
 def marked(output: str) -> Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,21 @@ from flows.trained import artifact_of, checkpoint, newest_trained, use_task
 from mirage_core import benchmarks
 from mirage_core.errors import DataError
 from mirage_core.store import Store
-from mirage_core.store.records import load_problems
+from mirage_core.store.records import PREDICTIONS_FILE, load_problems
 from mirage_core.types import Problem, ProgressEvent
 from tasks.lines import line_of
 from tasks.places import open_store
 
 
 def evaluate(
-    benchmark: str, data: Path | None, reference: str | None, method: str | None, store: str | None, *, as_json: bool
+    benchmark: str,
+    data: Path | None,
+    reference: str | None,
+    method: str | None,
+    store: str | None,
+    *,
+    save: Path | None = None,
+    as_json: bool,
 ) -> None:
     """Answer, judge, and print accuracy with its interval for every level."""
     opened = open_store(store)
@@ -44,11 +52,34 @@ def evaluate(
             scratch=Path(folder) / "scratch",
             progress=say,
         )
-    metrics = {"benchmark": benchmark, "checkpoint": chosen.name, "data": source, **metrics}
+        if save is not None:
+            shutil.copyfile(Path(folder) / "output" / PREDICTIONS_FILE, save)
+    tell({"benchmark": benchmark, "checkpoint": chosen.name, "data": source, **metrics}, as_json=as_json)
+
+
+def tell(metrics: dict[str, Any], *, as_json: bool) -> None:
+    """Print the metrics."""
     if as_json:
         console.print_json(json.dumps(metrics))
     else:
-        console.print(table_of(metrics))
+        show(metrics)
+
+
+def show(metrics: dict[str, Any]) -> None:
+    """The table, and the score over all orders of the options where the benchmark asks in several."""
+    console.print(table_of(metrics))
+    for row in metrics.get("protocols", []):
+        if row["group"] == "all":
+            console.print(protocol_line(row), markup=False)
+
+
+def protocol_line(row: dict[str, Any]) -> str:
+    """A protocol score in one line."""
+    low, high = row["interval"]
+    return (
+        f"{row['protocol']}: mean over {row['orders']} orders {row['accuracy']:.1%} ({low:.1%} to {high:.1%}) of "
+        f"{row['questions']} questions; right in every order {row['consistent']:.1%}"
+    )
 
 
 def problems_of(benchmark: str, data: Path | None, store: Store) -> tuple[list[Problem], str]:
@@ -56,6 +87,8 @@ def problems_of(benchmark: str, data: Path | None, store: Store) -> tuple[list[P
     rules = benchmarks.get(benchmark)
     if data is not None:
         return rules.load(data), str(data)
+    if benchmark in benchmarks.PUBLIC and rules.source:
+        return rules.load(Path(rules.source)), rules.source
     record = newest_trained(store)
     artifact = artifact_of(store, record, "problems")
     found = [given for given in load_problems(store.fetch(artifact), split="test") if given.benchmark == benchmark]

@@ -4,53 +4,43 @@ from __future__ import annotations
 
 import difflib
 import threading
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
-from mirage_core.benchmarks import comt, jigsaw, own, sat, vsp_planning, vsp_questions, vsp_reasoning
+from mirage_core.benchmarks import (
+    blink,
+    comt,
+    hr_bench,
+    jigsaw,
+    mme_realworld,
+    own,
+    sat,
+    tablevqa,
+    vsp_planning,
+    vsp_questions,
+    vsp_reasoning,
+    vstar,
+)
+from mirage_core.benchmarks.benchmark import Ask, Benchmark, Judge, Load, Orders
 from mirage_core.benchmarks.task import OwnTask, load_task
-from mirage_core.benchmarks.vsp_prompts import PromptForm
 from mirage_core.config import ProblemSettings
 from mirage_core.errors import InputError
 from mirage_core.recipes.task_file import read_task
-from mirage_core.types import Problem, Score, Split, Variant
 
+__all__ = ["NAMES", "PUBLIC", "Ask", "Benchmark", "Judge", "Load", "Orders", "get", "orders_of", "task_of", "use"]
 
-class Load(Protocol):
-    """Read the rows of a published file; DataError names file and line."""
-
-    def __call__(self, file: Path, split: Split = "test") -> list[Problem]: ...
-
-
-class Judge(Protocol):
-    """Score one output of a model."""
-
-    def __call__(self, problem: Problem, output: str, rule: str = ...) -> Score: ...
-
-
-class Ask(Protocol):
-    """The prompt of a problem, with one ``<image>`` a picture."""
-
-    def __call__(self, problem: Problem, form: PromptForm, variant: Variant) -> str: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    """One benchmark: its name, what accuracy is broken down by, its scoring rules, and its three functions."""
-
-    name: str
-    groups: tuple[str, ...]
-    rules: tuple[str, ...]
-    load: Load
-    score: Judge
-    prompt: Ask
-
-
-_BENCHMARKS = {
-    module.NAME: Benchmark(module.NAME, module.GROUPS, module.RULES, module.load, module.score, module.prompt)
-    for module in (vsp_planning, vsp_reasoning, vsp_questions, jigsaw, sat, comt, own)
+_OURS = {
+    one.NAME: Benchmark(one.NAME, one.GROUPS, one.RULES, one.load, one.score, one.prompt, getattr(one, "ORDERS", None))
+    for one in (vsp_planning, vsp_reasoning, vsp_questions, jigsaw, sat, comt, own)
 }
+_PUBLIC = (
+    *blink.BENCHMARKS,
+    vstar.BENCHMARK,
+    *hr_bench.BENCHMARKS,
+    mme_realworld.BENCHMARK,
+    tablevqa.BENCHMARK,
+)
+PUBLIC = {benchmark.name: benchmark for benchmark in _PUBLIC}
+"""The benchmarks that are only tested on, by name."""
+_BENCHMARKS = {**_OURS, **PUBLIC}
 NAMES = tuple(_BENCHMARKS)
 _TASKS: dict[str, OwnTask] = {}
 _USING = threading.Lock()
@@ -91,3 +81,9 @@ def get(name: str) -> Benchmark:
     raise InputError(
         f"unknown benchmark {name!r}; known: {', '.join(known)}{hint} (a task of your own is known where its recipe is)"
     )
+
+
+def orders_of(name: str) -> Orders | None:
+    """The protocol of a benchmark that asks in several orders; None for the others and for unknown names."""
+    found = _BENCHMARKS.get(name)
+    return found.orders if found else None

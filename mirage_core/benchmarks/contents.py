@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mirage_core.benchmarks.rows import read_lines
-from mirage_core.config import ProblemSettings
+from mirage_core.config import PUBLIC_SECTIONS, ProblemSettings
 from mirage_core.errors import DataError
 from mirage_core.recipes.task_file import read_task
 from mirage_core.store import fingerprint
@@ -30,12 +30,22 @@ def sources_identity(settings: ProblemSettings) -> dict[str, Any]:
         if section is not None:
             chosen[name] = section.model_dump(mode="json")
             chosen[name].update({key: content_of(chosen[name][key]) for key in keys})
+    for name in PUBLIC_SECTIONS:
+        section = getattr(settings, name)
+        if section is not None:
+            chosen[name] = {**section.model_dump(mode="json"), "source": content_of(_with_pictures(section.source))}
     if settings.task is not None:  # not its place, nor the other files it may read
         told = settings.task.model_dump(mode="json", exclude={"module"})
         chosen["task"] = {**told, "sha256": read_task(settings.task)[1]}
     if settings.own is not None:
         chosen["own"]["pictures"] = _pictures_of(Path(settings.own.file).expanduser())
     return chosen
+
+
+def _with_pictures(source: str | None) -> str | None:
+    """The folder of a JSON-lines file: its rows may name the pictures beside it."""
+    path = Path(source).expanduser() if source else None
+    return str(path.parent) if path is not None and path.is_file() and path.suffix == ".jsonl" else source
 
 
 def _pictures_of(file: Path) -> str:

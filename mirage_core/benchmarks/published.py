@@ -16,19 +16,21 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from mirage_core.benchmarks.rows import MAX_PICTURE_BYTES, decode_picture
+from mirage_core.benchmarks.rows import MAX_PICTURE_BYTES, MAX_PICTURE_PIXELS, Row, decode_picture, read_picture_file
 from mirage_core.errors import DataError
 
 _BATCH = 64
+_PICTURE_NAMES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedRow:
-    """One row and where it stands ("array/SAT test, row 12")."""
+    """One row and where it stands ("array/SAT test, row 12"); ``file`` is the local file it was read from."""
 
     where: str
     number: int
     values: Mapping[str, Any]
+    file: Path | None = None
 
     def text(self, key: str) -> str:
         """A text of the row; DataError when the column is missing or holds something else."""
@@ -50,14 +52,19 @@ class PublishedRow:
             raise DataError(f"{self.where}: the column {key!r} is missing (it has {sorted(self.values)})")
         return self.values[key]
 
-    def picture(self, value: Any, what: str) -> bytes:
-        """The bytes of a picture in any of the published forms, checked: bytes, {"bytes": ...}, or base64 text."""
+    def picture(self, value: Any, what: str, most_pixels: int = MAX_PICTURE_PIXELS) -> bytes:
+        """The bytes of a picture in any of the published forms, checked.
+
+        Bytes, {"bytes": ...}, base64 text, or the name of a PNG or JPEG beside the local file the row stands in.
+        """
+        if isinstance(value, str) and self.file and value.lower().endswith(_PICTURE_NAMES):
+            return read_picture_file(Row(self.file, self.number, self.values), what, value, most_pixels)[0]
         data = _picture_bytes(value)
         if data is None:
             raise DataError(f"{self.where}: {what} is {type(value).__name__}, expected the bytes of a picture")
         if len(data) > MAX_PICTURE_BYTES:
             raise DataError(f"{self.where}: {what} has {len(data)} bytes; at most {MAX_PICTURE_BYTES} are read")
-        decode_picture(data, f"{self.where}: {what}")
+        decode_picture(data, f"{self.where}: {what}", most_pixels)
         return data
 
 
@@ -101,7 +108,7 @@ def _words(path: Path) -> set[str]:
 def _file_rows(file: Path) -> Iterator[PublishedRow]:
     rows = _json_lines(file) if file.suffix in (".jsonl", ".json") else _parquet_rows(file)
     for number, values in enumerate(rows, start=1):
-        yield PublishedRow(f"{file}, row {number}", number, values)
+        yield PublishedRow(f"{file}, row {number}", number, values, file)
 
 
 def _parquet_rows(file: Path) -> Iterator[Mapping[str, Any]]:
@@ -148,6 +155,19 @@ def _hub_rows(source: str, config: str | None, split: str) -> Iterator[Published
         ) from error
     for number, values in enumerate(rows, start=1):
         yield PublishedRow(f"{source} {split}, row {number}", number, values)
+
+
+def hub_folder(source: str) -> Path:
+    """All files of a hub id's data set in a local folder, for data sets whose rows name files; needs a network."""
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(source, repo_type="dataset"))
+    except Exception as error:  # network errors of many kinds
+        raise DataError(
+            f"the data set {source} cannot be loaded: {type(error).__name__}: {error}. Without a network, give a local "
+            "folder with its files"
+        ) from error
 
 
 def _picture_bytes(value: Any) -> bytes | None:

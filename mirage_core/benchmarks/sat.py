@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+from mirage_core.benchmarks.benchmark import Orders
 from mirage_core.benchmarks.choices import LETTERS, RULE, prompt, score, with_options
 from mirage_core.benchmarks.published import PublishedRow, published_rows
 from mirage_core.errors import DataError
@@ -20,7 +21,8 @@ SOURCE = "array/SAT"
 DYNAMIC = ("action_consequence", "action_sequence", "ego_movement", "goal_aim", "obj_movement", "perspective")
 GROUPS = (*DYNAMIC, "static")
 RULES = (RULE,)
-__all__ = ["DYNAMIC", "GROUPS", "NAME", "RULES", "SOURCE", "load", "problems_of_row", "prompt", "score"]
+ORDERS = Orders("both-orders", 2, "mean over both orders of the options", per_row=True)
+__all__ = ["DYNAMIC", "GROUPS", "NAME", "ORDERS", "RULES", "SOURCE", "load", "problems_of_row", "prompt", "score"]
 
 
 def load(file: str | object, split: Split = "test") -> list[Problem]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from mirage_core.benchmarks import comt, jigsaw, own, sat, use
 from mirage_core.benchmarks.generate import generated_problems
+from mirage_core.benchmarks.public import public_problems
 from mirage_core.benchmarks.published import published_rows
 from mirage_core.benchmarks.task_problems import task_problems
 from mirage_core.benchmarks.vsp_folder import folder_problems
@@ -46,6 +47,7 @@ def _every_source(settings: ProblemSettings, seed: int, progress: Progress) -> I
         without.append(iter(jigsaw.load(settings.jigsaw.blink) if settings.jigsaw.blink else ()))
     if settings.sat:
         without.append(_sat(settings.sat, progress))
+    without.append(public_problems(settings))
     task = use(settings)
     if settings.task and task:
         without.append(task_problems(task, settings.task, seed, progress))

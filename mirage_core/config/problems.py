@@ -8,6 +8,11 @@ from pydantic import Field
 
 from mirage_core.config.section import Level, Positive, Probability, Section
 
+PUBLIC_SECTIONS = (
+    "blink_multi_view", "blink_jigsaw", "vstar", "hr_bench_4k", "hr_bench_8k", "mme_realworld_lite", "tablevqa",
+)  # fmt: skip
+"""The sections of benchmarks that are only tested on, named like them."""
+
 
 class BenchmarkData(Section):
     """How many problems of one generated benchmark go into each split, and of which levels."""
@@ -80,6 +85,16 @@ class VSPFolderData(Section):
     per_level: int | None = Field(None, gt=0, description="Maps a level; None: all.")
 
 
+class PublicData(Section):
+    """A published benchmark that is only tested on, beside whatever is trained on."""
+
+    source: str | None = Field(None, description="A folder, a file or a hub id. None: the benchmark's own hub id.")
+    groups: tuple[str, ...] = Field((), description="Groups that are tested on; empty: all.")
+    test: int | None = Field(
+        None, gt=0, description="Test questions, in the order of the data; None: all. HR-Bench asks each in 4 orders."
+    )
+
+
 class TaskData(Section):
     """A task of your own: one Python file with its world, run as code (docs/your-own-task.md)."""
 
@@ -104,6 +119,13 @@ class ProblemSettings(Section):
     jigsaw: JigsawData | None = Field(None, description="Jigsaw, cut from pictures; BLINK's rows for the test.")
     sat: SATData | None = Field(None, description="SAT, spatial aptitude.")
     comt: CoMTData | None = Field(None, description="CoMT, with the pictures of its rationales.")
+    vstar: PublicData | None = Field(None, description="V*, tested on.")
+    hr_bench_4k: PublicData | None = Field(None, description="HR-Bench 4K, tested on.")
+    hr_bench_8k: PublicData | None = Field(None, description="HR-Bench 8K, tested on.")
+    mme_realworld_lite: PublicData | None = Field(None, description="MME-RealWorld-Lite, tested on.")
+    blink_multi_view: PublicData | None = Field(None, description="BLINK Multi-view reasoning, tested on.")
+    blink_jigsaw: PublicData | None = Field(None, description="BLINK Jigsaw in BLINK's own words, tested on.")
+    tablevqa: PublicData | None = Field(None, description="TableVQA-Bench, tested on.")
     own: OwnData | None = Field(None, description="Your own questions, from one JSONL file.")
     task: TaskData | None = Field(None, description="Your own task: its world in one Python file.")
     hole_probability: Probability = Field(0.2, description="Chance that a cell is a hole.")

@@ -11,15 +11,15 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from mirage_core.benchmarks import get
 from mirage_core.config import EvaluationSettings, LatentSettings, PromptSettings, Settings
 from mirage_core.errors import SettingsError
+from mirage_core.evaluation.judging import judge
 from mirage_core.evaluation.metrics import Scored
 from mirage_core.latent.encoding import Encoder
 from mirage_core.model.base import LoadedModel
 from mirage_core.model.decode import DecodeSettings, Trajectory, decode
 from mirage_core.model.transcript import output_text
-from mirage_core.types import Prediction, Problem, Progress, ProgressEvent, Score, Variant
+from mirage_core.types import Prediction, Problem, Progress, ProgressEvent, Variant
 
 Latents = Literal["on", "off"]
 
@@ -155,13 +155,6 @@ def predict(answerer: Answerer, problems: Sequence[Problem], progress: Progress)
             found.setdefault(pair[0].problem_id, []).append(pair)
         progress(ProgressEvent(stage="evaluation", step=number, total=len(batches)))
     return [pair for problem in problems for pair in found[problem.id]]
-
-
-def judge(problem: Problem, prediction: Prediction, planning_rule: str) -> Score:
-    """Score a prediction by its benchmark's rule; ``planning_rule`` is heeded where a benchmark has that choice."""
-    benchmark = get(problem.benchmark)
-    rule = planning_rule if planning_rule in benchmark.rules else benchmark.rules[0]
-    return benchmark.score(problem, prediction.output, rule=rule)
 
 
 def fixed_batches(problems: Sequence[Problem], batch_size: int) -> list[tuple[int, ...]]:

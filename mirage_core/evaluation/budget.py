@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mirage_core.config import TrainSettings
+from mirage_core.config import GRPOSettings, TrainSettings
 from mirage_core.evaluation.curves import last_step
 from mirage_core.evaluation.sources import Sources
 
@@ -40,7 +40,7 @@ def budgets(sources: Sources) -> list[Budget]:
     captioned = _steps(sources, "capimagine", settings.capimagine)
     grounding = _steps(sources, "grounding", settings.grounding)
     relaxation = _steps(sources, "relaxation", settings.relaxation)
-    updates = settings.grpo.steps
+    updates = _steps(sources, "grpo", settings.grpo)
     known = {
         "zero-shot": (0, 0, 0),
         "direct-sft": (direct, 0, 0),
@@ -62,12 +62,14 @@ def _budget(sources: Sources, method: str, text: int, grounding: int, updates: i
         grounding_steps=grounding,
         policy_updates=updates,
         examples=text * text_batch + grounding * settings.grounding.batch_size,
-        sampled_answers=updates * settings.grpo.prompts_per_step * settings.grpo.group_size,
+        sampled_answers=-(-updates // settings.grpo.updates_per_rollout)
+        * settings.grpo.prompts_per_step
+        * settings.grpo.group_size,
     )
 
 
-def _steps(sources: Sources, stage: str, settings: TrainSettings) -> int:
-    """The steps as set, else as the curves show them (the settings gave epochs)."""
-    if settings.steps is not None:
+def _steps(sources: Sources, stage: str, settings: TrainSettings | GRPOSettings) -> int:
+    """The steps as the curves show them where the settings gave epochs or allowed an early stop, else as set."""
+    if settings.steps is not None and settings.validation.patience is None:
         return settings.steps
     return last_step(sources.curves.get(stage, {})) or 0

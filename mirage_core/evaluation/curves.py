@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mirage_core.store.tables import read_table
 
 FILE = "curves.parquet"
+VALIDATION = "validation/"
+"""What figures on held-out examples begin with."""
 
 Curves = dict[str, list[tuple[int, float]]]
 
@@ -62,8 +64,15 @@ KINDS: tuple[PanelKind, ...] = (
 )  # fmt: skip
 OTHER = PanelKind("other", r"", "Other figures", "Everything else this stage logged.")
 
+# Only what is told while a stage runs has these: they are timings.
+MACHINE: tuple[PanelKind, ...] = (
+    PanelKind("speed", r"_per_second$", "Speed", "Steps, examples, tokens and latents a second."),
+    PanelKind("memory", r"memory", "Memory", "GiB of process 0: its peak on the device, and in main memory now."),
+    PanelKind("padding", r"padding", "Padding", "Share of the computed places that hold no token.", True),
+)
+
 # Timings differ from run to run, and the report's bytes must not.
-_TIMING = re.compile(r"^time/|second|per_s$|wall|elapsed|memory|throughput")
+_TIMING = re.compile(r"^time/|second|per_s$|wall|elapsed|memory|throughput|padding")
 
 
 def read_curves(folder: Path) -> Curves:
@@ -88,7 +97,11 @@ def panels(stage: str, curves: Curves) -> list[Panel]:
         part = parts[_kind_of(name).key]
         if points not in part.values():  # a loss of one part is logged twice: as the loss, and as its part
             part[name] = points
-    return [Panel(stage, kind, parts[kind.key]) for kind in (*KINDS, OTHER) if kind.key in parts]
+    return [
+        Panel(stage, _explained(kind, parts[kind.key]), parts[kind.key])
+        for kind in (*KINDS, *MACHINE, OTHER)
+        if kind.key in parts
+    ]
 
 
 def last_step(curves: Curves) -> int | None:
@@ -102,5 +115,12 @@ def tail_mean(points: list[tuple[int, float]], share: float = 0.1) -> float:
     return sum(value for _, value in points[-count:]) / count
 
 
+def _explained(kind: PanelKind, curves: Curves) -> PanelKind:
+    """The kind, with a word on held-out figures where there are any."""
+    if not any(name.startswith(VALIDATION) for name in curves):
+        return kind
+    return replace(kind, reading=f"{kind.reading} Dashed: the same on a fixed sample of held-out examples.")
+
+
 def _kind_of(name: str) -> PanelKind:
-    return next((kind for kind in KINDS if re.search(kind.pattern, name)), OTHER)
+    return next((kind for kind in (*MACHINE, *KINDS) if re.search(kind.pattern, name)), OTHER)

@@ -16,7 +16,7 @@ RIGHT_COLOUR = (22, 163, 74)
 WRONG_COLOUR = (220, 38, 38)
 NEUTRAL_COLOUR = (37, 99, 200)
 _OVERSAMPLE = 4
-MAX_PIXELS = 64_000_000
+MAX_PIXELS = 80_000_000
 
 
 def open_picture(data: bytes, name: str) -> Image.Image:

@@ -17,6 +17,13 @@ BENCHMARKS = {
     "jigsaw": "Jigsaw (BLINK)",
     "sat": "SAT, spatial aptitude",
     "comt": "CoMT",
+    "blink-multi-view": "BLINK Multi-view",
+    "blink-jigsaw": "BLINK Jigsaw (BLINK's own words)",
+    "vstar": "V*",
+    "hr-bench-4k": "HR-Bench 4K",
+    "hr-bench-8k": "HR-Bench 8K",
+    "mme-realworld-lite": "MME-RealWorld-Lite",
+    "tablevqa": "TableVQA-Bench",
     "own": "Your own questions",
 }
 STAGES = {
@@ -37,6 +44,13 @@ METHOD_STAGE = {
 RULES = {
     "mirage": "Mirage's rule: the boxed moves are walked to the end; right when the FINAL cell is the goal",
     "option-letter": "The letter in the box, else the last “(X)”, else the option whose own text stands in the answer",
+    "published-letter": (
+        "The letter in the box, else the last “(X)”, else that of “the answer is X”, else a letter alone, else the "
+        "only option whose text stands in the answer"
+    ),
+    "mme-realworld": "MME-RealWorld's own: its usual openings struck out, the first capital from A to E",
+    "tablevqa": "TableVQA-Bench's own: sets of values, true or false, figures with or without their scale",
+    "tablevqa-exact": "TableVQA-Bench's own, figures with their scale only",
     "vsp": "VSP's rule: the walk stops at the first hole or goal it enters; right when that is the goal",
 }
 

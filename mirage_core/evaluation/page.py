@@ -24,9 +24,11 @@ from mirage_core.evaluation.names import (
     benchmark_label,
     group_label,
     method_label,
+    method_order,
     short_label,
     stage_label,
 )
+from mirage_core.evaluation.protocol import ProtocolRow, protocol_rows
 from mirage_core.evaluation.sources import Sources
 from mirage_core.evaluation.trajectories import SELECTION_RULE, Sample, choose, question_text, sample
 from mirage_core.synthesis import draw_auxiliary_images
@@ -190,7 +192,14 @@ def _table(sources: Sources, benchmark: str, figure: Figure) -> dict[str, Any]:
         "rule": RULES.get(rows[0].rule, f"rule: {rows[0].rule}"),
         "published": published.numbers(benchmark),
         "sampled": any(row.answers > row.n for row in rows),
+        "protocols": _protocols(sources, benchmark),
     }
+
+
+def _protocols(sources: Sources, benchmark: str) -> list[ProtocolRow]:
+    """The protocol scores of all groups together, in the methods' order; none where a benchmark asks once."""
+    found = protocol_rows([pair for pair in sources.scored if pair[0].benchmark == benchmark])
+    return sorted((row for row in found if row.group == ALL), key=lambda row: method_order(row.method))
 
 
 def _stage(sources: Sources, stage: str, figures: Sequence[Figure]) -> dict[str, Any]:

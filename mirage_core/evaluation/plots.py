@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from mirage_core.evaluation.curves import Panel
+from mirage_core.evaluation.curves import VALIDATION, Panel
 from mirage_core.evaluation.metrics import ALL, AccuracyRow
 from mirage_core.evaluation.names import benchmark_label, group_label, method_order, short_label
 
@@ -54,8 +54,10 @@ def panel_png(panel: Panel, theme: Theme = LIGHT) -> bytes:
     figure, axes = _figure(4.7, 2.9, theme)
     baselines = [name for name in panel.curves if is_baseline(name)]
     learned = [name for name in panel.curves if name not in baselines]
-    for index, name in enumerate(learned):
-        _curve(axes, name, panel.curves[name], theme.series[index % len(theme.series)], "-")
+    colours = {name: theme.series[at % len(theme.series)] for at, name in enumerate(_measured(learned))}
+    for name in learned:
+        held_out = name.startswith(VALIDATION)
+        _curve(axes, name, panel.curves[name], colours[name.removeprefix(VALIDATION)], "--" if held_out else "-")
     for index, name in enumerate(baselines):
         _curve(axes, name, panel.curves[name], theme.muted, ("--", ":")[index % 2])
     values = [value for points in panel.curves.values() for _, value in points]
@@ -102,6 +104,11 @@ def scores_png(rows: Sequence[AccuracyRow], theme: Theme = LIGHT, width: float =
     return png(figure, tight=False)
 
 
+def _measured(names: Sequence[str]) -> list[str]:
+    """What is measured, on whichever examples: a figure on held-out ones has the colour of the same in training."""
+    return list(dict.fromkeys(name.removeprefix(VALIDATION) for name in names))
+
+
 def is_baseline(name: str) -> bool:
     """Whether a curve is a yardstick (the best constant vector, the input's own features), not the model."""
     return "constant" in name or "input" in name
@@ -124,7 +131,7 @@ def _curve(axes: Axes, name: str, points: Sequence[tuple[int, float]], colour: s
     if len(points) >= 30:
         axes.plot(steps, values, color=colour, alpha=0.22, linewidth=0.8)
         values = running_mean(values)
-    marker = "o" if len(points) < 12 else ""
+    marker = "o" if len(points) < 12 or name.startswith(VALIDATION) else ""
     axes.plot(steps, values, color=colour, linewidth=1.6, linestyle=line, label=curve_label(name), marker=marker, ms=3)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MIRAGE = "Mirage, arXiv 2506.17218, Qwen2.5-VL 7B"
 MIRAGE_3B = "Mirage, arXiv 2506.17218, Qwen2.5-VL 3B"
@@ -108,9 +108,21 @@ NUMBERS: tuple[PublishedNumber, ...] = (
 )
 
 
+# What papers report of a part of a benchmark, or of its rows in other words.
+PARTS = {"sat": ("sat-real", "sat-synthetic"), "comt": ("comt-geometry",), "jigsaw": ("blink-jigsaw",)}
+
+
 def numbers(benchmark: str) -> tuple[PublishedNumber, ...]:
-    """Return the published figures of one benchmark, in the papers' order; none is an empty tuple."""
-    return tuple(number for number in NUMBERS if number.benchmark == benchmark)
+    """Return the published figures of one benchmark, in the papers' order; none is an empty tuple.
+
+    Figures of a part of it are labelled with the part's name.
+    """
+    parts = PARTS.get(benchmark, ())
+    return tuple(
+        replace(number, label=f"{number.label} ({number.benchmark})") if number.benchmark in parts else number
+        for number in NUMBERS
+        if number.benchmark in (benchmark, *parts)
+    )
 
 
 def nearest(benchmark: str, method: str, variant: str) -> PublishedNumber | None:

@@ -17,7 +17,8 @@ from typing import Any
 from mirage_core.config import Settings
 from mirage_core.errors import DataError, TrainingProcessDied
 from mirage_core.evaluation.answer import Answerer, Latents, fixed_batches
-from mirage_core.evaluation.metrics import AccuracyRow, Scored, accuracy_rows, as_json, run_scores
+from mirage_core.evaluation.metrics import Scored
+from mirage_core.evaluation.outcome import metrics_of
 from mirage_core.model.base import load_model
 from mirage_core.store.records import (
     PREDICTIONS_FILE,
@@ -118,8 +119,8 @@ def evaluate_rank(job: Job, rank: int, world_size: int, emit: Progress) -> None:
     problems = load_problems(job.input("problems"))
     batches = fixed_batches(problems, job.settings.evaluation.batch_size)
     wanted = job.settings.model
-    loaded = load_model(job.input("model"), dtype=wanted.dtype, attention=wanted.attention)
-    loaded.backbone.to(process_device(rank, world_size))
+    device = process_device(rank, world_size)
+    loaded = load_model(job.input("model"), dtype=wanted.dtype, attention=wanted.attention, device=device)
     answerer = Answerer(
         loaded, job.settings, method=job.options["method"], latents=job.options["latents"], seed=job.seed
     )
@@ -137,17 +138,6 @@ def _parts(indices: Sequence[int], portion: int | None) -> list[Sequence[int]]:
     """A batch as it is answered: at once, or in portions where the memory did not do."""
     size = portion or len(indices)
     return [indices[first : first + size] for first in range(0, len(indices), size)]
-
-
-def metrics_of(scored: Sequence[Scored], *, method: str, latents: str) -> dict[str, Any]:
-    """Return the metrics of one method: ``scores`` in a run record's form, and the full ``rows`` behind them."""
-    rows: list[AccuracyRow] = accuracy_rows(scored)
-    return {
-        "method": method,
-        "latents": latents,
-        "scores": run_scores(rows),
-        "rows": [as_json(row) for row in rows],
-    }
 
 
 def _write(scored: Sequence[Scored], *, method: str, latents: Latents, output: Path) -> dict[str, Any]:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mirage_core.config import Settings, identity
+from mirage_core.config import PUBLIC_SECTIONS, Settings, identity
 from mirage_core.errors import SettingsError
 from mirage_core.stages.stage import Stage, StageContext
 from mirage_core.store import fingerprint
 from mirage_core.store.records import GIVEN_FILE, PROBLEMS_FILE, save_given, save_problems
 from mirage_core.types import Given, Problem
 
-SOURCES = ("vsp_folder", "jigsaw", "sat", "comt", "own", "task")
+SOURCES = ("vsp_folder", "jigsaw", "sat", "comt", "own", "task", *PUBLIC_SECTIONS)
 TASK_FILE = "task.py"
 
 

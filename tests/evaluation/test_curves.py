@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from mirage_core.evaluation import plots
 from mirage_core.evaluation.curves import group_curves, last_step, panels, tail_mean
 from mirage_core.evaluation.plots import is_baseline, panel_png, running_mean
 
@@ -28,6 +31,38 @@ def test_every_figure_finds_its_panel() -> None:
         "rate": ["learning_rate"],
         "other": ["my_own"],
     }
+
+
+def test_figures_on_held_out_examples_stand_beside_those_of_training() -> None:
+    names = ("loss", "accuracy", "cosine_0", "validation/loss", "validation/accuracy", "validation/cosine_0",
+             "validation/latent_share")  # fmt: skip
+    drawn = panels("grounding", group_curves(rows(*names, "gradient_norm")))
+    explained = [panel.kind.key for panel in drawn if "Dashed" in panel.kind.reading]
+    assert explained == ["cosine", "share", "loss"]
+    found = {panel.kind.key: list(panel.curves) for panel in drawn if panel.kind.key in explained}
+    assert found == {
+        "cosine": ["cosine_0", "validation/cosine_0"],
+        "share": ["accuracy", "validation/accuracy", "validation/latent_share"],
+        "loss": ["loss", "validation/loss"],
+    }
+
+
+def test_speed_and_memory_have_panels_while_a_stage_runs_and_reach_no_report() -> None:
+    told = {"steps_per_second": [(1, 2.0)], "process_memory_gib": [(1, 1.0)], "padding_share": [(1, 0.1)]}
+    assert [panel.kind.key for panel in panels("text", told)] == ["speed", "memory", "padding"]
+    assert group_curves([{"step": 1, "name": name, "value": 1.0} for name in told]) == {}
+
+
+def test_a_figure_on_held_out_examples_has_the_colour_of_the_same_in_training() -> None:
+    drawn: list[tuple[str, str, str]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "_curve", lambda axes, name, points, colour, line: drawn.append((name, colour, line)))
+        patch.setattr(plots, "_legend", lambda *arguments: None)
+        (panel,) = panels("grounding", group_curves(rows("loss", "text", "validation/loss", "validation/text")))
+        panel_png(panel)
+    found = {name: (colour, line) for name, colour, line in drawn}
+    assert found["loss"][0] == found["validation/loss"][0] != found["text"][0] == found["validation/text"][0]
+    assert [found[name][1] for name in ("loss", "validation/loss")] == ["-", "--"]
 
 
 def test_curves_are_in_step_order_and_timings_are_left_out() -> None:

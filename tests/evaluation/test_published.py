@@ -29,3 +29,11 @@ def test_the_nearest_figure_follows_the_variant() -> None:
 def test_a_method_or_benchmark_nobody_published_has_no_figure() -> None:
     assert nearest("vsp-planning", "my-own", "direct") is None
     assert numbers("my-benchmark") == ()
+
+
+def test_figures_of_a_part_stand_beside_the_whole_with_the_parts_name() -> None:
+    labels = {number.label: number.accuracy for number in numbers("sat")}
+
+    assert labels["Mirage (sat-real)"] == 0.89 and labels["Mirage (sat-synthetic)"] == 0.85
+    assert [number.label for number in numbers("blink-jigsaw")] == ["direct SFT", "ViGoRL", "Mirage"]
+    assert numbers("jigsaw")[-1].label == "Mirage (blink-jigsaw)"

@@ -60,8 +60,11 @@ def test_a_task_of_ones_own_goes_the_whole_road(tmp_path: Path) -> None:
     assert {score["level"] for score in record["scores"]} == {"all", "left", "half", "right"}
     check_artifacts(Store.open(tmp_path / "store"), tmp_path / "turning.py")
 
-    told = json.loads(mirage(tmp_path, "evaluate", "--benchmark", "turning", "--method", "direct-sft", "--json"))
+    asked = ("evaluate", "--benchmark", "turning", "--method", "direct-sft", "--save", "again.parquet", "--json")
+    told = json.loads(mirage(tmp_path, *asked))
     assert (told["benchmark"], sum(row["n"] for row in told["rows"] if row["group"] == "all")) == ("turning", 12)
+    (kept,) = (stage["path"] for stage in record["stages"] if stage["name"] == "evaluation/direct-sft")
+    assert json.loads(mirage(tmp_path, "compare", kept, "again.parquet", "--json"))["flips"] == []
 
 
 def check_artifacts(store: Store, file: Path) -> None:

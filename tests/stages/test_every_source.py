@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from mirage_core.recipes import load
 from mirage_core.stages.registry import STAGES
 from mirage_core.stages.stage import run_stage
 from mirage_core.store import Store
-from mirage_core.store.records import load_examples
+from mirage_core.store.records import load_examples, load_problems
 from mirage_core.types import Artifact
 from tests.benchmarks.data_sets import comt_folder, photographs, picture, sat_folder
+from tests.benchmarks.public_data import vstar_folder
 from tests.synthesis.tiny_video import tiny_cogvideox
 
 NO_MAZES = ["problems.vsp_planning=null", "problems.vsp_reasoning=null"]
@@ -81,6 +83,19 @@ def test_every_source_gives_a_training_set_with_its_card(source: Callable[[Path]
     assert (folder / "contact-sheet.png").stat().st_size > 1000
     assert "<article>" in (folder / "contact-sheet.html").read_text()
     opens_as_a_data_set(folder, len(examples))
+
+
+def test_a_published_benchmark_is_tested_on_beside_what_is_trained_on(tmp_path: Path) -> None:
+    mazes = "{train_levels: [3], test_levels: [3], train: 3, validation: 0, test_per_level: 2}"
+    sets = [f"problems.vsp_planning={mazes}", "problems.vsp_reasoning=null"]
+    settings = load("micro", [*sets, f"problems.vstar.source={vstar_folder(tmp_path / 'vstar')}"])
+    store = Store.open(tmp_path / "store")
+    examples = load_examples(store.fetch(made_examples(settings, store)))
+    (problems,) = store.list("problems")
+
+    assert {example.problem.benchmark for example in examples} == {"vsp-planning"}
+    tested = load_problems(store.fetch(problems), split="test")
+    assert Counter(problem.benchmark for problem in tested) == {"vsp-planning": 2, "vstar": 4}
 
 
 def made_examples(settings: Settings, store: Store) -> Artifact:

@@ -1,0 +1,57 @@
+"""``mirage evaluate --endpoint``: any hosted model, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from mirage_core.errors import InputError
+from mirage_core.store.records import load_predictions
+from tests.benchmarks.public_data import vstar_folder
+from tests.teacher.chat_server import Call, chat_server
+
+
+def arguments(folder: Path, url: str, *more: str) -> list[str]:
+    given = ["evaluate", "--benchmark", "vstar", "--data", str(folder / "data"), "--endpoint", url]
+    quick = ["--set", "runtime.teacher.backoff_s=0", "--set", "evaluation.max_new_tokens=32"]
+    return [*given, "--model", "big-vlm", "--store", str(folder / "store"), *quick, *more]
+
+
+def test_a_hosted_model_is_judged_and_its_key_stays_where_it_belongs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vstar_folder(tmp_path / "data")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    saved = tmp_path / "judged.parquet"
+    with chat_server(lambda call: call.say("A")) as server:
+        given = arguments(tmp_path, server.url, "--prompt", "official", "--json", "--save", str(saved))
+        done = CliRunner().invoke(app, given)
+        assert done.exit_code == 0, done.output
+        assert {call.headers["authorization"] for call in server.calls} == {"Bearer sk-secret"}
+        assert {call.body["max_tokens"] for call in server.calls} == {32}
+
+    told = json.loads(done.stdout)
+    assert (told["model"], told["prompt"], told["endings"]) == ("big-vlm", "official", {"stop": 4})
+    assert next(row for row in told["rows"] if row["group"] == "all")["accuracy"] == 0.5
+    assert "sk-secret" not in done.output
+    assert len(load_predictions(saved)) == 4
+
+
+def test_wrong_use_is_one_message(tmp_path: Path) -> None:
+    def silent(call: Call) -> None:
+        call.say("A")
+
+    vstar_folder(tmp_path / "data")
+    with chat_server(silent) as server:
+        odd = CliRunner().invoke(app, arguments(tmp_path, server.url, "--prompt", "polite"))
+        nameless = [one for one in arguments(tmp_path, server.url) if one not in ("--model", "big-vlm")]
+        unnamed = CliRunner().invoke(app, nameless)
+        assert not server.calls
+    assert isinstance(odd.exception, InputError) and "expected one of official, benchmark, short" in str(odd.exception)
+    assert isinstance(unnamed.exception, InputError) and "needs --model" in str(unnamed.exception)
+    alone = CliRunner().invoke(app, ["evaluate", "--benchmark", "vstar", "--model", "big-vlm"])
+    assert alone.exit_code == 2
