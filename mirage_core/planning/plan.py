@@ -1,0 +1,214 @@
+"""The plan of a recipe: for every stage that will run, its memory on a device, steps, tokens, operations and hours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mirage_core.config import RuntimeSettings, Settings
+from mirage_core.errors import SettingsError
+from mirage_core.planning.memory import Moment, peak
+from mirage_core.planning.operations import Rates
+from mirage_core.planning.rows import RecipeRows, recipe_rows
+from mirage_core.planning.sizes import ModelSizes, model_sizes
+from mirage_core.planning.stages import StageWork, stages_of
+
+GIB = 2**30
+CONTEXT = 0.75 * GIB
+"""What a GPU has gone before the first tensor: the driver's context, kernels, workspaces of the libraries."""
+FRAGMENTS = 0.05
+"""Share of the peak that the allocator holds beside what is asked of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """One stage. Bytes are of one device, ``main`` of one process's main memory; ``needed``: with what a GPU takes
+    beside tensors; ``hours``: None without a rate; ``advice``: settings with which it fits (all of them together)."""
+
+    name: str
+    steps: int
+    at_once: int
+    tokens_per_step: float
+    model_flops_per_step: float
+    flops_per_step: float
+    hours: float | None
+    moment: Moment
+    main: int
+    needed: int
+    fits: bool
+    advice: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A recipe's plan for so many devices of ``gpu_gib`` GiB."""
+
+    recipe: str
+    gpus: int
+    gpu_gib: float
+    parameters: int
+    trained: int
+    rates: Rates | None
+    rows: RecipeRows
+    stages: tuple[StagePlan, ...]
+
+    @property
+    def hours(self) -> float | None:
+        """All stages, one after the other."""
+        known = [stage.hours for stage in self.stages]
+        return None if None in known else sum(hours for hours in known if hours is not None)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every stage does."""
+        return all(stage.fits for stage in self.stages)
+
+
+def on_gpus(settings: Settings, gpus: int | None) -> Settings:
+    """The settings with that many processes, over all their hosts; SettingsError where they do not divide."""
+    hosts = max(1, len(settings.runtime.hosts))
+    if gpus is None:
+        return settings
+    if gpus < 1 or gpus % hosts:
+        raise SettingsError(f"{gpus} GPUs do not divide among {hosts} hosts (runtime.hosts); give a multiple of them")
+    return with_setting(settings, "runtime.processes", gpus // hosts)
+
+
+def make_plan(settings: Settings, gpu_gib: float, rates: Rates | None = None) -> Plan:
+    """The plan; ``settings.runtime`` says how many devices there are. Raises what ``recipe_rows`` raises."""
+    sizes, rows = model_sizes(settings.model), recipe_rows(settings)
+    stages = tuple(_stage(settings, sizes, rows, work, gpu_gib) for work in stages_of(settings, sizes, rows, rates))
+    return Plan(
+        recipe=settings.recipe,
+        gpus=settings.runtime.world_size,
+        gpu_gib=gpu_gib,
+        parameters=sizes.total,
+        trained=sizes.trained(settings.model),
+        rates=rates,
+        rows=rows,
+        stages=stages,
+    )
+
+
+def _stage(settings: Settings, sizes: ModelSizes, rows: RecipeRows, work: StageWork, gpu_gib: float) -> StagePlan:
+    most = peak(work.moments)
+    needs = needed(most.total)
+    fits = needs <= gpu_gib * GIB
+    return StagePlan(
+        name=work.name,
+        steps=work.steps,
+        at_once=work.at_once,
+        tokens_per_step=work.tokens,
+        model_flops_per_step=work.model_flops,
+        flops_per_step=work.flops,
+        hours=None if work.seconds is None else work.steps * work.seconds / 3600,
+        moment=most,
+        main=work.main,
+        needed=needs,
+        fits=fits,
+        advice=() if fits else advice(settings, sizes, rows, work.name, gpu_gib),
+        notes=work.notes,
+    )
+
+
+def needed(tensors: int) -> int:
+    """What a GPU must have for tensors of so many bytes."""
+    return round(tensors * (1 + FRAGMENTS) + CONTEXT)
+
+
+def advice(settings: Settings, sizes: ModelSizes, rows: RecipeRows, name: str, gpu_gib: float) -> tuple[str, ...]:
+    """Settings to change, the cheapest first, until the stage fits; says so where none of them does.
+
+    What turns out not to be needed beside the others is left out again.
+    """
+    tried: list[tuple[str, object]] = []
+    for setting, value in _changes(settings, name):
+        changed = _changed(settings, [*tried, (setting, value)])
+        if changed is None or _need(changed, sizes, rows, name) >= _need(_must(settings, tried), sizes, rows, name):
+            continue
+        tried.append((setting, value))
+        if _need(changed, sizes, rows, name) <= gpu_gib * GIB:
+            return tuple(_said(pair) for pair in _needed_of(settings, sizes, rows, name, gpu_gib, tried))
+    return ("nothing that can be set makes it fit: use more GPUs, larger ones, or a smaller model",)
+
+
+def _needed_of(
+    settings: Settings, sizes: ModelSizes, rows: RecipeRows, name: str, gpu_gib: float, tried: list[tuple[str, object]]
+) -> list[tuple[str, object]]:
+    """The changes without those that it fits without."""
+    kept = list(tried)
+    for pair in tried:
+        fewer = [other for other in kept if other is not pair]
+        changed = _changed(settings, fewer)
+        if changed is not None and _need(changed, sizes, rows, name) <= gpu_gib * GIB:
+            kept = fewer
+    return kept
+
+
+def _need(settings: Settings, sizes: ModelSizes, rows: RecipeRows, name: str) -> int:
+    (work,) = (work for work in stages_of(settings, sizes, rows, None) if work.name == name)
+    return needed(peak(work.moments).total)
+
+
+def _changes(settings: Settings, name: str) -> Iterator[tuple[str, object]]:
+    """What may help, the cheapest first."""
+    section = name.replace("-", "_")
+    if name == "evaluation":
+        yield from (("evaluation.batch_size", size) for size in (8, 1))
+        yield "model.dtype", "bfloat16"
+        return
+    yield "model.dtype", "bfloat16"
+    if name == "base":
+        yield "model.warmup.batch_size", 8
+        return
+    runtime: RuntimeSettings = settings.runtime
+    if runtime.engine == "deepspeed" and runtime.world_size > 1:
+        yield "runtime.zero_stage", 2
+    if name == "grpo":
+        yield "runtime.generation_batch_size", settings.grpo.group_size
+        yield "grpo.micro_batch_size", settings.grpo.group_size
+    yield f"{section}.gradient_checkpointing", True
+    yield f"{section}.micro_batch_size", 1
+    if runtime.engine == "deepspeed" and runtime.world_size > 1:
+        yield "runtime.zero_stage", 3
+    if name == "grpo":
+        yield "runtime.offload_reference", True
+    if runtime.engine == "deepspeed":
+        yield "runtime.offload_optimizer", True
+    if settings.model.lora is None and not settings.model.train_vision:
+        yield "model.lora", {}
+    if runtime.engine == "deepspeed":
+        yield "runtime.zero_stage", 3
+        yield "runtime.offload_parameters", True
+
+
+def _said(pair: tuple[str, object]) -> str:
+    setting, value = pair
+    told = {"True": "true"}.get(str(value), str(value))
+    return f"--set {setting}={told}"
+
+
+def _must(settings: Settings, changes: list[tuple[str, object]]) -> Settings:
+    return _changed(settings, changes) or settings
+
+
+def _changed(settings: Settings, changes: list[tuple[str, object]]) -> Settings | None:
+    """The settings with changes; None where they do not go together."""
+    for setting, value in changes:
+        try:
+            settings = with_setting(settings, setting, value)
+        except ValueError:
+            return None
+    return settings
+
+
+def with_setting(settings: Settings, dotted: str, value: object) -> Settings:
+    """The settings with one changed, checked anew; ValueError where they do not allow it."""
+    told = settings.model_dump(mode="json")
+    *path, last = dotted.split(".")
+    section = told
+    for name in path:
+        section = section[name]
+    section[last] = value
+    return Settings.model_validate(told)

@@ -1,0 +1,82 @@
+"""The shape of what a stage computes at once, from the lengths of a recipe's rows.
+
+Legend: k latents a span.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mirage_core.config import Settings
+from mirage_core.planning.activations import Batch, rolled_out
+from mirage_core.planning.rows import RecipeRows
+from mirage_core.planning.sizes import ModelSizes
+
+WARMUP_FRAME = 16
+"""Tokens of a warm-up's exercise beside its picture and answer (training/warmup.py)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The figures of a row that stands for all: its longest or its mean (rounded)."""
+
+    prompt: int
+    image: int
+    before: int
+    after: int
+    caption: int
+    auxiliary: int
+    num_latents: int
+
+    @classmethod
+    def most(cls, rows: RecipeRows, settings: Settings) -> Shape:
+        """As long as any in every part."""
+        return cls(**{name: rows.most(name) for name in _PARTS}, num_latents=settings.latent.num_latents)
+
+    @classmethod
+    def mean(cls, rows: RecipeRows, settings: Settings) -> Shape:
+        """As long as they are on average."""
+        return cls(**{name: round(rows.mean(name)) for name in _PARTS}, num_latents=settings.latent.num_latents)
+
+    def batch(self, name: str, count: int, padded: bool) -> Batch:
+        """So many rows of it for a training stage; ``padded``: rows of several lengths come together."""
+        differ = padded and count > 1
+        text = self.before + self.after
+        if name in ("direct-sft", "capimagine"):
+            caption = self.caption if name == "capimagine" else 0
+            length = self.prompt + text + caption
+            return Batch(rows=count, passes=(length,), labels=text + caption + 1, padded=differ, fed=self.image)
+        begun, labels = self.prompt + self.before + 1, text + 3
+        if name == "relaxation":
+            passes = rolled_out(begun, self.after + 1, self.num_latents)
+            return Batch(rows=count, passes=passes, labels=labels, padded=differ, fed=self.image)
+        length, given = begun + self.num_latents + 1 + self.after, self.image + self.auxiliary
+        return Batch(rows=count, passes=(length,), labels=labels, padded=differ, fed=given)
+
+    def answers(self, prompts: int, count: int, tokens: int) -> Batch:
+        """So many answers of ``tokens`` text tokens with one span, to ``prompts`` prompts that are encoded once."""
+        begun = 2 + min(self.before, tokens // 2)
+        passes = rolled_out(begun, tokens - begun + 1, self.num_latents)
+        return Batch(
+            rows=count,
+            passes=passes,
+            labels=tokens,
+            prompts=prompts,
+            prompt=self.prompt - 1,
+            padded=count > 1,
+            fed=self.image,
+        )
+
+
+_PARTS = ("prompt", "image", "before", "after", "caption", "auxiliary")
+
+
+def exercises(sizes: ModelSizes, level: int, count: int) -> Batch:
+    """So many warm-up exercises of a level: a picture, and its map in symbols."""
+    answer = level * (level + 1) + 3
+    return Batch(
+        rows=count,
+        passes=(level**2 + WARMUP_FRAME + answer,),
+        labels=answer,
+        patches=sizes.merged_patches * level**2,
+    )

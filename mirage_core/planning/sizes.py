@@ -1,0 +1,191 @@
+"""The sizes of a model, out of its configuration alone: its modules are built without memory and counted.
+
+Legend: D hidden, F intermediate, H heads, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+
+from mirage_core.config import LoRASettings, ModelSettings
+from mirage_core.errors import SettingsError
+from mirage_core.latent.tokens import LATENT_TOKENS, token_ids
+from mirage_core.model.backbones import inside_class
+from mirage_core.model.base import FROM_SCRATCH, load_processor_of, scratch_config
+from mirage_core.planning.known import KNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tower:
+    """A stack of layers: sizes of one, how many, and the head size of its attention."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+
+    @property
+    def head_size(self) -> int:
+        """Elements of a head."""
+        return self.hidden // self.heads
+
+    @property
+    def kv_hidden(self) -> int:
+        """Elements of a token's keys, and of its values."""
+        return self.kv_heads * self.head_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSizes:
+    """Parameters by part, and the towers they are in.
+
+    ``parameters``: "layers", "embedding", "head" (absent where it is tied), "vision", "rest"; ``layer``: of one
+    decoder layer; ``linear``: inputs and outputs of the text model's linear layers by name (one layer's).
+    """
+
+    text: Tower
+    vision: Tower
+    vocabulary: int
+    patch: int
+    merged_patches: int
+    parameters: Mapping[str, int]
+    layer: int
+    linear: Mapping[str, tuple[int, int]]
+
+    @property
+    def tied(self) -> bool:
+        """Whether the embedding table is the output layer too."""
+        return "head" not in self.parameters
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return sum(self.parameters.values())
+
+    @property
+    def language(self) -> int:
+        """Parameters outside the vision tower."""
+        return self.total - self.parameters["vision"]
+
+    @property
+    def table(self) -> int:
+        """Elements of the embedding table."""
+        return self.vocabulary * self.text.hidden
+
+    def trained(self, settings: ModelSettings) -> int:
+        """Parameters that learn: all, all but the vision tower's, or the adapters'."""
+        vision = self.parameters["vision"] if settings.train_vision else 0
+        if settings.lora is not None:
+            return vision + self.adapters(settings.lora)
+        return vision + self.language
+
+    def adapters(self, settings: LoRASettings) -> int:
+        """Parameters of the adapters, and of the latent tokens' rows where they learn."""
+        matrices = [sum(self.linear[name]) for name in settings.target_modules if name in self.linear]
+        rows = len(LATENT_TOKENS) * self.text.hidden * (1 if self.tied else 2) if settings.train_latent_tokens else 0
+        return settings.rank * self.text.layers * sum(matrices) + rows
+
+
+def model_sizes(settings: ModelSettings) -> ModelSizes:
+    """The sizes of a recipe's model; of a hub id that is not built in, config.json is fetched.
+
+    SettingsError where there is no configuration, or its type is unknown.
+    """
+    return sizes_of(model_config(settings))
+
+
+def model_config(settings: ModelSettings) -> Any:
+    """The stock configuration of a recipe's model."""
+    if settings.source == FROM_SCRATCH:
+        ids = token_ids(load_processor_of(settings).tokenizer)
+        return scratch_config(settings.architecture, ids, settings.dtype)
+    raw = _raw_config(settings.source, settings.revision)
+    return inside_class(raw.get("model_type")).stock_class.config_class(**raw)  # type: ignore[misc]
+
+
+def sizes_of(config: Any) -> ModelSizes:
+    """The sizes of a stock configuration, as ``model_config`` or a loaded model has it."""
+    with torch.device("meta"):
+        model = inside_class(config.model_type).stock_class(config)
+    text, vision = config.text_config, config.vision_config
+    counts: Counter[str] = Counter()
+    seen: set[int] = set()
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            counts[_part(name)] += parameter.numel()
+    layer = model.model.language_model.layers[0]
+    linear = {
+        name.rpartition(".")[2]: (module.in_features, module.out_features)
+        for name, module in layer.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    return ModelSizes(
+        text=Tower(
+            hidden=text.hidden_size,
+            intermediate=text.intermediate_size,
+            layers=text.num_hidden_layers,
+            heads=text.num_attention_heads,
+            kv_heads=text.num_key_value_heads,
+        ),
+        vision=Tower(
+            hidden=vision.hidden_size,
+            intermediate=vision.intermediate_size,
+            layers=vision.depth,
+            heads=vision.num_heads,
+            kv_heads=vision.num_heads,
+        ),
+        vocabulary=text.vocab_size,
+        patch=3 * vision.temporal_patch_size * vision.patch_size**2,
+        merged_patches=vision.spatial_merge_size**2,
+        parameters=dict(counts),
+        layer=sum(parameter.numel() for parameter in layer.parameters()),
+        linear=linear,
+    )
+
+
+def _part(name: str) -> str:
+    """Which part of ``ModelSizes.parameters`` a weight belongs to."""
+    if ".visual." in name:
+        return "vision"
+    if ".layers." in name:
+        return "layers"
+    if "embed_tokens" in name:
+        return "embedding"
+    return "head" if name.startswith("lm_head") else "rest"
+
+
+def _raw_config(source: str, revision: str | None) -> dict[str, Any]:
+    """config.json of a folder, of a known hub id, or from the hub."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return _read(folder / "config.json")
+    if source in KNOWN:
+        return dict(KNOWN[source])
+    try:
+        return _read(Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision)))
+    except Exception as fault:
+        # The hub's client raises errors of many kinds (its own, of HTTP, of the network, of the disk).
+        raise SettingsError(
+            f"{source} is no folder here, and its config.json could not be fetched: {fault}. Known without a hub: "
+            f"{', '.join(KNOWN)}"
+        ) from fault
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as fault:
+        raise SettingsError(f"{file} cannot be read as JSON ({fault}); set model.source to a model folder") from fault
+    if not isinstance(found, dict):
+        raise SettingsError(f"{file} holds a {type(found).__name__}, expected an object")
+    return found
