@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from mirage_core import benchmarks
-from mirage_core.config import Settings
+from mirage_core.config import Settings, identity
 from mirage_core.errors import ArtifactMissing, InputError, SettingsError
 from mirage_core.recipes import load, names
 from mirage_core.stages.record import RunRecord, load_record
@@ -37,16 +38,22 @@ METHOD_OF_STAGE = {
     "grpo": "grpo",
 }
 FALLBACK_RECIPE = "tiny"
+# A recipe with a teacher behind an endpoint must name one; where it was is not told, and a trained model needs none.
+NO_TEACHER = "http://teacher.invalid/v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A model folder on this machine, the method that uses it, its settings, and what to call it."""
+    """A model folder on this machine, the method that uses it, its settings, and what to call it.
+
+    ``told``: what its artifact's manifest adds to its mirage.json: the recipe's settings, commit and versions.
+    """
 
     name: str
     folder: Path
     method: str
     settings: Settings
+    told: Mapping[str, object] = field(default_factory=dict)
 
 
 def checkpoint(reference: str | None, method: str | None, store: Store) -> Checkpoint:
@@ -62,7 +69,10 @@ def checkpoint(reference: str | None, method: str | None, store: Store) -> Check
     if artifact.kind != "model":
         raise InputError(f"{artifact.path} is a {artifact.kind}, expected a model: `mirage store ls model` lists them")
     told = store.manifest(artifact).about.get("settings")
-    return _of_folder(store.fetch(artifact), method, name=artifact.path, told=told if isinstance(told, dict) else None)
+    chosen = _of_folder(
+        store.fetch(artifact), method, name=artifact.path, told=told if isinstance(told, dict) else None
+    )
+    return replace(chosen, told=_told(store, artifact))
 
 
 def use_task(benchmark: str, reference: str | None, store: Store) -> None:
@@ -118,24 +128,43 @@ def _of_newest_run(method: str | None, store: Store) -> Checkpoint:
     step, used = (_step_of(method), method) if method else trained_step(record)
     artifact = artifact_of(store, record, step)
     settings = settings_of(record.settings, f"run {record.id}")
-    return Checkpoint(name=artifact.path, folder=store.fetch(artifact), method=used, settings=settings)
+    folder = store.fetch(artifact)
+    return Checkpoint(name=artifact.path, folder=folder, method=used, settings=settings, told=_told(store, artifact))
+
+
+def _told(store: Store, artifact: Artifact) -> dict[str, object]:
+    """What a model's manifest says beyond its mirage.json; places, hosts and addresses (runtime) are nobody else's."""
+    about = store.manifest(artifact).about
+    settings = {name: value for name, value in about.get("settings", {}).items() if name != "runtime"}
+    return {"settings": settings, **({"made_with": about["made_with"]} if "made_with" in about else {})}
 
 
 def _of_folder(
     folder: Path, method: str | None, *, name: str | None = None, told: dict[str, object] | None = None
 ) -> Checkpoint:
-    about = _about(folder)
-    recipe = str(about.get("recipe", FALLBACK_RECIPE))
-    if told is not None:
-        settings = settings_of(told, str(name))
-    else:
-        settings = load(recipe if recipe in names() else FALLBACK_RECIPE)
+    about = about_folder(folder)
+    settings = _settings_in(about, folder) if told is None else settings_of(told, str(name))
     used = method or METHOD_OF_STAGE.get(str(about.get("stage")), "zero-shot")
     _step_of(used)
     return Checkpoint(name=name or str(folder), folder=folder, method=used, settings=settings)
 
 
-def _about(folder: Path) -> dict[str, object]:
+def _settings_in(about: Mapping[str, object], folder: Path) -> Settings:
+    """The settings a model folder carries, done the way its recipe is done here; of an older one its recipe's."""
+    recipe = str(about.get("recipe", FALLBACK_RECIPE))
+    known = load(recipe if recipe in names() else FALLBACK_RECIPE)
+    kept = about.get("settings")
+    if not isinstance(kept, dict):
+        # Not exported: it says how it is to be used, the rest is as its recipe has it.
+        used = {name: about[name] for name in ("prompt", "latent") if name in about}
+        teacher = {**identity(known.teacher), "variant": about.get("variant", known.teacher.variant)}
+        return settings_of({**identity(known), **used, "teacher": teacher}, str(folder))
+    runtime = identity(known.runtime)
+    runtime["teacher"]["base_url"] = NO_TEACHER
+    return settings_of({**kept, "runtime": runtime}, str(folder))
+
+
+def about_folder(folder: Path) -> dict[str, object]:
     """What mirage.json says; a model this project did not make has none."""
     path = folder / "mirage.json"
     if not path.is_file():

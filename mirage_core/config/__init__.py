@@ -19,11 +19,13 @@ from mirage_core.config.model import (
 )
 from mirage_core.config.pictures import AuxiliaryImageSettings, SceneLoraSettings, SceneSettings
 from mirage_core.config.problems import (
+    PUBLIC_SECTIONS,
     BenchmarkData,
     CoMTData,
     JigsawData,
     OwnData,
     ProblemSettings,
+    PublicData,
     SATData,
     TaskData,
     VSPFolderData,
@@ -34,6 +36,7 @@ from mirage_core.config.teacher import CaptionSettings, TeacherSettings
 from mirage_core.config.training import GroundingSettings, GRPOSettings, TrainSettings, ValidationSettings
 
 __all__ = [
+    "PUBLIC_SECTIONS",
     "ArchitectureSettings",
     "AuxiliaryImageSettings",
     "BenchmarkData",
@@ -52,6 +55,7 @@ __all__ = [
     "Probability",
     "ProblemSettings",
     "PromptSettings",
+    "PublicData",
     "ReportSettings",
     "RuntimeSettings",
     "SATData",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mirage_core.config.section import Level, Positive, Section
 
@@ -93,3 +93,10 @@ class ModelSettings(Section):
     lora: LoRASettings | None = Field(None, description="Train low-rank adapters; None: all weights.")
     architecture: ArchitectureSettings = ArchitectureSettings()
     warmup: WarmupSettings = WarmupSettings()
+
+    @model_validator(mode="after")
+    def _trains_one_or_the_other(self) -> ModelSettings:
+        """Adapters are for the text model: beside them nothing else is trained."""
+        if self.lora is not None and self.train_vision:
+            raise ValueError("model.lora trains adapters of the text model alone: set train_vision to false")
+        return self

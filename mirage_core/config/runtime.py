@@ -48,21 +48,31 @@ class RuntimeSettings(Section):
     )
     offload_optimizer: bool = Field(False, description="Keep and step the optimizer in main memory (ZeRO 1 to 3).")
     offload_parameters: bool = Field(False, description="Keep weights in main memory until needed (ZeRO-3).")
+    offload_reference: bool = Field(
+        False, description="GRPO's frozen copy waits in main memory while the policy draws and learns."
+    )
     fused_optimizer: bool = Field(True, description="AdamW in one kernel on a GPU; equal up to rounding.")
     processes: Positive = Field(2, description="Training and evaluation processes on each machine.")
     launcher: Literal["direct", "torchrun", "deepspeed"] = Field(
         "direct", description="Who starts the processes: this program itself, torchrun, or DeepSpeed's launcher."
     )
     hosts: tuple[str, ...] = Field(
-        (), description="Machines that train together, reached by ssh, this one first; empty: this one alone."
+        (),
+        description="Machines that train together, reached by ssh, this one first, sharing the store, its cache and "
+        "TMPDIR (docs/several-hosts.md); empty: this one alone.",
     )
     master_port: int = Field(29500, gt=0, lt=65536, description="Where the processes of several hosts meet.")
     threads: Positive = Field(1, description="CPU threads a process.")
     checkpoint_every: Positive = Field(50, description="Optimizer steps between checkpoints.")
-    keep_checkpoints: Positive = Field(1, description="Checkpoints kept in the store while a stage trains: the newest.")
+    keep_checkpoints: Positive = Field(
+        2, description="Checkpoints kept in the store while a stage trains: the newest; more than one survive a fault."
+    )
     async_checkpoints: bool = Field(True, description="Train on while a checkpoint is written and sent to the store.")
     generation_batch_size: int | None = Field(
         None, gt=0, description="Answers GRPO draws at once in a process; None: all of a step."
+    )
+    grace_s: Positive = Field(
+        300, description="Longest time for a step and a checkpoint once training was asked to end (SIGTERM)."
     )
     tensorboard: str | None = Field(None, description="A folder for TensorBoard's curves, one subfolder a stage.")
     timeout_s: Positive = Field(6 * 3600, description="Longest time a stage may take, where timeouts does not name it.")

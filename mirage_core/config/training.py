@@ -10,12 +10,17 @@ from mirage_core.config.section import Positive, Probability, Section
 
 
 class ValidationSettings(Section):
-    """What is measured on the validation split while a stage trains, and what follows from it."""
+    """What is measured on the validation split while a stage trains, and what follows from it.
+
+    It is measured before the first step, every so many, and after the last.
+    """
 
     every: int | None = Field(None, gt=0, description="Optimizer steps between validations; None: none.")
     examples: Positive = Field(64, description="Validation examples whose losses are taken.")
     problems: int = Field(0, ge=0, description="Validation problems answered (greedily) for an accuracy; 0: none.")
-    metric: Literal["loss", "accuracy"] = Field("loss", description="What best means; accuracy needs problems.")
+    metric: Literal["loss", "accuracy"] = Field(
+        "loss", description="What best means; accuracy needs problems, and GRPO has no other."
+    )
     patience: int | None = Field(
         None, gt=0, description="Stop after so many validations in a row without a better one; None: never."
     )
@@ -82,6 +87,7 @@ class GRPOSettings(Section):
         "keep",
         description="Groups of equal rewards: they count in the mean, or not, or other prompts replace them.",
     )
+    redraws: Positive = Field(3, description="Most times other prompts are drawn for a round, where they are redrawn.")
     group_accuracy: tuple[Probability, Probability] | None = Field(
         None,
         description="Learn only from groups whose share of right answers is above the first and at most the second.",
@@ -101,3 +107,20 @@ class GRPOSettings(Section):
     gradient_checkpointing: bool = Field(False, description="Compute activations again in the backward pass.")
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     validation: ValidationSettings = ValidationSettings()
+
+    @model_validator(mode="after")
+    def _measures_answers(self) -> GRPOSettings:
+        """There is no loss of a policy on held-out problems: only its answers can be measured."""
+        watched = self.validation
+        if watched.every is not None and not watched.problems:
+            raise ValueError("grpo.validation.every needs grpo.validation.problems, the number of problems answered")
+        if watched.metric != "accuracy" and (watched.patience is not None or watched.keep_best):
+            raise ValueError("patience and keep_best of grpo.validation go by metric: accuracy; got loss")
+        return self
+
+    @model_validator(mode="after")
+    def _some_group_can_teach(self) -> GRPOSettings:
+        """A range of accuracies that no group can have would leave nothing to learn from."""
+        if self.group_accuracy is not None and self.group_accuracy[0] >= self.group_accuracy[1]:
+            raise ValueError(f"group_accuracy is {self.group_accuracy}: the first must be below the second")
+        return self

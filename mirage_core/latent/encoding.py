@@ -19,7 +19,7 @@ from mirage_core import benchmarks
 from mirage_core.config import LatentSettings, PromptSettings
 from mirage_core.errors import DataError, InputError
 from mirage_core.latent.encoded import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
-from mirage_core.latent.pictures import open_picture
+from mirage_core.latent.pictures import open_picture, picture_size
 from mirage_core.latent.tokens import TokenIds, token_ids
 from mirage_core.types import LatentSpan, Problem, ReasoningChain, TrainingExample, Variant
 
@@ -85,6 +85,17 @@ class Encoder:
             auxiliary_grid_thw=grids,
         )
 
+    def length(self, example: TrainingExample, *, with_latents: bool) -> int:
+        """The number of tokens that ``example`` gives, without decoding a picture: its header tells its size.
+
+        DataError as for ``prompt``.
+        """
+        problem = example.problem
+        question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
+        text = len(self._tokenize(self._chat(question, problem))) - len(problem.images)  # each has one image_pad
+        pictures = sum(self._image_tokens(data, f"a picture of problem {problem.id}") for data in problem.images)
+        return text + pictures + len(self._answer(example.chain, with_latents))
+
     def _answer(self, chain: ReasoningChain, with_latents: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Ids of the target text; latents and a caption stand at the same place, never both."""
         ids = self._ids
@@ -115,6 +126,17 @@ class Encoder:
     def _tokenize(self, text: str) -> list[int]:
         ids: list[int] = self._processor.tokenizer(text, add_special_tokens=False).input_ids
         return ids
+
+    def _image_tokens(self, data: bytes, what: str) -> int:
+        """Merged patches of an encoded picture, by the processor's own rule."""
+        processor = self._processor.image_processor
+        width, height = picture_size(data, self._prompt.image_scale, what)
+        limits = {"min_pixels": self._size["shortest_edge"], "max_pixels": self._size["longest_edge"]}
+        try:
+            patches: int = processor.get_number_of_image_patches(height, width, limits)
+        except ValueError as error:
+            raise DataError(f"{what}: {error}") from error
+        return patches // int(processor.merge_size) ** 2
 
     def _pixels(self, images: Sequence[bytes], what: str) -> tuple[Tensor, Tensor]:
         """Patches [P, C] and grids [N, 3] of encoded pictures."""

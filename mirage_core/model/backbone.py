@@ -67,6 +67,16 @@ class Backbone(nn.Module):
         weight: Tensor = self._inside.text.norm.weight
         return weight
 
+    @property
+    def sharded(self) -> bool:
+        """Whether the weights are shared out to processes (ZeRO-3): all must then run the same modules in one order."""
+        return hasattr(self._norm_weight, "ds_id")
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The decoder layers of the language model, in their order."""
+        return list(self._inside.layers)
+
     def freeze_vision(self) -> None:
         """Train the language model only (the paper)."""
         self._inside.vision.requires_grad_(False)

@@ -24,6 +24,16 @@ from mirage_core.errors import SettingsError
 from mirage_core.latent.tokens import TokenIds, add_latent_tokens, name_latent_tokens, token_ids
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.backbones import inside_class
+from mirage_core.model.card import CARD_FILE, model_card
+from mirage_core.model.plain_weights import (
+    ADAPTER_FOLDER,
+    Gather,
+    adapter_weights,
+    collected,
+    plain_weights,
+    save_adapter,
+    whole,
+)
 from mirage_core.model.processing import ImageTextProcessor, build_processor, load_processor, save_processor
 
 FROM_SCRATCH = "from_scratch"
@@ -111,9 +121,16 @@ def scratch_config(sizes: ArchitectureSettings, ids: TokenIds, dtype: str = "flo
 
 
 def load_model(
-    source: str | Path, dtype: str = "float32", attention: str = "sdpa", revision: str | None = None
+    source: str | Path,
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    revision: str | None = None,
+    device: torch.device | None = None,
 ) -> LoadedModel:
-    """The model in a folder or under a hub id, on the CPU, with latent tokens added where it has none.
+    """The model in a folder or under a hub id, with latent tokens added where it has none.
+
+    Weights go straight to ``device`` (the CPU by default) in ``dtype``, one after the other: main memory never holds
+    a whole model that is meant for a GPU, nor one in another type.
 
     Where the vocabulary is padded, as Qwen's is, the latent tokens take spare rows as they are (so does the released
     code); where it has to grow, the new rows are the mean of the others. Their meaning is learned in stage 1.
@@ -128,21 +145,40 @@ def load_model(
     config = _config(folder)
     stock_class = inside_class(config["model_type"]).stock_class
     processor = load_processor(folder, _patches(config) if _is_released(config) else None)
-    model = _stock_model(stock_class, folder, dtype, attention)
+    model = _stock_model(stock_class, folder, dtype, attention, device or torch.device("cpu"))
     _check_latent_ids(folder, config, add_latent_tokens(processor.tokenizer, model))
     if folder.parent.name == "snapshots":
         model.config._commit_hash = folder.name  # the hub's cache is laid out so; it is lost on loading from a folder
     return LoadedModel(Backbone(model), processor, token_ids(processor.tokenizer), _read_about(folder))
 
 
-def save_model(folder: Path, backbone: Backbone, processor: ImageTextProcessor, about: Mapping[str, Any]) -> None:
-    """Write a model folder: weights, configuration, processor, and ``about`` (JSON) as mirage.json."""
+def save_model(
+    folder: Path,
+    backbone: Backbone,
+    processor: ImageTextProcessor,
+    about: Mapping[str, Any],
+    *,
+    gather: Gather = whole,
+    writes: bool = True,
+) -> None:
+    """Write a model folder: weights, configuration, processor, ``about`` (JSON) as mirage.json, and a card of it.
+
+    Adapters are folded into the weights, and stand alone in ``adapter/`` too, in peft's form. Under ZeRO-3 every
+    process calls this with the same ``gather``, which makes a few weights whole at a time; one of them ``writes``.
+    """
+    weights = collected(plain_weights(backbone.model), gather, keep=writes)
+    adapters = collected(adapter_weights(backbone.model), gather, keep=writes)
+    if not writes:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with _without_bars():
-        backbone.model.save_pretrained(folder, max_shard_size=LARGEST_SHARD)
+        backbone.model.save_pretrained(folder, state_dict=weights, max_shard_size=LARGEST_SHARD)
+    if adapters:
+        save_adapter(folder / ADAPTER_FOLDER, backbone, adapters)
     save_processor(folder, processor)
     text = json.dumps(dict(about), indent=2, sort_keys=True, ensure_ascii=False)
     (folder / ABOUT_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / CARD_FILE).write_text(model_card(about), encoding="utf-8")
 
 
 def load_processor_of(settings: ModelSettings) -> ImageTextProcessor:
@@ -204,7 +240,9 @@ def _patches(config: Mapping[str, Any]) -> dict[str, int]:
     return {name: vision[written] for name, written in names.items() if written in vision}
 
 
-def _stock_model(stock_class: type[PreTrainedModel], folder: Path, dtype: str, attention: str) -> PreTrainedModel:
+def _stock_model(
+    stock_class: type[PreTrainedModel], folder: Path, dtype: str, attention: str, device: torch.device
+) -> PreTrainedModel:
     """The stock model in a folder; remote code is never run, weights are safetensors only."""
     try:
         with _without_bars():
@@ -212,6 +250,7 @@ def _stock_model(stock_class: type[PreTrainedModel], folder: Path, dtype: str, a
                 folder,
                 dtype=_dtype(dtype),
                 attn_implementation=attention,
+                device_map=None if device.type == "cpu" else {"": device},  # a map needs accelerate
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,

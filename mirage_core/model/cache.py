@@ -32,6 +32,14 @@ class GrowingCache:
             return keys, values
         return torch.cat(parts[::2], dim=2), torch.cat(parts[1::2], dim=2)
 
+    def repeated(self, rows: Tensor) -> GrowingCache:
+        """A cache that begins with these rows [B] of this one; gradients of a row taken twice add up."""
+        cache = GrowingCache()
+        cache.layers = {
+            layer: tuple(part.index_select(0, rows) for part in parts) for layer, parts in self.layers.items()
+        }
+        return cache
+
 
 class FixedCache:
     """For decoding: written in place into buffers that double when full; rows can be repeated and dropped."""

@@ -63,33 +63,77 @@ class Pass:
         return cos, sin
 
 
-def one_pass(backbone: Backbone, embedded: Embedded, batch: LatentBatch, *, checkpointing: bool = False) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What rows go on from: keys and values of their prompts, and which of their columns hold tokens [B, C].
+
+    ``padded``: whether some do not.
+    """
+
+    cache: GrowingCache
+    held: Tensor
+    padded: bool
+
+
+def one_pass(
+    backbone: Backbone,
+    embedded: Embedded,
+    batch: LatentBatch,
+    *,
+    checkpointing: bool = False,
+    prefix: Prefix | None = None,
+) -> Tensor:
     """Hidden states [B, T, D] of what ``embedded`` holds, zero at padding."""
-    return _run(backbone, embedded, batch, plan(batch.attention_mask), checkpointing)
+    passes = plan(batch.attention_mask, pack=backbone.sharded)
+    return _run(backbone, embedded, batch, passes, checkpointing, prefix)
 
 
-def roll_out(backbone: Backbone, embedded: Embedded, batch: LatentBatch, *, checkpointing: bool = False) -> Tensor:
+def roll_out(
+    backbone: Backbone,
+    embedded: Embedded,
+    batch: LatentBatch,
+    *,
+    checkpointing: bool = False,
+    prefix: Prefix | None = None,
+) -> Tensor:
     """Hidden states [B, T, D], zero at padding, with every latent fed back as the next input, under gradient.
 
     One pass for each segment of text, whose last token gives the first latent, and one for each latent but a
     block's last, which goes with the next segment.
     """
-    return _run(backbone, embedded, batch, plan(batch.attention_mask, batch.blocks), checkpointing)
+    passes = plan(batch.attention_mask, batch.blocks, pack=backbone.sharded)
+    return _run(backbone, embedded, batch, passes, checkpointing, prefix)
 
 
-def plan(mask: Tensor, blocks: Sequence[SpanBlock] = ()) -> list[Pass]:
-    """The passes over rows with tokens where ``mask`` [B, T] is True. A GPU is asked once, not in every pass."""
+def prefix_pass(
+    backbone: Backbone, embedded: Embedded, batch: LatentBatch, owners: Tensor, *, checkpointing: bool = False
+) -> Prefix:
+    """Prompts [P, T] encoded once, as what rows go on from that belong to them: ``owners`` [B], under gradient."""
+    (one,) = plan(batch.attention_mask, pack=backbone.sharded)
+    cache = GrowingCache()
+    rotary = one.rotary(backbone.rotary(batch.position_ids))
+    backbone.hidden(one.inputs(embedded), rotary, None, cache, checkpointing=checkpointing, packing=one.packing)
+    return Prefix(cache.repeated(owners), one.held.index_select(0, owners), one.packing is not None)
+
+
+def plan(mask: Tensor, blocks: Sequence[SpanBlock] = (), *, pack: bool = False) -> list[Pass]:
+    """The passes over rows with tokens where ``mask`` [B, T] is True. A GPU is asked once, not in every pass.
+
+    ``pack``: also where no row has padding, so that rows of any lengths run the same modules.
+    """
     held = mask.cpu().numpy()
     edges = [0, *(column for block in blocks for column in range(block.start, block.start + block.width))]
     passes: list[Pass] = []
     last = np.empty(0, dtype=np.int64)
     for begin, end in pairwise([*edges, held.shape[1]]):
-        one, last = _planned(held, begin, end, last, mask.device)
+        one, last = _planned(held, begin, end, last, mask.device, pack)
         passes.append(one)
     return passes
 
 
-def _planned(mask: NDArray[np.bool_], begin: int, end: int, before: Ints, device: torch.device) -> tuple[Pass, Ints]:
+def _planned(
+    mask: NDArray[np.bool_], begin: int, end: int, before: Ints, device: torch.device, pack: bool
+) -> tuple[Pass, Ints]:
     """One pass, and the last token of every row in it; ``before``: that of the pass before."""
     real = mask[:, begin:end]
     rows, columns = real.nonzero()
@@ -107,7 +151,7 @@ def _planned(mask: NDArray[np.bool_], begin: int, end: int, before: Ints, device
         begin=begin,
         end=end,
         source=moved(rows * mask.shape[1] + begin + columns),
-        packing=None if bool(real.all()) else Packing(len(mask), width, moved(places)),
+        packing=None if not pack and bool(real.all()) else Packing(len(mask), width, moved(places)),
         held=moved(np.arange(width) < counts[:, None]),
         last=moved(last),
         fed=moved(fed),
@@ -116,12 +160,19 @@ def _planned(mask: NDArray[np.bool_], begin: int, end: int, before: Ints, device
     return one, last
 
 
-def _run(backbone: Backbone, embedded: Embedded, batch: LatentBatch, passes: list[Pass], checkpointing: bool) -> Tensor:
+def _run(
+    backbone: Backbone,
+    embedded: Embedded,
+    batch: LatentBatch,
+    passes: list[Pass],
+    checkpointing: bool,
+    prefix: Prefix | None,
+) -> Tensor:
     """All passes, each over what those before it left in the cache."""
-    cache = GrowingCache() if len(passes) > 1 else None
+    cache = prefix.cache if prefix is not None else GrowingCache() if len(passes) > 1 else None
     rotary = backbone.rotary(batch.position_ids)
     found: list[Tensor] = []
-    for one, bias in zip(passes, _biases(backbone, passes), strict=True):
+    for one, bias in zip(passes, _biases(backbone, passes, prefix), strict=True):
         inputs = one.inputs(embedded, found[-1] if found else None)
         hidden = backbone.hidden(
             inputs, one.rotary(rotary), bias, cache, checkpointing=checkpointing, packing=one.packing
@@ -130,16 +181,18 @@ def _run(backbone: Backbone, embedded: Embedded, batch: LatentBatch, passes: lis
     return _in_batch(batch, passes, found)
 
 
-def _biases(backbone: Backbone, passes: list[Pass]) -> Iterator[Tensor | None]:
+def _biases(backbone: Backbone, passes: list[Pass], prefix: Prefix | None) -> Iterator[Tensor | None]:
     """The mask of each pass: its columns see every token of the passes before, and themselves causally."""
+    begun = [] if prefix is None else [prefix.held]
     for index, one in enumerate(passes):
-        before = passes[:index]
-        padded = any(earlier.packing is not None for earlier in before)
+        before = [*begun, *(earlier.held for earlier in passes[:index])]
+        padded = any(earlier.packing is not None for earlier in passes[:index])
+        padded = padded or (prefix is not None and prefix.padded)
         columns = one.held.shape[1]
         if not before or (columns == 1 and not padded):
             yield None  # plain causal attention: padding stands right of what is seen
             continue
-        seen = torch.cat([earlier.held for earlier in before], dim=1)
+        seen = torch.cat(before, dim=1)
         seen = seen if padded else seen[:1]
         own = torch.ones(columns, columns, dtype=torch.bool, device=seen.device).tril()
         allowed = [seen[:, None].expand(-1, columns, -1), own.expand(len(seen), -1, -1)]

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from mirage_core.errors import InputError
+from mirage_core.latent.answers import AnswerBatch
 from mirage_core.latent.compress import Compression, compress_all
 from mirage_core.latent.layout import LatentBatch
 from mirage_core.model.backbone import Backbone, Embedded
-from mirage_core.model.passes import one_pass, roll_out
+from mirage_core.model.passes import one_pass, prefix_pass, roll_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,10 @@ class Relaxed:
     latents: Tensor
 
 
-def text_forward(backbone: Backbone, batch: LatentBatch) -> Tensor:
+def text_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> Tensor:
     """Hidden states [B, T, D] of an ordinary pass; latent pads, if any, are embedded as ordinary tokens."""
-    return one_pass(backbone, _embedded(backbone, batch), batch)
+    embedded = _embedded(backbone, batch, checkpointing)
+    return one_pass(backbone, embedded, batch, checkpointing=checkpointing)
 
 
 def grounding_forward(
@@ -52,9 +54,9 @@ def grounding_forward(
 
     InputError without one auxiliary image a span, for spans of different lengths, and for more latents than patches.
     """
-    images = image_features(backbone, batch)
+    images = image_features(backbone, batch, checkpointing=checkpointing)
     embedded = backbone.embed(batch.input_ids, images)
-    targets = _targets(backbone, batch, compression).to(embedded.tokens.dtype)
+    targets = target_latents(backbone, batch, compression).to(embedded.tokens.dtype)
     columns = _span_columns(batch)
     embedded = _fed(embedded, batch, columns, targets)
     hidden = one_pass(backbone, embedded, batch, checkpointing=checkpointing)
@@ -70,26 +72,50 @@ def relaxed_forward(backbone: Backbone, batch: LatentBatch, checkpointing: bool 
     """
     if len(batch.span_rows) and not batch.aligned:
         raise InputError("Rolling latents out needs spans in shared columns: collate with align=True.")
-    hidden = roll_out(backbone, _embedded(backbone, batch), batch, checkpointing=checkpointing)
+    hidden = roll_out(backbone, _embedded(backbone, batch, checkpointing), batch, checkpointing=checkpointing)
     return Relaxed(hidden, _fed_latents(batch, hidden))
 
 
-def replayed_forward(backbone: Backbone, batch: LatentBatch, latents: Sequence[Tensor]) -> Tensor:
+def replayed_forward(
+    backbone: Backbone, batch: LatentBatch, latents: Sequence[Tensor], *, checkpointing: bool = False
+) -> Tensor:
     """Hidden states [B, T, D] with recorded latents ([k_s, D] a span, in the order of batch.span_rows) as constants.
 
     One parallel pass: cheaper than relaxed_forward, and biased, since no gradient flows through the latents.
     """
+    embedded = _replayed(_embedded(backbone, batch, checkpointing), batch, latents)
+    return one_pass(backbone, embedded, batch, checkpointing=checkpointing)
+
+
+def answers_forward(
+    backbone: Backbone, batch: AnswerBatch, latents: Sequence[Tensor] | None = None, *, checkpointing: bool = False
+) -> Tensor:
+    """Hidden states [B, T, D] of ``batch.answers``; every prompt is encoded once for all its answers, under gradient.
+
+    Latents are rolled out as by ``relaxed_forward``, or, where ``latents`` are given, fed as by ``replayed_forward``.
+    """
+    prompts, answers = batch.prompts, batch.answers
+    embedded = _embedded(backbone, prompts, checkpointing)
+    prefix = prefix_pass(backbone, embedded, prompts, batch.owners, checkpointing=checkpointing)
+    embedded = _embedded(backbone, answers, checkpointing)
+    if latents is None:
+        return roll_out(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix)
+    embedded = _replayed(embedded, answers, latents)
+    return one_pass(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix)
+
+
+def _replayed(embedded: Embedded, batch: LatentBatch, latents: Sequence[Tensor]) -> Embedded:
+    """Embeddings with recorded latents in their places; InputError where they are not those of the spans."""
     lengths = [len(latent) for latent in latents]
     if lengths != batch.span_lengths.tolist():
         raise InputError(f"Recorded latents of lengths {lengths} for spans of {batch.span_lengths.tolist()}.")
-    embedded = _embedded(backbone, batch)
-    if lengths:
-        flat = torch.cat(list(latents)).to(embedded.tokens).detach()
-        rows = batch.span_rows.repeat_interleave(batch.span_lengths)
-        offsets = torch.cat([torch.arange(length) for length in lengths]).to(rows.device)
-        columns = batch.span_starts.repeat_interleave(batch.span_lengths) + offsets
-        embedded = embedded.fed(rows, columns, flat)
-    return one_pass(backbone, embedded, batch)
+    if not lengths:
+        return embedded
+    flat = torch.cat(list(latents)).to(embedded.tokens).detach()
+    rows = batch.span_rows.repeat_interleave(batch.span_lengths)
+    offsets = torch.cat([torch.arange(length) for length in lengths]).to(rows.device)
+    columns = batch.span_starts.repeat_interleave(batch.span_lengths) + offsets
+    return embedded.fed(rows, columns, flat)
 
 
 def _fed_latents(batch: LatentBatch, hidden: Tensor) -> Tensor:
@@ -101,17 +127,21 @@ def _fed_latents(batch: LatentBatch, hidden: Tensor) -> Tensor:
     return hidden[batch.span_rows[:, None], columns]
 
 
-def _embedded(backbone: Backbone, batch: LatentBatch) -> Embedded:
-    return backbone.embed(batch.input_ids, image_features(backbone, batch))
+def _embedded(backbone: Backbone, batch: LatentBatch, checkpointing: bool = False) -> Embedded:
+    return backbone.embed(batch.input_ids, image_features(backbone, batch, checkpointing=checkpointing))
 
 
-def image_features(backbone: Backbone, batch: LatentBatch) -> list[Tensor]:
+def image_features(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> list[Tensor]:
     """Features [n_i, F] of the input images: computed beforehand, or from their pixels."""
-    return list(batch.image_features) or backbone.image_features(batch.pixel_values, batch.grid_thw)
+    known = list(batch.image_features)
+    return known or backbone.image_features(batch.pixel_values, batch.grid_thw, checkpointing=checkpointing)
 
 
-def _targets(backbone: Backbone, batch: LatentBatch, compression: Compression) -> Tensor:
-    """Target latents [S, K, D], detached: they are a teacher, even where the vision tower is trained."""
+def target_latents(backbone: Backbone, batch: LatentBatch, compression: Compression) -> Tensor:
+    """Target latents [S, K, D], detached: they are a teacher, even where the vision tower is trained.
+
+    InputError as for ``grounding_forward``.
+    """
     lengths = set(batch.span_lengths.tolist())
     if len(batch.auxiliary_grid_thw) != len(batch.span_rows):
         raise InputError(

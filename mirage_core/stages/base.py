@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from mirage_core.config import Settings, identity
+from mirage_core.config import Settings
 from mirage_core.stages.problems import excluded_sha256
 from mirage_core.stages.stage import Stage, StageContext
 from mirage_core.stages.training import train, use
@@ -20,7 +20,8 @@ def base_identity(settings: Settings) -> dict[str, Any]:
     """The model section (a folder counts by its content), how it is used, and for a warm-up what it sees."""
     told = {"recipe": settings.recipe, **use(settings)}  # mirage.json tells it
     if settings.model.source == FROM_SCRATCH:
-        return {"model": identity(settings.model), "seed": settings.seed, **seen_in_warmup(settings), **told}
+        made = settings.model.model_dump(mode="json", exclude={"lora"})  # adapters come with the stages after it
+        return {"model": made, "seed": settings.seed, **seen_in_warmup(settings), **told}
     dtype = settings.model.dtype
     folder = Path(settings.model.source).expanduser()
     if folder.is_dir():
@@ -47,6 +48,7 @@ def run_base(context: StageContext) -> dict[str, Any]:
 def take_base(context: StageContext) -> dict[str, Any]:
     """Load the model of a hub id or a folder and save it with the latent tokens; mirage.json says where from."""
     from mirage_core.model.base import load_model, save_model
+    from mirage_core.training.provenance import about_use
 
     settings = context.settings
     folder = Path(settings.model.source).expanduser()
@@ -63,7 +65,7 @@ def take_base(context: StageContext) -> dict[str, Any]:
         context.output,
         loaded.backbone,
         loaded.processor,
-        {**origin, **use(settings), "recipe": settings.recipe, "stage": "base"},
+        {**about_use(settings), **origin, "recipe": settings.recipe, "stage": "base"},
     )
     return {"source": settings.model.source, **origin}
 

@@ -14,6 +14,7 @@ from typing import Any
 from mirage_core.config import Settings, identity
 from mirage_core.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, InputError, StoreUnavailable
 from mirage_core.stages.cut import Cut
+from mirage_core.stages.made_with import made_with
 from mirage_core.stages.scratch import drop_scratch, kept_scratch, work_folder
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact, Progress, ProgressEvent
@@ -224,6 +225,7 @@ def _about(
         "inputs": {name: {"path": given.path, "digest": given.digest} for name, given in inputs.items()},
         "seconds": round(seconds, 3),
         "settings": identity(settings),
+        "made_with": made_with(),
     }
 
 

@@ -137,7 +137,7 @@ def test_broken_huge_and_odd_pictures_are_named() -> None:
     with pytest.raises(DataError, match="the map cannot be decoded"):
         open_picture(png(4, 4)[:40], 1.0, "the map")
     with pytest.raises(DataError, match="the map"):
-        open_picture(png(40000, 1000, "1"), 1.0, "the map")
+        open_picture(png(81000, 1000, "1"), 1.0, "the map")
     with pytest.raises(DataError, match="picture of problem p1"):
         encoder(PromptSettings(form="short")).prompt(replace(PROBLEM, images=(png(1, 900),)))
 

@@ -149,9 +149,11 @@ def test_a_prompt_is_encoded_once_for_all_its_samples(monkeypatch: pytest.Monkey
     backbone, seen = tiny_backbone(), Counter[str]()
     images, hidden = Backbone.image_features, Backbone.hidden
 
-    def count_images(self: Backbone, pixel_values: torch.Tensor, *rest: torch.Tensor) -> list[torch.Tensor]:
+    def count_images(
+        self: Backbone, pixel_values: torch.Tensor, *rest: torch.Tensor, **named: bool
+    ) -> list[torch.Tensor]:
         seen["patches"] += len(pixel_values)
-        return images(self, pixel_values, *rest)
+        return images(self, pixel_values, *rest, **named)
 
     def count_tokens(self: Backbone, embedded: torch.Tensor | Embedded, *rest: object, **named: object) -> torch.Tensor:
         if embedded.shape[1] > 1:

@@ -168,9 +168,12 @@ def test_several_answers_a_prompt_encode_it_once(monkeypatch: pytest.MonkeyPatch
     asked, seen = prompts()[:2], []
     backbone = type(tiny_backbone())
     images = backbone.image_features
-    monkeypatch.setattr(
-        backbone, "image_features", lambda self, pixels, *rest: seen.append(len(pixels)) or images(self, pixels, *rest)
-    )
+
+    def count_images(self: object, pixels: torch.Tensor, *rest: object, **named: object) -> object:
+        seen.append(len(pixels))
+        return images(self, pixels, *rest, **named)
+
+    monkeypatch.setattr(backbone, "image_features", count_images)
     torch.manual_seed(0)
     found = generate(asked, do_sample=True, num_return_sequences=3, max_new_tokens=9)
     assert seen == [sum(len(prompt.pixel_values) for prompt in asked)]

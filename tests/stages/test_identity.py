@@ -35,6 +35,7 @@ def changed_by(**changes: Any) -> set[str]:
         ({"prompt": {"form": "short"}}, {*MODELS, "evaluation", "report"}),
         ({"model": {"warmup": {"steps": 3}}}, {"base", "report"}),
         ({"model": {"train_vision": True}}, {*MODELS, "report"}),
+        ({"model": {"lora": {"rank": 4}}}, {*TRAINED, "report"}),
         ({"direct_sft": {"steps": 3}}, {"direct-sft", "report"}),
         ({"capimagine": {"steps": 3}}, {"capimagine", "report"}),
         ({"captions": {"longest": 900}}, {"captions", "report"}),

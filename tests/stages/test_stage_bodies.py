@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,12 @@ from mirage_core.errors import InputError, StoreUnavailable, TrainingProcessDied
 from mirage_core.stages.direct import run_road
 from mirage_core.stages.registry import get_stage
 from mirage_core.stages.stage import run_stage, stage_fingerprint
+from mirage_core.stages.training import Relay
 from mirage_core.store import Store
 from mirage_core.store.records import load_auxiliary_images, load_examples, load_problems
 from mirage_core.training import launch
 from mirage_core.training.job import INPUTS, Job
-from mirage_core.types import Artifact
+from mirage_core.types import Artifact, ProgressEvent
 from tests.stages.fakes import SCORES, Events, settings, stage, write_one
 
 SMALL = {"train_levels": [3], "test_levels": [3], "train": 4, "validation": 2, "test_per_level": 2}
@@ -99,7 +101,10 @@ def test_a_store_that_is_away_at_a_checkpoint_does_not_stop_the_training(
         on_checkpoint(50, job.scratch)
         (job.output / "model.safetensors").write_text("trained")
 
-    def away(*_: object) -> None:
+    asked: list[int] = []
+
+    def away(*_: object, keep: int) -> None:
+        asked.append(keep)
         raise StoreUnavailable("503")
 
     monkeypatch.setattr(launch, "run_job", run_job)
@@ -108,6 +113,25 @@ def test_a_store_that_is_away_at_a_checkpoint_does_not_stop_the_training(
     result = run_stage(trained, settings(), dict.fromkeys(trained.inputs or (), model), store, events)
     assert not result.cached
     assert "the checkpoint of step 50 was not kept, training goes on without it: 503" in events.messages
+    assert asked == [settings().runtime.keep_checkpoints]
+
+
+def test_what_another_thread_reports_is_passed_on_by_the_thread_of_the_stage() -> None:
+    said: list[tuple[str, str]] = []
+    relay = Relay(lambda event: said.append((event.message, threading.current_thread().name)))
+    here = threading.current_thread().name
+    relay(ProgressEvent(stage="training", message="first"))
+    other = threading.Thread(target=lambda: relay(ProgressEvent(stage="store", message="stored")), name="uploads")
+    other.start()
+    other.join()
+    assert said == [("first", here)]
+    relay(ProgressEvent(stage="training", message="second"))
+    assert said == [("first", here), ("stored", here), ("second", here)]
+    other = threading.Thread(target=lambda: relay(ProgressEvent(stage="store", message="the last")))
+    other.start()
+    other.join()
+    relay.flush()
+    assert said[-1] == ("the last", here)
 
 
 def test_a_stage_is_given_its_own_time_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
