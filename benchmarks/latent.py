@@ -12,6 +12,8 @@ processor time of this process, so that other work on the machine does not count
   the picture), the same 64 steps (a latent counts as a token), pictures encoded in both.
 - group: tokens a second of 8 samples of one prompt (560 tokens, 16 steps) over those of 8 separate prompts in one
   batch, both by ``decode``.
+- answers: GRPO's gradients a second over 8 answers (64 tokens, one span each) to one prompt (256 tokens), over those of
+  the same answers as whole rows, each with its prompt.
 """
 
 from __future__ import annotations
@@ -23,19 +25,25 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from benchmarks.model import IDS, Rows, random_backbone
 from mirage_core.config import GroundingSettings, LatentSettings
 from mirage_core.errors import InputError
+from mirage_core.latent.answers import collate_answers
 from mirage_core.latent.encoded import EncodedPrompt
-from mirage_core.latent.layout import collate
+from mirage_core.latent.encoding import encode_rollout
+from mirage_core.latent.layout import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.decode import DecodeSettings, decode
-from mirage_core.training.losses import LossParts, grounding_loss, relaxation_loss, text_loss
+from mirage_core.model.rollout import answers_forward, relaxed_forward
+from mirage_core.training.losses import LossParts, cross_entropy, grounding_loss, relaxation_loss, text_loss
+from mirage_core.types import LatentSpan
 
 GROUP = 8
 DECODED_PROMPT, DECODED_STEPS = 256, 64
 GROUP_PROMPT, GROUP_STEPS = 560, 16
+ANSWER = 64
 TRAINED, TRAINED_QUICK = ((1, 4), (1, 8), (4, 4)), ((1, 4), (1, 8))  # batch, k
 DECODED, DECODED_QUICK = (1, 8, 32), (1, 8)
 
@@ -43,7 +51,7 @@ DECODED, DECODED_QUICK = (1, 8, 32), (1, 8)
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table. Times are medians of one step or one decoding, in milliseconds; ``ratio`` is one of
-    times for stage1 and stage2 (less is better), of tokens a second for decode and group (more is better)."""
+    times for stage1 and stage2 (less is better), of what is done a second for the others (more is better)."""
 
     case: str
     batch: int
@@ -92,6 +100,7 @@ def comparisons(backbone: Backbone, *, quick: bool = False) -> Iterator[Comparis
     for batch in DECODED_QUICK if quick else DECODED:
         yield decoding(backbone, batch, 4)
     yield grouping(backbone, 4)
+    yield answering(backbone, 4)
 
 
 def timed(comparison: Comparison, repeats: int, clock: Callable[[], float]) -> list[Row]:
@@ -154,6 +163,25 @@ def grouping(backbone: Backbone, k: int) -> Comparison:
     ours = partial(decoded, backbone, [prompt], endless(GROUP_STEPS, k, temperature=1.0, samples=GROUP))
     separate = partial(decoded, backbone, [prompt] * GROUP, endless(GROUP_STEPS, k, temperature=1.0))
     return Comparison(GROUP, k, {"group": ours}, separate, rate=True)
+
+
+def answering(backbone: Backbone, k: int) -> Comparison:
+    """GRPO's gradient over answers that share their prompt against the same answers as whole rows."""
+    rows = Rows()
+    prompt = rows.prompt(DECODED_PROMPT)
+    tokens = [[IDS.latent_start, IDS.latent_end, *rows.text(ANSWER - k - 2).tolist()] for _ in range(GROUP)]
+    span = [LatentSpan(position=1, num_latents=k)]
+    answers = [encode_rollout(prompt, said, span, [True, False] + [True] * (len(said) - 2), IDS) for said in tokens]
+    shared = collate_answers([(prompt, answers)], IDS, backbone.position_ids)
+    whole = collate(answers, IDS, backbone.position_ids)
+
+    def gradient(batch: LatentBatch, forward: Callable[[], Tensor]) -> None:
+        backbone.zero_grad(set_to_none=True)
+        cross_entropy(backbone, forward(), batch.labels).backward()
+
+    ours = partial(gradient, shared.answers, lambda: answers_forward(backbone, shared))
+    separate = partial(gradient, whole, lambda: relaxed_forward(backbone, whole).hidden)
+    return Comparison(GROUP, k, {"answers": ours}, separate, rate=True)
 
 
 def endless(steps: int, k: int, *, temperature: float = 0.0, samples: int = 1) -> DecodeSettings:

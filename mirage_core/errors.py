@@ -58,6 +58,12 @@ class TrainingProcessDied(TrainingError):
     transient = True
 
 
+class TrainingInterrupted(TrainingError):
+    """Training was asked to end (SIGTERM) and has saved where it was; it resumes from there."""
+
+    transient = True
+
+
 class OutOfMemory(TrainingError):
     """A device has too little memory for what it was given; smaller portions may fit."""
 
@@ -78,6 +84,10 @@ class TeacherUnavailable(TeacherError):
     """The teacher's endpoint gave no answer, or asks for a pause; what was answered so far is kept."""
 
     transient = True
+
+
+class HubError(MirageError):
+    """A hub of models refused an upload, or could not be reached."""
 
 
 class SignificantDrop(MirageError):

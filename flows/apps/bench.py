@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.apps.options import JsonOption, StoreOption
+from flows.apps.options import JsonOption, RecipeOption, SetsOption, StoreOption
 
 app = typer.Typer(help="Measure what the parts cost on this machine.", no_args_is_help=True)
 
@@ -46,6 +47,39 @@ def bench_orchestration(
     from flows.commands import bench as command
 
     command.orchestration(rounds, None if real else seconds, as_json=as_json)
+
+
+@app.command("grpo")
+def bench_grpo(
+    model: Annotated[Path, typer.Argument(help="The model GRPO begins with: a model folder, of stage 2 say.")],
+    problems: Annotated[Path, typer.Argument(help="The folder of its problems: problems.parquet.")],
+    folder: Annotated[Path, typer.Option(help="Where the runs, grpo.json and grpo.png go; finished runs are kept.")],
+    recipe: RecipeOption = "tiny",
+    sets: SetsOption = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs, with the seeds 1, 2, ...")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Show whether GRPO raises the sampled reward and leaves greedy answers as good (minutes a seed)."""
+    from flows.commands import bench as command
+
+    command.grpo(model, problems, folder, recipe, sets or [], seeds, as_json=as_json)
+
+
+@app.command("training")
+def bench_training(
+    recipe: RecipeOption = "tiny",
+    sets: SetsOption = None,
+    cases: Annotated[
+        str, typer.Option(help="What is measured, beside direct-sft: some of grounding,relaxation,grpo.")
+    ] = "grounding,relaxation,grpo",
+    rounds: Annotated[int, typer.Option(help="Measured steps of each case; one before them does not count.")] = 3,
+    layers: Annotated[int | None, typer.Option(help="Only so many layers, where the whole model is too large.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Time and memory of a step of stage 1, stage 2 and GRPO against plain fine-tuning, with random weights, here."""
+    from flows.commands import bench as command
+
+    command.training(recipe, sets or [], cases.split(","), rounds, layers, as_json=as_json)
 
 
 @app.command("store")

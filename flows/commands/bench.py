@@ -12,14 +12,18 @@ from rich.table import Table
 from flows.commands.printing import aside, console
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from benchmarks.latent import Row
     from benchmarks.orchestration import Round
     from benchmarks.orchestration import Row as OrchestrationRow
     from benchmarks.store import Round as StoreRound
     from benchmarks.store import Row as StoreRow
     from benchmarks.synthesis import Row as SynthesisRow
+    from benchmarks.training import Measured
+    from mirage_core.types import ProgressEvent
 
-_BETTER = {"stage1": "less", "stage2": "less", "decode": "more", "group": "more"}
+_BETTER = {"stage1": "less", "stage2": "less", "decode": "more", "group": "more", "answers": "more"}
 
 
 def latent(repeats: int, threads: int, *, quick: bool, as_json: bool) -> None:
@@ -58,6 +62,43 @@ def synthesis(*, quick: bool, as_json: bool) -> None:
         seconds = f"{row.problems_s:.1f} + {row.pictures_s:.1f} + {row.chains_s:.1f}"
         figures = (f"{row.samples_per_second:.0f}", seconds, f"{row.peak_mib:.0f}")
         shown.add_row(row.kind, str(row.samples), str(row.processes), *figures)
+    console.print(shown)
+
+
+def grpo(
+    model: Path, problems: Path, folder: Path, recipe: str, overrides: list[str], seeds: int, *, as_json: bool
+) -> None:
+    """Run GRPO with several seeds and print what changed; what is under way goes to stderr."""
+    from benchmarks.grpo import measure
+
+    result = measure(
+        model,
+        problems,
+        folder,
+        recipe=recipe,
+        overrides=overrides,
+        seeds=range(1, seeds + 1),
+        told=lambda said: aside.print(said, markup=False),
+        progress=_tell_progress,
+    )
+    if as_json:
+        console.print_json(json.dumps(asdict(result)))
+        return
+    shown = Table("on held-out problems", "before", "after", "difference", "95 %", box=None, pad_edge=False)
+    changes = {
+        "sampled reward": result.sampled_reward,
+        "sampled accuracy": result.sampled_accuracy,
+        "greedy accuracy": result.greedy_accuracy,
+    }
+    for name, change in changes.items():
+        low, high = change.interval
+        figures = (
+            f"{change.before:.3f}",
+            f"{change.after:.3f}",
+            f"{change.difference:+.3f}",
+            f"{low:+.3f} {high:+.3f}",
+        )
+        shown.add_row(name, *figures)
     console.print(shown)
 
 
@@ -107,6 +148,43 @@ def table(rows: list[Row]) -> Table:
     return shown
 
 
+def training(recipe: str, sets: list[str], cases: list[str], rounds: int, layers: int | None, *, as_json: bool) -> None:
+    """Measure a recipe's training steps and print the rows; those that are done meanwhile go to stderr."""
+    from benchmarks.training import CASES, measure
+    from mirage_core.errors import InputError
+    from mirage_core.recipes import load
+
+    unknown = sorted(set(cases) - set(CASES))
+    if unknown:
+        raise InputError(f"--cases names {', '.join(unknown)}; expected some of {', '.join(CASES)}")
+    rows = measure(load(recipe, sets), _tell_training, cases=cases, rounds=rounds, layers=layers)
+    if as_json:
+        console.print_json(json.dumps([asdict(row) for row in rows]))
+        return
+    names = (
+        "case",
+        "rows at once",
+        "tokens",
+        "recomputed",
+        "s a step",
+        "over plain",
+        "GiB",
+        "planned",
+        "planned over it",
+    )
+    shown = Table(*names, box=None, pad_edge=False)
+    for row in rows:
+        memory = (f"{row.peak_bytes / 2**30:.2f}", f"{row.planned_bytes / 2**30:.2f}", f"{row.planned_ratio:.3f}")
+        times = (f"{row.seconds:.3f}", f"{row.ratio:.3f}")
+        shown.add_row(row.case, str(row.rows), str(row.tokens), "yes" if row.checkpointing else "no", *times, *memory)
+    console.print(shown)
+
+
+def _tell_training(row: Measured) -> None:
+    said = f"{row.case}: {row.seconds:.3f} s a step, {row.peak_bytes / 2**30:.2f} GiB ({row.planned_ratio:.2f} planned)"
+    aside.print(said, markup=False)
+
+
 def _tell(row: Row) -> None:
     aside.print(f"{row.case} batch {row.batch} k {row.k}: {row.ratio:.3f}", markup=False)
 
@@ -114,6 +192,11 @@ def _tell(row: Row) -> None:
 def _tell_synthesis(row: SynthesisRow) -> None:
     said = f"{row.kind}, {row.samples} samples, {row.processes} processes: {row.samples_per_second:.0f} a second"
     aside.print(said, markup=False)
+
+
+def _tell_progress(event: ProgressEvent) -> None:
+    if event.step is not None and event.total is not None:
+        aside.print(f"{event.stage} {event.step} of {event.total}", markup=False)
 
 
 def _tell_round(done: Round) -> None:

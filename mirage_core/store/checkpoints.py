@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: sealed folders by step, the last two kept, faulty ones passed over and removed."""
+"""Checkpoints of a training run: sealed folders by step, the last few kept, faulty ones passed over and removed."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ ATTEMPTS = 4
 LOOKS = 3
 
 
-def save(place: Place, run: str, step: int, folder: Path, progress: Progress | None = None) -> None:
-    """Store a folder as the state after ``step`` steps, then drop all but the last two.
+def save(
+    place: Place, run: str, step: int, folder: Path, progress: Progress | None = None, *, keep: int = KEPT
+) -> None:
+    """Store a folder as the state after ``step`` steps, then drop all but the last ``keep``.
 
     Files that a checkpoint of this run has already, from an upload that was killed or from the step before, are not
     sent again.
     """
     if step < 0:
         raise InputError(f"got the step {step}, expected 0 or more")
+    if keep < 1:
+        raise InputError(f"got keep = {keep}, expected 1 or more: a run could not go on")
     path = _path(run, step)
     files = describe_folder(folder)
     manifest = Manifest(kind=CHECKPOINTS, fingerprint=run, digest=digest_of(files), files=files)
@@ -44,7 +48,7 @@ def save(place: Place, run: str, step: int, folder: Path, progress: Progress | N
     for other in file_folders(place, path):
         if other != manifest.folder:
             place.remove(f"{path}/{other}")
-    for old in _steps(place, run)[KEPT:]:
+    for old in _steps(place, run)[keep:]:
         _remove(place, _path(run, old))
 
 

@@ -130,6 +130,16 @@ def count_problems(path: Path, without: Split | None = None) -> int:
     )
 
 
+def count_by_split(folder: Path) -> dict[str, dict[str, int]]:
+    """How many problems (or examples) of each benchmark and split a folder holds; pictures are not read."""
+    file = next((folder / name for name in (PROBLEMS_FILE, EXAMPLES_FILE) if (folder / name).is_file()), folder)
+    counts: dict[str, dict[str, int]] = {}
+    for row in iter_columns(file, pa.schema([field for field in _PROBLEM if field.name in ("benchmark", "split")])):
+        of_benchmark = counts.setdefault(row["benchmark"], {})
+        of_benchmark[row["split"]] = of_benchmark.get(row["split"], 0) + 1
+    return counts
+
+
 def save_auxiliary_images(path: Path, images: Iterable[AuxiliaryImage]) -> None:
     """Write auxiliary images as one parquet table, in their order."""
     write_table(path, map(_image_row, images), pa.schema(_AUXILIARY_IMAGE))

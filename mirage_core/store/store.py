@@ -207,12 +207,14 @@ class Store:
 
     # Checkpoints of training runs; ``run`` is the fingerprint of the training stage
 
-    def save_checkpoint(self, run: str, step: int, folder: Path, progress: Progress | None = None) -> None:
+    def save_checkpoint(
+        self, run: str, step: int, folder: Path, progress: Progress | None = None, *, keep: int = checkpoints.KEPT
+    ) -> None:
         """Keep a training run's state after ``step`` steps, manifest last; the last two are kept.
 
         Files that have not changed since the checkpoint before are copied inside the store.
         """
-        checkpoints.save(self.place, run, step, folder, progress)
+        checkpoints.save(self.place, run, step, folder, progress, keep=keep)
 
     def latest_checkpoint(self, run: str, progress: Progress | None = None) -> tuple[int, Path] | None:
         """The newest good checkpoint of a run as (step, verified local folder); faulty ones are removed."""

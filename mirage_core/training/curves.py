@@ -27,10 +27,14 @@ class Curves:
         self._rows: list[dict[str, int | str | float]] = []
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
-        """Keep the figures of a step (the first is 1), timings apart."""
+        """Keep the figures of a step (the first is 1; before it, 0), timings apart."""
         for name in sorted(figures):
             if not name.startswith(TIMING):
                 self._rows.append({"step": step, "name": name, "value": float(figures[name])})
+
+    def points(self, name: str) -> list[tuple[int, float]]:
+        """The (step, value) of one figure, in the order they came."""
+        return [(int(row["step"]), float(row["value"])) for row in self._rows if row["name"] == name]
 
     def write(self, path: Path) -> None:
         """Write the table; the same figures give the same bytes."""

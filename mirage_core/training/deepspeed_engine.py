@@ -1,13 +1,13 @@
-"""The DeepSpeed engine: ZeRO 0 to 3 with torch's AdamW, on CPU (gloo) or GPU, without compiled parts.
+"""The DeepSpeed engine: ZeRO 0 to 3, offloading, torch's AdamW, on CPU (gloo) or GPU, without compiled parts.
 
-Written against DeepSpeed 0.19.8, which constraints.txt pins: the state is gathered and restored by parameter
-through its fragment addresses, since its own checkpoints are pickles bound to the number of processes.
+Written against DeepSpeed 0.19.8, which constraints.txt pins: what each process keeps of the state is found through
+its fragment addresses, since its own checkpoints are pickles bound to the number of processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -15,19 +15,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mirage_core.errors import SettingsError
-from mirage_core.training.engine import (
-    MASTER,
-    MEAN,
-    SQUARE,
-    EngineSettings,
-    EngineState,
-    Root,
-    adam_state,
-    make_optimizer,
-    trained,
-)
+from mirage_core.model.plain_weights import Gather, whole
+from mirage_core.training.engine import EngineSettings, Root, trained
 from mirage_core.training.extensions import import_deepspeed
-from mirage_core.training.processes import group_size
+from mirage_core.training.optimizers import make_optimizer
+from mirage_core.training.processes import group_rank, group_size
+from mirage_core.training.state import EngineState, Shard, shapes_of
+from mirage_core.training.state_places import Place, put_back, share, take_shard
 
 Result = TypeVar("Result")
 
@@ -37,13 +31,18 @@ class DeepSpeedEngine:
 
     def __init__(self, root: Root, settings: EngineSettings, restored: EngineState | None) -> None:
         parameters = dict(trained(root))
-        deepspeed = import_deepspeed(next(iter(parameters.values())).device.type)
+        device_type = next(iter(parameters.values())).device.type
+        deepspeed = import_deepspeed(device_type)
         self._zero = settings.zero_stage
-        self._max_grad_norm = settings.max_grad_norm
         self._steps = 0
         self._engine, _, _, _ = deepspeed.initialize(
             model=root,
-            optimizer=make_optimizer(list(parameters.values()), settings.weight_decay),
+            optimizer=make_optimizer(
+                list(parameters.values()),
+                settings.weight_decay,
+                settings.optimizer,
+                fused=settings.fused and device_type == "cuda",
+            ),
             config=_config(settings, parameters),
             dist_init_required=False,
         )
@@ -51,12 +50,17 @@ class DeepSpeedEngine:
         # Without ZeRO, step() would not tell the norm: the gradients are reduced before it instead.
         self._engine.enable_backward_allreduce = self._zero > 0
         if restored is not None:
-            self._restore(restored)
+            self._steps = restored.steps
+            put_back(restored, self._places(), self._adam)
 
     def compute(self, work: Callable[[], Result]) -> Result:
         """Run a forward pass under DeepSpeed's hooks."""
         result: Result = self._engine(work)
         return result
+
+    def rest(self) -> None:
+        """Under ZeRO-3, wait for shards fetched ahead for a backward pass, and let go of them."""
+        self._engine.empty_partition_cache()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient; DeepSpeed takes the mean over processes, so the loss is scaled to a sum."""
@@ -71,17 +75,17 @@ class DeepSpeedEngine:
         self._steps += 1
         return float(self._engine.get_global_grad_norm() if norm is None else norm)
 
-    def state(self) -> EngineState:
-        """Masters and moments, gathered by parameter in every process."""
-        tensors: dict[str, Tensor] = {}
-        for name, parameter in self._parameters():
-            for kind in (MASTER, MEAN, SQUARE):
-                tensors[f"{kind}/{name}"] = self._gathered(parameter, kind)
-        return EngineState(self._steps, tensors)
+    def shard(self) -> Shard:
+        """What this process keeps; without ZeRO, when each has all of it, an equal part of every tensor."""
+        places = self._places()
+        if self._zero == 0:
+            places = [share(place, group_rank(), group_size()) for place in places]
+        return take_shard(self._steps, shapes_of(self._parameters()), places, self._adam)
 
-    def whole(self) -> AbstractContextManager[None]:
-        """Gather sharded weights for the block, under ZeRO-3."""
-        return nullcontext() if self._zero < 3 else _gathered_weights(self._engine.module)
+    @property
+    def gather(self) -> Gather:
+        """Gathers the shards of chosen weights, under ZeRO-3."""
+        return whole if self._zero < 3 else _gathered
 
     def _parameters(self) -> Iterator[tuple[str, Any]]:
         named = dict(self._engine.module.named_parameters())
@@ -92,11 +96,31 @@ class DeepSpeedEngine:
         found: torch.optim.Optimizer = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
         return found
 
-    def _stepped(self) -> list[Tensor]:
-        """The tensors that AdamW steps on in this process: parameters (ZeRO-0), or flat shards of them."""
-        if self._zero == 3:
-            return list(self._engine.optimizer.fp32_partitioned_groups_flat)
-        return [tensor for group in self._adam.param_groups for tensor in group["params"]]
+    def _places(self) -> list[Place]:
+        """Where this process keeps its part of each parameter."""
+        find = {0: self._whole_place, 3: self._sharded_place}.get(self._zero, self._fragment_place)
+        found = (find(name, parameter) for name, parameter in self._parameters())
+        return [place for place in found if place is not None]
+
+    def _whole_place(self, name: str, parameter: Any) -> Place:
+        return Place(name, 0, parameter.numel(), parameter, 0)
+
+    def _fragment_place(self, name: str, parameter: Any) -> Place | None:
+        """ZeRO 1 and 2 step on flat runs of all parameters end to end; a parameter may lie in several processes."""
+        mapping = parameter._hp_mapping
+        if mapping is None:
+            return None
+        flat = self._engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+        here = mapping.hp_fragment_address
+        return Place(name, mapping.lp_fragment_address.start, here.numel, flat, here.start)
+
+    def _sharded_place(self, name: str, parameter: Any) -> Place | None:
+        """ZeRO-3 cuts every parameter into equal shards, the last one padded."""
+        zero = self._engine.optimizer
+        group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
+        begin = size * group_rank()
+        count = min(size, parameter.ds_numel - begin)
+        return Place(name, begin, count, zero.fp32_partitioned_groups_flat[group], offset) if count > 0 else None
 
     def _reduced_norm(self) -> Tensor:
         """Reduce the gradients as ZeRO-1 does (none counts as zero) and take their norm, which stage 0 leaves to us."""
@@ -107,72 +131,6 @@ class DeepSpeedEngine:
             gradients.append(parameter.grad.div_(group_size()))
         return nn.utils.get_total_norm(gradients)
 
-    def _gathered(self, parameter: Any, kind: str) -> Tensor:
-        """One whole float32 tensor of a parameter, assembled from the processes that hold pieces of it."""
-        if self._zero == 3:
-            return self._gathered_from_shards(parameter, kind)
-        whole = torch.zeros(parameter.numel(), dtype=torch.float32, device=parameter.device)
-        piece = self._piece(parameter, kind)
-        if piece is not None:
-            begin, values = piece
-            whole[begin : begin + values.numel()] = values
-        if self._zero > 0:
-            dist.all_reduce(whole)
-        return whole.view(parameter.shape)
-
-    def _gathered_from_shards(self, parameter: Any, kind: str) -> Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-        if kind == MASTER:
-            return safe_get_full_fp32_param(parameter).clone()
-        if self._steps == 0:
-            return torch.zeros(parameter.ds_shape)
-        return safe_get_full_optimizer_state(parameter, kind).clone()
-
-    def _piece(self, parameter: Any, kind: str) -> tuple[int, Tensor] | None:
-        """The part of a tensor that this process keeps (ZeRO 0 to 2): where it begins, and a flat view of it."""
-        if self._zero == 0:
-            return 0, self._kept(parameter, parameter.data, kind).view(-1)
-        mapping = parameter._hp_mapping
-        if mapping is None:
-            return None
-        flat = self._engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
-        here = mapping.hp_fragment_address
-        values = self._kept(flat, flat.data, kind).narrow(0, here.start, here.numel)
-        return mapping.lp_fragment_address.start, values
-
-    def _kept(self, key: Tensor, weights: Tensor, kind: str) -> Tensor:
-        """Weights or a moment of one tensor the optimizer steps on; moments begin as zeros."""
-        if kind == MASTER:
-            return weights
-        if not self._adam.state[key]:
-            self._adam.state[key].update(_zero_moments(self._steps, key))
-        found: Tensor = self._adam.state[key][kind]
-        return found
-
-    def _restore(self, state: EngineState) -> None:
-        self._steps = state.steps
-        for tensor in self._stepped():
-            self._adam.state[tensor].update(_zero_moments(state.steps, tensor))
-        for name, parameter in self._parameters():
-            like = torch.empty(getattr(parameter, "ds_shape", parameter.shape), device="meta")
-            for kind in (MASTER, MEAN, SQUARE):
-                self._scatter(parameter, kind, state.of(kind, name, like))
-
-    def _scatter(self, parameter: Any, kind: str, whole: Tensor) -> None:
-        """Keep this process's part of a whole tensor."""
-        if self._zero == 3:
-            _scatter_to_shard(parameter, kind, whole)
-            return
-        piece = self._piece(parameter, kind)
-        if piece is not None:
-            begin, values = piece
-            values.copy_(whole.reshape(-1)[begin : begin + values.numel()])
-
-
-def _zero_moments(steps: int, tensor: Tensor) -> dict[str, Tensor]:
-    return adam_state(steps, torch.zeros_like(tensor.data), torch.zeros_like(tensor.data))
-
 
 def _config(settings: EngineSettings, parameters: dict[str, nn.Parameter]) -> dict[str, Any]:
     low_precision = any(parameter.dtype == torch.bfloat16 for parameter in parameters.values())
@@ -181,39 +139,41 @@ def _config(settings: EngineSettings, parameters: dict[str, nn.Parameter]) -> di
             "runtime.zero_stage 0 with model.dtype bfloat16 keeps no float32 weights that could be saved. "
             "Set runtime.zero_stage to 1 (or 2, 3), or runtime.engine to plain"
         )
-    elements = sum(parameter.numel() for parameter in parameters.values())
-    bucket = min(500_000_000, elements + elements % 2)  # DeepSpeed wants it even
     return {
         "train_micro_batch_size_per_gpu": 1,  # ours to count: see managed_gradient_accumulation
         "managed_gradient_accumulation": False,  # every step() ends an accumulation, however many backwards it had
         "gradient_clipping": settings.max_grad_norm,
         "bf16": {"enabled": low_precision},
         "steps_per_print": 10**9,
-        "zero_optimization": {
-            "stage": settings.zero_stage,
-            "overlap_comm": False,  # gloo has no streams to overlap
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-        },
+        "zero_allow_untested_optimizer": settings.optimizer != "adamw",
+        "zero_force_ds_cpu_optimizer": False,  # torch's steps on the CPU need no compiler
+        "zero_optimization": _zero_config(settings, parameters),
     }
 
 
-def _scatter_to_shard(parameter: Any, kind: str, whole: Tensor) -> None:
-    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+def _zero_config(settings: EngineSettings, parameters: dict[str, nn.Parameter]) -> dict[str, Any]:
+    elements = sum(parameter.numel() for parameter in parameters.values())
+    bucket = min(500_000_000, elements + elements % 2)  # DeepSpeed wants it even
+    on_gpu = next(iter(parameters.values())).device.type == "cuda"
+    config: dict[str, Any] = {
+        "stage": settings.zero_stage,
+        "overlap_comm": False,  # gloo has no streams to overlap
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
+    }
+    away = {"device": "cpu", "pin_memory": on_gpu}
+    if settings.offload_optimizer:
+        config["offload_optimizer"] = away
+    if settings.offload_parameters:
+        config["offload_param"] = away
+    return config
 
-    size = parameter.ds_tensor.numel()  # shards are equal, the last one padded
-    flat = torch.zeros(size * group_size(), dtype=torch.float32, device=parameter.device)
-    flat[: whole.numel()] = whole.reshape(-1)
-    shard = flat.narrow(0, size * dist.get_rank(), size)
-    if kind == MASTER:
-        safe_set_local_fp32_param(parameter, shard)
-    else:
-        safe_set_local_optimizer_state(parameter, shard, kind)
 
-
-@contextmanager
-def _gathered_weights(module: nn.Module) -> Iterator[None]:
+def _gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
+    """Whole weights inside the block, in every process."""
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(list(module.parameters())):
-        yield
+    if not parameters:
+        return nullcontext()
+    found: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters))
+    return found

@@ -7,7 +7,6 @@ tensors, so that training can go on with another engine, or another number of pr
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -15,13 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mirage_core.errors import TrainingError
-from mirage_core.training.processes import group_size
+from mirage_core.errors import SettingsError
+from mirage_core.model.plain_weights import Gather, whole
+from mirage_core.training.optimizers import OptimizerKind, make_optimizer
+from mirage_core.training.processes import group_rank, group_size
+from mirage_core.training.state import MASTER, EngineState, Shard, shapes_of
+from mirage_core.training.state_places import Place, put_back, share, take_shard
 
 Result = TypeVar("Result")
-
-MASTER, MEAN, SQUARE = "master", "exp_avg", "exp_avg_sq"
-"""State by kind: weights in float32, Adam's mean of gradients and of their squares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +32,10 @@ class EngineSettings:
     zero_stage: int
     weight_decay: float
     max_grad_norm: float
-
-
-@dataclass(frozen=True)
-class EngineState:
-    """Optimizer steps done, and "kind/parameter" -> whole float32 tensor (``MASTER``, ``MEAN``, ``SQUARE``)."""
-
-    steps: int
-    tensors: Mapping[str, Tensor]
-
-    def of(self, kind: str, name: str, like: Tensor) -> Tensor:
-        """One tensor; TrainingError where the state is of another model."""
-        found = self.tensors.get(f"{kind}/{name}")
-        if found is None or found.shape != like.shape:
-            got = "nothing" if found is None else list(found.shape)
-            raise TrainingError(
-                f"the checkpoint holds {got} for {kind}/{name}, expected {list(like.shape)}: it is of another model. "
-                "Delete the checkpoints of this run, then run again"
-            )
-        return found
+    optimizer: OptimizerKind = "adamw"
+    fused: bool = False
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
 
 
 class Root(nn.Module):
@@ -71,56 +56,72 @@ class Engine(Protocol):
     def compute(self, work: Callable[[], Result]) -> Result:
         """Run a forward pass; its result is a tensor, or tensors in tuples and dicts (what DeepSpeed looks into)."""
 
+    def rest(self) -> None:
+        """After passes that no backward follows: leave nothing of them under way."""
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of ``loss``; gradients add up over calls AND processes."""
 
     def step(self, learning_rate: float) -> float:
         """Clip by the global norm, take one AdamW step, forget the gradients; returns the norm before clipping."""
 
-    def state(self) -> EngineState:
-        """Everything another engine needs to go on exactly (whole tensors, in every process)."""
+    def shard(self) -> Shard:
+        """This process's part of everything another engine needs to go on exactly; views, valid until the next step."""
 
-    def whole(self) -> AbstractContextManager[None]:
-        """Inside the block every process sees whole weights (ZeRO-3 shards them)."""
+    @property
+    def gather(self) -> Gather:
+        """Makes chosen weights whole for a block, in every process (ZeRO-3 shards them)."""
 
 
 def make_engine(root: Root, settings: EngineSettings, restored: EngineState | None) -> Engine:
-    """The engine of that kind; it goes on from ``restored`` where given, weights included."""
+    """The engine of that kind; it goes on from ``restored`` where given (read, then closed), weights included.
+
+    SettingsError for settings that do not go together; TrainingError for a state of another model.
+    """
+    _check(settings)
     if restored is not None:
         load_weights(root, restored)
+    engine = _kind(settings)(root, settings, restored)
+    if restored is not None:
+        restored.close()
+    return engine
+
+
+def _kind(settings: EngineSettings) -> Callable[[Root, EngineSettings, EngineState | None], Engine]:
     if settings.kind == "plain":
-        return PlainEngine(root, settings, restored)
+        return PlainEngine
     from mirage_core.training.deepspeed_engine import DeepSpeedEngine
 
-    return DeepSpeedEngine(root, settings, restored)
+    return DeepSpeedEngine
 
 
+def _check(settings: EngineSettings) -> None:
+    """Refuse offloading that the engine does not do."""
+    sharded = settings.zero_stage if settings.kind == "deepspeed" else 0
+    if settings.offload_optimizer and sharded < 1:
+        raise SettingsError(
+            "runtime.offload_optimizer needs runtime.engine deepspeed with runtime.zero_stage 1, 2 or 3, got "
+            f"{settings.kind} with {settings.zero_stage}"
+        )
+    if settings.offload_parameters and sharded < 3:
+        raise SettingsError(
+            "runtime.offload_parameters needs runtime.engine deepspeed with runtime.zero_stage 3, got "
+            f"{settings.kind} with {settings.zero_stage}"
+        )
+
+
+@torch.no_grad()
 def load_weights(root: nn.Module, state: EngineState) -> None:
     """Copy the weights of a state into the module (before an engine shards it)."""
-    with torch.no_grad():
-        for name, parameter in trained(root):
-            parameter.copy_(state.of(MASTER, name, parameter))
+    parameters = dict(trained(root))
+    state.check(shapes_of(parameters.items()))
+    for name, parameter in parameters.items():
+        parameter.copy_(state.whole(MASTER, name))
 
 
 def trained(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters that learn, by name, in a fixed order."""
     return ((name, parameter) for name, parameter in root.named_parameters() if parameter.requires_grad)
-
-
-def make_optimizer(parameters: list[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with decay on matrices only, as in the Hugging Face Trainer; the rate is set at every step."""
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
-
-
-def adam_state(steps: int, mean: Tensor, square: Tensor) -> dict[str, Tensor]:
-    """What torch's AdamW keeps of a parameter."""
-    return {"step": torch.tensor(float(steps)), MEAN: mean, SQUARE: square}
 
 
 class PlainEngine:
@@ -130,15 +131,21 @@ class PlainEngine:
         self._root, self._settings = root, settings
         self._names, self._parameters = map(list, zip(*trained(root), strict=True))
         self._masters = [_master(parameter) for parameter in self._parameters]
-        self._optimizer = make_optimizer(self._masters, settings.weight_decay)
+        self._optimizer = make_optimizer(
+            self._masters, settings.weight_decay, settings.optimizer, fused=settings.fused and _on_gpu(self._masters)
+        )
         self._steps = 0
         if restored is not None:
-            self._restore(restored)
+            self._steps = restored.steps
+            put_back(restored, self._places(), self._optimizer)
 
     def compute(self, work: Callable[[], Result]) -> Result:
         """Run a forward pass."""
         result: Result = self._root(work)
         return result
+
+    def rest(self) -> None:
+        """Nothing is ever under way here."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of ``loss`` in this process."""
@@ -155,26 +162,20 @@ class PlainEngine:
         self._publish_weights()
         return norm
 
-    def state(self) -> EngineState:
-        """Masters and Adam's moments by parameter."""
-        tensors: dict[str, Tensor] = {}
-        for name, master in zip(self._names, self._masters, strict=True):
-            kept = self._optimizer.state.get(master, {})
-            tensors[f"{MASTER}/{name}"] = master.detach()
-            for kind in (MEAN, SQUARE):
-                tensors[f"{kind}/{name}"] = kept[kind] if kept else torch.zeros_like(master)
-        return EngineState(self._steps, tensors)
+    def shard(self) -> Shard:
+        """Every process has all of it: each gives an equal part of every tensor."""
+        places = [share(place, group_rank(), group_size()) for place in self._places()]
+        return take_shard(self._steps, shapes_of(zip(self._names, self._masters, strict=True)), places, self._optimizer)
 
-    def whole(self) -> AbstractContextManager[None]:
+    @property
+    def gather(self) -> Gather:
         """Weights are always whole here."""
-        return nullcontext()
+        return whole
 
-    def _restore(self, state: EngineState) -> None:
-        self._steps = state.steps
-        for name, master in zip(self._names, self._masters, strict=True):
-            master.data.copy_(state.of(MASTER, name, master))
-            moments = [state.of(kind, name, master).clone().to(master.device) for kind in (MEAN, SQUARE)]
-            self._optimizer.state[master] = adam_state(state.steps, *moments)
+    def _places(self) -> list[Place]:
+        return [
+            Place(name, 0, master.numel(), master, 0) for name, master in zip(self._names, self._masters, strict=True)
+        ]
 
     def _collect_gradients(self) -> None:
         """Leave the sum over processes in the masters' gradients; what got none in this process counts as zero."""
@@ -199,3 +200,7 @@ class PlainEngine:
 def _master(parameter: nn.Parameter) -> nn.Parameter:
     """The float32 weights an optimizer steps on: the parameter itself where it is float32."""
     return parameter if parameter.dtype == torch.float32 else nn.Parameter(parameter.detach().float().clone())
+
+
+def _on_gpu(parameters: list[nn.Parameter]) -> bool:
+    return parameters[0].device.type == "cuda"

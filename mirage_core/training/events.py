@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,22 +16,24 @@ CHECKPOINT = "checkpoint"
 
 
 class EventWriter:
-    """Appends events to a process's file; each line reaches the file at once. Itself a ``Progress``."""
+    """Appends events to a process's file from any thread; each line reaches the file at once. Itself a ``Progress``."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a", encoding="utf-8")
+        self._lock = threading.Lock()
 
     def __call__(self, event: ProgressEvent) -> None:
         """Report a step of the work."""
         self._write({"kind": PROGRESS, **asdict(event), "metrics": dict(event.metrics)})
 
-    def checkpoint(self, step: int, folder: Path) -> None:
-        """Announce a checkpoint that is complete on the local disk."""
-        self._write({"kind": CHECKPOINT, "step": step, "folder": str(folder)})
+    def checkpoint(self, step: int, folder: Path, part: int = 0, parts: int = 1) -> None:
+        """Announce that a part of a checkpoint is on the disk; with all its parts it is complete."""
+        self._write({"kind": CHECKPOINT, "step": step, "folder": str(folder), "part": part, "parts": parts})
 
     def _write(self, event: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(event) + "\n")
-        self._file.flush()
+        with self._lock:
+            self._file.write(json.dumps(event) + "\n")
+            self._file.flush()
 
 
 class EventReader:

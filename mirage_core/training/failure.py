@@ -32,12 +32,14 @@ def write_failure(path: Path, problem: BaseException, rank: int) -> None:
     os.replace(partial, path)
 
 
-def failure(paths: Sequence[Path], exits: Sequence[int | None], log_tail: str) -> MirageError:
+def failure(
+    paths: Sequence[Path], exits: Sequence[int | None], log_tail: str, names: Sequence[str] | None = None
+) -> MirageError:
     """The error to raise for a group that failed: the cause, not what the other processes saw of it.
 
-    ``exits`` are the exit statuses by rank, None for a process still running. A MirageError comes back as its
-    own kind; a lack of memory as OutOfMemory, whoever noticed it; another exception as TrainingError; a process that
-    was killed as TrainingProcessDied.
+    ``exits`` are the exit statuses of the processes called ``names`` (by default one a rank), None for one still
+    running. A MirageError comes back as its own kind; a lack of memory as OutOfMemory, whoever noticed it; another
+    exception as TrainingError; a process that was killed as TrainingProcessDied.
     """
     records = sorted((json.loads(path.read_text("utf-8")) for path in paths if path.exists()), key=_time)
     starved = [record for record in records if record["out_of_memory"]]
@@ -46,9 +48,10 @@ def failure(paths: Sequence[Path], exits: Sequence[int | None], log_tail: str) -
     causes = [record for record in records if not record["peer_lost"]]
     if causes:
         return _rebuilt(causes[0], log_tail)
-    ended = {rank: status for rank, status in enumerate(exits) if status}
-    killed = [f"process {rank} was killed by signal {-status}" for rank, status in ended.items() if status < 0]
-    died = [f"process {rank} ended with status {status}" for rank, status in ended.items()]
+    called = names or [f"process {rank}" for rank in range(len(exits))]
+    ended = {name: status for name, status in zip(called, exits, strict=True) if status}
+    killed = [f"{name} was killed by signal {-status}" for name, status in ended.items() if status < 0]
+    died = [f"{name} ended with status {status}" for name, status in ended.items()]
     what = ", ".join(killed or died) or "a process was lost"
     return TrainingProcessDied(
         f"{what} before its work was done (signal 9 is often the system running out of memory). "

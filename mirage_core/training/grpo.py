@@ -1,41 +1,52 @@
 """GRPO over text that is interleaved with latents. Paper, section 3.3, stage 3.
 
-On-policy: groups of answers are drawn from the current weights, and one step is taken on them. Latents are recomputed
-under the current weights with gradient ("recompute": the exact policy gradient of the text), or fed as recorded
-("replay": cheaper, biased). The reference model always recomputes its own.
-Legend: B rows (answers), T columns.
+In rounds: groups of answers are drawn from the current weights, and ``updates_per_rollout`` steps are taken on them
+(1: on-policy). Latents are recomputed under the current weights with gradient ("recompute": the exact policy gradient
+of the text), or fed as recorded ("replay": cheaper, biased). The reference model always recomputes its own.
+Dropout is off throughout: ratios are of the policy that drew. Legend: B rows (answers), T columns.
 """
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mirage_core.config import GRPOSettings, Settings
 from mirage_core.errors import DataError, SettingsError
-from mirage_core.latent.encoded import IGNORED
-from mirage_core.latent.layout import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.base import LoadedModel
-from mirage_core.model.rollout import relaxed_forward, replayed_forward
+from mirage_core.model.rollout import answers_forward
 from mirage_core.store.records import load_problems
 from mirage_core.training.curves import TIMING
-from mirage_core.training.data import EpochOrder, deal
+from mirage_core.training.data import EpochOrder
 from mirage_core.training.events import EventWriter
+from mirage_core.training.held_out import policy_validation
+from mirage_core.training.in_step import agreed
 from mirage_core.training.job import Job
+from mirage_core.training.kept_rollouts import keep_rollouts, kept_rollouts
 from mirage_core.training.loop import TrainPlan, train
 from mirage_core.training.losses import LossParts, text_log_probs
-from mirage_core.training.memory import portion_of
+from mirage_core.training.memory import answers_at_once, portion_of
+from mirage_core.training.meters import work_of
 from mirage_core.training.objective import MicroBatch
+from mirage_core.training.policy_batch import PolicyBatch, cut, policy_batch, widths_of
 from mirage_core.training.policy_loss import PolicyTerms, policy_terms
-from mirage_core.training.rollouts import Rollout, Sampler
+from mirage_core.training.processes import added
+from mirage_core.training.reference import Reference
+from mirage_core.training.rewards import teaches
+from mirage_core.training.rollouts import Group, Sampler, outcomes
 from mirage_core.training.supervised import about, load_trainable
+from mirage_core.training.whole import whole_weights
 from mirage_core.types import Problem
+
+DRAWING_SPEED = f"{TIMING}drawn_tokens_per_second"
+"""Text tokens of the answers over the time it took to draw them."""
 
 
 def run_grpo(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
@@ -46,18 +57,22 @@ def run_grpo(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
     if not problems:
         raise DataError(f"{job.input('problems')} has no problem of the split train; raise problems.*.train")
     model = load_trainable(job, rank, world_size)
-    objective = GRPOObjective(settings, model, problems, job.seed, portion_of(job))
-    train(objective, model, _plan(settings.grpo), job, rank, world_size, emit, about(job, model))
+    objective = GRPOObjective(
+        settings,
+        model,
+        problems,
+        job.seed,
+        portion=portion_of(job),
+        at_once=answers_at_once(job),
+        kept=job.scratch / "kept",
+    )
+    watched = policy_validation(job, model, rank, world_size)
+    train(objective, model, _plan(settings.grpo), job, rank, world_size, emit, about(job, model), watched)
 
 
 def _check(settings: Settings) -> None:
     if settings.grpo.group_size < 2:
         raise SettingsError("grpo.group_size is 1, but advantages compare answers to one prompt; set it to 2 or more")
-    if settings.runtime.engine == "deepspeed" and settings.runtime.zero_stage == 3:
-        # Every pass of a sharded model is a collective, and processes draw answers of different lengths.
-        raise SettingsError(
-            "GRPO draws answers, which weights sharded by ZeRO-3 do not allow; set runtime.zero_stage to 2 or less"
-        )
 
 
 def _plan(settings: GRPOSettings) -> TrainPlan:
@@ -68,21 +83,41 @@ def _plan(settings: GRPOSettings) -> TrainPlan:
         schedule="constant",
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
+        optimizer=settings.optimizer,
     )
 
 
 @dataclass(frozen=True)
-class PolicyBatch:
-    """Answers of one forward pass: who they are, and their layout."""
+class Round:
+    """What this process learns from for ``updates_per_rollout`` steps from ``step`` on."""
 
-    rollouts: tuple[Rollout, ...]
-    layout: LatentBatch
-    sampled_log_probs: Tensor
-    tokens_per_second: float
+    step: int
+    batches: tuple[PolicyBatch, ...]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What this process drew for a round: the groups it learns from, and figures of all groups, summed over answers."""
+
+    learned: list[Group]
+    answers: int
+    figures: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class PolicyData:
+    """One pass, and, with the first pass of a round, what was drawn for it."""
+
+    batch: PolicyBatch
+    drawn: Drawn | None
 
 
 class GRPOObjective:
-    """Draws groups of answers and weighs their log-probabilities by what they earned."""
+    """Draws groups of answers and weighs their log-probabilities by what they earned.
+
+    ``portion``: answers a forward pass (None: all); ``at_once``: answers drawn side by side (None: all); ``kept``: the
+    folder that travels with checkpoints, needed where updates_per_rollout is above 1.
+    """
 
     def __init__(
         self,
@@ -90,103 +125,177 @@ class GRPOObjective:
         model: LoadedModel,
         problems: Sequence[Problem],
         seed: int,
+        *,
         portion: int | None = None,
+        at_once: int | None = None,
+        kept: Path | None = None,
     ) -> None:
-        self._portion = portion or settings.grpo.micro_batch_size
-        self._settings, self._model, self._problems = settings.grpo, model, problems
-        frozen = not settings.model.train_vision
-        self._sampler = Sampler(model, settings, seed, keep_features=frozen)
+        self._settings, self._model, self._problems, self._seed = settings.grpo, model, problems, seed
+        self._portion = portion or self._settings.micro_batch_size
+        self._kept = kept
+        self._sampler = Sampler(model, settings, problems, seed, at_once=at_once)
         self._order = EpochOrder(len(problems), self._settings.prompts_per_step, seed)
         # The weights the job was given, also when it goes on from a checkpoint (restored only later).
-        self._reference = _frozen_copy(model.backbone) if self._settings.kl_weight > 0 else None
+        self._reference: Reference | None = None
+        if self._settings.kl_weight > 0:
+            self._reference = Reference(model.backbone, offload=settings.runtime.offload_reference)
+        # Every pass of sharded weights is a collective: then all processes must make the same passes.
+        self._in_step = settings.runtime.engine == "deepspeed" and settings.runtime.zero_stage == 3
+        self._chooses = self._settings.silent_groups != "keep" or self._settings.group_accuracy is not None
+        self._round: Round | None = None
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Nothing beside the backbone."""
         return {}
 
+    def examples(self, step: int) -> Sequence[str]:
+        """The problems whose answers a step learns from (without those drawn in place of others)."""
+        return [self._problems[index].id for index in self._order.batch(self._round_of(step))]
+
     def micro_batches(self, step: int, rank: int, world_size: int) -> Sequence[MicroBatch]:
-        """Draw this process's share of the step's groups from the current weights, and cut them into passes."""
-        indices = self._order.batch(step)
-        (mine,) = deal(indices, rank, world_size, None)
-        rollouts = self._sampler.draw(step, [self._problems[index] for index in mine.indices])
-        most = math.ceil(len(indices) / world_size) * self._settings.group_size
-        passes = math.ceil(most / (self._portion or most))
-        pieces = [rollouts[part::passes] for part in range(passes)]
-        speed = self._sampler.tokens_per_second / passes
-        return [self._micro_batch(piece or rollouts[:1], mine.filler or not piece, speed) for piece in pieces]
+        """Draw this process's share of a round from the current weights, or go on with it; cut into passes."""
+        self._model.backbone.eval()
+        first = self._round_of(step) * self._settings.updates_per_rollout
+        drawn = None
+        if step == first:
+            drawn = self._draw(step, rank, world_size)
+            self._keep(step, rank, world_size, drawn.learned)
+            self._round = self._ready(step, drawn.learned)
+        elif self._round is None or self._round.step != first:
+            self._round = self._ready(first, self._restored(first, rank, world_size))
+        return [
+            self._micro_batch(PolicyData(batch, None if place else drawn))
+            for place, batch in enumerate(self._round.batches)
+        ]
 
-    def _micro_batch(self, rollouts: Sequence[Rollout], filler: bool, speed: float) -> MicroBatch:
-        layout = collate([one.encoded for one in rollouts], self._model.ids, self._model.backbone.position_ids)
-        layout = layout.to(self._model.backbone.device)
-        data = PolicyBatch(tuple(rollouts), layout, _sampled_log_probs(rollouts, layout), speed)
-        return MicroBatch(data, {"rollouts": float(len(rollouts))}, filler)
+    def _round_of(self, step: int) -> int:
+        return step // self._settings.updates_per_rollout
 
-    def loss(self, backbone: nn.Module, data: PolicyBatch, totals: Mapping[str, float]) -> LossParts:
-        """What these answers add to the mean over all answers of the step."""
-        terms = self._terms(backbone, data)
-        rewards = _outcomes(data.rollouts)
+    def _draw(self, step: int, rank: int, world_size: int) -> Drawn:
+        """This process's part of the groups of a round; prompts that teach nothing are replaced where so set."""
+        settings, before = self._settings, self._sampler.seconds
+        wanted = self._order.batch(self._round_of(step))
+        spare = self._others(step, wanted)
+        groups: list[Group] = []
+        learned: list[Group] = []
+        candidates: Sequence[int] = wanted
+        with whole_weights(self._model.backbone):
+            for _ in range(1 + settings.redraws if settings.silent_groups == "redraw" else 1):
+                found = self._sampler.draw(step, candidates[rank::world_size])
+                groups += found
+                learned += [one for one in found if self._teaches(one)]
+                if settings.silent_groups != "redraw":
+                    break
+                short = len(wanted) - int(added({"groups": float(len(learned))})["groups"])
+                candidates, spare = spare[:short], spare[short:]
+                if not candidates:
+                    break
+        return self._told(groups, learned, self._sampler.seconds - before)
+
+    def _teaches(self, group: Group) -> bool:
+        return teaches(group.rewards, self._settings.silent_groups, self._settings.group_accuracy)
+
+    def _others(self, step: int, wanted: Sequence[int]) -> Sequence[int]:
+        """The problems that may be drawn in place of others, in an order that (seed, round) decides."""
+        order = np.random.default_rng([self._seed, self._round_of(step), 1]).permutation(len(self._problems))
+        return [int(index) for index in order if int(index) not in set(wanted)]
+
+    def _told(self, groups: Sequence[Group], learned: list[Group], seconds: float) -> Drawn:
+        tokens = sum(len(one.answer.token_ids) for group in groups for one in group.rollouts)
+        figures = {**outcomes(groups), DRAWING_SPEED: tokens / max(seconds, 1e-9)}
+        if self._chooses:
+            figures |= {"groups_drawn": float(len(groups)), "groups_learned": float(len(learned))}
+        return Drawn(learned, sum(len(group.rollouts) for group in groups), figures)
+
+    def _keep(self, step: int, rank: int, world_size: int, groups: Sequence[Group]) -> None:
+        if self._settings.updates_per_rollout == 1:
+            return
+        answered = [(group.index, [one.answer for one in group.rollouts]) for group in groups]
+        keep_rollouts(self._kept_folder(), step, rank, world_size, answered)
+
+    def _restored(self, step: int, rank: int, world_size: int) -> list[Group]:
+        """This process's share of what was drawn before the run was interrupted."""
+        answered = kept_rollouts(self._kept_folder(), step)[rank::world_size]
+        with whole_weights(self._model.backbone):
+            return self._sampler.judged(answered)
+
+    def _kept_folder(self) -> Path:
+        if self._kept is None:
+            raise SettingsError("grpo.updates_per_rollout above 1 needs a folder for the answers of a round; give one")
+        return self._kept
+
+    def _ready(self, step: int, groups: Sequence[Group]) -> Round:
+        """The passes of a round, with the log-probabilities of the reference."""
+        pieces = cut(groups, self._portion or max(1, self._settings.prompts_per_step * self._settings.group_size))
+        recompute = self._settings.latents == "recompute"
+        together = self._in_step and recompute
+        widths = agreed([widths_of(piece) for piece in pieces]) if together else [None] * len(pieces)
+        sharded = whole_weights(self._model.backbone) if self._in_step else nullcontext()
+        with sharded:
+            (spare,) = self._sampler.prompts(self._order.batch(self._round_of(step))[:1])
+            batches = [
+                policy_batch(piece, self._model, spare, blocks) for piece, blocks in zip(pieces, widths, strict=True)
+            ]
+            return Round(step, tuple(self._with_reference(batches)))
+
+    def _with_reference(self, batches: Sequence[PolicyBatch]) -> list[PolicyBatch]:
+        if self._reference is None:
+            return list(batches)
+        with self._reference.at_hand() as reference:
+            return [
+                replace(batch, reference_log_probs=self._log_probs(reference, batch, recompute=True))
+                for batch in batches
+            ]
+
+    def _micro_batch(self, data: PolicyData) -> MicroBatch:
+        layout = data.batch.layout
+        prompts, answers = work_of(layout.prompts), work_of(layout.answers)
+        work = {name: answers[name] + (0.0 if name == "examples" else prompts[name]) for name in answers}
+        counts = {
+            "rollouts": float(data.batch.learned),
+            "drawn": float(data.drawn.answers) if data.drawn is not None else 0.0,
+        }
+        return MicroBatch(data, counts, work=work)
+
+    def loss(self, backbone: nn.Module, data: PolicyData, totals: Mapping[str, float]) -> LossParts:
+        """What these answers add to the mean over all answers that the step learns from.
+
+        Figures of what was drawn are means over all answers that were, with the first update on them alone.
+        """
+        terms = self._terms(backbone, data.batch)
+        learned = max(1.0, totals["rollouts"])
         figures = {
             "kl": terms.kl,
             "clip_fraction": terms.clipped,
             "entropy": terms.entropy,
             "ratio_deviation": terms.ratio_deviation,
-            **{name: torch.tensor(values) for name, values in rewards.items()},
         }
-        parts = {name: values.sum() / totals["rollouts"] for name, values in figures.items()}
-        parts[f"{TIMING}tokens_per_second"] = torch.tensor(data.tokens_per_second)
-        return LossParts(terms.loss.sum() / totals["rollouts"], parts)
+        parts = {name: values.sum() / learned for name, values in figures.items()}
+        if data.drawn is not None:
+            parts |= {name: torch.tensor(value) for name, value in _means(data.drawn, totals["drawn"]).items()}
+        return LossParts(terms.loss.sum() / learned, parts)
 
-    def _terms(self, backbone: nn.Module, data: PolicyBatch) -> PolicyTerms:
-        mask = data.layout.labels != IGNORED
-        advantages = torch.tensor([one.advantage for one in data.rollouts], device=mask.device)
+    def _terms(self, backbone: nn.Module, batch: PolicyBatch) -> PolicyTerms:
         return policy_terms(
-            self._log_probs(backbone, data, recompute=self._settings.latents == "recompute"),
-            data.sampled_log_probs,
-            self._reference_log_probs(data),
-            advantages,
-            mask,
+            self._log_probs(backbone, batch, recompute=self._settings.latents == "recompute"),
+            batch.sampled_log_probs,
+            batch.reference_log_probs,
+            batch.advantages,
+            batch.mask,
             clip=self._settings.clip,
+            clip_high=self._settings.clip_high,
             kl_weight=self._settings.kl_weight,
         )
 
-    def _log_probs(self, backbone: nn.Module, data: PolicyBatch, *, recompute: bool) -> Tensor:
+    def _log_probs(self, backbone: nn.Module, batch: PolicyBatch, *, recompute: bool) -> Tensor:
         if not isinstance(backbone, Backbone):
             raise SettingsError(f"GRPO trains a Backbone, got {type(backbone).__name__}")
-        if recompute:
-            hidden = relaxed_forward(backbone, data.layout).hidden
-        else:
-            latents = [latent.clone() for one in data.rollouts for latent in one.latents]
-            hidden = replayed_forward(backbone, data.layout, latents)
-        return text_log_probs(backbone, data.layout, hidden, self._sampler.rules)
-
-    @torch.no_grad()
-    def _reference_log_probs(self, data: PolicyBatch) -> Tensor | None:
-        if self._reference is None:
-            return None
-        return self._log_probs(self._reference, data, recompute=True)
+        latents = None if recompute else batch.latents
+        hidden = answers_forward(backbone, batch.layout, latents, checkpointing=self._settings.gradient_checkpointing)
+        return text_log_probs(backbone, batch.layout.answers, hidden, self._sampler.rules)
 
 
-def _frozen_copy(backbone: Backbone) -> Backbone:
-    return copy.deepcopy(backbone).requires_grad_(False)
-
-
-def _sampled_log_probs(rollouts: Sequence[Rollout], layout: LatentBatch) -> Tensor:
-    """The log-probabilities recorded while drawing, at the columns that predict their tokens [B, T]."""
-    mask = layout.labels != IGNORED
-    recorded = torch.cat([one.log_probs for one in rollouts]).to(mask.device)
-    return torch.zeros(mask.shape, device=mask.device).masked_scatter(mask, recorded)
-
-
-def _outcomes(rollouts: Sequence[Rollout]) -> dict[str, list[float]]:
-    """The figures of each answer whose mean over all answers of the step is logged (groups are of one size)."""
-    return {
-        "reward": [one.reward.total for one in rollouts],
-        "reward_spread": [one.group_spread for one in rollouts],
-        "accuracy": [float(one.reward.correct) for one in rollouts],
-        "well_formed_share": [float(one.reward.well_formed) for one in rollouts],
-        "latent_share": [float(bool(one.latents)) for one in rollouts],
-        "num_latents": [float(sum(len(latent) for latent in one.latents)) for one in rollouts],
-        "completion_length": [float(one.length) for one in rollouts],
-        "finished_share": [float(one.finished) for one in rollouts],
-        "silent_groups": [float(one.group_silent) for one in rollouts],
-    }
+def _means(drawn: Drawn, answers: float) -> dict[str, float]:
+    """What this process adds to the figures of what was drawn: shares of means, and plain numbers."""
+    plain = ("groups_drawn", "groups_learned", DRAWING_SPEED)
+    return {name: value if name in plain else value / answers for name, value in drawn.figures.items()}

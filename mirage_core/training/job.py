@@ -29,7 +29,8 @@ class Job(BaseModel):
 
     ``inputs`` maps a name (``INPUTS``) to the local folder of an artifact. A trained model, or an
     evaluation's result, goes to ``output``; logs, events and checkpoints to ``scratch``, which
-    the caller deletes. ``resume_from`` is a folder that ``on_checkpoint`` was given in an earlier attempt.
+    the caller deletes; what a program puts into ``scratch/kept`` (in one move) travels inside every checkpoint and is
+    back before training goes on. ``resume_from`` is a folder that ``on_checkpoint`` was given in an earlier attempt.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,8 @@ class Job(BaseModel):
     output: Path = Field(description="Folder of the result; created when missing.")
     scratch: Path = Field(description="Folder of logs, events and checkpoints.")
     resume_from: Path | None = Field(None, description="Checkpoint folder to continue from.")
+    label: str | None = Field(None, description="What it is called where several are shown; None: the program.")
+    digests: dict[str, str] = Field(default_factory=dict, description="Digests of the input artifacts, where known.")
     portion: int | None = Field(None, gt=0, description="At most so much at once a process (training/memory.py).")
     options: dict[str, Any] = Field(default_factory=dict, description="What only this program understands (JSON).")
 

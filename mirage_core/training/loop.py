@@ -4,34 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
-from mirage_core.errors import TrainingError
+from mirage_core.errors import TrainingError, TrainingInterrupted
 from mirage_core.model.base import LoadedModel, save_model
-from mirage_core.training.checkpoint import read_checkpoint, write_checkpoint
-from mirage_core.training.curves import TIMING, Curves
+from mirage_core.training.checkpoint import read_checkpoint, restore_kept
+from mirage_core.training.course import Course, way_out
+from mirage_core.training.curves import Curves
 from mirage_core.training.engine import Engine, EngineSettings, EngineState, Root, make_engine
 from mirage_core.training.events import EventWriter
+from mirage_core.training.interruption import INTERRUPTED, Asked, hearing_sigterm
 from mirage_core.training.job import Job
-from mirage_core.training.objective import MicroBatch, Objective
+from mirage_core.training.log import RunLog, sentence
+from mirage_core.training.meters import Meter
+from mirage_core.training.objective import MicroBatch, Objective, counted, worked
+from mirage_core.training.optimizers import OptimizerKind
 from mirage_core.training.processes import added, process_device, wait_for_all
+from mirage_core.training.saving import Saver
 from mirage_core.training.schedule import Schedule, learning_rate
-from mirage_core.types import ProgressEvent
+from mirage_core.training.tensorboard import board
+from mirage_core.training.validation import Validation
 
 CURVES_FILE = "curves.parquet"
-REPORT_EVERY_S = 2.0
+WORK = "work/"  # what is counted for the speed alone, beside the counts of the losses
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan:
-    """How long and how fast: optimizer steps, AdamW's peak rate and its schedule, decay, clipping."""
+    """How long and how fast: optimizer steps, AdamW's peak rate and its schedule, decay, clipping.
+
+    ``stop_above``: how many times the loss of the first steps is too much (``watch.Divergence``); None: nothing is.
+    """
 
     steps: int
     learning_rate: float
@@ -39,6 +47,8 @@ class TrainPlan:
     schedule: Schedule
     weight_decay: float
     max_grad_norm: float
+    stop_above: float | None = None
+    optimizer: OptimizerKind = "adamw"
 
     def rate(self, step: int) -> float:
         """The learning rate of a step (from 0)."""
@@ -56,24 +66,53 @@ def train(
     world_size: int,
     emit: EventWriter,
     about: Mapping[str, Any],
+    validation: Validation | None = None,
 ) -> None:
     """Train ``model`` and save it with its curves to ``job.output``; every process calls this alike.
 
-    Goes on from ``job.resume_from`` exactly: batches and random numbers are functions of (seed, step).
-    ``about`` becomes mirage.json. TrainingError for a loss or gradient that is not finite.
+    Goes on from ``job.resume_from`` exactly: batches and random numbers are functions of (seed, step), and what
+    ``validation`` decides is told from the curves. ``about`` becomes mirage.json. TrainingError for a loss or
+    gradient that is not finite, or a loss that diverges; it names the examples of the step.
     """
+    with hearing_sigterm() as asked:
+        _train(objective, model, plan, job, rank, world_size, emit, about, validation, asked)
+
+
+def _train(
+    objective: Objective,
+    model: LoadedModel,
+    plan: TrainPlan,
+    job: Job,
+    rank: int,
+    world_size: int,
+    emit: EventWriter,
+    about: Mapping[str, Any],
+    validation: Validation | None,
+    asked: Asked,
+) -> None:
     model.backbone.to(process_device(rank, world_size))
-    step, restored, curves = _resumed(job)
-    run = _Run(objective, model, plan, job, rank, world_size, emit, restored)
-    if restored is not None and rank == 0:
-        emit(ProgressEvent(stage=job.program, message=f"going on after step {step}", step=step, total=plan.steps))
-    while step < plan.steps:
-        figures = run.step(step)
-        step += 1
-        curves.add(step, figures)
-        run.report(step, figures)
-        if step % job.settings.runtime.checkpoint_every == 0 and step < plan.steps:
-            run.save(step, curves)
+    step, restored, curves = _resumed(job, rank)
+    run = _Run(objective, model, plan, job, rank, world_size, emit, restored, asked)
+    with board(job, rank, step) as write:
+        log = RunLog(job.program, plan.steps, rank, emit, write, run.meter)
+        if restored is not None:
+            log.say(f"going on after step {step}")
+        course = Course(job, plan.steps, plan.stop_above, validation, curves, model, run.engine, rank, log)
+        if step == 0:
+            course.validate(step, run.meter.paused())
+        while step < plan.steps and not course.ended:
+            figures = run.step(step)
+            step += 1
+            curves.add(step, figures)
+            log.step(step, figures)
+            course.follow(step, figures, objective.examples(step - 1))
+            course.validate(step, run.meter.paused())
+            if step % job.settings.runtime.checkpoint_every == 0 and step < plan.steps and not course.ended:
+                with run.meter.paused():
+                    run.save(step, curves)
+            if run.interrupted and step < plan.steps and not course.ended:
+                run.end_early(step, curves)
+        about = course.settle(step, about)
     run.finish(curves, about)
 
 
@@ -83,7 +122,10 @@ def step_seed(*numbers: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _resumed(job: Job) -> tuple[int, EngineState | None, Curves]:
+def _resumed(job: Job, rank: int) -> tuple[int, EngineState | None, Curves]:
+    if rank == 0:
+        restore_kept(job.resume_from, job.scratch)
+    wait_for_all()
     return (0, None, Curves()) if job.resume_from is None else read_checkpoint(job.resume_from, job.program)
 
 
@@ -100,26 +142,31 @@ class _Run:
         world_size: int,
         emit: EventWriter,
         restored: EngineState | None,
+        asked: Asked,
     ) -> None:
         self._objective, self._model, self._plan, self._job = objective, model, plan, job
         self._rank, self._world_size, self._emit = rank, world_size, emit
-        self._engine = _engine(objective, model, plan, job, restored)
-        self._told, self._told_step = time.monotonic(), -1
+        self.engine = _engine(objective, model, plan, job, restored)
+        self._saver = Saver(job, rank, world_size, emit)
+        self._asked, self.interrupted, self._saved = asked, False, -1
+        self.meter = Meter(model.backbone.device)
 
     def step(self, step: int) -> dict[str, float]:
         """One optimizer step on one batch; the figures of the step, the same in every process."""
         torch.manual_seed(step_seed(self._job.seed, step, self._rank))
         batches = self._objective.micro_batches(step, self._rank, self._world_size)
-        totals = added(_counted(batches))
+        totals = added({**counted(batches), **{f"{WORK}{name}": done for name, done in worked(batches).items()}})
+        self.meter.count({name.removeprefix(WORK): done for name, done in totals.items() if name.startswith(WORK)})
         figures: dict[str, float] = {}
         for batch in batches:
             for name, value in self._backward(batch, totals).items():
                 figures[name] = figures.get(name, 0.0) + value
-        figures = added(figures)
-        _check_finite(step, figures, "loss")
+        figures = added({**figures, INTERRUPTED: float(bool(self._asked))})
+        self.interrupted = figures.pop(INTERRUPTED) > 0
+        _check_finite(step, figures, "loss", self._objective.examples(step))
         figures["learning_rate"] = self._plan.rate(step)
-        figures["gradient_norm"] = self._engine.step(figures["learning_rate"])
-        _check_finite(step, figures, "gradient_norm")
+        figures["gradient_norm"] = self.engine.step(figures["learning_rate"])
+        _check_finite(step, figures, "gradient_norm", self._objective.examples(step))
         return figures
 
     def _backward(self, batch: MicroBatch, totals: Mapping[str, float]) -> dict[str, float]:
@@ -127,42 +174,34 @@ class _Run:
             found = self._objective.loss(self._model.backbone, batch.data, totals)
             return found.total, dict(found.parts)
 
-        total, parts = self._engine.compute(work)
+        total, parts = self.engine.compute(work)
         weight = 0.0 if batch.filler else 1.0
-        self._engine.backward(total * weight)
+        self.engine.backward(total * weight)
         figures = {"loss": total, **parts}
         return {name: float(value.detach()) * weight for name, value in figures.items()}
 
-    def report(self, step: int, figures: Mapping[str, float]) -> None:
-        """Tell the parent about a step, every few seconds, at the first and at the last."""
-        now = time.monotonic()
-        first, last = self._told_step < 0, step == self._plan.steps
-        if self._rank != 0 or not (first or last or now - self._told >= REPORT_EVERY_S):
-            return
-        shown = {name.removeprefix(TIMING): value for name, value in figures.items()}
-        if not first:
-            shown["steps_per_second"] = (step - self._told_step) / max(now - self._told, 1e-9)
-        self._told, self._told_step = now, step
-        self._emit(
-            ProgressEvent(
-                stage=self._job.program, message=_sentence(shown), step=step, total=self._plan.steps, metrics=shown
-            )
+    def save(self, step: int, curves: Curves) -> None:
+        """Save a checkpoint, each process its part."""
+        self._saver.save(step, self.engine.shard(), curves)
+        self._saved = step
+
+    def end_early(self, step: int, curves: Curves) -> NoReturn:
+        """Save, and end as somebody has asked: TrainingInterrupted in every process."""
+        if self._saved != step:
+            self.save(step, curves)
+        self._saver.wait()
+        wait_for_all()  # nobody ends before all have saved
+        raise TrainingInterrupted(
+            f"{self._job.program} was interrupted at step {step} of {self._plan.steps}, and saved there: run again"
         )
 
-    def save(self, step: int, curves: Curves) -> None:
-        """Write a checkpoint and announce it (process 0; the others help to gather it)."""
-        state = self._engine.state()
-        if self._rank == 0:
-            folder = self._job.scratch / "checkpoints" / f"step-{step:08d}"
-            write_checkpoint(_fresh(folder), self._job.program, step, state, curves)
-            self._emit.checkpoint(step, folder)
-
     def finish(self, curves: Curves, about: Mapping[str, Any]) -> None:
-        """Save the trained model and its curves (process 0)."""
-        with self._engine.whole():
-            if self._rank == 0:
-                save_model(self._job.output, self._model.backbone, self._model.processor, dict(about))
-                curves.write(self._job.output / CURVES_FILE)
+        """Save the trained model and its curves (process 0; the others help it to gather one weight at a time)."""
+        self._saver.wait()
+        output, model, writes = self._job.output, self._model, self._rank == 0
+        save_model(output, model.backbone, model.processor, dict(about), gather=self.engine.gather, writes=writes)
+        if writes:
+            curves.write(output / CURVES_FILE)
         wait_for_all()
 
 
@@ -175,6 +214,10 @@ def _engine(
         zero_stage=runtime.zero_stage,
         weight_decay=plan.weight_decay,
         max_grad_norm=plan.max_grad_norm,
+        optimizer=plan.optimizer,
+        fused=runtime.fused_optimizer,
+        offload_optimizer=runtime.offload_optimizer,
+        offload_parameters=runtime.offload_parameters,
     )
     extra = {name: module.to(model.backbone.device) for name, module in objective.modules().items()}
     root = Root({"backbone": model.backbone, **extra})
@@ -182,31 +225,8 @@ def _engine(
     return make_engine(root, settings, restored)
 
 
-def _counted(batches: Sequence[MicroBatch]) -> dict[str, float]:
-    """The counts of all micro-batches of this process; fillers count nothing."""
-    totals = dict.fromkeys(batches[0].counts, 0.0)
-    for batch in batches:
-        for name, count in batch.counts.items():
-            totals[name] += 0.0 if batch.filler else count
-    return totals
-
-
-def _check_finite(step: int, figures: Mapping[str, float], name: str) -> None:
+def _check_finite(step: int, figures: Mapping[str, float], name: str, examples: Sequence[str]) -> None:
     if not math.isfinite(figures[name]):
         raise TrainingError(
-            f"step {step + 1}: the {name} is {figures[name]}; figures: {_sentence(figures)}. "
-            "Lower the learning rate, or look at the examples of this step"
+            f"step {step + 1}: the {name} is {figures[name]}; figures: {sentence(figures)}. {way_out(examples)}"
         )
-
-
-def _sentence(figures: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-
-
-def _fresh(folder: Path) -> Path:
-    """A folder that is not there yet (a checkpoint of an earlier attempt in the same place goes)."""
-    if folder.exists():
-        for file in folder.iterdir():
-            file.unlink()
-        folder.rmdir()
-    return folder

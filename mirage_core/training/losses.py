@@ -18,7 +18,14 @@ from mirage_core.latent.compress import Compression, compress_all
 from mirage_core.latent.encoded import IGNORED
 from mirage_core.latent.layout import LatentBatch
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.rollout import Grounded, grounding_forward, relaxed_forward, text_forward
+from mirage_core.model.rollout import (
+    Grounded,
+    grounding_forward,
+    image_features,
+    relaxed_forward,
+    target_latents,
+    text_forward,
+)
 from mirage_core.model.sampling import SamplingRules
 
 
@@ -48,9 +55,9 @@ def cross_entropy(backbone: Backbone, hidden: Tensor, labels: Tensor) -> Tensor:
     return token_cross_entropy(backbone.logits(hidden[chosen]).float(), targets)
 
 
-def text_loss(backbone: Backbone, batch: LatentBatch) -> LossParts:
+def text_loss(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> LossParts:
     """Plain supervised loss: direct and CoT SFT, and the text of the warm-up."""
-    text = cross_entropy(backbone, text_forward(backbone, batch), batch.labels)
+    text = cross_entropy(backbone, text_forward(backbone, batch, checkpointing=checkpointing), batch.labels)
     return LossParts(text, {"text": text})
 
 
@@ -82,11 +89,22 @@ def visual_loss(grounded: Grounded) -> Tensor:
     return 1.0 - cosine_similarity(grounded.predicted.float(), grounded.targets.float(), dim=-1).mean()
 
 
-def relaxation_loss(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> LossParts:
-    """Stage 2: cross-entropy alone, with latents rolled out under gradient. Paper, Eq. 4."""
+def relaxation_loss(
+    backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False, compared: Compression | None = None
+) -> LossParts:
+    """Stage 2: cross-entropy alone, with latents rolled out under gradient. Paper, Eq. 4.
+
+    ``compared`` adds the figures of ``cosine_diagnostics`` for the latents as they were rolled out, against targets
+    compressed that way: the batch then holds the auxiliary images, and its spans are of one length.
+    """
     relaxed = relaxed_forward(backbone, batch, checkpointing)
     text = cross_entropy(backbone, relaxed.hidden, batch.labels)
-    return LossParts(text, {"text": text})
+    parts = {"text": text}
+    if compared is not None:
+        images = [backbone.merged(image) for image in image_features(backbone, batch)]
+        targets = target_latents(backbone, batch, compared)
+        parts |= cosine_diagnostics(batch, Grounded(relaxed.hidden, relaxed.latents, targets, images), compared)
+    return LossParts(text, parts)
 
 
 def text_log_probs(backbone: Backbone, batch: LatentBatch, hidden: Tensor, rules: SamplingRules) -> Tensor:
@@ -122,15 +140,18 @@ def cosine_diagnostics(batch: LatentBatch, grounded: Grounded, compression: Comp
     """Cosines to judge grounding by; without them a high cosine may mean nothing (features are anisotropic).
 
     "cosine": predicted against target; "cosine_<j>": the same, latent j alone; "cosine_constant": the best
-    constant vector of each latent index against this batch's targets; "cosine_input": the row's first input image,
-    compressed alike (absent where one is missing or too small). Empty without spans.
+    constant vector of each latent index against this batch's targets (absent for one span, whose own target that
+    would be); "cosine_input": the row's first input image, compressed alike (absent where one is missing or too
+    small). Empty without spans.
     """
     if not grounded.targets.numel():
         return {}
     targets = normalize(grounded.targets.float(), dim=-1)
     by_index = cosine_similarity(grounded.predicted.float(), targets, dim=-1).mean(0)
-    figures = {"cosine": by_index.mean(), "cosine_constant": targets.mean(0).norm(dim=-1).mean()}
+    figures = {"cosine": by_index.mean()}
     figures |= {f"cosine_{index}": value for index, value in enumerate(by_index)}
+    if len(targets) > 1:
+        figures["cosine_constant"] = targets.mean(0).norm(dim=-1).mean()
     inputs = _input_latents(batch, grounded, compression)
     if inputs is not None:
         figures["cosine_input"] = cosine_similarity(inputs.float(), targets, dim=-1).mean()

@@ -72,6 +72,18 @@ def portion_of(job: Job) -> int:
     return min(job.portion or _chosen(job) or whole, whole)
 
 
+def answers_at_once(job: Job) -> int | None:
+    """How many answers GRPO draws side by side in a process: None for all of a step.
+
+    Where the memory did not do for a whole portion, fewer are drawn in the same proportion.
+    """
+    chosen = job.settings.runtime.generation_batch_size
+    if job.portion is None:
+        return chosen
+    before = portion_of(job.model_copy(update={"portion": None}))
+    return math.ceil((chosen or _whole(job)) * portion_of(job) / before)
+
+
 def in_smaller_portions(job: Job) -> Job | None:
     """The same job with half the portion; None where it is the smallest already."""
     size, smallest = portion_of(job), _SMALLEST.get(job.program, 1)
@@ -82,7 +94,7 @@ def in_smaller_portions(job: Job) -> Job | None:
 
 def _whole(job: Job) -> int:
     """What falls to one process in a step."""
-    settings, processes = job.settings, job.settings.runtime.processes
+    settings, processes = job.settings, job.settings.runtime.world_size
     if job.program == "grpo":
         return math.ceil(settings.grpo.prompts_per_step / processes) * settings.grpo.group_size
     if job.program == "evaluate":
@@ -119,8 +131,8 @@ def advice(program: str) -> str:
         return f"lower model.architecture's sizes, {always}"
     if program == "grpo":
         return (
-            "lower grpo.prompts_per_step, grpo.group_size or grpo.max_new_tokens (answers are drawn all at once), "
-            f"set grpo.kl_weight=0 (no second model), {always}"
+            "set grpo.gradient_checkpointing=true, a lower runtime.generation_batch_size, a lower grpo.max_new_tokens, "
+            f"runtime.offload_reference=true or grpo.kl_weight=0 (no second model on the device), {always}"
         )
     section = {"text": "direct_sft"}.get(program, program)
     return (

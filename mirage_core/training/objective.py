@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -15,13 +15,15 @@ from mirage_core.training.losses import LossParts
 class MicroBatch:
     """One forward pass of one process: its data, and how much of each counted thing it holds.
 
-    ``counts`` has the same keys in every micro-batch ("tokens": labelled tokens, "latents", ...).
+    ``counts`` has the same keys in every micro-batch ("tokens": labelled tokens, "latents", ...), and so has
+    ``work`` (``meters.work_of``), by which the speed is told.
     Where ``filler`` is True the data only keeps the processes in step: its loss is multiplied by 0.
     """
 
     data: Any
     counts: Mapping[str, float]
     filler: bool = False
+    work: Mapping[str, float] = field(default_factory=dict)
 
 
 class Objective(Protocol):
@@ -45,7 +47,29 @@ class Objective(Protocol):
         """What one micro-batch adds to the step's loss, given the counts of the whole step.
 
         ``total`` and ``parts`` are contributions: their sums over micro-batches and processes are the step's figures.
+        The names of the parts are the same in every process.
         """
+
+    def examples(self, step: int) -> Sequence[str]:
+        """The names of the examples of a step, for people to look at; empty where there are none to look at."""
+
+
+def counted(batches: Sequence[MicroBatch]) -> dict[str, float]:
+    """The counts of all micro-batches of this process; fillers count nothing."""
+    return _summed(batches, [batch.counts for batch in batches])
+
+
+def worked(batches: Sequence[MicroBatch]) -> dict[str, float]:
+    """The work in all micro-batches of this process; fillers are none."""
+    return _summed(batches, [batch.work for batch in batches])
+
+
+def _summed(batches: Sequence[MicroBatch], held: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    totals = dict.fromkeys(held[0], 0.0)
+    for batch, numbers in zip(batches, held, strict=True):
+        for name, number in numbers.items():
+            totals[name] += 0.0 if batch.filler else number
+    return totals
 
 
 def contribution(part: Tensor, count: float, total: float) -> Tensor:

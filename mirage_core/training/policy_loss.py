@@ -1,7 +1,8 @@
 """The GRPO loss over text tokens. Legend: B rows (answers), T columns.
 
-L = -1/B sum_i 1/|o_i| sum_t [min(r A, clip(r, 1 - c, 1 + c) A) - beta KL], as GRPO was first published: the mean over
-the text tokens of each answer, then over the answers. Latents are no tokens: masked out of ratio, KL and |o_i|.
+L = -1/B sum_i 1/|o_i| sum_t [min(r A, clip(r, 1 - c, 1 + c') A) - beta KL], as GRPO was first published (there c' = c;
+a higher c' lets rare tokens grow, arXiv 2503.14476): the mean over the text tokens of each answer, then over the
+answers. Latents are no tokens: masked out of ratio, KL and |o_i|.
 """
 
 from __future__ import annotations
@@ -32,21 +33,24 @@ def policy_terms(
     *,
     clip: float,
     kl_weight: float,
+    clip_high: float | None = None,
 ) -> PolicyTerms:
     """The loss of every answer.
 
     log_probs, sampled_log_probs (when the answer was drawn), reference_log_probs [B, T]; advantages [B]; mask
-    [B, T] True at sampled text tokens. The KL to the reference is estimated by exp(d) - d - 1 with d = reference -
-    current ("low variance", never negative); the entropy by -log p of what was drawn.
+    [B, T] True at sampled text tokens; ratios are clipped to 1 - clip and 1 + clip_high (None: clip). The KL to
+    the reference is estimated by exp(d) - d - 1 with d = reference - current ("low variance", never negative); the
+    entropy by -log p of what was drawn.
     """
     ratio = torch.exp(log_probs - sampled_log_probs)
     gain = advantages[:, None]
-    surrogate = torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain)
+    low, high = 1 - clip, 1 + (clip if clip_high is None else clip_high)
+    surrogate = torch.minimum(ratio * gain, ratio.clamp(low, high) * gain)
     kl = torch.zeros_like(log_probs)
     if reference_log_probs is not None:
         difference = reference_log_probs - log_probs
         kl = torch.exp(difference) - difference - 1
-    clipped = ((ratio < 1 - clip) & (gain < 0)) | ((ratio > 1 + clip) & (gain > 0))
+    clipped = ((ratio < low) & (gain < 0)) | ((ratio > high) & (gain > 0))
     return PolicyTerms(
         loss=_row_mean(kl_weight * kl - surrogate, mask),
         kl=_row_mean(kl.detach(), mask),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from mirage_core.model.features import with_features
 from mirage_core.model.sampling import SamplingRules
 from mirage_core.model.transcript import output_text
 from mirage_core.training.loop import step_seed
-from mirage_core.training.rewards import Reward, group_advantages, is_silent, reward
+from mirage_core.training.rewards import Reward, group_advantages, is_silent, reward, spread
 from mirage_core.types import Problem
 
 
@@ -27,27 +28,61 @@ from mirage_core.types import Problem
 class Rollout:
     """One drawn answer: laid out, judged, and compared to its group.
 
-    ``log_probs``: of its sampled tokens when they were drawn; ``latents``: what was fed, [k, D] a span.
+    ``answer``: as it was drawn, with the log-probabilities of its sampled tokens and the latents that were fed.
     """
 
     encoded: EncodedExample
-    log_probs: Tensor
-    latents: tuple[Tensor, ...]
+    answer: Trajectory
     reward: Reward
     advantage: float
-    length: int
-    finished: bool
-    group_spread: float
-    group_silent: bool
+
+    @property
+    def log_probs(self) -> list[float]:
+        """Of its sampled tokens, when they were drawn."""
+        return [value for value, own in zip(self.answer.log_probs, self.answer.sampled, strict=True) if own]
+
+    @property
+    def latents(self) -> tuple[Tensor, ...]:
+        """What was fed, [k, D] a span."""
+        return self.answer.latents
+
+
+@dataclass(frozen=True)
+class Group:
+    """All answers to one prompt. ``index``: of the problem; ``spread``: the standard deviation of their rewards."""
+
+    index: int
+    prompt: EncodedPrompt
+    rollouts: tuple[Rollout, ...]
+    spread: float
+    silent: bool
+
+    @property
+    def rewards(self) -> list[Reward]:
+        """What each answer earned."""
+        return [one.reward for one in self.rollouts]
 
 
 class Sampler:
-    """Draws groups of answers to problems; what is drawn depends on (seed, step, problem) and the weights alone."""
+    """Draws groups of answers to problems; what is drawn depends on (seed, step, problem) and the weights alone.
 
-    def __init__(self, model: LoadedModel, settings: Settings, seed: int, *, keep_features: bool) -> None:
-        self._model, self._settings, self._seed, self._keep_features = model, settings, seed, keep_features
+    ``at_once``: so many answers are drawn side by side (None: all): the memory this takes grows with it, the answers
+    are the same. A prompt is encoded once for its group, or once a portion where a group does not fit into one.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        settings: Settings,
+        problems: Sequence[Problem],
+        seed: int,
+        *,
+        at_once: int | None = None,
+    ) -> None:
+        self._model, self._settings, self._problems, self._seed = model, settings, problems, seed
         self._encoder = Encoder(model.processor, settings.latent, settings.prompt, settings.teacher.variant)
         grpo, latent = settings.grpo, settings.latent
+        self._at_once = at_once
         self._decoding = DecodeSettings(
             max_new_tokens=grpo.max_new_tokens,
             num_latents=latent.num_latents,
@@ -58,28 +93,57 @@ class Sampler:
             max_spans=latent.max_spans,
             samples=grpo.group_size,
         )
-        self.tokens_per_second = 0.0
+        self.seconds = 0.0
+        """Time spent on drawing so far."""
 
     @property
     def rules(self) -> SamplingRules:
         """The distribution answers are drawn from, before top-p."""
         return sampling_rules(self._model.ids, self._decoding)
 
-    def draw(self, step: int, problems: Sequence[Problem]) -> list[Rollout]:
-        """``group_size`` answers to every problem, group by group."""
+    def draw(self, step: int, indices: Sequence[int]) -> list[Group]:
+        """``group_size`` answers to every problem of these indices, judged, group by group."""
         begun = time.monotonic()
-        prompts = [self._encoder.prompt(problem) for problem in problems]
-        if self._keep_features:
-            prompts = with_features(self._model.backbone, prompts)
-        uniform = torch.cat([self._uniform(step, problem) for problem in problems]).to(self._model.backbone.device)
-        groups = decode(self._model.backbone, prompts, self._model.ids, self._decoding, uniform=uniform)
-        drawn = sum(len(answer.token_ids) for group in groups for answer in group)
-        self.tokens_per_second = drawn / max(time.monotonic() - begun, 1e-9)
-        return [
-            rollout
-            for problem, prompt, group in zip(problems, prompts, groups, strict=True)
-            for rollout in self._judged(problem, prompt, group)
+        drawn = [
+            (index, prompt, answers)
+            for portion in self._portions(indices)
+            for index, prompt, answers in self._answered(step, portion)
         ]
+        self.seconds += time.monotonic() - begun
+        return [self._judged(*one) for one in drawn]
+
+    def judged(self, answers: Sequence[tuple[int, Sequence[Trajectory]]]) -> list[Group]:
+        """Groups out of answers that were drawn before: (index of the problem, its answers)."""
+        prompts = self.prompts([index for index, _ in answers])
+        return [self._judged(index, prompt, given) for (index, given), prompt in zip(answers, prompts, strict=True)]
+
+    def prompts(self, indices: Sequence[int]) -> list[EncodedPrompt]:
+        """The prompts of these problems; with the features of their pictures where the vision tower is frozen."""
+        prompts = [self._encoder.prompt(self._problems[index]) for index in indices]
+        return prompts if self._model.backbone.trains_vision else with_features(self._model.backbone, prompts)
+
+    def _portions(self, indices: Sequence[int]) -> Iterator[Sequence[int]]:
+        """The problems that are answered side by side."""
+        most = len(indices) if self._at_once is None else max(1, self._at_once // self._decoding.samples)
+        return (indices[first : first + most] for first in range(0, len(indices), max(1, most)))
+
+    def _answered(self, step: int, indices: Sequence[int]) -> list[tuple[int, EncodedPrompt, list[Trajectory]]]:
+        """The answers to the problems of one portion."""
+        prompts = self.prompts(indices)
+        uniform = torch.stack([self._uniform(step, self._problems[index]) for index in indices])
+        samples = self._decoding.samples
+        width = samples if self._at_once is None else min(samples, self._at_once)
+        answers: list[list[Trajectory]] = [[] for _ in indices]
+        for first in range(0, samples, width):
+            chances = uniform[:, first : first + width]
+            settings = replace(self._decoding, samples=chances.shape[1])
+            device = self._model.backbone.device
+            found = decode(
+                self._model.backbone, prompts, self._model.ids, settings, uniform=chances.flatten(0, 1).to(device)
+            )
+            for mine, drawn in zip(answers, found, strict=True):
+                mine.extend(drawn)
+        return list(zip(indices, prompts, answers, strict=True))
 
     def _uniform(self, step: int, problem: Problem) -> Tensor:
         """Random numbers that decide one problem's answers, [group, tokens]."""
@@ -87,26 +151,21 @@ class Sampler:
         generator = torch.Generator().manual_seed(step_seed(self._seed, step, name))
         return torch.rand(self._decoding.samples, self._decoding.max_new_tokens, generator=generator)
 
-    def _judged(self, problem: Problem, prompt: EncodedPrompt, group: Sequence[Trajectory]) -> list[Rollout]:
-        rewards = [self._reward(problem, answer) for answer in group]
+    def _judged(self, index: int, prompt: EncodedPrompt, answers: Sequence[Trajectory]) -> Group:
+        rewards = [self._reward(self._problems[index], answer) for answer in answers]
         totals = [found.total for found in rewards]
-        spread = float(torch.tensor(totals, dtype=torch.float64).std()) if len(totals) > 1 else 0.0
-        return [
+        rollouts = tuple(
             Rollout(
                 encoded=encode_rollout(prompt, answer.token_ids, answer.spans, answer.sampled, self._model.ids),
-                log_probs=torch.tensor(
-                    [value for value, own in zip(answer.log_probs, answer.sampled, strict=True) if own]
-                ),
-                latents=answer.latents,
+                answer=answer,
                 reward=found,
                 advantage=advantage,
-                length=len(answer.token_ids),
-                finished=answer.finished,
-                group_spread=spread,
-                group_silent=is_silent(totals),
             )
-            for answer, found, advantage in zip(group, rewards, group_advantages(totals), strict=True)
-        ]
+            for answer, found, advantage in zip(
+                answers, rewards, group_advantages(totals, self._settings.grpo.advantage), strict=True
+            )
+        )
+        return Group(index, prompt, rollouts, spread(totals), is_silent(totals))
 
     def _reward(self, problem: Problem, answer: Trajectory) -> Reward:
         settings = self._settings
@@ -115,8 +174,8 @@ class Sampler:
             output,
             is_correct(problem, output, settings.evaluation.planning_rule),
             settings.teacher.variant,
-            accuracy_reward=settings.grpo.accuracy_reward,
-            format_reward=settings.grpo.format_reward,
+            accuracy_value=settings.grpo.accuracy_reward,
+            format_value=settings.grpo.format_reward,
         )
 
 
@@ -125,3 +184,46 @@ def is_correct(problem: Problem, output: str, planning_rule: str) -> bool:
     benchmark = get(problem.benchmark)
     rule = planning_rule if planning_rule in benchmark.rules else benchmark.rules[0]
     return benchmark.score(problem, output, rule=rule).correct
+
+
+def outcomes(groups: Sequence[Group]) -> dict[str, float]:
+    """Figures of drawn answers, each summed over the answers: divided by their number they are means.
+
+    A figure of a group counts once an answer, so that means hold where groups are of one size, as they are.
+    """
+    figures = [figure for group in groups for figure in _figures(group)]
+    return {name: math.fsum(figure[name] for figure in figures) for name in FIGURES}
+
+
+FIGURES = (
+    "reward",
+    "reward_accuracy",
+    "reward_format",
+    "reward_spread",
+    "accuracy",
+    "well_formed_share",
+    "latent_share",
+    "num_latents",
+    "completion_length",
+    "finished_share",
+    "silent_groups",
+)
+"""What is logged of the answers that were drawn, learned from or not."""
+
+
+def _figures(group: Group) -> Iterator[dict[str, float]]:
+    """The figures of each answer of a group."""
+    for one in group.rollouts:
+        yield {
+            "reward": one.reward.total,
+            "reward_accuracy": one.reward.accuracy,
+            "reward_format": one.reward.format,
+            "reward_spread": group.spread,
+            "accuracy": float(one.reward.correct),
+            "well_formed_share": float(one.reward.well_formed),
+            "latent_share": float(bool(one.latents)),
+            "num_latents": float(sum(len(latent) for latent in one.latents)),
+            "completion_length": float(len(one.answer.token_ids)),
+            "finished_share": float(one.answer.finished),
+            "silent_groups": float(group.silent),
+        }

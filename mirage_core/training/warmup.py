@@ -19,7 +19,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.nn.functional import cross_entropy as class_cross_entropy
 
 from mirage_core.benchmarks.generate import excluded_forms
-from mirage_core.config import Settings, WarmupSettings, identity
+from mirage_core.config import Settings, WarmupSettings
 from mirage_core.errors import SettingsError
 from mirage_core.latent.encoded import IGNORED, EncodedExample, no_grids, no_pixels
 from mirage_core.latent.layout import LatentBatch, collate
@@ -31,7 +31,9 @@ from mirage_core.training.job import Job
 from mirage_core.training.loop import TrainPlan, step_seed, train
 from mirage_core.training.losses import LossParts, cross_entropy
 from mirage_core.training.memory import WARMUP_GROUP, portion_of
+from mirage_core.training.meters import work_of
 from mirage_core.training.objective import MicroBatch, contribution
+from mirage_core.training.provenance import about_warmup
 from mirage_core.training.warmup_tasks import KINDS, Exercise, ExerciseSource, Task
 
 GROUP = WARMUP_GROUP  # fixed, so that the loss knows no number of processes
@@ -51,15 +53,7 @@ def run_warmup(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
         )
     model = build_base(settings.model, job.seed)
     objective = WarmupObjective(settings, model, job.seed, portion_of(job))
-    about = {
-        "stage": "base",
-        "source": FROM_SCRATCH,
-        "recipe": settings.recipe,
-        "prompt": identity(settings.prompt),
-        "latent": identity(settings.latent),
-        "variant": settings.teacher.variant,
-    }
-    train(objective, model, _plan(settings.model.warmup), job, rank, world_size, emit, about)
+    train(objective, model, _plan(settings.model.warmup), job, rank, world_size, emit, about_warmup(job))
 
 
 def _plan(settings: WarmupSettings) -> TrainPlan:
@@ -166,7 +160,7 @@ class WarmupObjective:
             "tokens": float((batch.layout.labels != IGNORED).sum()),
             "pictures": float(len(indices)),
         }
-        return MicroBatch(batch, counts, filler=not groups)
+        return MicroBatch(batch, counts, filler=not groups, work=work_of(batch.layout))
 
     def batch(self, step: int, indices: Sequence[int]) -> WarmupBatch:
         """The exercises of a step with these indices, laid out."""
@@ -181,6 +175,10 @@ class WarmupObjective:
             elf=torch.stack([torch.from_numpy(fact.elf) for fact in facts]),
             arrows=torch.stack([torch.from_numpy(fact.arrows) for fact in facts]),
         )
+
+    def examples(self, step: int) -> Sequence[str]:  # noqa: ARG002 -- exercises have no name to look them up by
+        """Exercises are drawn for their step, and kept nowhere."""
+        return ()
 
     def loss(self, backbone: nn.Module, data: WarmupBatch, totals: Mapping[str, float]) -> LossParts:
         """What one micro-batch adds to text + dense_weight * dense + centring_weight * centring."""

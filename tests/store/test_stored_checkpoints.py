@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mirage_core.errors import InputError
 from mirage_core.store import Store, fingerprint
 
 FolderOf = Callable[..., Path]
@@ -24,6 +25,16 @@ def test_the_newest_checkpoint_comes_back_and_only_two_are_kept(store: Store, fo
     assert (step, (path / "state").read_text()) == (150, "step 150")
     assert files_of(store, 50) == {}
     assert files_of(store, 100)
+
+
+def test_as_many_checkpoints_are_kept_as_were_asked_for(store: Store, folder: FolderOf) -> None:
+    for step in (50, 100, 150, 200):
+        store.save_checkpoint(RUN, step, folder(state=f"step {step}"), keep=3)
+    assert [step for step in (50, 100, 150, 200) if files_of(store, step)] == [100, 150, 200]
+    store.save_checkpoint(RUN, 250, folder(state="step 250"), keep=1)
+    assert [step for step in (100, 150, 200, 250) if files_of(store, step)] == [250]
+    with pytest.raises(InputError, match="keep = 0"):
+        store.save_checkpoint(RUN, 300, folder(state="none"), keep=0)
 
 
 @pytest.mark.parametrize("harm", ["damaged", "missing", "no manifest"])

@@ -1,4 +1,7 @@
-"""One process that trains a tiny module with every engine and writes what came out (run by test_engine.py)."""
+"""One process that trains a tiny module with every engine and writes what came out (run by test_engine.py).
+
+With "cuda" as its last argument on a GPU, with fused kernels (run by test_engine_on_gpu.py).
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,44 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mirage_core.training.engine import Engine, EngineSettings, EngineState, Root, make_engine
-from mirage_core.training.processes import joined
+from mirage_core.training.engine import Engine, EngineSettings, Root, make_engine, trained
+from mirage_core.training.processes import joined, wait_for_all
+from mirage_core.training.state import KINDS, EngineState, shapes_of, write_shard
 
 STEPS, BATCH = 8, 6
-CASES = {
-    "plain": ("plain", 0, torch.float32),
-    "zero-0": ("deepspeed", 0, torch.float32),
-    "zero-1": ("deepspeed", 1, torch.float32),
-    "zero-2": ("deepspeed", 2, torch.float32),
-    "zero-3": ("deepspeed", 3, torch.float32),
-    "plain-bf16": ("plain", 0, torch.bfloat16),
-    "zero-1-bf16": ("deepspeed", 1, torch.bfloat16),
-}
+BF16 = torch.bfloat16
+ON_GPU = sys.argv[-1] == "cuda"
+CASES: dict[str, tuple[EngineSettings, torch.dtype]] = {}
+
+
+def case(name: str, zero: int | None, dtype: torch.dtype = torch.float32, **more: bool) -> None:
+    kind = "plain" if zero is None else "deepspeed"
+    CASES[name] = (
+        EngineSettings(kind=kind, zero_stage=zero or 0, weight_decay=0.1, max_grad_norm=1.0, fused=ON_GPU, **more),
+        dtype,
+    )
+
+
+case("plain", None)
+for stage in range(4):
+    case(f"zero-{stage}", stage)
+for stage in (1, 2, 3):
+    case(f"zero-{stage}-offload", stage, offload_optimizer=True)
+case("zero-3-offload-all", 3, offload_optimizer=True, offload_parameters=True)
+case("plain-bf16", None, BF16)
+case("zero-1-bf16", 1, BF16)
+case("zero-3-bf16-offload", 3, BF16, offload_optimizer=True, offload_parameters=True)
 
 
 def tiny(dtype: torch.dtype) -> Root:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3), nn.Linear(3, 1))
     net[2].requires_grad_(False)
-    return Root({"net": net.to(dtype), "unused": nn.Linear(2, 1).to(dtype)})
+    return Root({"net": net.to(dtype), "unused": nn.Linear(2, 1).to(dtype)}).to("cuda" if ON_GPU else "cpu")
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    return shapes_of(trained(tiny(torch.float32)))
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,9 +59,9 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, 10 * inputs.sum(1, keepdim=True).sin()
 
 
-def one_step(engine: Engine, root: Root, step: int, rank: int, world_size: int, pieces: int) -> list[float]:
-    inputs, targets = batch(step)
-    total = 0.0
+def one_step(engine: Engine, root: Root, step: int, rank: int, world_size: int) -> list[float]:
+    inputs, targets = (part.to(next(root.parameters()).device) for part in batch(step))
+    total, pieces = 0.0, 1 + step % 2
     for piece in range(pieces):
         chosen = torch.arange(BATCH)[rank::world_size][piece::pieces]
         dtype = next(root.parameters()).dtype
@@ -54,35 +75,63 @@ def one_step(engine: Engine, root: Root, step: int, rank: int, world_size: int, 
     return [total, engine.step(0.02 / (step + 1))]
 
 
-def kept(state: EngineState) -> EngineState:
-    return EngineState(state.steps, {name: tensor.detach().clone() for name, tensor in state.tensors.items()})
+def saved(engine: Engine, folder: Path, rank: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_shard(folder / f"shard-{rank}.safetensors", engine.shard())
+    wait_for_all()
 
 
-def run_case(name: str, rank: int, world_size: int) -> dict[str, object]:
-    kind, zero, dtype = CASES[name]
-    settings = EngineSettings(kind=kind, zero_stage=zero, weight_decay=0.1, max_grad_norm=1.0)
+def opened(folder: Path, steps: int) -> EngineState:
+    return EngineState(steps, shapes(), sorted(folder.iterdir()))
+
+
+def tensors(folder: Path) -> dict[str, list[float]]:
+    state = opened(folder, STEPS)
+    return {f"{kind}/{name}": state.part(kind, name).tolist() for name in shapes() for kind in KINDS}
+
+
+def resumed(name: str, rank: int, world_size: int, checkpoint: Path, end: Path) -> None:
+    """Take the second half of the steps from somebody's checkpoint on."""
+    settings, dtype = CASES[name]
+    root = tiny(dtype)
+    engine = make_engine(root, settings, opened(checkpoint, STEPS // 2))
+    for step in range(STEPS // 2, STEPS):
+        one_step(engine, root, step, rank, world_size)
+    saved(engine, end, rank)
+
+
+def run_case(name: str, rank: int, world_size: int, folder: Path) -> dict[str, object]:
+    settings, dtype = CASES[name]
     root = tiny(dtype)
     engine = make_engine(root, settings, None)
-    figures, middle = [], None
+    figures = []
     for step in range(STEPS):
         if step == STEPS // 2:
-            middle = kept(engine.state())
-        figures.append(one_step(engine, root, step, rank, world_size, pieces=1 + step % 2))
-    straight = kept(engine.state())
-    root = tiny(dtype)
-    engine = make_engine(root, settings, middle)
-    for step in range(STEPS // 2, STEPS):
-        one_step(engine, root, step, rank, world_size, pieces=1 + step % 2)
-    resumed = kept(engine.state())
-    with engine.whole():
-        weights = {key: value.detach().float().flatten().tolist() for key, value in root.named_parameters()}
+            saved(engine, folder / name / "middle", rank)
+        figures.append(one_step(engine, root, step, rank, world_size))
+    saved(engine, folder / name / "straight", rank)
+    weights = {}
+    for key, parameter in root.named_parameters():
+        with engine.gather([parameter]):
+            weights[key] = parameter.detach().float().flatten().tolist()
+    resumed(name, rank, world_size, folder / name / "middle", folder / name / "resumed")
     return {
         "figures": figures,
-        "identical": all(torch.equal(straight.tensors[key], resumed.tensors[key]) for key in straight.tensors),
-        "steps": resumed.steps,
         "weights": weights,
-        "state": {key: value.flatten().tolist() for key, value in straight.tensors.items()},
+        "state": tensors(folder / name / "straight"),
+        "resumed": tensors(folder / name / "resumed"),
     }
+
+
+def crossed(rank: int, world_size: int, folder: Path, others: Path) -> dict[str, object]:
+    """Each engine goes on from the checkpoint of another engine, of another number of processes."""
+    names = [name for name in CASES if "bf16" not in name]
+    found = {}
+    for name, other in zip(names, names[1:] + names[:1], strict=True):
+        end = folder / name / f"after-{other}"
+        resumed(name, rank, world_size, others / other / "middle", end)
+        found[f"{name} after {other}"] = tensors(end)
+    return found
 
 
 def main() -> None:
@@ -90,7 +139,9 @@ def main() -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder / "extensions")
     with joined(rank, world_size, folder / "rendezvous"):
-        results = {name: run_case(name, rank, world_size) for name in CASES}
+        results: dict[str, object] = {name: run_case(name, rank, world_size, folder) for name in CASES}
+        if len(sys.argv) > 4 and not ON_GPU:
+            results["crossed"] = crossed(rank, world_size, folder, Path(sys.argv[4]))
     (folder / f"rank-{rank}.json").write_text(json.dumps(results))
 
 

@@ -9,8 +9,9 @@ import sys
 import time
 
 import mirage_core.training.worker as worker
-from mirage_core.errors import DataError
+from mirage_core.errors import DataError, TrainingInterrupted
 from mirage_core.training.events import EventWriter
+from mirage_core.training.interruption import hearing_sigterm
 from mirage_core.training.job import Job
 from mirage_core.types import ProgressEvent
 
@@ -23,18 +24,42 @@ def sleeping_child() -> int:
     return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
 
 
+def save_twice(job: Job, emit: EventWriter) -> None:
+    for step in (1, 2):
+        folder = job.scratch / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "weights").write_text(str(step))
+        emit.checkpoint(step, folder)
+        time.sleep(0.5)
+
+
+def save_when_asked(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
+    """Wait for SIGTERM as a training does, then save: each rank its part, the last one first."""
+    with hearing_sigterm() as asked:
+        while not asked:
+            time.sleep(0.02)
+        folder = job.scratch / "checkpoint-7"
+        folder.mkdir(exist_ok=True)
+        (folder / "weights").write_text("saved")
+        time.sleep(0.3 * (world_size - rank))
+        emit.checkpoint(7, folder, part=rank, parts=world_size)
+        (folder / f"part-{rank}").touch()
+        while len(list(folder.glob("part-*"))) < world_size:  # as the barrier does: nobody ends before all have saved
+            time.sleep(0.02)
+        raise TrainingInterrupted("fake was interrupted at step 7 of 9, and saved there: run again")
+
+
 def act(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
     chosen = job.options["act"]
     pid = os.getpid() if chosen != "hang-with-children" else sleeping_child()
     emit(ProgressEvent(stage="fake", step=rank, total=world_size, metrics={"pid": float(pid)}))
     print(f"rank {rank} acts")
     if chosen == "checkpoints" and rank == 0:
-        for step in (1, 2):
-            folder = job.scratch / f"checkpoint-{step}"
-            folder.mkdir()
-            (folder / "weights").write_text(str(step))
-            emit.checkpoint(step, folder)
-            time.sleep(0.5)
+        save_twice(job, emit)
+    if chosen == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if chosen == "save-when-asked":
+        save_when_asked(job, rank, world_size, emit)
     if chosen == "data-error" and rank == 1:
         raise DataError("row 3 has no image")
     if chosen == "lost-peer" and rank == 0:
@@ -51,4 +76,4 @@ def act(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
 
 if __name__ == "__main__":
     worker.PROGRAMS["evaluate"] = "tests.training.fake_worker:act"
-    sys.exit(worker.main())
+    worker.leave(worker.main())

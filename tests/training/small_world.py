@@ -43,7 +43,7 @@ def small_settings(**sections: Any) -> Settings:
         "runtime": {"engine": "plain", "processes": 1, "threads": 1, "checkpoint_every": 3},
     }
     for name, section in sections.items():
-        recipe[name] = {**recipe[name], **section}
+        recipe[name] = {**recipe.get(name, {}), **section}
     return Settings.model_validate(recipe)
 
 

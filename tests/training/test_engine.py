@@ -11,24 +11,29 @@ from typing import Any
 import pytest
 import torch
 
-from mirage_core.errors import TrainingError
+from mirage_core.errors import SettingsError, TrainingError
 from mirage_core.training.engine import EngineSettings, EngineState, Root, make_engine
+from tests.training.engine_child import CASES
 
 ROOT = Path(__file__).parents[2]
-FLOAT32 = ("zero-0", "zero-1", "zero-2", "zero-3")
-EVERY = ("plain", *FLOAT32, "plain-bf16", "zero-1-bf16")
+FLOAT32 = tuple(name for name in CASES if name != "plain" and "bf16" not in name)
+BF16 = tuple(name for name in CASES if "bf16" in name)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
-    """What process 0 saw of every case, with 1 and with 2 processes."""
-    return {world_size: run(tmp_path_factory.mktemp(f"world-{world_size}"), world_size) for world_size in (1, 2)}
+    """What process 0 saw of every case, with 1 and with 2 processes; the two go on from checkpoints of the one, too."""
+    alone, together = tmp_path_factory.mktemp("world-1"), tmp_path_factory.mktemp("world-2")
+    return {1: run(alone, 1), 2: run(together, 2, alone)}
 
 
-def run(folder: Path, world_size: int) -> dict[str, Any]:
+def run(folder: Path, world_size: int, *others: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.training.engine_child", str(folder)]
-    children = [subprocess.Popen([*command, str(rank), str(world_size)], cwd=ROOT) for rank in range(world_size)]
-    assert [child.wait(timeout=100) for child in children] == [0] * world_size
+    children = [
+        subprocess.Popen([*command, str(rank), str(world_size), *map(str, others)], cwd=ROOT)
+        for rank in range(world_size)
+    ]
+    assert [child.wait(timeout=200) for child in children] == [0] * world_size
     assert not (folder / "extensions").exists()  # DeepSpeed compiled nothing
     found: dict[str, Any] = json.loads((folder / "rank-0.json").read_text())
     return found
@@ -58,12 +63,19 @@ def test_two_processes_take_the_steps_of_one(results: dict[int, dict[str, Any]],
 
 
 @pytest.mark.parametrize("world_size", (1, 2))
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", tuple(CASES))
 def test_a_restored_engine_goes_on_to_the_same_bits(
     results: dict[int, dict[str, Any]], name: str, world_size: int
 ) -> None:
-    assert results[world_size][name]["identical"]
-    assert results[world_size][name]["steps"] == 8
+    assert results[world_size][name]["resumed"] == results[world_size][name]["state"]
+
+
+def test_every_engine_goes_on_from_another_engine_and_number_of_processes(results: dict[int, dict[str, Any]]) -> None:
+    crossed = results[2]["crossed"]
+    assert len(crossed) == len(FLOAT32) + 1
+    for pair, state in crossed.items():
+        for key, values in results[1]["plain"]["state"].items():
+            assert close(state[key], values, 1e-5), (pair, key)
 
 
 @pytest.mark.parametrize("name", FLOAT32)
@@ -74,17 +86,42 @@ def test_the_state_has_one_form_in_every_engine(results: dict[int, dict[str, Any
         assert close(plain[key], other[key], 1e-5), key
 
 
-def test_low_precision_weights_follow_float32_masters(results: dict[int, dict[str, Any]]) -> None:
-    for name in ("plain-bf16", "zero-1-bf16"):
-        case = results[1][name]
-        for key, weights in case["weights"].items():
-            if f"master/{key}" in case["state"]:
-                rounded = torch.tensor(case["state"][f"master/{key}"]).bfloat16().float()
-                assert torch.equal(rounded, torch.tensor(weights))
+@pytest.mark.parametrize("name", BF16)
+def test_low_precision_weights_follow_float32_masters(results: dict[int, dict[str, Any]], name: str) -> None:
+    case = results[1][name]
+    followed = 0
+    for key, weights in case["weights"].items():
+        if f"master/{key}" in case["state"]:
+            followed += 1
+            rounded = torch.tensor(case["state"][f"master/{key}"]).bfloat16().float()
+            assert torch.equal(rounded, torch.tensor(weights))
+    assert followed == 6
 
 
-def test_a_state_of_another_model_is_refused() -> None:
-    settings = EngineSettings(kind="plain", zero_stage=0, weight_decay=0.0, max_grad_norm=1.0)
-    state = EngineState(3, {"master/parts.net.weight": torch.zeros(2, 2)})
-    with pytest.raises(TrainingError, match="another model"):
-        make_engine(Root({"net": torch.nn.Linear(3, 2)}), settings, state)
+def settings(**more: Any) -> EngineSettings:
+    return EngineSettings(**{"kind": "plain", "zero_stage": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, **more})
+
+
+def test_a_state_of_another_model_is_refused(tmp_path: Path) -> None:
+    state = EngineState(3, {"parts.net.weight": (2, 2)}, [])
+    with pytest.raises(TrainingError, match=r"holds \[2, 2\] for parts.net.weight, expected \[2, 3\].*another model"):
+        make_engine(Root({"net": torch.nn.Linear(3, 2)}), settings(), state)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"offload_optimizer": True},
+        {"kind": "deepspeed", "offload_optimizer": True},
+        {"kind": "deepspeed", "zero_stage": 2, "offload_parameters": True},
+    ],
+)
+def test_offloading_that_nothing_would_do_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=r"runtime\.offload_\w+ needs runtime\.engine deepspeed"):
+        make_engine(Root({"net": torch.nn.Linear(3, 2)}), settings(**given), None)
+
+
+def test_eight_bits_without_bitsandbytes_name_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(SettingsError, match="pip install bitsandbytes"):
+        make_engine(Root({"net": torch.nn.Linear(3, 2)}), settings(optimizer="adamw_8bit"), None)

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
-from mirage_core.errors import SettingsError
+from mirage_core.errors import SettingsError, TrainingError
 from mirage_core.store.records import load_problems
 from mirage_core.store.tables import read_table
 from mirage_core.training import rollouts
 from mirage_core.training.events import EventWriter
-from mirage_core.training.grpo import GRPOObjective, run_grpo
+from mirage_core.training.grpo import GRPOObjective, PolicyData, run_grpo
 from mirage_core.training.job import Job
-from mirage_core.training.objective import MicroBatch
+from mirage_core.training.memory import answers_at_once
+from mirage_core.training.objective import MicroBatch, counted
+from mirage_core.training.policy_batch import cut, policy_batch, widths_of
+from mirage_core.training.reference import Reference
 from mirage_core.training.supervised import load_trainable, run_supervised
 from tests.training.small_world import make_inputs, make_job
 
 FIGURES = {
-    "reward", "reward_spread", "accuracy", "well_formed_share", "latent_share", "num_latents", "kl", "clip_fraction",
-    "entropy", "completion_length", "silent_groups", "loss", "learning_rate", "gradient_norm",
+    "reward", "reward_accuracy", "reward_format", "reward_spread", "accuracy", "well_formed_share", "latent_share",
+    "num_latents", "kl", "clip_fraction", "entropy", "completion_length", "finished_share", "silent_groups",
+    "ratio_deviation", "loss", "learning_rate", "gradient_norm",
 }  # fmt: skip
+ROUNDS = {"updates_per_rollout": 2}
 
 
 def run_here(job: Job) -> Path:
@@ -34,15 +42,22 @@ def run_here(job: Job) -> Path:
     return job.output
 
 
-def objective(inputs: Path, work: Path, **grpo: Any) -> tuple[GRPOObjective, torch.nn.Module]:
+def objective(inputs: Path, work: Path, at_once: int | None = None, **grpo: Any) -> tuple[GRPOObjective, Any]:
     job = make_job(inputs, work, "grpo", grpo=grpo)
     model = load_trainable(job, 0, 1)
     problems = load_problems(inputs / "problems", split="train")
-    return GRPOObjective(job.settings, model, problems, job.seed), model.backbone
+    kept = work / "kept"
+    return GRPOObjective(job.settings, model, problems, job.seed, at_once=at_once, kept=kept), model.backbone
 
 
-def answers(batches: list[MicroBatch]) -> set[tuple[int, ...]]:
-    return {tuple(one.encoded.ids.tolist()) for batch in batches if not batch.filler for one in batch.data.rollouts}
+def answers(batches: Sequence[MicroBatch]) -> set[tuple[int, ...]]:
+    """The answers that are learned from, each with the last token of its prompt."""
+    found = set()
+    for batch in batches:
+        rows = batch.data.batch.layout.answers
+        for row in range(batch.data.batch.learned):
+            found.add(tuple(rows.input_ids[row][rows.attention_mask[row]].tolist()))
+    return found
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,10 +104,10 @@ def test_a_run_resumed_from_a_checkpoint_ends_in_the_same_bytes(inputs: Path, st
 
 def test_what_is_drawn_does_not_depend_on_the_number_of_processes(inputs: Path, tmp_path: Path) -> None:
     drawing, _ = objective(inputs, tmp_path)
-    alone = answers(list(drawing.micro_batches(2, 0, 1)))
-    shared = [answers(list(drawing.micro_batches(2, rank, 2))) for rank in (0, 1)]
+    alone = answers(drawing.micro_batches(2, 0, 1))
+    shared = [answers(drawing.micro_batches(2, rank, 2)) for rank in (0, 1)]
     assert alone == shared[0] | shared[1]
-    assert alone != answers(list(drawing.micro_batches(3, 0, 1)))
+    assert alone != answers(drawing.micro_batches(3, 0, 1))
 
 
 def test_recorded_and_recomputed_probabilities_agree(inputs: Path, tmp_path: Path) -> None:
@@ -107,19 +122,44 @@ def test_recorded_and_recomputed_probabilities_agree(inputs: Path, tmp_path: Pat
 def gradients(inputs: Path, work: Path, **grpo: Any) -> dict[str, torch.Tensor]:
     drawing, backbone = objective(inputs, work, **grpo)
     batches = list(drawing.micro_batches(0, 0, 1))
-    total = {"rollouts": sum(batch.counts["rollouts"] for batch in batches)}
+    totals = counted(batches)
     for batch in batches:
-        drawing.loss(backbone, batch.data, total).total.backward()
+        drawing.loss(backbone, batch.data, totals).total.backward()
     return {name: p.grad for name, p in backbone.named_parameters() if p.grad is not None}
 
 
-def test_micro_batches_give_the_gradient_of_the_whole(inputs: Path, tmp_path: Path) -> None:
-    whole = gradients(inputs, tmp_path)
-    cut = gradients(inputs, tmp_path, micro_batch_size=5)
-    largest = max(float(gradient.abs().max()) for gradient in whole.values())
+def check_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
     assert largest > 0
-    for name, gradient in whole.items():
-        assert torch.allclose(cut[name], gradient, atol=1e-5 * max(1.0, largest)), name
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, atol=1e-5 * max(1.0, largest)), name
+
+
+def test_micro_batches_give_the_gradient_of_the_whole(inputs: Path, tmp_path: Path) -> None:
+    check_equal(gradients(inputs, tmp_path, micro_batch_size=5), gradients(inputs, tmp_path))
+
+
+@pytest.mark.parametrize("latents", ["recompute", "replay"])
+def test_checkpointing_leaves_the_gradient_as_it_is(inputs: Path, tmp_path: Path, latents: str) -> None:
+    plain = gradients(inputs, tmp_path, latents=latents)
+    check_equal(gradients(inputs, tmp_path, latents=latents, gradient_checkpointing=True), plain)
+
+
+def test_checkpointing_keeps_less_for_the_backward_pass(inputs: Path, tmp_path: Path) -> None:
+    def kept(checkpointing: bool) -> int:
+        drawing, backbone = objective(inputs, tmp_path, gradient_checkpointing=checkpointing)
+        (batch,) = drawing.micro_batches(0, 0, 1)
+        sizes: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            drawing.loss(backbone, batch.data, batch.counts)
+        return sum(sizes.values())
+
+    assert kept(True) < 0.7 * kept(False)
 
 
 def test_replayed_latents_carry_no_gradient_and_recomputed_ones_do(inputs: Path, tmp_path: Path) -> None:
@@ -128,9 +168,264 @@ def test_replayed_latents_carry_no_gradient_and_recomputed_ones_do(inputs: Path,
     assert any(not torch.allclose(recomputed[name], replayed[name], atol=1e-7) for name in recomputed)
 
 
-def test_sharded_weights_are_refused(inputs: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"runtime\.zero_stage"):
-        run_here(make_job(inputs, tmp_path / "three", "grpo", runtime={"engine": "deepspeed", "zero_stage": 3}))
+@pytest.mark.parametrize("at_once", [1, 3, 4, 9])
+def test_answers_are_the_same_whatever_is_drawn_side_by_side(inputs: Path, tmp_path: Path, at_once: int) -> None:
+    together, _ = objective(inputs, tmp_path)
+    portions, _ = objective(inputs, tmp_path, at_once=at_once)
+    assert answers(portions.micro_batches(1, 0, 1)) == answers(together.micro_batches(1, 0, 1))
+
+
+def test_no_more_answers_are_drawn_side_by_side_than_allowed(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+    decode = rollouts.decode
+
+    def watched(backbone: Any, prompts: Any, ids: Any, settings: Any, **named: Any) -> Any:
+        rows.append(len(prompts) * settings.samples)
+        return decode(backbone, prompts, ids, settings, **named)
+
+    monkeypatch.setattr(rollouts, "decode", watched)
+    drawing, _ = objective(inputs, tmp_path, at_once=3)
+    drawing.micro_batches(0, 0, 1)
+    assert rows == [3, 1] * 3
+    del rows[:]
+    drawing, _ = objective(inputs, tmp_path, at_once=9)
+    drawing.micro_batches(0, 0, 1)
+    assert rows == [8, 4]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "portion", "at_once"),
+    [(None, None, None), (6, None, 6), (None, 3, 3), (None, 6, 6), (8, 6, 4), (1, 1, 1)],
+)
+def test_where_the_memory_did_not_do_fewer_answers_are_drawn_side_by_side(
+    inputs: Path, tmp_path: Path, chosen: int | None, portion: int | None, at_once: int | None
+) -> None:
+    job = make_job(inputs, tmp_path, "grpo", runtime={"generation_batch_size": chosen})
+    assert answers_at_once(job.model_copy(update={"portion": portion})) == at_once
+
+
+def test_a_prompt_and_its_picture_are_encoded_once_for_a_group(inputs: Path, tmp_path: Path) -> None:
+    drawing, backbone = objective(inputs, tmp_path, kl_weight=0.0)
+    patches: list[int] = []
+    tokens: list[int] = []
+    tower, layer = backbone.model.model.visual.patch_embed, backbone.model.model.language_model.layers[0].mlp
+    tower.register_forward_pre_hook(lambda _, given: patches.append(len(given[0])))
+    layer.register_forward_pre_hook(lambda _, given: tokens.append(given[0].shape[:-1].numel()))
+    (batch,) = drawing.micro_batches(0, 0, 1)
+    layout = batch.data.batch.layout
+    assert len(layout.prompts.attention_mask) == 3 and layout.answers.rows == 12
+    used = int(layout.prompts.grid_thw.prod(-1).sum())
+    assert sum(patches) == used + int(layout.prompts.grid_thw[0].prod())  # and the first prompt's, to stand in
+    prompts = int(layout.prompts.attention_mask.sum())
+    assert tokens[0] == prompts + 3  # decoding keeps the prompt whole; training gives its last token to the answers
+    assert max(tokens[1:]) <= 12
+    del patches[:], tokens[:]
+    drawing.loss(backbone, batch.data, batch.counts)
+    assert not patches
+    assert tokens[0] == prompts
+    assert sum(tokens) == prompts + int(layout.answers.attention_mask.sum())
+
+
+def test_dropout_is_off_while_drawing_and_while_learning(inputs: Path, tmp_path: Path) -> None:
+    job = make_job(inputs, tmp_path, "grpo", model={"lora": {"rank": 4, "alpha": 8.0, "dropout": 0.5}})
+    model = load_trainable(job, 0, 1)
+    drawing = GRPOObjective(job.settings, model, load_problems(inputs / "problems", split="train"), job.seed)
+    model.backbone.train()
+    for name, weight in model.backbone.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    (batch,) = drawing.micro_batches(0, 0, 1)
+    found = drawing.loss(model.backbone, batch.data, batch.counts)
+    assert float(found.parts["ratio_deviation"]) < 1e-5
+    assert float(found.parts["kl"]) > 1e-6
+
+
+def test_the_policy_without_its_adapters_is_the_reference_that_a_frozen_copy_would_be(
+    inputs: Path, tmp_path: Path
+) -> None:
+    job = make_job(inputs, tmp_path, "grpo", model={"lora": {"rank": 4, "alpha": 8.0}})
+    model = load_trainable(job, 0, 1)
+    frozen = load_trainable(make_job(inputs, tmp_path, "grpo"), 0, 1).backbone
+    drawing = GRPOObjective(job.settings, model, load_problems(inputs / "problems", split="train"), job.seed)
+    for name, weight in model.backbone.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.05)
+    (batch,) = drawing.micro_batches(0, 0, 1)
+    own = batch.data.batch.reference_log_probs
+    with torch.no_grad(), Reference(frozen, offload=True).at_hand() as copied:
+        of_copy = drawing._log_probs(copied, batch.data.batch, recompute=True)
+        of_policy = drawing._log_probs(model.backbone, batch.data.batch, recompute=True)
+    assert torch.allclose(own, of_copy, atol=1e-5)
+    assert not torch.allclose(own, of_policy, atol=1e-3)
+
+
+def test_groups_of_equal_rewards_are_left_out_of_the_loss_but_not_of_the_figures(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollouts, "is_correct", lambda problem, output, rule: int(problem.id[-1], 36) % 2 == 0)
+    kept, _ = objective(inputs, tmp_path, format_reward=0.0)
+    (everything,) = kept.micro_batches(0, 0, 1)
+    assert everything.counts == {"rollouts": 12.0, "drawn": 12.0}
+    dropped, backbone = objective(inputs, tmp_path, format_reward=0.0, silent_groups="drop")
+    (nothing,) = dropped.micro_batches(0, 0, 1)
+    assert nothing.counts == {"rollouts": 0.0, "drawn": 12.0}
+    found = dropped.loss(backbone, nothing.data, nothing.counts)
+    found.total.backward()
+    assert found.total.item() == 0.0
+    assert all(float(p.grad.abs().max()) == 0.0 for p in backbone.parameters() if p.grad is not None)
+    told = kept.loss(backbone, everything.data, everything.counts).parts
+    assert float(found.parts["silent_groups"]) == 1.0
+    assert (float(found.parts["groups_drawn"]), float(found.parts["groups_learned"])) == (3.0, 0.0)
+    for name in ("reward", "accuracy", "completion_length", "entropy"):
+        expected = 0.0 if name == "entropy" else float(told[name])
+        assert float(found.parts[name]) == pytest.approx(expected), name
+
+
+def test_other_prompts_are_drawn_in_place_of_groups_that_teach_nothing(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    def verdict(problem: Any, output: str, rule: str) -> bool:
+        drawn.append(problem.id)
+        return len(output) % 2 == 0
+
+    monkeypatch.setattr(rollouts, "is_correct", verdict)
+    redrawing, backbone = objective(
+        inputs, tmp_path, silent_groups="redraw", group_accuracy=(0.0, 0.5), redraws=2, kl_weight=0.0
+    )
+    (batch,) = redrawing.micro_batches(0, 0, 1)
+    prompts = list(dict.fromkeys(drawn))
+    assert drawn == [prompt for prompt in prompts for _ in range(4)]  # nothing is drawn twice
+    parts = redrawing.loss(backbone, batch.data, batch.counts).parts
+    assert float(parts["groups_drawn"]) == len(prompts) > 3
+    assert batch.counts["rollouts"] == 4 * float(parts["groups_learned"]) <= 12
+    again, _ = objective(inputs, tmp_path, silent_groups="redraw", group_accuracy=(0.0, 0.5), redraws=2, kl_weight=0.0)
+    assert answers(again.micro_batches(0, 0, 1)) == answers([batch])
+
+
+def test_several_updates_are_taken_on_the_answers_of_one_round(inputs: Path, tmp_path: Path) -> None:
+    drawing, backbone = objective(inputs, tmp_path, updates_per_rollout=2)
+    (first,) = drawing.micro_batches(0, 0, 1)
+    found = drawing.loss(backbone, first.data, first.counts)
+    found.total.backward()
+    with torch.no_grad():
+        for weight in backbone.parameters():
+            if weight.grad is not None:
+                weight -= 0.3 * weight.grad
+    (second,) = drawing.micro_batches(1, 0, 1)
+    assert answers([second]) == answers([first])
+    assert second.counts == {"rollouts": 12.0, "drawn": 0.0}
+    later = drawing.loss(backbone, second.data, second.counts)
+    assert float(found.parts["ratio_deviation"]) < 1e-5 < 1e-3 < float(later.parts["ratio_deviation"])
+    assert float(later.parts["kl"]) > float(found.parts["kl"])
+    assert "reward" in found.parts and "reward" not in later.parts
+    assert answers(drawing.micro_batches(2, 0, 1)) != answers([first])
+
+
+@pytest.mark.parametrize(("clip_high", "share"), [(None, 0.2), (1e6, 0.0)])
+def test_the_clips_reach_the_loss(inputs: Path, tmp_path: Path, clip_high: float | None, share: float) -> None:
+    drawing, backbone = objective(inputs, tmp_path, updates_per_rollout=2, clip=1e-3, clip_high=clip_high)
+    (first,) = drawing.micro_batches(0, 0, 1)
+    with torch.no_grad():
+        backbone.model.lm_head.weight *= 1.2
+    data = replace(first.data.batch, advantages=torch.ones_like(first.data.batch.advantages))
+    clipped = drawing.loss(backbone, PolicyData(data, None), first.counts).parts["clip_fraction"]
+    assert float(clipped) > share if share else float(clipped) == 0.0
+
+
+def test_undivided_advantages_are_rewards_less_their_mean(inputs: Path, tmp_path: Path) -> None:
+    drawing, _ = objective(inputs, tmp_path, advantage="mean")
+    for group in drawing._sampler.draw(0, [0, 1, 2]):
+        totals = [found.total for found in group.rewards]
+        expected = [total - sum(totals) / 4 for total in totals]
+        assert [one.advantage for one in group.rollouts] == pytest.approx(expected)
+        assert max(totals) > min(totals)
+
+
+@pytest.fixture(scope="module")
+def rounds(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two updates a round, checkpointed in the middle of one."""
+    return run_here(make_job(inputs, tmp_path_factory.mktemp("rounds") / "work", "grpo", grpo=ROUNDS))
+
+
+def test_a_run_resumed_between_two_updates_of_a_round_ends_in_the_same_bytes(
+    inputs: Path, rounds: Path, tmp_path: Path
+) -> None:
+    checkpoint = rounds.parent / "scratch" / "checkpoints" / "step-00000003"
+    again = run_here(make_job(inputs, tmp_path / "again", "grpo", resume_from=checkpoint, grpo=ROUNDS))
+    for name in ("model.safetensors", "curves.parquet"):
+        assert (again / name).read_bytes() == (rounds / name).read_bytes()
+
+
+def test_answers_kept_by_two_processes_are_dealt_to_one_or_three(inputs: Path, tmp_path: Path) -> None:
+    drawing, _ = objective(inputs, tmp_path, updates_per_rollout=2)
+    shared = [answers(drawing.micro_batches(0, rank, 2)) for rank in (0, 1)]
+    for world_size in (1, 3):
+        restored = []
+        for rank in range(world_size):
+            other, _ = objective(inputs, tmp_path, updates_per_rollout=2)
+            restored.append(answers(other.micro_batches(1, rank, world_size)))
+        assert set().union(*restored) == shared[0] | shared[1]
+        assert sum(map(len, restored)) == len(shared[0] | shared[1])
+
+
+def test_a_round_that_was_not_kept_is_told(inputs: Path, tmp_path: Path) -> None:
+    drawing, _ = objective(inputs, tmp_path, updates_per_rollout=2)
+    with pytest.raises(TrainingError, match=r"drawn for step 1, .* processes \[0\]"):
+        drawing.micro_batches(1, 0, 1)
+
+
+def test_a_damaged_file_of_kept_answers_is_named(inputs: Path, tmp_path: Path) -> None:
+    drawing, _ = objective(inputs, tmp_path, updates_per_rollout=2)
+    drawing.micro_batches(0, 0, 1)
+    (file,) = (tmp_path / "kept").iterdir()
+    file.write_bytes(file.read_bytes()[:40])
+    other, _ = objective(inputs, tmp_path, updates_per_rollout=2)
+    with pytest.raises(TrainingError, match=file.name):
+        other.micro_batches(1, 0, 1)
+
+
+def test_stand_ins_bring_about_the_passes_of_other_processes_and_weigh_nothing(inputs: Path, tmp_path: Path) -> None:
+    drawing, backbone = objective(inputs, tmp_path, kl_weight=0.0)
+    (batch,) = drawing.micro_batches(0, 0, 1)
+    groups = drawing._sampler.draw(0, drawing._order.batch(0))
+    (piece,) = cut(groups, 12)
+    wider = (5, *widths_of(piece)[1:], 3)
+    with_stand_in = policy_batch(piece, drawing._model, groups[0].prompt, wider)
+    assert [block.width for block in with_stand_in.layout.answers.blocks] == list(wider)
+    assert (with_stand_in.learned, with_stand_in.layout.answers.rows) == (12, 13)
+    data = PolicyData(with_stand_in, None)
+    found = drawing.loss(backbone, data, batch.counts)
+    expected = drawing.loss(backbone, batch.data, batch.counts)
+    assert found.total.item() == pytest.approx(expected.total.item(), abs=1e-6)
+    for name in ("kl", "entropy", "clip_fraction"):
+        assert float(found.parts[name]) == pytest.approx(float(expected.parts[name]), abs=1e-5)
+
+
+def test_the_policy_learns_what_is_rewarded(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model as a bandit: only answers that hold one letter are right, whatever was asked."""
+    monkeypatch.setattr(rollouts, "is_correct", lambda problem, output, rule: "L" in output)
+    learning = {"steps": 12, "prompts_per_step": 4, "group_size": 8, "learning_rate": 3.0e-3, "kl_weight": 0.0}
+    output = run_here(make_job(inputs, tmp_path / "bandit", "grpo", grpo=learning))
+    rewards = [row["value"] for row in read_table(output / "curves.parquet") if row["name"] == "accuracy"]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.25
+
+
+def test_a_model_in_bfloat16_learns_too(inputs: Path, tmp_path: Path) -> None:
+    grpo = {"steps": 2, "updates_per_rollout": 2, "latents": "replay"}
+    output = run_here(make_job(inputs, tmp_path / "half", "grpo", grpo=grpo, model={"dtype": "bfloat16"}))
+    rows = read_table(output / "curves.parquet")
+    assert all(math.isfinite(row["value"]) for row in rows)
+    deviation = [row["value"] for row in rows if row["name"] == "ratio_deviation"]
+    assert deviation[0] < 0.1
+
+
+def test_a_range_of_accuracies_that_no_group_can_have_is_refused(inputs: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="the first must be below the second"):
+        make_job(inputs, tmp_path, "grpo", grpo={"group_accuracy": (0.6, 0.6)})
 
 
 def test_a_group_of_one_is_refused(inputs: Path, tmp_path: Path) -> None:

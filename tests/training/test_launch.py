@@ -14,7 +14,15 @@ from typing import Any
 import pytest
 
 from mirage_core.config import Settings
-from mirage_core.errors import DataError, JobCancelled, OutOfMemory, StageTimeout, TrainingError, TrainingProcessDied
+from mirage_core.errors import (
+    DataError,
+    JobCancelled,
+    OutOfMemory,
+    StageTimeout,
+    TrainingError,
+    TrainingInterrupted,
+    TrainingProcessDied,
+)
 from mirage_core.training.job import Job
 from mirage_core.training.launch import cancel_jobs, ending_jobs, run_job
 from mirage_core.types import ProgressEvent
@@ -184,6 +192,73 @@ def test_a_signal_in_the_main_thread_ends_jobs_of_other_threads_and_an_error_doe
         raise KeyboardInterrupt
     thread.join(timeout=60)
     assert [type(problem) for problem in ended] == [JobCancelled]
+
+
+def test_sigterm_to_one_process_saves_and_is_transient(tmp_path: Path) -> None:
+    heard = Heard()
+    thread, ended = run_in_a_thread(job(tmp_path, "save-when-asked"), heard)
+    for pid in heard.pids():  # the real ones agree among themselves; these know only their own signal
+        os.kill(pid, signal.SIGTERM)
+    thread.join(timeout=60)
+    assert [type(problem) for problem in ended] == [TrainingInterrupted]
+    assert str(ended[0]) == "fake was interrupted at step 7 of 9, and saved there: run again"
+    assert ended[0].transient  # type: ignore[attr-defined]
+    assert heard.checkpoints == [(7, "saved")]
+    assert_gone(heard.pids())
+
+
+@pytest.mark.parametrize("act", ("save-when-asked", "hang"))
+def test_a_job_cancelled_to_save_keeps_its_checkpoint_and_wants_no_other_attempt(tmp_path: Path, act: str) -> None:
+    heard = Heard()
+    thread, ended = run_in_a_thread(job(tmp_path, act), heard)
+    assert cancel_jobs(saving=True) == 1
+    thread.join(timeout=60)
+    assert [type(problem) for problem in ended] == [JobCancelled]
+    assert ("where it was" in str(ended[0])) == (act == "save-when-asked")
+    assert heard.checkpoints == ([(7, "saved")] if act == "save-when-asked" else [])
+    assert_gone(heard.pids())
+
+
+def test_what_does_not_save_within_the_grace_time_is_ended(tmp_path: Path) -> None:
+    heard = Heard()
+    thread, ended = run_in_a_thread(job(tmp_path, "deaf", grace_s=1), heard)
+    cancel_jobs(saving=True)
+    thread.join(timeout=60)
+    assert [type(problem) for problem in ended] == [JobCancelled]
+    assert "its last checkpoint" in str(ended[0])
+    assert_gone(heard.pids())
+
+
+ASKED_PARENT = """
+import signal, sys
+from pathlib import Path
+from mirage_core.training.job import read_job
+from mirage_core.training.launch import run_job
+if sys.argv[2] == "handler":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+try:
+    run_job(read_job(Path(sys.argv[1])), progress=lambda event: print(int(event.metrics["pid"]), flush=True),
+            on_checkpoint=lambda step, folder: print("kept", step, (folder / "weights").read_text(), flush=True),
+            worker="tests.training.fake_worker")
+except Exception as problem:
+    print(type(problem).__name__, problem.transient, flush=True)
+"""
+
+
+@pytest.mark.parametrize(("whose", "status", "last"), [("handler", 143, []), ("none", 0, ["TrainingInterrupted True"])])
+def test_a_parent_asked_to_end_lets_its_processes_save_and_keeps_that(
+    tmp_path: Path, whose: str, status: int, last: list[str]
+) -> None:
+    (tmp_path / "job.json").write_text(job(tmp_path, "save-when-asked").model_dump_json())
+    command = [sys.executable, "-c", ASKED_PARENT, str(tmp_path / "job.json"), whose]
+    parent = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    pids = [int(parent.stdout.readline()) for _ in range(2)]
+    os.kill(parent.pid, signal.SIGTERM)
+    said, _ = parent.communicate(timeout=60)
+    assert parent.returncode == status
+    assert said.splitlines() == ["kept 7 saved", *last]
+    assert_gone(pids)
 
 
 PARENT = """

@@ -103,7 +103,7 @@ def test_a_checkpoint_of_another_program_is_refused(inputs: Path, straight: dict
 def test_a_broken_checkpoint_is_refused(inputs: Path, straight: dict[str, Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(straight["text"] / "scratch" / "checkpoints" / "step-00000003", broken)
-    (broken / "state.safetensors").write_bytes(b"nothing")
+    (broken / "shard-00000.safetensors").write_bytes(b"nothing")
     with pytest.raises(ArtifactDamaged, match="not a training checkpoint"):
         run_here(make_job(inputs, tmp_path / "other", "text", resume_from=broken))
 

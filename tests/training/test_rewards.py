@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirage_core.training.rewards import group_advantages, is_silent, reward, well_formed
+from mirage_core.training.rewards import (
+    Reward,
+    accuracy_reward,
+    format_reward,
+    group_advantages,
+    is_silent,
+    reward,
+    spread,
+    teaches,
+    well_formed,
+)
 
 INTERLEAVED = "<think>I see\na map</think><latents:4><think>so, right</think>The answer is \\boxed{R}."
 
@@ -39,7 +50,14 @@ def test_a_direct_answer_needs_only_its_box() -> None:
     [(INTERLEAVED, True, 1.1), (INTERLEAVED, False, 0.1), ("R", True, 1.0), ("R", False, 0.0)],
 )
 def test_the_rewards_are_the_papers(output: str, correct: bool, total: float) -> None:
-    assert reward(output, correct, "cot", accuracy_reward=1.0, format_reward=0.1).total == pytest.approx(total)
+    found = reward(output, correct, "cot")
+    assert found.total == pytest.approx(total)
+    assert (found.accuracy, found.format) == (accuracy_reward(correct), format_reward(output, "cot"))
+
+
+def test_the_values_of_a_recipe_take_the_place_of_the_papers() -> None:
+    found = reward(INTERLEAVED, True, "cot", accuracy_value=2.0, format_value=0.5)
+    assert (found.accuracy, found.format, found.total) == (2.0, 0.5, 2.5)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.1, 1.0, 1.1]), min_size=2, max_size=12))
@@ -50,3 +68,33 @@ def test_advantages_have_mean_zero_and_unit_spread_or_are_all_zero(rewards: list
         assert advantages == [0.0] * len(rewards)
     else:
         assert math.fsum(value**2 for value in advantages) / (len(rewards) - 1) == pytest.approx(1.0)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 1.0, 1.1]), min_size=2, max_size=12))
+def test_undivided_advantages_are_the_divided_ones_times_the_spread(rewards: list[float]) -> None:
+    plain, divided = group_advantages(rewards, "mean"), group_advantages(rewards, "std")
+    assert plain == pytest.approx([value * spread(rewards) for value in divided], abs=1e-9)
+
+
+def earned(*correct: bool) -> list[Reward]:
+    return [Reward(accuracy=float(right), format=0.0, correct=right, well_formed=False) for right in correct]
+
+
+@pytest.mark.parametrize(
+    ("correct", "silent_groups", "accuracy", "learned"),
+    [
+        ((True, False), "drop", None, True),
+        ((True, True), "keep", None, True),
+        ((True, True), "drop", None, False),
+        ((False, False), "redraw", None, False),
+        ((False, False, False), "keep", (0.0, 0.6), False),
+        ((True, False, False), "keep", (0.0, 0.6), True),
+        ((True, True, False), "keep", (0.0, 0.6), False),
+        ((True, True, False), "drop", (0.0, 1.0), True),
+        ((True, True, True), "drop", (0.0, 1.0), False),
+    ],
+)
+def test_groups_that_teach_nothing_are_told(
+    correct: tuple[bool, ...], silent_groups: Any, accuracy: tuple[float, float] | None, learned: bool
+) -> None:
+    assert teaches(earned(*correct), silent_groups, accuracy) is learned

@@ -1,0 +1,27 @@
+"""One process that trains the cases of test_accumulation.py, one after the other, in one group."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from mirage_core.training.events import EventWriter
+from mirage_core.training.job import read_job
+from mirage_core.training.processes import joined
+from mirage_core.training.supervised import run_supervised
+
+
+def main() -> None:
+    folder, rank, world_size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    os.environ.update(TORCH_EXTENSIONS_DIR=str(folder / "extensions"), GLOO_SOCKET_IFNAME="lo")
+    with joined(rank, world_size, folder / "rendezvous"):
+        for name in json.loads((folder / "cases.json").read_text()):
+            job = read_job(folder / f"{name}.json")
+            run_supervised(job, rank, world_size, EventWriter(job.scratch / f"events-{rank}.jsonl"))
+
+
+if __name__ == "__main__":
+    main()

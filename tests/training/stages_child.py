@@ -1,0 +1,128 @@
+"""One process that takes a few steps of both Mirage stages with every engine, from each other's checkpoints too.
+
+Run by test_stages_on_engines.py: real examples on a tiny Qwen2.5-VL, every second one with two spans, in two
+micro-batches, with gradient checkpointing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mirage_core.latent.encoded import EncodedExample
+from mirage_core.store.tables import read_table
+from mirage_core.training import deepspeed_engine, supervised
+from mirage_core.training.events import EventWriter
+from mirage_core.training.job import Program
+from mirage_core.training.processes import joined
+from tests.training.small_world import make_job
+
+STEPS = 4
+ENGINES: dict[str, dict[str, Any]] = {
+    "plain": {"engine": "plain"},
+    **{f"zero-{stage}": {"engine": "deepspeed", "zero_stage": stage} for stage in range(4)},
+    "zero-2-offload": {"engine": "deepspeed", "zero_stage": 2, "offload_optimizer": True},
+    "zero-3-offload": {
+        "engine": "deepspeed",
+        "zero_stage": 3,
+        "offload_optimizer": True,
+        "offload_parameters": True,
+    },
+}
+STAGE = {"steps": STEPS, "batch_size": 5, "micro_batch_size": 2, "gradient_checkpointing": True}
+AFTER = {"zero-3": "zero-1", "zero-1": "zero-3-offload", "plain": "zero-2-offload", "zero-2-offload": "plain"}
+"""From whose checkpoint an engine goes on, in the other number of processes."""
+
+
+def cases(world_size: int) -> list[tuple[Program, str]]:
+    """Stage 2 with every engine; stage 1, which makes one pass, with those that differ for it."""
+    grounding = ["plain"] if world_size == 1 else [engine for engine in ENGINES if "offload" not in engine]
+    return [*(("relaxation", engine) for engine in ENGINES), *(("grounding", engine) for engine in grounding)]
+
+
+def with_second_span(example: EncodedExample) -> EncodedExample:
+    """The same with its span said again a little later."""
+    inside = _span(example)
+    later = inside.stop + 2
+
+    def repeated(values: torch.Tensor) -> torch.Tensor:
+        return torch.cat([values[:later], values[inside], values[later:]])
+
+    return replace(
+        example,
+        ids=repeated(example.ids),
+        labels=repeated(example.labels),
+        auxiliary_pixel_values=torch.cat([example.auxiliary_pixel_values] * 2),
+        auxiliary_grid_thw=torch.cat([example.auxiliary_grid_thw] * 2),
+    )
+
+
+def _span(example: EncodedExample) -> slice:
+    """Where latent_start to latent_end stand: from the token before those of the answer that have no label."""
+    answer = int((example.labels >= 0).nonzero()[0])
+    silent = [at for at in range(answer, len(example.ids)) if int(example.labels[at]) < 0]
+    first = silent[0]
+    last = first
+    while last + 1 < len(example.ids) and int(example.labels[last + 1]) < 0:
+        last += 1
+    return slice(first - 1, last + 1)
+
+
+def patched(encoding: Callable[..., Callable[[int], EncodedExample]]) -> Callable[..., Callable[[int], EncodedExample]]:
+    def encoding_twice(*arguments: Any, **options: Any) -> Callable[[int], EncodedExample]:
+        encode = encoding(*arguments, **options)
+        return lambda index: with_second_span(encode(index)) if index % 2 else encode(index)
+
+    return encoding_twice
+
+
+def gathering_all(config: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Let ZeRO-3 gather every weight in every pass: by default it keeps small ones, all of a tiny model."""
+    return lambda *given: {**config(*given), "stage3_param_persistence_threshold": 0}
+
+
+def run(
+    inputs: Path, work: Path, program: Program, engine: str, rank: int, world_size: int, after: Path | None
+) -> None:
+    runtime = {**ENGINES[engine], "processes": world_size, "checkpoint_every": STEPS // 2}
+    job = make_job(inputs, work, program, resume_from=after, runtime=runtime, **{program: STAGE})
+    job.output.mkdir(parents=True, exist_ok=True)
+    job.scratch.mkdir(parents=True, exist_ok=True)
+    supervised.run_supervised(job, rank, world_size, EventWriter(work / f"events-{rank}.jsonl"))
+
+
+def figures(work: Path) -> dict[str, list[float]]:
+    rows = read_table(work / "output" / "curves.parquet")
+    names = {row["name"] for row in rows} & {"loss", "gradient_norm", "text", "visual"}
+    return {name: [row["value"] for row in rows if row["name"] == name] for name in sorted(names)}
+
+
+def main() -> None:
+    inputs, folder, rank, world_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
+    supervised.encoding = patched(supervised.encoding)
+    deepspeed_engine._zero_config = gathering_all(deepspeed_engine._zero_config)
+    found: dict[str, Any] = {}
+    with joined(rank, world_size, folder / "rendezvous"):
+        for program, engine in cases(world_size):
+            work = folder / program / engine
+            run(inputs, work, program, engine, rank, world_size, None)
+            found[f"{program} {engine}"] = figures(work)
+        for engine, other in AFTER.items() if len(sys.argv) > 5 else ():
+            work = folder / f"{engine}-after-{other}"
+            middle = Path(sys.argv[5]) / "relaxation" / other / "scratch" / "checkpoints" / f"step-{STEPS // 2:08d}"
+            run(inputs, work, "relaxation", engine, rank, world_size, middle)
+            found[f"{engine} after {other}"] = figures(work)
+    if rank == 0:
+        (folder / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

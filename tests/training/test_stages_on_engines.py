@@ -1,0 +1,70 @@
+"""Both Mirage stages under ZeRO 0 to 3, offloaded, in one and two processes: losses and norms of the plain engine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirage_core.model.base import load_model
+from tests.training.stages_child import AFTER, STEPS, cases
+
+ROOT = Path(__file__).parents[2]
+Found = dict[int, dict[str, Any]]
+EVERY = [(world_size, *case) for world_size in (1, 2) for case in cases(world_size)]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    return {world_size: tmp_path_factory.mktemp(f"world-{world_size}") for world_size in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def found(inputs: Path, folders: dict[int, Path]) -> Found:
+    """The figures of every engine, with 1 and 2 processes; the two go on from checkpoints of the one, too."""
+    return {1: run(inputs, folders[1], 1), 2: run(inputs, folders[2], 2, folders[1])}
+
+
+def run(inputs: Path, folder: Path, world_size: int, *others: Path) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.training.stages_child", str(inputs), str(folder)]
+    children = [
+        subprocess.Popen([*command, str(rank), str(world_size), *map(str, others)], cwd=ROOT)
+        for rank in range(world_size)
+    ]
+    assert [child.wait(timeout=300) for child in children] == [0] * world_size
+    figures: dict[str, Any] = json.loads((folder / "found.json").read_text())
+    return figures
+
+
+@pytest.mark.parametrize(
+    ("world_size", "program", "engine"), [(size, *case) for size in (1, 2) for case in cases(size)]
+)
+def test_every_engine_and_number_of_processes_gives_the_same_losses_and_norms(
+    found: Found, world_size: int, program: str, engine: str
+) -> None:
+    expected, got = found[1][f"{program} plain"], found[world_size][f"{program} {engine}"]
+    assert expected.keys() == got.keys() >= {"loss", "gradient_norm", "text"}
+    for name, values in expected.items():
+        assert len(values) == STEPS
+        assert got[name] == pytest.approx(values, rel=1e-4), name
+
+
+@pytest.mark.parametrize("engine", AFTER)
+def test_training_goes_on_from_another_engine_and_number_of_processes(found: Found, engine: str) -> None:
+    expected, got = found[1]["relaxation plain"], found[2][f"{engine} after {AFTER[engine]}"]
+    for name, values in expected.items():
+        assert got[name] == pytest.approx(values, rel=1e-4), name
+
+
+@pytest.mark.parametrize("engine", ("zero-3", "zero-3-offload"))
+def test_weights_gathered_one_by_one_are_those_of_the_plain_engine(
+    found: Found, folders: dict[int, Path], engine: str
+) -> None:
+    plain = load_model(folders[1] / "relaxation" / "plain" / "output").backbone.state_dict()
+    gathered = load_model(folders[2] / "relaxation" / engine / "output").backbone.state_dict()
+    for name, weight in plain.items():
+        assert (gathered[name] - weight).abs().max() < 1e-4, name
