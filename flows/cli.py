@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.apps import bench, data, scenes, store, teacher
+from flows.apps import bench, data, models, scenes, scoring, store, teacher
 from flows.apps.options import JsonOption, RecipeOption, SetsOption, StoreOption
 from mirage_core.errors import MirageError
 
@@ -65,36 +65,85 @@ def run(
 
 
 @app.command()
+def plan(
+    recipe: RecipeOption = "tiny",
+    sets: SetsOption = None,
+    gpus: Annotated[int | None, typer.Option(help="GPUs, one process each. [default: as the recipe says]")] = None,
+    gpu_gib: Annotated[float, typer.Option(help="Memory of a GPU, in GiB.")] = 80.0,
+    rate: Annotated[float | None, typer.Option(help="What a GPU sustains, in TFLOP/s: gives hours.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure the rate here, by a few steps.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a recipe will need before it starts: memory a GPU, steps, tokens, hours, and what to change."""
+    from flows.commands import plan as command
+
+    command.show(recipe, sets or [], gpus, gpu_gib, rate, measure=measure, as_json=as_json)
+
+
+@app.command()
 def evaluate(
     benchmark: Annotated[
-        str, typer.Option(help="The benchmark: vsp-planning, vsp-reasoning, jigsaw, sat, comt, own, or your task.")
+        str,
+        typer.Option(help="The benchmark: vsp-planning, sat, vstar, hr-bench-8k, ..., own, or your task."),
     ],
     data: Annotated[
-        Path | None, typer.Option(help="A JSONL file of the benchmark's published layout. [default: the test problems]")
+        Path | None,
+        typer.Option(
+            help="Its rows in the published layout: a file, a folder or a hub id. [default: the test problems]"
+        ),
     ] = None,
     checkpoint: CheckpointOption = None,
     method: Annotated[str | None, typer.Option(help="How it answers. [default: as the checkpoint was trained]")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(metavar="URL", help="Judge a model behind an OpenAI-compatible API instead.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="With --endpoint: the model, as the endpoint names it.")] = None,
+    prompt: Annotated[
+        str, typer.Option(help="With --endpoint: official (the benchmark's own), benchmark or short (our models').")
+    ] = "benchmark",
+    variant: Annotated[str, typer.Option(help="With --endpoint: cot asks for a thought first.")] = "cot",
+    sets: SetsOption = None,
+    save: Annotated[Path | None, typer.Option(help="Keep the judged answers as parquet, for `mirage compare`.")] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge a model on a benchmark, with 95 % intervals, a level a row."""
+    if endpoint is not None:
+        from flows.commands import hosted
+
+        hosted.evaluate(
+            endpoint, model, benchmark, data, prompt=prompt, variant=variant, sets=sets or [], save=save, store=store,
+            as_json=as_json,
+        )  # fmt: skip
+        return
+    if sets or model:
+        raise typer.BadParameter("--set and --model belong to --endpoint")
     from flows.commands import evaluate as command
 
-    command.evaluate(benchmark, data, checkpoint, method, store, as_json=as_json)
+    command.evaluate(benchmark, data, checkpoint, method, store, save=save, as_json=as_json)
 
 
 @app.command()
 def answer(
-    image: Annotated[Path, typer.Argument(help="The picture, PNG or JPEG.")],
-    question: Annotated[str | None, typer.Argument(help="The question. [default: the benchmark's own prompt]")] = None,
-    benchmark: Annotated[str, typer.Option(help="Whose prompt and rules apply.")] = "vsp-planning",
+    asked: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[MODEL] IMAGE [QUESTION]",
+            help="A model folder, the picture (PNG or JPEG), and the question. "
+            "[default: the newest run's furthest trained model; the benchmark's own prompt]",
+        ),
+    ],
+    benchmark: Annotated[
+        str | None, typer.Option(help="Whose prompt and rules apply. [default: what the model was trained on]")
+    ] = None,
     checkpoint: CheckpointOption = None,
     store: StoreOption = None,
 ) -> None:
     """Ask a model one question about one picture; shows the text and where the latents stood."""
     from flows.commands import answer as command
 
-    command.answer(image, question, benchmark, checkpoint, store)
+    model, image, question = command.asked_what(asked, checkpoint)
+    command.answer(image, question, benchmark, model, store)
 
 
 @app.command()
@@ -114,6 +163,12 @@ def report(
     from flows.commands import report as command
 
     command.report(run_id, store, as_json=as_json, open_page=open_page)
+
+
+app.command()(scoring.score)
+app.command()(scoring.compare)
+app.command()(models.export)
+app.command()(models.push)
 
 
 @app.command()

@@ -48,7 +48,7 @@ def run_direct(recipe: str, sets: list[str], store: str | None, publish_as: str 
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does: processes are stopped and the record is written; exit status 143."""
+    """Let SIGTERM end the block: training finishes its step and saves, the record is written; exit status 143."""
 
     def leave(number: int, _frame: object) -> None:
         sys.exit(128 + number)
