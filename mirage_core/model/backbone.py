@@ -77,6 +77,12 @@ class Backbone(nn.Module):
         """The decoder layers of the language model, in their order."""
         return list(self._inside.layers)
 
+    @property
+    def vision(self) -> nn.Module:
+        """The vision tower, merger included."""
+        tower: nn.Module = self._inside.vision
+        return tower
+
     def freeze_vision(self) -> None:
         """Train the language model only (the paper)."""
         self._inside.vision.requires_grad_(False)

@@ -18,6 +18,7 @@ import torch
 from mirage_core.config import LoRASettings, ModelSettings
 from mirage_core.errors import SettingsError
 from mirage_core.latent.tokens import LATENT_TOKENS, token_ids
+from mirage_core.model.backbone import Backbone
 from mirage_core.model.backbones import inside_class
 from mirage_core.model.base import FROM_SCRATCH, load_processor_of, scratch_config
 from mirage_core.planning.known import KNOWN
@@ -117,13 +118,8 @@ def sizes_of(config: Any) -> ModelSizes:
     with torch.device("meta"):
         model = inside_class(config.model_type).stock_class(config)
     text, vision = config.text_config, config.vision_config
-    counts: Counter[str] = Counter()
-    seen: set[int] = set()
-    for name, parameter in model.named_parameters():
-        if id(parameter) not in seen:
-            seen.add(id(parameter))
-            counts[_part(name)] += parameter.numel()
-    layer = model.model.language_model.layers[0]
+    backbone = Backbone(model)
+    layer = backbone.layers[0]
     linear = {
         name.rpartition(".")[2]: (module.in_features, module.out_features)
         for name, module in layer.named_modules()
@@ -147,21 +143,26 @@ def sizes_of(config: Any) -> ModelSizes:
         vocabulary=text.vocab_size,
         patch=3 * vision.temporal_patch_size * vision.patch_size**2,
         merged_patches=vision.spatial_merge_size**2,
-        parameters=dict(counts),
+        parameters=_parameters(backbone),
         layer=sum(parameter.numel() for parameter in layer.parameters()),
         linear=linear,
     )
 
 
-def _part(name: str) -> str:
-    """Which part of ``ModelSizes.parameters`` a weight belongs to."""
-    if ".visual." in name:
-        return "vision"
-    if ".layers." in name:
-        return "layers"
-    if "embed_tokens" in name:
-        return "embedding"
-    return "head" if name.startswith("lm_head") else "rest"
+def _parameters(backbone: Backbone) -> dict[str, int]:
+    """``ModelSizes.parameters``: weights by part; tied tables are one, the embedding."""
+    model = backbone.model
+    parts = {
+        "head": [model.get_output_embeddings()],
+        "embedding": [model.get_input_embeddings()],
+        "layers": backbone.layers,
+        "vision": [backbone.vision],
+    }
+    part = {weight: name for name, modules in parts.items() for module in modules for weight in module.parameters()}
+    counts: Counter[str] = Counter()
+    for weight in model.parameters():  # each once, tied or not
+        counts[part.get(weight, "rest")] += weight.numel()
+    return dict(counts)
 
 
 def _raw_config(source: str, revision: str | None) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect import flow
@@ -33,7 +35,7 @@ def walk(made: World, names: Sequence[str], *more: str) -> tuple[dict[str, Artif
     """Run stages as tasks of one flow; their artifacts, and the flow's task runs (name, state) by name."""
     from flows.steps import run_task
 
-    noted: list[Any] = []
+    noted: list[UUID] = []
 
     @flow(name="walk", persist_result=False, result_serializer="json")
     def walk_them() -> None:
@@ -52,10 +54,21 @@ def walk(made: World, names: Sequence[str], *more: str) -> tuple[dict[str, Artif
     try:
         walk_them()
     finally:
-        with get_client(sync_client=True) as client:
-            mine = FlowRunFilter(id=FlowRunFilterId(any_=noted))
-            told = sorted((run.name, str(run.state_name)) for run in client.read_task_runs(flow_run_filter=mine))
+        told = settled(noted)
     return artifacts, told
+
+
+def settled(flow_runs: list[UUID]) -> list[tuple[str, str]]:
+    """The task runs with their states, once all have ended: the server learns of them by events, a little later."""
+    mine = FlowRunFilter(id=FlowRunFilterId(any_=flow_runs))
+    deadline = time.monotonic() + 60
+    with get_client(sync_client=True) as client:
+        while True:
+            runs = client.read_task_runs(flow_run_filter=mine)
+            ended = all(run.state is not None and run.state.is_final() for run in runs)
+            if ended or time.monotonic() > deadline:
+                return sorted((run.name, str(run.state_name)) for run in runs)
+            time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")

@@ -183,7 +183,10 @@ def test_a_killed_process_is_a_transient_fault(world: World) -> None:
         world.take("auxiliary-images", in_processes(partial(os._exit, 3)), "runtime.shards=2")  # type: ignore[arg-type]
 
 
-def test_an_interrupt_stops_the_processes_at_once(world: World, tmp_path: Path) -> None:
+def test_an_interrupt_stops_the_processes_at_once(world: World, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    # Whoever runs the tests in the background of a script has SIGINT ignored, and so would we.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     sleeps = tmp_path / "asleep"
     sleeps.mkdir()
     interrupter = threading.Thread(target=_interrupt_when, args=(sleeps, 2), daemon=True)
