@@ -75,45 +75,17 @@ def train(
     gradient that is not finite, or a loss that diverges; it names the examples of the step.
     """
     with hearing_sigterm() as asked:
-        _train(objective, model, plan, job, rank, world_size, emit, about, validation, asked)
-
-
-def _train(
-    objective: Objective,
-    model: LoadedModel,
-    plan: TrainPlan,
-    job: Job,
-    rank: int,
-    world_size: int,
-    emit: EventWriter,
-    about: Mapping[str, Any],
-    validation: Validation | None,
-    asked: Asked,
-) -> None:
-    model.backbone.to(process_device(rank, world_size))
-    step, restored, curves = _resumed(job, rank)
-    run = _Run(objective, model, plan, job, rank, world_size, emit, restored, asked)
-    with board(job, rank, step) as write:
-        log = RunLog(job.program, plan.steps, rank, emit, write, run.meter)
-        if restored is not None:
-            log.say(f"going on after step {step}")
-        course = Course(job, plan.steps, plan.stop_above, validation, curves, model, run.engine, rank, log)
-        if step == 0:
-            course.validate(step, run.meter.paused())
-        while step < plan.steps and not course.ended:
-            figures = run.step(step)
-            step += 1
-            curves.add(step, figures)
-            log.step(step, figures)
-            course.follow(step, figures, objective.examples(step - 1))
-            course.validate(step, run.meter.paused())
-            if step % job.settings.runtime.checkpoint_every == 0 and step < plan.steps and not course.ended:
-                with run.meter.paused():
-                    run.save(step, curves)
-            if run.interrupted and step < plan.steps and not course.ended:
-                run.end_early(step, curves)
-        about = course.settle(step, about)
-    run.finish(curves, about)
+        model.backbone.to(process_device(rank, world_size))
+        step, restored, curves = _resumed(job, rank)
+        run = _Run(objective, model, plan, job, rank, world_size, emit, restored, asked)
+        with board(job, rank, step) as write:
+            log = RunLog(job.program, plan.steps, rank, emit, write, run.meter)
+            if restored is not None:
+                log.say(f"going on after step {step}")
+            course = Course(job, plan.steps, plan.stop_above, validation, curves, model, run.engine, rank, log)
+            last = run.steps(step, curves, course, log)
+            about = course.settle(last, about)
+        run.finish(curves, about)
 
 
 def step_seed(*numbers: int) -> int:
@@ -150,6 +122,28 @@ class _Run:
         self._saver = Saver(job, rank, world_size, emit)
         self._asked, self.interrupted, self._saved = asked, False, -1
         self.meter = Meter(model.backbone.device)
+
+    def steps(self, step: int, curves: Curves, course: Course, log: RunLog) -> int:
+        """The steps after ``step``, with what is told, measured and saved between them; the last one's number."""
+        if step == 0:
+            course.validate(step, self.meter.paused())
+        while step < self._plan.steps and not course.ended:
+            figures = self.step(step)
+            step += 1
+            curves.add(step, figures)
+            log.step(step, figures)
+            course.follow(step, figures, self._objective.examples(step - 1))
+            course.validate(step, self.meter.paused())
+            if step < self._plan.steps and not course.ended:
+                self._save_when_due(step, curves)
+        return step
+
+    def _save_when_due(self, step: int, curves: Curves) -> None:
+        if step % self._job.settings.runtime.checkpoint_every == 0:
+            with self.meter.paused():
+                self.save(step, curves)
+        if self.interrupted:
+            self.end_early(step, curves)
 
     def step(self, step: int) -> dict[str, float]:
         """One optimizer step on one batch; the figures of the step, the same in every process."""
