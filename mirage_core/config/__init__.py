@@ -33,7 +33,13 @@ from mirage_core.config.problems import (
 from mirage_core.config.runtime import RuntimeSettings, TeacherRuntime, plain_url
 from mirage_core.config.section import Level, Positive, Probability, Section, StageName, identity
 from mirage_core.config.teacher import CaptionSettings, TeacherSettings
-from mirage_core.config.training import GroundingSettings, GRPOSettings, TrainSettings, ValidationSettings
+from mirage_core.config.training import (
+    GroundingSettings,
+    GRPOSettings,
+    RelaxationSettings,
+    TrainSettings,
+    ValidationSettings,
+)
 
 __all__ = [
     "PUBLIC_SECTIONS",
@@ -56,6 +62,7 @@ __all__ = [
     "ProblemSettings",
     "PromptSettings",
     "PublicData",
+    "RelaxationSettings",
     "ReportSettings",
     "RuntimeSettings",
     "SATData",
@@ -92,7 +99,7 @@ class Settings(Section):
     direct_sft: TrainSettings = TrainSettings()
     capimagine: TrainSettings = TrainSettings()
     grounding: GroundingSettings = GroundingSettings()
-    relaxation: TrainSettings = TrainSettings()
+    relaxation: RelaxationSettings = RelaxationSettings()
     grpo: GRPOSettings = GRPOSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     report: ReportSettings = ReportSettings()

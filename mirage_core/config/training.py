@@ -68,6 +68,23 @@ class GroundingSettings(TrainSettings):
     text_weight: float = Field(0.1, ge=0, description="gamma, the weight of the text loss.")
 
 
+class RelaxationSettings(TrainSettings):
+    """Stage 2: the text loss alone (paper, Eq. 4), and, all off by default, what may make the latents matter."""
+
+    bottleneck_ramp: Probability = Field(
+        0.0,
+        description="Share of the steps over which latent.bottleneck comes on: the share of a batch's rows under it "
+        "rises from 0 to 1; 0: on for every row from the first step.",
+    )
+    grounding_weight: float = Field(
+        0.0, ge=0, description="Weight of 1 - cosine of the rolled-out latents and their targets beside the text loss."
+    )
+    latent_noise: float = Field(
+        0.0, ge=0, description="Gaussian noise on every latent that is fed, in units of its own standard deviation."
+    )
+    latent_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the latents that are fed as zeros instead.")
+
+
 class GRPOSettings(Section):
     """Group relative policy optimisation of the text, with gradient through recomputed latents."""
 
