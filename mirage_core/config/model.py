@@ -31,6 +31,11 @@ class LatentSettings(Section):
     end: Literal["exact", "free"] = Field("exact", description="exact: k latents; free: the model ends the span.")
     max_latents: Positive = Field(8, description="Cap on latents a span when the end is free.")
     max_spans: Positive = Field(4, description="Cap on spans an answer.")
+    fed: Literal["own", "blank"] = Field(
+        "own",
+        description="What stands in a span: the model's own hidden states; or, as a control, the embedding of "
+        "latent_pad, k blank tokens.",
+    )
     bottleneck: Literal["none", "latent_kv", "latent_only"] = Field(
         "none",
         description="What text after a span may attend to of what stands before it: everything; the latents' keys and "
