@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from mirage_core.config.analysis import AnalysisSettings
 from mirage_core.config.evaluation import EvaluationSettings, ReportSettings
 from mirage_core.config.model import (
     ArchitectureSettings,
@@ -43,6 +44,7 @@ from mirage_core.config.training import (
 
 __all__ = [
     "PUBLIC_SECTIONS",
+    "AnalysisSettings",
     "ArchitectureSettings",
     "AuxiliaryImageSettings",
     "BenchmarkData",
@@ -102,6 +104,7 @@ class Settings(Section):
     relaxation: RelaxationSettings = RelaxationSettings()
     grpo: GRPOSettings = GRPOSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    analysis: AnalysisSettings = AnalysisSettings()
     report: ReportSettings = ReportSettings()
     runtime: RuntimeSettings = RuntimeSettings()
 
