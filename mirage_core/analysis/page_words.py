@@ -1,0 +1,34 @@
+"""Figures of the causal analysis in words, the same on the page, in the verdict and in a terminal."""
+
+from __future__ import annotations
+
+from mirage_core.analysis.result import Estimate
+
+
+def percent(share: float | None) -> str:
+    """``81.5 %``."""
+    return "–" if share is None else f"{100 * share:.1f} %"
+
+
+def shares(estimate: Estimate) -> str:
+    """``81.5 % (78.0 to 84.6)``."""
+    if estimate.low is None or estimate.high is None:
+        return percent(estimate.value)
+    return f"{percent(estimate.value)} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+
+
+def points(estimate: Estimate) -> str:
+    """``-3.5 points (-6.0 to -1.0)``."""
+    if estimate.value is None:
+        return "–"
+    within = "" if estimate.low is None or estimate.high is None else (
+        f" ({100 * estimate.low:+.1f} to {100 * estimate.high:+.1f})"
+    )  # fmt: skip
+    return f"{100 * estimate.value:+.1f} points{within}"
+
+
+def p_words(p: float | None) -> str:
+    """``.03``, ``< .001``."""
+    if p is None:
+        return "–"
+    return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0")
