@@ -1,0 +1,100 @@
+"""Facts of the world that a state may or may not hold: what probes are asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirage_core.benchmarks import vsp_planning, vsp_reasoning
+from mirage_core.types import Problem
+from mirage_core.worlds.maze import HOLE, MOVES, Cell, Maze, maze_from_rows
+
+MOST_CLASSES = 64
+"""A fact of more classes than these is a text, not a category."""
+_LONGEST_ANSWER = 24  # characters of an answer that may be a class
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One fact of every instance: ``labels`` [N], one class each; or ``signs`` [N, C], each 1, -1, or 0 for none."""
+
+    name: str
+    labels: tuple[str, ...] = ()
+    signs: NDArray[np.float64] | None = None
+
+
+def facts_of(problems: Sequence[Problem]) -> list[Fact]:
+    """The facts of problems of one benchmark: of their mazes where they have one, of their answers, of their data."""
+    found = _maze_facts(problems) if _have_maps(problems) else []
+    return [*found, *_answer_facts(problems), *_own_facts(problems)]
+
+
+def unit_of(problem: Problem) -> str:
+    """What must not stand on both sides of a split: the map where there is one, else the pictures, else the problem."""
+    if "map" in problem.facts:
+        return json.dumps(problem.facts["map"])
+    return problem.id
+
+
+def _have_maps(problems: Sequence[Problem]) -> bool:
+    names = (vsp_planning.NAME, vsp_reasoning.NAME)
+    return all(problem.benchmark in names and "map" in problem.facts for problem in problems)
+
+
+def _maze_facts(problems: Sequence[Problem]) -> list[Fact]:
+    mazes = [maze_from_rows(problem.facts["map"]) for problem in problems]
+    return [
+        Fact("start cell", tuple(_cell(maze.start) for maze in mazes)),
+        Fact("goal cell", tuple(_cell(maze.goal) for maze in mazes)),
+        Fact("number of holes", tuple(str(len(maze.holes)) for maze in mazes)),
+        Fact("hole at each cell", signs=_holes(mazes)),
+    ]
+
+
+def _cell(cell: Cell) -> str:
+    return f"{cell[0]},{cell[1]}"
+
+
+def _holes(mazes: Sequence[Maze]) -> NDArray[np.float64]:
+    """1 for a hole, -1 for none, 0 where a smaller map has no such cell."""
+    side = max(maze.level for maze in mazes)
+    signs = np.zeros((len(mazes), side, side))
+    for index, maze in enumerate(mazes):
+        signs[index, : maze.level, : maze.level] = np.where(np.array(maze.cells) == HOLE, 1.0, -1.0)
+    return signs.reshape(len(mazes), -1)
+
+
+def _answer_facts(problems: Sequence[Problem]) -> list[Fact]:
+    """Of a plan its first move and its length; of any other short answer the answer itself."""
+    answers = [problem.answer for problem in problems]
+    if all(answer and set(answer) <= set(MOVES) for answer in answers) and _is_planning(problems):
+        return [
+            Fact("next move", tuple(answer[0] for answer in answers)),
+            Fact("length of the plan", tuple(str(len(answer)) for answer in answers)),
+        ]
+    if all(len(answer) <= _LONGEST_ANSWER for answer in answers):
+        return [Fact("answer", tuple(answers))]
+    return []
+
+
+def _is_planning(problems: Sequence[Problem]) -> bool:
+    return all(problem.benchmark == vsp_planning.NAME for problem in problems)
+
+
+def _own_facts(problems: Sequence[Problem]) -> list[Fact]:
+    """Small categorical facts a benchmark keeps itself: present in every problem, a word, a number or yes and no."""
+    names = [name for name in problems[0].facts if name not in ("map", "plan")]
+    return [
+        Fact(name, tuple(str(problem.facts[name]) for problem in problems))
+        for name in names
+        if all(name in problem.facts and _is_small(problem.facts, name) for problem in problems)
+    ]
+
+
+def _is_small(facts: Mapping[str, object], name: str) -> bool:
+    value = facts[name]
+    return isinstance(value, (bool, int)) or (isinstance(value, str) and len(value) <= _LONGEST_ANSWER)
