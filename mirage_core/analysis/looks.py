@@ -8,6 +8,7 @@ Legend: K latents, D hidden, P merged patches of a picture, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ class Patch(Record):
 class PictureLook(Record):
     """One latent over one picture."""
 
+    picture: str = Field(description='"input", "input 2", ..., or "auxiliary": what stage 1 grounds in.')
     cosine: tuple[tuple[float, ...], ...] = Field(description="To each merged patch, [rows][columns].")
     centred: tuple[tuple[float, ...], ...] = Field(
         description="The same after the mean latent and the mean patch of all pictures were taken away."
@@ -75,23 +77,30 @@ class WordLook(Record):
 
 
 class LatentLook(Record):
-    """One latent of one answer; ``auxiliary``: over the picture that stage 1 grounds in, None where there is none."""
+    """One latent of one answer: over every picture, and in words."""
 
     index: int
-    input: PictureLook | None
-    auxiliary: PictureLook | None
+    pictures: tuple[PictureLook, ...]
     words: WordLook
 
 
-def picture_look(latent: Tensor, mean: Tensor, patches: Tensor, grid: tuple[int, int], centre: Tensor) -> PictureLook:
-    """Look at one picture with one latent.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A picture as the model's vision tower sees it: merged patches [P, D] in raster order, and their grid."""
 
-    ``latent``, ``mean`` [D]: a latent, and the mean of all instances at its place; ``patches`` [P, D] merged patch
-    features in raster order, ``grid`` their rows and columns, ``centre`` [D] the mean patch of all pictures.
+    name: str
+    patches: Tensor
+    grid: tuple[int, int]
+
+
+def picture_look(latent: Tensor, mean: Tensor, seen: Seen, centre: Tensor) -> PictureLook:
+    """Look at one picture with one latent [D]; ``mean`` [D] is the mean of all instances at its place, ``centre`` [D]
+    the mean patch of all pictures.
     """
-    own, baseline = cosine_map(latent, patches, grid), cosine_map(mean, patches, grid)
-    centred = cosine_map(latent - mean, patches - centre, grid)
+    own, baseline = cosine_map(latent, seen.patches, seen.grid), cosine_map(mean, seen.patches, seen.grid)
+    centred = cosine_map(latent - mean, seen.patches - centre, seen.grid)
     return PictureLook(
+        picture=seen.name,
         cosine=_rounded(own),
         centred=_rounded(centred),
         mean=_rounded(baseline),
@@ -131,19 +140,21 @@ def correlation(one: Map, other: Map) -> float | None:
 
 
 def word_looks(
-    latents: Tensor, means: Tensor, logits: Callable[[Tensor], Tensor], table: Tensor, decoded: Decoded
-) -> list[WordLook]:
-    """The words nearest to each latent and to the mean latent of its place.
+    latents: Tensor, mean: Tensor, logits: Callable[[Tensor], Tensor], table: Tensor, decoded: Decoded
+) -> list[list[WordLook]]:
+    """The words nearest to latents [N, K, D] and to the mean latents [K, D] of their places: N lists of K looks.
 
-    ``latents``, ``means`` [K, D]; ``logits`` the model's own head, [n, D] to [n, V]: latents are last hidden states
-    after the final norm, which is what the head reads. ``table`` [V, D]: the embeddings of all tokens.
+    ``logits``: the model's own head, [n, D] to [n, V]; latents are last hidden states after the final norm, which is
+    what the head reads. ``table`` [V, D]: the embeddings of all tokens.
     """
-    read = [by_head(logits(each), decoded) for each in (latents, means)]
-    near = [by_embedding(each, table, decoded) for each in (latents, means)]
-    return [
-        WordLook(head=own, head_mean=base, embedding=close, embedding_mean=close_base)
-        for own, base, close, close_base in zip(*read, *near, strict=True)
+    places = latents.shape[1]
+    states = torch.cat([mean, latents.flatten(0, 1)])
+    head, near = by_head(logits(states), decoded), by_embedding(states, table, decoded)
+    looks = [
+        WordLook(head=head[at], head_mean=head[place], embedding=near[at], embedding_mean=near[place])
+        for at, place in ((at, at % places) for at in range(places, len(states)))
     ]
+    return [looks[at : at + places] for at in range(0, len(looks), places)]
 
 
 def by_head(logits: Tensor, decoded: Decoded) -> list[tuple[Word, ...]]:
@@ -178,5 +189,5 @@ def _round(value: float) -> float:
 
 def shows_nothing(looks: Sequence[LatentLook]) -> bool:
     """Whether no look at an answer's latents shows anything that the average latent does not."""
-    pictures = [over for look in looks for over in (look.input, look.auxiliary) if over is not None]
-    return all(over.shows_nothing for over in pictures) and all(look.words.shows_nothing for look in looks)
+    over = [picture.shows_nothing for look in looks for picture in look.pictures]
+    return all(over) and all(look.words.shows_nothing for look in looks)

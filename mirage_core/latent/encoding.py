@@ -45,7 +45,7 @@ class Encoder:
         DataError for text that holds special tokens, and for pictures that are broken or do not match the text.
         """
         question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
-        pixels, grids = self._pixels(problem.images, f"a picture of problem {problem.id}")
+        pixels, grids = self.pixels(problem.images, f"a picture of problem {problem.id}")
         ids = np.array(self._tokenize(self._chat(question, problem)))
         merged = self._processor.image_processor.merge_size**2
         repeats = np.ones_like(ids)
@@ -75,7 +75,7 @@ class Encoder:
         pixels, grids = no_pixels(), no_grids()
         if wanted and with_latents:
             name = f"the auxiliary image of problem {chain.problem_id}"
-            pixels, grids = self._pixels((example.auxiliary_image.image,), name)
+            pixels, grids = self.pixels((example.auxiliary_image.image,), name)
         return EncodedExample(
             ids=torch.cat([prompt.ids, torch.from_numpy(answer)]),
             labels=torch.from_numpy(np.concatenate([ignored, labels])),
@@ -138,8 +138,8 @@ class Encoder:
             raise DataError(f"{what}: {error}") from error
         return patches // int(processor.merge_size) ** 2
 
-    def _pixels(self, images: Sequence[bytes], what: str) -> tuple[Tensor, Tensor]:
-        """Patches [P, C] and grids [N, 3] of encoded pictures."""
+    def pixels(self, images: Sequence[bytes], what: str) -> tuple[Tensor, Tensor]:
+        """Patches [P, C] and grids [N, 3] of encoded pictures. DataError, naming ``what``, where one is broken."""
         if not images:
             return no_pixels(), no_grids()
         pictures = [open_picture(data, self._prompt.image_scale, what) for data in images]
