@@ -78,6 +78,8 @@ def decode_settings(evaluation: EvaluationSettings, latent: LatentSettings, late
         max_latents=latent.max_latents,
         max_spans=latent.max_spans,
         samples=evaluation.samples,
+        bottleneck=latent.bottleneck,
+        fed=latent.fed,
     )
 
 

@@ -5,6 +5,7 @@ Legend: B rows, T columns so far. Keys and values are [B, heads, T, head size], 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -63,6 +64,31 @@ class FixedCache:
         """Count ``columns`` that every layer has written."""
         self.length += columns
 
+    def reserve(self, columns: int) -> int:
+        """Count ``columns`` more, zero until ``write`` fills them in some row; the first of them."""
+        first = self.length
+        for layer, pair in self._buffers.items():
+            if pair[0].shape[2] < first + columns:
+                pair = self._buffers[layer] = (
+                    self._grown(pair, pair[0], first + columns, 0),
+                    self._grown(pair, pair[1], first + columns, 1),
+                )
+            for buffer in pair:  # a weight of zero times what lay in memory may be no number
+                buffer[:, :, first : first + columns] = 0
+        self.length += columns
+        return first
+
+    def write(self, layer_idx: int, rows: Tensor, columns: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values [m, heads, head size] over those of ``rows``, ``columns`` [m] of a layer."""
+        for buffer, new in zip(self._buffers[layer_idx], (keys, values), strict=True):
+            buffer[rows, :, columns] = new
+
+    def read(self, row: int, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [layers, heads, k, head size] of some columns [k] of a row, copied."""
+        pairs = [self._buffers[layer] for layer in sorted(self._buffers)]
+        keys, values = (torch.stack([pair[which][row][:, columns] for pair in pairs]) for which in (0, 1))
+        return keys, values
+
     def repeat(self, times: int) -> None:
         """Every row ``times`` times, in place of one (samples of a prompt that was encoded once)."""
         rows = self._buffers[0][0].shape[0]
@@ -85,3 +111,20 @@ class FixedCache:
         if pair is not None:
             buffer[:, :, : self.length] = pair[which][:, :, : self.length]
         return buffer
+
+
+@dataclass(frozen=True, slots=True)
+class ReservedColumns:
+    """``cache`` as a pass sees it whose last column is appended; of the others, in each of ``rows`` [m] that of
+    ``sources`` [m] goes to the reserved one of ``columns`` [m], and what is left is padding and goes nowhere."""
+
+    cache: FixedCache
+    rows: Tensor
+    sources: Tensor
+    columns: Tensor
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """Write one layer; its whole keys and values."""
+        given = (part[self.rows, :, self.sources] for part in (keys, values))
+        self.cache.write(layer_idx, self.rows, self.columns, *given)
+        return self.cache.update(keys[:, :, -1:], values[:, :, -1:], layer_idx)

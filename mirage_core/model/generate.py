@@ -17,12 +17,13 @@ from transformers.generation import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from mirage_core.errors import InputError, SettingsError
+from mirage_core.latent.bottleneck import Bottleneck
 from mirage_core.latent.encoded import EncodedPrompt, no_grids, no_pixels
 from mirage_core.latent.layout import collate_prompts
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.continuation import Continuation
-from mirage_core.model.decode import DecodeSettings, check_settings, latent_modes, sampling_rules
+from mirage_core.model.decode import DecodeSettings, check_settings, latent_modes, sampling_rules, span_rules
 from mirage_core.model.modes import Fed
 from mirage_core.model.trajectory import Recorder
 
@@ -51,8 +52,12 @@ def latent_generate(
     end: Literal["exact", "free"] = "exact",
     max_latents: int = 8,
     max_spans: int = 4,
+    bottleneck: Bottleneck = "none",
+    fed: Literal["own", "blank"] = "own",
 ) -> LatentGenerate:
     """The ``custom_generate`` of ``backbone.model.generate``: spans of latents as ``decode`` makes them.
+
+    ``bottleneck`` and ``fed`` are those the model was trained with (``latent`` in its mirage.json).
 
     In the sequences a latent stands as latent_pad, and counts as a token (max_new_tokens, min_length). Everything of
     a GenerationConfig that draws one token after the other is honoured. SettingsError for a name or a folder, which
@@ -71,6 +76,8 @@ def latent_generate(
         end=end,
         max_latents=max_latents,
         max_spans=max_spans,
+        bottleneck=bottleneck,
+        fed=fed,
     )
     check_settings(settings)
     return LatentGenerate(backbone, ids, settings)
@@ -154,7 +161,11 @@ class _Run:
             () if asked and config.output_scores else None, () if asked and config.output_logits else None
         )
         self._rows = Continuation(
-            made.backbone, batch, samples=samples, steps=max(1, config.max_length - input_ids.shape[1])
+            made.backbone,
+            batch,
+            samples=samples,
+            steps=max(1, config.max_length - input_ids.shape[1]),
+            rules=span_rules(made.ids, made.settings),
         )
         self.input_ids = input_ids
         self.going = np.ones(len(input_ids), dtype=bool)
@@ -163,14 +174,15 @@ class _Run:
         """One column: draw where text goes on, record, stop rows, feed."""
         fed = self._modes.feed(self._draw(logits_processor))
         rows = np.flatnonzero(self.going)
-        self._recorder.record(rows, fed.of(rows), None, self._rows.hidden[torch.from_numpy(rows), 0])
+        vectors = self._rows.vectors()
+        self._recorder.record(rows, fed.of(rows), None, vectors[torch.from_numpy(rows).to(vectors.device)])
         column = self._column(fed)
         self.input_ids = torch.cat([self.input_ids, column[:, None]], dim=-1)
         self.going &= ~stopping_criteria(self.input_ids, self._kept.scores).cpu().numpy().astype(bool)
         if self._made.streamer is not None:
             self._made.streamer.put(column.cpu())
         if self.going.any():
-            self._rows.feed(fed)
+            self._rows.feed(fed, vectors)
 
     def output(self) -> LatentGenerateOutput:
         """Sequences with what else was asked for."""

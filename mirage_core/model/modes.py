@@ -16,15 +16,17 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """What the rows are fed next: a latent where ``latent`` [n], else ``tokens`` [n]; ``forced`` [n]: not drawn."""
+    """What the rows are fed next: a latent where ``latent`` [n], else ``tokens`` [n]; ``forced`` [n]: not drawn;
+    ``closes`` [n]: the token is the latent_end of a span, forced or drawn."""
 
     latent: Flags
     tokens: Ints
     forced: Flags
+    closes: Flags
 
     def of(self, rows: Ints) -> Fed:
         """The same for these rows only."""
-        return Fed(self.latent[rows], self.tokens[rows], self.forced[rows])
+        return Fed(self.latent[rows], self.tokens[rows], self.forced[rows], self.closes[rows])
 
 
 class LatentModes:
@@ -55,7 +57,7 @@ class LatentModes:
         starts = (countdown == 0) & (drawn == self._start)
         self.spans_started = self.spans_started + starts
         self._countdown = np.where(starts, self.span + 1, np.where(latent, countdown - 1, 0))
-        return Fed(latent, tokens, forced)
+        return Fed(latent, tokens, forced, forced | closes)
 
     def keep(self, rows: Ints) -> None:
         """Go on with these rows only."""

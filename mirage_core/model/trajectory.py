@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mirage_core.model.intervention import SpanStates
 from mirage_core.model.modes import Fed, Ints
 from mirage_core.types import LatentSpan
 
@@ -20,7 +21,8 @@ class Trajectory:
     [k, D] a span. ``sampled``: False where a token was forced (latent_end of an exact span, or at the cap).
     ``log_probs``: of sampled tokens, under the distribution at the temperature, after the bans, BEFORE
     top-p (what ``losses.text_log_probs`` recomputes); temperature 0 counts as 1; 0.0 where forced.
-    ``finished``: it ended with end_of_turn (its last token), not at the length limit.
+    ``finished``: it ended with end_of_turn (its last token), not at the length limit. ``span_states``: keys and values
+    of every span, as the row computed them, where decoding was asked to record them; else empty.
     """
 
     token_ids: tuple[int, ...]
@@ -29,6 +31,7 @@ class Trajectory:
     log_probs: tuple[float, ...]
     sampled: tuple[bool, ...]
     finished: bool
+    span_states: tuple[SpanStates, ...] = ()
 
 
 @dataclass
@@ -39,6 +42,7 @@ class _Row:
     log_probs: list[float] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
     latents: dict[int, list[Tensor]] = field(default_factory=dict)
+    states: list[SpanStates] = field(default_factory=list)
 
     def trajectory(self, stops: tuple[int, ...]) -> Trajectory:
         """The answer as it stands."""
@@ -49,6 +53,7 @@ class _Row:
             log_probs=tuple(self.log_probs),
             sampled=tuple(self.sampled),
             finished=bool(self.tokens) and self.tokens[-1] in stops,
+            span_states=tuple(self.states),
         )
 
 
@@ -59,8 +64,8 @@ class Recorder:
         self._rows = [_Row() for _ in range(rows)]
         self._latents: list[tuple[list[_Row], list[int], Tensor]] = []
 
-    def record(self, rows: Ints, fed: Fed, log_probs: Tensor | None, hidden: Tensor) -> None:
-        """One step of the rows [n] still going; where they are in latent mode they are fed hidden [n, D]."""
+    def record(self, rows: Ints, fed: Fed, log_probs: Tensor | None, vectors: Tensor) -> None:
+        """One step of the rows [n] still going; where they are in latent mode they are fed vectors [n, D]."""
         drawn = [0.0] * len(rows) if log_probs is None else log_probs.tolist()
         columns = zip(rows.tolist(), fed.latent.tolist(), fed.tokens.tolist(), fed.forced.tolist(), drawn, strict=True)
         for row, latent, token, forced, log_prob in columns:
@@ -70,20 +75,24 @@ class Recorder:
             answer.tokens.append(token)
             answer.sampled.append(not forced)
             answer.log_probs.append(0.0 if forced else log_prob)
-        self._keep_latents(rows, fed, hidden)
+        self._keep_latents(rows, fed, vectors)
+
+    def keep_states(self, row: int, states: SpanStates) -> None:
+        """What the span left behind that this row closes now."""
+        self._rows[row].states.append(states)
 
     def trajectories(self, stops: tuple[int, ...]) -> list[Trajectory]:
         """The answers of all rows."""
-        for answers, positions, hidden in self._latents:
-            for answer, position, latent in zip(answers, positions, hidden, strict=True):
+        for answers, positions, vectors in self._latents:
+            for answer, position, latent in zip(answers, positions, vectors, strict=True):
                 answer.latents.setdefault(position, []).append(latent)
         self._latents = []
         return [row.trajectory(stops) for row in self._rows]
 
-    def _keep_latents(self, rows: Ints, fed: Fed, hidden: Tensor) -> None:
+    def _keep_latents(self, rows: Ints, fed: Fed, vectors: Tensor) -> None:
         places = np.flatnonzero(fed.latent)
         if not len(places):
             return
         answers = [self._rows[row] for row in rows[places].tolist()]
-        chosen = hidden[torch.from_numpy(places).to(hidden.device)]
+        chosen = vectors[torch.from_numpy(places).to(vectors.device)]
         self._latents.append((answers, [len(answer.tokens) for answer in answers], chosen))
