@@ -11,7 +11,7 @@ from mirage_core.config import Settings, identity
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, InputError
 from mirage_core.stages.record import RunRecord
 from mirage_core.stages.registry import get_stage
-from mirage_core.stages.road import methods
+from mirage_core.stages.road import methods, test_of
 from mirage_core.stages.stage import stage_fingerprint
 from mirage_core.store import Pointer, Store, checked_pointer
 from mirage_core.types import Artifact
@@ -56,7 +56,7 @@ def subject(store: Store, name: str) -> Subject:
 def publish(store: Store, name: str, record: RunRecord) -> Pointer:
     """Point ``name`` at the furthest model a run has trained, with all that its evaluation needs."""
     step, method = trained_step(record)
-    model, problems = artifact_of(store, record, step), artifact_of(store, record, "problems")
+    model, problems = artifact_of(store, record, step), artifact_of(store, record, test_of(method))
     about = {
         "run": record.id,
         "recipe": record.recipe,

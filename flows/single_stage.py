@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from flows.alive import said_to_live
 from flows.steps import lost_said, run_task
-from mirage_core.config import Settings, StageName
+from mirage_core.config import Method, Settings, StageName
 from mirage_core.errors import InputError
 from mirage_core.recipes import load
 from mirage_core.stages.heal import healed
@@ -22,8 +22,6 @@ from mirage_core.training.launch import ending_jobs
 from mirage_core.types import Artifact
 from tasks.pictures import settings_markdown
 from tasks.places import open_store, store_url
-
-Method = Literal["zero-shot", "direct-sft", "capimagine", "stage-1", "stage-2", "grpo"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +57,19 @@ def single_stage(
         overrides: Settings that differ from the recipe's, one an item, such as `seed=7` or
             `relaxation.steps=200`.
         method: What an evaluation judges: the base model (zero-shot), the answer alone (direct-sft), the
-            imagination in words (capimagine), the model after grounding (stage-1), relaxation (stage-2) or
-            reinforcement (grpo). No other stage takes it.
-        problems: Problems for auxiliary-images, examples, grpo or evaluation: a path or the start of a digest.
-            Empty: the recipe's own.
-        auxiliary_images: Pictures for examples: a path or the start of a digest. Empty: the recipe's own.
-        examples: Training examples for direct-sft, captions, capimagine (the captioned ones), grounding or
-            relaxation: a path or the start of a digest. Empty: the recipe's own.
-        model: The model that direct-sft, capimagine, grounding, relaxation or grpo trains further, or that
-            evaluation judges: a path or the start of a digest. Empty: the recipe's own.
+            imagination in words (capimagine), the auxiliary picture given as an input (auxiliary-input), the model
+            after grounding (stage-1), relaxation (stage-2), relaxation alone (without-stage-1) or reinforcement of any
+            of them (grpo after stage-2, direct-sft-grpo, ...). No other stage takes it.
+        problems: Problems for auxiliary-images, examples, auxiliary-problems, evaluation, grpo, direct-sft-grpo,
+            capimagine-grpo or without-stage-1-grpo: a path or the start of a digest. Empty: the recipe's own.
+        auxiliary_images: Pictures for examples or auxiliary-problems: a path or the start of a digest. Empty: the
+            recipe's own.
+        examples: Training examples for direct-sft, captions, capimagine (the captioned ones), auxiliary-examples,
+            auxiliary-input (those), grounding, without-stage-1 or relaxation: a path or the start of a digest. Empty:
+            the recipe's own.
+        model: The model that direct-sft, auxiliary-input, capimagine, grounding, without-stage-1, relaxation, grpo,
+            direct-sft-grpo, capimagine-grpo or without-stage-1-grpo trains further, or that evaluation judges: a path
+            or the start of a digest. Empty: the recipe's own.
     """
     settings = load(recipe, overrides)
     create_markdown_artifact(settings_markdown(settings), key="settings", description="The resolved settings")

@@ -21,21 +21,28 @@ from mirage_core.types import Artifact
 TRAINED = {
     "grpo": "grpo",
     "relaxation": "stage-2",
+    "without-stage-1-grpo": "without-stage-1-grpo",
+    "without-stage-1": "without-stage-1",
     "grounding": "stage-1",
+    "capimagine-grpo": "capimagine-grpo",
     "capimagine": "capimagine",
+    "direct-sft-grpo": "direct-sft-grpo",
     "direct-sft": "direct-sft",
+    "auxiliary-input": "auxiliary-input",
 }
 METHOD_OF_STEP = {**TRAINED, "base": "zero-shot"}
 STEPS = {method: step for step, method in METHOD_OF_STEP.items()}
-# The program that trained a model folder last, as its mirage.json says, and the method that uses it.
-METHOD_OF_STAGE = {
-    "base": "zero-shot",
-    "warmup": "zero-shot",
-    "text": "direct-sft",
-    "capimagine": "capimagine",
-    "grounding": "stage-1",
-    "relaxation": "stage-2",
-    "grpo": "grpo",
+# The programs that trained a model folder, the last first, as its mirage.json says, and the method that uses it.
+METHOD_OF_STAGES = {
+    ("grpo", "text"): "direct-sft-grpo",
+    ("grpo", "capimagine"): "capimagine-grpo",
+    ("grpo", "relaxation", "base"): "without-stage-1-grpo",
+    ("grpo",): "grpo",
+    ("relaxation", "base"): "without-stage-1",
+    ("relaxation",): "stage-2",
+    ("grounding",): "stage-1",
+    ("capimagine",): "capimagine",
+    ("text",): "direct-sft",
 }
 FALLBACK_RECIPE = "tiny"
 # A recipe with a teacher behind an endpoint must name one; where it was is not told, and a trained model needs none.
@@ -144,7 +151,7 @@ def _of_folder(
 ) -> Checkpoint:
     about = about_folder(folder)
     settings = _settings_in(about, folder) if told is None else settings_of(told, str(name))
-    used = method or METHOD_OF_STAGE.get(str(about.get("stage")), "zero-shot")
+    used = method or method_of(about)
     _step_of(used)
     return Checkpoint(name=name or str(folder), folder=folder, method=used, settings=settings)
 
@@ -162,6 +169,14 @@ def _settings_in(about: Mapping[str, object], folder: Path) -> Settings:
     runtime = identity(known.runtime)
     runtime["teacher"]["base_url"] = NO_TEACHER
     return settings_of({**kept, "runtime": runtime}, str(folder))
+
+
+def method_of(about: Mapping[str, object]) -> str:
+    """The method that uses a model, by the programs that trained it; one that none trained is a base."""
+    told = about.get("stages")
+    stages = [*told[::-1]] if isinstance(told, list) else [about.get("stage")]
+    fitting = (method for last, method in METHOD_OF_STAGES.items() if tuple(stages[: len(last)]) == last)
+    return next(fitting, "zero-shot")
 
 
 def about_folder(folder: Path) -> dict[str, object]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mirage_core.benchmarks.auxiliary_input import has_auxiliary_input, labelled
 from mirage_core.benchmarks.vsp_prompts import PromptForm
 from mirage_core.types import Problem, Score, Split, Variant
 
@@ -58,6 +59,11 @@ class Benchmark:
     rules: tuple[str, ...]
     load: Load
     score: Judge
-    prompt: Ask
+    ask: Ask
     orders: Orders | None = None
     source: str | None = None
+
+    def prompt(self, problem: Problem, form: PromptForm, variant: Variant) -> str:
+        """The prompt of a problem, with one ``<image>`` a picture; an auxiliary picture among them is labelled."""
+        asked = self.ask(problem, form, variant)
+        return labelled(asked) if has_auxiliary_input(problem) else asked

@@ -8,13 +8,17 @@ from pydantic import Field
 
 from mirage_core.config.section import Positive, Probability, Section
 
+Method = Literal[
+    "zero-shot", "direct-sft", "direct-sft-grpo", "auxiliary-input", "capimagine", "capimagine-grpo", "stage-1",
+    "without-stage-1", "without-stage-1-grpo", "stage-2", "grpo",
+]  # fmt: skip
+"""What can be trained and judged. CoT SFT is direct-sft with teacher.variant=cot; grpo follows stage-2."""
+
 
 class EvaluationSettings(Section):
     """How methods are compared. Greedy by default: the released temperature of 0.7 is noisy."""
 
-    methods: tuple[Literal["zero-shot", "direct-sft", "capimagine", "stage-1", "stage-2", "grpo"], ...] = (
-        "zero-shot", "direct-sft", "stage-1", "stage-2", "grpo",
-    )  # fmt: skip
+    methods: tuple[Method, ...] = ("zero-shot", "direct-sft", "stage-1", "stage-2", "grpo")
     max_new_tokens: Positive = 1024
     temperature: float = Field(0.0, ge=0)
     top_p: Probability = 1.0

@@ -10,8 +10,9 @@ Level = Annotated[int, Field(ge=3, le=8)]
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 StageName = Literal[
-    "problems", "auxiliary-images", "examples", "base", "direct-sft", "captions", "capimagine", "grounding",
-    "relaxation", "grpo", "evaluation", "report",
+    "problems", "auxiliary-images", "base", "examples", "auxiliary-problems", "auxiliary-examples", "captions",
+    "direct-sft", "auxiliary-input", "capimagine", "grounding", "without-stage-1", "relaxation", "direct-sft-grpo",
+    "capimagine-grpo", "without-stage-1-grpo", "grpo", "evaluation", "report",
 ]  # fmt: skip
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mirage_core.config import GRPOSettings, TrainSettings
+from mirage_core.config import GRPOSettings, Settings, TrainSettings
 from mirage_core.evaluation.curves import last_step
 from mirage_core.evaluation.sources import Sources
 
@@ -35,37 +36,65 @@ class Budget:
 
 def budgets(sources: Sources) -> list[Budget]:
     """Return the budget of every evaluated method whose training is known."""
-    settings = sources.settings
-    direct = _steps(sources, "direct-sft", settings.direct_sft)
-    captioned = _steps(sources, "capimagine", settings.capimagine)
-    grounding = _steps(sources, "grounding", settings.grounding)
-    relaxation = _steps(sources, "relaxation", settings.relaxation)
-    updates = _steps(sources, "grpo", settings.grpo)
-    known = {
-        "zero-shot": (0, 0, 0),
-        "direct-sft": (direct, 0, 0),
-        "capimagine": (captioned, 0, 0),
-        "stage-1": (0, grounding, 0),
-        "stage-2": (relaxation, grounding, 0),
-        "grpo": (relaxation, grounding, updates),
+    return [_budget(sources, method, TRAINING[method]) for method in sources.methods if method in TRAINING]
+
+
+TRAINING: dict[str, tuple[str, ...]] = {
+    "zero-shot": (),
+    "direct-sft": ("direct-sft",),
+    "direct-sft-grpo": ("direct-sft", "direct-sft-grpo"),
+    "auxiliary-input": ("auxiliary-input",),
+    "capimagine": ("capimagine",),
+    "capimagine-grpo": ("capimagine", "capimagine-grpo"),
+    "stage-1": ("grounding",),
+    "without-stage-1": ("without-stage-1",),
+    "without-stage-1-grpo": ("without-stage-1", "without-stage-1-grpo"),
+    "stage-2": ("grounding", "relaxation"),
+    "grpo": ("grounding", "relaxation", "grpo"),
+}
+"""The stages that train each method after the shared base."""
+
+
+def section_of(settings: Settings, stage: str) -> TrainSettings | GRPOSettings:
+    """The settings that a training stage reads."""
+    if stage.endswith("grpo"):
+        return settings.grpo
+    sections: dict[str, TrainSettings] = {
+        "direct-sft": settings.direct_sft,
+        "auxiliary-input": settings.direct_sft,
+        "capimagine": settings.capimagine,
+        "grounding": settings.grounding,
+        "without-stage-1": settings.relaxation,
+        "relaxation": settings.relaxation,
     }
-    return [_budget(sources, method, *known[method]) for method in sources.methods if method in known]
+    return sections[stage]
 
 
-def _budget(sources: Sources, method: str, text: int, grounding: int, updates: int) -> Budget:
-    settings = sources.settings
-    own = {"direct-sft": settings.direct_sft, "capimagine": settings.capimagine}
-    text_batch = own.get(method, settings.relaxation).batch_size
+def budget_of(method: str, settings: Settings, steps: Mapping[str, int]) -> Budget:
+    """The budget of a method, given the optimizer steps of each stage that trains it."""
+    given = {"text": 0, "grounding": 0, "policy": 0}
+    examples = answers = 0
+    for stage in TRAINING[method]:
+        section, taken = section_of(settings, stage), steps[stage]
+        kind = "policy" if isinstance(section, GRPOSettings) else "grounding" if stage == "grounding" else "text"
+        given[kind] += taken
+        if isinstance(section, GRPOSettings):
+            answers += -(-taken // section.updates_per_rollout) * section.prompts_per_step * section.group_size
+        else:
+            examples += taken * section.batch_size
     return Budget(
         method=method,
-        text_steps=text,
-        grounding_steps=grounding,
-        policy_updates=updates,
-        examples=text * text_batch + grounding * settings.grounding.batch_size,
-        sampled_answers=-(-updates // settings.grpo.updates_per_rollout)
-        * settings.grpo.prompts_per_step
-        * settings.grpo.group_size,
+        text_steps=given["text"],
+        grounding_steps=given["grounding"],
+        policy_updates=given["policy"],
+        examples=examples,
+        sampled_answers=answers,
     )
+
+
+def _budget(sources: Sources, method: str, stages: tuple[str, ...]) -> Budget:
+    steps = {stage: _steps(sources, stage, section_of(sources.settings, stage)) for stage in stages}
+    return budget_of(method, sources.settings, steps)
 
 
 def _steps(sources: Sources, stage: str, settings: TrainSettings | GRPOSettings) -> int:

@@ -5,8 +5,13 @@ from __future__ import annotations
 METHODS = {
     "zero-shot": "Zero-shot (the base model)",
     "direct-sft": "Direct SFT",
+    "direct-sft-grpo": "Direct SFT + GRPO",
+    "auxiliary-input": "Auxiliary picture as input (upper bound)",
     "capimagine": "CapImagine (imagination as text)",
+    "capimagine-grpo": "CapImagine + GRPO",
     "stage-1": "Mirage, stage 1 alone",
+    "without-stage-1": "Mirage, without stage 1",
+    "without-stage-1-grpo": "Mirage, without stage 1, + GRPO",
     "stage-2": "Mirage, stage 2",
     "grpo": "Mirage + GRPO",
 }
@@ -29,17 +34,15 @@ BENCHMARKS = {
 STAGES = {
     "base": "Base model, warmed up from scratch",
     "direct-sft": "Direct SFT",
+    "auxiliary-input": "Auxiliary picture as input",
     "capimagine": "CapImagine",
     "grounding": "Stage 1, grounding",
+    "without-stage-1": "Relaxation without stage 1",
     "relaxation": "Stage 2, relaxation",
+    "direct-sft-grpo": "GRPO after direct SFT",
+    "capimagine-grpo": "GRPO after CapImagine",
+    "without-stage-1-grpo": "GRPO without stage 1",
     "grpo": "GRPO",
-}
-METHOD_STAGE = {
-    "zero-shot": "base",
-    "direct-sft": "direct-sft",
-    "capimagine": "capimagine",
-    "stage-1": "grounding",
-    "stage-2": "relaxation",
 }
 RULES = {
     "mirage": "Mirage's rule: the boxed moves are walked to the end; right when the FINAL cell is the goal",

@@ -38,13 +38,15 @@ class Theme:
 LIGHT = Theme(
     "light", "#ffffff", "#1d2430", "#6a7383", "#e6e9ee",
     {"zero-shot": "#9aa2ae", "direct-sft": "#4773b8", "capimagine": "#c2456b", "stage-1": "#d98f2b",
-     "stage-2": "#0d8a7c", "grpo": "#7a52b8"},
+     "stage-2": "#0d8a7c", "grpo": "#7a52b8", "direct-sft-grpo": "#2f4f86", "capimagine-grpo": "#8d2f4d",
+     "without-stage-1": "#5fb5a9", "without-stage-1-grpo": "#a98fd0", "auxiliary-input": "#5c7f2b"},
     ("#0d8a7c", "#4773b8", "#d98f2b", "#7a52b8", "#c2456b", "#5c7f2b", "#8c5a3c", "#3d8fb0"),
 )  # fmt: skip
 DARK = Theme(
     "dark", "#171c24", "#e7eaf0", "#98a2b3", "#2a313c",
     {"zero-shot": "#828b99", "direct-sft": "#739fe3", "capimagine": "#e77f9f", "stage-1": "#e5ac5a",
-     "stage-2": "#3dbdae", "grpo": "#ac8bea"},
+     "stage-2": "#3dbdae", "grpo": "#ac8bea", "direct-sft-grpo": "#a9c4f0", "capimagine-grpo": "#f0adc2",
+     "without-stage-1": "#2b8378", "without-stage-1-grpo": "#7a5cb0", "auxiliary-input": "#a3c469"},
     ("#3dbdae", "#739fe3", "#e5ac5a", "#ac8bea", "#e77f9f", "#a3c469", "#c79a7c", "#7cc3de"),
 )  # fmt: skip
 

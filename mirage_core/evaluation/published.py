@@ -14,7 +14,8 @@ class PublishedNumber:
     """One figure of a paper.
 
     ``method`` is our name for the nearest method of ours, None when we have none; ``variant`` is the form of
-    the chains it was trained on (direct or cot), None where that does not apply.
+    the chains it was trained on (direct or cot), None where that does not apply. ``swept``: the setting (dotted) and
+    the value that it belongs to, where a paper varies one.
     """
 
     benchmark: str
@@ -23,6 +24,7 @@ class PublishedNumber:
     source: str
     method: str | None = None
     variant: str | None = None
+    swept: tuple[str, float] | None = None
 
 
 def _mirage(
@@ -36,10 +38,38 @@ def _mirage(
     )
 
 
-def _column(benchmark: str, source: str, figures: dict[str, float]) -> tuple[PublishedNumber, ...]:
+_OURS = {"Qwen2.5-VL-7B": "zero-shot", "direct SFT": "direct-sft", "CapImagine": "capimagine", "Mirage": "stage-2"}
+
+
+def _column(
+    benchmark: str, source: str, figures: dict[str, float], *, of_a_part: bool = False
+) -> tuple[PublishedNumber, ...]:
+    """One benchmark's figures by system; those ``of_a_part`` of a benchmark of ours stand beside no method."""
     return tuple(
-        PublishedNumber(benchmark=benchmark, label=label, accuracy=accuracy, source=source)
+        PublishedNumber(
+            benchmark=benchmark,
+            label=label,
+            accuracy=accuracy,
+            source=source,
+            method=None if of_a_part else _OURS.get(label),
+        )
         for label, accuracy in figures.items()
+    )
+
+
+def _swept(setting: str, words: str, figures: dict[float, float]) -> tuple[PublishedNumber, ...]:
+    """Spatial reasoning of Mirage while one setting is varied (paper, ablation); ``words`` has room for the value."""
+    return tuple(
+        PublishedNumber(
+            benchmark="vsp-reasoning",
+            label=words.format(value),
+            accuracy=accuracy,
+            source=MIRAGE,
+            method="stage-2",
+            variant="cot",
+            swept=(setting, value),
+        )
+        for value, accuracy in figures.items()
     )
 
 
@@ -52,26 +82,23 @@ _ABLATION = (
         method="stage-1",
         variant="cot",
     ),
-    PublishedNumber(benchmark="vsp-planning", label="Mirage CoT, without stage 1", accuracy=0.52, source=MIRAGE),
-    *_column(
-        "vsp-reasoning",
-        MIRAGE,
-        {
-            "k = 2, gamma = 0.1": 0.86,
-            "k = 4, gamma = 0.1": 0.87,
-            "k = 6, gamma = 0.1": 0.88,
-            "k = 8, gamma = 0.1": 0.75,
-            "k = 4, gamma = 0.5": 0.84,
-            "k = 4, gamma = 1.0": 0.83,
-        },
+    PublishedNumber(
+        benchmark="vsp-planning",
+        label="Mirage CoT, without stage 1",
+        accuracy=0.52,
+        source=MIRAGE,
+        method="without-stage-1",
+        variant="cot",
     ),
-    *_mirage("auxiliary image given as input (close to)", 1.00, 1.00),
+    *_swept("latent.num_latents", "k = {:g}, gamma = 0.1", {2: 0.86, 4: 0.87, 6: 0.88, 8: 0.75}),
+    *_swept("grounding.text_weight", "k = 4, gamma = {:g}", {0.1: 0.87, 0.5: 0.84, 1.0: 0.83}),
+    *_mirage("auxiliary image given as input (close to)", 1.00, 1.00, "auxiliary-input"),
 )
 
 NUMBERS: tuple[PublishedNumber, ...] = (
     *_mirage("zero-shot", 0.32, 0.06, "zero-shot"),
     *_mirage("direct SFT", 0.83, 0.72, "direct-sft"),
-    *_mirage("CoT SFT + GRPO", 0.85, 0.51),
+    *_mirage("CoT SFT + GRPO", 0.85, 0.51, "direct-sft-grpo", "cot"),
     *_mirage("Anole", 0.52, 0.01),
     *_mirage("MVoT", 0.61, 0.11),
     *_mirage("Aurora", 0.71, 0.13),
@@ -80,9 +107,19 @@ NUMBERS: tuple[PublishedNumber, ...] = (
     *_mirage("Mirage CoT + GRPO", 0.89, 0.60, "grpo", "cot"),
     *_ABLATION,
     *_column("blink-jigsaw", MIRAGE_3B, {"direct SFT": 0.80, "ViGoRL": 0.56, "Mirage": 0.85}),
-    *_column("sat-synthetic", MIRAGE_3B, {"direct SFT": 0.82, "ViGoRL": 0.75, "MindJourney": 0.84, "Mirage": 0.85}),
-    *_column("sat-real", MIRAGE_3B, {"direct SFT": 0.83, "ViGoRL": 0.67, "MindJourney": 0.73, "Mirage": 0.89}),
-    *_column("comt-geometry", MIRAGE_3B, {"Mirage": 0.77}),
+    *_column(
+        "sat-synthetic",
+        MIRAGE_3B,
+        {"direct SFT": 0.82, "ViGoRL": 0.75, "MindJourney": 0.84, "Mirage": 0.85},
+        of_a_part=True,
+    ),
+    *_column(
+        "sat-real",
+        MIRAGE_3B,
+        {"direct SFT": 0.83, "ViGoRL": 0.67, "MindJourney": 0.73, "Mirage": 0.89},
+        of_a_part=True,
+    ),
+    *_column("comt-geometry", MIRAGE_3B, {"Mirage": 0.77}, of_a_part=True),
     *_column(
         "vstar",
         CAPIMAGINE,
@@ -125,7 +162,12 @@ def numbers(benchmark: str) -> tuple[PublishedNumber, ...]:
     )
 
 
-def nearest(benchmark: str, method: str, variant: str) -> PublishedNumber | None:
-    """Return the published figure of the method most like ours (same variant first), or None; always the paper's."""
-    alike = [number for number in numbers(benchmark) if number.method == method]
+def nearest(
+    benchmark: str, method: str, variant: str, swept: tuple[str, float] | None = None
+) -> PublishedNumber | None:
+    """Return the published figure of the method most like ours (same variant first), or None; always the paper's.
+
+    ``swept``: the setting and its value, where a study varies one: then only the figure of that very value will do.
+    """
+    alike = [number for number in numbers(benchmark) if number.method == method and number.swept == swept]
     return min(alike, key=lambda number: number.variant not in (variant, None), default=None)

@@ -200,7 +200,7 @@ def _latents(rows: dict[str, AccuracyRow]) -> str | None:
     """How many answers of the Mirage models used latents."""
     shares: Iterable[str] = [
         f"{short_label(method)} {percent(rows[method].latent_share)}"
-        for method in ("stage-1", "stage-2", "grpo")
+        for method in ("stage-1", "without-stage-1", "without-stage-1-grpo", "stage-2", "grpo")
         if method in rows
     ]
     listed = "; ".join(shares)

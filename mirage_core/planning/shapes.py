@@ -14,6 +14,10 @@ from mirage_core.planning.sizes import ModelSizes
 
 WARMUP_FRAME = 16
 """Tokens of a warm-up's exercise beside its picture and answer (training/warmup.py)."""
+AUXILIARY_LABELS = 20
+"""Tokens that label the pictures where the auxiliary one is an input (benchmarks/auxiliary_input.py)."""
+ROLLED_OUT = ("relaxation", "without-stage-1")
+"""The supervised stages whose latents are the model's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +46,14 @@ class Shape:
         """So many rows of it for a training stage; ``padded``: rows of several lengths come together."""
         differ = padded and count > 1
         text = self.before + self.after
-        if name in ("direct-sft", "capimagine"):
+        if name in ("direct-sft", "auxiliary-input", "capimagine"):
             caption = self.caption if name == "capimagine" else 0
-            length = self.prompt + text + caption
-            return Batch(rows=count, passes=(length,), labels=text + caption + 1, padded=differ, fed=self.image)
+            shown = self.auxiliary if name == "auxiliary-input" else 0
+            length = self.prompt + text + caption + (shown + AUXILIARY_LABELS if shown else 0)
+            given = self.image + shown
+            return Batch(rows=count, passes=(length,), labels=text + caption + 1, padded=differ, fed=given)
         begun, labels = self.prompt + self.before + 1, text + 3
-        if name == "relaxation":
+        if name in ROLLED_OUT:
             passes = rolled_out(begun, self.after + 1, self.num_latents)
             return Batch(rows=count, passes=passes, labels=labels, padded=differ, fed=self.image)
         length, given = begun + self.num_latents + 1 + self.after, self.image + self.auxiliary

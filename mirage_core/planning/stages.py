@@ -33,10 +33,13 @@ from mirage_core.planning.operations import (
     training_seconds,
 )
 from mirage_core.planning.rows import RecipeRows
-from mirage_core.planning.shapes import Shape, exercises
+from mirage_core.planning.shapes import ROLLED_OUT, Shape, exercises
 from mirage_core.planning.sizes import ModelSizes
 from mirage_core.training.data import steps_of
 from mirage_core.training.prepared import CHUNK, FEATURE_LIMIT_BYTES
+
+_SECTIONS = {"direct-sft": "direct_sft", "auxiliary-input": "direct_sft", "without-stage-1": "relaxation"}
+"""The section a stage reads, where it is not called like the stage."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,19 +65,23 @@ def stages_of(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Ra
 
 
 def _stages(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates | None) -> Iterator[StageWork]:
-    wanted = {method for method in settings.evaluation.methods if method != "grpo" or settings.grpo.enabled}
+    wanted = {method for method in settings.evaluation.methods if settings.grpo.enabled or not method.endswith("grpo")}
     if settings.model.source == FROM_SCRATCH and settings.model.warmup.steps:
         yield _warmup(settings, sizes, rates)
     for name, section, method in (
-        ("direct-sft", settings.direct_sft, {"direct-sft"}),
-        ("capimagine", settings.capimagine, {"capimagine"}),
+        ("direct-sft", settings.direct_sft, {"direct-sft", "direct-sft-grpo"}),
+        ("auxiliary-input", settings.direct_sft, {"auxiliary-input"}),
+        ("capimagine", settings.capimagine, {"capimagine", "capimagine-grpo"}),
         ("grounding", settings.grounding, {"stage-1", "stage-2", "grpo"}),
+        ("without-stage-1", settings.relaxation, {"without-stage-1", "without-stage-1-grpo"}),
         ("relaxation", settings.relaxation, {"stage-2", "grpo"}),
     ):
         if wanted & method:
             yield _supervised(settings, sizes, rows, rates, name, section)
-    if "grpo" in wanted:
-        yield _grpo(settings, sizes, rows, rates)
+    for name in ("direct-sft-grpo", "capimagine-grpo", "without-stage-1-grpo", "grpo"):
+        if name in wanted:
+            # Answers are taken to hold a span also where the model has no latents: at most k tokens too many.
+            yield replace(_grpo(settings, sizes, rows, rates), name=name)
     yield _evaluation(settings, sizes, rows, rates, len(wanted))
 
 
@@ -94,13 +101,13 @@ def _supervised(
     own, executed = training(sizes, mean, form)
     work = Work(sizes=sizes, batch=largest, form=form, accumulating=at_once < mine)
     moments = [*training_moments(held_, work), _pictures(sizes, rows, form)]
-    notes = [_idle(f"{name.replace('-', '_')}.batch_size", section.batch_size, world)]
+    notes = [_idle(f"{_SECTIONS.get(name, name)}.batch_size", section.batch_size, world)]
     if not settings.model.train_vision and _features(sizes, rows, form, name) > FEATURE_LIMIT_BYTES:
         notes.append(f"image features exceed {FEATURE_LIMIT_BYTES >> 30} GiB: pictures are encoded at every step")
         executed += encoding(sizes, sizes.merged_patches * section.batch_size * rows.mean("image"))
     seconds = None
     if rates is not None:
-        rate = rates.rolling if name == "relaxation" else rates.training
+        rate = rates.rolling if name in ROLLED_OUT else rates.training
         busiest, portions = executed * mine / section.batch_size, math.ceil(mine / at_once)
         seconds = training_seconds(sizes, mean, form, busiest, rate, rates, portions=portions)
         seconds += _stepping(settings, sizes, form, rates)
@@ -312,7 +319,7 @@ def _pictures(sizes: ModelSizes, rows: RecipeRows, form: Form) -> Moment:
 
 def _features(sizes: ModelSizes, rows: RecipeRows, form: Form, name: str) -> float:
     """Bytes of the image features of all examples."""
-    images = rows.mean("image") + (rows.mean("auxiliary") if name == "grounding" else 0.0)
+    images = rows.mean("image") + (rows.mean("auxiliary") if name in ("grounding", "auxiliary-input") else 0.0)
     return rows.train * images * sizes.text.hidden * form.number
 
 

@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from mirage_core.config import Settings
+from mirage_core.config import Settings, identity
 from mirage_core.stages.problems import excluded_sha256
 from mirage_core.stages.stage import Stage, StageContext
-from mirage_core.stages.training import train, use
+from mirage_core.stages.training import train
 from mirage_core.store.fingerprint import DigestMemory, canonical_json
 
 FROM_SCRATCH = "from_scratch"
@@ -17,8 +17,11 @@ _DIGESTS = DigestMemory()
 
 
 def base_identity(settings: Settings) -> dict[str, Any]:
-    """The model section (a folder counts by its content), how it is used, and for a warm-up what it sees."""
-    told = {"recipe": settings.recipe, **use(settings)}  # mirage.json tells it
+    """The model section (a folder counts by its content), how it is asked, and for a warm-up what it sees.
+
+    Neither latents nor the variant of the chains: every method and every sweep starts from the same base.
+    """
+    told = {"recipe": settings.recipe, "prompt": identity(settings.prompt)}  # mirage.json tells it
     if settings.model.source == FROM_SCRATCH:
         made = settings.model.model_dump(mode="json", exclude={"lora"})  # adapters come with the stages after it
         return {"model": made, "seed": settings.seed, **seen_in_warmup(settings), **told}
@@ -48,7 +51,7 @@ def run_base(context: StageContext) -> dict[str, Any]:
 def take_base(context: StageContext) -> dict[str, Any]:
     """Load the model of a hub id or a folder and save it with the latent tokens; mirage.json says where from."""
     from mirage_core.model.base import load_model, save_model
-    from mirage_core.training.provenance import about_use
+    from mirage_core.training.provenance import about_base
 
     settings = context.settings
     folder = Path(settings.model.source).expanduser()
@@ -65,7 +68,7 @@ def take_base(context: StageContext) -> dict[str, Any]:
         context.output,
         loaded.backbone,
         loaded.processor,
-        {**about_use(settings), **origin, "recipe": settings.recipe, "stage": "base"},
+        {**about_base(settings), **origin, "stage": "base"},
     )
     return {"source": settings.model.source, **origin}
 

@@ -10,8 +10,8 @@ from mirage_core.stages.training import train, use_identity
 
 
 def capimagine_identity(settings: Settings) -> dict[str, Any]:
-    """Its own training section, and what every training stage depends on."""
-    return {"capimagine": identity(settings.capimagine), **use_identity(settings)}
+    """Its own training section, and what every training stage depends on; no latent setting."""
+    return {"capimagine": identity(settings.capimagine), **use_identity(settings, latents=False)}
 
 
 def run_capimagine(context: StageContext) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from mirage_core.stages.training import train, use_identity
 
 
 def direct_sft_identity(settings: Settings) -> dict[str, Any]:
-    """Its own training section, and what every training stage depends on."""
-    return {"direct_sft": identity(settings.direct_sft), **use_identity(settings)}
+    """Its own training section, and what every training stage depends on; no latent setting."""
+    return {"direct_sft": identity(settings.direct_sft), **use_identity(settings, latents=False)}
 
 
 def run_direct_sft(context: StageContext) -> dict[str, Any]:

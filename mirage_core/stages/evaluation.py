@@ -17,8 +17,13 @@ from mirage_core.types import Problem
 LATENTS: dict[str, Literal["on", "off"]] = {
     "zero-shot": "off",
     "direct-sft": "off",
+    "direct-sft-grpo": "off",
+    "auxiliary-input": "off",
     "capimagine": "off",
+    "capimagine-grpo": "off",
     "stage-1": "on",
+    "without-stage-1": "on",
+    "without-stage-1-grpo": "on",
     "stage-2": "on",
     "grpo": "on",
 }

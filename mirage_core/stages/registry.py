@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mirage_core.errors import InputError
 from mirage_core.stages.auxiliary_images import AUXILIARY_IMAGES
+from mirage_core.stages.auxiliary_input import AUXILIARY_EXAMPLES, AUXILIARY_INPUT, AUXILIARY_PROBLEMS
 from mirage_core.stages.base import BASE
 from mirage_core.stages.capimagine import CAPIMAGINE
 from mirage_core.stages.captions import CAPTIONS
@@ -11,9 +12,9 @@ from mirage_core.stages.direct_sft import DIRECT_SFT
 from mirage_core.stages.evaluation import EVALUATION
 from mirage_core.stages.examples import EXAMPLES
 from mirage_core.stages.grounding import GROUNDING
-from mirage_core.stages.grpo import GRPO
+from mirage_core.stages.grpo import CAPIMAGINE_GRPO, DIRECT_SFT_GRPO, GRPO, WITHOUT_STAGE_1_GRPO
 from mirage_core.stages.problems import PROBLEMS
-from mirage_core.stages.relaxation import RELAXATION
+from mirage_core.stages.relaxation import RELAXATION, WITHOUT_STAGE_1
 from mirage_core.stages.report import REPORT
 from mirage_core.stages.stage import Stage
 
@@ -22,13 +23,20 @@ STAGES: dict[str, Stage] = {
     for stage in (
         PROBLEMS,
         AUXILIARY_IMAGES,
-        EXAMPLES,
         BASE,
-        DIRECT_SFT,
+        EXAMPLES,
+        AUXILIARY_PROBLEMS,
+        AUXILIARY_EXAMPLES,
         CAPTIONS,
+        DIRECT_SFT,
+        AUXILIARY_INPUT,
         CAPIMAGINE,
         GROUNDING,
+        WITHOUT_STAGE_1,
         RELAXATION,
+        DIRECT_SFT_GRPO,
+        CAPIMAGINE_GRPO,
+        WITHOUT_STAGE_1_GRPO,
         GRPO,
         EVALUATION,
         REPORT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mirage_core.config import Settings, identity
@@ -15,7 +16,7 @@ def relaxation_identity(settings: Settings) -> dict[str, Any]:
 
 
 def run_relaxation(context: StageContext) -> dict[str, Any]:
-    """Train the grounded model with its own hidden states fed back."""
+    """Train a model with its own hidden states fed back."""
     return train(context, "relaxation")
 
 
@@ -29,3 +30,5 @@ RELAXATION = Stage(
     checkpoints=True,
     gpu=True,
 )
+WITHOUT_STAGE_1 = replace(RELAXATION, name="without-stage-1")
+"""The same from the base model: latents that were never grounded. Paper, ablation."""

@@ -21,45 +21,92 @@ class Step(Protocol[Handle]):
     def __call__(self, name: str, params: Mapping[str, Any], /, **inputs: Handle) -> Handle: ...
 
 
+NEEDS: dict[str, dict[str, str]] = {
+    "problems": {},
+    "auxiliary-images": {"problems": "problems"},
+    "base": {},
+    "examples": {"problems": "problems", "auxiliary_images": "auxiliary-images"},
+    "auxiliary-problems": {"problems": "problems", "auxiliary_images": "auxiliary-images"},
+    "auxiliary-examples": {"examples": "examples"},
+    "captions": {"examples": "examples"},
+    "direct-sft": {"model": "base", "examples": "examples"},
+    "auxiliary-input": {"model": "base", "examples": "auxiliary-examples"},
+    "capimagine": {"model": "base", "examples": "captions"},
+    "grounding": {"model": "base", "examples": "examples"},
+    "without-stage-1": {"model": "base", "examples": "examples"},
+    "relaxation": {"model": "grounding", "examples": "examples"},
+    "direct-sft-grpo": {"model": "direct-sft", "problems": "problems"},
+    "capimagine-grpo": {"model": "capimagine", "problems": "problems"},
+    "without-stage-1-grpo": {"model": "without-stage-1", "problems": "problems"},
+    "grpo": {"model": "relaxation", "problems": "problems"},
+}
+"""What each stage up to the models is given, in an order that one process can follow."""
+MODELS = {"zero-shot": "base", "stage-1": "grounding", "stage-2": "relaxation"}
+"""The stage whose model a method judges, where it is not called like the method."""
+TESTS = {"auxiliary-input": "auxiliary-problems"}
+"""The stage whose problems a method is judged on, where it is not ``problems``."""
+ALWAYS = ("problems", "auxiliary-images", "base")
+
+
 def road(settings: Settings, step: Step[Handle]) -> dict[str, Handle]:
     """Walk from raw puzzles to the report; returns the handle of every stage by its label.
 
     Only what ``evaluation.methods`` needs is trained. ``step`` is called in an order that one process can follow.
     """
-    wanted = methods(settings)
-    made: dict[str, Handle] = {}
-
-    made["problems"] = problems = step("problems", {})
-    made["auxiliary-images"] = images = step("auxiliary-images", {}, problems=problems)
-    made["base"] = base = step("base", {})
-    models = {"zero-shot": base}
-
-    if wanted & {"direct-sft", "capimagine", "stage-1", "stage-2", "grpo"}:
-        made["examples"] = examples = step("examples", {}, problems=problems, auxiliary_images=images)
-    if "direct-sft" in wanted:
-        made["direct-sft"] = models["direct-sft"] = step("direct-sft", {}, model=base, examples=examples)
-    if "capimagine" in wanted:
-        made["captions"] = captions = step("captions", {}, examples=examples)
-        made["capimagine"] = models["capimagine"] = step("capimagine", {}, model=base, examples=captions)
-    if wanted & {"stage-1", "stage-2", "grpo"}:
-        made["grounding"] = models["stage-1"] = step("grounding", {}, model=base, examples=examples)
-    if wanted & {"stage-2", "grpo"}:
-        made["relaxation"] = models["stage-2"] = step("relaxation", {}, model=models["stage-1"], examples=examples)
-    if "grpo" in wanted:
-        made["grpo"] = models["grpo"] = step("grpo", {}, model=models["stage-2"], problems=problems)
-
-    for method in settings.evaluation.methods:
-        if method in wanted:
-            params = {"method": method}
-            made[label("evaluation", params)] = step("evaluation", params, model=models[method], problems=problems)
-
+    made = judged(settings, step)
     made["report"] = step("report", {}, **made)
     return made
 
 
+def judged(settings: Settings, step: Step[Handle]) -> dict[str, Handle]:
+    """The road up to the evaluations, without its report."""
+    wanted = methods(settings)
+    needed = _closure({*ALWAYS, *(model_of(method) for method in wanted), *(test_of(method) for method in wanted)})
+    made: dict[str, Handle] = {}
+    for name, inputs in NEEDS.items():
+        if name in needed:
+            made[name] = step(name, {}, **{given: made[source] for given, source in inputs.items()})
+    for method in settings.evaluation.methods:
+        if method in wanted:
+            params = {"method": method}
+            model, problems = made[model_of(method)], made[test_of(method)]
+            made[label("evaluation", params)] = step("evaluation", params, model=model, problems=problems)
+    return made
+
+
+def model_of(method: str) -> str:
+    """The stage whose model a method judges."""
+    return MODELS.get(method, method)
+
+
+def test_of(method: str) -> str:
+    """The stage whose problems a method is judged on."""
+    return TESTS.get(method, "problems")
+
+
 def methods(settings: Settings) -> set[str]:
-    """The methods this recipe compares; GRPO falls away where it is not enabled."""
-    return {str(method) for method in settings.evaluation.methods if method != "grpo" or settings.grpo.enabled}
+    """The methods this recipe compares; what ends with GRPO falls away where it is not enabled."""
+    chosen = (str(method) for method in settings.evaluation.methods)
+    return {method for method in chosen if settings.grpo.enabled or not method.endswith("grpo")}
+
+
+def trained_for(method: str) -> list[str]:
+    """The stages that train a method's model after the base, in their order."""
+    found: list[str] = []
+    name = model_of(method)
+    while name != "base":
+        found.insert(0, name)
+        name = NEEDS[name]["model"]
+    return found
+
+
+def _closure(names: set[str]) -> set[str]:
+    """These stages and all they need."""
+    found = set(names)
+    for name in reversed(list(NEEDS)):
+        if name in found:
+            found.update(NEEDS[name].values())
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,28 +18,29 @@ if TYPE_CHECKING:
     from mirage_core.training.job import Job, Program
 
 
-def use_identity(settings: Settings) -> dict[str, Any]:
-    """What every training stage depends on beside its own section: seed, prompt, latents, the numbers' type."""
+def use_identity(settings: Settings, *, latents: bool = True) -> dict[str, Any]:
+    """What every training stage depends on beside its own section: seed, prompt, latents, the numbers' type.
+
+    ``latents`` False: a model without them, which is the same whatever the latent settings are.
+    """
     return {
         "seed": settings.seed,
         "model": settings.model.model_dump(mode="json", include={"dtype", "attention", "train_vision", "lora"}),
-        **use(settings),
+        **use(settings, latents=latents),
     }
 
 
-def use(settings: Settings) -> dict[str, Any]:
+def use(settings: Settings, *, latents: bool = True) -> dict[str, Any]:
     """How a model of this recipe is to be used: the prompt, the latents, the variant (as in its mirage.json)."""
-    return {
-        "prompt": identity(settings.prompt),
-        "latent": identity(settings.latent),
-        "variant": settings.teacher.variant,
-    }
+    latent = {"latent": identity(settings.latent)} if latents else {}
+    return {"prompt": identity(settings.prompt), **latent, "variant": settings.teacher.variant}
 
 
-def train(context: StageContext, program: Program) -> dict[str, Any]:
+def train(context: StageContext, program: Program, **options: Any) -> dict[str, Any]:
     """Run a training program on the context's inputs, going on from its last good checkpoint if there is one.
 
-    Checkpoints are kept in the store under the stage's fingerprint until the result is published.
+    Checkpoints are kept in the store under the stage's fingerprint until the result is published. ``options``: what
+    only this program understands (``Job.options``).
     """
     from mirage_core.training.job import Job
     from mirage_core.training.memory import fitted
@@ -53,6 +54,7 @@ def train(context: StageContext, program: Program) -> dict[str, Any]:
         output=context.output,
         scratch=context.scratch,
         label=f"{program}-{context.fingerprint[:8]}",
+        options=options,
     )
     told = fitted(job, lambda fitting: run_resuming(context, fitting), context.progress)
     return {**final_figures(context.output), "engine": context.settings.runtime.engine, **told}

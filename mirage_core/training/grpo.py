@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from mirage_core.training.objective import MicroBatch
 from mirage_core.training.policy_batch import PolicyBatch, cut, policy_batch, widths_of
 from mirage_core.training.policy_loss import PolicyTerms, policy_terms
 from mirage_core.training.processes import added
+from mirage_core.training.provenance import has_latents
 from mirage_core.training.reference import Reference
 from mirage_core.training.rewards import teaches
 from mirage_core.training.rollouts import Group, Sampler, outcomes
@@ -65,6 +67,7 @@ def run_grpo(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
         portion=portion_of(job),
         at_once=answers_at_once(job),
         kept=job.scratch / "kept",
+        latents="on" if has_latents(job) else "off",
     )
     watched = policy_validation(job, model, rank, world_size)
     train(objective, model, _plan(settings.grpo), job, rank, world_size, emit, about(job, model), watched)
@@ -116,7 +119,8 @@ class GRPOObjective:
     """Draws groups of answers and weighs their log-probabilities by what they earned.
 
     ``portion``: answers a forward pass (None: all); ``at_once``: answers drawn side by side (None: all); ``kept``: the
-    folder that travels with checkpoints, needed where updates_per_rollout is above 1.
+    folder that travels with checkpoints, needed where updates_per_rollout is above 1; ``latents`` "off": the model has
+    none, and its answers may not begin a span.
     """
 
     def __init__(
@@ -129,11 +133,12 @@ class GRPOObjective:
         portion: int | None = None,
         at_once: int | None = None,
         kept: Path | None = None,
+        latents: Literal["on", "off"] = "on",
     ) -> None:
         self._settings, self._model, self._problems, self._seed = settings.grpo, model, problems, seed
         self._portion = portion or self._settings.micro_batch_size
         self._kept = kept
-        self._sampler = Sampler(model, settings, problems, seed, at_once=at_once)
+        self._sampler = Sampler(model, settings, problems, seed, at_once=at_once, latents=latents)
         self._order = EpochOrder(len(problems), self._settings.prompts_per_step, seed)
         # The weights the job was given, also when it goes on from a checkpoint (restored only later).
         self._reference: Reference | None = None

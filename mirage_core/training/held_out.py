@@ -26,6 +26,7 @@ from mirage_core.training.engine import Engine
 from mirage_core.training.job import Job
 from mirage_core.training.objective import MicroBatch, Objective, counted
 from mirage_core.training.processes import added
+from mirage_core.training.provenance import has_latents
 from mirage_core.training.rollouts import is_correct
 from mirage_core.training.validation import Validation, sample
 from mirage_core.training.whole import whole_weights
@@ -47,7 +48,8 @@ def policy_validation(job: Job, model: LoadedModel, rank: int, world_size: int) 
             "raise problems.*.validation"
         )
     picked = [problems[index] for index in sample(len(problems), settings.problems, job.seed)]
-    return Validation(settings, (HeldOutAnswers(model, job.settings, picked, "on", rank, world_size, job.portion),))
+    latents: Literal["on", "off"] = "on" if has_latents(job) else "off"
+    return Validation(settings, (HeldOutAnswers(model, job.settings, picked, latents, rank, world_size, job.portion),))
 
 
 class HeldOutLosses:

@@ -12,6 +12,9 @@ from mirage_core.errors import InputError
 
 Program = Literal["warmup", "text", "capimagine", "grounding", "relaxation", "grpo", "evaluate"]
 
+TEXT_ONLY = ("text", "capimagine")
+"""The programs that train without latents."""
+
 INPUTS: dict[str, tuple[str, ...]] = {
     "warmup": (),
     "text": ("model", "examples"),

@@ -12,7 +12,7 @@ from mirage_core.config import Section, Settings, identity
 from mirage_core.model.base import FROM_SCRATCH, LoadedModel
 from mirage_core.store.manifest import describe_folder, digest_of
 from mirage_core.store.records import count_by_split
-from mirage_core.training.job import Job
+from mirage_core.training.job import TEXT_ONLY, Job
 
 
 def about(job: Job, model: LoadedModel) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def about(job: Job, model: LoadedModel) -> dict[str, Any]:
     before = {name: value for name, value in model.about.items() if name not in ("scores", "adapter")}
     return {
         **before,
-        **about_use(job.settings),
+        **about_use(job.settings, latents=has_latents(job)),
         "stage": job.program,
         "stages": [*before.get("stages", [before.get("stage", "base")]), job.program],
         "history": [*before.get("history", []), _chapter(job)],
@@ -29,17 +29,23 @@ def about(job: Job, model: LoadedModel) -> dict[str, Any]:
 
 def about_warmup(job: Job) -> dict[str, Any]:
     """What mirage.json says of a model from scratch."""
-    told = {**about_use(job.settings), "recipe": job.settings.recipe}
-    return {**told, "stage": "base", "source": FROM_SCRATCH, "history": [_chapter(job)]}
+    return {**about_base(job.settings), "stage": "base", "source": FROM_SCRATCH, "history": [_chapter(job)]}
 
 
-def about_use(settings: Settings) -> dict[str, Any]:
-    """How a model of a recipe is to be used."""
-    return {
-        "prompt": identity(settings.prompt),
-        "latent": identity(settings.latent),
-        "variant": settings.teacher.variant,
-    }
+def about_base(settings: Settings) -> dict[str, Any]:
+    """What a base model is told of its recipe: how it is asked. What it is trained for comes with its training."""
+    return {"prompt": identity(settings.prompt), "recipe": settings.recipe}
+
+
+def about_use(settings: Settings, *, latents: bool) -> dict[str, Any]:
+    """How a trained model of a recipe is to be used."""
+    latent = {"latent": identity(settings.latent)} if latents else {}
+    return {"prompt": identity(settings.prompt), **latent, "variant": settings.teacher.variant}
+
+
+def has_latents(job: Job) -> bool:
+    """Whether the job's model thinks in latents: not after text alone, nor where the job was told so."""
+    return job.program not in TEXT_ONLY and job.options.get("latents", "on") == "on"
 
 
 def _chapter(job: Job) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -78,6 +79,7 @@ class Sampler:
         seed: int,
         *,
         at_once: int | None = None,
+        latents: Literal["on", "off"] = "on",
     ) -> None:
         self._model, self._settings, self._problems, self._seed = model, settings, problems, seed
         self._encoder = Encoder(model.processor, settings.latent, settings.prompt, settings.teacher.variant)
@@ -88,10 +90,13 @@ class Sampler:
             num_latents=latent.num_latents,
             temperature=grpo.temperature,
             top_p=grpo.top_p,
+            latents=latents,
             end=latent.end,
             max_latents=latent.max_latents,
             max_spans=latent.max_spans,
             samples=grpo.group_size,
+            bottleneck=latent.bottleneck,
+            fed=latent.fed,
         )
         self.seconds = 0.0
         """Time spent on drawing so far."""

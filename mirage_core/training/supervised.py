@@ -22,7 +22,7 @@ from mirage_core.training.data import Batches, EpochOrder, Portion, SameBatch, d
 from mirage_core.training.events import EventWriter
 from mirage_core.training.held_out import HeldOutAnswers, HeldOutConstant, HeldOutLosses
 from mirage_core.training.in_step import Widths, agreed, stand_in
-from mirage_core.training.job import Job, Program
+from mirage_core.training.job import TEXT_ONLY, Job, Program
 from mirage_core.training.lengths import lengths_of
 from mirage_core.training.loop import TrainPlan, train
 from mirage_core.training.losses import LossParts, counts, grounding_loss, relaxation_loss, text_loss
@@ -35,7 +35,6 @@ from mirage_core.training.provenance import about
 from mirage_core.training.validation import Measure, Validation, sample
 from mirage_core.types import Progress, ProgressEvent, TrainingExample
 
-TEXT_ONLY = ("text", "capimagine")
 DIAGNOSTICS_EVERY = 10
 
 

@@ -11,7 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from mirage_core.benchmarks.generate import generate_problems
-from mirage_core.config import BenchmarkData, ProblemSettings, ReportSettings, Settings, TrainSettings
+from mirage_core.config import (
+    BenchmarkData,
+    ProblemSettings,
+    RelaxationSettings,
+    ReportSettings,
+    Settings,
+    TrainSettings,
+)
 from mirage_core.evaluation.answer import judge
 from mirage_core.store.records import save_auxiliary_images, save_examples, save_predictions, save_problems
 from mirage_core.store.tables import write_table
@@ -33,7 +40,7 @@ def small_settings(test_per_level: int = 4, trajectories: int = 2) -> Settings:
         problems=ProblemSettings(vsp_planning=data, vsp_reasoning=data),
         report=ReportSettings(trajectories=trajectories),
         direct_sft=TrainSettings(steps=600, batch_size=32),
-        relaxation=TrainSettings(steps=300, batch_size=32),
+        relaxation=RelaxationSettings(steps=300, batch_size=32),
     )
 
 

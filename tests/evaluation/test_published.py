@@ -26,6 +26,23 @@ def test_the_nearest_figure_follows_the_variant() -> None:
     assert (cot.label, cot.accuracy) == ("Mirage CoT", 0.58)
 
 
+def test_the_ablations_stand_beside_the_methods_that_repeat_them() -> None:
+    def found(benchmark: str, method: str, swept: tuple[str, float] | None = None) -> float | None:
+        number = nearest(benchmark, method, "cot", swept)
+        return None if number is None else number.accuracy
+
+    assert found("vsp-planning", "without-stage-1") == 0.52
+    assert found("vsp-planning", "stage-1") == 0.21
+    assert found("vsp-reasoning", "direct-sft-grpo") == 0.85
+    assert found("vsp-reasoning", "auxiliary-input") == 1.0
+    ks = [found("vsp-reasoning", "stage-2", ("latent.num_latents", k)) for k in (2, 4, 6, 8, 3)]
+    gammas = [found("vsp-reasoning", "stage-2", ("grounding.text_weight", gamma)) for gamma in (0.1, 0.5, 1.0)]
+    assert ks == [0.86, 0.87, 0.88, 0.75, None]
+    assert gammas == [0.87, 0.84, 0.83]
+    assert found("vsp-planning", "stage-2", ("latent.num_latents", 4)) is None, "the paper swept reasoning alone"
+    assert found("vstar", "capimagine") == 0.859
+
+
 def test_a_method_or_benchmark_nobody_published_has_no_figure() -> None:
     assert nearest("vsp-planning", "my-own", "direct") is None
     assert numbers("my-benchmark") == ()

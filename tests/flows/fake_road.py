@@ -16,19 +16,24 @@ NEEDS: dict[str, tuple[str, tuple[str, ...] | None, tuple[str, ...]]] = {
     "problems": ("problems", (), ()),
     "auxiliary-images": ("auxiliary-images", ("problems",), ()),
     "examples": ("examples", ("problems", "auxiliary_images"), ()),
+    "auxiliary-problems": ("problems", ("problems", "auxiliary_images"), ()),
+    "auxiliary-examples": ("examples", ("examples",), ()),
     "base": ("model", (), ()),
-    "direct-sft": ("model", ("model", "examples"), ()),
     "captions": ("examples", ("examples",), ()),
-    "capimagine": ("model", ("model", "examples"), ()),
-    "grounding": ("model", ("model", "examples"), ()),
-    "relaxation": ("model", ("model", "examples"), ()),
-    "grpo": ("model", ("model", "problems"), ()),
+    **{
+        name: ("model", ("model", "examples"), ())
+        for name in ("direct-sft", "auxiliary-input", "capimagine", "grounding", "without-stage-1", "relaxation")
+    },
+    **{
+        name: ("model", ("model", "problems"), ())
+        for name in ("direct-sft-grpo", "capimagine-grpo", "without-stage-1-grpo", "grpo")
+    },
     "evaluation": ("evaluation", ("model", "problems"), ("method",)),
     "report": ("report", None, ()),
 }
 
 
-TRAINED = ("base", "direct-sft", "capimagine", "grounding", "relaxation", "grpo")
+TRAINED = tuple(name for name, (kind, _, _) in NEEDS.items() if kind == "model")
 
 
 @dataclass

@@ -49,7 +49,7 @@ def test_the_form_of_a_stage_names_every_recipe() -> None:
 def test_the_explanation_of_an_input_names_the_stages_that_take_it_and_no_other(name: str) -> None:
     shown = form("flows/single_stage.py:single_stage")[name]
     said = shown["description"].removeprefix("Training examples").partition(":")[0]
-    named = set(re.findall(r"[a-z-]+", said)) & set(STAGES)
+    named = set(re.findall(r"[a-z0-9-]+", said)) & set(STAGES)
 
     assert named == {stage.name for stage in STAGES.values() if name in (stage.inputs or ())}
     assert (shown["type"], shown["default"]) == ("string", ""), "a plain text field: nothing to switch on first"

@@ -15,7 +15,11 @@ from mirage_core.stages.problems import problems_identity
 from mirage_core.stages.registry import STAGES
 from tests.stages.fakes import settings
 
-TRAINED = {"direct-sft", "capimagine", "grounding", "relaxation", "grpo"}
+TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine"}
+RELAXED = {"relaxation", "without-stage-1"}
+TEXT_GRPO = {"direct-sft-grpo", "capimagine-grpo"}
+GRPO = {"grpo", "without-stage-1-grpo", *TEXT_GRPO}
+TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, *GRPO}
 MODELS = {"base", *TRAINED}
 
 
@@ -30,19 +34,19 @@ def changed_by(**changes: Any) -> set[str]:
         ({"runtime": {"processes": 1, "engine": "plain", "checkpoint_every": 7}}, set()),
         ({"seed": 7}, {"problems", "auxiliary-images", *MODELS, "report"}),
         ({"problems": {"cell_px": 32}}, {"problems", "auxiliary-images", "base", "report"}),
-        ({"teacher": {"variant": "cot"}}, {"examples", "captions", *MODELS, "evaluation", "report"}),
-        ({"latent": {"num_latents": 5}}, {*MODELS, "evaluation", "report"}),
+        ({"teacher": {"variant": "cot"}}, {"examples", "captions", *TRAINED, "evaluation", "report"}),
+        ({"latent": {"num_latents": 5}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
         ({"prompt": {"form": "short"}}, {*MODELS, "evaluation", "report"}),
         ({"model": {"warmup": {"steps": 3}}}, {"base", "report"}),
         ({"model": {"train_vision": True}}, {*MODELS, "report"}),
         ({"model": {"lora": {"rank": 4}}}, {*TRAINED, "report"}),
-        ({"direct_sft": {"steps": 3}}, {"direct-sft", "report"}),
+        ({"direct_sft": {"steps": 3}}, {"direct-sft", "auxiliary-input", "report"}),
         ({"capimagine": {"steps": 3}}, {"capimagine", "report"}),
         ({"captions": {"longest": 900}}, {"captions", "report"}),
         ({"grounding": {"text_weight": 0.5}}, {"grounding", "report"}),
-        ({"relaxation": {"steps": 3}}, {"relaxation", "report"}),
-        ({"grpo": {"steps": 3}}, {"grpo", "report"}),
-        ({"evaluation": {"planning_rule": "vsp"}}, {"grpo", "evaluation", "report"}),
+        ({"relaxation": {"steps": 3}}, {*RELAXED, "report"}),
+        ({"grpo": {"steps": 3}}, {*GRPO, "report"}),
+        ({"evaluation": {"planning_rule": "vsp"}}, {*GRPO, "evaluation", "report"}),
         ({"evaluation": {"methods": ["zero-shot"]}}, {"report"}),
         ({"report": {"trajectories": 1}}, {"report"}),
     ],
