@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mirage_core.errors import InputError
+from mirage_core.latent.bottleneck import Bottleneck
 from mirage_core.latent.encoded import EncodedExample, EncodedPrompt, no_grids, no_pixels
 from mirage_core.latent.layout import LatentBatch, Positions, collate, collate_prompts
 from mirage_core.latent.tokens import TokenIds
@@ -34,7 +35,11 @@ class AnswerBatch:
 
 
 def collate_answers(
-    groups: Sequence[tuple[EncodedPrompt, Sequence[EncodedExample]]], ids: TokenIds, positions: Positions
+    groups: Sequence[tuple[EncodedPrompt, Sequence[EncodedExample]]],
+    ids: TokenIds,
+    positions: Positions,
+    *,
+    bottleneck: Bottleneck = "none",
 ) -> AnswerBatch:
     """Lay out groups of answers to a prompt each, every answer encoded with its prompt (``encode_rollout``).
 
@@ -43,7 +48,8 @@ def collate_answers(
     """
     _check(groups)
     prompts = collate_prompts([replace(prompt, ids=prompt.ids[:-1]) for prompt, _ in groups], ids, positions)
-    answers = collate([_answer_of(prompt, answer) for prompt, group in groups for answer in group], ids, positions)
+    cut = [_answer_of(prompt, answer) for prompt, group in groups for answer in group]
+    answers = collate(cut, ids, positions, bottleneck=bottleneck)
     owners = torch.tensor([row for row, (_, group) in enumerate(groups) for _ in group])
     behind = (prompts.position_ids.amax((0, 2)) + 1)[owners]
     moved = (answers.position_ids + behind[:, None]).masked_fill(~answers.attention_mask, 0)

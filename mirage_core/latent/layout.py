@@ -15,14 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mirage_core.errors import InputError
+from mirage_core.latent.bottleneck import Bottleneck
 from mirage_core.latent.encoded import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
+from mirage_core.latent.rows import Flat, Ints, Spans, find_spans, flatten, no_spans
 from mirage_core.latent.tokens import TokenIds
+from mirage_core.latent.zones import Zoned, in_zones
 
-Ints = NDArray[np.int64]
 Positions = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(ids [n] of all rows end to end, row lengths [B], grid_thw [N, 3]) -> positions [3, n] of the model."""
 
@@ -48,13 +49,17 @@ class LatentBatch:
     span. ``causal`` is True when padding stands only right of each row's tokens, so that plain causal
     attention is exact. Grids stay on the CPU; ``image_rows`` [N] is the row of each input image.
     ``image_features``, ``auxiliary_features``: features [n_i, F] of each image (F: backbone.feature_size) where they
-    are known already (a frozen vision tower); the pixels are then not looked at.
+    are known already (a frozen vision tower); the pixels are then not looked at. ``zones`` [B, T]: values of Zone, by
+    which ``bottleneck`` tells what may attend to what; BEFORE throughout rows that it does not concern. Where a row's
+    latents are read again (latent_only), these columns stand behind the span, at the positions of its latents.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
     labels: Tensor
+    zones: Tensor
+    bottleneck: Bottleneck
     blocks: tuple[SpanBlock, ...]
     aligned: bool
     causal: bool
@@ -88,28 +93,37 @@ class LatentBatch:
 
 
 def collate(
-    examples: Sequence[EncodedExample], ids: TokenIds, positions: Positions, *, align: bool = True
+    examples: Sequence[EncodedExample],
+    ids: TokenIds,
+    positions: Positions,
+    *,
+    align: bool = True,
+    bottleneck: Bottleneck = "none",
+    under: Sequence[bool] | None = None,
 ) -> LatentBatch:
     """Lay out examples. ``positions``: ``backbone.position_ids``.
 
     With ``align`` False rows are only padded on the right: enough, and faster, wherever latents are
-    given rather than rolled out (plain text, grounding, replay). InputError for an empty batch, a
-    latent_pad outside a span, or auxiliary images that do not match the spans.
+    given rather than rolled out (plain text, grounding, replay). ``under`` [B]: the rows that are under the
+    ``bottleneck``; None: all. InputError for an empty batch, a latent_pad outside a span, auxiliary images that do not
+    match the spans, or an ``under`` that does not match the examples.
     """
     _check(examples)
-    flat = _flatten([example.ids for example in examples])
-    spans = _find_spans(flat, ids)
+    flat = flatten([example.ids for example in examples])
+    spans = find_spans(flat, ids)
     _check_auxiliary(examples, flat, spans)
-    columns, blocks, width = _align(flat, spans) if align else _pad_right(flat)
+    laid = in_zones(flat, spans, bottleneck, under)
+    columns, blocks, width = _align(laid.flat, laid.spans) if align else _pad_right(laid.flat)
     labels = torch.cat([example.labels for example in examples]).numpy()
     return LatentBatch(
-        **_place(flat, columns, width, ids, positions, examples),
-        labels=torch.from_numpy(_shifted_labels(flat, columns, width, labels)),
+        **_place(flat, laid, columns, width, ids, positions, examples),
+        labels=torch.from_numpy(_shifted_labels(flat, columns[laid.own], width, labels)),
+        bottleneck=bottleneck,
         blocks=blocks,
         aligned=align,
-        causal=bool((columns == flat.offsets).all()),
+        causal=bool((columns == laid.flat.offsets).all()),
         span_rows=torch.from_numpy(flat.rows[spans.first]),
-        span_starts=torch.from_numpy(columns[spans.first]),
+        span_starts=torch.from_numpy(columns[laid.spans.first]),
         span_lengths=torch.from_numpy(spans.lengths),
         span_blocks=torch.from_numpy(spans.index),
         **_auxiliary(examples),
@@ -119,15 +133,16 @@ def collate(
 def collate_prompts(prompts: Sequence[EncodedPrompt], ids: TokenIds, positions: Positions) -> LatentBatch:
     """Lay out prompts for decoding: padded on the left, no span, no label. InputError for latents in a prompt."""
     _check(prompts)
-    flat = _flatten([prompt.ids for prompt in prompts])
+    flat = flatten([prompt.ids for prompt in prompts])
     if (flat.ids == ids.latent_pad).any():
         raise InputError("A prompt holds latent_pad tokens. End it in latent_start, and decoding supplies the latents.")
     width = int(flat.lengths.max())
     columns = flat.offsets + (width - flat.lengths)[flat.rows]
     none = torch.empty(0, dtype=torch.long)
     return LatentBatch(
-        **_place(flat, columns, width, ids, positions, prompts),
+        **_place(flat, in_zones(flat, no_spans(), "none"), columns, width, ids, positions, prompts),
         labels=torch.full((len(prompts), width), IGNORED),
+        bottleneck="none",
         blocks=(),
         aligned=True,
         causal=bool((flat.lengths == width).all()),
@@ -139,59 +154,11 @@ def collate_prompts(prompts: Sequence[EncodedPrompt], ids: TokenIds, positions: 
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Flat:
-    """All rows end to end: ids [n], the row of each token [n], its offset in its row [n], row lengths [B]."""
-
-    ids: Ints
-    rows: Ints
-    offsets: Ints
-    lengths: Ints
-
-
-@dataclass(frozen=True, slots=True)
-class _Spans:
-    """Spans in row order: first latent (index into the flat tokens) [S], length [S], index in its row [S]."""
-
-    first: Ints
-    lengths: Ints
-    index: Ints
-
-
-def _flatten(rows: Sequence[Tensor]) -> _Flat:
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    starts = np.cumsum(lengths) - lengths
-    index = np.repeat(np.arange(len(rows), dtype=np.int64), lengths)
-    flat = torch.cat(list(rows)).numpy()
-    return _Flat(flat, index, np.arange(len(flat), dtype=np.int64) - starts[index], lengths)
-
-
-def _find_spans(flat: _Flat, ids: TokenIds) -> _Spans:
-    """Every run of latent_pad; a run must follow latent_start in its row."""
-    pads = np.flatnonzero(flat.ids == ids.latent_pad)
-    if not len(pads):
-        empty = np.empty(0, dtype=np.int64)
-        return _Spans(empty, empty, empty)
-    begins = np.ones(len(pads), dtype=bool)
-    begins[1:] = (np.diff(pads) != 1) | (np.diff(flat.rows[pads]) != 0)
-    first = pads[begins]
-    lengths = np.diff(np.append(np.flatnonzero(begins), len(pads)))
-    orphans = (flat.offsets[first] == 0) | (flat.ids[first - 1] != ids.latent_start)
-    if orphans.any():
-        bad = first[orphans][0]
-        raise InputError(
-            f"Row {flat.rows[bad]}: the latent_pad at token {flat.offsets[bad]} does not follow latent_start. "
-            "Encode examples with Encoder.example or encode_rollout."
-        )
-    rows = flat.rows[first]
-    return _Spans(first, lengths, np.arange(len(first)) - np.searchsorted(rows, rows))
-
-
-def _pad_right(flat: _Flat) -> tuple[Ints, tuple[SpanBlock, ...], int]:
+def _pad_right(flat: Flat) -> tuple[Ints, tuple[SpanBlock, ...], int]:
     return flat.offsets, (), int(flat.lengths.max())
 
 
-def _align(flat: _Flat, spans: _Spans) -> tuple[Ints, tuple[SpanBlock, ...], int]:
+def _align(flat: Flat, spans: Spans) -> tuple[Ints, tuple[SpanBlock, ...], int]:
     """The column of each token [n], the latent blocks, and the width of the batch."""
     columns = np.empty_like(flat.offsets)
     row_starts = np.cumsum(flat.lengths) - flat.lengths
@@ -219,7 +186,7 @@ def _align(flat: _Flat, spans: _Spans) -> tuple[Ints, tuple[SpanBlock, ...], int
     return columns, tuple(blocks), edge + int((flat.lengths - placed).max())
 
 
-def _put(columns: Ints, flat: _Flat, begin: Ints, end: Ints, first_column: Ints) -> None:
+def _put(columns: Ints, flat: Flat, begin: Ints, end: Ints, first_column: Ints) -> None:
     """Give tokens [begin, end) of every row the columns from ``first_column`` on."""
     chosen = (flat.offsets >= begin[flat.rows]) & (flat.offsets < end[flat.rows])
     rows = flat.rows[chosen]
@@ -227,28 +194,32 @@ def _put(columns: Ints, flat: _Flat, begin: Ints, end: Ints, first_column: Ints)
 
 
 def _place(
-    flat: _Flat,
+    flat: Flat,
+    laid: Zoned,
     columns: Ints,
     width: int,
     ids: TokenIds,
     positions: Positions,
     encoded: Sequence[EncodedExample] | Sequence[EncodedPrompt],
 ) -> dict[str, Any]:
-    """Ids, mask and positions in their columns, and the pixels of all rows end to end."""
-    rows = len(flat.lengths)
+    """Ids, mask, positions and zones in their columns, and the pixels of all rows end to end."""
+    rows, at = len(flat.lengths), (laid.flat.rows, columns)
     grid = torch.cat([row.grid_thw for row in encoded])
     input_ids = np.full((rows, width), ids.pad, dtype=np.int64)
-    input_ids[flat.rows, columns] = flat.ids
+    input_ids[at] = laid.flat.ids
     mask = np.zeros((rows, width), dtype=bool)
-    mask[flat.rows, columns] = True
+    mask[at] = True
+    zones = np.zeros((rows, width), dtype=np.uint8)
+    zones[at] = laid.zones
     position_ids = np.zeros((3, rows, width), dtype=np.int64)
     flat_positions = positions(torch.from_numpy(flat.ids), torch.from_numpy(flat.lengths), grid)
-    position_ids[:, flat.rows, columns] = flat_positions.numpy()
+    position_ids[:, *at] = flat_positions.numpy()[:, laid.source]
     images = torch.tensor([len(row.grid_thw) for row in encoded])
     return {
         "input_ids": torch.from_numpy(input_ids),
         "attention_mask": torch.from_numpy(mask),
         "position_ids": torch.from_numpy(position_ids),
+        "zones": torch.from_numpy(zones),
         "pixel_values": _cat_pixels([row.pixel_values for row in encoded]),
         "grid_thw": grid,
         "image_rows": torch.repeat_interleave(torch.arange(rows), images),
@@ -256,7 +227,7 @@ def _place(
     }
 
 
-def _shifted_labels(flat: _Flat, columns: Ints, width: int, labels: Ints) -> Ints:
+def _shifted_labels(flat: Flat, columns: Ints, width: int, labels: Ints) -> Ints:
     """Each label at the column of the row's token before it [B, T]; a row's first token has none."""
     shifted = np.full((len(flat.lengths), width), IGNORED, dtype=np.int64)
     follows = np.flatnonzero(flat.offsets > 0)
@@ -300,7 +271,7 @@ def _check(rows: Sequence[EncodedExample] | Sequence[EncodedPrompt]) -> None:
         raise InputError(f"Rows {empty} have no token.")
 
 
-def _check_auxiliary(examples: Sequence[EncodedExample], flat: _Flat, spans: _Spans) -> None:
+def _check_auxiliary(examples: Sequence[EncodedExample], flat: Flat, spans: Spans) -> None:
     """Auxiliary images come one a span in every row, or not at all."""
     images = np.array([len(example.auxiliary_grid_thw) for example in examples])
     held = np.bincount(flat.rows[spans.first], minlength=len(examples))

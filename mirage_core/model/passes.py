@@ -1,66 +1,27 @@
 """Passes over the columns of a batch: all at once, or one after the other so that latents are rolled out.
 
-A pass takes each row's tokens to the left of its columns, so that the first is plainly causal and only later ones
-need a mask; where rows differ in length, everything but attention runs on the tokens alone.
 Legend: B rows, T columns of the batch, C columns of a pass, n tokens of a pass, r rows fed a latent, D hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_core.latent.layout import LatentBatch, SpanBlock
-from mirage_core.model.backbone import Backbone, Embedded, Rotary
+from mirage_core.latent.bottleneck import sight
+from mirage_core.latent.layout import LatentBatch
+from mirage_core.model.backbone import Backbone, Embedded
 from mirage_core.model.cache import GrowingCache
 from mirage_core.model.packing import Packing
+from mirage_core.model.pass_plan import Pass, plan
 
-Ints = NDArray[np.int64]
+__all__ = ["Disturb", "Prefix", "one_pass", "plan", "prefix_pass", "roll_out"]
 
-
-@dataclass(frozen=True, slots=True)
-class Pass:
-    """The tokens [n] of batch columns [begin, end), row by row.
-
-    ``source``: where they stand in the batch, its rows laid end to end. ``packing``: where they stand in the pass;
-    None where no row has padding. ``held`` [B, C]: which columns of the pass hold a token. ``last`` [B]: each row's
-    last token. ``fed`` [r]: the tokens that are latents, each the hidden state of token ``leads`` [r] of the pass
-    before.
-    """
-
-    begin: int
-    end: int
-    source: Tensor
-    packing: Packing | None
-    held: Tensor
-    last: Tensor
-    fed: Tensor
-    leads: Tensor
-
-    def inputs(self, embedded: Embedded, before: Tensor | None = None) -> Embedded:
-        """What the pass is fed out of a batch: text, and hidden states [n, D] of the pass before as latents."""
-        part = embedded.columns(self.begin, self.end)
-        if self.packing is not None:
-            part = replace(embedded, deep=None if part.deep is None else embedded.deep).packed(self.source)
-        if before is None or not len(self.fed):
-            return part
-        latents, tokens = before.index_select(0, self.leads), part.tokens
-        whole = len(self.fed) == len(self.source)
-        fed = latents if whole else tokens.flatten(0, 1).index_copy(0, self.fed, latents)
-        return replace(part, tokens=fed.view_as(tokens))
-
-    def rotary(self, rotary: Rotary) -> Rotary:
-        """The part of a batch's rotation that belongs to what the pass is fed."""
-        if self.packing is None:
-            return rotary[0][:, self.begin : self.end], rotary[1][:, self.begin : self.end]
-        cos, sin = (part.flatten(0, 1).index_select(0, self.source)[None] for part in rotary)
-        return cos, sin
+Disturb = Callable[[Tensor, Tensor], Tensor]
+"""(latents [r, D], which of the batch's latents they are [r], counted row by row) -> the latents as they are fed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +45,7 @@ def one_pass(
     prefix: Prefix | None = None,
 ) -> Tensor:
     """Hidden states [B, T, D] of what ``embedded`` holds, zero at padding."""
-    passes = plan(batch.attention_mask, pack=backbone.sharded)
+    passes = _planned(backbone, batch)
     return _run(backbone, embedded, batch, passes, checkpointing, prefix)
 
 
@@ -95,14 +56,15 @@ def roll_out(
     *,
     checkpointing: bool = False,
     prefix: Prefix | None = None,
+    disturb: Disturb | None = None,
 ) -> Tensor:
     """Hidden states [B, T, D], zero at padding, with every latent fed back as the next input, under gradient.
 
     One pass for each segment of text, whose last token gives the first latent, and one for each latent but a
-    block's last, which goes with the next segment.
+    block's last, which goes with the next segment. ``disturb``: what becomes of latents before they are fed.
     """
-    passes = plan(batch.attention_mask, batch.blocks, pack=backbone.sharded)
-    return _run(backbone, embedded, batch, passes, checkpointing, prefix)
+    passes = _planned(backbone, batch, roll=True)
+    return _run(backbone, embedded, batch, passes, checkpointing, prefix, disturb)
 
 
 def prefix_pass(
@@ -116,48 +78,15 @@ def prefix_pass(
     return Prefix(cache.repeated(owners), one.held.index_select(0, owners), one.packing is not None)
 
 
-def plan(mask: Tensor, blocks: Sequence[SpanBlock] = (), *, pack: bool = False) -> list[Pass]:
-    """The passes over rows with tokens where ``mask`` [B, T] is True. A GPU is asked once, not in every pass.
-
-    ``pack``: also where no row has padding, so that rows of any lengths run the same modules.
-    """
-    held = mask.cpu().numpy()
-    edges = [0, *(column for block in blocks for column in range(block.start, block.start + block.width))]
-    passes: list[Pass] = []
-    last = np.empty(0, dtype=np.int64)
-    for begin, end in pairwise([*edges, held.shape[1]]):
-        one, last = _planned(held, begin, end, last, mask.device, pack)
-        passes.append(one)
-    return passes
-
-
-def _planned(
-    mask: NDArray[np.bool_], begin: int, end: int, before: Ints, device: torch.device, pack: bool
-) -> tuple[Pass, Ints]:
-    """One pass, and the last token of every row in it; ``before``: that of the pass before."""
-    real = mask[:, begin:end]
-    rows, columns = real.nonzero()
-    counts = real.sum(1)
-    width = int(counts.max())
-    places = rows * width + (real.cumsum(1) - 1)[rows, columns]
-    fed = np.flatnonzero(columns == 0) if begin else np.empty(0, dtype=np.int64)
-    last = counts.cumsum() - 1
-    leads = before[rows[fed]] if begin else fed
-
-    def moved(array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(array).to(device, non_blocking=True)
-
-    one = Pass(
-        begin=begin,
-        end=end,
-        source=moved(rows * mask.shape[1] + begin + columns),
-        packing=None if not pack and bool(real.all()) else Packing(len(mask), width, moved(places)),
-        held=moved(np.arange(width) < counts[:, None]),
-        last=moved(last),
-        fed=moved(fed),
-        leads=moved(leads),
+def _planned(backbone: Backbone, batch: LatentBatch, *, roll: bool = False) -> list[Pass]:
+    """All columns in one pass, or in those that roll latents out."""
+    return plan(
+        batch.attention_mask,
+        batch.blocks if roll else (),
+        pack=backbone.sharded,
+        zones=batch.zones,
+        bottleneck=batch.bottleneck,
     )
-    return one, last
 
 
 def _run(
@@ -167,13 +96,18 @@ def _run(
     passes: list[Pass],
     checkpointing: bool,
     prefix: Prefix | None,
+    disturb: Disturb | None = None,
 ) -> Tensor:
     """All passes, each over what those before it left in the cache."""
     cache = prefix.cache if prefix is not None else GrowingCache() if len(passes) > 1 else None
     rotary = backbone.rotary(batch.position_ids)
     found: list[Tensor] = []
-    for one, bias in zip(passes, _biases(backbone, passes, prefix), strict=True):
-        inputs = one.inputs(embedded, found[-1] if found else None)
+    fed: list[Tensor] = []
+    for one, bias in zip(passes, _biases(backbone, batch, passes, prefix), strict=True):
+        if found:
+            latents = found[-1].index_select(0, one.leads)
+            fed.append(latents if disturb is None else disturb(latents, one.numbers))
+        inputs = one.inputs(embedded, fed)
         hidden = backbone.hidden(
             inputs, one.rotary(rotary), bias, cache, checkpointing=checkpointing, packing=one.packing
         )
@@ -181,22 +115,38 @@ def _run(
     return _in_batch(batch, passes, found)
 
 
-def _biases(backbone: Backbone, passes: list[Pass], prefix: Prefix | None) -> Iterator[Tensor | None]:
-    """The mask of each pass: its columns see every token of the passes before, and themselves causally."""
+def _biases(
+    backbone: Backbone, batch: LatentBatch, passes: list[Pass], prefix: Prefix | None
+) -> Iterator[Tensor | None]:
+    """The mask of each pass: its columns see every token of the passes before, and themselves causally; of these what
+    the bottleneck lets them see."""
     begun = [] if prefix is None else [prefix.held]
     for index, one in enumerate(passes):
         before = [*begun, *(earlier.held for earlier in passes[:index])]
         padded = any(earlier.packing is not None for earlier in passes[:index])
         padded = padded or (prefix is not None and prefix.padded)
         columns = one.held.shape[1]
-        if not before or (columns == 1 and not padded):
+        if not one.hides and (not before or (columns == 1 and not padded)):
             yield None  # plain causal attention: padding stands right of what is seen
             continue
-        seen = torch.cat(before, dim=1)
-        seen = seen if padded else seen[:1]
-        own = torch.ones(columns, columns, dtype=torch.bool, device=seen.device).tril()
-        allowed = [seen[:, None].expand(-1, columns, -1), own.expand(len(seen), -1, -1)]
-        yield backbone.attention_bias(torch.cat(allowed, dim=-1)[:, None])
+        rows = batch.rows if padded or one.hides else 1
+        own = torch.ones(columns, columns, dtype=torch.bool, device=one.held.device).tril()
+        allowed = [*(held[:rows, None].expand(-1, columns, -1) for held in before), own.expand(rows, -1, -1)]
+        visible = torch.cat(allowed, dim=-1)
+        if one.hides:
+            visible &= _sight(batch, [*passes[: index + 1]], prefix)
+        yield backbone.attention_bias(visible[:, None])
+
+
+def _sight(batch: LatentBatch, passes: list[Pass], prefix: Prefix | None) -> Tensor:
+    """What the columns of the last of ``passes`` may see of all columns up to them, by their zones [B, C, columns].
+
+    Prompts stand before every span.
+    """
+    zones = [one.zones for one in passes if one.zones is not None]
+    begun = [] if prefix is None else [torch.zeros_like(prefix.held, dtype=zones[-1].dtype)]
+    table = sight(batch.bottleneck).to(zones[-1].device)
+    return table[zones[-1][:, :, None], torch.cat([*begun, *zones], dim=1)[:, None]]
 
 
 def _in_batch(batch: LatentBatch, passes: list[Pass], found: list[Tensor]) -> Tensor:

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from mirage_core.errors import InputError
 from mirage_core.latent.answers import AnswerBatch
+from mirage_core.latent.bottleneck import Zone
 from mirage_core.latent.compress import Compression, compress_all
 from mirage_core.latent.layout import LatentBatch
 from mirage_core.model.backbone import Backbone, Embedded
-from mirage_core.model.passes import one_pass, prefix_pass, roll_out
+from mirage_core.model.passes import Disturb, one_pass, prefix_pass, roll_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Grounded:
 
 @dataclass(frozen=True, slots=True)
 class Relaxed:
-    """Stage 2: hidden [B, T, D], and the latents [S, K, D] that were fed, in the order of batch.span_rows.
+    """Stage 2: hidden [B, T, D], and the latents [S, K, D], in the order of batch.span_rows, before any disturbance.
 
     Where a span is shorter than K, its last rows mean nothing.
     """
@@ -47,33 +48,50 @@ def text_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool 
     return one_pass(backbone, embedded, batch, checkpointing=checkpointing)
 
 
+def blank_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> Relaxed:
+    """The control for both stages: blank tokens stand in the spans, and the hidden states before them lead nowhere."""
+    hidden = text_forward(backbone, batch, checkpointing=checkpointing)
+    return Relaxed(hidden, _rolled_out(batch, hidden))
+
+
 def grounding_forward(
-    backbone: Backbone, batch: LatentBatch, compression: Compression, *, checkpointing: bool = False
+    backbone: Backbone,
+    batch: LatentBatch,
+    compression: Compression,
+    *,
+    checkpointing: bool = False,
+    blank: bool = False,
 ) -> Grounded:
     """Stage 1: the compressed auxiliary images are fed at the latent positions. Paper, Eq. 2.
 
-    InputError without one auxiliary image a span, for spans of different lengths, and for more latents than patches.
+    ``blank``: the embedding of latent_pad is fed instead, and the images are only what is to be predicted. InputError
+    without one auxiliary image a span, for spans of different lengths, and for more latents than patches.
     """
     images = image_features(backbone, batch, checkpointing=checkpointing)
     embedded = backbone.embed(batch.input_ids, images)
     targets = target_latents(backbone, batch, compression).to(embedded.tokens.dtype)
     columns = _span_columns(batch)
-    embedded = _fed(embedded, batch, columns, targets)
+    if not blank:
+        embedded = _fed(embedded, batch, columns, targets)
     hidden = one_pass(backbone, embedded, batch, checkpointing=checkpointing)
     predicted = hidden[batch.span_rows[:, None], columns - 1]
     return Grounded(hidden, predicted, targets, [backbone.merged(image) for image in images])
 
 
-def relaxed_forward(backbone: Backbone, batch: LatentBatch, checkpointing: bool = False) -> Relaxed:
+def relaxed_forward(
+    backbone: Backbone, batch: LatentBatch, checkpointing: bool = False, *, disturb: Disturb | None = None
+) -> Relaxed:
     """Stage 2: every latent is the hidden state one token earlier, with gradient. Paper, Eq. 4.
 
     One pass for each segment, whose last column gives the first latent, and one for each latent but a block's
-    last, which goes with the next segment: k + 1 passes for one span. InputError for a batch that is not aligned.
+    last, which goes with the next segment: k + 1 passes for one span. ``disturb``: what becomes of latents before they
+    are fed. InputError for a batch that is not aligned.
     """
     if len(batch.span_rows) and not batch.aligned:
         raise InputError("Rolling latents out needs spans in shared columns: collate with align=True.")
-    hidden = roll_out(backbone, _embedded(backbone, batch, checkpointing), batch, checkpointing=checkpointing)
-    return Relaxed(hidden, _fed_latents(batch, hidden))
+    embedded = _embedded(backbone, batch, checkpointing)
+    hidden = roll_out(backbone, embedded, batch, checkpointing=checkpointing, disturb=disturb)
+    return Relaxed(hidden, _rolled_out(batch, hidden))
 
 
 def replayed_forward(
@@ -88,19 +106,26 @@ def replayed_forward(
 
 
 def answers_forward(
-    backbone: Backbone, batch: AnswerBatch, latents: Sequence[Tensor] | None = None, *, checkpointing: bool = False
+    backbone: Backbone,
+    batch: AnswerBatch,
+    latents: Sequence[Tensor] | None = None,
+    *,
+    checkpointing: bool = False,
+    blank: bool = False,
 ) -> Tensor:
     """Hidden states [B, T, D] of ``batch.answers``; every prompt is encoded once for all its answers, under gradient.
 
-    Latents are rolled out as by ``relaxed_forward``, or, where ``latents`` are given, fed as by ``replayed_forward``.
+    Latents are rolled out as by ``relaxed_forward``, or, where ``latents`` are given, fed as by ``replayed_forward``;
+    ``blank``: neither, but the embedding of latent_pad.
     """
     prompts, answers = batch.prompts, batch.answers
     embedded = _embedded(backbone, prompts, checkpointing)
     prefix = prefix_pass(backbone, embedded, prompts, batch.owners, checkpointing=checkpointing)
     embedded = _embedded(backbone, answers, checkpointing)
-    if latents is None:
+    if latents is None and not blank:
         return roll_out(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix)
-    embedded = _replayed(embedded, answers, latents)
+    if latents is not None and not blank:
+        embedded = _replayed(embedded, answers, latents)
     return one_pass(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix)
 
 
@@ -115,14 +140,24 @@ def _replayed(embedded: Embedded, batch: LatentBatch, latents: Sequence[Tensor])
     rows = batch.span_rows.repeat_interleave(batch.span_lengths)
     offsets = torch.cat([torch.arange(length) for length in lengths]).to(rows.device)
     columns = batch.span_starts.repeat_interleave(batch.span_lengths) + offsets
-    return embedded.fed(rows, columns, flat)
+    return _read_again(embedded.fed(rows, columns, flat), batch)
 
 
-def _fed_latents(batch: LatentBatch, hidden: Tensor) -> Tensor:
+def _read_again(embedded: Embedded, batch: LatentBatch) -> Embedded:
+    """Embeddings with the latents also where they are read again."""
+    if batch.bottleneck != "latent_only":
+        return embedded
+    rows, columns = (batch.zones == Zone.READ).nonzero(as_tuple=True)
+    return embedded.fed(rows, columns, embedded.tokens[batch.zones == Zone.LATENT])
+
+
+def _rolled_out(batch: LatentBatch, hidden: Tensor) -> Tensor:
     """Latents [S, K, D] of a rollout: each is the hidden state one column earlier."""
-    if not batch.blocks:
+    if not len(batch.span_rows):
         return hidden.new_empty(0, 0, hidden.shape[-1])
-    widest = torch.arange(max(block.width for block in batch.blocks), device=hidden.device)
+    # Where spans are aligned their blocks tell K, and a GPU need not be asked.
+    longest = max(block.width for block in batch.blocks) if batch.blocks else int(batch.span_lengths.max())
+    widest = torch.arange(longest, device=hidden.device)
     columns = (batch.span_starts[:, None] - 1 + widest).clamp(max=hidden.shape[1] - 1)
     return hidden[batch.span_rows[:, None], columns]
 
@@ -169,4 +204,4 @@ def _fed(embedded: Embedded, batch: LatentBatch, columns: Tensor, latents: Tenso
     """Embeddings with ``latents`` [S, K, D] in their columns [S, K]."""
     if not len(latents):
         return embedded
-    return embedded.fed(batch.span_rows[:, None], columns, latents)
+    return _read_again(embedded.fed(batch.span_rows[:, None], columns, latents), batch)

@@ -1,0 +1,83 @@
+"""Rows of tokens end to end, and the latent spans in them.
+
+Legend: B rows, S spans of all rows, n tokens of all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mirage_core.errors import InputError
+from mirage_core.latent.tokens import TokenIds
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Flat:
+    """All rows end to end: ids [n], the row of each token [n], its offset in its row [n], row lengths [B]."""
+
+    ids: Ints
+    rows: Ints
+    offsets: Ints
+    lengths: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Spans in row order: first latent (index into the flat tokens) [S], length [S], index in its row [S]."""
+
+    first: Ints
+    lengths: Ints
+    index: Ints
+
+    @property
+    def latents(self) -> Ints:
+        """All latents, as indices into the flat tokens."""
+        offsets = np.arange(self.lengths.sum()) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
+        return np.repeat(self.first, self.lengths) + offsets
+
+
+def flatten(rows: Sequence[Tensor]) -> Flat:
+    """Ids of rows, end to end."""
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    index = np.repeat(np.arange(len(rows), dtype=np.int64), lengths)
+    return Flat(torch.cat(list(rows)).numpy(), index, offsets_of(index, lengths), lengths)
+
+
+def offsets_of(rows: Ints, lengths: Ints) -> Ints:
+    """The offset of every token [n] in its row, out of its row [n] and the row lengths [B]."""
+    starts = np.cumsum(lengths) - lengths
+    return np.arange(len(rows), dtype=np.int64) - starts[rows]
+
+
+def no_spans() -> Spans:
+    """Spans of rows without any."""
+    empty = np.empty(0, dtype=np.int64)
+    return Spans(empty, empty, empty)
+
+
+def find_spans(flat: Flat, ids: TokenIds) -> Spans:
+    """Every run of latent_pad; InputError for a run that does not follow latent_start in its row."""
+    pads = np.flatnonzero(flat.ids == ids.latent_pad)
+    if not len(pads):
+        return no_spans()
+    begins = np.ones(len(pads), dtype=bool)
+    begins[1:] = (np.diff(pads) != 1) | (np.diff(flat.rows[pads]) != 0)
+    first = pads[begins]
+    lengths = np.diff(np.append(np.flatnonzero(begins), len(pads)))
+    orphans = (flat.offsets[first] == 0) | (flat.ids[first - 1] != ids.latent_start)
+    if orphans.any():
+        bad = first[orphans][0]
+        raise InputError(
+            f"Row {flat.rows[bad]}: the latent_pad at token {flat.offsets[bad]} does not follow latent_start. "
+            "Encode examples with Encoder.example or encode_rollout."
+        )
+    rows = flat.rows[first]
+    return Spans(first, lengths, np.arange(len(first)) - np.searchsorted(rows, rows))
