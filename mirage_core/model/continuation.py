@@ -11,20 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_core.latent.bottleneck import Bottleneck, Zone, sight
+from mirage_core.latent.bottleneck import Bottleneck, sight
 from mirage_core.latent.layout import LatentBatch
 from mirage_core.model.backbone import Backbone, Rotary
-from mirage_core.model.cache import FixedCache, ReservedColumns
+from mirage_core.model.cache import FixedCache
 from mirage_core.model.intervention import SpanStates, moved_states
 from mirage_core.model.modes import Fed, Ints
 from mirage_core.model.open_spans import OpenSpans
-from mirage_core.model.packing import Packing
 from mirage_core.model.passes import Pass, plan
-from mirage_core.model.reading import Reading, reading
+from mirage_core.model.reading import Reader
 from mirage_core.model.rollout import image_features
-from mirage_core.model.zoned_columns import NOWHERE, ZonedColumns
+from mirage_core.model.zoned_columns import ZonedColumns
 
 _NOTHING: Mapping[int, SpanStates] = {}
 
@@ -68,16 +68,7 @@ class Continuation:
         self._positions = (batch.position_ids.amax((0, 2)) + 1).repeat_interleave(samples)
         self._rotary = self._rotary_table(int(self._positions.max()) + steps)
         held = prefill.held if unseen is None else prefill.held & ~unseen
-        held = held.repeat_interleave(samples, dim=0)
-        self._zones, self._spans, self._bias = None, None, None
-        self._reserved: list[int] = []
-        if self._rules.zoned:
-            table = sight(self._rules.bottleneck, hide_latents=self._rules.hide_latents)
-            self._zones = ZonedColumns(held, table)
-        elif prefill.packing is not None:
-            self._bias = self._key_bias(held, steps)
-        if self._rules.zoned or self._rules.kept:
-            self._spans = OpenSpans(len(held), self._rules.longest)
+        self._see(held.repeat_interleave(samples, dim=0), steps, padded=prefill.packing is not None)
         self._blank = None if self._rules.blank is None else self._embedding(self._rules.blank)
 
     def vectors(self) -> Tensor:
@@ -92,13 +83,11 @@ class Continuation:
         embedded = self._embedded(fed, self.vectors() if vectors is None else vectors)
         for row, states in exchanged.items():
             self._exchange(row, states)
-        read = self._reading(fed)
-        zones = self._zoned(fed, read)
-        if read is None:
-            bias = self._narrow_bias(zones)
-            self.hidden = self._backbone.hidden(embedded, self._turn(self._positions[:, None]), bias, self._cache)
+        if self._reader is not None and fed.closes.any():
+            self.hidden = self._reader.feed(fed, embedded[:, 0], self._positions, self._rotary)[:, None]
         else:
-            self.hidden = self._read(embedded, read, zones)
+            rotary = (self._rotary[0][self._positions][:, None], self._rotary[1][self._positions][:, None])
+            self.hidden = self._backbone.hidden(embedded, rotary, self._narrow_bias(fed), self._cache)
         if self._spans is not None:
             self._spans.feed(fed, embedded[:, 0], self._cache.length)
         self._cache.advance(1)
@@ -124,6 +113,18 @@ class Continuation:
         if self._spans is not None:
             self._spans.keep(rows)
 
+    def _see(self, held: Tensor, steps: int, *, padded: bool) -> None:
+        """Set up what hides columns from each other; of the prompts, those ``held`` [n, C] may be seen."""
+        rules = self._rules
+        self._spans = OpenSpans(len(held), rules.longest) if rules.zoned or rules.kept else None
+        self._zones, self._reader, self._bias = None, None, None
+        if self._spans is not None and rules.zoned:
+            self._zones = ZonedColumns(held, sight(rules.bottleneck, hide_latents=rules.hide_latents))
+            if rules.bottleneck == "latent_only":
+                self._reader = Reader(self._backbone, self._cache, self._zones, self._spans, rules.longest)
+        elif padded:
+            self._bias = self._key_bias(held, steps)
+
     def _prefilled(self, batch: LatentBatch, prefill: Pass, unseen: Tensor | None) -> Tensor:
         """Hidden states of the prompts; columns ``unseen`` [P, C] are seen by each other only."""
         backbone = self._backbone
@@ -144,63 +145,13 @@ class Continuation:
             return embedded
         return torch.where(self._moved(fed.latent)[:, None, None], vectors[:, None], embedded)
 
-    def _reading(self, fed: Fed) -> Reading | None:
-        """What closing rows read again, where text sees latents by their vectors alone."""
-        if self._rules.bottleneck != "latent_only" or not fed.closes.any():
-            return None
-        spans = self._open()
-        closing = np.flatnonzero(fed.closes)
-        while len(self._reserved) <= int(spans.closed[closing].max()):
-            self._reserved.append(self._cache.reserve(self._rules.longest))
-            if self._zones is not None:
-                self._zones.reserve(self._rules.longest)
-        return reading(closing, spans.counts[closing], len(fed.tokens))
-
-    def _zoned(self, fed: Fed, read: Reading | None) -> Tensor | None:
-        """Give the new columns their zones, those read included; the zones of the step's tokens [n]."""
+    def _narrow_bias(self, fed: Fed) -> Tensor | None:
+        """What the step's tokens may see [n, 1, 1, C]; None: everything."""
         if self._zones is None:
-            return None
+            return None if self._bias is None else self._bias[..., : self._cache.length + 1]
         zones = self._moved(self._open().zones(fed))
         self._zones.append(zones, self._positions)
-        if read is not None:
-            rows, columns = self._moved(read.rows), self._moved(self._reserved_columns(read))
-            self._zones.write(rows, columns, Zone.READ, self._read_positions(read))
-        return zones
-
-    def _narrow_bias(self, zones: Tensor | None) -> Tensor | None:
-        """What the step's tokens may see [n, 1, 1, C]; None: everything."""
-        if self._zones is None or zones is None:
-            return None if self._bias is None else self._bias[..., : self._cache.length + 1]
         return self._backbone.attention_bias(self._zones.allowed(zones[:, None], self._positions[:, None])[:, None])
-
-    def _read(self, embedded: Tensor, read: Reading, zones: Tensor | None) -> Tensor:
-        """A pass over the latents read and the step's tokens, whose hidden states [n, 1, D] it returns."""
-        if self._zones is None or zones is None:
-            raise RuntimeError("Latents are read again only where text is kept from what stands before it.")
-        rows, sources, last, places = (self._moved(part) for part in (read.rows, read.sources, read.last, read.read))
-        inputs = embedded.new_empty(len(last) + len(places), embedded.shape[-1])
-        inputs[last], inputs[places] = embedded[:, 0], self._open().gathered(read.rows, read.index)
-        read_positions = self._read_positions(read)
-        positions = self._positions.new_empty(len(inputs))
-        positions[last], positions[places] = self._positions, read_positions
-        in_pass = torch.full(read.held.shape, NOWHERE, device=zones.device)
-        in_pass[:, -1], in_pass[rows, sources] = zones, int(Zone.READ)
-        at = self._positions[:, None].repeat(1, in_pass.shape[1])
-        at[rows, sources] = read_positions
-        bias = self._backbone.attention_bias(self._zones.allowed(in_pass, at)[:, None])
-        cache = ReservedColumns(self._cache, rows, sources, self._moved(self._reserved_columns(read)))
-        packing = Packing(*read.held.shape, self._moved(np.flatnonzero(read.held)))
-        hidden = self._backbone.hidden(inputs[None], self._turn(positions[None]), bias, cache, packing=packing)
-        return hidden[0, last][:, None]
-
-    def _reserved_columns(self, read: Reading) -> Ints:
-        """The cache columns [m] of the latents read."""
-        return np.asarray(self._reserved)[self._open().closed[read.rows]] + read.index
-
-    def _read_positions(self, read: Reading) -> Tensor:
-        """The positions [m] of the latents read: where they stood, before the token that is due."""
-        rows = self._moved(read.rows)
-        return self._positions[rows] - self._moved(self._open().counts[read.rows] - read.index)
 
     def _latent_positions(self, row: int) -> Tensor:
         """The positions [k] of the latents of a row's open span."""
@@ -226,11 +177,7 @@ class Continuation:
         """The embedding of one token [D]."""
         return self._backbone.embed_text(torch.tensor([[token]], device=self._backbone.device))[0, 0]
 
-    def _turn(self, positions: Tensor) -> Rotary:
-        """Cosines and sines of text positions [B, T]."""
-        return self._rotary[0][positions], self._rotary[1][positions]
-
-    def _moved(self, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
+    def _moved(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._backbone.device)
 
     def _rotary_table(self, length: int) -> Rotary:

@@ -14,7 +14,11 @@ from mirage_core.model.modes import Fed, Ints
 
 
 class OpenSpans:
-    """Kept where the span's latents are needed once more when it closes, or where text after it sees less."""
+    """Kept where the span's latents are needed once more when it closes, or where text after it sees less.
+
+    ``closed`` [n]: spans each row has closed; ``counts`` [n]: latents it was fed in the one it is in; ``columns``
+    [n, K]: where these stand in the cache.
+    """
 
     def __init__(self, rows: int, span: int) -> None:
         """At most ``span`` latents a span."""
@@ -42,7 +46,7 @@ class OpenSpans:
         return np.where(fed.latent, int(Zone.LATENT), text)
 
     def latents(self, row: int) -> Tensor:
-        """What a row was fed in its span so far [k, D]; InputError is not for here: k is 1 or more in a span."""
+        """What a row was fed in its span so far [k, D]."""
         return self._all()[row, : int(self.counts[row])]
 
     def replace(self, row: int, latents: Tensor) -> None:
