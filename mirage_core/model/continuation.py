@@ -21,7 +21,7 @@ from mirage_core.model.cache import FixedCache
 from mirage_core.model.intervention import SpanStates, moved_states
 from mirage_core.model.modes import Fed, Ints
 from mirage_core.model.open_spans import OpenSpans
-from mirage_core.model.passes import Pass, plan
+from mirage_core.model.pass_plan import Pass, plan
 from mirage_core.model.reading import Reader
 from mirage_core.model.rollout import image_features
 from mirage_core.model.zoned_columns import ZonedColumns

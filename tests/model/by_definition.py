@@ -1,0 +1,86 @@
+"""An answer computed anew from what a bottleneck means: the stock model, one row, all of it at once, a float mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mirage_core.latent.bottleneck import Zone
+from mirage_core.latent.encoded import EncodedPrompt
+from mirage_core.model.backbone import Backbone
+from mirage_core.model.decode import Trajectory
+from tests.latent.tiny import IDS
+
+
+@dataclass
+class Row:
+    """Inputs, positions, zones, and the answer's text tokens with the place of the state that tells of each."""
+
+    inputs: list[Tensor]
+    positions: list[Tensor]
+    zones: list[Zone]
+    predicted: list[tuple[int, int]]
+
+    def add(self, vector: Tensor, position: int, zone: Zone) -> None:
+        self.inputs.append(vector)
+        self.positions.append(torch.tensor([position] * 3))
+        self.zones.append(zone)
+
+
+def recomputed(
+    backbone: Backbone, prompt: EncodedPrompt, answer: Trajectory, table: Tensor, *, blank: bool = False
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Latents [k, D] of every span, and raw logits [V] of every text token, of an answer whose tokens are known.
+
+    Every latent takes a pass over all that stands before it. ``table`` [q, k]: which zone sees which.
+    """
+    row, latents = _prompt(backbone, prompt), []
+    spans = {span.position: span.num_latents for span in answer.spans}
+    next_position = int(torch.stack(row.positions).max()) + 1
+    zone, told_by = Zone.BEFORE, len(row.inputs) - 1
+    for place, token in enumerate(answer.token_ids):
+        if place in spans:
+            fed = []
+            for _ in range(spans[place]):
+                state = _states(backbone, row, table)[-1]
+                fed.append(_embedding(backbone, IDS.latent_pad) if blank else state)
+                row.add(fed[-1], next_position, Zone.LATENT)
+                next_position += 1
+            told_by, zone = len(row.inputs) - 1, Zone.AFTER
+            latents.append(torch.stack(fed))
+            if (~table[Zone.AFTER, Zone.LATENT]) & table[Zone.AFTER, Zone.READ]:
+                for offset, vector in enumerate(fed):
+                    row.add(vector, next_position - len(fed) + offset, Zone.READ)
+        row.predicted.append((told_by, token))
+        row.add(_embedding(backbone, token), next_position, zone)
+        told_by, next_position = len(row.inputs) - 1, next_position + 1
+    states = _states(backbone, row, table)
+    return latents, [backbone.logits(states[at]) for at, _ in row.predicted]
+
+
+def _prompt(backbone: Backbone, prompt: EncodedPrompt) -> Row:
+    images = backbone.image_features(prompt.pixel_values, prompt.grid_thw)
+    inputs = backbone.embed(prompt.ids[None], images).tokens[0]
+    positions = backbone.position_ids(prompt.ids, torch.tensor([len(prompt.ids)]), prompt.grid_thw)
+    return Row(list(inputs), list(positions.T), [Zone.BEFORE] * len(inputs), [])
+
+
+def _embedding(backbone: Backbone, token: int) -> Tensor:
+    return backbone.embed_text(torch.tensor([[token]]))[0, 0]
+
+
+def _states(backbone: Backbone, row: Row, table: Tensor) -> Tensor:
+    """Last hidden states [T, D]: a token sees, of what stands before it and of itself, what its zone may see."""
+    zones = torch.tensor([int(zone) for zone in row.zones])
+    allowed = table[zones][:, zones].tril()
+    mask = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    found = backbone.model.model.language_model(
+        inputs_embeds=torch.stack(row.inputs)[None],
+        attention_mask=mask[None, None],
+        position_ids=torch.stack(row.positions, dim=1)[:, None],
+        use_cache=False,
+    )
+    states: Tensor = found.last_hidden_state[0]
+    return states
