@@ -35,12 +35,17 @@ Change = Callable[[NDArray[np.int64]], Interventions]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Said:
-    """One answer: ``first`` [V], log-probabilities of the first token of the answer; ``trajectory`` as decoded."""
+    """One answer and its verdict.
+
+    ``first`` [V]: log-probabilities of the first token of the answer; ``latents`` [k, D] of the first span; ``states``
+    its keys and values, where they were recorded. None: the answer has no such thing.
+    """
 
     prediction: Prediction
     score: Score
-    trajectory: Trajectory
     first: Tensor | None
+    latents: Tensor | None = None
+    states: SpanStates | None = None
 
     @property
     def read(self) -> str:
@@ -64,6 +69,7 @@ class Asker:
         self._drawing = replace(self._answerer.drawing, end="exact")
         self.loaded = loaded
         self.num_latents = self._drawing.num_latents
+        self.bottleneck = self._drawing.bottleneck
         self.rule = settings.evaluation.planning_rule
         self.batch_size = settings.analysis.batch_size
 
@@ -78,20 +84,21 @@ class Asker:
         *,
         prompts: Sequence[EncodedPrompt] | None = None,
         written: Sequence[str] | None = None,
+        begun: bool = False,
         record_states: bool = False,
         observe: Callable[[NDArray[np.int64]], Observer] | None = None,
     ) -> list[Said]:
         """Answers [N] to problems, in their order.
 
         ``prompts``: what the model goes on from in place of the problems' own; ``written``: what of each answer stands
-        in its prompt already (it counts as said; an open box at its end counts as begun). ``observe``: an observer of
-        the batch of these questions. Batches depend on the problems alone.
+        in its prompt already, and counts as said; ``begun``: that ends in the open box. ``observe``: an observer of the
+        batch of these questions. Batches depend on the problems alone.
         """
         found: dict[int, Said] = {}
         for batch in fixed_batches(problems, self.batch_size):
             index = np.array(batch, dtype=np.int64)
             asked = [self.prompt(problems[at]) if prompts is None else prompts[at] for at in batch]
-            first = FirstOfAnswer(self.loaded.processor.tokenizer, len(batch), begun=written is not None)
+            first = FirstOfAnswer(self.loaded.processor.tokenizer, len(batch), begun=begun)
             rows = decode(
                 self.loaded.backbone,
                 asked,
@@ -102,28 +109,34 @@ class Asker:
                 record_states=record_states,
             )
             for place, at in enumerate(batch):
-                begun = "" if written is None else written[at]
-                found[at] = self._said(problems[at], rows[place][0], begun, first.found[place])
+                before = "" if written is None else written[at]
+                found[at] = self._said(problems[at], rows[place][0], before, first.found[place])
         return [found[at] for at in range(len(problems))]
 
     def judged(self, problem: Problem, prediction: Prediction) -> bool:
         """Whether an answer is right for a problem, its own or another's."""
         return judge(problem, prediction, self.rule).correct
 
-    def _said(self, problem: Problem, trajectory: Trajectory, begun: str, first: Tensor | None) -> Said:
+    def _said(self, problem: Problem, trajectory: Trajectory, before: str, first: Tensor | None) -> Said:
         loaded, tokens = self.loaded, trajectory.token_ids
         prediction = Prediction(
             problem_id=problem.id,
             benchmark=problem.benchmark,
             group=problem.group,
             method=self._answerer.method,
-            output=begun + output_text(loaded.processor.tokenizer, loaded.ids, tokens, trajectory.spans),
+            output=before + output_text(loaded.processor.tokenizer, loaded.ids, tokens, trajectory.spans),
             token_ids=tokens,
             spans=trajectory.spans,
             finished=trajectory.finished,
         )
         score = judge(problem, prediction, self.rule)
-        return Said(prediction=prediction, score=score, trajectory=trajectory, first=first)
+        return Said(
+            prediction=prediction,
+            score=score,
+            first=first,
+            latents=trajectory.latents[0] if trajectory.latents else None,
+            states=trajectory.span_states[0] if trajectory.span_states else None,
+        )
 
 
 def latents_of_model(about: dict[str, Any]) -> Latents:
@@ -142,12 +155,6 @@ def fed(given: Tensor, index: NDArray[np.int64]) -> Callable[[Ints, Ints, Tensor
         return vectors.index_copy(0, at, chosen.to(vectors))
 
     return replaced
-
-
-def first_span(said: Said) -> SpanStates | None:
-    """Keys and values of an answer's first span, where they were recorded."""
-    states = said.trajectory.span_states
-    return states[0] if states else None
 
 
 def _both(first: FirstOfAnswer, other: Observer | None) -> Observer:

@@ -120,17 +120,20 @@ class ProbesResult(Record):
 class Run(Record):
     """Answers under one intervention, beside the clean answers to the same problems.
 
-    ``change``: accuracy minus that of ``against``, positive where the intervention helps, Newcombe's paired interval.
+    The clean answers are those with the instances' own latents under ``against``: the same view of the picture; of the
+    runs "own" with the picture cut or hidden, those with it present.
+    ``change``: accuracy minus that of the clean answers, Newcombe's paired interval; positive where it helps.
     ``follow``: answers that are right for the DONOR's problem; ``follow_clean``: clean answers that are so already.
     """
 
     name: str = Field(
-        description="own, clamp, mean, zero, noise, noise-only, permute, swap, skip; of text chains: own, other, "
-        "truncate, shuffle, delete."
+        description="own, clamp, mean, zero, noise, noise-only, permute, swap, skip; own-alone: text behind the span "
+        "sees nothing but the latents' vectors; of text chains: own, other, truncate, shuffle, delete."
     )
     seen: Seen
     way: Way | None = Field(None, description="Of exchanges between instances.")
     scale: float | None = Field(None, description="noise: in standard deviations of the latents; truncate: share kept.")
+    against: Seen = "present"
     n: int
     accuracy: Estimate
     clean_accuracy: float | None
@@ -165,7 +168,9 @@ class InterventionsResult(Record):
     header: Header
     runs: tuple[Run, ...]
     dose: tuple[Dose, ...]
-    latent_std: float | None = Field(description="What a scale of 1 means: the latents' standard deviation.")
+    latent_std: float | None = Field(
+        description="What a scale of 1 means: the standard deviation of all numbers of all latents."
+    )
 
 
 # --- mediation ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,189 @@
+"""Z -> Y by experiment: what answers do when latents are set by hand, the picture present, cut off, or hidden.
+
+Every run feeds a tensor that was decided beforehand, or exchanges keys and values; nothing else changes, positions
+included. Legend: n subjects, k latents, D hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mirage_core.analysis import replacements, views
+from mirage_core.analysis.asking import Asker, Change, Said
+from mirage_core.analysis.collected import Collected
+from mirage_core.analysis.comparing import Named, compared
+from mirage_core.analysis.dose import falling, half_scale, rank_correlation, trend_p
+from mirage_core.analysis.head import header, without_span
+from mirage_core.analysis.partners import Partners, derangement, donors
+from mirage_core.analysis.result import Dose, InterventionsResult, Run, Seen
+from mirage_core.analysis.subjects import Subjects, subjects
+from mirage_core.config import AnalysisSettings
+from mirage_core.model.intervention import SpanStates
+from mirage_core.types import Prediction, Problem, Progress, ProgressEvent
+
+NO_BOX = "No clean answer opens a box, so there is no first token of an answer and no KL."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """One run before it is made: its name, the change, and who lends to whom, where anybody does."""
+
+    named: Named
+    change: Change
+    partners: Partners | None = None
+
+
+def interventions(
+    asker: Asker, collected: Collected, instances: Sequence[Problem], settings: AnalysisSettings, progress: Progress
+) -> InterventionsResult:
+    """The measure, of a clean run over ``instances`` (in its order)."""
+    among = subjects(asker, collected, instances)
+    used = collected.with_span()
+    notes = without_span(len(instances), len(used))
+    runs, doses = ([], []) if not len(used) else _all_views(asker, among, settings, progress)
+    if len(used) and all(one.first is None for one in among.clean):
+        notes.append(NO_BOX)
+    return InterventionsResult(
+        header=header(
+            "interventions",
+            instances,
+            used,
+            num_latents=collected.num_latents,
+            seed=settings.seed,
+            notes=notes,
+        ),
+        runs=tuple(runs),
+        dose=tuple(doses),
+        latent_std=replacements.spread(among.latents) if len(used) else None,
+    )
+
+
+def _all_views(
+    asker: Asker, among: Subjects, settings: AnalysisSettings, progress: Progress
+) -> tuple[list[Run], list[Dose]]:
+    """All runs under every view of the picture, and the dose-response of each view."""
+    states = among.states(asker)
+    runs: list[Run] = []
+    doses: list[Dose] = []
+    for seen in views.VIEWS:
+        own = list(among.clean)
+        if seen != "present":
+            own = among.run(asker, views.feeding(asker, seen, among.latents))
+        runs.append(compared(Named(name="own", seen=seen), among.clean, own, settings))
+        noisy: list[tuple[float, Run, list[Said]]] = []
+        for planned in planned_runs(asker, among, states, seen, settings):
+            said = among.run(asker, planned.change)
+            runs.append(_compared(asker, among, planned, own, said, settings))
+            if planned.named.name == "noise":
+                noisy.append((float(planned.named.scale or 0.0), runs[-1], said))
+            progress(_event(runs[-1]))
+        doses.append(_dose(seen, own, noisy))
+    return runs, doses
+
+
+def planned_runs(
+    asker: Asker, among: Subjects, states: Sequence[SpanStates | None], seen: Seen, settings: AnalysisSettings
+) -> Iterator[Planned]:
+    """All interventions under one view of the picture."""
+    latents, seed = among.latents, settings.seed
+    fixed = {
+        "clamp": replacements.clamped(latents, seed),
+        "mean": replacements.mean(latents),
+        "zero": latents.new_zeros(latents.shape),
+        "noise-only": replacements.noise_only(latents, seed),
+    }
+    for name, given in fixed.items():
+        yield Planned(named=_named(name, seen), change=views.feeding(asker, seen, given))
+    for scale in settings.noise_scales:
+        given = replacements.noised(latents, scale, seed)
+        named = Named(name="noise", seen=seen, scale=scale, against=seen)
+        yield Planned(named=named, change=views.feeding(asker, seen, given))
+    yield Planned(named=_named("skip", seen), change=views.skipping(asker, seen, latents))
+    for name, partners in exchanges(asker, among, seed).items():
+        given = replacements.lent(latents, partners)
+        vectors = Named(name=name, seen=seen, way="vectors", against=seen)
+        yield Planned(named=vectors, change=views.feeding(asker, seen, given), partners=partners)
+        whole = Named(name=name, seen=seen, way="states", against=seen)
+        change = views.exchanging(asker, seen, latents, views.lent_states(states, partners))
+        yield Planned(named=whole, change=change, partners=partners)
+
+
+def exchanges(asker: Asker, among: Subjects, seed: int) -> dict[str, Partners]:
+    """permute: everyone gives and takes once. swap: from a problem whose answer is wrong here, and the reverse."""
+    return {
+        "permute": derangement(among.strata, seed),
+        "swap": donors(among.strata, _other_answer(asker, among.problems), seed),
+    }
+
+
+def _other_answer(asker: Asker, problems: Sequence[Problem]) -> Callable[[int, int], bool]:
+    """Whether the reference answers of two problems are wrong for each other."""
+
+    def suits(receiver: int, donor: int) -> bool:
+        one, other = problems[receiver], problems[donor]
+        return not asker.judged(one, reference(other)) and not asker.judged(other, reference(one))
+
+    return suits
+
+
+def reference(problem: Problem) -> Prediction:
+    """The reference answer to a problem, as if it had been said."""
+    return Prediction(
+        problem_id=problem.id,
+        benchmark=problem.benchmark,
+        group=problem.group,
+        method="reference",
+        output=f"\\boxed{{{problem.answer}}}",
+        token_ids=(),
+        spans=(),
+        finished=True,
+    )
+
+
+def _compared(
+    asker: Asker,
+    among: Subjects,
+    planned: Planned,
+    own: Sequence[Said],
+    said: Sequence[Said],
+    settings: AnalysisSettings,
+) -> Run:
+    if planned.partners is None:
+        return compared(planned.named, own, said, settings)
+    return compared(planned.named, own, said, settings, lent=(among.problems, planned.partners, asker.judged))
+
+
+def _dose(seen: Seen, own: Sequence[Said], noisy: Sequence[tuple[float, Run, list[Said]]]) -> Dose:
+    """Dose and response of one view; scale 0 is the run with the latents as they are."""
+    ordered = sorted(noisy, key=lambda one: one[0])
+    answers = [list(own), *(said for _, _, said in ordered)]
+    correct = np.array([[one.score.correct for one in said] for said in answers], dtype=bool).T
+    scales = (0.0, *(scale for scale, _, _ in ordered))
+    accuracy = correct.mean(0)
+    fitted = falling(accuracy)
+    return Dose(
+        seen=seen,
+        scales=scales,
+        accuracy=tuple(accuracy.tolist()),
+        changed=(0.0, *(run.changed.value for _, run, _ in ordered)),
+        kl=(0.0 if any(one.first is not None for one in own) else None, *(run.kl.value for _, run, _ in ordered)),
+        isotonic=tuple(fitted.tolist()),
+        half_scale=half_scale(scales, fitted),
+        spearman=rank_correlation(scales, accuracy),
+        trend_p=trend_p(correct),
+    )
+
+
+def _named(name: str, seen: Seen) -> Named:
+    return Named(name=name, seen=seen, against=seen)
+
+
+def _event(run: Run) -> ProgressEvent:
+    told = {"accuracy": run.accuracy.value, "change": run.change.value}
+    metrics = {name: value for name, value in told.items() if value is not None}
+    scale = "" if run.scale is None else f" {run.scale:g}"
+    way = "" if run.way is None else f" by {run.way}"
+    return ProgressEvent(stage="measure", message=f"{run.name}{scale}{way}, picture {run.seen}", metrics=metrics)

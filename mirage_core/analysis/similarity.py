@@ -1,0 +1,103 @@
+"""X -> Z by comparison: are latents of different inputs different, and are those of one answer?
+
+Inter-instance similarity is the mean off-diagonal pairwise cosine between instances at one latent index,
+intra-instance that between the indices of one instance; text and image states stand beside them. The formula of
+arXiv 2602.22766 is not published; this is what its words say. Legend: N instances, J places, D hidden, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mirage_core.analysis import geometry
+from mirage_core.analysis.collected import Collected
+from mirage_core.analysis.collecting import stratum
+from mirage_core.analysis.head import header, without_span
+from mirage_core.analysis.resampling import Floats, bootstrap, bootstrap_mean, jackknife
+from mirage_core.analysis.result import IndexSimilarity, SimilarityResult, StateSimilarity
+from mirage_core.config import AnalysisSettings
+from mirage_core.types import Problem
+
+Kind = Literal["latents", "text", "image"]
+
+
+def similarity(collected: Collected, problems: Sequence[Problem], settings: AnalysisSettings) -> SimilarityResult:
+    """The measure, of a clean run over ``problems`` (in its order)."""
+    kinds: list[tuple[Kind, Tensor, Tensor]] = [
+        ("latents", collected.latents, collected.has_span),
+        ("text", collected.text, collected.has_text),
+        ("image", collected.image, collected.has_image),
+    ]
+    used = collected.with_span()
+    return SimilarityResult(
+        header=header(
+            "similarity",
+            problems,
+            used,
+            num_latents=collected.num_latents,
+            seed=settings.seed,
+            notes=without_span(len(problems), len(used)),
+        ),
+        states=tuple(
+            state_similarity(kind, states[present].double().numpy(), _groups(problems, present), settings)
+            for kind, states, present in kinds
+            if int(present.sum()) >= 2
+        ),
+    )
+
+
+def state_similarity(kind: Kind, states: Floats, groups: Sequence[str], settings: AnalysisSettings) -> StateSimilarity:
+    """One kind of states [N, J, D] of two or more instances in their groups [N]."""
+    centred = states - states.mean(0)
+    size = geometry.root_mean_square(states)
+    within = geometry.cosines(states)
+    count, resamples, seed = len(states), settings.resamples, settings.seed
+    shares = [
+        bootstrap(lambda weights, part=part: geometry.two_way_shares(states, weights)[part], count, resamples, seed)
+        for part in range(3)
+    ]
+    return StateSimilarity(
+        states=kind,
+        n=count,
+        by_index=tuple(_at_index(place, states, groups, settings) for place in range(states.shape[1])),
+        intra=bootstrap_mean(geometry.mean_within(within), resamples, seed),
+        intra_centred=bootstrap_mean(geometry.mean_within(geometry.cosines(centred, size)), resamples, seed),
+        intra_matrix=tuple(tuple(float(cell) for cell in row) for row in _known_mean(within)),
+        instance_share=shares[0],
+        index_share=shares[1],
+        rest_share=shares[2],
+    )
+
+
+def _at_index(place: int, states: Floats, groups: Sequence[str], settings: AnalysisSettings) -> IndexSimilarity:
+    """States at one place compared between instances."""
+    vectors = states[:, place]
+    pairs = geometry.cosines(vectors)
+    centred = geometry.cosines(vectors - vectors.mean(0), geometry.root_mean_square(vectors))
+    count, resamples, seed = len(vectors), settings.resamples, settings.seed
+    return IndexSimilarity(
+        index=place,
+        inter=bootstrap(lambda weights: geometry.mean_between(pairs, weights), count, resamples, seed),
+        inter_centred=bootstrap(lambda weights: geometry.mean_between(centred, weights), count, resamples, seed),
+        effective_rank=jackknife(lambda kept: geometry.effective_rank(vectors[kept]), count, seed),
+        energy_share=bootstrap(lambda weights: geometry.energy_share(vectors, weights), count, resamples, seed),
+        group_share=bootstrap(lambda weights: geometry.group_share(vectors, groups, weights), count, resamples, seed),
+        group_share_chance=(len(set(groups)) - 1) / (count - 1),
+    )
+
+
+def _known_mean(within: Floats) -> Floats:
+    """Mean cosine of every two places [J, J] over instances [N, J, J]; 0 where none has a direction."""
+    known = np.isfinite(within)
+    total = np.where(known, within, 0.0).sum(0)
+    return np.asarray(total / np.maximum(known.sum(0), 1))
+
+
+def _groups(problems: Sequence[Problem], present: Tensor) -> list[str]:
+    kept: NDArray[np.int64] = np.flatnonzero(present.numpy())
+    return ["/".join(stratum(problems[at])) for at in kept.tolist()]
