@@ -277,7 +277,7 @@ def _projection(collected: Collected, used: Sequence[int], seed: int) -> Project
         return None
     scored = [collected.scored[at] for at in used]
     labels = {
-        "what the answer begins with": [answer_start(pair) for pair in scored],
+        "answer start": [answer_start(pair) for pair in scored],
         "group": [f"{pair[0].benchmark}, {pair[0].group}" for pair in scored],
         "verdict": ["right" if pair[1].correct else "wrong" for pair in scored],
     }

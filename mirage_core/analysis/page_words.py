@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirage_core.analysis.result import Estimate
+from mirage_core.analysis.result import Estimate, Run, Seen
 
 
 def percent(share: float | None) -> str:
@@ -32,3 +32,64 @@ def p_words(p: float | None) -> str:
     if p is None:
         return "–"
     return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0")
+
+
+_SEEN: dict[Seen, str] = {
+    "present": "picture in view",
+    "cut": "picture cut off after the latents",
+    "hidden": "no picture",
+}
+_RUNS = {
+    "own": "own latents",
+    "clamp": "clamped to one tensor",
+    "mean": "mean latents",
+    "zero": "zeros",
+    "noise": "noise added",
+    "noise-only": "noise only",
+    "permute": "another problem's latents",
+    "swap": "latents of a problem with another answer",
+    "skip": "span skipped",
+    "other": "another problem's chain",
+    "truncate": "chain cut short",
+    "shuffle": "words shuffled",
+    "delete": "chain deleted",
+}
+_ORDER = tuple(_RUNS)
+_WAYS = {"vectors": ", vectors", "states": ", keys and values", None: ""}
+
+
+def seen_words(seen: Seen) -> str:
+    """What is left of the picture, for people."""
+    return _SEEN[seen]
+
+
+def run_label(run: Run) -> str:
+    """An intervention's name for people: ``noise added x 2``, ``another problem's latents, vectors``."""
+    scale = "" if run.scale is None else f" x {run.scale:g}"
+    return f"{_RUNS.get(run.name, run.name)}{scale}{_WAYS[run.way]}"
+
+
+def run_order(run: Run) -> tuple[int, int, str, float]:
+    """Sort key: with the picture first, exchanges before corruptions, small doses first."""
+    first = ("own", "permute", "swap")
+    names = [*first, *(name for name in _ORDER if name not in first)]
+    place = names.index(run.name) if run.name in names else len(names)
+    return (tuple(_SEEN).index(run.seen), place, run.way or "", run.scale or 0.0)
+
+
+def nats(estimate: Estimate) -> str:
+    """``0.120 (0.080 to 0.160)``."""
+    if estimate.value is None:
+        return "–"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def number(estimate: Estimate) -> str:
+    """``0.97 (0.95 to 0.98)``."""
+    if estimate.value is None:
+        return "–"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.2f}"
+    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"

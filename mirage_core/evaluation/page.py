@@ -13,6 +13,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from mirage_core.config import Settings
 from mirage_core.evaluation import published, story
 from mirage_core.evaluation.budget import READING, budgets
 from mirage_core.evaluation.curves import last_step
@@ -97,7 +98,7 @@ def context(
         ],
         "examples": _examples(sources),
         "teacher": settings.teacher.kind,
-        "resolved": resolved_settings(sources),
+        "resolved": resolved_settings(settings),
         "versions": versions(),
     }
 
@@ -107,9 +108,9 @@ def choose_samples(sources: Sources) -> dict[str, list[MethodSamples]]:
     return {benchmark: _samples_of(sources, benchmark) for benchmark in sources.benchmarks}
 
 
-def resolved_settings(sources: Sources) -> str:
+def resolved_settings(settings: Settings) -> str:
     """The settings as YAML, without ``runtime``, which changes no result."""
-    plain = sources.settings.model_dump(mode="json", exclude={"runtime"})
+    plain = settings.model_dump(mode="json", exclude={"runtime"})
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
 
 

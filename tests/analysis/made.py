@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from mirage_core.analysis.looks import LatentLook, Patch, PictureLook, Word, WordLook
+from mirage_core.analysis.looks_collect import LooksResult, PlaceSummary, ShownAnswer
+from mirage_core.analysis.looks_matching import match
+from mirage_core.analysis.projection import projected
 from mirage_core.analysis.result import (
     Cell,
     Chance,
@@ -191,3 +197,47 @@ def everything(*exchanges: Run) -> dict[str, Record]:
         "only-latents": only_latents(),
         "text-chain": text_chain(),
     }  # fmt: skip
+
+
+def looks(*problem_ids: str, places: int = 2) -> LooksResult:
+    """Looks at answers to the given problems: over a grid of 3 x 3, on the input and the auxiliary picture."""
+
+    def picture(name: str, like: float) -> PictureLook:
+        rows = tuple(tuple(round(0.1 * (row + column), 2) for column in range(3)) for row in range(3))
+        centred = tuple(tuple(round(0.1 * (row - column), 2) for column in range(3)) for row in range(3))
+        nearest = (Patch(row=2, column=0, cosine=0.2),)
+        return PictureLook(picture=name, cosine=rows, centred=centred, mean=rows, nearest=nearest, like_mean=like)
+
+    def words(text: str) -> WordLook:
+        word = (Word(text=text, score=0.5),)
+        return WordLook(head=word, head_mean=(Word(text="the", score=0.4),), embedding=word, embedding_mean=word)
+
+    def answer(name: str) -> ShownAnswer:
+        latents = tuple(
+            LatentLook(
+                index=index,
+                pictures=(picture("input", 0.97), picture("auxiliary", 0.2)),
+                words=words("<script>alert(1)</script>" if index else "the"),
+            )
+            for index in range(places)
+        )
+        return ShownAnswer(
+            problem_id=name, benchmark="vsp-planning", group="level-3",
+            output="<latents:2><b>{{ settings }}</b>\\boxed{R}", verdict="right", latents=latents,
+        )  # fmt: skip
+
+    rng = np.random.default_rng(0)
+    labels = {"answer start": ["UDLR"[at % 4] for at in range(40)], "verdict": ["right"] * 40}
+    return LooksResult(
+        instances=200,
+        used=198,
+        num_latents=places,
+        shown=tuple(answer(name) for name in problem_ids),
+        summary=tuple(
+            PlaceSummary(index=index, n=198, same_word=share(190, 198), distinct_words=3, common_word=" the",
+                         common_share=0.96, like_mean={"input": 0.98, "auxiliary": None})
+            for index in range(places)
+        ),
+        matches=tuple(match("input", index, rng.random((30, 30)), rng) for index in range(places)),
+        projection=projected(rng.normal(size=(40, 8)), labels, 0),
+    )  # fmt: skip
