@@ -272,6 +272,8 @@ class PolicyStep:
             samples=self._grpo.group_size,
             max_spans=settings.latent.max_spans,
             banned=(ids.end_of_turn, ids.pad, ids.latent_start),
+            bottleneck=settings.latent.bottleneck,
+            fed=settings.latent.fed,
         )
         self._rules = sampling_rules(ids, replace(self._drawing, banned=()))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,11 +31,18 @@ class Row:
 
 
 def recomputed(
-    backbone: Backbone, prompt: EncodedPrompt, answer: Trajectory, table: Tensor, *, blank: bool = False
+    backbone: Backbone,
+    prompt: EncodedPrompt,
+    answer: Trajectory,
+    table: Tensor,
+    *,
+    blank: bool = False,
+    fed: Sequence[Tensor] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Latents [k, D] of every span, and raw logits [V] of every text token, of an answer whose tokens are known.
 
-    Every latent takes a pass over all that stands before it. ``table`` [q, k]: which zone sees which.
+    Every latent takes a pass over all that stands before it. ``table`` [q, k]: which zone sees which. ``blank``: spans
+    hold blank tokens; ``fed``: they hold these latents [k, D].
     """
     row, latents = _prompt(backbone, prompt), []
     spans = {span.position: span.num_latents for span in answer.spans}
@@ -42,17 +50,20 @@ def recomputed(
     zone, told_by = Zone.BEFORE, len(row.inputs) - 1
     for place, token in enumerate(answer.token_ids):
         if place in spans:
-            fed = []
-            for _ in range(spans[place]):
-                state = _states(backbone, row, table)[-1]
-                fed.append(_embedding(backbone, IDS.latent_pad) if blank else state)
-                row.add(fed[-1], next_position, Zone.LATENT)
+            given = None if fed is None else fed[len(latents)]
+            held: list[Tensor] = []
+            for index in range(spans[place]):
+                if given is not None:
+                    held.append(given[index])
+                else:
+                    held.append(_embedding(backbone, IDS.latent_pad) if blank else _states(backbone, row, table)[-1])
+                row.add(held[-1], next_position, Zone.LATENT)
                 next_position += 1
             told_by, zone = len(row.inputs) - 1, Zone.AFTER
-            latents.append(torch.stack(fed))
+            latents.append(torch.stack(held))
             if (~table[Zone.AFTER, Zone.LATENT]) & table[Zone.AFTER, Zone.READ]:
-                for offset, vector in enumerate(fed):
-                    row.add(vector, next_position - len(fed) + offset, Zone.READ)
+                for offset, vector in enumerate(held):
+                    row.add(vector, next_position - len(held) + offset, Zone.READ)
         row.predicted.append((told_by, token))
         row.add(_embedding(backbone, token), next_position, zone)
         told_by, next_position = len(row.inputs) - 1, next_position + 1

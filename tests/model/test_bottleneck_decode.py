@@ -82,6 +82,20 @@ def test_sampled_answers_are_those_of_the_definition(bottleneck: str, end: str) 
             torch.testing.assert_close(torch.tensor(one.log_probs), torch.tensor(expected), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("bottleneck", HIDING)
+def test_long_answers_with_many_spans_are_those_of_the_definition(bottleneck: str) -> None:
+    """The cache outgrows its buffers, in steps of one column and of reserved ones."""
+    endless = (*RARE, IDS.end_of_turn, IDS.pad)
+    settings = replace(SAMPLED, max_new_tokens=80, max_spans=9, samples=1, end="free", banned=endless)
+    answers = drawn(replace(settings, bottleneck=bottleneck))  # type: ignore[arg-type]
+    assert max(len(one.spans) for _, one in answers) > 5
+    with torch.no_grad():
+        for prompt, one in answers:
+            latents, _ = recomputed(tiny_backbone(), prompt, one, sight(bottleneck))  # type: ignore[arg-type]
+            for mine, its in zip(one.latents, latents, strict=True):
+                torch.testing.assert_close(mine, its, atol=2e-5, rtol=0)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("bottleneck", HIDING)
 def test_greedy_answers_are_those_of_the_definition(bottleneck: str, attention: str) -> None:
