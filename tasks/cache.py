@@ -1,7 +1,8 @@
 """When Prefect may skip a stage: the cache key, and whether the record kept under it can be believed.
 
 The key is ``mirage/<stage>/v<version>/<fingerprint>``. A record under it is believed only when its storage hands it out
-(plain JSON of known types), it holds an artifact's handle, and that artifact is in the store with the same digest.
+(plain JSON of known types), it holds an artifact's handle, and the store has that artifact with the same digest and the
+same summary.
 Any other record is dropped, so that the stage runs again and writes a good one.
 """
 
@@ -66,4 +67,6 @@ def record_fault(content: bytes, artifact: Artifact | None) -> str | None:
         return f"{held.path} is no longer in the store"
     if (held.path, held.digest) != (artifact.path, artifact.digest):
         return f"it names {held.path} with the digest {held.digest[:12]}, the store holds {artifact.digest[:12]}"
+    if held != artifact:  # scores are read from summaries: a damaged record must not tell other ones
+        return f"what it tells of {held.path} is not what its manifest tells"
     return None

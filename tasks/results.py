@@ -21,6 +21,7 @@ from pydantic import Field
 
 from mirage_core.errors import MirageError
 from mirage_core.store import Store
+from mirage_core.store.checked_json import dump_checked, load_checked
 from mirage_core.store.entries import RESULTS
 from mirage_core.store.manifest import safe_name
 from mirage_core.types import Artifact
@@ -76,8 +77,8 @@ class StoreResults(WritableFileSystem):
         *,
         _sync: bool = True,
     ) -> None:
-        """Write a record, atomically."""
-        self._store().place.write(_key(path), content)
+        """Write a record, atomically, with a sha256 of its own: damage to any byte of it is noticed on reading."""
+        self._store().place.write(_key(path), sealed(content))
 
     def drop(self, path: str) -> None:
         """Remove a record; nothing happens where there is none."""
@@ -120,6 +121,15 @@ def _saved(api: str) -> StoreResults:  # noqa: ARG001 (a process may know severa
     return save_block()
 
 
+def sealed(content: bytes) -> bytes:
+    """A record as it is kept; what is no JSON object is kept as it is, and refused when it is read."""
+    try:
+        record = json.loads(content)
+        return dump_checked(record) if isinstance(record, dict) else content
+    except ValueError:
+        return content
+
+
 def believable(content: bytes) -> bytes:
     """The record written anew from the parts that were looked at; RecordRefused says what is wrong with it.
 
@@ -142,12 +152,9 @@ def believable(content: bytes) -> bytes:
 
 def _parsed(content: bytes) -> Mapping[str, Any]:
     try:
-        record = json.loads(content)
+        return load_checked(content)
     except ValueError as problem:  # UnicodeDecodeError is one
-        raise RecordRefused(f"it is not a result record ({type(problem).__name__})") from problem
-    if not isinstance(record, dict):
-        raise RecordRefused(f"it is not a result record: it is a {type(record).__name__}")
-    return record
+        raise RecordRefused(f"it is not a result record as it was written: {problem}") from problem
 
 
 def _known(value: dict[str, Any]) -> dict[str, Any]:

@@ -24,9 +24,24 @@ def load_checked(data: bytes) -> dict[str, Any]:
     value = json.loads(data)
     if not isinstance(value, dict):
         raise ValueError(f"got {type(value).__name__}, expected an object")
-    if value.pop(OWN, None) is not None and dump_checked(value) != data:
+    if OWN not in value:
+        _check_last(value)
+    elif value.pop(OWN) is None or dump_checked(value) != data:
         raise ValueError(f"its content does not have the sha256 it tells under {OWN}")
     return value
+
+
+def _check_last(value: Mapping[str, Any]) -> None:
+    """ValueError where the last entry is the sha256 of the others: the damage is in its name."""
+    last = next(reversed(value), None)
+    if last is not None and value[last] == _without(value, last):
+        raise ValueError(f"it tells its sha256 under {last!r}, expected {OWN}")
+
+
+def _without(value: Mapping[str, Any], name: str) -> str:
+    """The sha256 of a record without one of its entries."""
+    rest = {key: inner for key, inner in value.items() if key != name}
+    return hashlib.sha256(_text(rest, allow_nan=True)).hexdigest()
 
 
 def _text(value: Mapping[str, Any], allow_nan: bool) -> bytes:

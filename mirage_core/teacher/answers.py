@@ -6,17 +6,20 @@ is, no answer is paid for twice. Recordings (a JSONL file, or a folder of such f
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mirage_core.errors import DataError, TeacherError
 from mirage_core.store import Store
+from mirage_core.store.checked_json import OWN
 from mirage_core.store.fingerprint import canonical_json
 
 logger = logging.getLogger(__name__)
@@ -42,8 +45,9 @@ class Answer(BaseModel):
     completion_tokens: int | None = Field(None, ge=0)
 
     def to_line(self) -> bytes:
-        """One line of JSON."""
-        return canonical_json(self.model_dump(mode="json")) + b"\n"
+        """One line of JSON, with a sha256 of its own: damage to a paid answer is noticed."""
+        told = self.model_dump(mode="json")
+        return canonical_json({**told, OWN: _own_sha256(told)}) + b"\n"
 
 
 class Answers(Protocol):
@@ -140,10 +144,19 @@ def _recorded(path: Path) -> Iterator[Answer]:
 
 
 def _parsed(line: bytes) -> Answer | None:
+    """The answer of a line; None for damage. A line without a sha256 of its own was written by an earlier version."""
     try:
-        return Answer.model_validate_json(line)
-    except ValidationError:
+        told = json.loads(line)
+        if not isinstance(told, dict):
+            return None
+        own = told.pop(OWN, None)
+        return Answer.model_validate(told) if own in (None, _own_sha256(told)) else None
+    except ValueError:  # pydantic's ValidationError is one
         return None
+
+
+def _own_sha256(told: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(told)).hexdigest()
 
 
 def _folder_of(model: str) -> str:

@@ -30,6 +30,7 @@ def tamper(witness: Path, *, on_top: bool) -> str:
     place = open_store().place
     [name] = [name for name in place.sizes("results") if "/problems/" in name]
     record = json.loads(place.read(f"results/{name}"))
+    del record["own_sha256"]  # somebody who means it leaves it out, as earlier versions did
     if on_top:
         record["serializer"] = PICKLE  # Prefect takes this one, and what stands in the metadata looks right
     else:

@@ -12,10 +12,12 @@ from pathlib import Path
 
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, MirageError
 from mirage_core.stages.record import RunRecord, load_record
+from mirage_core.stages.shards import SHARD
 from mirage_core.store import Store
 from mirage_core.store.manifest import MANIFEST
 from mirage_core.store.sealed import read_sealed
 from mirage_core.types import Artifact
+from tests.soak import beside
 from tests.soak.counts import Tally
 from tests.soak.road import Road
 
@@ -31,7 +33,10 @@ POINTER = "nightly"
 
 @dataclass(frozen=True)
 class Target:
-    """A file of the store: what it is part of, where it lies, and its right bytes."""
+    """A file of the store: what it is part of, where it lies, and its right bytes.
+
+    ``path`` and ``name`` are what the product calls it by: the same where it is a record of its own.
+    """
 
     kind: str
     path: str
@@ -42,27 +47,32 @@ class Target:
 
 @dataclass
 class Pristine:
-    """A complete store on this disk, with two checkpoints and a pointer, never damaged itself."""
+    """A complete store on this disk, with two checkpoints and all that lies beside a road, never damaged itself.
+
+    ``run`` and ``steps``: of the checkpoints; ``model``: what the pointer and the result record name.
+    """
 
     store: Store
     artifacts: dict[str, Artifact]
     targets: dict[str, list[Target]]
     run: str
     steps: tuple[int, int]
+    model: Artifact
 
     @classmethod
     def of(cls, road: Road) -> Pristine:
-        """What an undisturbed road left, and the last checkpoints of its last training."""
+        """What an undisturbed road left, the last checkpoints of its last training, and what is put beside."""
         store = road.store()
-        artifacts = {artifact.path: artifact for artifact in store.list()}
         model = store.get(next(s.path or "" for s in _record(store).stages if s.name == "relaxation"))
+        beside.put_beside(store, model)
+        artifacts = {artifact.path: artifact for artifact in store.list()}
         run = store.manifest(model).fingerprint
         kept = sorted(path for path in road.kept.iterdir() if path.name.startswith("relaxation-"))[-2:]
         steps = (int(kept[0].name.split("-")[1]), int(kept[1].name.split("-")[1]))
         for step, folder in zip(steps, kept, strict=True):
             store.save_checkpoint(run, step, folder)
         store.point(POINTER, model)
-        return cls(store, artifacts, _targets(store, artifacts, run, steps[1]), run, steps)
+        return cls(store, artifacts, _targets(store, artifacts, run, steps[1]), run, steps, model)
 
 
 def _record(store: Store) -> RunRecord:
@@ -88,6 +98,9 @@ def _targets(store: Store, artifacts: dict[str, Artifact], run: str, step: int) 
     for name in store.names("runs"):
         add("run record", name, name, name)
     add("pointer", f"pointers/{POINTER}.json", f"pointers/{POINTER}.json", f"pointers/{POINTER}.json")
+    for kind, files in beside.keys(store).items():
+        for name, key in files:
+            add(kind, name, name, key)
     return found
 
 
@@ -118,7 +131,8 @@ class Flipper:
 
     def rerun(self, road: Road, reruns: int, advance: Callable[[int], None]) -> None:
         """Damage, notice, walk the road again: the damaged artifact comes back with its digest, alone."""
-        kinds = [k for k in sorted(self._pristine.targets) if k in {a.kind for a in self._pristine.artifacts.values()}]
+        made = {a.kind for a in self._pristine.artifacts.values()} - {SHARD}  # no stage of a road that is done
+        kinds = [kind for kind in sorted(self._pristine.targets) if kind in made]
         for number in range(reruns):
             target = self._chance.choice(self._pristine.targets[kinds[number % len(kinds)]])
             artifact = self._pristine.artifacts[target.path]
@@ -192,6 +206,9 @@ class Flipper:
     def _look_pointer(self, target: Target, case: str) -> str | None:
         return _said_by(lambda: self._fresh().pointed(POINTER))
 
+    def _look_beside(self, target: Target, case: str) -> str | None:
+        return beside.READ[target.kind](self._fresh(), self._pristine.model)
+
     def _fresh(self) -> Store:
         """The store as another process sees it that has cached nothing."""
         shutil.rmtree(self._store.cache, ignore_errors=True)
@@ -208,7 +225,7 @@ class Flipper:
 
     def _restore(self, target: Target) -> None:
         """The right bytes again, whatever was done about the wrong ones."""
-        if target.path == target.key:
+        if target.path == target.name:
             self._put(target.key)
             return
         for path in (target.path, f"quarantine/{target.path}"):
@@ -222,6 +239,7 @@ _LOOKS: dict[str, Callable[[Flipper, Target, str], str | None]] = {
     "checkpoint's manifest": Flipper._look_checkpoint,
     "run record": Flipper._look_record,
     "pointer": Flipper._look_pointer,
+    **dict.fromkeys(beside.READ, Flipper._look_beside),
 }
 
 
@@ -236,21 +254,24 @@ def _said_by(work: Callable[[], object]) -> str | None:
 
 @contextmanager
 def _heard() -> Iterator[list[str]]:
-    """What the store's loggers warn of meanwhile."""
+    """What the product's loggers warn of meanwhile."""
     lines: list[str] = []
 
     class Ear(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(record.getMessage())
 
-    ear, logger = Ear(), logging.getLogger("mirage_core.store")
-    logger.addHandler(ear)
-    propagate, logger.propagate = logger.propagate, False
+    ear, loggers = Ear(), [logging.getLogger(name) for name in ("mirage_core", "tasks")]
+    before = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(ear)
+        logger.propagate = False
     try:
         yield lines
     finally:
-        logger.removeHandler(ear)
-        logger.propagate = propagate
+        for logger, propagate in zip(loggers, before, strict=True):
+            logger.removeHandler(ear)
+            logger.propagate = propagate
 
 
 def store_beside(folder: Path, url: str) -> Store:

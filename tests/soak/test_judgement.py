@@ -12,17 +12,17 @@ import pytest
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact
 from tests.soak import __main__ as soak
-from tests.soak import audit, flips, kills, writers
+from tests.soak import audit, beside, flips, kills, writers
 from tests.soak.counts import Tally
 from tests.soak.road import CHECKPOINT_EVERY, Road
 
 RUN = fingerprint("relaxation", 1, {}, {})
 
 
-def publish(store: Store, folder: Path, text: str) -> Artifact:
+def publish(store: Store, folder: Path, text: str, kind: str = "model") -> Artifact:
     folder.mkdir(exist_ok=True)
     (folder / "file").write_text(text)
-    return store.publish("model", fingerprint("x", 1, text, {}), folder, summary={}, about={})
+    return store.publish(kind, fingerprint("x", 1, text, {}), folder, summary={}, about={})
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_damage_nobody_notices_is_counted(store: Store, tmp_path: Path, monkey
     made = publish(store, tmp_path / "made", "a" * 1000)
     key = f"{made.path}/{store.manifest(made).folder}/file"
     target = flips.Target("model", made.path, "file", key, store.place.read(key))
-    pristine = flips.Pristine(store, {made.path: made}, {"model": [target]}, RUN, (6, 12))
+    pristine = flips.Pristine(store, {made.path: made}, {"model": [target]}, RUN, (6, 12), made)
     other = Store.open(tmp_path / "damaged", cache=tmp_path / "other-cache")
     seen = Tally("flips", flips.WRONGS)
     flips.Flipper(pristine, other, 1, seen).run(20, lambda amount: None)
@@ -141,6 +141,26 @@ def test_a_damage_nobody_notices_is_counted(store: Store, tmp_path: Path, monkey
     blind = Tally("flips", flips.WRONGS)
     flips.Flipper(pristine, other, 1, blind).run(20, lambda amount: None)
     assert blind.wrong[flips.UNNOTICED] == 20
+
+
+def test_what_lies_beside_a_road_is_damaged_and_noticed_too(store: Store, tmp_path: Path) -> None:
+    publish(store, tmp_path / "problems", "p" * 1000, kind="problems")
+    model = publish(store, tmp_path / "model", "m" * 1000)
+    shard = beside.put_beside(store, model)
+    targets = {
+        kind: [flips.Target(kind, name, name, key, store.place.read(key)) for name, key in files]
+        for kind, files in beside.keys(store).items()
+    }
+    key = f"{shard.path}/{store.manifest(shard).folder}/file"
+    targets["shard"] = [flips.Target("shard", shard.path, "file", key, store.place.read(key))]
+    pristine = flips.Pristine(store, {shard.path: shard}, targets, RUN, (6, 12), model)
+    tally = Tally("flips", flips.WRONGS)
+    damaged = Store.open(tmp_path / "damaged", cache=tmp_path / "other-cache")
+    flips.Flipper(pristine, damaged, 1, tally).run(80, lambda amount: None)
+    assert tally.good, tally.cases
+    assert {name: count for name, count in tally.done.items() if name.startswith("damaged: ")} == dict.fromkeys(
+        ("damaged: night of the trend", "damaged: result record", "damaged: shard", "damaged: teacher's answer"), 20
+    )
 
 
 def test_damages_are_drawn_from_the_seed_and_always_change_something() -> None:

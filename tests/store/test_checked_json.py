@@ -18,17 +18,12 @@ def test_a_record_comes_back_as_it_was_written() -> None:
 
 def test_every_flipped_bit_and_every_truncation_is_noticed() -> None:
     data = dump_checked(RECORD)
-    own = range(data.index(OWN.encode()), data.index(OWN.encode()) + len(OWN))
     for at in range(len(data)):
         with pytest.raises(ValueError):
             load_checked(data[:at])
         for bit in range(8):
-            flipped = data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :]
-            try:
-                assert set(load_checked(flipped)) - set(RECORD), "a damaged record was taken as a good one"
-                assert at in own  # an entry that no reader knows: models of what is kept refuse it
-            except ValueError:
-                continue
+            with pytest.raises(ValueError):  # in the name of the sha256, too
+                load_checked(data[:at] + bytes([data[at] ^ (1 << bit)]) + data[at + 1 :])
 
 
 def test_a_record_without_a_sha256_of_its_own_is_taken_as_it_is() -> None:

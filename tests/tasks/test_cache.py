@@ -42,6 +42,15 @@ def test_a_record_of_another_digest_is_not() -> None:
     assert "digest" in str(record_fault(record(), ARTIFACT.model_copy(update={"digest": "e" * 64})))
 
 
+def test_a_record_that_tells_another_score_is_not() -> None:
+    told = {"accuracy": 0.83, "scores": [{"interval": [0.8, 0.86]}]}
+    artifact = ARTIFACT.model_copy(update={"summary": told})
+    held = {"__class__": "mirage_core.types.Artifact", "data": artifact.model_dump()}
+    assert record_fault(record(held), artifact) is None
+    flipped = record(held).replace(b"0.83", b"0.93")
+    assert "not what its manifest tells" in str(record_fault(flipped, artifact))
+
+
 def test_a_record_that_is_believed_stays_and_any_other_is_dropped(tmp_path: Path) -> None:
     storage = StoreResults(root=str(tmp_path))
 

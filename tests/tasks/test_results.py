@@ -71,9 +71,9 @@ def test_prefect_itself_runs_what_a_record_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", list(disguises(Path("x"))))
 def test_a_pickle_in_any_disguise_is_never_loaded(how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     witness = tmp_path / "executed"
-    storage = StoreResults(root=str(tmp_path))
-    storage.write_path("key", disguises(witness)[how])
-    store = ResultStore(result_storage=storage)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "key").write_bytes(disguises(witness)[how])
+    store = ResultStore(result_storage=StoreResults(root=str(tmp_path)))
 
     with caplog.at_level(logging.WARNING):
         there = store.exists("key")
@@ -133,6 +133,25 @@ def test_what_prefect_writes_it_reads_again(tmp_path: Path) -> None:
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("a/*")} == {
         "results/a/handle", "results/a/failure", "results/a/list"
     }  # fmt: skip
+
+
+def test_every_flipped_bit_and_every_truncation_of_a_record_is_refused(tmp_path: Path) -> None:
+    storage, file = StoreResults(root=str(tmp_path)), tmp_path / "results" / "key"
+    storage.write_path("key", record())
+    good = file.read_bytes()
+    flips = (
+        good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :] for at in range(len(good)) for bit in (0, 5, 7)
+    )
+    for damaged in (*flips, *(good[:length] for length in range(len(good)))):
+        with pytest.raises(RecordRefused):
+            believable(damaged)
+    assert json.loads(storage.read_path("key")) == plain()
+
+
+def test_a_record_of_an_earlier_version_is_read_too(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "key").write_bytes(record())
+    assert json.loads(StoreResults(root=str(tmp_path)).read_path("key")) == plain()
 
 
 def test_a_record_that_is_not_there_is_what_prefect_calls_so(tmp_path: Path) -> None:

@@ -60,6 +60,22 @@ def test_a_damaged_answer_counts_as_none_and_is_replaced(
     assert StoredAnswers(either, "m").find("a" * 64) == answer(text="again")
 
 
+def test_every_flipped_bit_of_a_kept_answer_is_noticed(tmp_path: Path) -> None:
+    store, kept = Store.open(tmp_path), answer(text="The way is RIGHT, then 5 DOWN.")
+    StoredAnswers(store, "m").keep(kept)
+    key = f"answers/m/{'a' * 64}.json"
+    good = store.place.read(key)
+    for at in range(len(good) - 1):
+        (tmp_path / key).write_bytes(good[:at] + bytes([good[at] ^ (1 << at % 8)]) + good[at + 1 :])
+        assert StoredAnswers(store, "m").find("a" * 64) is None, good[: at + 1]
+
+
+def test_an_answer_that_an_earlier_version_kept_is_read(tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    store.place.write(f"answers/m/{'a' * 64}.json", answer().model_dump_json().encode())
+    assert StoredAnswers(store, "m").find("a" * 64) == answer()
+
+
 @pytest.mark.parametrize("model", ["../../etc/passwd", "..", "a/b/../c", "/abs", "", "ü:* |", "x" * 500])
 def test_a_models_name_never_leaves_the_folder_of_answers(tmp_path: Path, model: str) -> None:
     store = Store.open(tmp_path / "store")

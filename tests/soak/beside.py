@@ -1,0 +1,94 @@
+"""What a store keeps beside a road's own artifacts and records: put there once, so that the flips damage it, too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from prefect.serializers import JSONSerializer
+
+from mirage_core.errors import MirageError
+from mirage_core.stages.shards import SHARD
+from mirage_core.stages.trend import Comparison, TrendPoint, folder, load_points, reference_to, save_point
+from mirage_core.store import Store, fingerprint
+from mirage_core.teacher.answers import ANSWERS, Answer, StoredAnswers
+from mirage_core.types import Artifact
+from tasks.cache import record_fault
+from tasks.results import HANDLE, StoreResults
+
+ANSWER, NIGHT, RESULT = "teacher's answer", "night of the trend", "result record"
+SERIES, MODEL, REQUEST = "soaked", "a-model", "a" * 64
+RECORD = f"mirage/relaxation/v1/{'b' * 64}"
+
+
+def put_beside(store: Store, model: Artifact) -> Artifact:
+    """A teacher's answer, a night of the trend, a result record of Prefect's, and a shard, which is given."""
+    answer = Answer(
+        request=REQUEST, problem="p", template="t@1", attempt=1, model=MODEL, served="m", text="RIGHT, DOWN " * 40,
+        finish="stop", prompt_tokens=9, completion_tokens=80,
+    )  # fmt: skip
+    StoredAnswers(store, MODEL).keep(answer)
+    save_point(store, _night(model))
+    held = {"__class__": HANDLE, "data": model.model_dump(mode="json")}
+    metadata = {"storage_key": RECORD, "serializer": json.loads(JSONSerializer().model_dump_json())}
+    StoreResults(root=store.url).write_path(
+        RECORD, json.dumps({"metadata": metadata, "result": json.dumps(held)}).encode()
+    )
+    return _shard(store)
+
+
+def _night(model: Artifact) -> TrendPoint:
+    there = reference_to(model)
+    return TrendPoint(
+        night="n", time="2026-01-02T02:00:00+00:00", pointer=SERIES, method="stage-2", model=there, problems=there,
+        test_problems="c" * 64, rules={"vsp-planning": "mirage"}, evaluation=there, cached=False, use={}, scores=(),
+        comparison=Comparison(outcome="first night", said="the first night"),
+    )  # fmt: skip
+
+
+def _shard(store: Store) -> Artifact:
+    """The problems once more, as a share of a stage: shards are dropped when their stage is done."""
+    source: Path = store.fetch(store.list("problems")[0])
+    about = {"stage": "problems"}
+    return store.publish(SHARD, fingerprint(SHARD, 1, "soaked", {}), source, summary={"of": "d" * 64}, about=about)
+
+
+def keys(store: Store) -> dict[str, list[tuple[str, str]]]:
+    """By kind, of every file put there: what the product calls it, and its key."""
+    (answer,) = store.names(ANSWERS)
+    (night,) = store.names(f"{folder(SERIES)}/nights")
+    return {ANSWER: [(answer, answer)], NIGHT: [(night, night)], RESULT: [(RECORD, f"results/{RECORD}")]}
+
+
+def read_answer(store: Store, _: Artifact) -> str | None:
+    """What the product says of the answer; None where it takes it for good."""
+    return "asked again" if StoredAnswers(store, MODEL).find(REQUEST) is None else None
+
+
+def read_night(store: Store, _: Artifact) -> str | None:
+    """The same of the night."""
+    return _said_by(lambda: load_points(store, SERIES))
+
+
+def read_result(store: Store, model: Artifact) -> str | None:
+    """The same of the result record, of which the store holds ``model``."""
+    try:
+        return record_fault(StoreResults(root=store.url).read_path(RECORD), model)
+    except MirageError as problem:
+        return str(problem)
+
+
+READ: dict[str, Callable[[Store, Artifact], str | None]] = {
+    ANSWER: read_answer,
+    NIGHT: read_night,
+    RESULT: read_result,
+}
+
+
+def _said_by(work: Callable[[], object]) -> str | None:
+    try:
+        work()
+    except MirageError as problem:
+        return str(problem)
+    return None
