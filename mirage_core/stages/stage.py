@@ -74,8 +74,9 @@ class StageResult:
 
 
 def label(name: str, params: Mapping[str, Any]) -> str:
-    """The name people see: ``evaluation/stage-2`` for an evaluation, the stage's name otherwise."""
-    return f"{name}/{params['method']}" if "method" in params else name
+    """The name people see: ``evaluation/stage-2``, ``measure/probes``, the stage's name otherwise."""
+    chosen = params.get("method") or params.get("measure")
+    return f"{name}/{chosen}" if chosen else name
 
 
 def stage_fingerprint(
