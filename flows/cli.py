@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.apps import bench, data, models, scenes, scoring, store, teacher
+from flows.apps import analysis, bench, data, models, scenes, scoring, store, teacher
 from flows.apps.options import JsonOption, RecipeOption, SetsOption, StoreOption
 from mirage_core.errors import MirageError
 
@@ -165,6 +165,7 @@ def report(
     command.report(run_id, store, as_json=as_json, open_page=open_page)
 
 
+app.command()(analysis.diagnose)
 app.command()(scoring.score)
 app.command()(scoring.compare)
 app.command()(models.export)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mirage_core.config import Settings
 from mirage_core.errors import InputError
 from mirage_core.stages.diagnosis import MEASURED, in_order
 from mirage_core.stages.evaluation import latents_of
-from mirage_core.stages.road import Step, judged, model_of, test_of
+from mirage_core.stages.road import Step, judged, methods, model_of, test_of, trained_for
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 
@@ -18,6 +19,16 @@ Handle = TypeVar("Handle")
 RECORDS = "diagnoses"
 ON_TEXT = ("text-chain",)
 """What can be measured on a model that answers without latents."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosed:
+    """What is diagnosed: the method, the measures to take, and a model and problems where they were chosen."""
+
+    method: str
+    measures: tuple[str, ...]
+    model: Artifact | None = None
+    problems: Artifact | None = None
 
 
 def diagnose(
@@ -55,6 +66,45 @@ def road_to(settings: Settings, method: str, step: Step[Handle]) -> dict[str, Ha
         "problems": made[test_of(method)],
         "auxiliary_images": made["auxiliary-images"],
     }
+
+
+def walked(settings: Settings, chosen: Diagnosed, step: Step[Artifact]) -> dict[str, Artifact]:
+    """Walk to the page: along the recipe to its model, or from a model that was chosen; the artifact of each label."""
+    if chosen.model is None:
+        made = road_to(settings, chosen.method, step)
+        given = {**made, **({} if chosen.problems is None else {"problems": chosen.problems})}
+        return diagnose(step, chosen.measures, looks=looked_at(chosen.method), **given)
+    if chosen.problems is None and test_of(chosen.method) != "problems":
+        raise InputError(f"{chosen.method} is asked problems of its own: choose them beside the model")
+    problems = chosen.problems or step("problems", {})
+    return diagnose(step, chosen.measures, model=chosen.model, problems=problems, looks=looked_at(chosen.method))
+
+
+def looked_at(method: str) -> bool:
+    """Whether a method's answers have latents to look at."""
+    return latents_of(method) == "on"
+
+
+def furthest(settings: Settings) -> str:
+    """The method of a recipe that is diagnosed: the furthest trained with latents, else the furthest trained.
+
+    InputError where the recipe trains nothing.
+    """
+    wanted = methods(settings)
+    trained = sorted(
+        (method for method in wanted if trained_for(method)), key=lambda method: _rank(method), reverse=True
+    )
+    if not trained:
+        raise InputError(
+            f"the recipe {settings.recipe} trains no model (evaluation.methods is "
+            f"{', '.join(settings.evaluation.methods)}): add stage-2 to them, or choose a model"
+        )
+    return trained[0]
+
+
+def _rank(method: str) -> tuple[bool, int, str]:
+    """Later is further: with latents, then by the stages that were trained."""
+    return looked_at(method), len(trained_for(method)), method
 
 
 def chosen_measures(settings: Settings, method: str, named: Sequence[str]) -> tuple[str, ...]:
