@@ -1,0 +1,146 @@
+"""Two small models whose answers are known to depend on their latents, or not to; and the toy they are trained on.
+
+A picture of one colour is one of three letters. ``reader``: text behind the span sees the latents' vectors alone
+(latent_only), so whatever it says of the picture it has from them. ``deaf``: text behind the span is shown no latent
+in any run, so whatever it says owes nothing to them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mirage_core.analysis.asking import Asker, Change, Said
+from mirage_core.analysis.collected import Collected
+from mirage_core.analysis.collecting import collect
+from mirage_core.config import ArchitectureSettings, ModelSettings, Settings
+from mirage_core.latent.encoding import Encoder
+from mirage_core.latent.layout import collate
+from mirage_core.model.base import LoadedModel, build_base
+from mirage_core.model.intervention import Interventions
+from mirage_core.training.losses import relaxation_loss
+from mirage_core.types import AuxiliaryImage, Problem, ProgressEvent, ReasoningChain, TrainingExample
+
+COLOURS = {"A": (220, 40, 40), "B": (40, 200, 60), "C": (50, 60, 220)}
+SMALL = ArchitectureSettings(
+    hidden_size=64, intermediate_size=96, num_layers=2, num_heads=2, num_kv_heads=1, initializer_range=0.05
+)
+
+
+def toy_settings(bottleneck: str = "none", **analysis: Any) -> Settings:
+    """A recipe of the toy."""
+    measured = {"batch_size": 12, "resamples": 200, "noise_scales": [0.5, 2.0, 8.0], "shuffles": 20}
+    return Settings.model_validate(
+        {
+            "recipe": "toy",
+            "prompt": {"form": "short"},
+            "latent": {"num_latents": 2, "bottleneck": bottleneck},
+            "evaluation": {"max_new_tokens": 8},
+            "analysis": {**measured, **analysis},
+        }
+    )
+
+
+def toy_problem(index: int) -> Problem:
+    """Number ``index``: a picture whose colour says the answer, each a little different."""
+    letter = "ABC"[index % 3]
+    random = np.random.default_rng(index)
+    pixels = np.array(COLOURS[letter]) + random.integers(-25, 26, size=(56, 56, 3))
+    file = io.BytesIO()
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, "PNG")
+    return Problem(
+        id=f"toy-{index}",
+        benchmark="vsp-reasoning",
+        split="test",
+        group=f"level-{3 + index % 2}",
+        question="<image>",
+        images=(file.getvalue(),),
+        answer=letter,
+        facts={"plan": "R", "side": "left" if index % 5 < 2 else "right"},
+    )
+
+
+def toy_problems(count: int = 36, first: int = 1000) -> list[Problem]:
+    """Problems that no model was trained on."""
+    return [toy_problem(first + index) for index in range(count)]
+
+
+@lru_cache(maxsize=2)
+def trained(bottleneck: str, steps: int = 40) -> LoadedModel:
+    """A model trained to roll its latents out and to answer, under a bottleneck or none."""
+    settings = toy_settings(bottleneck)
+    loaded = build_base(ModelSettings(architecture=SMALL), 0)
+    loaded = replace(loaded, about={"stages": ["base", "relaxation"]})
+    backbone = loaded.backbone.train()
+    backbone.freeze_vision()
+    encoder = Encoder(loaded.processor, settings.latent, settings.prompt, "direct")
+    examples = [encoder.example(_taught(index), with_latents=True, with_targets=False) for index in range(120)]
+    weights = [weight for weight in backbone.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=3e-3)
+    for step in range(steps):
+        chosen = [examples[(step * 16 + offset) % len(examples)] for offset in range(16)]
+        batch = collate(chosen, loaded.ids, backbone.position_ids, bottleneck=bottleneck)  # type: ignore[arg-type]
+        optimizer.zero_grad()
+        relaxation_loss(backbone, batch).total.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+    backbone.eval()
+    return loaded
+
+
+def _taught(index: int) -> TrainingExample:
+    problem = toy_problem(index)
+    chain = ReasoningChain(
+        problem_id=problem.id,
+        variant="direct",
+        text_before="",
+        text_after=f"\\boxed{{{problem.answer}}}",
+        teacher="toy",
+    )
+    image = AuxiliaryImage(problem_id=problem.id, image=problem.images[0], style="toy")
+    return TrainingExample(problem=problem, auxiliary_image=image, chain=chain)
+
+
+class DeafAsker(Asker):
+    """An asker under which text behind a span never sees a latent, whatever else is changed."""
+
+    def ask(self, problems: Sequence[Problem], change: Change | None = None, **how: Any) -> list[Said]:
+        """As an Asker does, with ``hide_latents`` in every run."""
+
+        def deaf(index: Any) -> Interventions:
+            base = Interventions() if change is None else change(index)
+            return replace(base, hide_latents=True)
+
+        return super().ask(problems, deaf, **how)
+
+
+def quiet(event: ProgressEvent) -> None:
+    """A Progress that says nothing."""
+
+
+@lru_cache(maxsize=1)
+def reader() -> tuple[Asker, Settings]:
+    """The model whose answers come from its latents."""
+    settings = toy_settings("latent_only")
+    return Asker(trained("latent_only"), settings), settings
+
+
+@lru_cache(maxsize=1)
+def deaf() -> tuple[Asker, Settings]:
+    """The model whose answers owe nothing to its latents."""
+    settings = toy_settings("none")
+    return DeafAsker(trained("none"), settings), settings
+
+
+@lru_cache(maxsize=2)
+def clean(which: str) -> Collected:
+    """The clean run of ``reader`` or ``deaf`` over the toy's problems."""
+    asker, _ = reader() if which == "reader" else deaf()
+    return collect(asker, toy_problems(), quiet)
