@@ -136,6 +136,7 @@ class GRPOObjective:
         latents: Literal["on", "off"] = "on",
     ) -> None:
         self._settings, self._model, self._problems, self._seed = settings.grpo, model, problems, seed
+        self._bottleneck, self._blank = settings.latent.bottleneck, settings.latent.fed == "blank"
         self._portion = portion or self._settings.micro_batch_size
         self._kept = kept
         self._sampler = Sampler(model, settings, problems, seed, at_once=at_once, latents=latents)
@@ -232,14 +233,15 @@ class GRPOObjective:
     def _ready(self, step: int, groups: Sequence[Group]) -> Round:
         """The passes of a round, with the log-probabilities of the reference."""
         pieces = cut(groups, self._portion or max(1, self._settings.prompts_per_step * self._settings.group_size))
-        recompute = self._settings.latents == "recompute"
-        together = self._in_step and recompute
+        # Rolling latents out takes a pass a latent; feeding recorded or blank ones takes one.
+        together = self._in_step and self._settings.latents == "recompute" and not self._blank
         widths = agreed([widths_of(piece) for piece in pieces]) if together else [None] * len(pieces)
         sharded = whole_weights(self._model.backbone) if self._in_step else nullcontext()
         with sharded:
             (spare,) = self._sampler.prompts(self._order.batch(self._round_of(step))[:1])
             batches = [
-                policy_batch(piece, self._model, spare, blocks) for piece, blocks in zip(pieces, widths, strict=True)
+                policy_batch(piece, self._model, spare, blocks, bottleneck=self._bottleneck)
+                for piece, blocks in zip(pieces, widths, strict=True)
             ]
             return Round(step, tuple(self._with_reference(batches)))
 
@@ -296,7 +298,8 @@ class GRPOObjective:
         if not isinstance(backbone, Backbone):
             raise SettingsError(f"GRPO trains a Backbone, got {type(backbone).__name__}")
         latents = None if recompute else batch.latents
-        hidden = answers_forward(backbone, batch.layout, latents, checkpointing=self._settings.gradient_checkpointing)
+        checkpointing = self._settings.gradient_checkpointing
+        hidden = answers_forward(backbone, batch.layout, latents, checkpointing=checkpointing, blank=self._blank)
         return text_log_probs(backbone, batch.layout.answers, hidden, self._sampler.rules)
 
 

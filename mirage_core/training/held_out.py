@@ -131,6 +131,8 @@ class HeldOutAnswers:
             end=settings.latent.end,
             max_latents=settings.latent.max_latents,
             max_spans=settings.latent.max_spans,
+            bottleneck=settings.latent.bottleneck,
+            fed=settings.latent.fed,
         )
         alike = sorted(problems, key=lambda problem: (problem.benchmark, problem.group, problem.id))
         at_once = min(portion or settings.evaluation.batch_size, settings.evaluation.batch_size)

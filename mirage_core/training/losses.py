@@ -5,7 +5,8 @@ Legend: B rows, T columns, S spans, K latents, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,8 +19,10 @@ from mirage_core.latent.compress import Compression, compress_all
 from mirage_core.latent.encoded import IGNORED
 from mirage_core.latent.layout import LatentBatch
 from mirage_core.model.backbone import Backbone
+from mirage_core.model.passes import Disturb
 from mirage_core.model.rollout import (
     Grounded,
+    blank_forward,
     grounding_forward,
     image_features,
     relaxed_forward,
@@ -39,6 +42,20 @@ class LossParts:
 
     total: Tensor
     parts: dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """How latents that were rolled out are held against their auxiliary images, which the batch then holds.
+
+    ``weight``: of "visual", 1 - mean cosine, beside the text loss; ``figures``: tell those of ``cosine_diagnostics``;
+    ``spans``: how many of the batch's spans, from the first, count (None: all).
+    """
+
+    compression: Compression
+    weight: float = 0.0
+    figures: bool = True
+    spans: int | None = None
 
 
 def counts(batch: LatentBatch) -> dict[str, float]:
@@ -73,7 +90,8 @@ def grounding_loss(
 
     ``diagnostics`` adds the figures of ``cosine_diagnostics``. A batch without spans has a visual loss of 0.
     """
-    grounded = grounding_forward(backbone, batch, latent.compression, checkpointing=settings.gradient_checkpointing)
+    checkpointing, blank = settings.gradient_checkpointing, latent.fed == "blank"
+    grounded = grounding_forward(backbone, batch, latent.compression, checkpointing=checkpointing, blank=blank)
     text = cross_entropy(backbone, grounded.hidden, batch.labels)
     visual = visual_loss(grounded)
     parts = {"text": text, "visual": visual}
@@ -90,21 +108,42 @@ def visual_loss(grounded: Grounded) -> Tensor:
 
 
 def relaxation_loss(
-    backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False, compared: Compression | None = None
+    backbone: Backbone,
+    batch: LatentBatch,
+    *,
+    checkpointing: bool = False,
+    compared: Compared | None = None,
+    blank: bool = False,
+    disturb: Disturb | None = None,
 ) -> LossParts:
     """Stage 2: cross-entropy alone, with latents rolled out under gradient. Paper, Eq. 4.
 
-    ``compared`` adds the figures of ``cosine_diagnostics`` for the latents as they were rolled out, against targets
-    compressed that way: the batch then holds the auxiliary images, and its spans are of one length.
+    ``compared`` holds the latents as they were rolled out against their targets, for figures or as a part of the loss:
+    the spans are then of one length. ``blank``: blank tokens stand in the spans, and nothing is rolled out.
+    ``disturb``: what becomes of latents before they are fed.
     """
-    relaxed = relaxed_forward(backbone, batch, checkpointing)
+    if blank:
+        relaxed = blank_forward(backbone, batch, checkpointing=checkpointing)
+    else:
+        relaxed = relaxed_forward(backbone, batch, checkpointing, disturb=disturb)
     text = cross_entropy(backbone, relaxed.hidden, batch.labels)
+    if compared is None:
+        return LossParts(text, {"text": text})
     parts = {"text": text}
-    if compared is not None:
-        images = [backbone.merged(image) for image in image_features(backbone, batch)]
-        targets = target_latents(backbone, batch, compared)
-        parts |= cosine_diagnostics(batch, Grounded(relaxed.hidden, relaxed.latents, targets, images), compared)
-    return LossParts(text, parts)
+    images = [backbone.merged(image) for image in image_features(backbone, batch)]
+    targets = target_latents(backbone, batch, compared.compression)[: compared.spans]
+    grounded = Grounded(relaxed.hidden, relaxed.latents[: compared.spans], targets, images)
+    if compared.weight:
+        parts["visual"] = visual_loss(grounded)
+    if compared.figures:
+        counted = replace(batch, span_rows=batch.span_rows[: compared.spans])
+        parts |= cosine_diagnostics(counted, grounded, compared.compression)
+    return LossParts(relaxation_total(parts, compared.weight), parts)
+
+
+def relaxation_total(parts: Mapping[str, Tensor], grounding_weight: float) -> Tensor:
+    """The text loss, with what remains of grounding beside it where that has a weight."""
+    return parts["text"] + grounding_weight * parts["visual"] if grounding_weight else parts["text"]
 
 
 def text_log_probs(backbone: Backbone, batch: LatentBatch, hidden: Tensor, rules: SamplingRules) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mirage_core.latent.answers import AnswerBatch, collate_answers
+from mirage_core.latent.bottleneck import Bottleneck
 from mirage_core.latent.encoded import IGNORED, EncodedExample, EncodedPrompt
 from mirage_core.latent.encoding import encode_rollout
 from mirage_core.model.base import LoadedModel
@@ -62,11 +63,19 @@ def widths_of(piece: Piece) -> Widths:
     return tuple(max(len(one.latents[at]) for _, one in piece if at < len(one.latents)) for at in range(blocks))
 
 
-def policy_batch(piece: Piece, model: LoadedModel, spare: EncodedPrompt, widths: Widths | None) -> PolicyBatch:
+def policy_batch(
+    piece: Piece,
+    model: LoadedModel,
+    spare: EncodedPrompt,
+    widths: Widths | None,
+    *,
+    bottleneck: Bottleneck = "none",
+) -> PolicyBatch:
     """Lay out a piece on the model's device.
 
     A piece without answers becomes a stand-in to the prompt ``spare``, which keeps its process in step. ``widths``:
-    the latent blocks the pass is to have; where the answers have others, a stand-in brings them about.
+    the latent blocks the pass is to have; where the answers have others, a stand-in brings them about. ``bottleneck``:
+    what text after a span may attend to, as when the answers were drawn.
     """
     groups = [
         (prompt, [one.encoded for _, one in answers])
@@ -77,8 +86,9 @@ def policy_batch(piece: Piece, model: LoadedModel, spare: EncodedPrompt, widths:
         prompt, held = groups[-1] if groups else (spare, [])
         groups = [*groups[:-1], (prompt, [*held, _stand_in(prompt, widths or (), model)])]
         stand_ins = 1
-    layout = collate_answers(groups, model.ids, model.backbone.position_ids).to(model.backbone.device)
+    layout = collate_answers(groups, model.ids, model.backbone.position_ids, bottleneck=bottleneck)
     rollouts, device = [one for _, one in piece], model.backbone.device
+    layout = layout.to(device)
     return PolicyBatch(
         layout=layout,
         learned=len(rollouts),

@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
-import torch
-from torch import nn
-
-from mirage_core.config import GroundingSettings, Settings, TrainSettings
-from mirage_core.errors import DataError
+from mirage_core.config import Settings, TrainSettings
+from mirage_core.errors import DataError, SettingsError
 from mirage_core.latent.encoded import EncodedExample
 from mirage_core.latent.encoding import Encoder
-from mirage_core.latent.layout import LatentBatch, collate
 from mirage_core.model.base import LoadedModel, load_model
 from mirage_core.model.lora import add_adapters
 from mirage_core.store.records import load_examples
-from mirage_core.training.data import Batches, EpochOrder, Portion, SameBatch, deal, steps_of
+from mirage_core.training.data import EpochOrder, SameBatch, steps_of
 from mirage_core.training.events import EventWriter
+from mirage_core.training.hardening import Hardening
 from mirage_core.training.held_out import HeldOutAnswers, HeldOutConstant, HeldOutLosses
-from mirage_core.training.in_step import Widths, agreed, stand_in
 from mirage_core.training.job import TEXT_ONLY, Job, Program
 from mirage_core.training.lengths import lengths_of
 from mirage_core.training.loop import TrainPlan, train
-from mirage_core.training.losses import LossParts, counts, grounding_loss, relaxation_loss, text_loss
 from mirage_core.training.memory import portion_of
-from mirage_core.training.meters import work_of
-from mirage_core.training.objective import MicroBatch, contribution
 from mirage_core.training.prepared import EncodedOnDemand, Source, prepare
 from mirage_core.training.processes import process_device
 from mirage_core.training.provenance import about
+from mirage_core.training.supervised_objective import SupervisedData, SupervisedObjective, section
 from mirage_core.training.validation import Measure, Validation, sample
 from mirage_core.types import Progress, ProgressEvent, TrainingExample
-
-DIAGNOSTICS_EVERY = 10
 
 
 def run_supervised(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
@@ -43,19 +34,23 @@ def run_supervised(job: Job, rank: int, world_size: int, emit: EventWriter) -> N
     chosen = section(job.settings, job.program)
     model = load_trainable(job, rank, world_size)
     data, steps = training_data(job, model, rank, world_size, emit)
-    objective = SupervisedObjective(job.program, job.settings, model, data, portion_of(job))
+    hardening = _hardening(job, steps)
+    objective = SupervisedObjective(job.program, job.settings, model, data, portion_of(job), hardening)
     watched = validation(job, model, rank, world_size, emit)
     train(objective, model, plan(chosen, steps), job, rank, world_size, emit, about(job, model), watched)
 
 
-@dataclass(frozen=True)
-class SupervisedData:
-    """Encoded examples, the batches made of them, their names, and their lengths where batches go by them."""
-
-    source: Source
-    order: Batches
-    names: Sequence[str]
-    lengths: Sequence[int] | None = None
+def _hardening(job: Job, steps: int) -> Hardening | None:
+    """What makes stage 2 harder over its steps. SettingsError for latents that are disturbed where there are none."""
+    if job.program != "relaxation":
+        return None
+    relaxation = job.settings.relaxation
+    if job.settings.latent.fed == "blank" and (relaxation.latent_noise or relaxation.latent_dropout):
+        raise SettingsError(
+            f"relaxation.latent_noise is {relaxation.latent_noise} and latent_dropout {relaxation.latent_dropout}, but "
+            "latent.fed is blank: there is no latent to disturb. Set both to 0."
+        )
+    return Hardening(relaxation, job.seed, steps)
 
 
 def training_data(
@@ -144,16 +139,6 @@ def kinds_of(examples: Sequence[TrainingExample]) -> list[int]:
     return [numbers[name] for name in names]
 
 
-def section(settings: Settings, program: Program) -> TrainSettings:
-    """The settings a supervised program reads."""
-    return {
-        "text": settings.direct_sft,
-        "capimagine": settings.capimagine,
-        "grounding": settings.grounding,
-        "relaxation": settings.relaxation,
-    }[program]
-
-
 def load_trainable(job: Job, rank: int, world_size: int) -> LoadedModel:
     """The job's input model on this process's device, with what learns: adapters, or all but the vision tower."""
     settings = job.settings.model
@@ -176,10 +161,11 @@ def encoding(
 ) -> Callable[[int], EncodedExample]:
     """How the examples are encoded: with latents but for text, with auxiliary images where ``with_targets`` says so.
 
-    By default for grounding alone, whose loss needs them.
+    By default where the loss needs them: for grounding, and for relaxation with a grounding_weight.
     """
     encoder = _encoder(settings, model)
-    targets = program == "grounding" if with_targets is None else with_targets
+    needed = program == "grounding" or (program == "relaxation" and settings.relaxation.grounding_weight > 0)
+    targets = needed if with_targets is None else with_targets
 
     def encode(index: int) -> EncodedExample:
         return encoder.example(examples[index], with_latents=program not in TEXT_ONLY, with_targets=targets)
@@ -203,120 +189,3 @@ def plan(settings: TrainSettings, steps: int) -> TrainPlan:
         stop_above=settings.stop_above,
         optimizer=settings.optimizer,
     )
-
-
-@dataclass(frozen=True)
-class SupervisedBatch:
-    """A laid-out micro-batch, what it holds, and whether the cosines are wanted this time."""
-
-    batch: LatentBatch
-    counts: Mapping[str, float]
-    diagnostics: bool
-
-
-class SupervisedObjective:
-    """Batches of examples under one of the three supervised losses."""
-
-    def __init__(
-        self,
-        program: Program,
-        settings: Settings,
-        model: LoadedModel,
-        data: SupervisedData,
-        portion: int | None = None,
-    ) -> None:
-        self._program, self._latent = program, settings.latent
-        self._settings = section(settings, program)
-        self._model, self._data = model, data
-        self._portion = portion or self._settings.micro_batch_size
-
-    def modules(self) -> Mapping[str, nn.Module]:
-        """Nothing beside the backbone."""
-        return {}
-
-    def micro_batches(self, step: int, rank: int, world_size: int) -> Sequence[MicroBatch]:
-        """This process's share of the step's examples."""
-        indices, lengths = self._data.order.batch(step), self._data.lengths
-        if lengths is not None:
-            indices = tuple(sorted(indices, key=lambda index: (lengths[index], index)))
-        portions = deal(indices, rank, world_size, self._portion, neighbours=lengths is not None)
-        laid_out = [self._laid_out(portion) for portion in portions]
-        widths = self._widths(laid_out, world_size)
-        return [
-            self._micro_batch(portion, step, batch, block)
-            for portion, batch, block in zip(portions, laid_out, widths, strict=True)
-        ]
-
-    def examples(self, step: int) -> Sequence[str]:
-        """The problems of a step's examples."""
-        return [self._data.names[index] for index in self._data.order.batch(step)]
-
-    def _laid_out(self, portion: Portion, widths: Widths | None = None) -> LatentBatch:
-        """The rows of a portion; with ``widths`` another one that brings about latent blocks as wide."""
-        rows = [self._data.source.get(index) for index in portion.indices]
-        return collate(
-            rows if widths is None else [*rows, stand_in(widths, self._model.ids, rows)],
-            self._model.ids,
-            self._model.backbone.position_ids,
-            align=self._program == "relaxation",
-        )
-
-    def _widths(self, batches: Sequence[LatentBatch], world_size: int) -> Sequence[Widths]:
-        """The latent blocks of each forward pass: those of all processes where these must keep in step."""
-        own = [_blocks(batch) for batch in batches]
-        return agreed(own) if world_size > 1 and self._model.backbone.sharded else own
-
-    def _micro_batch(self, portion: Portion, step: int, batch: LatentBatch, widths: Widths) -> MicroBatch:
-        held, work = counts(batch), work_of(batch)
-        if self._program not in TEXT_ONLY:
-            held["cosine_input"] = held["visual"] if self._compares_inputs(batch) else 0.0
-            held["cosine_constant"] = held["visual"] if len(batch.span_rows) > 1 else 0.0
-        if widths != _blocks(batch):
-            batch = self._laid_out(portion, widths)
-        data = SupervisedBatch(batch.to(self._model.backbone.device), held, step % DIAGNOSTICS_EVERY == 0)
-        return MicroBatch(data, held, portion.filler, work)
-
-    def _compares_inputs(self, batch: LatentBatch) -> bool:
-        """Whether ``cosine_diagnostics`` can tell the cosine of the input images of this micro-batch."""
-        sizes = self._model.backbone.image_tokens(batch.grid_thw)
-        first = dict(reversed(list(zip(batch.image_rows.tolist(), sizes, strict=True))))
-        most = int(batch.span_lengths.max()) if len(batch.span_lengths) else 0
-        return all(first.get(row, 0) >= most for row in batch.span_rows.tolist())
-
-    def loss(self, backbone: nn.Module, data: SupervisedBatch, totals: Mapping[str, float]) -> LossParts:
-        """What a micro-batch adds to the loss of the step: every part weighed by its share of the counts."""
-        found = self._found(backbone, data)
-        parts = {
-            name: contribution(value, data.counts[_counted_as(name)], totals[_counted_as(name)])
-            for name, value in found.parts.items()
-        }
-        for name in ("cosine_input", "cosine_constant") if "cosine" in parts else ():
-            if totals[name]:  # told in every process, though not every one has it
-                parts.setdefault(name, torch.zeros(()))
-        total = parts["text"]
-        if isinstance(self._settings, GroundingSettings):
-            total = parts["visual"] + self._settings.text_weight * parts["text"]
-        return LossParts(total, {name: value.detach() for name, value in parts.items()})
-
-    def _found(self, backbone: Any, data: SupervisedBatch) -> LossParts:
-        if isinstance(self._settings, GroundingSettings):
-            return grounding_loss(backbone, data.batch, self._settings, self._latent, diagnostics=data.diagnostics)
-        if self._program in TEXT_ONLY:
-            return text_loss(backbone, data.batch, checkpointing=self._settings.gradient_checkpointing)
-        targets_known = data.diagnostics and len(data.batch.auxiliary_grid_thw) > 0
-        return relaxation_loss(
-            backbone,
-            data.batch,
-            checkpointing=self._settings.gradient_checkpointing,
-            compared=self._latent.compression if targets_known else None,
-        )
-
-
-def _blocks(batch: LatentBatch) -> Widths:
-    """The most latents of each block of spans; nothing where latents are not rolled out."""
-    return tuple(block.width for block in batch.blocks)
-
-
-def _counted_as(part: str) -> str:
-    """Which count a part is a mean over: text over tokens, the figures of latents over the latents that have them."""
-    return part if part in ("text", "cosine_input", "cosine_constant") else "visual"

@@ -1,11 +1,11 @@
-"""A row under a bottleneck, slowly and by the definition: every latent a new pass of the stock model over all before it.
+"""A row under a bottleneck, slowly and by the definition: every latent a pass of the stock model over all before it.
 
 Nothing of the layout, the passes or the table of zones is used: what each token may see is said here once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -64,24 +64,30 @@ def sees(asking: Slot, other: Slot, bottleneck: str) -> bool:
 
 
 def reference(
-    backbone: Backbone, example: EncodedExample, bottleneck: str, given: Sequence[Tensor] | None = None
+    backbone: Backbone,
+    example: EncodedExample,
+    bottleneck: str,
+    given: Sequence[Tensor] | None = None,
+    disturbed: Callable[[int, Tensor], Tensor] = lambda _, latent: latent,
 ) -> Reference:
-    """The row alone; its latents rolled out under gradient, or ``given`` [k, D] a span."""
+    """The row alone; its latents rolled out under gradient and fed as ``disturbed``, or ``given`` [k, D] a span."""
     embedded, deep = _embedded(backbone, example)
     slots = slots_of(example, bottleneck)
     constants = None if given is None else list(torch.cat(list(given)))
     vectors: dict[int, Tensor] = {}
+    rolled: list[Tensor] = []
     inputs: list[Tensor] = []
     for count, slot in enumerate(slots):
         if slot.kind == "latent":
-            last = constants[len(vectors)] if constants is not None else None
-            if last is None:
-                last = _stock(backbone, example, slots[:count], inputs, deep, bottleneck)[-1]
-            vectors[slot.token] = last
+            if constants is None:
+                rolled.append(_stock(backbone, example, slots[:count], inputs, deep, bottleneck)[-1])
+                vectors[slot.token] = disturbed(len(rolled) - 1, rolled[-1])
+            else:
+                vectors[slot.token] = constants[len(vectors)]
         inputs.append(vectors.get(slot.token, embedded[slot.token]))
     hidden = _stock(backbone, example, slots, inputs, deep, bottleneck)
     own = [at for at, slot in enumerate(slots) if slot.kind != "read"]
-    return Reference(hidden[own], torch.stack(list(vectors.values())) if vectors else hidden[:0])
+    return Reference(hidden[own], torch.stack(rolled) if rolled else hidden[:0])
 
 
 def _embedded(backbone: Backbone, example: EncodedExample) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,10 @@ from mirage_core.model.rollout import (
 from tests.latent.tiny import IDS, KINDS, Maker, mixed_examples, tiny_backbone
 from tests.model.bottleneck_reference import reference
 from tests.model.test_answers import some_groups
+from tests.model.test_lora import adapted
 from tests.model.test_rollout import check_equal, gradients, weighed
 
-CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+CLOSE = {"atol": 2e-5, "rtol": 1e-5}
 BOTTLENECKS: tuple[Bottleneck, ...] = ("latent_kv", "latent_only")
 
 
@@ -63,8 +64,7 @@ def check_rows(
         torch.testing.assert_close(hidden[row][own(batch, row)], expected.hidden, **CLOSE)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(("attention", "kind"), [("sdpa", KINDS[0]), ("eager", KINDS[0]), ("sdpa", KINDS[1])])
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
 def test_rolled_out_rows_are_those_of_the_stock_model_with_the_mask_of_the_definition(
     bottleneck: Bottleneck, attention: str, kind: str
@@ -73,11 +73,11 @@ def test_rolled_out_rows_are_those_of_the_stock_model_with_the_mask_of_the_defin
     batch = laid_out(backbone, examples, bottleneck)
     with torch.no_grad():
         relaxed = relaxed_forward(backbone, batch)
-        check_rows(backbone, examples, batch, relaxed.hidden, [True] * len(examples))
         for row, example in enumerate(examples):
-            expected = reference(backbone, example, bottleneck).latents
+            expected = reference(backbone, example, bottleneck)
+            torch.testing.assert_close(relaxed.hidden[row][own(batch, row)], expected.hidden, **CLOSE)
             found = relaxed.latents[batch.span_rows == row].flatten(0, 1)
-            torch.testing.assert_close(found, expected.reshape(found.shape), **CLOSE)
+            torch.testing.assert_close(found, expected.latents.reshape(found.shape), **CLOSE)
 
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
@@ -133,8 +133,7 @@ def test_given_latents_are_seen_as_those_rolled_out(bottleneck: Bottleneck, alig
                 torch.testing.assert_close(found, alone.hidden[pads - 1], **CLOSE)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "checkpointing"), [(KINDS[0], False), (KINDS[0], True), (KINDS[1], True)])
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
 def test_gradients_are_those_of_the_rows_in_the_stock_model(
     bottleneck: Bottleneck, kind: str, checkpointing: bool
@@ -176,8 +175,7 @@ def test_what_the_text_after_a_span_can_learn_of_the_picture_but_by_its_latents(
         assert float(change[last:].min()) > 1e-3
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("bottleneck", BOTTLENECKS)
+@pytest.mark.parametrize(("bottleneck", "kind"), [("latent_kv", KINDS[0]), ("latent_only", KINDS[1])])
 def test_answers_that_share_a_prompt_are_whole_rows_under_a_bottleneck_too(bottleneck: Bottleneck, kind: str) -> None:
     backbone, groups = tiny_backbone("sdpa", kind), some_groups()
     batch = collate_answers(groups, IDS, backbone.position_ids, bottleneck=bottleneck)
@@ -250,3 +248,56 @@ def test_gradient_of_one_weight_by_finite_differences(bottleneck: Bottleneck) ->
         assert (values[0] - values[1]) / (2 * step) == pytest.approx(found[place].item(), rel=2e-3)
     finally:
         backbone.float()
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "checkpointing"),
+    [("none", False), ("latent_kv", True), ("latent_only", False), ("latent_only", True)],
+)
+def test_disturbed_latents_are_read_again_as_they_were_fed(bottleneck: Bottleneck, checkpointing: bool) -> None:
+    """The fifth row is not under the bottleneck, and its latents are disturbed too."""
+    backbone, examples = tiny_backbone(), mixed_examples(5)
+    under = [True, True, True, True, False]
+    batch = laid_out(backbone, examples, bottleneck, under=under)
+    latents = int(batch.span_lengths.sum())
+    random = torch.Generator().manual_seed(4)
+    noise = torch.randn(latents, backbone.hidden_size, generator=random)
+    kept = torch.rand(latents, 1, generator=random).gt(0.3).float()
+
+    def disturb(latent: Tensor, numbers: Tensor) -> Tensor:
+        return (latent + 0.5 * noise[numbers]) * kept[numbers]
+
+    relaxed = relaxed_forward(backbone, batch, checkpointing, disturb=disturb)
+    first, loss = 0, torch.zeros(())
+    for row, example in enumerate(examples):
+        expected = reference(
+            backbone,
+            example,
+            bottleneck if under[row] else "none",
+            disturbed=lambda number, latent, begin=first: disturb(latent[None], torch.tensor([begin + number]))[0],
+        )
+        torch.testing.assert_close(relaxed.hidden[row][own(batch, row)], expected.hidden, **CLOSE)
+        rolled = relaxed.latents[batch.span_rows == row].flatten(0, 1)
+        torch.testing.assert_close(rolled, expected.latents.reshape(rolled.shape), **CLOSE)
+        first += len(expected.latents)
+        chosen = example.labels[1:] != -100
+        scores = backbone.logits(expected.hidden[:-1][chosen]).log_softmax(-1)
+        loss = loss + scores.gather(-1, example.labels[1:][chosen][:, None]).sum()
+    check_equal(
+        gradients(backbone, weighed(backbone, batch, relaxed.hidden)),
+        gradients(backbone, loss),
+    )
+
+
+def test_adapters_under_a_bottleneck() -> None:
+    bottleneck: Bottleneck = "latent_only"
+    backbone = adapted()
+    examples = mixed_examples(1)
+    under = [True, False, True, True, True]
+    batch = laid_out(backbone, examples, bottleneck, under=under)
+    hidden = relaxed_forward(backbone, batch, True).hidden
+    check_rows(backbone, examples, batch, hidden, under)
+    check_equal(
+        gradients(backbone, weighed(backbone, batch, hidden)),
+        reference_gradients(backbone, examples, bottleneck, under),
+    )

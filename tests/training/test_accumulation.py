@@ -17,7 +17,8 @@ from mirage_core.store.tables import read_table
 from mirage_core.training.events import EventWriter
 from mirage_core.training.job import Program, write_job
 from mirage_core.training.objective import counted
-from mirage_core.training.supervised import SupervisedObjective, load_trainable, run_supervised, training_data
+from mirage_core.training.supervised import load_trainable, run_supervised, training_data
+from mirage_core.training.supervised_objective import SupervisedObjective
 from tests.training.small_world import make_job, quiet
 
 ROOT = Path(__file__).parents[2]

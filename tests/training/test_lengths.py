@@ -13,7 +13,8 @@ from mirage_core.model.base import LoadedModel
 from mirage_core.store.records import load_examples
 from mirage_core.training import supervised
 from mirage_core.training.lengths import lengths_of
-from mirage_core.training.supervised import SupervisedObjective, encoding, load_trainable, training_data
+from mirage_core.training.supervised import encoding, load_trainable, training_data
+from mirage_core.training.supervised_objective import SupervisedObjective
 from mirage_core.types import TrainingExample
 from tests.training.small_world import make_job, quiet, small_settings
 

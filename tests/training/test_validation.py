@@ -25,6 +25,7 @@ from mirage_core.training.job import Job, Program
 from mirage_core.training.losses import LossParts
 from mirage_core.training.objective import MicroBatch
 from mirage_core.training.supervised import run_supervised
+from mirage_core.training.supervised_objective import section
 from mirage_core.training.validation import Validation, sample
 from tests.training.small_world import make_job
 
@@ -116,7 +117,7 @@ def scripted(patch: pytest.MonkeyPatch, values: Sequence[float]) -> None:
     left = list(values)
 
     def validation(job: Job, *rest: Any) -> Validation:
-        chosen = supervised.section(job.settings, job.program).validation
+        chosen = section(job.settings, job.program).validation
         return Validation(chosen, (lambda engine: {"loss": left.pop(0)},))
 
     patch.setattr(supervised, "validation", validation)
