@@ -36,7 +36,7 @@ SMALL = ArchitectureSettings(
 
 def toy_settings(bottleneck: str = "none", **analysis: Any) -> Settings:
     """A recipe of the toy."""
-    measured = {"batch_size": 12, "resamples": 200, "noise_scales": [0.5, 2.0, 8.0], "shuffles": 20}
+    measured = {"batch_size": 24, "resamples": 200, "noise_scales": [0.5, 2.0, 8.0], "shuffles": 20}
     return Settings.model_validate(
         {
             "recipe": "toy",
@@ -67,13 +67,13 @@ def toy_problem(index: int) -> Problem:
     )
 
 
-def toy_problems(count: int = 36, first: int = 1000) -> list[Problem]:
+def toy_problems(count: int = 24, first: int = 1000) -> list[Problem]:
     """Problems that no model was trained on."""
     return [toy_problem(first + index) for index in range(count)]
 
 
 @lru_cache(maxsize=2)
-def trained(bottleneck: str, steps: int = 40) -> LoadedModel:
+def trained(bottleneck: str, steps: int = 30) -> LoadedModel:
     """A model trained to roll its latents out and to answer, under a bottleneck or none."""
     settings = toy_settings(bottleneck)
     loaded = build_base(ModelSettings(architecture=SMALL), 0)
