@@ -17,7 +17,7 @@ from mirage_core.analysis.looks_collect import AUXILIARY, INPUT, LooksResult, Sh
 from mirage_core.analysis.looks_pictures import heat_rows
 from mirage_core.analysis.page_cells import CELLS
 from mirage_core.analysis.page_figures import figures
-from mirage_core.analysis.result import Header, Record, Run
+from mirage_core.analysis.result import Header, Record, Run, Seen
 from mirage_core.analysis.verdict import Verdict, judge
 from mirage_core.config import AnalysisSettings, Settings
 from mirage_core.evaluation import page as report_page
@@ -150,13 +150,13 @@ def environment() -> Environment:
     return made
 
 
-def run_tables(results: Mapping[str, Record]) -> dict[str, list[Run]]:
-    """The runs of each measure that has some, in the order of the page."""
-    return {
-        name: sorted(result.runs, key=words.run_order)
-        for name, result in results.items()
-        if getattr(result, "runs", ())
-    }
+def run_tables(results: Mapping[str, Record]) -> dict[str, dict[Seen, list[Run]]]:
+    """The runs of each measure that has some, by what is left of the picture, in the order of the page."""
+    tables: dict[str, dict[Seen, list[Run]]] = {}
+    for name, result in results.items():
+        for run in sorted(getattr(result, "runs", ()), key=words.run_order):
+            tables.setdefault(name, {}).setdefault(run.seen, []).append(run)
+    return tables
 
 
 def headers(results: Mapping[str, Record]) -> list[Header]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from mirage_core.analysis import plots_effects, plots_states
 from mirage_core.analysis.looks_collect import LooksResult
+from mirage_core.analysis.page_words import seen_words
 from mirage_core.analysis.result import (
     InterventionsResult,
     MediationResult,
@@ -68,15 +69,18 @@ def _of(result: Record) -> dict[str, Figure]:
 
 
 _CHANGES = (
-    "Points: accuracy minus that of the clean answers to the same problems; lines: Newcombe's paired 95 % interval."
+    "Points: accuracy minus that of own latents on the same problems, under the same view of the picture; lines: "
+    "Newcombe's paired 95 % interval. Green: latents of other problems."
 )
 
 
 def _interventions(result: InterventionsResult) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
-    if any(run.name != "own" for run in result.runs):
-        found["changes"] = _figure("changes", "What changing the latents does to accuracy", _CHANGES,
-                                   lambda theme: plots_effects.changes_png(result.runs, theme))  # fmt: skip
+    for seen in dict.fromkeys(run.seen for run in result.runs if run.name != "own"):
+        runs = [run for run in result.runs if run.seen == seen]
+        title = f"What changing the latents does to accuracy, {seen_words(seen)}"
+        found[f"changes-{seen}"] = _figure(f"changes-{seen}", title, _CHANGES,
+                                           lambda theme, runs=runs: plots_effects.changes_png(runs, theme))  # type: ignore[misc]  # fmt: skip
     if result.dose:
         found["dose"] = _figure("dose", "Dose and response", "Noise added to every latent; 0 is the clean run.",
                                 lambda theme: plots_effects.dose_png(result.dose, theme))  # fmt: skip

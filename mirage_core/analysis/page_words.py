@@ -28,10 +28,16 @@ def points(estimate: Estimate) -> str:
 
 
 def p_words(p: float | None) -> str:
-    """``.03``, ``< .001``."""
+    """``.030``, ``< .001``."""
     if p is None:
         return "–"
     return "< .001" if p < 0.001 else f"{p:.3f}".lstrip("0")
+
+
+def p_equals(p: float | None) -> str:
+    """``p = .030``, ``p < .001``, in a sentence."""
+    said = p_words(p)
+    return f"p {said}" if said.startswith("<") else f"p = {said}"
 
 
 _SEEN: dict[Seen, str] = {
@@ -41,6 +47,7 @@ _SEEN: dict[Seen, str] = {
 }
 _RUNS = {
     "own": "own latents",
+    "own-alone": "own latents, text sees nothing else",
     "clamp": "clamped to one tensor",
     "mean": "mean latents",
     "zero": "zeros",
@@ -79,17 +86,20 @@ def run_order(run: Run) -> tuple[int, int, str, float]:
 
 def nats(estimate: Estimate) -> str:
     """``0.120 (0.080 to 0.160)``."""
-    if estimate.value is None:
-        return "–"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} ({estimate.low:.3f} to {estimate.high:.3f})"
+    return _digits(estimate, 3)
 
 
 def number(estimate: Estimate) -> str:
     """``0.97 (0.95 to 0.98)``."""
+    return _digits(estimate, 2)
+
+
+def _digits(estimate: Estimate, digits: int) -> str:
     if estimate.value is None:
         return "–"
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.2f}"
-    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+    value, *ends = (
+        f"{round(each, digits) + 0.0:.{digits}f}"
+        for each in (estimate.value, estimate.low, estimate.high)
+        if each is not None
+    )
+    return f"{value} ({ends[0]} to {ends[1]})" if len(ends) == 2 else value

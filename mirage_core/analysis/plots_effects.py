@@ -16,19 +16,16 @@ _EFFECTS = ("total", "direct", "indirect", "interaction")
 
 
 def changes_png(runs: Sequence[Run], theme: Theme) -> bytes:
-    """Change of accuracy under every intervention, a row each, with its 95 % interval, a colour a view of the picture.
+    """Change of accuracy under every intervention, a row each, with its 95 % interval; exchanges in their own colour.
 
     Runs without a change to show are left out.
     """
     rows = sorted((run for run in runs if run.change.value is not None and run.name != "own"), key=run_order)
-    figure = bare_figure(WIDTH, 0.75 + 0.34 * max(len(rows), 1), theme)
+    figure = bare_figure(WIDTH, 0.7 + 0.3 * max(len(rows), 1), theme)
     axes = figure.add_subplot()
     style_axes(axes, theme)
-    seen = list(dict.fromkeys(run.seen for run in rows))
     for at, run in enumerate(rows):
-        _interval(axes, at, run.change, theme.series[seen.index(run.seen) % len(theme.series)])
-    for at, kind in enumerate(seen):
-        axes.plot([], [], "o", ms=5, color=theme.series[at % len(theme.series)], label=seen_words(kind))
+        _interval(axes, at, run.change, theme.series[0 if run.follow is not None else 1])
     axes.axvline(0, color=theme.ink, linewidth=0.9)
     axes.set_yticks(range(len(rows)), [_two_lines(run_label(run)) for run in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
@@ -36,8 +33,6 @@ def changes_png(runs: Sequence[Run], theme: Theme) -> bytes:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.0f}"))
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=theme.grid, linewidth=0.8)
-    if len(seen) > 1:
-        _legend(axes, theme, len(seen))
     return png(figure)
 
 

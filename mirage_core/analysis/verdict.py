@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 from scipy.stats import binom
 
-from mirage_core.analysis.page_words import p_words, percent, points, shares
+from mirage_core.analysis.page_words import p_equals, percent, points, shares
 from mirage_core.analysis.result import (
     Estimate,
     InterventionsResult,
@@ -154,11 +154,11 @@ def carries_input(result: ProbesResult, similarity: SimilarityResult | None = No
     corrected = holm([probe_p(probe) for probe in probes])
     read = [probe for probe, p in zip(probes, corrected, strict=True) if reads(probe, p)]
     outcome, reason = _input_outcome(result, probes, read)
-    n = min((probe.test for probe in probes), default=0)
+    n = min((probe.test for probe in probes), default=result.header.used)
     words = {
         "yes": "Latents carry the input",
         "no": "Latents do not carry the facts that were probed",
-        "not shown": f"Not shown by n = {n} held-out answers that latents carry the input",
+        "not shown": f"Not shown by n = {n} that latents carry the input",
     }
     because = [probe_words(probe, p) for probe, p in zip(probes, corrected, strict=True)]
     return EdgeVerdict(
@@ -255,7 +255,7 @@ def _exchange_words(run: Run) -> str:
         followed = f"; right for the donor's problem {shares(run.follow)} (clean answers: {shares(run.follow_clean)})"
     return (
         f"{run.name}{way}: accuracy {percent(run.clean_accuracy)} -> {percent(run.accuracy.value)}, change "
-        f"{points(run.change)}, p = {p_words(run.p_value)}, n = {run.n}; answers changed {shares(run.changed)}"
+        f"{points(run.change)}, {p_equals(run.p_value)}, n = {run.n}; answers changed {shares(run.changed)}"
         f"{followed}"
     )
 
@@ -264,7 +264,7 @@ def probe_words(probe: Probe, corrected_p: float) -> str:
     """The figures of one probe, in a sentence."""
     return (
         f"{probe.fact}: held-out accuracy {shares(probe.accuracy)}, majority class {percent(probe.majority)}, shuffled "
-        f"labels {percent(probe.shuffled.value)}, p = {p_words(corrected_p)} (Holm), n = {probe.test}"
+        f"labels {percent(probe.shuffled.value)}, {p_equals(corrected_p)} (Holm), n = {probe.test}"
     )
 
 

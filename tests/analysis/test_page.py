@@ -99,7 +99,17 @@ def test_the_verdict_stands_first_with_its_rules_and_figures(page: str) -> None:
 
 def test_every_measure_has_its_plot_and_its_table(page: str, written: Path) -> None:
     plots = {path.name for path in (written / "plots").iterdir()}
-    wanted = {"changes", "dose", "mediation", "only-latents", "text-chain", "probes", "similarity", "intra"}
+    wanted = {
+        "changes-present",
+        "changes-cut",
+        "dose",
+        "mediation",
+        "only-latents",
+        "text-chain",
+        "probes",
+        "similarity",
+        "intra",
+    }
     assert {f"{name}.png" for name in (*wanted, "plane-answer-start", "plane-verdict")} == plots
     for words in ("another problem&#39;s latents", "noise added x 4", "indirect", "the commonest answer", "next-move",
                   "effective rank", "another problem&#39;s chain", "Do latents find their own picture?"):  # fmt: skip
