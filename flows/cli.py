@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows.apps import analysis, bench, data, models, scenes, scoring, store, teacher
+from flows.apps import analysis, bench, data, models, scenes, scoring, store, studies, teacher
 from flows.apps.options import JsonOption, RecipeOption, SetsOption, StoreOption
 from mirage_core.errors import MirageError
 
@@ -137,13 +137,18 @@ def answer(
         str | None, typer.Option(help="Whose prompt and rules apply. [default: what the model was trained on]")
     ] = None,
     checkpoint: CheckpointOption = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Ask again with the latents changed, and write a page about it.")
+    ] = False,
+    page: Annotated[Path, typer.Option(help="With --explain: where the page goes.")] = Path("mirage-answer.html"),
+    open_page: Annotated[bool, typer.Option("--open", help="With --explain: open the page in a browser.")] = False,
     store: StoreOption = None,
 ) -> None:
     """Ask a model one question about one picture; shows the text and where the latents stood."""
     from flows.commands import answer as command
 
     model, image, question = command.asked_what(asked, checkpoint)
-    command.answer(image, question, benchmark, model, store)
+    command.answer(image, question, benchmark, model, store, page=page if explain else None, open_page=open_page)
 
 
 @app.command()
@@ -166,6 +171,7 @@ def report(
 
 
 app.command()(analysis.diagnose)
+app.command()(studies.study)
 app.command()(scoring.score)
 app.command()(scoring.compare)
 app.command()(models.export)

@@ -90,5 +90,9 @@ class HubError(MirageError):
     """A hub of models refused an upload, or could not be reached."""
 
 
+class StudyIncomplete(MirageError):
+    """Cells of a study failed; the message names them. The others are done, and kept."""
+
+
 class SignificantDrop(MirageError):
     """A published model answers significantly fewer problems than the one before; the message holds the figures."""

@@ -51,6 +51,7 @@ KINDS: tuple[PanelKind, ...] = (
     PanelKind("clip", r"clip", "Clipped ratios", "Share of tokens whose probability ratio left the clip range.", True),
     PanelKind("entropy", r"entropy", "Entropy",
               "Spread of the next-token distribution; near 0 the policy stops exploring."),
+    PanelKind("work", r"^step_tokens$", "Tokens a step", "Tokens of all processes that went through training passes."),
     PanelKind("length", r"length|(^|[_/])(tokens|latents)(_mean)?$|num_latents", "Length",
               "Tokens and latents an answer; a drift towards the limit is a warning."),
     PanelKind("groups", r"silent|signal|degenerate|zero_std", "Groups without signal",

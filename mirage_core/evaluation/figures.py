@@ -69,7 +69,7 @@ def curve_figures(sources: Sources) -> Mapping[str, list[Figure]]:
                 reading=panel.kind.reading,
                 light=panel_png(panel, LIGHT),
                 dark=panel_png(panel, DARK),
-                minor=panel.kind.key in ("gradient", "rate"),
+                minor=panel.kind.key in ("gradient", "rate", "work"),
             )
             for panel in panels(stage, curves)
         ]

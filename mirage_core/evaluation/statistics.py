@@ -90,8 +90,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def paired_interval(both: int, only_first: int, only_second: int, neither: int, z: float = Z_95) -> tuple[float, float]:
+def paired_interval(
+    both: float, only_first: float, only_second: float, neither: float, z: float = Z_95
+) -> tuple[float, float]:
     """Return the interval of the first share minus the second, both of the same problems; (-1, 1) without problems.
+
+    Counts may be fractional, where they are means over repeats.
 
     Newcombe's method 10 (Statist. Med. 17 (1998) 2635-2650): the Wilson intervals of the two shares, put together
     with their correlation.
@@ -112,7 +116,7 @@ def _added(one: float, other: float, phi: float) -> float:
     return sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))
 
 
-def _correlation(both: int, only_first: int, only_second: int, neither: int) -> float:
+def _correlation(both: float, only_first: float, only_second: float, neither: float) -> float:
     """Newcombe's phi: a positive association shrinks by his continuity correction; 0 where a margin is empty."""
     margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
     if margins == 0:

@@ -77,7 +77,7 @@ def _resolved(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
     if path in before:
         chain = " -> ".join(found.name for found in (*before, path))
         raise SettingsError(f"recipes extend one another in a circle: {chain}; take one 'extends' out")
-    data = beside(_read(path), path.parent)
+    data = beside(read_yaml(path), path.parent)
     parent = data.pop("extends", None)
     if parent is None:
         return data
@@ -88,10 +88,11 @@ def _resolved(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
 
 def _named(path: Path) -> dict[str, str]:
     """A recipe that does not say its name has its file's; it never has the name of the one it extends."""
-    return {} if "recipe" in _read(path) else {"recipe": path.stem}
+    return {} if "recipe" in read_yaml(path) else {"recipe": path.stem}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping; SettingsError for one that is not, and for keys that are given twice."""
     try:
         if path.stat().st_size > LARGEST:
             raise SettingsError(f"{path} has more than {LARGEST} bytes: that is not a recipe")

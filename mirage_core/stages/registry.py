@@ -21,6 +21,7 @@ from mirage_core.stages.problems import PROBLEMS
 from mirage_core.stages.relaxation import RELAXATION, WITHOUT_STAGE_1
 from mirage_core.stages.report import REPORT
 from mirage_core.stages.stage import Stage
+from mirage_core.stages.study import STUDY
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -47,8 +48,8 @@ STAGES: dict[str, Stage] = {
     )
 }
 
-BESIDE: dict[str, Stage] = {stage.name: stage for stage in (COLLECT, MEASURE, LOOKS, DIAGNOSIS)}
-"""Stages that no road leads through: those of the causal analysis."""
+BESIDE: dict[str, Stage] = {stage.name: stage for stage in (COLLECT, MEASURE, LOOKS, DIAGNOSIS, STUDY)}
+"""Stages that no road leads through: those of the causal analysis, and a study's report."""
 
 
 def get_stage(name: str) -> Stage:

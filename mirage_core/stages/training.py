@@ -123,7 +123,8 @@ def final_figures(folder: Path) -> dict[str, Any]:
     curves = read_curves(folder)
     shown = ("loss", "visual", "text", "cosine", "accuracy", "reward")
     means = {name: round(tail_mean(curves[name]), 4) for name in shown if curves.get(name)}
-    return {"steps": last_step(curves) or 0, **means, **_held_out(folder, curves)}
+    tokens = round(sum(value for _, value in curves.get("step_tokens", ())))
+    return {"steps": last_step(curves) or 0, "tokens": tokens, **means, **_held_out(folder, curves)}
 
 
 def _held_out(folder: Path, curves: Mapping[str, Sequence[tuple[int, float]]]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ SCHEMA = pa.schema(
         pa.field("value", pa.float64(), nullable=False),
     ]
 )
+STEP_TOKENS = "step_tokens"
+"""Tokens of all processes that went through a step's training passes, latents among them."""
 TIMING = "time/"
 """Figures under this name are reported while they happen, and not kept: they differ from run to run."""
 

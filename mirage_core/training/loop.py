@@ -15,7 +15,7 @@ from mirage_core.errors import TrainingError, TrainingInterrupted
 from mirage_core.model.base import LoadedModel, save_model
 from mirage_core.training.checkpoint import read_checkpoint, restore_kept
 from mirage_core.training.course import Course, way_out
-from mirage_core.training.curves import Curves
+from mirage_core.training.curves import STEP_TOKENS, Curves
 from mirage_core.training.engine import Engine, EngineSettings, EngineState, Root, make_engine
 from mirage_core.training.events import EventWriter
 from mirage_core.training.interruption import INTERRUPTED, Asked, hearing_sigterm
@@ -158,6 +158,7 @@ class _Run:
         figures = added({**figures, INTERRUPTED: float(bool(self._asked))})
         self.interrupted = figures.pop(INTERRUPTED) > 0
         _check_finite(step, figures, "loss", self._objective.examples(step))
+        figures[STEP_TOKENS] = totals.get(f"{WORK}tokens", 0.0)
         figures["learning_rate"] = self._plan.rate(step)
         figures["gradient_norm"] = self.engine.step(figures["learning_rate"])
         _check_finite(step, figures, "gradient_norm", self._objective.examples(step))

@@ -1,0 +1,123 @@
+"""A study's figures as JSON, and its table as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from mirage_core.evaluation.metrics import ALL, level_of
+from mirage_core.evaluation.names import benchmark_label
+from mirage_core.evaluation.published import PublishedNumber
+from mirage_core.studies.seeds import Comparison, Estimate
+from mirage_core.studies.table import Row, Table
+
+
+def as_json(table: Table) -> dict[str, Any]:
+    """Every figure of the page, by cell."""
+    told = table.told
+    return {
+        "study": told.name,
+        "description": told.description,
+        "recipe": told.recipe,
+        "seeds": list(told.seeds),
+        "baseline": told.baseline,
+        "command": told.command,
+        "cells": [_cell(row) for row in table.rows],
+        "published_not_ours": {name: [asdict(one) for one in numbers] for name, numbers in table.systems.items()},
+    }
+
+
+def _cell(row: Row) -> dict[str, Any]:
+    return {
+        **row.cell.model_dump(mode="json"),
+        "training_seconds": row.seconds,
+        "scores": [
+            {
+                "benchmark": benchmark,
+                "level": level_of(group),
+                **_estimate(score.estimate),
+                "n": list(score.n),
+                "unparsed_share": score.unparsed,
+                "latent_share": score.latent_share,
+            }
+            for (benchmark, group), score in row.scores.items()
+        ],
+        "tests_against_baseline": {
+            benchmark: {
+                **_comparison(test.comparison),
+                "holm_problems": test.holm_problems,
+                "holm_seeds": test.holm_seeds,
+            }
+            for benchmark, test in row.tests.items()
+        },
+        "published": {benchmark: asdict(number) for benchmark, number in row.published.items()},
+    }
+
+
+def _estimate(estimate: Estimate) -> dict[str, Any]:
+    return {
+        "accuracy": estimate.mean,
+        "interval": list(estimate.interval),
+        "by_seed": list(estimate.values),
+        "spread": estimate.spread,
+    }
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "difference": comparison.difference.mean,
+        "interval": list(comparison.difference.interval),
+        "by_seed": [asdict(test) | {"difference": test.difference} for test in comparison.tests],
+        "p_problems": comparison.p_problems,
+        "p_seeds": comparison.p_seeds,
+    }
+
+
+def as_markdown(table: Table) -> str:
+    """One table of all cells and benchmarks; the paper's figures stand in columns of their own, in italics."""
+    told = table.told
+    heads = [column for name in table.benchmarks for column in (benchmark_label(name), "*published*")]
+    lines = [_line(["cell", *heads, "text steps", "training s"]), _line(["---"] * (len(heads) + 3))]
+    lines += [_line(_cells(table, row)) for row in table.rows]
+    lines += [_line(line) for line in _systems(table)]
+    seeds = ", ".join(map(str, told.seeds))
+    note = (
+        f"Accuracy in %, mean over the seeds {seeds} with its 95 % interval; *published*: the paper's figure for the "
+        f"nearest method, another model on other data. Baseline: {table.baseline.cell.label}. Made by `{told.command}`."
+    )
+    return "\n".join([*lines, "", note]) + "\n"
+
+
+def _cells(table: Table, row: Row) -> list[str]:
+    shown: list[str] = [row.cell.label]
+    for name in table.benchmarks:
+        score, number = row.scores.get((name, ALL)), row.published.get(name)
+        shown += ["failed" if score is None else estimate_words(score.estimate), _number(number)]
+    steps = row.done[0].budget.text_steps if row.done else 0
+    return [*shown, str(steps), "" if row.seconds is None else f"{row.seconds:.0f}"]
+
+
+def _systems(table: Table) -> Iterator[list[str]]:
+    """A line for each system that only others have evaluated."""
+    named = {number.label: number.source for numbers in table.systems.values() for number in numbers}
+    for label in named:
+        shown = [f"*{label}*"]
+        for benchmark in table.benchmarks:
+            number = next((one for one in table.systems[benchmark] if one.label == label), None)
+            shown += ["", _number(number)]
+        yield [*shown, "", ""]
+
+
+def estimate_words(estimate: Estimate) -> str:
+    """``81.5 (78-85)``."""
+    low, high = estimate.interval
+    return f"{100 * estimate.mean:.1f} ({100 * low:.0f}-{100 * high:.0f})"
+
+
+def _number(number: PublishedNumber | None) -> str:
+    return "" if number is None else f"*{100 * number.accuracy:.0f}*"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
