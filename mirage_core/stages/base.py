@@ -87,7 +87,7 @@ def _hidden(name: str) -> bool:
 
 BASE = Stage(
     name="base",
-    version=1,
+    version=2,
     kind="model",
     inputs=(),
     identity=base_identity,

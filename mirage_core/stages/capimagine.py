@@ -21,7 +21,7 @@ def run_capimagine(context: StageContext) -> dict[str, Any]:
 
 CAPIMAGINE = Stage(
     name="capimagine",
-    version=1,
+    version=2,
     kind="model",
     inputs=("model", "examples"),
     identity=capimagine_identity,

@@ -21,7 +21,7 @@ def run_direct_sft(context: StageContext) -> dict[str, Any]:
 
 DIRECT_SFT = Stage(
     name="direct-sft",
-    version=1,
+    version=2,
     kind="model",
     inputs=("model", "examples"),
     identity=direct_sft_identity,

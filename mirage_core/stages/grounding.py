@@ -21,7 +21,7 @@ def run_grounding(context: StageContext) -> dict[str, Any]:
 
 GROUNDING = Stage(
     name="grounding",
-    version=1,
+    version=2,
     kind="model",
     inputs=("model", "examples"),
     identity=grounding_identity,

@@ -37,7 +37,7 @@ def run_text_grpo(context: StageContext) -> dict[str, Any]:
 
 GRPO = Stage(
     name="grpo",
-    version=1,
+    version=2,
     kind="model",
     inputs=("model", "problems"),
     identity=grpo_identity,

@@ -22,7 +22,7 @@ def run_relaxation(context: StageContext) -> dict[str, Any]:
 
 RELAXATION = Stage(
     name="relaxation",
-    version=1,
+    version=2,
     kind="model",
     inputs=("model", "examples"),
     identity=relaxation_identity,
