@@ -24,10 +24,19 @@ TRAINABLE = ("vsp_planning", "vsp_reasoning", "jigsaw", "sat", "comt", "own")
 _LATENTS = re.compile(r"<latents:(\d+)>")
 
 
-def answer(image: Path, question: str | None, named: str | None, reference: str | None, store: str | None) -> None:
+def answer(
+    image: Path,
+    question: str | None,
+    named: str | None,
+    reference: str | None,
+    store: str | None,
+    *,
+    page: Path | None = None,
+    open_page: bool = False,
+) -> None:
     """Ask, and print what was asked, what came, and the verdict where the picture shows a map we can read.
 
-    Without a benchmark's name it is the first one that the model was trained on.
+    Without a benchmark's name it is the first one that the model was trained on. ``page``: explain the answer there.
     """
     picture_of(image)  # a picture that is none is said before a model is looked for
     benchmark = named or own_benchmark(checkpoint(reference, None, open_store(store)).settings)
@@ -57,6 +66,11 @@ def answer(image: Path, question: str | None, named: str | None, reference: str 
         verdict = judge(problem, prediction, chosen.settings.evaluation.planning_rule)
         right = "right" if verdict.correct else "wrong" if verdict.parsed else "wrong: no answer could be read"
         console.print(f"verdict {right} (read: {verdict.parsed or 'nothing'}, rule {verdict.rule})", markup=False)
+    if page is not None:
+        from flows.commands.explain import explain
+
+        judged = "map" in problem.facts
+        explain(problem, asked.strip(), chosen, open_store(store), page, judged=judged, open_page=open_page)
 
 
 def asked_what(words: Sequence[str], reference: str | None) -> tuple[str | None, Path, str | None]:

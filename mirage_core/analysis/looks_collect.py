@@ -45,7 +45,7 @@ class ShownAnswer(Record):
     benchmark: str
     group: str
     output: str
-    verdict: Literal["right", "wrong", "unparsed"]
+    verdict: Literal["right", "wrong", "unparsed", "unjudged"]
     latents: tuple[LatentLook, ...]
 
 
@@ -76,7 +76,7 @@ class LooksResult(Record):
 
 
 @dataclass(frozen=True, slots=True)
-class _Material:
+class Material:
     """What looks are made of: latents [N, K, D] and their mean [K, D], the pictures of each instance, mean patches."""
 
     latents: Tensor
@@ -136,18 +136,21 @@ def pictures_seen(
     return tuple(found)
 
 
-def material_of(latents: Tensor, seen: Sequence[tuple[Seen, ...]]) -> _Material:
-    """Latents [N, K, D] and pictures with their means: of inputs and of auxiliary pictures each for themselves."""
+def material_of(latents: Tensor, seen: Sequence[tuple[Seen, ...]], mean: Tensor | None = None) -> Material:
+    """Latents [N, K, D] and pictures with their means: of inputs and of auxiliary pictures each for themselves.
+
+    ``mean`` [K, D]: the mean latent at each place, where it is not that of these latents.
+    """
     kinds = {_kind(picture.name) for pictures in seen for picture in pictures}
     centre = {
         kind: torch.cat([each.patches for pictures in seen for each in pictures if _kind(each.name) == kind]).mean(0)
         for kind in sorted(kinds)
     }
     floats = latents.float()
-    return _Material(latents=floats, mean=floats.mean(0), seen=tuple(seen), centre=centre)
+    return Material(latents=floats, mean=floats.mean(0) if mean is None else mean, seen=tuple(seen), centre=centre)
 
 
-def latent_looks(material: _Material, at: int, words: Sequence[WordLook]) -> tuple[LatentLook, ...]:
+def latent_looks(material: Material, at: int, words: Sequence[WordLook]) -> tuple[LatentLook, ...]:
     """The looks at each latent of one instance."""
     return tuple(
         LatentLook(
@@ -198,7 +201,7 @@ def answer_start(scored: Scored) -> str:
 
 
 def _shown(
-    scored: Sequence[Scored], material: _Material, words: Sequence[Sequence[WordLook]], settings: Settings
+    scored: Sequence[Scored], material: Material, words: Sequence[Sequence[WordLook]], settings: Settings
 ) -> tuple[ShownAnswer, ...]:
     """The answers shown in full: those a report would show, by its rule."""
     places = {prediction.problem_id: at for at, (prediction, _) in enumerate(scored)}
@@ -218,7 +221,7 @@ def _shown(
     return tuple(shown)
 
 
-def _summary(index: int, material: _Material, words: Sequence[Sequence[WordLook]]) -> PlaceSummary:
+def _summary(index: int, material: Material, words: Sequence[Sequence[WordLook]]) -> PlaceSummary:
     first = Counter(row[index].head[0].text for row in words)
     same = sum(row[index].shows_nothing for row in words)
     low, high = wilson(same, len(words))
@@ -234,7 +237,7 @@ def _summary(index: int, material: _Material, words: Sequence[Sequence[WordLook]
     )
 
 
-def _like_mean(index: int, kind: str, material: _Material) -> float | None:
+def _like_mean(index: int, kind: str, material: Material) -> float | None:
     """Mean correlation of the maps of all instances with the mean latent's on the same picture."""
     found = [
         correlation(
@@ -249,7 +252,7 @@ def _like_mean(index: int, kind: str, material: _Material) -> float | None:
     return round(float(np.mean(known)), 4) if known else None
 
 
-def _matches(material: _Material, seed: int) -> list[Match]:
+def _matches(material: Material, seed: int) -> list[Match]:
     rng = np.random.default_rng(seed)
     found: list[Match] = []
     for picture in (INPUT, AUXILIARY):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirage_core.analysis.result import Estimate, Run, Seen
+from mirage_core.analysis.result import Estimate, Run, Seen, Way
 
 
 def percent(share: float | None) -> str:
@@ -72,8 +72,12 @@ def seen_words(seen: Seen) -> str:
 
 def run_label(run: Run) -> str:
     """An intervention's name for people: ``noise added x 2``, ``another problem's latents, vectors``."""
-    scale = "" if run.scale is None else f" x {run.scale:g}"
-    return f"{_RUNS.get(run.name, run.name)}{scale}{_WAYS[run.way]}"
+    return run_name(run.name, run.scale, run.way)
+
+
+def run_name(name: str, scale: float | None, way: Way | None) -> str:
+    """The same of its parts."""
+    return f"{_RUNS.get(name, name)}{'' if scale is None else f' x {scale:g}'}{_WAYS[way]}"
 
 
 def run_order(run: Run) -> tuple[int, int, str, float]:
