@@ -9,11 +9,14 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.alive import said_to_live
+from flows.diagnosis import measured
 from flows.pointed import NIGHTLY, Subject, subject
 from flows.steps import lost_said, run_task
 from flows.trend import show_night
-from mirage_core.errors import SignificantDrop
+from mirage_core.errors import MirageError, SignificantDrop
 from mirage_core.evaluation.comparison import problems_digest
+from mirage_core.stages.diagnosing import Diagnosed, chosen_measures, keep_record
+from mirage_core.stages.diagnosis import FIGURES
 from mirage_core.stages.heal import healed
 from mirage_core.stages.record import scores_of
 from mirage_core.stages.registry import get_stage
@@ -28,6 +31,7 @@ from mirage_core.stages.trend import (
     reference_to,
     save_point,
 )
+from mirage_core.stages.trend_latents import LatentsLine, latents_line, not_measured
 from mirage_core.stages.trend_page import page_of, write_trend
 from mirage_core.store import Store
 from mirage_core.store.records import load_problems
@@ -37,7 +41,9 @@ from tasks.places import open_store, store_url
 
 
 @flow(name="mirage-evaluation", persist_result=False, result_serializer="json")
-def mirage_evaluation(pointer: str = NIGHTLY, alpha: Annotated[float, Field(gt=0, lt=1)] = ALPHA) -> dict[str, Any]:
+def mirage_evaluation(
+    pointer: str = NIGHTLY, alpha: Annotated[float, Field(gt=0, lt=1)] = ALPHA, diagnose: bool = False
+) -> dict[str, Any]:
     """Evaluate what the pointer names, compare it with the night before, add to the trend; a drop fails the run.
 
     A night on which nothing has changed is Cached.
@@ -47,11 +53,15 @@ def mirage_evaluation(pointer: str = NIGHTLY, alpha: Annotated[float, Field(gt=0
             flow never does.
         alpha: A drop is significant when its p-value, corrected for the number of benchmarks, is below this level:
             then the run ends Failed, after everything has been written.
+        diagnose: Measure too whether the model's latents matter: one more line of the trend, and the page of a
+            diagnosis. It has no part in what counts as a drop, and where it fails the night goes on and tells why.
     """
     store = open_store()
     judged = subject(store, pointer)
     with said_to_live(), ending_jobs():
         point = healed(lambda: tonight(store, pointer, judged, alpha), lost_said())
+        if diagnose:
+            point = point.model_copy(update={"latents": latents_tonight(store, judged, point)})
 
     plot = write_trend(store, pointer, save_point(store, point))
     show_night(point, plot, page_of(store, pointer))
@@ -68,6 +78,20 @@ def tonight(store: Store, pointer: str, judged: Subject, alpha: float) -> TrendP
     evaluation, cached = run_task("evaluation", {"method": judged.method}, judged.settings, store_url(), inputs)
     point = point_of(store, pointer, judged, problems, evaluation, night=night_id(), cached=cached)
     return compared(store, point, load_points(store, pointer), alpha)
+
+
+def latents_tonight(store: Store, judged: Subject, point: TrendPoint) -> LatentsLine:
+    """Diagnose the night's model on the night's problems; what goes wrong is told in the line and in the log."""
+    problems = Artifact(kind="problems", path=point.problems.path, digest=point.problems.digest)
+    try:
+        measures = chosen_measures(judged.settings, judged.method, ())
+        chosen = Diagnosed(method=judged.method, measures=measures, model=judged.model, problems=problems)
+        page = healed(lambda: measured(judged.settings, chosen), lost_said())["diagnosis"]
+        keep_record(store, page)
+        return latents_line(store, page, FIGURES)
+    except MirageError as problem:
+        get_run_logger().warning("the latents could not be diagnosed tonight: %s", problem)
+        return not_measured(problem)
 
 
 def point_of(

@@ -39,6 +39,9 @@ def comparison_markdown(point: TrendPoint) -> str:
     if compared.before:
         lines.append(f"Before: `{compared.before.model.path}`, digest `{compared.before.model.digest}`\n")
     lines.append(f"Now: `{point.model.path}`, digest `{point.model.digest}`\n")
+    if point.latents:
+        exchanged = "".join(f" Latents permuted ({each.way}): {each.said}." for each in point.latents.exchanges)
+        lines.append(f"Latents: {point.latents.said}{exchanged}\n")
     return "\n".join(lines)
 
 

@@ -46,7 +46,12 @@ def trend_html(pointer: str, points: Sequence[Mapping[str, Any]], figure: Figure
     template = environment.get_template("trend.html")
     return (
         template.render(
-            pointer=pointer, nights=list(points)[::-1], last=points[-1], benchmarks=benchmarks, figure=figure
+            pointer=pointer,
+            nights=list(points)[::-1],
+            last=points[-1],
+            benchmarks=benchmarks,
+            figure=figure,
+            diagnosed=[point for point in reversed(points) if point.get("latents")],
         )
         + "\n"
     )

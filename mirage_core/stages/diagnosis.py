@@ -14,6 +14,7 @@ from mirage_core.store import Store
 from mirage_core.types import Artifact
 
 MEASURED = "measure/"
+FIGURES = "diagnosis.json"
 
 
 def diagnosis_identity(settings: Settings) -> dict[str, Any]:

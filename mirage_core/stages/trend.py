@@ -13,6 +13,7 @@ from mirage_core.errors import ArtifactDamaged, ArtifactMissing, InputError
 from mirage_core.evaluation.comparison import Change, compare
 from mirage_core.evaluation.metrics import Scored
 from mirage_core.stages.record import ScoreLine
+from mirage_core.stages.trend_latents import LatentsLine
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact
 
@@ -78,6 +79,7 @@ class TrendPoint(BaseModel):
     use: dict[str, Any] = Field(description="The evaluation's version and settings.")
     scores: tuple[ScoreLine, ...]
     comparison: Comparison
+    latents: LatentsLine | None = Field(None, description="What a diagnosis of the night's model says; no drop of it.")
 
     @property
     def series(self) -> str:
