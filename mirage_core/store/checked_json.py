@@ -33,9 +33,9 @@ def load_checked(data: bytes) -> dict[str, Any]:
 
 def _check_last(value: Mapping[str, Any]) -> None:
     """ValueError where the last entry is the sha256 of the others: the damage is in its name."""
-    last = next(reversed(value), None)
-    if last is not None and value[last] == _without(value, last):
-        raise ValueError(f"it tells its sha256 under {last!r}, expected {OWN}")
+    for last in list(value)[-1:]:
+        if value[last] == _without(value, last):
+            raise ValueError(f"it tells its sha256 under {last!r}, expected {OWN}")
 
 
 def _without(value: Mapping[str, Any], name: str) -> str:
