@@ -1,0 +1,163 @@
+"""A whole diagnosis of two models whose truth is known: the verdicts find it, the stages keep it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mirage_core.analysis.collected import save_collected
+from mirage_core.analysis.looks_collect import collect_looks, read_looks, write_looks
+from mirage_core.config import Settings
+from mirage_core.errors import DataError, InputError
+from mirage_core.model.base import save_model
+from mirage_core.stages.diagnosing import RECORDS, chosen_measures, diagnose, furthest, keep_record, road_to
+from mirage_core.stages.registry import get_stage
+from mirage_core.stages.stage import label, run_stage
+from mirage_core.store import Store
+from mirage_core.store.records import save_problems
+from mirage_core.types import Artifact
+from tests.analysis import toys
+from tests.evaluation.fake_run import small_settings
+
+MEASURES = ("interventions", "probes")
+
+
+@dataclasses.dataclass
+class World:
+    """A store with the reading toy and its problems, and what ran."""
+
+    store: Store
+    inputs: dict[str, Artifact]
+    settings: Settings
+    ran: list[str] = dataclasses.field(default_factory=list)
+
+    def step(self, name: str, params: Mapping[str, Any], /, **inputs: Artifact) -> Artifact:
+        result = run_stage(get_stage(name), self.settings, inputs, self.store, toys.quiet, params)
+        self.ran += [] if result.cached else [label(name, params)]
+        return result.artifact
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("diagnosis")
+    settings = toys.toy_settings("latent_only", instances=24, noise_scales=[4.0], resamples=50)
+    store, loaded = Store.open(folder / "store"), toys.trained("latent_only")
+    (folder / "problems").mkdir()
+    save_problems(folder / "problems" / "problems.parquet", toys.toy_problems())
+    about = {**loaded.about, "latent": settings.latent.model_dump(), "prompt": settings.prompt.model_dump()}
+    save_model(folder / "model", loaded.backbone, loaded.processor, about)
+    inputs = {
+        name: store.publish(name if name == "problems" else "model", digit * 64, folder / name, summary={}, about={})
+        for name, digit in (("model", "a"), ("problems", "b"))
+    }
+    return World(store, inputs, settings)
+
+
+@pytest.fixture(scope="module")
+def made(world: World) -> dict[str, Artifact]:
+    return diagnose(world.step, MEASURES, **world.inputs)
+
+
+def test_the_verdicts_find_what_was_built_into_the_model(world: World, made: dict[str, Artifact]) -> None:
+    edges = {(edge["edge"], edge["seen"]): edge["outcome"] for edge in made["diagnosis"].summary["edges"]}
+    assert edges[("X -> Z", None)] == "yes"
+    assert edges[("Z -> Y", "present")] == "yes"
+    assert made["diagnosis"].summary["headline"] == ("Do latents carry the input? Yes. Do they drive the answer? Yes.")
+
+
+def test_the_page_names_the_model_and_shows_its_looks(world: World, made: dict[str, Artifact]) -> None:
+    folder = world.store.fetch(made["diagnosis"])
+    page = (folder / "diagnosis.html").read_text(encoding="utf-8")
+    told = json.loads((folder / "diagnosis.json").read_text(encoding="utf-8"))
+    assert told["model"] == {
+        "path": world.inputs["model"].path, "digest": world.inputs["model"].digest, "made_by": "unknown"
+    }  # fmt: skip
+    assert set(told["measures"]) == set(MEASURES)
+    assert page.count('<article class="card looks') == 4
+    assert "What a linear probe reads" in page and (folder / "plots" / "changes-present.png").is_file()
+
+
+def test_a_measure_more_runs_that_measure_alone(world: World, made: dict[str, Artifact]) -> None:
+    assert world.ran[0] == "collect"
+    world.ran.clear()
+    again = diagnose(world.step, MEASURES, **world.inputs)
+    assert world.ran == [] and again["diagnosis"] == made["diagnosis"]
+    diagnose(world.step, (*MEASURES, "similarity"), **world.inputs)
+    assert world.ran == ["measure/similarity", "diagnosis"]
+
+
+def test_a_diagnosis_is_kept_with_all_it_was_made_from(world: World, made: dict[str, Artifact]) -> None:
+    keep_record(world.store, made["diagnosis"])
+    name = made["diagnosis"].path.partition("/")[2]
+    assert world.store.read_json(f"{RECORDS}/{name}.json")["diagnosis"]["path"] == made["diagnosis"].path
+    kept = {garbage.path for garbage in world.store.garbage(-1.0)}
+    assert kept.isdisjoint({artifact.path for artifact in (*made.values(), *world.inputs.values())})
+
+
+def test_a_deaf_model_is_never_said_to_follow_its_latents(tmp_path: Path) -> None:
+    from mirage_core.analysis.interventions import interventions
+    from mirage_core.analysis.verdict import drives_answer
+
+    asker, settings = toys.deaf()
+    found = interventions(asker, toys.clean("deaf"), toys.toy_problems(), settings.analysis, toys.quiet)
+    assert drives_answer(found, "present").outcome == "not shown"
+
+
+def test_looks_are_the_same_bytes_again_and_name_their_file_when_broken(tmp_path: Path) -> None:
+    asker, settings = toys.reader()
+    problems = toys.toy_problems()
+    auxiliary = {problem.id: problem.images[0] for problem in problems[:20]}
+    one, other = (collect_looks(asker.loaded, settings, toys.clean("reader"), problems, auxiliary) for _ in range(2))
+    write_looks(tmp_path, one)
+    assert one == other and read_looks(tmp_path) == one
+    assert one.used == 24 and {match.picture for match in one.matches} == {"input", "auxiliary"}
+    assert {match.rank.n for match in one.matches if match.picture == "auxiliary"} == {20}
+    (tmp_path / "looks.json").write_text("{}")
+    with pytest.raises(DataError, match=r"looks.json does not hold looks at latents"):
+        read_looks(tmp_path)
+
+
+def test_a_run_without_latents_has_nothing_to_look_at(tmp_path: Path) -> None:
+    asker, settings = toys.reader()
+    clean = toys.clean("reader")
+    silent = dataclasses.replace(clean, has_span=clean.has_span & False)
+    save_collected(tmp_path, silent)
+    looks = collect_looks(asker.loaded, settings, silent, toys.toy_problems(), {})
+    assert (looks.used, looks.shown, looks.projection) == (0, (), None)
+
+
+def test_the_road_to_a_model_goes_no_further_than_it() -> None:
+    walked: list[str] = []
+
+    def step(name: str, params: Mapping[str, Any], /, **inputs: str) -> str:
+        walked.append(name)
+        return name
+
+    assert road_to(small_settings(), "stage-2", step)["model"] == "relaxation"
+    assert walked == ["problems", "auxiliary-images", "base", "examples", "grounding", "relaxation"]
+
+
+def test_the_furthest_model_with_latents_is_diagnosed() -> None:
+    def chosen(*names: str) -> str:
+        plain = small_settings()
+        return furthest(plain.model_copy(update={"evaluation": plain.evaluation.model_copy(update={"methods": names})}))
+
+    assert chosen("zero-shot", "direct-sft", "stage-1", "stage-2", "grpo") == "grpo"
+    assert chosen("direct-sft", "stage-1") == "stage-1"
+    assert chosen("zero-shot", "capimagine") == "capimagine"
+    with pytest.raises(InputError, match="trains no model"):
+        chosen("zero-shot")
+
+
+def test_a_model_without_latents_is_measured_by_its_text_alone() -> None:
+    assert chosen_measures(small_settings(), "capimagine", ()) == ("text-chain",)
+    assert chosen_measures(small_settings(), "stage-2", ("probes", "similarity")) == ("similarity", "probes")
+    with pytest.raises(InputError, match="answers without latents, so probes cannot be taken"):
+        chosen_measures(small_settings(), "capimagine", ("probes",))
+    with pytest.raises(InputError, match="got the measure 'astrology', expected some of similarity"):
+        chosen_measures(small_settings(), "stage-2", ("astrology",))
