@@ -67,6 +67,9 @@ class Continuation:
             self._cache.repeat(samples)
         self._positions = (batch.position_ids.amax((0, 2)) + 1).repeat_interleave(samples)
         self._rotary = self._rotary_table(int(self._positions.max()) + steps)
+        self._zones: ZonedColumns | None = None
+        self._reader: Reader | None = None
+        self._bias: Tensor | None = None
         held = prefill.held if unseen is None else prefill.held & ~unseen
         self._see(held.repeat_interleave(samples, dim=0), steps, padded=prefill.packing is not None)
         self._blank = None if self._rules.blank is None else self._embedding(self._rules.blank)
@@ -117,7 +120,6 @@ class Continuation:
         """Set up what hides columns from each other; of the prompts, those ``held`` [n, C] may be seen."""
         rules = self._rules
         self._spans = OpenSpans(len(held), rules.longest) if rules.zoned or rules.kept else None
-        self._zones, self._reader, self._bias = None, None, None
         if self._spans is not None and rules.zoned:
             self._zones = ZonedColumns(held, sight(rules.bottleneck, hide_latents=rules.hide_latents))
             if rules.bottleneck == "latent_only":

@@ -97,7 +97,7 @@ class Reader:
             (rotary[0][turned][None], rotary[1][turned][None]),
             bias,
             ReservedColumns(self._cache, rows, sources, columns),
-            packing=Packing(*one.held.shape, self._moved(one.places)),
+            packing=Packing(len(one.held), one.held.shape[1], self._moved(one.places)),
         )
         return hidden[0, self._moved(one.last)]
 
