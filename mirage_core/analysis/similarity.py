@@ -19,7 +19,7 @@ from mirage_core.analysis.collected import Collected
 from mirage_core.analysis.collecting import stratum
 from mirage_core.analysis.head import header, without_span
 from mirage_core.analysis.resampling import Floats, bootstrap, bootstrap_mean, jackknife
-from mirage_core.analysis.result import IndexSimilarity, SimilarityResult, StateSimilarity
+from mirage_core.analysis.result import Estimate, IndexSimilarity, SimilarityResult, StateSimilarity
 from mirage_core.config import AnalysisSettings
 from mirage_core.types import Problem
 
@@ -56,21 +56,27 @@ def state_similarity(kind: Kind, states: Floats, groups: Sequence[str], settings
     centred = states - states.mean(0)
     size = geometry.root_mean_square(states)
     within = geometry.cosines(states)
-    count, resamples, seed = len(states), settings.resamples, settings.seed
-    shares = [
-        bootstrap(lambda weights, part=part: geometry.two_way_shares(states, weights)[part], count, resamples, seed)
-        for part in range(3)
-    ]
     return StateSimilarity(
         states=kind,
-        n=count,
+        n=len(states),
         by_index=tuple(_at_index(place, states, groups, settings) for place in range(states.shape[1])),
-        intra=bootstrap_mean(geometry.mean_within(within), resamples, seed),
-        intra_centred=bootstrap_mean(geometry.mean_within(geometry.cosines(centred, size)), resamples, seed),
+        intra=_mean(geometry.mean_within(within), settings),
+        intra_centred=_mean(geometry.mean_within(geometry.cosines(centred, size)), settings),
         intra_matrix=tuple(tuple(float(cell) for cell in row) for row in _known_mean(within)),
-        instance_share=shares[0],
-        index_share=shares[1],
-        rest_share=shares[2],
+        instance_share=_share(0, states, settings),
+        index_share=_share(1, states, settings),
+        rest_share=_share(2, states, settings),
+    )
+
+
+def _mean(values: Floats, settings: AnalysisSettings) -> Estimate:
+    return bootstrap_mean(values, settings.resamples, settings.seed)
+
+
+def _share(part: int, states: Floats, settings: AnalysisSettings) -> Estimate:
+    """One share of the two-way table of states [N, J, D]: 0 the instance's, 1 the place's, 2 the rest."""
+    return bootstrap(
+        lambda weights: geometry.two_way_shares(states, weights)[part], len(states), settings.resamples, settings.seed
     )
 
 

@@ -1,0 +1,126 @@
+r"""Chains in words: a model that answers by its chain is told from one that answers past it.
+
+What the models answer is a rule of the test; prompts, words, boxes, verdicts and figures are the real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mirage_core.analysis.asking import Asker, Said
+from mirage_core.analysis.result import Run, TextChainResult
+from mirage_core.analysis.text_chain import answered, shuffled, text_chain, truncated
+from mirage_core.types import Prediction, Problem, Score
+from tests.analysis import constructed, toys
+
+PROBLEMS = toys.toy_problems(30)
+WORDS = {"A": "The tile is red so the answer is", "B": "It looks green to me so I say", "C": "All is blue here hence"}
+Rule = Callable[[str, Problem], str]
+"""(chain, problem) -> the letter that is answered."""
+
+
+def by_the_chain(chain: str, problem: Problem) -> str:
+    told = [letter for letter, word in (("A", "red"), ("B", "green"), ("C", "blue")) if word in chain.split()]
+    return told[0] if told else "A"
+
+
+def past_the_chain(chain: str, problem: Problem) -> str:
+    return problem.answer
+
+
+class RuleAsker(Asker):
+    """Answers by a rule from what is written already; everything else is an Asker's."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__(toys.trained("none"), toys.toy_settings())
+        self._rule = rule
+        self.seen: list[str] = []
+
+    def ask(self, problems: Sequence[Problem], change: Any = None, **how: Any) -> list[Said]:
+        """One letter a problem, put behind what is written; its token is certain."""
+        assert change is None and how["begun"]
+        said = []
+        for problem, prompt, begun in zip(problems, how["prompts"], how["written"], strict=True):
+            self.seen.append(self.loaded.processor.tokenizer.decode(prompt.ids))
+            letter = self._rule(begun, problem)
+            prediction, _ = constructed.said(problem, "A")
+            output = f"{begun}{letter}}}"
+            prediction = Prediction(**{**fields(prediction), "output": output, "spans": ()})
+            score = Score(problem_id=problem.id, correct=letter == problem.answer, parsed=letter, rule="option-letter")
+            first = torch.full((3,), 1e-4).log()
+            first["ABC".index(letter)] = np.log(1 - 2e-4)
+            said.append(Said(prediction=prediction, score=score, first=first))
+        return said
+
+
+def fields(prediction: Prediction) -> dict[str, Any]:
+    return {name: getattr(prediction, name) for name in Prediction.__slots__}
+
+
+def measured(rule: Rule) -> tuple[TextChainResult, RuleAsker]:
+    """The measure on clean answers with the toy's words before their boxes."""
+    collected = constructed.run(PROBLEMS, torch.zeros(len(PROBLEMS), 2, 4))
+    scored = []
+    for problem in PROBLEMS:
+        prediction, score = constructed.said(problem, problem.answer)
+        output = f"{WORDS[problem.answer]} \\boxed{{{problem.answer}}}"
+        scored.append((Prediction(**{**fields(prediction), "output": output, "spans": ()}), score))
+    asker = RuleAsker(rule)
+    settings = toys.toy_settings().analysis
+    return text_chain(asker, replace(collected, scored=tuple(scored)), PROBLEMS, settings, toys.quiet), asker
+
+
+def runs_of(result: TextChainResult) -> dict[str, Run]:
+    return {run.name if run.scale is None else f"{run.name} {run.scale:g}": run for run in result.runs}
+
+
+def test_another_chain_gives_another_answer_where_the_chain_decides() -> None:
+    result, asker = measured(by_the_chain)
+    runs = runs_of(result)
+    assert list(runs) == ["own", "other", "truncate 0.25", "truncate 0.5", "truncate 0.75", "shuffle", "delete"]
+    assert runs["own"].accuracy.value == 1 and runs["own"].changed.value == 0
+    other = runs["other"]
+    assert other.follow is not None and other.follow.value == 1 and other.changed.value == 1 - other.accuracy.value
+    assert other.change.value is not None and other.change.value < -0.4 and other.p_value is not None
+    assert other.kl.value is not None and other.kl.value > 1
+    assert runs["shuffle"].changed.value == 0, "this rule reads words in any order"
+    assert runs["delete"].accuracy.value == pytest.approx(1 / 3)
+    assert runs["truncate 0.25"].accuracy.value < runs["truncate 0.75"].accuracy.value == 1
+    assert result.mean_words == pytest.approx(np.mean([len(WORDS[problem.answer].split()) for problem in PROBLEMS]))
+    assert any("The tile is red so the answer is \\boxed{" in text for text in asker.seen)
+
+
+def test_no_edit_of_the_chain_moves_answers_that_go_past_it() -> None:
+    result, _ = measured(past_the_chain)
+    for run in result.runs:
+        assert run.change.value == 0 and run.changed.value == 0 and run.p_value == 1 and run.kl.value == 0
+        assert run.follow is None or run.follow == run.follow_clean
+
+
+def test_answers_with_latents_or_without_a_box_take_no_part() -> None:
+    asker, settings = toys.deaf()
+    found = text_chain(asker, toys.clean("deaf"), toys.toy_problems(), settings.analysis, toys.quiet)
+    assert found.runs == () and found.header.used == 0 and found.mean_words is None
+    assert "24 of 24 answers hold latents" in found.header.notes[0]
+
+
+def test_a_model_goes_on_from_a_forced_chain_and_an_open_box_with_its_answer() -> None:
+    asker, _ = toys.deaf()
+    said = answered(Asker(asker.loaded, toys.toy_settings()), PROBLEMS[:4], ["The tile is red. "] * 4)
+    for one in said:
+        assert one.prediction.output.startswith("The tile is red. \\boxed{") and one.first is not None
+        begins = int(one.first.argmax())
+        assert begins == one.prediction.token_ids[0], "the first token behind the open box is the answer's first"
+
+
+def test_chains_are_cut_and_mixed_word_by_word() -> None:
+    assert truncated("one two three four", 0.5) == "one two " and truncated("one two", 0.1) == ""
+    mixed = shuffled("one two three four five", np.random.default_rng(0))
+    assert sorted(mixed.split()) == sorted(["one", "two", "three", "four", "five"]) and mixed.endswith(" ")
+    assert shuffled("", np.random.default_rng(0)) == ""
