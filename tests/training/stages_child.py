@@ -37,14 +37,30 @@ ENGINES: dict[str, dict[str, Any]] = {
     },
 }
 STAGE = {"steps": STEPS, "batch_size": 5, "micro_batch_size": 2, "gradient_checkpointing": True}
+HARD = {
+    "latent": {"num_latents": 2, "bottleneck": "latent_only"},
+    "relaxation": {
+        **STAGE,
+        "bottleneck_ramp": 0.6,
+        "grounding_weight": 0.5,
+        "latent_noise": 0.3,
+        "latent_dropout": 0.2,
+    },
+}
+"""Stage 2 with a bottleneck that comes on, and all that makes it harder."""
 AFTER = {"zero-3": "zero-1", "zero-1": "zero-3-offload", "plain": "zero-2-offload", "zero-2-offload": "plain"}
 """From whose checkpoint an engine goes on, in the other number of processes."""
 
 
-def cases(world_size: int) -> list[tuple[Program, str]]:
-    """Stage 2 with every engine; stage 1, which makes one pass, with those that differ for it."""
+def cases(world_size: int) -> list[tuple[str, str]]:
+    """Stage 2 with every engine; stage 1, which makes one pass, with those that differ for it; the hard stage 2."""
     grounding = ["plain"] if world_size == 1 else [engine for engine in ENGINES if "offload" not in engine]
-    return [*(("relaxation", engine) for engine in ENGINES), *(("grounding", engine) for engine in grounding)]
+    hard = "plain" if world_size == 1 else "zero-3"
+    return [
+        *(("relaxation", engine) for engine in ENGINES),
+        *(("grounding", engine) for engine in grounding),
+        ("hard", hard),
+    ]
 
 
 def with_second_span(example: EncodedExample) -> EncodedExample:
@@ -88,11 +104,11 @@ def gathering_all(config: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
     return lambda *given: {**config(*given), "stage3_param_persistence_threshold": 0}
 
 
-def run(
-    inputs: Path, work: Path, program: Program, engine: str, rank: int, world_size: int, after: Path | None
-) -> None:
+def run(inputs: Path, work: Path, case: str, engine: str, rank: int, world_size: int, after: Path | None) -> None:
     runtime = {**ENGINES[engine], "processes": world_size, "checkpoint_every": STEPS // 2}
-    job = make_job(inputs, work, program, resume_from=after, runtime=runtime, **{program: STAGE})
+    program: Program = "grounding" if case == "grounding" else "relaxation"
+    sections = HARD if case == "hard" else {program: STAGE}
+    job = make_job(inputs, work, program, resume_from=after, runtime=runtime, **sections)
     job.output.mkdir(parents=True, exist_ok=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
     supervised.run_supervised(job, rank, world_size, EventWriter(work / f"events-{rank}.jsonl"))
@@ -111,10 +127,10 @@ def main() -> None:
     deepspeed_engine._zero_config = gathering_all(deepspeed_engine._zero_config)
     found: dict[str, Any] = {}
     with joined(rank, world_size, folder / "rendezvous"):
-        for program, engine in cases(world_size):
-            work = folder / program / engine
-            run(inputs, work, program, engine, rank, world_size, None)
-            found[f"{program} {engine}"] = figures(work)
+        for case, engine in cases(world_size):
+            work = folder / case / engine
+            run(inputs, work, case, engine, rank, world_size, None)
+            found[f"{case} {engine}"] = figures(work)
         for engine, other in AFTER.items() if len(sys.argv) > 5 else ():
             work = folder / f"{engine}-after-{other}"
             middle = Path(sys.argv[5]) / "relaxation" / other / "scratch" / "checkpoints" / f"step-{STEPS // 2:08d}"

@@ -40,13 +40,11 @@ def run(inputs: Path, folder: Path, world_size: int, *others: Path) -> dict[str,
     return figures
 
 
-@pytest.mark.parametrize(
-    ("world_size", "program", "engine"), [(size, *case) for size in (1, 2) for case in cases(size)]
-)
+@pytest.mark.parametrize(("world_size", "case", "engine"), [(size, *case) for size in (1, 2) for case in cases(size)])
 def test_every_engine_and_number_of_processes_gives_the_same_losses_and_norms(
-    found: Found, world_size: int, program: str, engine: str
+    found: Found, world_size: int, case: str, engine: str
 ) -> None:
-    expected, got = found[1][f"{program} plain"], found[world_size][f"{program} {engine}"]
+    expected, got = found[1][f"{case} plain"], found[world_size][f"{case} {engine}"]
     assert expected.keys() == got.keys() >= {"loss", "gradient_norm", "text"}
     for name, values in expected.items():
         assert len(values) == STEPS
