@@ -17,6 +17,7 @@ from mirage_core.analysis.asking import Asker, Said
 from mirage_core.analysis.collected import Collected, stacked
 from mirage_core.analysis.geometry import evenly
 from mirage_core.analysis.partners import spread_evenly
+from mirage_core.errors import DataError
 from mirage_core.evaluation.answer import fixed_batches
 from mirage_core.latent.compress import compress
 from mirage_core.latent.encoded import EncodedPrompt
@@ -42,7 +43,9 @@ def chosen_instances(problems: Sequence[Problem], wanted: int, seed: int) -> lis
 
 
 def collect(asker: Asker, problems: Sequence[Problem], progress: Progress) -> Collected:
-    """Answer the problems cleanly and keep what they leave; on the CPU, float32."""
+    """Answer the problems cleanly and keep what they leave; on the CPU, float32. DataError without any problem."""
+    if not problems:
+        raise DataError("got no problems to collect answers to, expected at least one of the test split; give others")
     kept = _Kept(len(problems), asker.loaded.ids.latent_start)
     progress(ProgressEvent(stage="collect", message=f"clean answers to {len(problems)} problems"))
     said = asker.ask(problems, observe=kept.batch)

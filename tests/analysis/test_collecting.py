@@ -71,13 +71,20 @@ def test_a_clean_run_is_read_back_as_it_was_and_its_bytes_are_its_own(tmp_path: 
         again.instances(PROBLEMS[1:])
 
 
-def test_a_model_without_latents_is_collected_with_its_text_alone() -> None:
+def test_a_model_without_latents_is_collected_with_its_text_alone(tmp_path: Path) -> None:
     loaded = replace(toys.trained("none"), about={"stages": ["base", "text"]})
     collected = collect(Asker(loaded, toys.toy_settings()), PROBLEMS[:4], toys.quiet)
     assert collected.num_latents == 0 and not bool(collected.has_span.any())
     assert bool((collected.text_mean != 0).any(1).all()) and bool(collected.has_image.all())
     assert collected.image.shape[1] == 4, "places of the baselines where there are no latents"
     assert all("<latents" not in prediction.output for prediction, _ in collected.scored)
+    save_collected(tmp_path, collected)
+    assert load_collected(tmp_path).latents.shape == collected.latents.shape == (4, 0, 64)
+
+
+def test_no_problem_is_no_run() -> None:
+    with pytest.raises(DataError, match="got no problems to collect"):
+        collect(toys.deaf()[0], [], toys.quiet)
 
 
 def test_only_models_that_were_taught_latents_may_use_them() -> None:
