@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from mirage_core.stages.record import StageLine, new_record, save_record
+from mirage_core.stages.shards import SHARD
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact
 from tests.soak import __main__ as soak
@@ -143,23 +146,44 @@ def test_a_damage_nobody_notices_is_counted(store: Store, tmp_path: Path, monkey
     assert blind.wrong[flips.UNNOTICED] == 20
 
 
-def test_what_lies_beside_a_road_is_damaged_and_noticed_too(store: Store, tmp_path: Path) -> None:
-    publish(store, tmp_path / "problems", "p" * 1000, kind="problems")
-    model = publish(store, tmp_path / "model", "m" * 1000)
-    shard = beside.put_beside(store, model)
-    targets = {
-        kind: [flips.Target(kind, name, name, key, store.place.read(key)) for name, key in files]
-        for kind, files in beside.keys(store).items()
-    }
-    key = f"{shard.path}/{store.manifest(shard).folder}/file"
-    targets["shard"] = [flips.Target("shard", shard.path, "file", key, store.place.read(key))]
-    pristine = flips.Pristine(store, {shard.path: shard}, targets, RUN, (6, 12), model)
+KINDS = ("problems", "auxiliary-images", "examples", "model", "evaluation", "report")
+
+
+@dataclass
+class WalkedRoad:
+    """A road that nobody had to walk: an artifact of each kind, a run record, two checkpoints."""
+
+    folder: Path
+
+    def store(self) -> Store:
+        return Store.open(self.folder / "store", cache=self.folder / "cache")
+
+    @property
+    def kept(self) -> Path:
+        return self.folder / "kept"
+
+    def walk(self) -> None:
+        made = {kind: publish(self.store(), self.folder / kind, kind * 100, kind) for kind in KINDS}
+        lines = (StageLine(name="relaxation", state="Completed", seconds=1.0, path=made["model"].path),)
+        save_record(self.store(), new_record("micro", {"seed": 1}).model_copy(update={"stages": lines}))
+        for step in (6, 12):
+            (self.kept / f"relaxation-{step:08d}").mkdir(parents=True)
+            (self.kept / f"relaxation-{step:08d}" / "shard").write_text(f"state {step}" * 100)
+
+
+def test_all_that_a_store_keeps_is_damaged_and_every_damage_is_noticed_and_named(tmp_path: Path) -> None:
+    road = WalkedRoad(tmp_path)
+    road.walk()
+    pristine = flips.Pristine.of(cast(Road, road))
+    beside_artifacts = ("checkpoint", "run record", "pointer", beside.ANSWER, beside.NIGHT, beside.RESULT)
+    kinds = {*KINDS, SHARD, "manifest", "checkpoint's manifest", *beside_artifacts}
+    assert set(pristine.targets) == kinds
     tally = Tally("flips", flips.WRONGS)
     damaged = Store.open(tmp_path / "damaged", cache=tmp_path / "other-cache")
-    flips.Flipper(pristine, damaged, 1, tally).run(80, lambda amount: None)
+    flips.Flipper(pristine, damaged, 1, tally).run(10 * len(kinds), lambda amount: None)
     assert tally.good, tally.cases
     assert {name: count for name, count in tally.done.items() if name.startswith("damaged: ")} == dict.fromkeys(
-        ("damaged: night of the trend", "damaged: result record", "damaged: shard", "damaged: teacher's answer"), 20
+        (f"damaged: {kind}" for kind in kinds), 10
     )
 
 
