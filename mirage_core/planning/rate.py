@@ -32,12 +32,17 @@ COPIED = 2**26
 def measured_rates(settings: Settings, rows: RecipeRows, device: torch.device) -> Rates:
     """The rates of ``device`` for the recipe's model; takes seconds on a GPU, a minute or so on a CPU."""
     backbone = random_model(settings.model, device, layers=LAYERS)
-    made = StandInRows(backbone, Shape.mean(rows, settings))
+    latent = settings.latent
+    made = StandInRows(backbone, Shape.mean(rows, settings), bottleneck=latent.bottleneck)
     count = _rows_at_once(settings)
     plain, rolled = made.batch("direct-sft", count), made.batch("relaxation", count)
+
+    def relaxation() -> LossParts:
+        return relaxation_loss(backbone, rolled, blank=latent.fed == "blank")
+
     return Rates(
         training=_rate(settings, rows, backbone, "direct-sft", count, lambda: text_loss(backbone, plain)),
-        rolling=_rate(settings, rows, backbone, "relaxation", count, lambda: relaxation_loss(backbone, rolled)),
+        rolling=_rate(settings, rows, backbone, "relaxation", count, relaxation),
         memory=_memory(device),
         launch_ms=_column(backbone),
         measured=True,

@@ -6,6 +6,7 @@ Legend: k latents a span.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mirage_core.config import Settings
 from mirage_core.planning.activations import Batch, rolled_out
@@ -22,7 +23,11 @@ ROLLED_OUT = ("relaxation", "without-stage-1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The figures of a row that stands for all: its longest or its mean (rounded)."""
+    """The figures of a row that stands for all: its longest or its mean (rounded).
+
+    ``read``: latents that the text after them reads again; ``blank``: blank tokens stand in a span, and nothing is
+    rolled out.
+    """
 
     prompt: int
     image: int
@@ -31,16 +36,18 @@ class Shape:
     caption: int
     auxiliary: int
     num_latents: int
+    read: int = 0
+    blank: bool = False
 
     @classmethod
     def most(cls, rows: RecipeRows, settings: Settings) -> Shape:
         """As long as any in every part."""
-        return cls(**{name: rows.most(name) for name in _PARTS}, num_latents=settings.latent.num_latents)
+        return cls(**{name: rows.most(name) for name in _PARTS}, **_spans(settings))
 
     @classmethod
     def mean(cls, rows: RecipeRows, settings: Settings) -> Shape:
         """As long as they are on average."""
-        return cls(**{name: round(rows.mean(name)) for name in _PARTS}, num_latents=settings.latent.num_latents)
+        return cls(**{name: round(rows.mean(name)) for name in _PARTS}, **_spans(settings))
 
     def batch(self, name: str, count: int, padded: bool) -> Batch:
         """So many rows of it for a training stage; ``padded``: rows of several lengths come together."""
@@ -54,15 +61,15 @@ class Shape:
             return Batch(rows=count, passes=(length,), labels=text + caption + 1, padded=differ, fed=given)
         begun, labels = self.prompt + self.before + 1, text + 3
         if name in ROLLED_OUT:
-            passes = rolled_out(begun, self.after + 1, self.num_latents)
+            passes = self._passes(begun, self.after + 1)
             return Batch(rows=count, passes=passes, labels=labels, padded=differ, fed=self.image)
-        length, given = begun + self.num_latents + 1 + self.after, self.image + self.auxiliary
+        length, given = begun + self.num_latents + self.read + 1 + self.after, self.image + self.auxiliary
         return Batch(rows=count, passes=(length,), labels=labels, padded=differ, fed=given)
 
     def answers(self, prompts: int, count: int, tokens: int) -> Batch:
         """So many answers of ``tokens`` text tokens with one span, to ``prompts`` prompts that are encoded once."""
         begun = 2 + min(self.before, tokens // 2)
-        passes = rolled_out(begun, tokens - begun + 1, self.num_latents)
+        passes = self._passes(begun, tokens - begun + 1)
         return Batch(
             rows=count,
             passes=passes,
@@ -72,6 +79,19 @@ class Shape:
             padded=count > 1,
             fed=self.image,
         )
+
+    def _passes(self, begun: int, after: int) -> tuple[int, ...]:
+        """The columns of the passes of rows with one span, between so many tokens up to latent_start and after it."""
+        if self.blank:
+            return (begun + self.num_latents + self.read + after,)
+        return rolled_out(begun, self.read + after, self.num_latents)
+
+
+def _spans(settings: Settings) -> dict[str, Any]:
+    """What a recipe has in a span, and behind it."""
+    latent = settings.latent
+    again = latent.num_latents if latent.bottleneck == "latent_only" else 0
+    return {"num_latents": latent.num_latents, "read": again, "blank": latent.fed == "blank"}
 
 
 _PARTS = ("prompt", "image", "before", "after", "caption", "auxiliary")

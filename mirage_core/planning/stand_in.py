@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mirage_core.config import ModelSettings
+from mirage_core.latent.bottleneck import Bottleneck
 from mirage_core.latent.encoded import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
 from mirage_core.latent.layout import LatentBatch, collate
 from mirage_core.latent.tokens import TokenIds
@@ -75,10 +76,13 @@ def stand_in_ids(backbone: Backbone) -> TokenIds:
 
 
 class StandInRows:
-    """Rows of random text of a shape; where a picture would stand there is text, of as many tokens."""
+    """Rows of random text of a shape; where a picture would stand there is text, of as many tokens.
 
-    def __init__(self, backbone: Backbone, shape: Shape, seed: int = 0) -> None:
-        self._backbone, self._shape = backbone, shape
+    ``bottleneck``: what text after a span may attend to.
+    """
+
+    def __init__(self, backbone: Backbone, shape: Shape, seed: int = 0, bottleneck: Bottleneck = "none") -> None:
+        self._backbone, self._shape, self._bottleneck = backbone, shape, bottleneck
         self.ids = stand_in_ids(backbone)
         self._random = torch.Generator().manual_seed(seed)
 
@@ -116,5 +120,7 @@ class StandInRows:
     def batch(self, name: str, count: int) -> LatentBatch:
         """So many of them, laid out on the model's device."""
         rows: Sequence[EncodedExample] = [self.example(name) for _ in range(count)]
-        batch = collate(rows, self.ids, self._backbone.position_ids, align=name == "relaxation")
+        align = name == "relaxation" and not self._shape.blank
+        bottleneck = self._bottleneck if name in ("grounding", "relaxation") else "none"
+        batch = collate(rows, self.ids, self._backbone.position_ids, align=align, bottleneck=bottleneck)
         return batch.to(self._backbone.device)

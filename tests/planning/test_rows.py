@@ -46,6 +46,19 @@ def test_a_stages_batch_has_the_columns_that_it_is_laid_out_in() -> None:
     assert shape.batch("direct-sft", 1, padded=False).passes == (length - 6,)
 
 
+def test_latents_that_are_read_again_are_counted_and_blank_spans_are_one_pass() -> None:
+    settings = load("tiny", ["latent.bottleneck=latent_only"])
+    rows, k = recipe_rows(settings), settings.latent.num_latents
+    again, plain = Shape.most(rows, settings), Shape.most(rows, load("tiny", ["latent.bottleneck=latent_kv"]))
+    blank = Shape.most(rows, load("tiny", ["latent.bottleneck=latent_only", "latent.fed=blank"]))
+    for name in ("grounding", "relaxation"):
+        found, expected = again.batch(name, 2, padded=False), plain.batch(name, 2, padded=False)
+        assert found.passes == (*expected.passes[:-1], expected.passes[-1] + k)
+    assert again.answers(1, 3, 50).tokens == plain.answers(1, 3, 50).tokens + 3 * k
+    assert blank.batch("relaxation", 1, padded=False).passes == again.batch("grounding", 1, padded=False).passes
+    assert again.batch("direct-sft", 1, padded=False) == plain.batch("direct-sft", 1, padded=False)
+
+
 def test_rows_weigh_as_much_as_there_are_examples_of_their_kind() -> None:
     rows = recipe_rows(load("tiny", ["problems.vsp_planning.train=300", "problems.vsp_reasoning.train=100"]))
     weights: dict[str, float] = {}
