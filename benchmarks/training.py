@@ -190,7 +190,7 @@ def _wait(device: torch.device) -> None:
 
 def _step_of(settings: Settings, rows: RecipeRows, case: str, backbone: Backbone) -> SupervisedStep | PolicyStep:
     """A whole optimizer step of a case."""
-    made = StandInRows(backbone, Shape.most(rows, settings))
+    made = StandInRows(backbone, Shape.most(rows, settings), bottleneck=settings.latent.bottleneck)
     if case == "grpo":
         return PolicyStep(settings, backbone, made)
     sections = {"direct-sft": settings.direct_sft, "grounding": settings.grounding, "relaxation": settings.relaxation}
@@ -250,7 +250,8 @@ class SupervisedStep:
         if self._case == "direct-sft":
             return text_loss(self._backbone, self._batch, checkpointing=checkpointing).total
         if self._case == "relaxation":
-            return relaxation_loss(self._backbone, self._batch, checkpointing=checkpointing).total
+            blank = self._settings.latent.fed == "blank"
+            return relaxation_loss(self._backbone, self._batch, checkpointing=checkpointing, blank=blank).total
         return grounding_loss(self._backbone, self._batch, self._settings.grounding, self._settings.latent).total
 
 
@@ -334,6 +335,7 @@ class PolicyStep:
             ],
             self._made.ids,
             self._backbone.position_ids,
+            bottleneck=self._drawing.bottleneck,
         ).to(self._backbone.device)
         mask = layout.answers.labels != IGNORED
         drawn = torch.zeros(mask.shape, device=mask.device)
@@ -364,7 +366,8 @@ class PolicyStep:
             return self._log_probs(reference, layout)
 
     def _log_probs(self, backbone: Backbone, layout: AnswerBatch) -> Tensor:
-        hidden = answers_forward(backbone, layout, checkpointing=self._grpo.gradient_checkpointing)
+        blank = self._drawing.fed == "blank"
+        hidden = answers_forward(backbone, layout, checkpointing=self._grpo.gradient_checkpointing, blank=blank)
         return text_log_probs(backbone, layout.answers, hidden, self._rules)
 
 

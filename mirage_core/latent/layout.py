@@ -46,8 +46,8 @@ class LatentBatch:
     IGNORED (the next token of a row need not stand in the next column). ``span_rows``,
     ``span_starts``, ``span_lengths``, ``span_blocks`` [S] tell each span's row, first latent column, number
     of latents, and block, row by row. ``blocks`` is empty when the batch was not aligned, or has no
-    span. ``causal`` is True when padding stands only right of each row's tokens, so that plain causal
-    attention is exact. Grids stay on the CPU; ``image_rows`` [N] is the row of each input image.
+    span. ``causal`` is True when padding stands only right of each row's tokens, so that, but for a bottleneck, plain
+    causal attention is exact. Grids stay on the CPU; ``image_rows`` [N] is the row of each input image.
     ``image_features``, ``auxiliary_features``: features [n_i, F] of each image (F: backbone.feature_size) where they
     are known already (a frozen vision tower); the pixels are then not looked at. ``zones`` [B, T]: values of Zone, by
     which ``bottleneck`` tells what may attend to what; BEFORE throughout rows that it does not concern. Where a row's

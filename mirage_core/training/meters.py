@@ -18,7 +18,8 @@ _GIB = 2**30
 
 
 def work_of(batch: LatentBatch) -> dict[str, float]:
-    """What a batch (on the CPU) holds: examples, tokens (latents among them), latents; places: padding counted too."""
+    """What a batch (on the CPU) holds: examples, tokens (latents among them, and again where they are read again),
+    latents; places: padding counted too."""
     return {
         "examples": float(batch.rows),
         "tokens": float(batch.attention_mask.sum()),
