@@ -30,5 +30,5 @@ def labelled(question: str) -> str:
     """
     *before, after = question.split(IMAGE_MARK)
     shown = "".join(f"{text}Picture {number}: {IMAGE_MARK}" for number, text in enumerate(before, start=1))
-    lead = "\n" if before else ""
-    return f"{shown}{lead}Picture {len(before) + 1}, an auxiliary picture: {IMAGE_MARK}{after}"
+    added = f"Picture {len(before) + 1}, an auxiliary picture: {IMAGE_MARK}"
+    return f"{shown}\n{added}{after}" if before else f"{added}\n{after}"

@@ -10,7 +10,7 @@ from mirage_core.evaluation.metrics import ALL, level_of
 from mirage_core.evaluation.names import benchmark_label
 from mirage_core.evaluation.published import PublishedNumber
 from mirage_core.studies.seeds import Comparison, Estimate
-from mirage_core.studies.table import Row, Table
+from mirage_core.studies.table import Row, Score, Table
 
 
 def as_json(table: Table) -> dict[str, Any]:
@@ -82,9 +82,10 @@ def as_markdown(table: Table) -> str:
     lines += [_line(_cells(table, row)) for row in table.rows]
     lines += [_line(line) for line in _systems(table)]
     seeds = ", ".join(map(str, told.seeds))
+    of = "seed" if len(told.seeds) == 1 else "mean over the seeds"
     note = (
-        f"Accuracy in %, mean over the seeds {seeds} with its 95 % interval; *published*: the paper's figure for the "
-        f"nearest method, another model on other data. Baseline: {table.baseline.cell.label}. Made by `{told.command}`."
+        f"Accuracy in % with its 95 % interval, {of} {seeds}; *published*: the paper's figure for the nearest method, "
+        f"another model on other data. Baseline: {table.baseline.cell.label}. Made by `{told.command}`."
     )
     return "\n".join([*lines, "", note]) + "\n"
 
@@ -93,7 +94,7 @@ def _cells(table: Table, row: Row) -> list[str]:
     shown: list[str] = [row.cell.label]
     for name in table.benchmarks:
         score, number = row.scores.get((name, ALL)), row.published.get(name)
-        shown += ["failed" if score is None else estimate_words(score.estimate), _number(number)]
+        shown += [_score(row, score), _number(number, row.cell.variant)]
     steps = row.done[0].budget.text_steps if row.done else 0
     return [*shown, str(steps), "" if row.seconds is None else f"{row.seconds:.0f}"]
 
@@ -115,8 +116,19 @@ def estimate_words(estimate: Estimate) -> str:
     return f"{100 * estimate.mean:.1f} ({100 * low:.0f}-{100 * high:.0f})"
 
 
-def _number(number: PublishedNumber | None) -> str:
-    return "" if number is None else f"*{100 * number.accuracy:.0f}*"
+def _score(row: Row, score: Score | None) -> str:
+    """A cell without a score failed, or cannot be asked this."""
+    if score is None:
+        return "" if row.done else "failed"
+    return estimate_words(score.estimate)
+
+
+def _number(number: PublishedNumber | None, variant: str | None = None) -> str:
+    """The figure in italics; with its variant where that is not the cell's."""
+    if number is None:
+        return ""
+    other = f" ({number.variant})" if number.variant not in (None, variant) else ""
+    return f"*{100 * number.accuracy:.0f}{other}*"
 
 
 def _line(cells: list[str]) -> str:

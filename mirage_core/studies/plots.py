@@ -76,7 +76,7 @@ def cells_png(table: Table, benchmark: str, theme: Theme) -> bytes:
     if reference is not None:
         axes.axvline(reference.estimate.mean, color=theme.muted, linestyle="--", linewidth=0.9, zorder=1)
     axes.set_yticks(range(len(rows)), [row.cell.label for row in rows])
-    axes.tick_params(axis="y", labelcolor=theme.ink)
+    axes.tick_params(axis="y", labelcolor=theme.ink, labelsize=9)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(-0.02, 1.02)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))

@@ -10,7 +10,9 @@ import pytest
 
 from mirage_core.stages import registry
 from mirage_core.stages.stage import Stage, StageContext, label
+from mirage_core.store.records import PREDICTIONS_FILE, save_predictions
 from mirage_core.types import ProgressEvent
+from tests.studies.answers import scored
 
 NEEDS: dict[str, tuple[str, tuple[str, ...] | None, tuple[str, ...]]] = {
     "problems": ("problems", (), ()),
@@ -20,14 +22,13 @@ NEEDS: dict[str, tuple[str, tuple[str, ...] | None, tuple[str, ...]]] = {
     "auxiliary-examples": ("examples", ("examples",), ()),
     "base": ("model", (), ()),
     "captions": ("examples", ("examples",), ()),
-    **{
-        name: ("model", ("model", "examples"), ())
-        for name in ("direct-sft", "auxiliary-input", "capimagine", "grounding", "without-stage-1", "relaxation")
-    },
-    **{
-        name: ("model", ("model", "problems"), ())
-        for name in ("direct-sft-grpo", "capimagine-grpo", "without-stage-1-grpo", "grpo")
-    },
+    **dict.fromkeys(
+        ("direct-sft", "auxiliary-input", "capimagine", "grounding", "without-stage-1", "relaxation"),
+        ("model", ("model", "examples"), ()),
+    ),
+    **dict.fromkeys(
+        ("direct-sft-grpo", "capimagine-grpo", "without-stage-1-grpo", "grpo"), ("model", ("model", "problems"), ())
+    ),
     "evaluation": ("evaluation", ("model", "problems"), ("method",)),
     "report": ("report", None, ()),
 }
@@ -76,7 +77,10 @@ class FakeRoad:
                 context.progress(ProgressEvent(stage=name, step=step, total=3, metrics={"loss": 1.0 / step}))
             page = "report.html" if name == "report" else "made.txt"
             (context.output / page).write_text(f"{named} of {sorted(context.inputs)}\n")
-            return {"scores": [score(context.params)]} if name == "evaluation" else {"made": named}
+            if name != "evaluation":
+                return {"made": named}
+            save_predictions(context.output / PREDICTIONS_FILE, scored("1100", context.params["method"]))
+            return {"scores": [score(context.params)]}
 
         return run
 

@@ -39,8 +39,19 @@ def test_there_is_one_deployment_a_stage_and_the_pipeline_and_the_night() -> Non
 
     assert stages == set(STAGES)
     assert set(StageName.__args__) == set(STAGES)  # type: ignore[attr-defined]
-    assert set(DEPLOYMENTS) - stages == {"full-pipeline", "nightly"}
+    studies = {"ablation", "sweep-k", "sweep-gamma", "diagnosis"}
+    assert set(DEPLOYMENTS) - stages == {"full-pipeline", "nightly", *studies}
     assert all(entry["parameters"]["stage"] == name for name, entry in DEPLOYMENTS.items() if name in stages)
+
+
+def test_a_study_has_a_deployment_of_its_name_that_runs_it() -> None:
+    from flows.commands.study import DEPLOYED
+    from mirage_core.studies.loading import names
+
+    grids = {name: entry for name, entry in DEPLOYMENTS.items() if entry["entrypoint"] == "flows/study.py:grid_study"}
+
+    assert set(grids) == set(DEPLOYED) <= set(names())
+    assert all(entry["parameters"]["study"] == name for name, entry in grids.items())
 
 
 def test_the_night_has_its_hour_and_never_overlaps_itself() -> None:
@@ -54,8 +65,10 @@ def test_the_flows_have_the_names_their_deployments_are_known_by() -> None:
     from flows.full_pipeline import mirage
     from flows.nightly import mirage_evaluation
     from flows.single_stage import single_stage
+    from flows.study import grid_study
 
     assert [mirage.name, mirage_evaluation.name, single_stage.name] == ["mirage", "mirage-evaluation", "mirage-stage"]
+    assert grid_study.name == "mirage-study"
 
 
 def test_the_compose_file_holds_no_password_and_its_services_depend_on_services_that_exist() -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from mirage_core.config import Method
 from mirage_core.errors import ArtifactMissing, InputError, TrainingError
+from mirage_core.evaluation.budget import TRAINING
+from mirage_core.evaluation.names import METHODS as METHOD_NAMES
 from mirage_core.stages.direct import run_road
+from mirage_core.stages.evaluation import LATENTS
 from mirage_core.stages.record import load_record, newest_record
 from mirage_core.stages.registry import STAGES, get_stage
-from mirage_core.stages.road import plan, road
+from mirage_core.stages.road import NEEDS, methods, plan, road, trained_for
 from mirage_core.stages.stage import StageContext
 from mirage_core.store import Store
 from tests.stages.fakes import Events, fake_stages, settings, write_one
@@ -129,3 +133,46 @@ def test_a_failed_run_is_recorded_with_its_first_line(store: Store, monkeypatch:
 def test_a_store_without_runs_says_how_to_start_one(store: Store) -> None:
     with pytest.raises(ArtifactMissing, match="mirage run"):
         newest_record(store)
+
+
+METHODS = {
+    "direct-sft-grpo": ("direct-sft-grpo", {"model": "direct-sft", "problems": "problems"}, "problems"),
+    "capimagine-grpo": ("capimagine-grpo", {"model": "capimagine", "problems": "problems"}, "problems"),
+    "without-stage-1": ("without-stage-1", {"model": "base", "examples": "examples"}, "problems"),
+    "without-stage-1-grpo": (
+        "without-stage-1-grpo", {"model": "without-stage-1", "problems": "problems"}, "problems"
+    ),
+    "auxiliary-input": ("auxiliary-input", {"model": "base", "examples": "auxiliary-examples"}, "auxiliary-problems"),
+    "capimagine": ("capimagine", {"model": "base", "examples": "captions"}, "problems"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_is_trained_on_its_own_and_judged_on_its_problems(method: str) -> None:
+    stage, inputs, problems = METHODS[method]
+    labels, given = walk(evaluation={"methods": [method]})
+
+    assert given[stage] == inputs
+    assert given[f"evaluation/{method}"] == {"model": stage, "problems": problems}
+    assert "grounding" not in labels, "only what is judged is trained"
+    assert [name for name in labels if name in trained_for(method)] == trained_for(method)
+    assert trained_for(method)[-1] == stage
+
+
+def test_a_road_through_every_method_trains_each_model_once() -> None:
+    labels, _ = walk(evaluation={"methods": list(LATENTS)})
+
+    assert len(labels) == len(set(labels))
+    assert set(NEEDS) | {f"evaluation/{method}" for method in LATENTS} | {"report"} == set(labels)
+
+
+def test_no_method_ends_with_grpo_where_it_is_not_enabled() -> None:
+    chosen = settings(grpo={"enabled": False}, evaluation={"methods": list(LATENTS)})
+    assert methods(chosen) == {method for method in LATENTS if not method.endswith("grpo")}
+
+
+def test_methods_are_the_same_wherever_they_are_listed() -> None:
+    """The settings, the latents of an evaluation, the names on a page, the budgets."""
+    known = set(get_args(Method))
+    assert known == set(LATENTS) == set(METHOD_NAMES) == set(TRAINING)
+    assert {method: tuple(trained_for(method)) for method in known} == TRAINING

@@ -1,0 +1,136 @@
+"""A study's YAML: what it may say, sweeps written out, and the settings and command of every cell."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mirage_core.errors import SettingsError
+from mirage_core.recipes import load
+from mirage_core.studies.grid import grid
+from mirage_core.studies.loading import dump_study, load_study, names
+
+SWEEP = {"sweep": "latent.num_latents", "values": [2, 8], "method": "stage-2", "name": "k", "label": "k = {value}"}
+BASE = {"name": "direct", "method": "direct-sft"}
+
+
+def written(at: Path, **changes: Any) -> Path:
+    told = {"recipe": "micro", "baseline": "direct", "cells": [BASE, SWEEP], **changes}
+    file = at / "mine.yaml"
+    file.write_text(yaml.safe_dump(told))
+    return file
+
+
+def test_a_sweep_stands_for_a_cell_a_value(tmp_path: Path) -> None:
+    study = load_study(written(tmp_path))
+    direct, two, eight = study.all_cells()
+
+    assert (study.name, study.seeds) == ("mine", (42,))
+    assert [cell.name for cell in (direct, two, eight)] == ["direct", "k-2", "k-8"]
+    assert [cell.shown for cell in (direct, two, eight)] == ["direct", "k = 2", "k = 8"]
+    assert (eight.overrides, eight.swept) == ({"latent.num_latents": 8}, ("latent.num_latents", 8))
+
+
+def test_every_cell_runs_under_every_seed_with_its_own_settings(tmp_path: Path) -> None:
+    study = load_study(written(tmp_path, overrides={"relaxation.steps": 7}), seeds=[1, 2])
+    runs = grid(study, ["grounding.steps=3", "latent.num_latents=5"])
+
+    assert [run.name for run in runs] == ["direct/1", "k-2/1", "k-8/1", "direct/2", "k-2/2", "k-8/2"]
+    assert {run.settings.relaxation.steps for run in runs} == {7}
+    assert {run.settings.grounding.steps for run in runs} == {3}
+    assert [run.settings.latent.num_latents for run in runs[:3]] == [5, 2, 8], "what a cell is about goes last"
+    assert [run.settings.seed for run in runs] == [1, 1, 1, 2, 2, 2]
+    assert runs[1].settings.evaluation.methods == ("stage-2",)
+
+
+def test_the_command_of_a_cell_gives_its_very_settings(tmp_path: Path) -> None:
+    cell = {"name": "blank", "method": "without-stage-1", "overrides": {"latent.fed": "blank", "model.lora": None}}
+    study = load_study(written(tmp_path, cells=[BASE, cell]))
+    run = grid(study, ["runtime.hosts=[a, b]"])[1]
+    words = shlex.split(run.command)
+
+    assert words[:4] == ["mirage", "run", "--recipe", "micro"]
+    assert "latent.fed=blank" in words
+    assert load("micro", [word for word in words[4:] if word != "--set"]) == run.settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"baselin": "direct"}, "unknown key baselin, .*did you mean baseline"),
+        ({"cells": [BASE, {**SWEEP, "valus": [1]}]}, "cell 2: got the unknown key valus, .*did you mean values"),
+        ({"cells": [{"name": "a", "method": "direct-sfx"}]}, "the method 'direct-sfx', .*did you mean direct-sft"),
+        ({"cells": [BASE, {"name": "a"}]}, "method"),
+        ({"cells": [BASE, BASE]}, "two cells are called 'direct'"),
+        ({"baseline": "k"}, "the baseline 'k' is no cell; expected one of direct, k-2, k-8"),
+        ({"seeds": [1, 1]}, "different numbers"),
+        ({"cells": [{**BASE, "swept": ["seed", 1]}]}, "unknown key swept"),
+        ({"cells": [{**BASE, "name": "Not A Name"}]}, "cells.0.name"),
+    ],
+)
+def test_what_a_study_may_not_say_is_refused_with_the_way_out(tmp_path: Path, changes: Any, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        load_study(written(tmp_path, **changes))
+
+
+def test_a_study_that_there_is_not_is_answered_with_the_nearest() -> None:
+    with pytest.raises(SettingsError, match=r"expected one of ablation, .*did you mean ablation"):
+        load_study("ablatoin")
+
+
+@pytest.mark.parametrize("sets", ["seed=3", "evaluation.methods=[grpo]"])
+def test_seeds_and_methods_are_the_studys_to_choose(tmp_path: Path, sets: str) -> None:
+    with pytest.raises(SettingsError, match="--seeds 1,2,3"):
+        grid(load_study(written(tmp_path)), [sets])
+
+
+def test_a_wrong_setting_names_its_cell(tmp_path: Path) -> None:
+    cells = [BASE, {"name": "odd", "method": "stage-2", "overrides": {"latent.number": 2}}]
+    with pytest.raises(SettingsError, match=r"cell odd of the study mine: got the unknown setting latent.number"):
+        grid(load_study(written(tmp_path, cells=cells)))
+
+
+def test_grpo_that_is_switched_off_cannot_be_a_cell(tmp_path: Path) -> None:
+    cells = [BASE, {"name": "rl", "method": "direct-sft-grpo"}]
+    with pytest.raises(SettingsError, match=r"cell rl .*needs grpo.enabled=true"):
+        grid(load_study(written(tmp_path, cells=cells)), ["grpo.enabled=false"])
+
+
+def test_a_recipe_beside_the_study_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own.yaml").write_text("extends: micro\nrelaxation: {steps: 9}\n")
+    file = written(tmp_path, recipe="own.yaml")
+    monkeypatch.chdir("/")
+
+    assert grid(load_study(file))[0].settings.relaxation.steps == 9
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_study_that_comes_with_the_project_is_valid_and_reads_itself_back(name: str, tmp_path: Path) -> None:
+    study = load_study(name)
+    runs = grid(study)
+    copy = tmp_path / f"{name}.yaml"
+    told = yaml.safe_load(dump_study(study))
+    for cell in told["cells"]:
+        cell.pop("swept", None)
+    copy.write_text(yaml.safe_dump(told))
+
+    assert len({run.name for run in runs}) == len(runs) >= 4
+    assert study.description
+    assert [run.settings for run in grid(load_study(copy))] == [run.settings for run in runs]
+
+
+def test_the_ablation_holds_the_papers_methods() -> None:
+    runs = {run.cell.name: run for run in grid(load_study("ablation"))}
+    found = {(run.cell.method, run.settings.teacher.variant) for run in runs.values()}
+
+    assert {
+        ("zero-shot", "direct"), ("direct-sft", "direct"), ("direct-sft", "cot"), ("direct-sft-grpo", "cot"),
+        ("stage-2", "direct"), ("stage-2", "cot"), ("grpo", "direct"), ("grpo", "cot"), ("capimagine", "direct"),
+        ("auxiliary-input", "direct"), ("without-stage-1", "direct"), ("stage-1", "direct"),
+    } <= found  # fmt: skip
+    assert runs["blank-tokens"].settings.latent.fed == "blank"
+    assert not runs["blank-tokens"].cell.published
