@@ -51,6 +51,14 @@ def run(
         str | None,
         typer.Option(metavar="NAME", help="Then let NAME stand for the furthest trained model."),
     ] = None,
+    model_folder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where the furthest trained model is left, with its card and scores; none: nowhere. "
+            "[default: .mirage/models/RECIPE, where the store is on this machine]",
+        ),
+    ] = None,
     store: StoreOption = None,
 ) -> None:
     """Walk the whole road of a recipe: from raw puzzles to an evaluated model and its report."""
@@ -59,9 +67,9 @@ def run(
     if dry_run:
         command.show_plan(recipe, sets or [], store)
     elif direct:
-        command.run_direct(recipe, sets or [], store, publish_as)
+        command.run_direct(recipe, sets or [], store, publish_as, model_folder)
     else:
-        command.run_deployment(recipe, sets or [], store, publish_as)
+        command.run_deployment(recipe, sets or [], store, publish_as, model_folder)
 
 
 @app.command()

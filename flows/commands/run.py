@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 from flows.commands.point import show_pointer
 from flows.commands.printing import console
@@ -16,13 +17,16 @@ from flows.pointed import check_publishable, publish
 from mirage_core.config import Settings
 from mirage_core.recipes import dump, load
 from mirage_core.stages.direct import run_road
-from mirage_core.stages.record import newest_record
+from mirage_core.stages.record import RunRecord, newest_record
 from mirage_core.stages.road import PlannedStage, plan
+from mirage_core.store import Store
 from mirage_core.teacher.keys import keys_from
 from mirage_core.types import ProgressEvent
 from tasks.keys import read_key
 from tasks.lines import line_of
 from tasks.places import home, open_store, store_url, variable
+
+NOWHERE = "none"
 
 
 def show_plan(recipe: str, sets: list[str], store: str | None) -> None:
@@ -34,7 +38,9 @@ def show_plan(recipe: str, sets: list[str], store: str | None) -> None:
         console.print(plan_line(planned), markup=False)
 
 
-def run_direct(recipe: str, sets: list[str], store: str | None, publish_as: str | None = None) -> None:
+def run_direct(
+    recipe: str, sets: list[str], store: str | None, publish_as: str | None = None, model_folder: str | None = None
+) -> None:
     """Walk the road in this process; Prefect is not imported."""
     settings = load(recipe, sets)
     check_publishable(settings, publish_as)
@@ -42,6 +48,7 @@ def run_direct(recipe: str, sets: list[str], store: str | None, publish_as: str 
     with keys_of(settings), ended_by_sigterm():
         record = run_road(settings, opened, DirectProgress())
     show(record, opened)
+    leave_model(record, opened, model_folder)
     if publish_as:
         show_pointer(publish_as, publish(opened, publish_as, record))
 
@@ -60,7 +67,9 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run_deployment(recipe: str, sets: list[str], store: str | None, publish_as: str | None = None) -> None:
+def run_deployment(
+    recipe: str, sets: list[str], store: str | None, publish_as: str | None = None, model_folder: str | None = None
+) -> None:
     """Start mirage/full-pipeline, watch it to its end, then show what it gave."""
     settings = load(recipe, sets)  # a wrong setting is said here, before anything starts
     check_publishable(settings, publish_as)
@@ -74,8 +83,27 @@ def run_deployment(recipe: str, sets: list[str], store: str | None, publish_as: 
         say=lambda line, style=None: console.print(line, style=style, markup=False),
     )
     opened = open_store(store)
-    show(newest_record(opened), opened)
+    record = newest_record(opened)
+    show(record, opened)
+    leave_model(record, opened, model_folder)
     console.print(f"the recipe was {settings.recipe}; again: mirage report", markup=False)
+
+
+def leave_model(record: RunRecord, store: Store, chosen: str | None) -> None:
+    """Leave the furthest trained model with its card where asked; by default only of a store on this machine.
+
+    From a remote store it would have to be fetched, which nobody asked for: then the command that does is said.
+    """
+    from flows.take_away import take_away
+
+    if chosen == NOWHERE:
+        return
+    if chosen is None and "://" in store.url:
+        console.print("model: in the store; `mirage export MODEL FOLDER` fetches one with its card", markup=False)
+        return
+    folder = Path(chosen).expanduser() if chosen else home() / "models" / record.recipe
+    if take_away(record, store, folder):
+        console.print(f"model: {folder}  (mirage answer {folder} PICTURE)", markup=False)
 
 
 def environment(store: str | None) -> dict[str, str]:

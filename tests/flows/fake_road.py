@@ -61,10 +61,10 @@ class FakeRoad:
             checkpoints=name in TRAINED,
             gpu=name in (*TRAINED, "evaluation"),
             identity=lambda settings: {"seed": settings.seed},
-            run=self._runner(name),
+            run=self._runner(name, kind),
         )
 
-    def _runner(self, name: str) -> Callable[[StageContext], dict[str, Any]]:
+    def _runner(self, name: str, kind: str) -> Callable[[StageContext], dict[str, Any]]:
         def run(context: StageContext) -> dict[str, Any]:
             named = label(name, context.params)
             self.ran.append(named)
@@ -77,6 +77,8 @@ class FakeRoad:
                 context.progress(ProgressEvent(stage=name, step=step, total=3, metrics={"loss": 1.0 / step}))
             page = "report.html" if name == "report" else "made.txt"
             (context.output / page).write_text(f"{named} of {sorted(context.inputs)}\n")
+            if kind == "model":
+                (context.output / "config.json").write_text("{}\n")  # what tells a model folder from others
             if name != "evaluation":
                 return {"made": named}
             save_predictions(context.output / PREDICTIONS_FILE, scored("1100", context.params["method"]))

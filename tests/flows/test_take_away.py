@@ -1,0 +1,72 @@
+"""What a finished run leaves beside the store: its furthest trained model, with a card that tells scores and origin."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app
+from flows.take_away import take_away
+from mirage_core.errors import InputError
+from mirage_core.stages.record import newest_record
+from tasks.places import home, open_store
+from tests.flows.fake_road import FakeRoad
+
+
+def run(*words: str) -> str:
+    """A run of the fake road; what it printed."""
+    done = CliRunner().invoke(app, ["run", "--recipe", "micro", "--direct", *words], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output.replace("\n", "")
+
+
+def test_a_run_leaves_its_furthest_trained_model_with_scores_intervals_commit_and_versions(road: FakeRoad) -> None:
+    said = run()
+
+    folder = home() / "models" / "micro"
+    assert str(folder) in said
+    assert (folder / "made.txt").read_text().startswith("grpo")
+    about = json.loads((folder / "mirage.json").read_text())
+    assert [(row["method"], row["accuracy"], row["interval"]) for row in about["scores"]] == [
+        ("grpo", 0.5, [0.25, 0.75])
+    ]
+    assert {"commit", "versions"} <= about["made_with"].keys()
+    card = (folder / "README.md").read_text()
+    assert "50" in card and "25" in card and str(about["made_with"]["commit"])[:7] in card
+
+
+def test_a_second_run_finds_the_folder_as_it_is_and_another_model_replaces_it(road: FakeRoad) -> None:
+    run()
+    kept = (home() / "models" / "micro" / "made.txt").stat().st_ino
+    run()
+    assert (home() / "models" / "micro" / "made.txt").stat().st_ino == kept
+
+    run("--set", "grpo.enabled=false")
+
+    assert (home() / "models" / "micro" / "made.txt").read_text().startswith("relaxation")
+    assert [found.name for found in (home() / "models").iterdir()] == ["micro"], "nothing is left half written"
+
+
+def test_the_folder_is_chosen_or_left_out(road: FakeRoad, tmp_path: Path) -> None:
+    run("--model-folder", str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "config.json").is_file()
+
+    assert "model:" not in run("--model-folder", "none")
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(road: FakeRoad, tmp_path: Path) -> None:
+    run("--model-folder", "none")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(InputError, match="--model-folder"):
+        take_away(newest_record(open_store()), open_store(), tmp_path / "mine")
+    assert [found.name for found in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_that_trained_nothing_leaves_nothing(road: FakeRoad, tmp_path: Path) -> None:
+    run("--set", "evaluation.methods=[zero-shot]", "--model-folder", str(tmp_path / "mine"))
+    assert not (tmp_path / "mine").exists()
