@@ -133,4 +133,8 @@ def test_the_ablation_holds_the_papers_methods() -> None:
         ("auxiliary-input", "direct"), ("without-stage-1", "direct"), ("stage-1", "direct"),
     } <= found  # fmt: skip
     assert runs["blank-tokens"].settings.latent.fed == "blank"
+    long = {name for name, run in runs.items() if run.settings.evaluation.max_new_tokens == 320}
+    assert long == {"cot-sft", "cot-sft-grpo", "mirage-cot", "mirage-cot-grpo", "capimagine"}, (
+        "what writes more than moves"
+    )
     assert not runs["blank-tokens"].cell.published
