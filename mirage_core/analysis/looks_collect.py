@@ -5,25 +5,22 @@ Legend: N instances with a span, K latents of a span, D hidden.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
 from torch import Tensor
 
+from mirage_core.analysis.asking import Asker
 from mirage_core.analysis.collected import Collected
 from mirage_core.analysis.looks import LatentLook, Seen, WordLook, correlation, cosine_map, picture_look, word_looks
 from mirage_core.analysis.looks_matching import Match, fits_of, match
+from mirage_core.analysis.looks_result import AUXILIARY, INPUT, LooksResult, PlaceSummary, ShownAnswer
 from mirage_core.analysis.projection import Projection, projected
-from mirage_core.analysis.result import Estimate, Record
+from mirage_core.analysis.result import Estimate
 from mirage_core.config import Settings
-from mirage_core.errors import DataError
 from mirage_core.evaluation.answer import use_of
 from mirage_core.evaluation.metrics import Scored
 from mirage_core.evaluation.statistics import wilson
@@ -33,46 +30,6 @@ from mirage_core.model.base import LoadedModel
 from mirage_core.types import Problem
 
 SHOWN = 4
-LOOKS_FILE = "looks.json"
-INPUT: Literal["input"] = "input"
-AUXILIARY: Literal["auxiliary"] = "auxiliary"
-
-
-class ShownAnswer(Record):
-    """One answer and the looks at each of its latents."""
-
-    problem_id: str
-    benchmark: str
-    group: str
-    output: str
-    verdict: Literal["right", "wrong", "unparsed", "unjudged"]
-    latents: tuple[LatentLook, ...]
-
-
-class PlaceSummary(Record):
-    """What the looks at one latent have in common over all answers."""
-
-    index: int
-    n: int
-    same_word: Estimate = Field(description="Share of answers whose first word by the head is the mean latent's.")
-    distinct_words: int = Field(description="Different first words by the head.")
-    common_word: str = Field(description="The commonest of them.")
-    common_share: float
-    like_mean: dict[str, float | None] = Field(
-        description="Mean correlation of an answer's map with the mean latent's, by picture (input, auxiliary)."
-    )
-
-
-class LooksResult(Record):
-    """Looks at latents: a few answers in full, and figures over all."""
-
-    instances: int
-    used: int = Field(description="Answers that have latents.")
-    num_latents: int
-    shown: tuple[ShownAnswer, ...]
-    summary: tuple[PlaceSummary, ...]
-    matches: tuple[Match, ...]
-    projection: Projection | None = Field(description="None for fewer than three answers with latents.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,19 +136,38 @@ def words_of(loaded: LoadedModel, latents: Tensor, mean: Tensor) -> list[list[Wo
     return word_looks(latents, mean, logits, table, decoded)
 
 
-def write_looks(folder: Path, looks: LooksResult) -> None:
-    """Write looks as ``looks.json``: the same looks, the same bytes."""
-    text = json.dumps(looks.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
-    (folder / LOOKS_FILE).write_text(text + "\n", encoding="utf-8")
+def shown_anew(
+    looks: LooksResult,
+    asker: Asker,
+    settings: Settings,
+    collected: Collected,
+    instances: Sequence[Problem],
+    chosen: Sequence[Problem],
+    auxiliary: Mapping[str, bytes],
+) -> LooksResult:
+    """The same looks, with the answers to ``chosen`` shown in full in place of those it shows.
 
-
-def read_looks(folder: Path) -> LooksResult:
-    """Read looks from their folder. DataError where the file is missing or of another form."""
-    file = folder / LOOKS_FILE
-    try:
-        return LooksResult.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as problem:
-        raise DataError(f"{file} does not hold looks at latents: {problem}; take them again") from problem
+    They are asked again; means are those of the clean run, and of its pictures.
+    """
+    used = [int(index) for index in collected.with_span()]
+    said = [one for one in asker.ask(chosen) if one.latents is not None and len(one.latents) == looks.num_latents]
+    if not used or not said:
+        return looks.model_copy(update={"shown": ()})
+    loaded, known = asker.loaded, {problem.id: problem for problem in chosen}
+    with torch.inference_mode():
+        pictures = [pictures_seen(loaded, settings, instances[at], None) for at in used]
+        clean = material_of(collected.latents[used].to(loaded.backbone.device), pictures)
+        seen = [
+            pictures_seen(loaded, settings, known[one.prediction.problem_id], auxiliary.get(one.prediction.problem_id))
+            for one in said
+        ]
+        latents = torch.stack([one.latents for one in said if one.latents is not None]).to(clean.mean.device)
+        material = material_of(latents, seen, mean=clean.mean)
+        centred = Material(material.latents, material.mean, material.seen, {**material.centre, **clean.centre})
+        words = words_of(loaded, centred.latents, centred.mean)
+        scored = [(one.prediction, one.score) for one in said]
+        shown = tuple(shown_answer(pair, latent_looks(centred, at, words[at])) for at, pair in enumerate(scored))
+    return looks.model_copy(update={"shown": shown})
 
 
 def answer_start(scored: Scored) -> str:
@@ -205,20 +181,21 @@ def _shown(
 ) -> tuple[ShownAnswer, ...]:
     """The answers shown in full: those a report would show, by its rule."""
     places = {prediction.problem_id: at for at, (prediction, _) in enumerate(scored)}
-    shown: list[ShownAnswer] = []
-    for prediction, score in choose(scored, SHOWN, settings.seed):
-        at = places[prediction.problem_id]
-        shown.append(
-            ShownAnswer(
-                problem_id=prediction.problem_id,
-                benchmark=prediction.benchmark,
-                group=prediction.group,
-                output=prediction.output,
-                verdict="right" if score.correct else "unparsed" if score.parsed is None else "wrong",
-                latents=latent_looks(material, at, words[at]),
-            )
-        )
-    return tuple(shown)
+    shown = [(places[pair[0].problem_id], pair) for pair in choose(scored, SHOWN, settings.seed)]
+    return tuple(shown_answer(pair, latent_looks(material, at, words[at])) for at, pair in shown)
+
+
+def shown_answer(scored: Scored, latents: tuple[LatentLook, ...]) -> ShownAnswer:
+    """An answer with the looks at its latents."""
+    prediction, score = scored
+    return ShownAnswer(
+        problem_id=prediction.problem_id,
+        benchmark=prediction.benchmark,
+        group=prediction.group,
+        output=prediction.output,
+        verdict="right" if score.correct else "unparsed" if score.parsed is None else "wrong",
+        latents=latents,
+    )
 
 
 def _summary(index: int, material: Material, words: Sequence[Sequence[WordLook]]) -> PlaceSummary:

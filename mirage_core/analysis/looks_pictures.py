@@ -32,21 +32,21 @@ class HeatRow:
     nothing: bool
 
 
-def heat_rows(look: LatentLook, pictures: dict[str, Image.Image]) -> list[HeatRow]:
+def heat_rows(look: LatentLook, pictures: dict[str, Image.Image], side: int = SIDE) -> list[HeatRow]:
     """The maps of one latent over the pictures that are there, by their names (input, input 2, auxiliary)."""
-    return [heat_row(over, pictures[over.picture]) for over in look.pictures if over.picture in pictures]
+    return [heat_row(over, pictures[over.picture], side) for over in look.pictures if over.picture in pictures]
 
 
-def heat_row(look: PictureLook, picture: Image.Image) -> HeatRow:
+def heat_row(look: PictureLook, picture: Image.Image, side: int = SIDE) -> HeatRow:
     """Both raw maps share one scale, so that they can be compared; the centred one has 0 in the middle of its own."""
     raw = np.array([look.cosine, look.mean])
     low, high = float(raw.min()), float(raw.max())
     bound = max(float(np.abs(np.array(look.centred)).max()), 1e-6)
     return HeatRow(
         picture=look.picture,
-        own=picture_uri(overlaid(picture, scaled(look.cosine, low, high), HEAT), SIDE),
-        mean=picture_uri(overlaid(picture, scaled(look.mean, low, high), HEAT), SIDE),
-        centred=picture_uri(overlaid(picture, scaled(look.centred, -bound, bound), SIGNED), SIDE),
+        own=picture_uri(overlaid(picture, scaled(look.cosine, low, high), HEAT, side), side),
+        mean=picture_uri(overlaid(picture, scaled(look.mean, low, high), HEAT, side), side),
+        centred=picture_uri(overlaid(picture, scaled(look.centred, -bound, bound), SIGNED, side), side),
         said=said(look),
         nothing=look.shows_nothing,
     )
@@ -70,10 +70,10 @@ def scaled(rows: Rows, low: float, high: float) -> NDArray[np.float64]:
     return np.clip((np.array(rows, dtype=np.float64) - low) / max(high - low, 1e-9), 0.0, 1.0)
 
 
-def overlaid(picture: Image.Image, heat: NDArray[np.float64], colours: str) -> Image.Image:
-    """Heat [rows, columns] within 0 and 1 over the greyed picture, each patch a plain rectangle."""
+def overlaid(picture: Image.Image, heat: NDArray[np.float64], colours: str, side: int = SIDE) -> Image.Image:
+    """Heat [rows, columns] within 0 and 1 over the greyed picture, ``side`` wide, each patch a plain rectangle."""
     colour = (colormaps[colours](heat)[..., :3] * 255).round().astype(np.uint8)
-    height = max(1, round(picture.height * SIDE / picture.width))
-    patches = Image.fromarray(colour).resize((SIDE, height), Image.Resampling.NEAREST)
-    grey = ImageOps.grayscale(picture).convert("RGB").resize((SIDE, height), Image.Resampling.LANCZOS)
+    height = max(1, round(picture.height * side / picture.width))
+    patches = Image.fromarray(colour).resize((side, height), Image.Resampling.NEAREST)
+    grey = ImageOps.grayscale(picture).convert("RGB").resize((side, height), Image.Resampling.LANCZOS)
     return Image.blend(grey, patches, STRENGTH)

@@ -13,8 +13,8 @@ from PIL import Image
 
 from mirage_core.analysis import page_words as words
 from mirage_core.analysis.looks import shows_nothing
-from mirage_core.analysis.looks_collect import AUXILIARY, INPUT, LooksResult, ShownAnswer
 from mirage_core.analysis.looks_pictures import heat_rows
+from mirage_core.analysis.looks_result import AUXILIARY, INPUT, LooksResult, ShownAnswer
 from mirage_core.analysis.page_cells import CELLS
 from mirage_core.analysis.page_figures import figures
 from mirage_core.analysis.result import Header, Record, Run, Seen

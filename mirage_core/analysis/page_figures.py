@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from mirage_core.analysis import plots_effects, plots_states
-from mirage_core.analysis.looks_collect import LooksResult
+from mirage_core.analysis.looks_result import LooksResult
 from mirage_core.analysis.page_words import seen_words
 from mirage_core.analysis.result import (
     InterventionsResult,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mirage_core.analysis.looks import shows_nothing
-from mirage_core.analysis.looks_collect import ShownAnswer
 from mirage_core.analysis.looks_pictures import heat_rows
+from mirage_core.analysis.looks_result import ShownAnswer
 from mirage_core.analysis.page import environment, pictures_of
 from mirage_core.analysis.page_words import run_name, seen_words
 from mirage_core.analysis.question import CAN, CANNOT, Question, QuestionRun

@@ -31,3 +31,7 @@ class ReportSettings(Section):
     """What the report shows."""
 
     trajectories: int = Field(8, ge=0, description="Sample trajectories a method and benchmark.")
+    looks: bool = Field(
+        False,
+        description="Show for each sample what its latents look like: answers some test problems once more.",
+    )

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from PIL import Image
 
 from mirage_core.config import Settings
@@ -51,11 +52,27 @@ class MethodSamples:
     samples: tuple[Sample, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SampleLooks:
+    """What latents of shown answers look like, made elsewhere: by method and problem id the output looked at and a
+    piece of HTML; and the rules the pieces need."""
+
+    pieces: Mapping[tuple[str, str], tuple[str, Markup]]
+    css: Markup
+
+    def of(self, shown: Sample) -> Markup | None:
+        """The piece of a sample; None where there is none, or it is of another answer (drawn by chance)."""
+        prediction = shown.scored[0]
+        output, piece = self.pieces.get((prediction.method, prediction.problem_id), ("", None))
+        return piece if output == prediction.output else None
+
+
 def render(
     sources: Sources,
     scores: Mapping[str, Figure],
     curves: Mapping[str, Sequence[Figure]],
     samples: Mapping[str, Sequence[MethodSamples]],
+    looks: SampleLooks | None = None,
 ) -> str:
     """Fill the template; everything that came from a model or a file is escaped."""
     environment = Environment(
@@ -66,7 +83,8 @@ def render(
         percent=story.percent, points=_points, p_words=story.p_words, picture=picture_uri, method=method_label,
         short=short_label, group=group_label, benchmark=benchmark_label, stage=stage_label, clip=_clip,
     )  # fmt: skip
-    return environment.get_template("report.html").render(context(sources, scores, curves, samples)) + "\n"
+    named = context(sources, scores, curves, samples) | {"looks": looks}
+    return environment.get_template("report.html").render(named) + "\n"
 
 
 def context(

@@ -14,7 +14,7 @@ from mirage_core.evaluation.budget import budgets
 from mirage_core.evaluation.curves import last_step, tail_mean
 from mirage_core.evaluation.figures import Figure, curve_figures, score_figures
 from mirage_core.evaluation.metrics import as_json, run_scores
-from mirage_core.evaluation.page import MethodSamples, choose_samples, render, versions
+from mirage_core.evaluation.page import MethodSamples, SampleLooks, choose_samples, render, versions
 from mirage_core.evaluation.plots import LIGHT, scores_png
 from mirage_core.evaluation.sources import Sources, read_sources
 from mirage_core.evaluation.storyboard import storyboard_png
@@ -30,18 +30,21 @@ TRAJECTORY_RULE = (
 )
 
 
-def write_report(output: Path, settings: Settings, folders: Mapping[str, Path]) -> dict[str, Any]:
+def write_report(
+    output: Path, settings: Settings, folders: Mapping[str, Path], looks: SampleLooks | None = None
+) -> dict[str, Any]:
     """Write report.html, report.json, scores.png, trajectory.png and plots/ into ``output``; returns a summary.
 
     ``folders`` are local folders of artifacts by stage name ("problems", "examples", "base", "direct-sft",
-    "grounding", "relaxation", "grpo", "evaluation/<method>", ...); absent ones leave their part of the page out. The
-    bytes depend on the folders, the settings without ``runtime``, and the versions of the libraries.
+    "grounding", "relaxation", "grpo", "evaluation/<method>", ...); absent ones leave their part of the page out.
+    ``looks``: at the latents of the answers shown. The bytes depend on these, the folders, the settings without
+    ``runtime``, and the versions of the libraries.
     """
     sources = read_sources(settings, folders)
     scores, curves, samples = score_figures(sources), curve_figures(sources), choose_samples(sources)
     output.mkdir(parents=True, exist_ok=True)
     _write_pictures(output, sources, scores, curves, samples)
-    (output / PAGE_FILE).write_text(render(sources, scores, curves, samples), encoding="utf-8")
+    (output / PAGE_FILE).write_text(render(sources, scores, curves, samples, looks), encoding="utf-8")
     figures = report_figures(sources)
     (output / FIGURES_FILE).write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return {"headline": figures["headline"], "page": PAGE_FILE, "methods": list(sources.methods)}

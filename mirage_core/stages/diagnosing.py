@@ -38,17 +38,20 @@ def diagnose(
     model: Handle,
     problems: Handle,
     auxiliary_images: Handle | None = None,
-    looks: bool = True,
+    method: str | None = None,
 ) -> dict[str, Handle]:
-    """Measure a model and write its page: collect, each measure, looks, diagnosis; the handle of each by its label."""
+    """Measure a model and write its page: collect, each measure, looks, diagnosis; the handle of each by its label.
+
+    ``method``: how the model answers, None where nothing is to be looked at.
+    """
     drawn = {} if auxiliary_images is None else {"auxiliary_images": auxiliary_images}
     collected = step("collect", {}, model=model, problems=problems)
     made = {
         MEASURED + name: step("measure", {"measure": name}, model=model, problems=problems, collected=collected)
         for name in in_order(measures)
     }
-    if looks:
-        made["looks"] = step("looks", {}, model=model, problems=problems, collected=collected, **drawn)
+    if method is not None and looked_at(method):
+        made["looks"] = step("looks", {"method": method}, model=model, problems=problems, collected=collected, **drawn)
     page = step("diagnosis", {}, problems=problems, collected=collected, **drawn, **made)
     return {"collect": collected, **made, "diagnosis": page}
 
@@ -73,11 +76,11 @@ def walked(settings: Settings, chosen: Diagnosed, step: Step[Artifact]) -> dict[
     if chosen.model is None:
         made = road_to(settings, chosen.method, step)
         given = {**made, **({} if chosen.problems is None else {"problems": chosen.problems})}
-        return diagnose(step, chosen.measures, looks=looked_at(chosen.method), **given)
+        return diagnose(step, chosen.measures, method=chosen.method, **given)
     if chosen.problems is None and test_of(chosen.method) != "problems":
         raise InputError(f"{chosen.method} is asked problems of its own: choose them beside the model")
     problems = chosen.problems or step("problems", {})
-    return diagnose(step, chosen.measures, model=chosen.model, problems=problems, looks=looked_at(chosen.method))
+    return diagnose(step, chosen.measures, model=chosen.model, problems=problems, method=chosen.method)
 
 
 def looked_at(method: str) -> bool:

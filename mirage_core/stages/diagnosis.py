@@ -24,7 +24,7 @@ def diagnosis_identity(settings: Settings) -> dict[str, Any]:
 
 def run_diagnosis(context: StageContext) -> dict[str, Any]:
     """Write the page from the measures that were taken, the looks, and the problems they speak of."""
-    from mirage_core.analysis.looks_collect import read_looks
+    from mirage_core.analysis.looks_result import read_looks
     from mirage_core.analysis.page import Sources, write_diagnosis
     from mirage_core.analysis.result import read_result, result_kind
     from mirage_core.store.records import load_problems

@@ -10,7 +10,7 @@ from mirage_core.config import Settings
 from mirage_core.stages.book import RunBook
 from mirage_core.stages.heal import healed
 from mirage_core.stages.record import RunRecord
-from mirage_core.stages.registry import STAGES
+from mirage_core.stages.registry import get_stage
 from mirage_core.stages.retry import retried
 from mirage_core.stages.road import road
 from mirage_core.stages.shards import FanOut, in_processes, run_stage_in_shards
@@ -32,7 +32,7 @@ def run_road(settings: Settings, store: Store, progress: Progress, fan_out: FanO
             named = label(name, params)
 
             def run() -> StageResult:
-                stage = STAGES[name]
+                stage = get_stage(name)
                 return run_stage_in_shards(stage, settings, inputs, store, progress, params, fan_out=made_by)
 
             def work() -> tuple[Artifact, bool]:

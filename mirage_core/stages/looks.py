@@ -1,4 +1,4 @@
-"""Stage ``looks``: what the latents of a collected run look like, by the model that made them."""
+"""Stage ``looks``: what a model's latents look like, over a clean run; and at the answers that a report shows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
 from mirage_core.config import Settings
+from mirage_core.evaluation.metrics import Scored
+from mirage_core.evaluation.trajectories import choose
 from mirage_core.stages.collect import collect_identity
 from mirage_core.stages.stage import Stage, StageContext
-from mirage_core.store.records import load_auxiliary_images, load_problems
+from mirage_core.store.records import load_auxiliary_images, load_predictions, load_problems
 from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.types import Problem
 
@@ -17,27 +19,49 @@ MAZES = (vsp_planning.NAME, vsp_reasoning.NAME)
 
 
 def looks_identity(settings: Settings) -> dict[str, Any]:
-    """How a clean run was collected, how auxiliary pictures are drawn, and the seed that chooses what is shown."""
+    """How a clean run is collected, how auxiliary pictures are drawn, and which answers are shown."""
     return {
         **collect_identity(settings),
         "auxiliary_images": settings.auxiliary_images.model_dump(mode="json"),
         "cell_px": settings.problems.cell_px,
         "seed": settings.seed,
+        "trajectories": settings.report.trajectories,
     }
 
 
 def run_looks(context: StageContext) -> dict[str, Any]:
-    """Look at the collected latents; the summary says at how many."""
+    """Look at the latents of a clean run, given or made here; the summary says at how many."""
     from mirage_core.analysis.collected import load_collected
-    from mirage_core.analysis.looks_collect import collect_looks, write_looks
+    from mirage_core.analysis.collecting import chosen_instances, collect
+    from mirage_core.analysis.looks_collect import collect_looks, shown_anew
+    from mirage_core.analysis.looks_result import write_looks
     from mirage_core.analysis.opening import open_asker
 
-    collected = load_collected(context.input_paths["collected"])
-    instances = collected.instances(load_problems(context.input_paths["problems"], split="test"))
-    loaded = open_asker(context.input_paths["model"], context.settings).loaded
-    looks = collect_looks(loaded, context.settings, collected, instances, auxiliary_pictures(context, instances))
+    settings, paths = context.settings, context.input_paths
+    problems = load_problems(paths["problems"], split="test")
+    asker = open_asker(paths["model"], settings)
+    if "collected" in paths:
+        collected = load_collected(paths["collected"])
+    else:
+        instances = chosen_instances(problems, settings.analysis.instances, settings.analysis.seed)
+        collected = collect(asker, instances, context.progress)
+    instances = collected.instances(problems)
+    looks = collect_looks(asker.loaded, settings, collected, instances, auxiliary_pictures(context, instances))
+    if "evaluation" in paths:
+        chosen = shown_by_report(load_predictions(paths["evaluation"]), problems, settings)
+        looks = shown_anew(looks, asker, settings, collected, instances, chosen, auxiliary_pictures(context, chosen))
     write_looks(context.output, looks)
     return {"used": looks.used, "shown": len(looks.shown)}
+
+
+def shown_by_report(answers: Sequence[Scored], problems: Sequence[Problem], settings: Settings) -> list[Problem]:
+    """The problems of the answers that a report shows of one method, by its rule."""
+    known = {problem.id: problem for problem in problems}
+    shown: list[Problem] = []
+    for benchmark in dict.fromkeys(prediction.benchmark for prediction, _ in answers):
+        mine = [pair for pair in answers if pair[0].benchmark == benchmark and pair[0].problem_id in known]
+        shown += [known[pair[0].problem_id] for pair in choose(mine, settings.report.trajectories, settings.seed)]
+    return shown
 
 
 def auxiliary_pictures(context: StageContext, problems: Sequence[Problem]) -> dict[str, bytes]:
@@ -60,8 +84,9 @@ LOOKS = Stage(
     name="looks",
     version=1,
     kind="looks",
-    inputs=None,  # model, problems, collected; auxiliary_images where there are any
+    inputs=None,  # model, problems; collected, evaluation, auxiliary_images where there are any
     identity=looks_identity,
     run=run_looks,
+    params=("method",),
     gpu=True,
 )

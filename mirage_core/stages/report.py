@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirage_core.config import Settings
+from mirage_core.stages.looks import auxiliary_pictures
 from mirage_core.stages.places import without_places
 from mirage_core.stages.stage import Stage, StageContext
+from mirage_core.store.records import load_problems
+
+if TYPE_CHECKING:
+    from mirage_core.evaluation.page import SampleLooks
+
+LOOKS = "looks/"
 
 
 def report_identity(settings: Settings) -> dict[str, Any]:
@@ -19,7 +26,34 @@ def run_report(context: StageContext) -> dict[str, Any]:
     from mirage_core.evaluation.report import write_report
 
     # What is not part of the identity must not reach the page, or two runs would differ under one fingerprint.
-    return write_report(context.output, without_places(context.settings), dict(context.input_paths))
+    settings = without_places(context.settings)
+    return write_report(context.output, settings, dict(context.input_paths), looks_at_samples(context))
+
+
+def looks_at_samples(context: StageContext) -> SampleLooks | None:
+    """The looks that were taken at the answers shown; None where there are none."""
+    from mirage_core.evaluation.page import SampleLooks
+
+    taken = {name.partition("/")[2]: path for name, path in context.input_paths.items() if name.startswith(LOOKS)}
+    if not taken:
+        return None
+    from mirage_core.analysis.looks_result import read_looks
+    from mirage_core.analysis.page_sample import looks_css, sample_looks
+
+    shown = {method: read_looks(path).shown for method, path in taken.items()}
+    wanted = {answer.problem_id for answers in shown.values() for answer in answers}
+    problems = [each for each in load_problems(context.input_paths["problems"], split="test") if each.id in wanted]
+    known, auxiliary = {problem.id: problem for problem in problems}, auxiliary_pictures(context, problems)
+    pieces = {
+        (method, answer.problem_id): (
+            answer.output,
+            sample_looks(answer, known[answer.problem_id], auxiliary.get(answer.problem_id)),
+        )
+        for method, answers in shown.items()
+        for answer in answers
+        if answer.problem_id in known
+    }
+    return SampleLooks(pieces=pieces, css=looks_css())
 
 
 REPORT = Stage(name="report", version=1, kind="report", inputs=None, identity=report_identity, run=run_report)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from mirage_core.config import Settings
-from mirage_core.stages.registry import STAGES
+from mirage_core.stages.evaluation import latents_of
+from mirage_core.stages.registry import get_stage
 from mirage_core.stages.stage import label, stage_fingerprint
 from mirage_core.store import Store
 from mirage_core.types import Artifact
@@ -54,6 +55,8 @@ def road(settings: Settings, step: Step[Handle]) -> dict[str, Handle]:
     Only what ``evaluation.methods`` needs is trained. ``step`` is called in an order that one process can follow.
     """
     made = judged(settings, step)
+    if settings.report.looks:
+        made.update(looked(settings, step, made))
     made["report"] = step("report", {}, **made)
     return made
 
@@ -72,6 +75,17 @@ def judged(settings: Settings, step: Step[Handle]) -> dict[str, Handle]:
             model, problems = made[model_of(method)], made[test_of(method)]
             made[label("evaluation", params)] = step("evaluation", params, model=model, problems=problems)
     return made
+
+
+def looked(settings: Settings, step: Step[Handle], made: Mapping[str, Handle]) -> dict[str, Handle]:
+    """The looks at the latents of every method that has some, at the answers that the report shows."""
+    found: dict[str, Handle] = {}
+    for method in settings.evaluation.methods:
+        evaluation = made.get(label("evaluation", {"method": method}))
+        if evaluation is not None and latents_of(method) == "on":
+            model, problems, params = made[model_of(method)], made[test_of(method)], {"method": method}
+            found[label("looks", params)] = step("looks", params, model=model, problems=problems, evaluation=evaluation)
+    return found
 
 
 def model_of(method: str) -> str:
@@ -141,7 +155,7 @@ def _probe(
     known = {key: given for key, given in inputs.items() if given is not None}
     if len(known) < len(inputs):
         return PlannedStage(name=label(name, params), cached=None, fingerprint=None)
-    stage = STAGES[name]
+    stage = get_stage(name)
     identified = stage_fingerprint(stage, settings, known, params)
     found = store.find(stage.kind, identified)
     return PlannedStage(name=label(name, params), cached=found is not None, fingerprint=identified, artifact=found)

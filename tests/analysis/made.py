@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from mirage_core.analysis.looks import LatentLook, Patch, PictureLook, Word, WordLook
-from mirage_core.analysis.looks_collect import LooksResult, PlaceSummary, ShownAnswer
 from mirage_core.analysis.looks_matching import match
+from mirage_core.analysis.looks_result import LooksResult, PlaceSummary, ShownAnswer
 from mirage_core.analysis.projection import projected
 from mirage_core.analysis.result import (
     Cell,

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mirage_core.analysis.collected import save_collected
-from mirage_core.analysis.looks_collect import collect_looks, read_looks, write_looks
+from mirage_core.analysis.looks_collect import collect_looks
+from mirage_core.analysis.looks_result import read_looks, write_looks
 from mirage_core.config import Settings
 from mirage_core.errors import DataError, InputError
 from mirage_core.model.base import save_model
@@ -60,7 +61,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def made(world: World) -> dict[str, Artifact]:
-    return diagnose(world.step, MEASURES, **world.inputs)
+    return diagnose(world.step, MEASURES, method="stage-2", **world.inputs)
 
 
 def test_the_verdicts_find_what_was_built_into_the_model(world: World, made: dict[str, Artifact]) -> None:
@@ -85,9 +86,9 @@ def test_the_page_names_the_model_and_shows_its_looks(world: World, made: dict[s
 def test_a_measure_more_runs_that_measure_alone(world: World, made: dict[str, Artifact]) -> None:
     assert world.ran[0] == "collect"
     world.ran.clear()
-    again = diagnose(world.step, MEASURES, **world.inputs)
+    again = diagnose(world.step, MEASURES, method="stage-2", **world.inputs)
     assert world.ran == [] and again["diagnosis"] == made["diagnosis"]
-    diagnose(world.step, (*MEASURES, "similarity"), **world.inputs)
+    diagnose(world.step, (*MEASURES, "similarity"), method="stage-2", **world.inputs)
     assert world.ran == ["measure/similarity", "diagnosis"]
 
 
