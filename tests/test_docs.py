@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -16,9 +17,12 @@ from flows.commands.scenes import scene_settings
 from mirage_core import benchmarks
 from mirage_core.benchmarks import own
 from mirage_core.benchmarks.sources import sourced_problems
-from mirage_core.config import ArchitectureSettings, ModelSettings
+from mirage_core.config import ArchitectureSettings, Method, ModelSettings
 from mirage_core.model.base import build_base, save_model
 from mirage_core.recipes import load
+from mirage_core.studies.grid import grid
+from mirage_core.studies.loading import load_study
+from mirage_core.studies.loading import names as studies
 from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.teacher.examples import write_examples
 from mirage_core.teacher.oracle import OracleTeacher
@@ -97,3 +101,22 @@ def test_the_line_of_the_page_has_the_keys_of_a_line() -> None:
     assert set(json.loads(line)) <= set(own.KEYS)
     told = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", (DOCS / "data.md").read_text(), re.MULTILINE)
     assert set(own.KEYS) <= {key for cell in told for key in re.findall(r"\w+", cell)}
+
+
+def test_the_study_of_the_page_is_one_and_its_commands_are_commands(tmp_path: Path) -> None:
+    (text,) = blocks("studies.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(text)
+    runs = grid(load_study(tmp_path / "mine.yaml"))
+    assert [run.cell.name for run in runs[:4]] == ["direct-sft", "long", "k-2", "k-8"]
+    (commands,) = blocks("studies.md", "bash")
+    told = [shlex.split(line, comments=True) for line in commands.splitlines()]
+    for program, *words in told:
+        if program == "mirage":
+            given = parsed(words)
+            grid(load_study(str(given["name"])), list(given["sets"] or ()))  # type: ignore[call-overload]
+    assert {name for name in studies() if f"`{name}`" in (DOCS / "studies.md").read_text()} == set(studies())
+
+
+def test_the_page_about_studies_names_every_method() -> None:
+    text = (DOCS / "studies.md").read_text()
+    assert [method for method in get_args(Method) if f"`{method}`" not in text] == []

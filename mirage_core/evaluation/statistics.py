@@ -14,10 +14,11 @@ Z_95 = 1.959963984540054
 EXACT_UP_TO = 1000
 
 
-def wilson(successes: float, n: int, z: float = Z_95) -> tuple[float, float]:
+def wilson(successes: float, n: float, z: float = Z_95) -> tuple[float, float]:
     """Return the Wilson score interval of a share, (0, 1) when nothing was observed.
 
-    ``successes`` may be fractional: with several samples a problem it is the sum of the problems' shares.
+    ``successes`` may be fractional: with several samples a problem it is the sum of the problems' shares. ``n`` is so
+    where counts are means over repeats.
     """
     if n < 0 or successes < 0 or successes > n + 1e-9:
         raise InputError(f"wilson needs 0 <= successes <= n, got successes={successes}, n={n}")

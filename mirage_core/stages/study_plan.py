@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirage_core.stages.registry import get_stage
-from mirage_core.stages.road import judged
+from mirage_core.stages.road import Step, judged
 from mirage_core.stages.stage import label, stage_fingerprint
 from mirage_core.store import Store, fingerprint
 from mirage_core.studies.grid import CellRun
@@ -35,15 +35,20 @@ def plan_study(runs: Sequence[CellRun], store: Store) -> list[PlannedShare]:
     """Every stage that the cells need, each once, in the order of the first cell that needs it; reports apart."""
     planned: dict[str, PlannedShare] = {}
     for run in runs:
-
-        def probe(name: str, params: Mapping[str, Any], /, run: CellRun = run, **inputs: Known) -> Known:
-            known = _known(name, params, run, inputs, store)
-            share = planned.setdefault(known.key, PlannedShare(label(name, params), known.artifact is not None))
-            share.runs.append(run.name)
-            return known
-
-        judged(run.settings, probe)
+        judged(run.settings, _probing(run, planned, store))
     return list(planned.values())
+
+
+def _probing(run: CellRun, planned: dict[str, PlannedShare], store: Store) -> Step[Known]:
+    """The step of the road that only notes what one run needs."""
+
+    def probe(name: str, params: Mapping[str, Any], /, **inputs: Known) -> Known:
+        known = _known(name, params, run, inputs, store)
+        share = planned.setdefault(known.key, PlannedShare(label(name, params), known.artifact is not None))
+        share.runs.append(run.name)
+        return known
+
+    return probe
 
 
 def _known(name: str, params: Mapping[str, Any], run: CellRun, inputs: Mapping[str, Known], store: Store) -> Known:

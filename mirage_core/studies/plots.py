@@ -142,8 +142,8 @@ def _point(axes: Axes, where: tuple[float, float], interval: tuple[float, float]
     """A mean with its interval: along x where ``across``, else along y."""
     centre = where[0] if across else where[1]
     sides = [[max(0.0, centre - interval[0])], [max(0.0, interval[1] - centre)]]
-    errors = {"xerr": sides} if across else {"yerr": sides}
-    axes.errorbar(*where, **errors, fmt="o", color=colour, markersize=5, elinewidth=1.5, zorder=3)
+    xerr, yerr = (sides, None) if across else (None, sides)
+    axes.errorbar(*where, xerr=xerr, yerr=yerr, fmt="o", color=colour, markersize=5, elinewidth=1.5, zorder=3)
 
 
 def _diamond(axes: Axes, x: float, y: float, theme: Theme) -> None:
