@@ -81,9 +81,10 @@ def looked(settings: Settings, step: Step[Handle], made: Mapping[str, Handle]) -
     """The looks at the latents of every method that has some, at the answers that the report shows."""
     found: dict[str, Handle] = {}
     for method in settings.evaluation.methods:
-        evaluation = made.get(label("evaluation", {"method": method}))
-        if evaluation is not None and latents_of(method) == "on":
-            model, problems, params = made[model_of(method)], made[test_of(method)], {"method": method}
+        params = {"method": method}
+        judging = label("evaluation", params)
+        if judging in made and latents_of(method) == "on":
+            model, problems, evaluation = made[model_of(method)], made[test_of(method)], made[judging]
             found[label("looks", params)] = step("looks", params, model=model, problems=problems, evaluation=evaluation)
     return found
 
