@@ -42,12 +42,12 @@ class Shape:
     @classmethod
     def most(cls, rows: RecipeRows, settings: Settings) -> Shape:
         """As long as any in every part."""
-        return cls(**{name: rows.most(name) for name in _PARTS}, **_spans(settings))
+        return cls(**_spans(settings) | {name: rows.most(name) for name in _PARTS})
 
     @classmethod
     def mean(cls, rows: RecipeRows, settings: Settings) -> Shape:
         """As long as they are on average."""
-        return cls(**{name: round(rows.mean(name)) for name in _PARTS}, **_spans(settings))
+        return cls(**_spans(settings) | {name: round(rows.mean(name)) for name in _PARTS})
 
     def batch(self, name: str, count: int, padded: bool) -> Batch:
         """So many rows of it for a training stage; ``padded``: rows of several lengths come together."""
