@@ -75,10 +75,9 @@ def checkpoint(reference: str | None, method: str | None, store: Store) -> Check
     artifact = store.get(reference)
     if artifact.kind != "model":
         raise InputError(f"{artifact.path} is a {artifact.kind}, expected a model: `mirage store ls model` lists them")
-    told = store.manifest(artifact).about.get("settings")
-    chosen = _of_folder(
-        store.fetch(artifact), method, name=artifact.path, told=told if isinstance(told, dict) else None
-    )
+    about = store.manifest(artifact).about
+    told, used = about.get("settings"), method or METHOD_OF_STEP.get(str(about.get("stage")))
+    chosen = _of_folder(store.fetch(artifact), used, name=artifact.path, told=told if isinstance(told, dict) else None)
     return replace(chosen, told=_told(store, artifact))
 
 

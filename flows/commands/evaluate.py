@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from rich.table import Table
 from flows.commands.printing import aside, console
 from flows.trained import artifact_of, checkpoint, newest_trained, use_task
 from mirage_core import benchmarks
-from mirage_core.errors import DataError
+from mirage_core.benchmarks.auxiliary_input import has_auxiliary_input
+from mirage_core.errors import DataError, InputError
+from mirage_core.stages.road import test_of
 from mirage_core.store import Store
 from mirage_core.store.records import PREDICTIONS_FILE, load_problems
 from mirage_core.types import Problem, ProgressEvent
@@ -36,6 +39,7 @@ def evaluate(
     use_task(benchmark, reference, opened)
     problems, source = problems_of(benchmark, data, opened)
     chosen = checkpoint(reference, method, opened)
+    check_shown(chosen.method, problems)
     aside.print(f"{chosen.name} ({chosen.method}) on {len(problems)} problems of {source}", markup=False)
 
     from mirage_core.evaluation.run import evaluate as judge
@@ -55,6 +59,15 @@ def evaluate(
         if save is not None:
             shutil.copyfile(Path(folder) / "output" / PREDICTIONS_FILE, save)
     tell({"benchmark": benchmark, "checkpoint": chosen.name, "data": source, **metrics}, as_json=as_json)
+
+
+def check_shown(method: str, problems: Sequence[Problem]) -> None:
+    """InputError where a model that was trained to see the auxiliary picture would not be shown it."""
+    if test_of(method) != "problems" and not all(has_auxiliary_input(problem) for problem in problems):
+        raise InputError(
+            f"the method {method} is shown each problem's auxiliary picture, and these problems have none among their "
+            f"images: its scores come with `mirage run --set 'evaluation.methods=[{method}]'`, or with a study"
+        )
 
 
 def tell(metrics: dict[str, Any], *, as_json: bool) -> None:

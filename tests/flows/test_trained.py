@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.commands.answer import plan_in, problem_of
-from flows.commands.evaluate import problems_of
-from flows.trained import checkpoint
+from flows.commands.evaluate import check_shown, problems_of
+from flows.trained import checkpoint, method_of
+from mirage_core.benchmarks.auxiliary_input import with_auxiliary_input
+from mirage_core.benchmarks.vsp_planning import make_problem
 from mirage_core.errors import ArtifactMissing, DataError, InputError
 from mirage_core.worlds.maze import maze_from_rows
 from mirage_core.worlds.maze.art import picture_bytes, render
@@ -123,3 +125,40 @@ def test_a_deployment_that_was_never_registered_is_said_with_the_way_out() -> No
 
     with pytest.raises(RunFailed, match="mirage deploy"):
         start_and_watch("mirage/full-pipeline", parameters={}, environment={}, say=lambda line, style=None: None)
+
+
+@pytest.mark.parametrize(
+    ("stages", "method"),
+    [
+        (["base"], "zero-shot"),
+        (["base", "text"], "direct-sft"),
+        (["base", "text", "grpo"], "direct-sft-grpo"),
+        (["base", "capimagine"], "capimagine"),
+        (["base", "capimagine", "grpo"], "capimagine-grpo"),
+        (["base", "grounding"], "stage-1"),
+        (["base", "grounding", "relaxation"], "stage-2"),
+        (["base", "grounding", "relaxation", "grpo"], "grpo"),
+        (["base", "relaxation"], "without-stage-1"),
+        (["base", "relaxation", "grpo"], "without-stage-1-grpo"),
+    ],
+)
+def test_a_models_history_tells_how_it_answers(stages: list[str], method: str) -> None:
+    assert method_of({"stage": stages[-1], "stages": stages}) == method
+
+
+def test_a_model_without_a_history_is_told_by_its_last_stage() -> None:
+    assert method_of({"stage": "grounding"}) == "stage-1"
+    assert method_of({}) == "zero-shot"
+
+
+def test_the_upper_bound_is_not_judged_on_problems_that_do_not_show_the_picture(road: FakeRoad) -> None:
+    CliRunner().invoke(app, ["run", "--recipe", "micro", "--direct", "--set", "evaluation.methods=[auxiliary-input]"])
+    store = open_store()
+    model = next(one for one in store.list("model") if one.summary["made"] == "auxiliary-input")
+
+    assert checkpoint(model.path, None, store).method == checkpoint(None, None, store).method == "auxiliary-input"
+    problem = make_problem("a", "test", maze_from_rows([[1, 2, 0], [0, 0, 0], [0, 0, 0]]), b"map", "R")
+    check_shown("auxiliary-input", [with_auxiliary_input(problem, b"arrows")])
+    check_shown("direct-sft", [problem])
+    with pytest.raises(InputError, match="is shown each problem's auxiliary picture"):
+        check_shown("auxiliary-input", [problem])
