@@ -6,7 +6,7 @@ import webbrowser
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.commands.printing import console
 from flows.commands.run import DirectProgress, absolute, connect_to_prefect, ended_by_sigterm, environment, keys_of
@@ -19,8 +19,11 @@ from mirage_core.stages.retry import retried
 from mirage_core.stages.shards import in_processes, run_stage_in_shards
 from mirage_core.stages.stage import StageResult, label
 from mirage_core.store import Store
-from mirage_core.types import Artifact, ProgressEvent
+from mirage_core.types import Artifact, Progress, ProgressEvent
 from tasks.places import open_store
+
+if TYPE_CHECKING:
+    from flows.watch import Say
 
 
 def diagnose(
@@ -43,17 +46,17 @@ def diagnose(
                              "measures": named}  # fmt: skip
     settings, chosen = diagnosed(opened, recipe=recipe, **asked)  # what cannot be done is said before anything starts
     if direct:
-        page = run_direct(settings, chosen, opened)
+        page = run_direct(settings, chosen, opened, _silent if as_json else DirectProgress())
     else:
-        page = run_deployment({"recipe": absolute(recipe), **asked}, settings, chosen, store)
+        say = _nothing if as_json else _printed
+        page = run_deployment({"recipe": absolute(recipe), **asked}, settings, chosen, store, say)
     show(page, opened, as_json=as_json)
     if open_page:
         webbrowser.open(place_of(page, opened).as_uri())
 
 
-def run_direct(settings: Settings, chosen: Diagnosed, store: Store) -> Artifact:
+def run_direct(settings: Settings, chosen: Diagnosed, store: Store, progress: Progress) -> Artifact:
     """Walk in this process; Prefect is not imported."""
-    progress = DirectProgress()
     shards = in_processes(partial(Store.open, store.url, store.cache))
 
     def step(name: str, params: Mapping[str, Any], /, **inputs: Artifact) -> Artifact:
@@ -71,17 +74,17 @@ def run_direct(settings: Settings, chosen: Diagnosed, store: Store) -> Artifact:
     return page
 
 
-def run_deployment(parameters: Mapping[str, Any], settings: Settings, chosen: Diagnosed, store: str | None) -> Artifact:
+def run_deployment(
+    parameters: Mapping[str, Any], settings: Settings, chosen: Diagnosed, store: str | None, say: Say
+) -> Artifact:
     """Start mirage-study/diagnosis and watch it; the page it made is then in the store."""
     connect_to_prefect()
     from flows.watch import start_and_watch
 
     start_and_watch(
         "mirage-study/diagnosis",
-        parameters=parameters,
-        environment=environment(store),
-        say=lambda line, style=None: console.print(line, style=style, markup=False),
-    )
+        parameters=parameters, environment=environment(store), say=say,
+    )  # fmt: skip
     return made_page(settings, chosen, open_store(store))
 
 
@@ -116,3 +119,15 @@ def show(page: Artifact, store: Store, *, as_json: bool) -> None:
 def place_of(page: Artifact, store: Store) -> Path:
     """The page as a local file."""
     return store.fetch(page) / str(page.summary["page"])
+
+
+def _printed(line: str, style: str | None = None) -> None:
+    console.print(line, style=style, markup=False)
+
+
+def _nothing(line: str, style: str | None = None) -> None:
+    """Nothing stands beside JSON."""
+
+
+def _silent(event: ProgressEvent) -> None:
+    """The same, of this process's stages."""

@@ -6,7 +6,7 @@ on its perplexity; PCA has no setting and its axes say how much of the variance 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class Projection(Record):
     separations: tuple[Separation, ...]
 
 
-def projected(points: Points, labels: dict[str, Sequence[str]], seed: int) -> Projection:
+def projected(points: Points, labels: Mapping[str, Sequence[str]], seed: int) -> Projection:
     """Points [N, D] on their first two principal components.
 
     The sign of an axis is that of its largest loading, so that the same points give the same picture. InputError

@@ -69,7 +69,7 @@ def shown_by_report(answers: Sequence[Scored], problems: Sequence[Problem], sett
 
 def auxiliary_pictures(context: StageContext, problems: Sequence[Problem]) -> dict[str, bytes]:
     """The auxiliary pictures of problems by id: those the context was given, others drawn again where they can be."""
-    given = context.input_paths.get("auxiliary_images")
+    given = context.input_paths.get("auxiliary_images") if problems else None
     found = {} if given is None else {each.problem_id: each.image for each in load_auxiliary_images(given)}
     wanted = [
         each for each in problems if each.id not in found and (each.benchmark not in MAZES or "map" in each.facts)
