@@ -28,7 +28,7 @@ def similarity_png(states: Sequence[StateSimilarity], theme: Theme) -> bytes:
         if not known:
             continue
         places, colour = [each.index for each in known], theme.series[at]
-        axes.plot(places, [each.inter.value for each in known], "-o", ms=4, color=colour, linewidth=1.7,
+        axes.plot(places, [each.inter.value or 0.0 for each in known], "-o", ms=4, color=colour, linewidth=1.7,
                   label=kind.states)  # fmt: skip
         for each in known:
             if each.inter.low is not None and each.inter.high is not None:
