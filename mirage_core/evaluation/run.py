@@ -164,7 +164,7 @@ def _plan(model: Path, problems: Sequence[Problem], settings: Settings, method: 
     return {
         "model": _digest_files(model),
         "problems": hashlib.sha256(repr([_identity(problem) for problem in problems]).encode()).hexdigest(),
-        "settings": settings.model_dump(mode="json", exclude={"runtime", "report"}),
+        "settings": settings.model_dump(mode="json", exclude={"runtime", "report", "analysis"}),
         "method": method,
         "latents": latents,
     }
