@@ -125,6 +125,7 @@ def render(sources: Sources, verdict: Verdict, drawn: Mapping[str, Figure]) -> s
             results=sources.results,
             tables=run_tables(sources.results),
             headers=headers(sources.results),
+            single_latents=single_latents(sources.results),
             looks=sources.looks,
             shown=[shown_answer(shown, sources) for shown in (sources.looks.shown if sources.looks else ())],
             selection_rule=SELECTION_RULE,
@@ -157,6 +158,12 @@ def run_tables(results: Mapping[str, Record]) -> dict[str, dict[Seen, list[Run]]
         for run in sorted(getattr(result, "runs", ()), key=words.run_order):
             tables.setdefault(name, {}).setdefault(run.seen, []).append(run)
     return tables
+
+
+def single_latents(results: Mapping[str, Record]) -> set[str]:
+    """The names under which probes read one latent alone."""
+    probes = getattr(results.get("probes"), "probes", ())
+    return {probe.states for probe in probes if probe.states.startswith("latent-")}
 
 
 def headers(results: Mapping[str, Record]) -> list[Header]:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,17 +14,23 @@ import pytest
 from mirage_core.analysis.collected import save_collected
 from mirage_core.analysis.looks_collect import collect_looks
 from mirage_core.analysis.looks_result import read_looks, write_looks
-from mirage_core.config import Settings
+from mirage_core.config import ReportSettings, Settings
 from mirage_core.errors import DataError, InputError
+from mirage_core.evaluation.report import write_report
 from mirage_core.model.base import save_model
 from mirage_core.stages.diagnosing import RECORDS, chosen_measures, diagnose, furthest, keep_record, road_to
 from mirage_core.stages.registry import get_stage
-from mirage_core.stages.stage import label, run_stage
+from mirage_core.stages.report import looks_at_samples
+from mirage_core.stages.road import road
+from mirage_core.stages.stage import StageContext, label, run_stage
 from mirage_core.store import Store
-from mirage_core.store.records import save_problems
-from mirage_core.types import Artifact
+from mirage_core.store.records import load_predictions, save_problems
+from mirage_core.types import Artifact, Prediction
+from tests.analysis import made as made_by_hand
 from tests.analysis import toys
-from tests.evaluation.fake_run import small_settings
+from tests.evaluation.fake_run import fake_run, small_settings
+
+PLANNING = "vsp-planning"
 
 MEASURES = ("interventions", "probes")
 
@@ -162,3 +169,53 @@ def test_a_model_without_latents_is_measured_by_its_text_alone() -> None:
         chosen_measures(small_settings(), "capimagine", ("probes",))
     with pytest.raises(InputError, match="got the measure 'astrology', expected some of similarity"):
         chosen_measures(small_settings(), "stage-2", ("astrology",))
+
+
+def test_a_report_that_shows_looks_takes_them_of_every_method_with_latents() -> None:
+    taken: dict[str, dict[str, str]] = {}
+
+    def step(name: str, params: Mapping[str, Any], /, **inputs: str) -> str:
+        taken[label(name, params)] = inputs
+        return label(name, params)
+
+    plain = small_settings()
+    road(plain, step)
+    assert not any(name.startswith("looks") for name in taken)
+    road(plain.model_copy(update={"report": ReportSettings(looks=True)}), step)
+    assert {name for name in taken if name.startswith("looks")} == {"looks/stage-1", "looks/stage-2", "looks/grpo"}
+    assert taken["looks/stage-2"] == {
+        "model": "relaxation", "problems": "problems", "evaluation": "evaluation/stage-2"
+    }  # fmt: skip
+    assert taken["report"]["looks/grpo"] == "looks/grpo"
+
+
+def test_the_looks_stand_under_the_answers_they_belong_to_and_under_no_others(tmp_path: Path) -> None:
+    settings = small_settings(test_per_level=1, trajectories=2)
+    folders = fake_run(tmp_path / "run", settings)
+    answers = [pair[0] for pair in load_predictions(folders["evaluation/stage-2"]) if pair[0].benchmark == PLANNING]
+    mine, another = answers[0], answers[1]
+    shown = made_by_hand.looks(mine.problem_id, another.problem_id)
+    first, second = (entry.model_copy(update={"output": mine.output}) for entry in shown.shown)
+    folders["looks/stage-2"] = tmp_path / "looks"
+    folders["looks/stage-2"].mkdir()
+    write_looks(folders["looks/stage-2"], shown.model_copy(update={"shown": (first, second)}))
+    looks = looks_at_samples(context_of(settings, folders, tmp_path))
+    assert looks is not None and set(looks.pieces) == {("stage-2", each.problem_id) for each in (mine, another)}
+    assert "the average latent" in looks.of(sample_of(mine)) and "<script" not in looks.of(sample_of(mine))
+    assert (looks.of(sample_of(another)) is None) == (another.output != mine.output)
+    assert looks.of(sample_of(dataclasses.replace(mine, method="grpo"))) is None
+    (tmp_path / "page").mkdir()
+    judged = {name: folders[name] for name in ("problems", "evaluation/stage-2")}
+    write_report(tmp_path / "page", settings, judged, looks)
+    assert "heats" in (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
+
+
+def context_of(settings: Settings, folders: dict[str, Path], output: Path) -> StageContext:
+    return StageContext(
+        settings=settings, params={}, inputs={}, input_paths=folders, output=output, scratch=output,
+        store=None, fingerprint="f", progress=toys.quiet,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def sample_of(prediction: Prediction) -> Any:
+    return SimpleNamespace(scored=(prediction, None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -127,11 +128,15 @@ def test_what_models_wrote_is_escaped(page: str) -> None:
     assert "&lt;b&gt;{{ settings }}&lt;/b&gt;" in page
 
 
-def test_the_same_sources_give_the_same_bytes(written: Path, sources: Sources, tmp_path: Path) -> None:
-    write_diagnosis(tmp_path, sources)
-    for path in sorted(written.rglob("*")):
-        if path.is_file():
-            assert path.read_bytes() == (tmp_path / path.relative_to(written)).read_bytes(), path.name
+def test_the_same_sources_give_the_same_bytes(sources: Sources, tmp_path: Path) -> None:
+    some = replace(sources, results={"probes": sources.results["probes"]})
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        write_diagnosis(tmp_path / name, some)
+    files = [path for path in sorted((tmp_path / "one").rglob("*")) if path.is_file()]
+    assert len(files) == 5
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "other" / path.relative_to(tmp_path / "one")).read_bytes(), path.name
 
 
 def test_the_figures_stand_beside_the_page_as_json(written: Path) -> None:
