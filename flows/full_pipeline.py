@@ -27,8 +27,8 @@ def mirage(
     """Walk the whole road of a recipe; every stage is a task, skipped where nothing it depends on has changed.
 
     Args:
-        recipe: The settings to start from: micro (a minute), tiny, small, qwen2.5-vl-3b, qwen2.5-vl-7b, or the path of
-            a YAML file that the worker can read.
+        recipe: The settings to start from: micro (a minute), tiny, tiny-causal, small, qwen2.5-vl-3b, qwen2.5-vl-7b,
+            or the path of a YAML file that the worker can read.
         overrides: Settings that differ from the recipe's, one an item, such as `grpo.enabled=false`.
         publish_as: The pointer of the store that the furthest trained model is then known by, such as `nightly`,
             which is what the nightly evaluation judges. None: no pointer is moved.

@@ -1,4 +1,4 @@
-"""The flow ``mirage-study`` of a grid of runs. Deployments: mirage-study/ablation, sweep-k, sweep-gamma."""
+"""The flow ``mirage-study`` of a grid of runs. Deployments: mirage-study/ablation, causal, sweep-k, sweep-gamma."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def grid_study(
     what is missing runs.
 
     Args:
-        study: The study: ablation, sweep-k, sweep-gamma, paper, ablation-micro (for tests), or the path of a YAML file
-            that the worker can read.
+        study: The study: ablation, causal, sweep-k, sweep-gamma, paper, ablation-micro (for tests), or the path of a
+            YAML file that the worker can read.
         seeds: Repeats of every cell, one seed an item. Empty: the study's own seeds.
         overrides: Settings of all cells that differ from the study's, one an item, such as `runtime.processes=4`.
         parallel: Cells at a time. Where the machine has one GPU, or two cores, one is best.

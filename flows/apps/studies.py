@@ -11,7 +11,10 @@ from flows.apps.options import SetsOption, StoreOption
 
 def study(
     name: Annotated[
-        str, typer.Argument(help="ablation, sweep-k, sweep-gamma, paper, ablation-micro, or the path of a YAML file.")
+        str,
+        typer.Argument(
+            help="ablation, causal, sweep-k, sweep-gamma, paper, ablation-micro, or the path of a YAML file."
+        ),
     ],
     seeds: Annotated[
         str | None, typer.Option(metavar="1,2,3", help="Repeats of every cell. [default: the study's own]")

@@ -27,7 +27,7 @@ from mirage_core.studies.loading import load_study, names
 from mirage_core.studies.study import Study
 from tasks.places import open_store, store_url
 
-DEPLOYED = ("ablation", "sweep-k", "sweep-gamma")
+DEPLOYED = ("ablation", "causal", "sweep-k", "sweep-gamma")
 """Studies with a deployment of their own; any other is given to the first as its parameter."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from mirage_core.config.analysis import AnalysisSettings
+from mirage_core.config.analysis import AnalysisSettings, Measure
 from mirage_core.config.evaluation import EvaluationSettings, Method, ReportSettings
 from mirage_core.config.model import (
     ArchitectureSettings,
@@ -57,6 +57,7 @@ __all__ = [
     "LatentSettings",
     "Level",
     "LoRASettings",
+    "Measure",
     "Method",
     "ModelSettings",
     "OwnData",

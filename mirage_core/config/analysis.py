@@ -8,13 +8,14 @@ from pydantic import Field
 
 from mirage_core.config.section import Positive, Section
 
+Measure = Literal["similarity", "probes", "interventions", "mediation", "only-latents", "text-chain"]
+"""What can be measured of a model's latents, or of its chain in words."""
+
 
 class AnalysisSettings(Section):
     """How it is measured whether latents carry the input and drive the answer. Decoding is greedy throughout."""
 
-    measures: tuple[
-        Literal["similarity", "probes", "interventions", "mediation", "only-latents", "text-chain"], ...
-    ] = Field(
+    measures: tuple[Measure, ...] = Field(
         ("similarity", "probes", "interventions", "mediation", "only-latents", "text-chain"),
         description="Which measures a study takes.",
     )

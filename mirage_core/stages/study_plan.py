@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mirage_core.stages.registry import get_stage
-from mirage_core.stages.road import Step, judged
+from mirage_core.stages.road import Step
 from mirage_core.stages.stage import label, stage_fingerprint
+from mirage_core.stages.study_cell import cell_road
 from mirage_core.store import Store, fingerprint
 from mirage_core.studies.grid import CellRun
 from mirage_core.types import Artifact
@@ -35,7 +36,7 @@ def plan_study(runs: Sequence[CellRun], store: Store) -> list[PlannedShare]:
     """Every stage that the cells need, each once, in the order of the first cell that needs it; reports apart."""
     planned: dict[str, PlannedShare] = {}
     for run in runs:
-        judged(run.settings, _probing(run, planned, store))
+        cell_road(run, _probing(run, planned, store))
     return list(planned.values())
 
 

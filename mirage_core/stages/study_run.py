@@ -16,7 +16,7 @@ from mirage_core.stages.shards import in_processes, run_stage_in_shards
 from mirage_core.stages.shared import Do, SharedStages
 from mirage_core.stages.stage import label
 from mirage_core.stages.study_record import StudyBook, StudyRecord
-from mirage_core.stages.study_told import evaluations, told_of
+from mirage_core.stages.study_told import read_by_the_report, told_of
 from mirage_core.stages.study_walk import Outcome, walk_study
 from mirage_core.store import Store
 from mirage_core.studies.grid import CellRun, grid
@@ -91,7 +91,8 @@ def _report(
     do: Do, study: Study, sets: Sequence[str], runs: Sequence[CellRun], outcomes: Sequence[Outcome], store: Store
 ) -> Artifact:
     told = told_of(study, sets, outcomes, store)
-    artifact, _ = do("study", {"study": told.model_dump(mode="json")}, runs[0].settings, evaluations(outcomes))
+    given = read_by_the_report(outcomes)
+    artifact, _ = do("study", {"study": told.model_dump(mode="json")}, runs[0].settings, given)
     return artifact
 
 

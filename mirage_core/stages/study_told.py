@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mirage_core.stages.places import without_places
 from mirage_core.stages.road import trained_for
+from mirage_core.stages.study_cell import is_measured
 from mirage_core.stages.study_walk import Outcome
 from mirage_core.store import Store
 from mirage_core.studies.study import Cell, Study
@@ -25,6 +26,7 @@ def told_of(study: Study, sets: Sequence[str], outcomes: Sequence[Outcome], stor
         seeds=study.seeds,
         cells=tuple(_cell(cell, by_cell[cell.name], store) for cell in study.all_cells()),
         command=command_of(study.name, study.seeds, sets),
+        measures=study.measures,
     )
 
 
@@ -34,9 +36,16 @@ def command_of(name: str, seeds: Sequence[int], sets: Sequence[str]) -> str:
     return f"mirage study {shlex.quote(name)} --seeds {','.join(map(str, seeds))}{chosen}"
 
 
-def evaluations(outcomes: Sequence[Outcome]) -> dict[str, Artifact]:
-    """The answers of every completed run, by the run's name."""
-    return {outcome.run.name: outcome.evaluation for outcome in outcomes if outcome.evaluation is not None}
+def read_by_the_report(outcomes: Sequence[Outcome]) -> dict[str, Artifact]:
+    """The answers of every completed run, by the run's name, and the interventions on its latents beside them."""
+    answers = {outcome.run.name: outcome.evaluation for outcome in outcomes if outcome.evaluation is not None}
+    latents = {_latents(outcome): outcome.interventions for outcome in outcomes if outcome.interventions is not None}
+    return {**answers, **latents}
+
+
+def _latents(outcome: Outcome) -> str:
+    """What the interventions on a run's latents are called among the report's inputs."""
+    return f"{outcome.run.name}/interventions"
 
 
 def _cell(cell: Cell, outcomes: Sequence[Outcome], store: Store) -> CellTold:
@@ -63,6 +72,8 @@ def _run(outcome: Outcome, store: Store) -> RunTold:
         state="Completed",
         command=run.command,
         evaluation=run.name,
+        interventions=None if outcome.interventions is None else _latents(outcome),
+        diagnosis=run.diagnosis if is_measured(run) else None,
         problems=outcome.artifacts["problems"].digest,
         budget=_budget(outcome, store),
         stages={name: artifact.path for name, artifact in outcome.artifacts.items()},

@@ -13,9 +13,9 @@ from mirage_core.errors import ArtifactDamaged, ArtifactMissing, InputError
 from mirage_core.stages.book import failed_line, stage_line
 from mirage_core.stages.heal import healed
 from mirage_core.stages.record import StageLine, first_line
-from mirage_core.stages.road import judged
 from mirage_core.stages.shared import SharedStages
 from mirage_core.stages.stage import StageResult, label
+from mirage_core.stages.study_cell import INTERVENTIONS, cell_road
 from mirage_core.studies.grid import CellRun
 from mirage_core.training.launch import ending_jobs
 from mirage_core.types import Artifact, Progress, ProgressEvent
@@ -34,6 +34,11 @@ class Outcome:
     def evaluation(self) -> Artifact | None:
         """The answers of the cell's method, judged."""
         return self.artifacts.get(label("evaluation", {"method": self.run.cell.method}))
+
+    @property
+    def interventions(self) -> Artifact | None:
+        """What was measured when its latents were exchanged; None where they were not."""
+        return self.artifacts.get(INTERVENTIONS)
 
     @property
     def seconds(self) -> float:
@@ -98,7 +103,7 @@ def _walked(run: CellRun, shared: SharedStages, progress: Progress, named: str) 
 
     def walk() -> dict[str, Artifact]:
         try:
-            return judged(run.settings, step)
+            return cell_road(run, step)
         except (ArtifactDamaged, ArtifactMissing) as problem:
             shared.forget(problem.lost)
             raise

@@ -9,6 +9,7 @@ from typing import Any
 from mirage_core.evaluation.metrics import ALL, level_of
 from mirage_core.evaluation.names import benchmark_label
 from mirage_core.evaluation.published import PublishedNumber
+from mirage_core.studies.causal import Causal, SeedRuns
 from mirage_core.studies.seeds import Comparison, Estimate
 from mirage_core.studies.table import Row, Score, Table
 
@@ -22,6 +23,7 @@ def as_json(table: Table) -> dict[str, Any]:
         "recipe": told.recipe,
         "seeds": list(told.seeds),
         "baseline": told.baseline,
+        "measures": list(told.measures),
         "command": told.command,
         "cells": [_cell(row) for row in table.rows],
         "published_not_ours": {name: [asdict(one) for one in numbers] for name, numbers in table.systems.items()},
@@ -51,8 +53,37 @@ def _cell(row: Row) -> dict[str, Any]:
             }
             for benchmark, test in row.tests.items()
         },
+        "latents": None if row.causal is None else _causal(row.causal),
         "published": {benchmark: asdict(number) for benchmark, number in row.published.items()},
     }
+
+
+def _causal(causal: Causal) -> dict[str, Any]:
+    """Shares, and differences of shares; each with its interval over the seeds."""
+    return {
+        "own": _figure(causal.own),
+        "permuted": _figure(causal.permuted),
+        "change": _figure(causal.change),
+        "causal_effect": _figure(causal.effect),
+        "zero": _figure(causal.zero),
+        "follow": None if causal.follow is None else _figure(causal.follow),
+        "follow_base_rate": None if causal.follow_clean is None else _figure(causal.follow_clean),
+        "by_seed": [_seed(one) for one in causal.by_seed],
+    }
+
+
+def _seed(one: SeedRuns) -> dict[str, Any]:
+    """The runs of one seed as the measure wrote them."""
+    runs = {"own": one.own, "permuted": one.permuted, "swapped": one.swapped, "zero": one.zero}
+    return {
+        "seed": one.seed,
+        "instances": one.instances,
+        **{name: None if run is None else run.model_dump(mode="json") for name, run in runs.items()},
+    }
+
+
+def _figure(estimate: Estimate) -> dict[str, Any]:
+    return {"mean": estimate.mean, "interval": list(estimate.interval), "by_seed": list(estimate.values)}
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:
@@ -87,7 +118,37 @@ def as_markdown(table: Table) -> str:
         f"Accuracy in % with its 95 % interval, {of} {seeds}; *published*: the paper's figure for the nearest method, "
         f"another model on other data. Baseline: {table.baseline.cell.label}. Made by `{told.command}`."
     )
-    return "\n".join([*lines, "", note]) + "\n"
+    return "\n".join([*lines, "", note, *latents_as_markdown(table)]) + "\n"
+
+
+LATENTS = ("cell", "own latents", "another's", "change, points", "follows the donor", "base rate", "zeros")
+
+
+def latents_as_markdown(table: Table) -> list[str]:
+    """The lines of a second table: what accuracy does when latents are exchanged; none where nothing was measured."""
+    rows = [(row.cell.label, row.causal) for row in table.rows if row.causal is not None]
+    if not rows:
+        return []
+    lines = [_line(list(LATENTS)), _line(["---"] * len(LATENTS))]
+    lines += [_line([label, *_exchanged(causal)]) for label, causal in rows]
+    note = (
+        "Do the latents matter? Accuracy in % with its 95 % interval, the picture present, keys and values of the "
+        "latents exchanged between problems; *follows the donor*: answers that are right for the problem whose latents "
+        "were given, beside those that were so already."
+    )
+    return ["", *lines, "", note]
+
+
+def _exchanged(causal: Causal) -> list[str]:
+    change = causal.change
+    low, high = (100 * bound for bound in change.interval)
+    return [
+        estimate_words(causal.own),
+        estimate_words(causal.permuted),
+        f"{100 * change.mean:+.1f} ({low:+.0f} to {high:+.0f})",
+        *("" if one is None else estimate_words(one) for one in (causal.follow, causal.follow_clean)),
+        estimate_words(causal.zero),
+    ]
 
 
 def _cells(table: Table, row: Row) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from mirage_core.config import Settings
+from mirage_core.config import Measure, Settings
 from mirage_core.errors import SettingsError
 from mirage_core.recipes import load
 from mirage_core.studies.study import Cell, Study
@@ -24,6 +24,7 @@ class CellRun:
     recipe: str
     sets: tuple[str, ...]
     settings: Settings = field(repr=False)
+    measures: tuple[Measure, ...] = ()
 
     @property
     def name(self) -> str:
@@ -33,8 +34,17 @@ class CellRun:
     @property
     def command(self) -> str:
         """What makes this cell, and it alone, out of a shell."""
+        return f"mirage run {self._options}"
+
+    @property
+    def diagnosis(self) -> str:
+        """What measures this cell's latents, and theirs alone, out of a shell."""
+        return f"mirage diagnose {self._options} --measures {','.join(self.measures)}"
+
+    @property
+    def _options(self) -> str:
         sets = " ".join(f"--set {shlex.quote(one)}" for one in self.sets)
-        return f"mirage run --recipe {shlex.quote(self.recipe)} {sets}"
+        return f"--recipe {shlex.quote(self.recipe)} {sets}"
 
 
 def grid(study: Study, sets: Sequence[str] = ()) -> tuple[CellRun, ...]:
@@ -63,7 +73,7 @@ def _run(study: Study, cell: Cell, seed: int, sets: Sequence[str]) -> CellRun:
         raise SettingsError(f"cell {cell.name} of the study {study.name}: {problem}") from problem
     if cell.method.endswith("grpo") and not settings.grpo.enabled:
         raise SettingsError(f"cell {cell.name} of the study {study.name} needs grpo.enabled=true")
-    return CellRun(cell=cell, seed=seed, recipe=study.recipe, sets=chosen, settings=settings)
+    return CellRun(cell=cell, seed=seed, recipe=study.recipe, sets=chosen, settings=settings, measures=study.measures)
 
 
 def _as_sets(overrides: dict[str, object]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from mirage_core.config import Method
+from mirage_core.config import Measure, Method
 from mirage_core.errors import SettingsError
 from mirage_core.recipes import FOLDER as RECIPES
 from mirage_core.recipes import read_yaml
@@ -32,6 +32,7 @@ def load_study(name_or_path: str | Path, seeds: Sequence[int] = ()) -> Study:
     path = _find(str(name_or_path))
     data = read_yaml(path)
     _check(data, Study, str(path))
+    _check_measures(data.get("measures"), str(path))
     for number, cell in enumerate(_listed(data)):
         _check(cell, Sweep if "sweep" in cell else Cell, f"{path}, cell {number + 1}")
     known = {"name": path.stem, **data, **({"seeds": list(seeds)} if seeds else {})}
@@ -85,6 +86,16 @@ def _check(data: Mapping[str, Any], model: type[BaseModel], where: str) -> None:
         raise SettingsError(
             f"{where}: got the method {method!r}, expected one of {', '.join(methods)}{nearest(str(method), methods)}"
         )
+
+
+def _check_measures(told: Any, where: str) -> None:
+    """Refuse measures that there are not."""
+    known = get_args(Measure)
+    for name in told if isinstance(told, list) else []:
+        if name not in known:
+            raise SettingsError(
+                f"{where}: got the measure {name!r}, expected some of {', '.join(known)}{nearest(str(name), known)}"
+            )
 
 
 def _place(location: Sequence[int | str]) -> str:

@@ -12,10 +12,10 @@ from mirage_core.evaluation.names import RULES, benchmark_label, group_label
 from mirage_core.evaluation.page import TEMPLATES
 from mirage_core.evaluation.story import p_words, percent
 from mirage_core.studies.table import Table
-from mirage_core.studies.words import caveats, findings, headline
+from mirage_core.studies.words import caveats, findings, headline, latents_matter
 
 
-def study_html(table: Table, figures: Mapping[str, Sequence[Figure]]) -> str:
+def study_html(table: Table, figures: Mapping[str, Sequence[Figure]], frontiers: Sequence[Figure] = ()) -> str:
     """Fill the template; what came from a file is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -30,6 +30,8 @@ def study_html(table: Table, figures: Mapping[str, Sequence[Figure]]) -> str:
             table=table,
             told=table.told,
             figures=figures,
+            frontiers=frontiers,
+            latents_matter=latents_matter(table),
             all=ALL,
             rules=[RULES.get(rule, f"rule: {rule}") for rule in dict.fromkeys(table.rules.values())],
             headline=headline(table),

@@ -78,14 +78,16 @@ def compare(
     values = tuple(test.difference for test in tests)
     won, lost = _won_and_lost(cell, baseline, same_problems=same_problems)
     return Comparison(
-        difference=_difference(tests, values, same_problems=same_problems),
+        difference=difference(tests, same_problems=same_problems),
         tests=tests,
         p_problems=mcnemar_p(won, lost),
         p_seeds=_p_seeds(values),
     )
 
 
-def _difference(tests: Sequence[PairedTest], values: tuple[float, ...], *, same_problems: bool) -> Estimate:
+def difference(tests: Sequence[PairedTest], *, same_problems: bool) -> Estimate:
+    """The mean over seeds of paired differences, each of one seed's test: the first of the two minus the second."""
+    values = tuple(test.difference for test in tests)
     if len(tests) == 1:
         return Estimate(mean=values[0], interval=tests[0].interval, values=values)
     scale = 1 / len(tests) if same_problems else 1.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from mirage_core.config import Method, Section
+from mirage_core.config import Measure, Method, Section
 
 NAME = r"^[a-z0-9][a-z0-9.-]*$"
 Scalar = bool | int | float | str
@@ -70,6 +70,9 @@ class Study(Section):
     seeds: tuple[int, ...] = Field((42,), min_length=1, description="A repeat of every cell for each.")
     baseline: str = Field(description="The cell that all others are tested against.")
     overrides: dict[str, Any] = Field(default_factory=dict, description="Settings of all cells, over the recipe's.")
+    measures: tuple[Measure, ...] = Field(
+        (), description="What is measured of every cell that answers with latents, as in analysis.measures."
+    )
     cells: tuple[Sweep | Cell, ...] = Field(min_length=1, description="Cells, and sweeps that stand for several.")
 
     @model_validator(mode="after")

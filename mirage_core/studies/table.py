@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from mirage_core.analysis.result import InterventionsResult
 from mirage_core.benchmarks import NAMES
 from mirage_core.evaluation import published
 from mirage_core.evaluation.metrics import ALL, AccuracyRow, Scored, accuracy_rows
 from mirage_core.evaluation.published import PublishedNumber
 from mirage_core.evaluation.statistics import holm
+from mirage_core.studies.causal import Causal, causal_of
 from mirage_core.studies.seeds import Comparison, Estimate, compare, share
 from mirage_core.studies.told import CellTold, RunTold, StudyTold
 
@@ -36,12 +38,16 @@ class Test:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One cell: scores by (benchmark, group), and by benchmark its test and the paper's figure."""
+    """One cell: scores by (benchmark, group), by benchmark its test and the paper's figure, and whether latents matter.
+
+    ``causal``: None where that was not measured, or no answer had latents to exchange.
+    """
 
     cell: CellTold
     scores: Mapping[tuple[str, str], Score]
     tests: Mapping[str, Test]
     published: Mapping[str, PublishedNumber]
+    causal: Causal | None = None
 
     @property
     def done(self) -> tuple[RunTold, ...]:
@@ -75,8 +81,15 @@ class Table:
         return next(row for row in self.rows if row.cell.name == self.told.baseline)
 
 
-def table_of(told: StudyTold, scored: Mapping[str, Sequence[Scored]]) -> Table:
-    """The figures of a study; ``scored`` holds the answers of each completed run, by what its ``evaluation`` names."""
+def table_of(
+    told: StudyTold,
+    scored: Mapping[str, Sequence[Scored]],
+    measured: Mapping[str, InterventionsResult] | None = None,
+) -> Table:
+    """The figures of a study; ``scored`` holds the answers of each completed run, by what its ``evaluation`` names.
+
+    ``measured``: the interventions on its latents, by what its ``interventions`` names.
+    """
     rows = {cell.name: _scores(cell, scored) for cell in told.cells}
     groups = _groups(rows.values())
     tests: dict[str, dict[str, Test]] = {cell.name: {} for cell in told.cells}
@@ -91,6 +104,7 @@ def table_of(told: StudyTold, scored: Mapping[str, Sequence[Scored]]) -> Table:
                 scores=rows[cell.name],
                 tests=tests[cell.name],
                 published={name: number for name in groups if (number := _published(name, cell)) is not None},
+                causal=_causal(cell, measured or {}),
             )
             for cell in told.cells
         ),
@@ -118,6 +132,13 @@ def _score(rows: Sequence[AccuracyRow], *, same_problems: bool) -> Score:
         unparsed=fmean(row.unparsed_share for row in rows),
         latent_share=fmean(row.latent_share for row in rows),
     )
+
+
+def _causal(cell: CellTold, measured: Mapping[str, InterventionsResult]) -> Causal | None:
+    """Whether the latents of one cell matter, over the seeds whose latents were measured."""
+    runs = [run for run in cell.runs if run.interventions is not None]
+    results = {run.seed: measured[str(run.interventions)] for run in runs}
+    return causal_of(results, same_problems=_share_problems(runs))
 
 
 def _share_problems(runs: Sequence[RunTold]) -> bool:

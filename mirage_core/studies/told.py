@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from mirage_core.config import Method, Section
+from mirage_core.config import Measure, Method, Section
 from mirage_core.studies.study import Scalar
 
 
@@ -33,6 +33,8 @@ class RunTold(Section):
     error: str | None = None
     command: str
     evaluation: str | None = None
+    interventions: str | None = Field(None, description="The input that holds what was measured of its latents.")
+    diagnosis: str | None = Field(None, description="What measures its latents alone, where the study measures them.")
     problems: str | None = Field(None, description="Digest of the problems that the seeds' test split comes from.")
     budget: CellBudget = CellBudget()
     stages: dict[str, str] = Field(default_factory=dict, description="Path in the store of every stage's artifact.")
@@ -61,3 +63,4 @@ class StudyTold(Section):
     seeds: tuple[int, ...]
     cells: tuple[CellTold, ...]
     command: str = Field(description="What makes the whole study.")
+    measures: tuple[Measure, ...] = Field((), description="What was measured of every model that has latents.")

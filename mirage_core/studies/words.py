@@ -5,6 +5,7 @@ from __future__ import annotations
 from mirage_core.evaluation.metrics import ALL
 from mirage_core.evaluation.names import benchmark_label
 from mirage_core.evaluation.story import SIGNIFICANT, p_words, percent
+from mirage_core.studies.seeds import Estimate
 from mirage_core.studies.table import Row, Table, Test
 
 
@@ -61,6 +62,23 @@ def _differs(table: Table, benchmark: str, row: Row, test: Test) -> str:
         f"{table.baseline.cell.label} ({low:+.1f} to {high:+.1f}; {p_words(test.holm_problems)} after "
         f"Holm{over_seeds})."
     )
+
+
+def latents_matter(table: Table) -> list[str]:
+    """Which cells answer by their latents: those whose change under another problem's latents leaves 0 out, and not."""
+    found = [(row.cell.label, row.causal.effect) for row in table.rows if row.causal is not None]
+    moved = [f"{label} ({100 * effect.mean:.1f} points)" for label, effect in found if _leaves_zero_out(effect)]
+    still = [f"{label} ({100 * effect.mean:+.1f})" for label, effect in found if not _leaves_zero_out(effect)]
+    told = []
+    if moved:
+        told.append(f"Another problem's latents in place of its own cost accuracy in: {', '.join(moved)}.")
+    if still:
+        told.append(f"No cost that its interval tells from 0: {', '.join(still)}.")
+    return told
+
+
+def _leaves_zero_out(effect: Estimate) -> bool:
+    return effect.interval[0] > 0
 
 
 def caveats(table: Table) -> list[str]:

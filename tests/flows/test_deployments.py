@@ -39,7 +39,7 @@ def test_there_is_one_deployment_a_stage_and_the_pipeline_and_the_night() -> Non
 
     assert stages == set(STAGES)
     assert set(StageName.__args__) == set(STAGES)  # type: ignore[attr-defined]
-    studies = {"ablation", "sweep-k", "sweep-gamma", "diagnosis"}
+    studies = {"ablation", "causal", "sweep-k", "sweep-gamma", "diagnosis"}
     assert set(DEPLOYMENTS) - stages == {"full-pipeline", "nightly", *studies}
     assert all(entry["parameters"]["stage"] == name for name, entry in DEPLOYMENTS.items() if name in stages)
 

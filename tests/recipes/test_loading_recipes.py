@@ -29,6 +29,16 @@ def test_the_recipes_of_the_issue_are_there() -> None:
     assert {"tiny", "micro", "qwen2.5-vl-3b", "qwen2.5-vl-7b"} <= set(recipes.names())
 
 
+def test_tiny_causal_is_tiny_but_for_what_makes_latents_matter() -> None:
+    causal, tiny = recipes.load("tiny-causal"), recipes.load("tiny")
+    assert (causal.latent.bottleneck, causal.latent.num_latents, causal.relaxation.bottleneck_ramp) == (
+        "latent_only", 8, 0.5
+    )  # fmt: skip
+    same = causal.model_dump(exclude={"recipe", "description", "latent", "relaxation", "evaluation"})
+    assert same == tiny.model_dump(exclude={"recipe", "description", "latent", "relaxation", "evaluation"})
+    assert causal.evaluation.methods == ("zero-shot", "direct-sft", "without-stage-1", "without-stage-1-grpo")
+
+
 def test_overrides_are_yaml_and_the_last_one_wins() -> None:
     changed = recipes.load(
         "tiny",

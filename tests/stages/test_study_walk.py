@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from mirage_core.analysis.result import write_result
 from mirage_core.errors import ArtifactMissing, InputError, StudyIncomplete, TrainingError
+from mirage_core.stages import registry
 from mirage_core.stages.stage import StageContext
 from mirage_core.stages.study_plan import plan_study
 from mirage_core.stages.study_record import newest_study
@@ -21,8 +24,10 @@ from mirage_core.store.records import PREDICTIONS_FILE, save_predictions
 from mirage_core.studies.grid import grid
 from mirage_core.studies.loading import load_study
 from mirage_core.studies.study import Study
+from tests.flows.fake_measures import FakeMeasures, install_measures
 from tests.stages.fakes import Events, fake_stages, write_one
 from tests.studies.answers import scored
+from tests.studies.latents import measured
 
 CELLS = [
     {"name": "direct", "method": "direct-sft"},
@@ -46,6 +51,19 @@ def answering(name: str, context: StageContext) -> dict[str, Any]:
     if name == "evaluation":
         save_predictions(context.output / PREDICTIONS_FILE, scored("1100", context.params["method"]))
     return {**summary, "steps": 5, "tokens": 70}
+
+
+def measuring(monkeypatch: pytest.MonkeyPatch) -> FakeMeasures:
+    """Fakes in the place of the stages that ask a model for its latents; what they measured is written down by hand."""
+    fakes = install_measures(monkeypatch)
+
+    def measure(context: StageContext) -> dict[str, Any]:
+        fakes.begin(context, "measure")
+        write_result(context.output, measured(72, 2, 65))
+        return {}
+
+    monkeypatch.setitem(registry.BESIDE, "measure", replace(registry.BESIDE["measure"], run=measure))
+    return fakes
 
 
 def run(study: Study, store: Store, parallel: int = 1) -> StudyResult:
@@ -204,6 +222,44 @@ def test_a_plan_counts_what_is_shared_and_does_nothing(
     run(study_of(tmp_path), store)
     assert all(share.cached for share in plan_study(runs, store))
     assert Counter(ran) == shared, "what was planned is what ran"
+
+
+def test_the_latents_of_every_cell_that_has_some_are_measured_once(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mirage and k-4 are the same model: one collect, one measure; direct answers without latents."""
+    fake_stages(monkeypatch, answering)
+    fakes = measuring(monkeypatch)
+    study = study_of(tmp_path, [CELLS[0], CELLS[1], CELLS[3]], measures=["interventions"])
+    planned = Counter(share.label for share in plan_study(grid(study), store))
+    result = run(study, store)
+
+    assert (planned["collect"], planned["measure/interventions"]) == (2, 2)
+    assert Counter(fakes.ran) == {"collect": 2, "measure/interventions": 2}
+    figures = json.loads((store.fetch(result.report) / "study.json").read_text())
+    assert [cell["latents"] is None for cell in figures["cells"]] == [True, False, False, False]
+    assert figures["cells"][1]["latents"]["permuted"]["mean"] == 0.1, "what the fake measure wrote"
+
+    fakes.ran.clear()
+    again = run(study, store)
+    assert (fakes.ran, again.report) == ([], result.report)
+    assert all(share.cached for share in plan_study(grid(study), store))
+
+
+def test_a_measure_that_fails_fails_its_cell_and_is_all_that_runs_again(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = fake_stages(monkeypatch, answering)
+    fakes = measuring(monkeypatch)
+    fakes.faults["measure/interventions"] = [TrainingError("no memory")]
+    study = study_of(tmp_path, CELLS[:2], measures=["interventions"])
+    failed = run(study, store)
+
+    assert [outcome.run.name for outcome in failed.failed] == ["mirage/42"]
+    ran.clear()
+    fakes.ran.clear()
+    run(study, store).check()
+    assert (ran, fakes.ran) == ([], ["measure/interventions"])
 
 
 @pytest.mark.parametrize("parallel", [0, -1])

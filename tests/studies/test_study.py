@@ -68,6 +68,8 @@ def test_the_command_of_a_cell_gives_its_very_settings(tmp_path: Path) -> None:
         ({"cells": [BASE, BASE]}, "two cells are called 'direct'"),
         ({"baseline": "k"}, "the baseline 'k' is no cell; expected one of direct, k-2, k-8"),
         ({"seeds": [1, 1]}, "different numbers"),
+        ({"measures": ["intervention"]}, "the measure 'intervention', .*did you mean interventions"),
+        ({"measures": "interventions"}, "measures: Input should be a valid tuple"),
         ({"cells": [{**BASE, "swept": ["seed", 1]}]}, "unknown key swept"),
         ({"cells": [{**BASE, "name": "Not A Name"}]}, "cells.0.name"),
     ],
@@ -138,3 +140,22 @@ def test_the_ablation_holds_the_papers_methods() -> None:
         "what writes more than moves"
     )
     assert not runs["blank-tokens"].cell.published
+
+
+def test_the_causal_study_holds_what_the_frontier_needs() -> None:
+    """The baseline at equal steps and at equal compute, both bottlenecks, and one part more in each further cell."""
+    study = load_study("causal")
+    runs = {run.cell.name: run.settings for run in grid(load_study("causal", [1]))}
+    found = {name: (one.latent.bottleneck, one.latent.num_latents) for name, one in runs.items()}
+
+    assert (study.measures, study.seeds, study.baseline) == (("interventions",), (1, 2, 3), "direct-sft")
+    assert (runs["direct-sft"].direct_sft.steps, runs["direct-sft-1200"].direct_sft.steps) == (800, 1200)
+    assert {one.relaxation.steps for one in runs.values()} == {800}
+    assert {("none", 4), ("latent_kv", 4), ("latent_only", 4), ("latent_only", 8)} == set(found.values())
+    ramped = runs["only-k8-ramp"]
+    for name, setting in (("noise", "latent_noise"), ("dropout", "latent_dropout"), ("grounding", "grounding_weight")):
+        more = runs[f"only-k8-ramp-{name}"]
+        assert more.relaxation == ramped.relaxation.model_copy(update={setting: 0.1}), name
+        assert more.latent == ramped.latent
+    assert runs["only-k8-ramp-grpo"].relaxation == ramped.relaxation
+    assert (ramped.problems.vsp_reasoning, ramped.analysis.instances) == (None, 200)
