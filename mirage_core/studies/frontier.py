@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Picture
@@ -16,6 +17,8 @@ from mirage_core.studies.seeds import Estimate
 from mirage_core.studies.table import Row, Table
 
 LABEL = 0.17  # inches between two labels
+LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.6, "alpha": 0.7, "relpos": (0.0, 0.5), "shrinkB": 3}
+"""The thin line from the left end of a label to its point."""
 
 
 def frontier_of(table: Table, benchmark: str) -> list[Figure]:
@@ -118,5 +121,5 @@ def _labels(
         axes.annotate(
             names[at], xy=anchors[at], xytext=(1.06, (place - low) / (high - low)), textcoords=axes.transAxes,
             fontsize=7.2, color=theme.ink, va="center", parse_math=False, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colours[at], "linewidth": 0.6, "alpha": 0.7, "relpos": (0.0, 0.5), "shrinkB": 3},
+            arrowprops={**LEADER, "color": colours[at]},
         )  # fmt: skip
