@@ -34,7 +34,7 @@ from mirage_core.training.kept_rollouts import keep_rollouts, kept_rollouts
 from mirage_core.training.loop import TrainPlan, train
 from mirage_core.training.losses import LossParts, text_log_probs
 from mirage_core.training.memory import answers_at_once, portion_of
-from mirage_core.training.meters import work_of
+from mirage_core.training.meters import PLACES
 from mirage_core.training.objective import MicroBatch
 from mirage_core.training.policy_batch import PolicyBatch, cut, policy_batch, widths_of
 from mirage_core.training.policy_loss import PolicyTerms, policy_terms
@@ -255,14 +255,28 @@ class GRPOObjective:
             ]
 
     def _micro_batch(self, data: PolicyData) -> MicroBatch:
-        layout = data.batch.layout
-        prompts, answers = work_of(layout.prompts), work_of(layout.answers)
-        work = {name: answers[name] + (0.0 if name == "examples" else prompts[name]) for name in answers}
         counts = {
             "rollouts": float(data.batch.learned),
             "drawn": float(data.drawn.answers) if data.drawn is not None else 0.0,
         }
-        return MicroBatch(data, counts, work=work)
+        return MicroBatch(data, counts, work=self._work(data.batch))
+
+    def _work(self, batch: PolicyBatch) -> dict[str, float]:
+        """Answers, and of each one's prompt its share: the same however a group is cut into passes and processes.
+
+        Stand-ins are no work: they learn nothing.
+        """
+        prompts, answers = batch.layout.prompts, batch.layout.answers
+        owners = batch.layout.owners[: batch.learned].cpu()
+        share = len(owners) / self._settings.group_size
+        spans = answers.span_rows.cpu() < batch.learned
+        return {
+            "examples": float(batch.learned),
+            "tokens": float(answers.attention_mask[: batch.learned].sum())
+            + float(prompts.attention_mask.sum(1).cpu()[owners].sum()) / self._settings.group_size,
+            "latents": float(answers.span_lengths.cpu()[spans].sum()),
+            PLACES: float(batch.learned * answers.input_ids.shape[1]) + share * prompts.input_ids.shape[1],
+        }
 
     def loss(self, backbone: nn.Module, data: PolicyData, totals: Mapping[str, float]) -> LossParts:
         """What these answers add to the mean over all answers that the step learns from.
