@@ -159,7 +159,7 @@ class Dose(Record):
     isotonic: tuple[float | None, ...] = Field(description="Accuracy fitted to fall only.")
     half_scale: float | None = Field(description="Scale at which half of the largest fall is reached; None: no fall.")
     spearman: float | None = Field(description="Rank correlation of scale and accuracy: -1 falls throughout.")
-    trend_p: float | None = Field(description="Mantel's trend test that answers are right ever less as the scale grows.")
+    trend_p: float | None = Field(description="Mantel's trend test: right ever less as the scale grows.")
 
 
 class InterventionsResult(Record):
