@@ -196,7 +196,8 @@ def test_the_report_gets_every_folder_by_its_label_and_no_runtime(
 ) -> None:
     calls: list[tuple[Settings, dict[str, Path]]] = []
 
-    def write_report(output: Path, given: Settings, folders: dict[str, Path]) -> dict[str, Any]:
+    def write_report(output: Path, given: Settings, folders: dict[str, Path], looks: object) -> dict[str, Any]:
+        assert looks is None, "nobody asked for looks"
         calls.append((given, folders))
         (output / "report.html").write_text("<html>")
         return {"page": "report.html"}
