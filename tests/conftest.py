@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.servers.fixtures"]
 
@@ -19,6 +20,10 @@ for name in [name for name in os.environ if name.startswith("AWS_")]:  # nobody'
     del os.environ[name]
 # Nor what lies in the caller's home; and no test waits for a cloud's metadata service.
 os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, AWS_EC2_METADATA_DISABLED="true")
+
+# A loaded machine is no failure: examples have no deadline, and how long they took to be drawn is nobody's fault.
+settings.register_profile("mirage", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mirage")
 
 
 @pytest.fixture(autouse=True)
