@@ -61,7 +61,7 @@ def window(request: pytest.FixtureRequest, chromium: str, tmp_path: Path) -> Ite
 def finished_run(live_stack: LiveStack) -> str:
     """A run of the whole road, every method trained and judged, that has ended well."""
     run = live_stack.run("mirage/full-pipeline", {"recipe": "micro", "overrides": list(OVERRIDES)})
-    state = live_stack.wait(run)
+    state = live_stack.wait(run, patience_s=900)  # eleven methods, beside whatever else the machine does
     assert state["type"] == "COMPLETED", state["message"]
     return run
 
