@@ -97,7 +97,7 @@ _ABLATION = (
 
 NUMBERS: tuple[PublishedNumber, ...] = (
     *_mirage("zero-shot", 0.32, 0.06, "zero-shot"),
-    *_mirage("direct SFT", 0.83, 0.72, "direct-sft"),
+    *_mirage("direct SFT", 0.83, 0.72, "direct-sft", "direct"),
     *_mirage("CoT SFT + GRPO", 0.85, 0.51, "direct-sft-grpo", "cot"),
     *_mirage("Anole", 0.52, 0.01),
     *_mirage("MVoT", 0.61, 0.11),
