@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from PIL import Image
 
 from mirage_core.analysis import page_words as words
@@ -24,6 +24,7 @@ from mirage_core.evaluation import page as report_page
 from mirage_core.evaluation.drawings import open_picture
 from mirage_core.evaluation.figures import Figure
 from mirage_core.evaluation.names import benchmark_label, group_label
+from mirage_core.evaluation.templating import page_environment
 from mirage_core.evaluation.trajectories import SELECTION_RULE, pieces
 from mirage_core.types import Problem
 
@@ -140,15 +141,11 @@ def render(sources: Sources, verdict: Verdict, drawn: Mapping[str, Figure]) -> s
 
 def environment() -> Environment:
     """Templates of the analysis, with those of the report behind them."""
-    made = Environment(
-        loader=FileSystemLoader([TEMPLATES, report_page.TEMPLATES]), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    made.filters.update(
-        CELLS, percent=words.percent, p_words=words.p_words, run_label=words.run_label, seen=words.seen_words,
+    return page_environment(
+        TEMPLATES, **CELLS, percent=words.percent, p_words=words.p_words, run_label=words.run_label,
+        seen=words.seen_words,
         picture=report_page.picture_uri, benchmark=benchmark_label, group=group_label, token=token_words,
     )  # fmt: skip
-    return made
 
 
 def run_tables(results: Mapping[str, Record]) -> dict[str, dict[Seen, list[Run]]]:

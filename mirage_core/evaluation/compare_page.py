@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from mirage_core.evaluation.metrics import Scored
 from mirage_core.evaluation.names import RULES, benchmark_label, group_label
-from mirage_core.evaluation.page import TEMPLATES, picture_uri
+from mirage_core.evaluation.page import picture_uri
 from mirage_core.evaluation.side_by_side import Comparison, Side
 from mirage_core.evaluation.story import p_words
+from mirage_core.evaluation.templating import page_environment
 from mirage_core.evaluation.trajectories import Piece, explain, pieces, sample
 from mirage_core.types import Problem
 
@@ -52,11 +51,7 @@ def compare_html(
     comparison: Comparison, first: Side, second: Side, problems: Mapping[str, Problem], *, shown: int
 ) -> str:
     """The whole page, with up to ``shown`` problems in pairs; what came from a model or a file is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(
+    environment = page_environment(
         points=_points, signed=_signed, p_words=p_words, picture=picture_uri, group=group_label,
         benchmark=benchmark_label, clip=_clip,
     )  # fmt: skip

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -32,11 +30,11 @@ from mirage_core.evaluation.names import (
 )
 from mirage_core.evaluation.protocol import ProtocolRow, protocol_rows
 from mirage_core.evaluation.sources import Sources
+from mirage_core.evaluation.templating import page_environment
 from mirage_core.evaluation.trajectories import SELECTION_RULE, Sample, choose, question_text, sample
 from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.types import Problem, ProgressEvent, TrainingExample
 
-TEMPLATES = Path(__file__).parent / "templates"
 PICTURE_WIDTH = 200
 TEXT_LIMIT = 700
 EXAMPLES_SHOWN = 3
@@ -75,11 +73,7 @@ def render(
     looks: SampleLooks | None = None,
 ) -> str:
     """Fill the template; everything that came from a model or a file is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(
+    environment = page_environment(
         percent=story.percent, points=_points, p_words=story.p_words, picture=picture_uri, method=method_label,
         short=short_label, group=group_label, benchmark=benchmark_label, stage=stage_label, clip=_clip,
     )  # fmt: skip

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mirage_core.evaluation.figures import Figure
 from mirage_core.evaluation.names import benchmark_label, short_label
 from mirage_core.evaluation.plots import DARK, LIGHT
 from mirage_core.evaluation.story import p_words, percent
+from mirage_core.evaluation.templating import page_environment
 from mirage_core.evaluation.trend_plot import Night, trend_png
 
-TEMPLATES = Path(__file__).parent / "templates"
 READING = (
     "Share of the test problems answered right; bands and bars are Wilson 95 % intervals. A dotted line: another "
     "model, named by its digest. A full line: other problems or another rule, so that what stands left of it cannot be "
@@ -35,11 +32,7 @@ def trend_figure(nights: Mapping[str, Sequence[Night]]) -> Figure:
 
 def trend_html(pointer: str, points: Sequence[Mapping[str, Any]], figure: Figure) -> str:
     """The page of a pointer's nights (JSON forms of trend points, oldest first); everything in it is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(
+    environment = page_environment(
         percent=percent, p_words=p_words, benchmark=benchmark_label, method=short_label, points=_points
     )
     benchmarks = sorted({score["benchmark"] for point in points for score in point["scores"]})

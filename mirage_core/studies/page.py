@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from mirage_core.evaluation.figures import Figure
 from mirage_core.evaluation.metrics import ALL
 from mirage_core.evaluation.names import RULES, benchmark_label, group_label
-from mirage_core.evaluation.page import TEMPLATES
 from mirage_core.evaluation.story import p_words, percent
+from mirage_core.evaluation.templating import page_environment
 from mirage_core.studies.table import Table
 from mirage_core.studies.words import caveats, findings, headline, latents_matter
 
 
 def study_html(table: Table, figures: Mapping[str, Sequence[Figure]], frontiers: Sequence[Figure] = ()) -> str:
     """Fill the template; what came from a file is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters.update(
+    environment = page_environment(
         points=lambda value: f"{100 * value:.1f}", signed=lambda value: f"{100 * value:+.1f}", percent=percent,
         p_words=p_words, benchmark=benchmark_label, group=group_label, count=lambda number: f"{number:,.0f}",
     )  # fmt: skip
