@@ -21,7 +21,11 @@ from tasks.places import open_store, store_url
 
 @flow(name="mirage-study", flow_run_name="{study}", persist_result=False, result_serializer="json")
 def grid_study(
-    study: str = "ablation", seeds: tuple[int, ...] = (), overrides: tuple[str, ...] = (), parallel: int = 1
+    study: str = "ablation",
+    seeds: tuple[int, ...] = (),
+    cells: tuple[str, ...] = (),
+    overrides: tuple[str, ...] = (),
+    parallel: int = 1,
 ) -> Artifact:
     """Run every cell of a study, each stage that cells share once, and make one report of all of them.
 
@@ -32,10 +36,11 @@ def grid_study(
         study: The study: ablation, causal, sweep-k, sweep-gamma, paper, ablation-micro (for tests), or the path of a
             YAML file that the worker can read.
         seeds: Repeats of every cell, one seed an item. Empty: the study's own seeds.
+        cells: Only these cells, one an item, and the baseline. Empty: all.
         overrides: Settings of all cells that differ from the study's, one an item, such as `runtime.processes=4`.
         parallel: Cells at a time. Where the machine has one GPU, or two cores, one is best.
     """
-    chosen, store = load_study(study, seeds), store_url()
+    chosen, store = load_study(study, seeds, cells), store_url()
     log = get_run_logger()
     shown = f"# Study {chosen.name}\n\n```yaml\n{dump_study(chosen)}```\n"
     create_markdown_artifact(shown, key="study", description="The study as it is run")

@@ -19,6 +19,9 @@ def study(
     seeds: Annotated[
         str | None, typer.Option(metavar="1,2,3", help="Repeats of every cell. [default: the study's own]")
     ] = None,
+    cells: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Only these cells, and the baseline. [default: all]")
+    ] = None,
     sets: SetsOption = None,
     parallel: Annotated[int, typer.Option(min=1, help="Cells at a time; a stage that two share runs once.")] = 1,
     direct: Annotated[bool, typer.Option("--direct", help="Run in this process, without a Prefect server.")] = False,
@@ -37,7 +40,13 @@ def study(
     """
     from flows.commands import study as command
 
-    chosen = command.Asked(name=name, seeds=command.seeds_of(seeds), sets=tuple(sets or ()), parallel=parallel)
+    chosen = command.Asked(
+        name=name,
+        seeds=command.seeds_of(seeds),
+        cells=command.cells_of(cells),
+        sets=tuple(sets or ()),
+        parallel=parallel,
+    )
     if dry_run:
         command.show_plan(chosen, store, open_page=open_page)
     elif direct:

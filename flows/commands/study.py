@@ -37,12 +37,13 @@ class Asked:
 
     name: str
     seeds: tuple[int, ...]
+    cells: tuple[str, ...]
     sets: tuple[str, ...]
     parallel: int
 
     def study(self) -> Study:
-        """The study, with these seeds where there are any."""
-        return load_study(self.name, self.seeds)
+        """The study, with these seeds and cells where there are any."""
+        return load_study(self.name, self.seeds, self.cells)
 
 
 def seeds_of(told: str | None) -> tuple[int, ...]:
@@ -53,6 +54,14 @@ def seeds_of(told: str | None) -> tuple[int, ...]:
         return tuple(int(part) for part in told.split(","))
     except ValueError as problem:
         raise InputError(f"got the seeds {told!r}, expected whole numbers such as 1,2,3") from problem
+
+
+def cells_of(told: str | None) -> tuple[str, ...]:
+    """``a,b`` as names; InputError where there is none."""
+    names_told = tuple(part.strip() for part in (told or "").split(",") if part.strip())
+    if told is not None and not names_told:
+        raise InputError(f"got the cells {told!r}, expected names such as direct-sft,cot-sft; leave it out for all")
+    return names_told
 
 
 def show_plan(asked: Asked, store: str | None, *, open_page: bool) -> None:
@@ -116,6 +125,7 @@ def run_deployment(asked: Asked, store: str | None, *, open_page: bool) -> None:
         parameters={
             "study": asked.name if known else str(Path(asked.name).resolve()),
             "seeds": list(asked.seeds),
+            "cells": list(asked.cells),
             "overrides": list(asked.sets),
             "parallel": asked.parallel,
         },

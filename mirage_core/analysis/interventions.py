@@ -68,7 +68,7 @@ def _all_views(
     states = among.states(asker)
     runs: list[Run] = []
     doses: list[Dose] = []
-    for seen in views.VIEWS:
+    for seen in settings.views:
         own = list(among.clean)
         if seen != "present":
             own = among.run(asker, views.feeding(asker, seen, among.latents))

@@ -14,8 +14,6 @@ from mirage_core.analysis.partners import NOBODY, Partners
 from mirage_core.analysis.result import Seen
 from mirage_core.model.intervention import Interventions, SpanStates
 
-VIEWS: tuple[Seen, ...] = ("present", "cut", "hidden")
-
 
 def view(asker: Asker, seen: Seen) -> Interventions:
     """What is left of the picture, as interventions of a decoding.

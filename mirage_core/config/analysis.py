@@ -24,6 +24,12 @@ class AnalysisSettings(Section):
     )
     batch_size: Positive = Field(50, description="Problems answered together; part of the result's identity.")
     seed: int = Field(0, ge=0, description="Decides partners, noise, folds, shuffles and resamples.")
+    views: tuple[Literal["present", "cut", "hidden"], ...] = Field(
+        ("present", "cut", "hidden"),
+        min_length=1,
+        description="What is left of the picture while latents are changed (interventions): all of it; nothing behind "
+        "the span; nothing at all. Each takes as long as the others.",
+    )
     noise_scales: tuple[float, ...] = Field(
         (0.25, 0.5, 1.0, 2.0, 4.0, 8.0),
         min_length=1,

@@ -25,8 +25,10 @@ class LatentSettings(Section):
     """The latent span: its length, how its targets are made, and how it ends. Paper, section 3.2."""
 
     num_latents: Positive = Field(4, description="k, latent tokens a span.")
-    compression: Literal["even", "drop_tail"] = Field(
-        "even", description="even: every patch is averaged; drop_tail: the released code's rule."
+    compression: Literal["even", "drop_tail", "changed"] = Field(
+        "even",
+        description="even: every patch is averaged; drop_tail: the released code's rule; changed: only patches in "
+        "which the auxiliary picture differs from the problem's first picture, where they are of one size.",
     )
     end: Literal["exact", "free"] = Field("exact", description="exact: k latents; free: the model ends the span.")
     max_latents: Positive = Field(8, description="Cap on latents a span when the end is free.")

@@ -66,6 +66,11 @@ class GroundingSettings(TrainSettings):
     """Stage 1: L1 = L_visual + gamma * L_text. Paper, Eq. 2-3."""
 
     text_weight: float = Field(0.1, ge=0, description="gamma, the weight of the text loss.")
+    horizon: Positive = Field(
+        1,
+        description="Latents predicted in a row, fed on the model's own between, before a target is fed again; 1: "
+        "every target (paper); latent.num_latents or more: none.",
+    )
 
 
 class RelaxationSettings(TrainSettings):

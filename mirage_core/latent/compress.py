@@ -15,14 +15,15 @@ from torch import Tensor
 
 from mirage_core.errors import InputError
 
-Compression = Literal["even", "drop_tail"]
+Compression = Literal["even", "drop_tail", "changed"]
 
 
 def compress(features_PD: Tensor, num_latents: int, mode: Compression) -> Tensor:
     """Average runs of patches, in raster order, to [K, D], detached.
 
     ``even``: every patch counts, runs differ by one patch at most, longer ones first. ``drop_tail``: the
-    released code's rule, equal runs, up to K - 1 trailing patches dropped. InputError when K > P.
+    released code's rule, equal runs, up to K - 1 trailing patches dropped. InputError when K > P in both. ``changed``:
+    as ``even``, of patches that were chosen (``changed``); where they are fewer than K, latents in a row share one.
     """
     return _average(features_PD.detach(), num_latents, mode)
 
@@ -35,6 +36,18 @@ def compress_all(features: Sequence[Tensor], num_latents: int, mode: Compression
     return _average(torch.stack(list(features)).detach(), num_latents, mode)
 
 
+def changed(auxiliary_PC: Tensor, image_PC: Tensor, merged: int) -> Tensor:
+    """Which merged patches [P / merged] of an auxiliary picture differ from another's, both as pixels [P, C].
+
+    Those of one merged patch stand together. All of them where the pictures are of other sizes, or do not differ.
+    """
+    patches = len(auxiliary_PC) // merged
+    if auxiliary_PC.shape != image_PC.shape:
+        return torch.ones(patches, dtype=torch.bool)
+    differs = (auxiliary_PC != image_PC).reshape(patches, -1).any(1)
+    return differs if bool(differs.any()) else ~differs
+
+
 def _average(features: Tensor, num_latents: int, mode: Compression) -> Tensor:
     """Averages [..., K, D] of features [..., P, D], summed in float32 whatever their type."""
     weights = _weights(features.shape[-2], num_latents, mode).to(features.device)
@@ -44,14 +57,18 @@ def _average(features: Tensor, num_latents: int, mode: Compression) -> Tensor:
 @lru_cache(maxsize=256)
 def _weights(patches: int, num_latents: int, mode: Compression) -> Tensor:
     """The averaging matrix [K, P]; a normal tensor even when first needed in inference mode."""
+    if mode not in ("even", "drop_tail", "changed"):
+        raise InputError(f"Unknown compression {mode!r}; known: even, drop_tail, changed.")
+    if mode == "changed" and num_latents > patches:
+        shared = np.eye(patches, dtype=np.float32)[np.arange(num_latents) * patches // num_latents]
+        with torch.inference_mode(False):
+            return torch.from_numpy(shared)
     if num_latents > patches:
         raise InputError(
             f"{num_latents} latents were asked of an image of {patches} merged patches. "
             f"Set latent.num_latents to {patches} or less, or give larger auxiliary images (prompt.image_scale)."
         )
-    if mode not in ("even", "drop_tail"):
-        raise InputError(f"Unknown compression {mode!r}; known: even, drop_tail.")
-    used = patches if mode == "even" else patches - patches % num_latents
+    used = patches - patches % num_latents if mode == "drop_tail" else patches
     weights = np.zeros((num_latents, patches), dtype=np.float32)
     for row, run in enumerate(np.array_split(np.arange(used), num_latents)):
         weights[row, run] = 1.0 / len(run)

@@ -43,6 +43,7 @@ class EncodedExample:
     ``auxiliary_*``: one image a latent span, in order; empty without latents and where no targets
     are needed (relaxation, GRPO). ``image_features``: as in EncodedPrompt;
     ``auxiliary_features``: the same of the auxiliary images, or their first D columns, which is all that is used.
+    ``auxiliary_kept``: which merged patches [n] of each auxiliary image targets are made of; empty: all.
     """
 
     ids: Tensor
@@ -53,3 +54,4 @@ class EncodedExample:
     auxiliary_grid_thw: Tensor
     image_features: tuple[Tensor, ...] = ()
     auxiliary_features: tuple[Tensor, ...] = ()
+    auxiliary_kept: tuple[Tensor, ...] = ()

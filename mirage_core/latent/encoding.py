@@ -18,6 +18,7 @@ from torch import Tensor
 from mirage_core import benchmarks
 from mirage_core.config import LatentSettings, PromptSettings
 from mirage_core.errors import DataError, InputError
+from mirage_core.latent.compress import changed
 from mirage_core.latent.encoded import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
 from mirage_core.latent.pictures import open_picture, picture_size
 from mirage_core.latent.tokens import TokenIds, token_ids
@@ -73,9 +74,11 @@ class Encoder:
         ignored[-newline:] = prompt.ids[-newline:].numpy()
         wanted = with_latents if with_targets is None else with_targets
         pixels, grids = no_pixels(), no_grids()
+        kept: tuple[Tensor, ...] = ()
         if wanted and with_latents:
             name = f"the auxiliary image of problem {chain.problem_id}"
             pixels, grids = self.pixels((example.auxiliary_image.image,), name)
+            kept = self._kept(pixels, grids, prompt)
         return EncodedExample(
             ids=torch.cat([prompt.ids, torch.from_numpy(answer)]),
             labels=torch.from_numpy(np.concatenate([ignored, labels])),
@@ -83,7 +86,17 @@ class Encoder:
             grid_thw=prompt.grid_thw,
             auxiliary_pixel_values=pixels,
             auxiliary_grid_thw=grids,
+            auxiliary_kept=kept,
         )
+
+    def _kept(self, pixels: Tensor, grids: Tensor, prompt: EncodedPrompt) -> tuple[Tensor, ...]:
+        """Which merged patches of the auxiliary image targets are made of; nothing where all are."""
+        if self._latent.compression != "changed":
+            return ()
+        first = prompt.pixel_values[: int(prompt.grid_thw[0].prod())] if len(prompt.grid_thw) else no_pixels()
+        alike = len(prompt.grid_thw) > 0 and torch.equal(prompt.grid_thw[0], grids[0])
+        merged = int(self._processor.image_processor.merge_size) ** 2
+        return (changed(pixels, first if alike else no_pixels(), merged),)
 
     def length(self, example: TrainingExample, *, with_latents: bool) -> int:
         """The number of tokens that ``example`` gives, without decoding a picture: its header tells its size.

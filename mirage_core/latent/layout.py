@@ -49,7 +49,8 @@ class LatentBatch:
     span. ``causal`` is True when padding stands only right of each row's tokens, so that, but for a bottleneck, plain
     causal attention is exact. Grids stay on the CPU; ``image_rows`` [N] is the row of each input image.
     ``image_features``, ``auxiliary_features``: features [n_i, F] of each image (F: backbone.feature_size) where they
-    are known already (a frozen vision tower); the pixels are then not looked at. ``zones`` [B, T]: values of Zone, by
+    are known already (a frozen vision tower); the pixels are then not looked at. ``auxiliary_kept``: which merged
+    patches [n_i] of each auxiliary image its targets are made of; empty: all. ``zones`` [B, T]: values of Zone, by
     which ``bottleneck`` tells what may attend to what; BEFORE throughout rows that it does not concern. Where a row's
     latents are read again (latent_only), these columns stand behind the span, at the positions of its latents.
     """
@@ -74,6 +75,7 @@ class LatentBatch:
     auxiliary_grid_thw: Tensor
     image_features: tuple[Tensor, ...] = ()
     auxiliary_features: tuple[Tensor, ...] = ()
+    auxiliary_kept: tuple[Tensor, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -89,6 +91,7 @@ class LatentBatch:
             **moved,
             image_features=tuple(features.to(device, non_blocking=True) for features in self.image_features),
             auxiliary_features=tuple(features.to(device, non_blocking=True) for features in self.auxiliary_features),
+            auxiliary_kept=tuple(kept.to(device, non_blocking=True) for kept in self.auxiliary_kept),
         )
 
 
@@ -242,6 +245,7 @@ def _auxiliary(examples: Sequence[EncodedExample]) -> dict[str, Any]:
         "auxiliary_pixel_values": _cat_pixels([example.auxiliary_pixel_values for example in examples]),
         "auxiliary_grid_thw": grids,
         "auxiliary_features": _all_features([example.auxiliary_features for example in examples], len(grids)),
+        "auxiliary_kept": tuple(kept for example in examples for kept in example.auxiliary_kept),
     }
 
 

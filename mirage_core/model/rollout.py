@@ -61,21 +61,45 @@ def grounding_forward(
     *,
     checkpointing: bool = False,
     blank: bool = False,
+    horizon: int = 1,
 ) -> Grounded:
     """Stage 1: the compressed auxiliary images are fed at the latent positions. Paper, Eq. 2.
 
-    ``blank``: the embedding of latent_pad is fed instead, and the images are only what is to be predicted. InputError
-    without one auxiliary image a span, for spans of different lengths, and for more latents than patches.
+    ``blank``: the embedding of latent_pad is fed instead, and the images are only what is to be predicted.
+    ``horizon``: how many latents in a row are predicted before a target is fed again, those between being the model's
+    own, under gradient; 1: the paper; from K on all are its own. InputError without one auxiliary image a span, for
+    spans of different lengths, for more latents than patches, and for a horizon in a batch that is not aligned.
     """
     images = image_features(backbone, batch, checkpointing=checkpointing)
     embedded = backbone.embed(batch.input_ids, images)
     targets = target_latents(backbone, batch, compression).to(embedded.tokens.dtype)
+    merged = [backbone.merged(image) for image in images]
+    if horizon > 1 and not blank:
+        _check_aligned(batch)
+        led = _Led(targets, horizon)
+        hidden = roll_out(backbone, embedded, batch, checkpointing=checkpointing, disturb=led)
+        return Grounded(hidden, _rolled_out(batch, hidden), targets, merged)
     columns = _span_columns(batch)
     if not blank:
         embedded = _fed(embedded, batch, columns, targets)
     hidden = one_pass(backbone, embedded, batch, checkpointing=checkpointing)
     predicted = hidden[batch.span_rows[:, None], columns - 1]
-    return Grounded(hidden, predicted, targets, [backbone.merged(image) for image in images])
+    return Grounded(hidden, predicted, targets, merged)
+
+
+@dataclass(frozen=True, slots=True)
+class _Led:
+    """Feeds latents as they were rolled out, but targets [S, K, D] in the place of every so many: a ``Disturb``."""
+
+    targets: Tensor
+    horizon: int
+
+    def __call__(self, latents: Tensor, numbers: Tensor) -> Tensor:
+        length = self.targets.shape[1]
+        if self.horizon >= length:
+            return latents
+        lead = (numbers % length + 1) % self.horizon == 0
+        return torch.where(lead[:, None], self.targets.flatten(0, 1).index_select(0, numbers).to(latents), latents)
 
 
 def relaxed_forward(
@@ -87,11 +111,15 @@ def relaxed_forward(
     last, which goes with the next segment: k + 1 passes for one span. ``disturb``: what becomes of latents before they
     are fed. InputError for a batch that is not aligned.
     """
-    if len(batch.span_rows) and not batch.aligned:
-        raise InputError("Rolling latents out needs spans in shared columns: collate with align=True.")
+    _check_aligned(batch)
     embedded = _embedded(backbone, batch, checkpointing)
     hidden = roll_out(backbone, embedded, batch, checkpointing=checkpointing, disturb=disturb)
     return Relaxed(hidden, _rolled_out(batch, hidden))
+
+
+def _check_aligned(batch: LatentBatch) -> None:
+    if len(batch.span_rows) and not batch.aligned:
+        raise InputError("Rolling latents out needs spans in shared columns: collate with align=True.")
 
 
 def replayed_forward(
@@ -191,7 +219,15 @@ def target_latents(backbone: Backbone, batch: LatentBatch, compression: Compress
         features = list(batch.auxiliary_features) or backbone.image_features(
             batch.auxiliary_pixel_values, batch.auxiliary_grid_thw
         )
-        return compress_all([backbone.merged(image) for image in features], lengths.pop(), compression)
+        merged = [backbone.merged(image) for image in features]
+        return compress_all(kept_of(merged, batch.auxiliary_kept), lengths.pop(), compression)
+
+
+def kept_of(images: Sequence[Tensor], kept: Sequence[Tensor]) -> list[Tensor]:
+    """Of images [n_i, D], one a span, the patches that targets are made of; all of one of another size than these."""
+    if not kept:
+        return list(images)
+    return [image[chosen] if len(chosen) == len(image) else image for image, chosen in zip(images, kept, strict=False)]
 
 
 def _span_columns(batch: LatentBatch) -> Tensor:

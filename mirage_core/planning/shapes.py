@@ -18,7 +18,7 @@ WARMUP_FRAME = 16
 AUXILIARY_LABELS = 20
 """Tokens that label the pictures where the auxiliary one is an input (benchmarks/auxiliary_input.py)."""
 ROLLED_OUT = ("relaxation", "without-stage-1")
-"""The supervised stages whose latents are the model's own."""
+"""The supervised stages whose latents are always the model's own; those of grounding with a horizon above 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Shape:
     """The figures of a row that stands for all: its longest or its mean (rounded).
 
     ``read``: latents that the text after them reads again; ``blank``: blank tokens stand in a span, and nothing is
-    rolled out.
+    rolled out; ``led``: grounding feeds targets alone.
     """
 
     prompt: int
@@ -38,6 +38,7 @@ class Shape:
     num_latents: int
     read: int = 0
     blank: bool = False
+    led: bool = True
 
     @classmethod
     def most(cls, rows: RecipeRows, settings: Settings) -> Shape:
@@ -60,11 +61,16 @@ class Shape:
             given = self.image + shown
             return Batch(rows=count, passes=(length,), labels=text + caption + 1, padded=differ, fed=given)
         begun, labels = self.prompt + self.before + 1, text + 3
-        if name in ROLLED_OUT:
+        given = self.image + (0 if name in ROLLED_OUT else self.auxiliary)
+        if self.rolls_out(name):
             passes = self._passes(begun, self.after + 1)
-            return Batch(rows=count, passes=passes, labels=labels, padded=differ, fed=self.image)
-        length, given = begun + self.num_latents + self.read + 1 + self.after, self.image + self.auxiliary
+            return Batch(rows=count, passes=passes, labels=labels, padded=differ, fed=given)
+        length = begun + self.num_latents + self.read + 1 + self.after
         return Batch(rows=count, passes=(length,), labels=labels, padded=differ, fed=given)
+
+    def rolls_out(self, name: str) -> bool:
+        """Whether a stage takes a pass a latent."""
+        return name in ROLLED_OUT or (name == "grounding" and not self.led)
 
     def answers(self, prompts: int, count: int, tokens: int) -> Batch:
         """So many answers of ``tokens`` text tokens with one span, to ``prompts`` prompts that are encoded once."""
@@ -91,7 +97,9 @@ def _spans(settings: Settings) -> dict[str, Any]:
     """What a recipe has in a span, and behind it."""
     latent = settings.latent
     again = latent.num_latents if latent.bottleneck == "latent_only" else 0
-    return {"num_latents": latent.num_latents, "read": again, "blank": latent.fed == "blank"}
+    blank = latent.fed == "blank"
+    led = blank or settings.grounding.horizon == 1
+    return {"num_latents": latent.num_latents, "read": again, "blank": blank, "led": led}
 
 
 _PARTS = ("prompt", "image", "before", "after", "caption", "auxiliary")

@@ -33,7 +33,7 @@ from mirage_core.planning.operations import (
     training_seconds,
 )
 from mirage_core.planning.rows import RecipeRows
-from mirage_core.planning.shapes import ROLLED_OUT, Shape, exercises
+from mirage_core.planning.shapes import Shape, exercises
 from mirage_core.planning.sizes import ModelSizes
 from mirage_core.training.data import steps_of
 from mirage_core.training.prepared import CHUNK, FEATURE_LIMIT_BYTES
@@ -94,7 +94,8 @@ def _supervised(
     form = form_of(settings.model, section.gradient_checkpointing)
     held_ = held(sizes, settings.model, runtime, section.optimizer)
     largest = Shape.most(rows, settings).batch(name, at_once, section.batch_by != "group")
-    mean = Shape.mean(rows, settings).batch(name, section.batch_size, padded=False)
+    shape = Shape.mean(rows, settings)
+    mean = shape.batch(name, section.batch_size, padded=False)
     if settings.model.train_vision:
         largest = replace(largest, patches=sizes.merged_patches * rows.most("image"))
         mean = replace(mean, patches=round(sizes.merged_patches * rows.mean("image")))
@@ -107,7 +108,7 @@ def _supervised(
         executed += encoding(sizes, sizes.merged_patches * section.batch_size * rows.mean("image"))
     seconds = None
     if rates is not None:
-        rate = rates.rolling if name in ROLLED_OUT else rates.training
+        rate = rates.rolling if shape.rolls_out(name) else rates.training
         busiest, portions = executed * mine / section.batch_size, math.ceil(mine / at_once)
         seconds = training_seconds(sizes, mean, form, busiest, rate, rates, portions=portions)
         seconds += _stepping(settings, sizes, form, rates)

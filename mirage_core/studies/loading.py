@@ -24,8 +24,8 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_study(name_or_path: str | Path, seeds: Sequence[int] = ()) -> Study:
-    """Read a study by its name, or a YAML file; ``seeds`` take the place of its own.
+def load_study(name_or_path: str | Path, seeds: Sequence[int] = (), cells: Sequence[str] = ()) -> Study:
+    """Read a study by its name, or a YAML file; ``seeds`` take the place of its own, ``cells`` are those to keep.
 
     Raises SettingsError saying what was got and what was expected.
     """
@@ -41,7 +41,19 @@ def load_study(name_or_path: str | Path, seeds: Sequence[int] = ()) -> Study:
     except ValidationError as problem:
         lines = "\n".join(f"  {_place(error['loc'])}: {error['msg']}" for error in problem.errors())
         raise SettingsError(f"the study {path} is not valid:\n{lines}") from problem
-    return study
+    return only(study, cells) if cells else study
+
+
+def only(study: Study, cells: Sequence[str]) -> Study:
+    """The study with these cells alone, and its baseline, in its own order. SettingsError for a cell it lacks."""
+    known = [cell.name for cell in study.all_cells()]
+    for name in cells:
+        if name not in known:
+            raise SettingsError(
+                f"got the cell {name!r}, expected some of {', '.join(known)} (study {study.name}){nearest(name, known)}"
+            )
+    kept = tuple(cell for cell in study.all_cells() if cell.name in {*cells, study.baseline})
+    return study.model_copy(update={"cells": kept})
 
 
 def dump_study(study: Study) -> str:

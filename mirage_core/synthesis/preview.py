@@ -17,6 +17,8 @@ from mirage_core.config import LatentSettings
 from mirage_core.types import TrainingExample
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from mirage_core.latent.encoding import Encoder
 
 Part = Literal["prompt", "image", "latent", "supervised"]
@@ -67,7 +69,8 @@ def preview(example: TrainingExample, encoder: Encoder, processor: Any, latent: 
     for token, label in zip(encoded.ids.tolist(), labels, strict=True):
         plain: Part = "prompt" if label == IGNORED else "supervised"
         kinds.append(({ids.image_pad: "image", ids.latent_pad: "latent"}.get(token, plain), token))  # type: ignore[arg-type]
-    cells = target_cells(encoded.auxiliary_grid_thw[0].tolist(), processor.image_processor.merge_size, latent)
+    merge, kept = processor.image_processor.merge_size, encoded.auxiliary_kept
+    cells = target_cells(encoded.auxiliary_grid_thw[0].tolist(), merge, latent, kept[0] if kept else None)
     return Preview(
         problem_id=example.problem.id,
         benchmark=example.problem.benchmark,
@@ -83,14 +86,18 @@ def preview(example: TrainingExample, encoder: Encoder, processor: Any, latent: 
     )
 
 
-def target_cells(grid_thw: Sequence[int], merge: int, latent: LatentSettings) -> np.ndarray:
-    """The latent each merged patch is averaged into, [rows, columns], -1 where none: what ``compress`` does."""
+def target_cells(grid_thw: Sequence[int], merge: int, latent: LatentSettings, kept: Tensor | None = None) -> np.ndarray:
+    """The latent each merged patch is averaged into, [rows, columns], -1 where none: what ``compress`` does.
+
+    ``kept`` [rows * columns]: which patches targets are made of; None: all. Of latents that share one the first.
+    """
     from mirage_core.latent.compress import compress
 
     rows, columns = grid_thw[1] // merge, grid_thw[2] // merge
     import torch
 
-    averaged = compress(torch.eye(rows * columns), latent.num_latents, latent.compression)  # [K, P]: its own weights
+    patches = torch.eye(rows * columns)
+    averaged = compress(patches if kept is None else patches[kept], latent.num_latents, latent.compression)  # [K, P]
     used = averaged.sum(0) > 0
     return torch.where(used, averaged.argmax(0), -1).reshape(rows, columns).numpy()
 

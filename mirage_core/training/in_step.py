@@ -60,4 +60,5 @@ def _auxiliary(lent: EncodedExample | None, images: int) -> dict[str, Any]:
         "auxiliary_pixel_values": pixels.repeat(images, 1),
         "auxiliary_grid_thw": grid.repeat(images, 1),
         "auxiliary_features": lent.auxiliary_features[:1] * images,
+        "auxiliary_kept": lent.auxiliary_kept[:1] * images,
     }

@@ -25,6 +25,7 @@ from mirage_core.model.rollout import (
     blank_forward,
     grounding_forward,
     image_features,
+    kept_of,
     relaxed_forward,
     target_latents,
     text_forward,
@@ -90,8 +91,14 @@ def grounding_loss(
 
     ``diagnostics`` adds the figures of ``cosine_diagnostics``. A batch without spans has a visual loss of 0.
     """
-    checkpointing, blank = settings.gradient_checkpointing, latent.fed == "blank"
-    grounded = grounding_forward(backbone, batch, latent.compression, checkpointing=checkpointing, blank=blank)
+    grounded = grounding_forward(
+        backbone,
+        batch,
+        latent.compression,
+        checkpointing=settings.gradient_checkpointing,
+        blank=latent.fed == "blank",
+        horizon=settings.horizon,
+    )
     text = cross_entropy(backbone, grounded.hidden, batch.labels)
     visual = visual_loss(grounded)
     parts = {"text": text, "visual": visual}
@@ -203,7 +210,7 @@ def _input_latents(batch: LatentBatch, grounded: Grounded, compression: Compress
     rows, num_latents = batch.span_rows.tolist(), grounded.targets.shape[1]
     if any(row not in first for row in rows):
         return None
-    features = [grounded.image_features[first[row]] for row in rows]
-    if min(len(image) for image in features) < num_latents:
+    features = kept_of([grounded.image_features[first[row]] for row in rows], batch.auxiliary_kept)
+    if compression != "changed" and min(len(image) for image in features) < num_latents:
         return None
     return compress_all(features, num_latents, compression)

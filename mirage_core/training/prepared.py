@@ -134,11 +134,13 @@ def release_memory() -> None:
         trim(0)
 
 
-_TABLES = ("ids", "labels", "grid_thw", "auxiliary_grid_thw", "image_features", "auxiliary_features")
+_TABLES = (
+    "ids", "labels", "grid_thw", "auxiliary_grid_thw", "image_features", "auxiliary_features", "auxiliary_kept",
+)  # fmt: skip
 
 
 def _packed(indices: Sequence[int], ready: Sequence[EncodedExample], backbone: Backbone) -> dict[str, Tensor]:
-    """All examples of a process end to end: six tables, and the number of rows of each example in each of them."""
+    """All examples of a process end to end: seven tables, and the number of rows of each example in each of them."""
     rows = [_rows(example, backbone) for example in ready]
     tables = {name: torch.cat([row[name] for row in rows]) for name in _TABLES} if rows else {}
     lengths = [[len(row[name]) for name in _TABLES] for row in rows]
@@ -157,6 +159,7 @@ def _rows(example: EncodedExample, backbone: Backbone) -> dict[str, Tensor]:
         "auxiliary_grid_thw": example.auxiliary_grid_thw,
         "image_features": _joined(example.image_features, backbone.feature_size),
         "auxiliary_features": _joined(example.auxiliary_features, backbone.hidden_size),
+        "auxiliary_kept": torch.cat([torch.empty(0, dtype=torch.bool), *example.auxiliary_kept]),
     }
 
 
@@ -181,7 +184,7 @@ class Prepared:
         number, row = self._place[index]
         part, ends = self._parts[number], self._ends[number][row].tolist()
         lengths = part["lengths"][row].tolist()
-        ids, labels, grid, auxiliary_grid, images, auxiliary = (
+        ids, labels, grid, auxiliary_grid, images, auxiliary, kept = (
             part[name][end - length : end] for name, end, length in zip(_TABLES, ends, lengths, strict=True)
         )
         return EncodedExample(
@@ -193,13 +196,14 @@ class Prepared:
             auxiliary_grid_thw=auxiliary_grid,
             image_features=_by_image(images, grid),
             auxiliary_features=_by_image(auxiliary, auxiliary_grid),
+            auxiliary_kept=_by_image(kept, auxiliary_grid),
         )
 
 
 def _by_image(features: Tensor, grid_thw: Tensor) -> tuple[Tensor, ...]:
     """Features of several images end to end, cut by image: as many rows each as its share of the patches."""
     patches = grid_thw.prod(1)
-    if not len(patches):
+    if not len(patches) or not len(features):
         return ()
     merged = int(patches.sum()) // len(features)
     return features.split((patches // merged).tolist())

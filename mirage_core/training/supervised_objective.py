@@ -119,10 +119,15 @@ class SupervisedObjective:
             rows,
             self._model.ids,
             self._model.backbone.position_ids,
-            align=self._program == "relaxation" and self._latent.fed == "own",
+            align=self._rolls_out(),
             bottleneck=self._bottleneck,
             under=under,
         )
+
+    def _rolls_out(self) -> bool:
+        """Whether the model's own latents are fed, so that spans share columns."""
+        led = isinstance(self._settings, GroundingSettings) and self._settings.horizon == 1
+        return self._latent.fed == "own" and self._program not in TEXT_ONLY and not led
 
     def _widths(self, batches: Sequence[LatentBatch], world_size: int) -> Sequence[Widths]:
         """The latent blocks of each forward pass: those of all processes where these must keep in step."""
@@ -153,6 +158,8 @@ class SupervisedObjective:
         sizes = self._model.backbone.image_tokens(batch.grid_thw)
         first = dict(reversed(list(zip(batch.image_rows.tolist(), sizes, strict=True))))
         most = int(batch.span_lengths.max()) if len(batch.span_lengths) else 0
+        if self._latent.compression == "changed":
+            most = min(most, 1)  # fewer patches than latents are shared
         return all(first.get(row, 0) >= most for row in batch.span_rows.tolist())
 
     def loss(self, backbone: nn.Module, data: SupervisedBatch, totals: Mapping[str, float]) -> LossParts:

@@ -55,6 +55,13 @@ def test_own_latents_fed_again_from_the_span_on_give_the_clean_answers() -> None
         torch.testing.assert_close(was.first, now.first, atol=1e-4, rtol=1e-4)
 
 
+def test_a_view_alone_is_measured_as_among_the_others(reading: InterventionsResult) -> None:
+    asker, settings = toys.reader()
+    chosen = settings.analysis.model_copy(update={"views": ("present",)})
+    alone = interventions(asker, toys.clean("reader"), PROBLEMS, chosen, toys.quiet)
+    assert list(alone.runs) == [run for run in reading.runs if run.seen == "present"]
+
+
 @pytest.mark.parametrize("way", ["vectors", "states"])
 @pytest.mark.parametrize("seen", ["present", "cut", "hidden"])
 def test_answers_of_the_reader_follow_the_donor_of_their_latents(

@@ -77,6 +77,8 @@ def test_the_command_shows_what_it_would_do_then_does_it_in_this_process(road: F
     planned = CliRunner().invoke(app, ["study", study, "--dry-run", "--seeds", "1,2"])
     assert planned.exit_code == 0, planned.output
     assert "26 stages for 8 cells, 54 without sharing; 0 are cached" in planned.output
+    fewer = CliRunner().invoke(app, ["study", study, "--dry-run", "--seeds", "1,2", "--cells", "alone"])
+    assert "for 4 cells" in fewer.output, fewer.output
     assert road.ran == []
 
     done = CliRunner().invoke(app, ["study", study, "--direct", "--seeds", "1,2"])
@@ -88,12 +90,14 @@ def test_the_command_shows_what_it_would_do_then_does_it_in_this_process(road: F
 
 
 def test_a_wrong_seed_and_an_unknown_study_are_told(road: FakeRoad, study: str) -> None:
-    from flows.commands.study import seeds_of
+    from flows.commands.study import cells_of, seeds_of
     from mirage_core.errors import InputError
     from mirage_core.studies.loading import load_study
 
     with pytest.raises(InputError, match="got the seeds '1,b', expected whole numbers"):
         seeds_of("1,b")
+    with pytest.raises(InputError, match="got the cells ',', expected names"):
+        cells_of(",")
     with pytest.raises(InputError, match="did you mean ablation"):
         load_study("ablatio")
 

@@ -97,6 +97,19 @@ def test_without_latents_the_text_goes_straight_on() -> None:
     assert not len(found.auxiliary_grid_thw)
 
 
+def test_changed_patches_are_those_in_which_something_was_drawn() -> None:
+    drawn = Image.open(io.BytesIO(png(192, 256)))
+    drawn.paste((255, 0, 0), (80, 150, 110, 180))  # within the cell of row 2, column 1
+    stream = io.BytesIO()
+    drawn.save(stream, "PNG")
+    whole = example()
+    shown = replace(whole, auxiliary_image=replace(whole.auxiliary_image, image=stream.getvalue()))
+    latent = LatentSettings(num_latents=3, compression="changed")
+    (kept,) = Encoder(PROCESSOR, latent, SHORT, "direct").example(shown, with_latents=True).auxiliary_kept
+    assert kept.nonzero()[:, 0].tolist() == [7], "of 4 x 3 cells"
+    assert encoder().example(shown, with_latents=True).auxiliary_kept == ()
+
+
 def test_relaxation_needs_no_auxiliary_pixels() -> None:
     found = encoder().example(example(), with_latents=True, with_targets=False)
     assert (found.ids == IDS.latent_pad).sum() == 3

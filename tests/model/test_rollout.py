@@ -234,6 +234,55 @@ def test_grounding_gradients_of_a_batch_are_the_sum_of_its_rows(kind: str) -> No
     check_equal(of(*examples), summed([of(example) for example in examples]))
 
 
+@pytest.mark.parametrize("horizon", [2, 3, 7])
+def test_with_a_horizon_targets_are_fed_only_every_so_often(horizon: int) -> None:
+    """Against its definition: what is fed is found by feeding what was predicted, over and over."""
+    backbone, example = tiny_backbone(), Maker(3).example(latents=4)
+    batch = laid_out(backbone, example)
+    found = grounding_forward(backbone, batch, "even", horizon=horizon)
+    own = [column for column in range(4) if horizon >= 4 or (column + 1) % horizon]
+    fed = found.targets[0].clone()
+    for _ in range(len(fed) + 1):
+        hidden = replayed_forward(backbone, batch, [fed])
+        predicted = hidden[0, batch.span_starts[0] - 1 + torch.arange(4)]
+        fed = fed.index_copy(0, torch.tensor(own), predicted[own])
+    torch.testing.assert_close(found.predicted[0], predicted, **CLOSE)
+    torch.testing.assert_close(found.hidden, hidden, **CLOSE)
+
+
+def test_a_horizon_of_one_is_the_papers_and_gradients_through_longer_ones_are_the_sum_of_the_rows() -> None:
+    backbone, examples = tiny_backbone(), only_spans()
+    batch = laid_out(backbone, *examples)
+    given = batch.span_starts[:, None] + torch.arange(3)
+    led = grounding_forward(backbone, batch, "even")
+    every = relaxed_forward(backbone, batch, disturb=lambda latents, at: led.targets.flatten(0, 1)[at])
+    torch.testing.assert_close(every.hidden[batch.attention_mask], led.hidden[batch.attention_mask], **CLOSE)
+    torch.testing.assert_close(every.hidden[batch.span_rows[:, None], given - 1], led.predicted, **CLOSE)
+
+    def of(*rows: EncodedExample, horizon: int) -> Gradients:
+        batch = laid_out(backbone, *rows)
+        grounded = grounding_forward(backbone, batch, "drop_tail", horizon=horizon)
+        loss = weighed(backbone, batch, grounded.hidden) + (grounded.predicted * grounded.targets).sum()
+        return gradients(backbone, loss)
+
+    for horizon in (2, 3):
+        whole = of(*examples, horizon=horizon)
+        check_equal(whole, summed([of(example, horizon=horizon) for example in examples]))
+    with pytest.raises(InputError, match="align=True"):
+        grounding_forward(backbone, laid_out(backbone, *examples, align=False), "even", horizon=2)
+
+
+def test_targets_are_made_of_the_kept_patches_alone() -> None:
+    backbone, example = tiny_backbone(), Maker(3).example(latents=4)
+    which = torch.zeros(9, dtype=torch.bool)
+    which[[1, 5, 6]] = True
+    plain, chosen = (laid_out(backbone, one) for one in (example, replace(example, auxiliary_kept=(which,))))
+    image = backbone.merged(backbone.image_features(plain.auxiliary_pixel_values, plain.auxiliary_grid_thw)[0])
+    targets = grounding_forward(backbone, chosen, "changed").targets
+    torch.testing.assert_close(targets[0], image[[1, 1, 5, 6]])
+    assert not torch.equal(grounding_forward(backbone, plain, "changed").targets, targets)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_features_computed_beforehand_give_the_same(kind: str) -> None:
     backbone, examples = tiny_backbone("sdpa", kind), mixed_examples()

@@ -46,6 +46,15 @@ def test_a_stages_batch_has_the_columns_that_it_is_laid_out_in() -> None:
     assert shape.batch("direct-sft", 1, padded=False).passes == (length - 6,)
 
 
+def test_grounding_with_a_horizon_takes_the_passes_of_stage_2_and_holds_its_pictures_too() -> None:
+    settings = load("tiny", ["grounding.horizon=2"])
+    shape = Shape.most(recipe_rows(settings), settings)
+    found, relaxed = shape.batch("grounding", 1, padded=False), shape.batch("relaxation", 1, padded=False)
+    assert (found.passes, found.fed) == (relaxed.passes, relaxed.fed + shape.auxiliary)
+    blank = Shape.most(recipe_rows(settings), load("tiny", ["grounding.horizon=2", "latent.fed=blank"]))
+    assert len(blank.batch("grounding", 1, padded=False).passes) == 1
+
+
 def test_latents_that_are_read_again_are_counted_and_blank_spans_are_one_pass() -> None:
     settings = load("tiny", ["latent.bottleneck=latent_only"])
     rows, k = recipe_rows(settings), settings.latent.num_latents

@@ -79,6 +79,14 @@ def test_what_a_study_may_not_say_is_refused_with_the_way_out(tmp_path: Path, ch
         load_study(written(tmp_path, **changes))
 
 
+def test_some_cells_of_a_study_are_those_in_its_order_and_its_baseline(tmp_path: Path) -> None:
+    study = load_study(written(tmp_path), cells=["k-8", "k-8"])
+
+    assert [cell.name for cell in study.all_cells()] == ["direct", "k-8"]
+    with pytest.raises(SettingsError, match=r"the cell 'k-9', expected some of direct, k-2, k-8 .*did you mean k-"):
+        load_study(written(tmp_path), cells=["k-9"])
+
+
 def test_a_study_that_there_is_not_is_answered_with_the_nearest() -> None:
     with pytest.raises(SettingsError, match=r"expected one of ablation, .*did you mean ablation"):
         load_study("ablatoin")

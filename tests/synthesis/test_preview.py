@@ -33,6 +33,16 @@ def test_the_cells_are_those_that_compress_averages(compression: str) -> None:
     assert ((cells == -1).sum() == 3) == (compression == "drop_tail")
 
 
+def test_the_cells_of_changed_patches_are_told_and_no_others() -> None:
+    import torch
+
+    latent = LatentSettings(num_latents=2, compression="changed")
+    kept = torch.tensor([False, True, True, False, False, True])
+    assert target_cells([1, 4, 6], 2, latent, kept).ravel().tolist() == [-1, 0, 0, -1, -1, 1]
+    more = LatentSettings(num_latents=5, compression="changed")
+    assert target_cells([1, 4, 6], 2, more, kept).ravel().tolist() == [-1, 0, 2, -1, -1, 4], "the first that shares it"
+
+
 def test_pieces_carry_the_label_mask_and_the_latent_span() -> None:
     from mirage_core.latent.encoding import Encoder
     from mirage_core.model.base import load_processor_of

@@ -55,6 +55,15 @@ def test_prepared_examples_are_those_encoded_anew(encode: Encode, model: LoadedM
         assert_equal(source.get(index), encode(index), model)
 
 
+def test_the_patches_that_targets_are_made_of_come_along(inputs: Path, model: LoadedModel, tmp_path: Path) -> None:
+    settings = small_settings(latent={"compression": "changed"})
+    encode = encoding("grounding", settings, model, load_examples(inputs / "examples", split="train"))
+    source = in_two_processes(encode, model, tmp_path / "prepared")
+    for index in range(7):
+        (found,), (expected,) = source.get(index).auxiliary_kept, encode(index).auxiliary_kept
+        assert torch.equal(found, expected) and 0 < int(found.sum()) < len(found)
+
+
 def test_features_beyond_the_limit_are_not_kept_and_it_says_so(
     encode: Encode, model: LoadedModel, tmp_path: Path
 ) -> None:
