@@ -31,9 +31,9 @@ def test_the_recipes_of_the_issue_are_there() -> None:
 
 def test_tiny_causal_is_tiny_but_for_what_makes_latents_matter() -> None:
     causal, tiny = recipes.load("tiny-causal"), recipes.load("tiny")
-    assert (causal.latent.bottleneck, causal.latent.num_latents, causal.relaxation.bottleneck_ramp) == (
-        "latent_only", 8, 0.5
-    )  # fmt: skip
+    latent, stage = causal.latent, causal.relaxation
+    assert (latent.bottleneck, latent.num_latents, latent.compression) == ("latent_only", 8, "changed")
+    assert (stage.bottleneck_ramp, stage.grounding_weight, stage.steps) == (0.5, 1.0, tiny.relaxation.steps)
     same = causal.model_dump(exclude={"recipe", "description", "latent", "relaxation", "evaluation"})
     assert same == tiny.model_dump(exclude={"recipe", "description", "latent", "relaxation", "evaluation"})
     assert causal.evaluation.methods == ("zero-shot", "direct-sft", "without-stage-1", "without-stage-1-grpo")

@@ -150,20 +150,37 @@ def test_the_ablation_holds_the_papers_methods() -> None:
     assert not runs["blank-tokens"].cell.published
 
 
-def test_the_causal_study_holds_what_the_frontier_needs() -> None:
-    """The baseline at equal steps and at equal compute, both bottlenecks, and one part more in each further cell."""
+def test_the_causal_study_holds_the_baseline_at_equal_steps_and_at_equal_compute() -> None:
     study = load_study("causal")
     runs = {run.cell.name: run.settings for run in grid(load_study("causal", [1]))}
-    found = {name: (one.latent.bottleneck, one.latent.num_latents) for name, one in runs.items()}
+    found = {(one.latent.bottleneck, one.latent.num_latents) for one in runs.values()}
 
-    assert (study.measures, study.seeds, study.baseline) == (("interventions",), (1, 2, 3), "direct-sft")
-    assert (runs["direct-sft"].direct_sft.steps, runs["direct-sft-1200"].direct_sft.steps) == (800, 1200)
-    assert {one.relaxation.steps for one in runs.values()} == {800}
-    assert {("none", 4), ("latent_kv", 4), ("latent_only", 4), ("latent_only", 8)} == set(found.values())
+    assert (study.measures, study.seeds, study.baseline) == (("interventions",), (42, 1, 2), "direct-sft")
+    assert (runs["direct-sft"].direct_sft.steps, runs["direct-sft-3080"].direct_sft.steps) == (2000, 3080)
+    assert {one.relaxation.steps for one in runs.values()} == {2000}
+    assert found == {("none", 4), ("latent_only", 8)}
+    best = runs["only-k8-ramp-changed"]
+    assert runs["only-k8-ramp-changed-grpo"].relaxation == best.relaxation
+    assert (best.problems.vsp_reasoning, best.analysis.instances, best.analysis.views) == (None, 200, ("present",))
+    recipe = load("tiny-causal")
+    assert recipe.latent == best.latent, "the recipe is the study's best"
+    assert recipe.relaxation == best.relaxation.model_copy(update={"steps": load("tiny").relaxation.steps})
+
+
+def test_the_screening_adds_one_part_a_cell() -> None:
+    runs = {run.cell.name: run.settings for run in grid(load_study("causal-screening", [1]))}
+    found = {(one.latent.bottleneck, one.latent.num_latents) for one in runs.values()}
+    assert found == {("none", 4), ("latent_kv", 4), ("latent_only", 4), ("latent_only", 8)}
+
     ramped = runs["only-k8-ramp"]
-    for name, setting in (("noise", "latent_noise"), ("dropout", "latent_dropout"), ("grounding", "grounding_weight")):
+    for name, setting, value in (
+        ("noise", "latent_noise", 0.1),
+        ("dropout", "latent_dropout", 0.1),
+        ("grounding", "grounding_weight", 1.0),
+        ("changed", "grounding_weight", 1.0),
+    ):
         more = runs[f"only-k8-ramp-{name}"]
-        assert more.relaxation == ramped.relaxation.model_copy(update={setting: 0.1}), name
-        assert more.latent == ramped.latent
-    assert runs["only-k8-ramp-grpo"].relaxation == ramped.relaxation
-    assert (ramped.problems.vsp_reasoning, ramped.analysis.instances) == (None, 200)
+        assert more.relaxation == ramped.relaxation.model_copy(update={setting: value}), name
+        assert (more.latent == ramped.latent) == (name != "changed")
+    first = runs["only-k8-stage-1-horizon"]
+    assert first.grounding.steps + first.relaxation.steps == ramped.relaxation.steps == 800
