@@ -24,6 +24,9 @@ from mirage_core.config import AnalysisSettings
 from mirage_core.model.intervention import SpanStates
 from mirage_core.types import Prediction, Problem, Progress, ProgressEvent
 
+SAME_AS_PRESENT = (
+    "The model's own bottleneck hides as much as the cut does: its runs are those with the picture present."
+)
 NO_BOX = "No clean answer opens a box, so there is no first token of an answer and no KL."
 
 
@@ -44,6 +47,8 @@ def interventions(
     used = collected.with_span()
     notes = without_span(len(instances), len(used))
     runs, doses = ([], []) if not len(used) else _all_views(asker, among, settings, progress)
+    if len(used) and _repeats("cut", asker, settings):
+        notes.append(SAME_AS_PRESENT)
     if len(used) and all(one.first is None for one in among.clean):
         notes.append(NO_BOX)
     return InterventionsResult(
@@ -69,6 +74,8 @@ def _all_views(
     runs: list[Run] = []
     doses: list[Dose] = []
     for seen in settings.views:
+        if _repeats(seen, asker, settings):
+            continue
         own = list(among.clean)
         if seen != "present":
             own = among.run(asker, views.feeding(asker, seen, among.latents))
@@ -81,7 +88,21 @@ def _all_views(
                 noisy.append((float(planned.named.scale or 0.0), runs[-1], said))
             progress(_event(runs[-1]))
         doses.append(_dose(seen, own, noisy))
-    return runs, doses
+    if _repeats("cut", asker, settings):
+        runs += [_as_cut(run) for run in runs if run.seen == "present"]
+        doses += [dose.model_copy(update={"seen": "cut"}) for dose in doses if dose.seen == "present"]
+    order = settings.views.index
+    return sorted(runs, key=lambda run: order(run.seen)), sorted(doses, key=lambda dose: order(dose.seen))
+
+
+def _repeats(seen: Seen, asker: Asker, settings: AnalysisSettings) -> bool:
+    """Whether a view is, under the model's own bottleneck, one that is measured anyway."""
+    return seen == "cut" and asker.bottleneck != "none" and {"present", "cut"} <= set(settings.views)
+
+
+def _as_cut(run: Run) -> Run:
+    """A run with the picture present as that with the picture cut, where these are the same."""
+    return run.model_copy(update={"seen": "cut", "against": "present" if run.name == "own" else "cut"})
 
 
 def planned_runs(

@@ -126,52 +126,43 @@ def _supervised(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Portions:
+    """What one process has of a GRPO step: prompts, answers, and how many of these are learned and drawn at once."""
+
+    prompts: int
+    answers: int
+    learned: int
+    drawn: int
+
+
+def _portions(settings: Settings) -> _Portions:
+    chosen, runtime = settings.grpo, settings.runtime
+    prompts = math.ceil(chosen.prompts_per_step / runtime.world_size)
+    answers = prompts * chosen.group_size
+    learned = min(chosen.micro_batch_size or answers, answers)
+    drawn = min(runtime.generation_batch_size or answers, answers)
+    return _Portions(prompts, answers, learned, drawn)
+
+
 def _grpo(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates | None) -> StageWork:
-    chosen, runtime, world = settings.grpo, settings.runtime, settings.runtime.world_size
-    form = form_of(settings.model, chosen.gradient_checkpointing)
-    held_ = held(sizes, settings.model, runtime, chosen.optimizer)
-    prompts = math.ceil(chosen.prompts_per_step / world)
-    mine = prompts * chosen.group_size
-    learned = min(chosen.micro_batch_size or mine, mine)
-    drawn = min(runtime.generation_batch_size or mine, mine)
-    longest, shape = Shape.most(rows, settings), Shape.mean(rows, settings)
-    batch = longest.answers(math.ceil(learned / chosen.group_size), learned, chosen.max_new_tokens)
+    chosen, world = settings.grpo, settings.runtime.world_size
+    form, mine = form_of(settings.model, chosen.gradient_checkpointing), _portions(settings)
+    held_ = held(sizes, settings.model, settings.runtime, chosen.optimizer)
     copy = sizes.total * form.number if chosen.kl_weight > 0 and settings.model.lora is None else 0
-    resident = _resident(held_, sizes, form, runtime)
-    waiting = 0 if runtime.offload_reference else copy
-    moments = [
-        _beside(moment, waiting)
-        for moment in training_moments(
-            held_, Work(sizes=sizes, batch=batch, form=form, accumulating=learned < mine, policy=True)
-        )
-    ]
-    moments.append(
-        _beside(
-            drawing_moment(
-                resident,
-                sizes,
-                form.number,
-                prompts=math.ceil(drawn / chosen.group_size),
-                samples=min(drawn, chosen.group_size),
-                prompt=longest.prompt,
-                steps=_columns(settings, chosen.max_new_tokens),
-            ),
-            waiting,
-        )
-    )
-    if chosen.kl_weight > 0:
-        moments.append(_beside(reference_moment(resident, sizes, batch, form.number), copy))
-    whole = shape.answers(prompts, mine, _expected(shape, chosen))
+    shape = Shape.mean(rows, settings)
+    whole = shape.answers(mine.prompts, mine.answers, _expected(shape, chosen))
     own, executed = training(sizes, whole, form)
     reference = forward(sizes, whole.tokens, shape.prompt / 2, whole.labelled) if chosen.kl_weight > 0 else 0.0
-    drawing = forward(sizes, prompts * shape.prompt + mine * sum(whole.passes), shape.prompt, whole.labelled)
+    begun = mine.prompts * shape.prompt + mine.answers * sum(whole.passes)
+    drawing = forward(sizes, begun, shape.prompt, whole.labelled)
     seconds = None
     if rates is not None:
-        rounds = 1 / chosen.updates_per_rollout
+        portions, rounds = math.ceil(mine.answers / mine.learned), 1 / chosen.updates_per_rollout
         seconds = (
-            training_seconds(sizes, whole, form, executed, rates.rolling, rates, portions=math.ceil(mine / learned))
+            training_seconds(sizes, whole, form, executed, rates.rolling, rates, portions=portions)
             + reference * rounds / (rates.rolling * 1e12)
-            + rounds * _drawing(settings, sizes, shape, form, rates, mine, drawn)
+            + rounds * _drawing(settings, sizes, shape, form, rates, mine.answers, mine.drawn)
             + _stepping(settings, sizes, form, rates)
         )
     notes = [_idle("grpo.prompts_per_step", chosen.prompts_per_step, world)]
@@ -179,15 +170,37 @@ def _grpo(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates 
     return StageWork(
         name="grpo",
         steps=chosen.steps,
-        at_once=learned,
+        at_once=mine.learned,
         tokens=float(whole.tokens * world),
         model_flops=own * world,
         flops=(executed + reference + drawing) * world,
         seconds=seconds,
-        moments=tuple(moments),
-        main=held_.main + (copy if runtime.offload_reference else 0),
+        moments=_grpo_moments(settings, sizes, Shape.most(rows, settings), held_, copy),
+        main=held_.main + (copy if settings.runtime.offload_reference else 0),
         notes=tuple(note for note in notes if note),
     )
+
+
+def _grpo_moments(settings: Settings, sizes: ModelSizes, longest: Shape, held_: Held, copy: int) -> tuple[Moment, ...]:
+    """What is on the device while GRPO learns, draws answers, asks the reference (``copy``: its bytes)."""
+    chosen, runtime, mine = settings.grpo, settings.runtime, _portions(settings)
+    form = form_of(settings.model, chosen.gradient_checkpointing)
+    batch = longest.answers(math.ceil(mine.learned / chosen.group_size), mine.learned, chosen.max_new_tokens)
+    work = Work(sizes=sizes, batch=batch, form=form, accumulating=mine.learned < mine.answers, policy=True)
+    resident, waiting = _resident(held_, sizes, form, runtime), 0 if runtime.offload_reference else copy
+    drawing = drawing_moment(
+        resident,
+        sizes,
+        form.number,
+        prompts=math.ceil(mine.drawn / chosen.group_size),
+        samples=min(mine.drawn, chosen.group_size),
+        prompt=longest.prompt,
+        steps=_columns(settings, chosen.max_new_tokens),
+    )
+    moments = [_beside(moment, waiting) for moment in (*training_moments(held_, work), drawing)]
+    if chosen.kl_weight > 0:
+        moments.append(_beside(reference_moment(resident, sizes, batch, form.number), copy))
+    return tuple(moments)
 
 
 def _expected(shape: Shape, chosen: GRPOSettings) -> int:

@@ -55,11 +55,19 @@ def test_own_latents_fed_again_from_the_span_on_give_the_clean_answers() -> None
         torch.testing.assert_close(was.first, now.first, atol=1e-4, rtol=1e-4)
 
 
-def test_a_view_alone_is_measured_as_among_the_others(reading: InterventionsResult) -> None:
+def test_behind_a_bottleneck_the_cut_is_told_without_being_measured_and_is_what_it_would_be(
+    reading: InterventionsResult,
+) -> None:
     asker, settings = toys.reader()
-    chosen = settings.analysis.model_copy(update={"views": ("present",)})
-    alone = interventions(asker, toys.clean("reader"), PROBLEMS, chosen, toys.quiet)
-    assert list(alone.runs) == [run for run in reading.runs if run.seen == "present"]
+    chosen = settings.analysis.model_copy(update={"views": ("cut",)})
+    measured = interventions(asker, toys.clean("reader"), PROBLEMS, chosen, toys.quiet)
+    told = [run for run in reading.runs if run.seen == "cut"]
+    assert len(told) == len(measured.runs) > 10
+    for one_told, one_measured in zip(told, measured.runs, strict=True):
+        assert one_told.kl.value == pytest.approx(one_measured.kl.value, abs=1e-4)
+        assert one_told.model_dump(exclude={"kl"}) == one_measured.model_dump(exclude={"kl"})
+    assert any("bottleneck" in note for note in reading.header.notes) and not measured.header.notes
+    assert [dose.seen for dose in reading.dose] == ["present", "cut", "hidden"]
 
 
 @pytest.mark.parametrize("way", ["vectors", "states"])
