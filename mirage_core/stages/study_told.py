@@ -25,15 +25,16 @@ def told_of(study: Study, sets: Sequence[str], outcomes: Sequence[Outcome], stor
         baseline=study.baseline,
         seeds=study.seeds,
         cells=tuple(_cell(cell, by_cell[cell.name], store) for cell in study.all_cells()),
-        command=command_of(study.name, study.seeds, sets),
+        command=command_of(study, sets),
         measures=study.measures,
     )
 
 
-def command_of(name: str, seeds: Sequence[int], sets: Sequence[str]) -> str:
+def command_of(study: Study, sets: Sequence[str]) -> str:
     """What makes a study, out of a shell."""
-    chosen = " ".join(f" --set {shlex.quote(one)}" for one in sets)
-    return f"mirage study {shlex.quote(name)} --seeds {','.join(map(str, seeds))}{chosen}"
+    cells = f" --cells {','.join(study.kept)}" if study.kept else ""
+    chosen = "".join(f" --set {shlex.quote(one)}" for one in sets)
+    return f"mirage study {shlex.quote(study.name)} --seeds {','.join(map(str, study.seeds))}{cells}{chosen}"
 
 
 def read_by_the_report(outcomes: Sequence[Outcome]) -> dict[str, Artifact]:

@@ -53,12 +53,12 @@ def only(study: Study, cells: Sequence[str]) -> Study:
                 f"got the cell {name!r}, expected some of {', '.join(known)} (study {study.name}){nearest(name, known)}"
             )
     kept = tuple(cell for cell in study.all_cells() if cell.name in {*cells, study.baseline})
-    return study.model_copy(update={"cells": kept})
+    return study.model_copy(update={"cells": kept, "kept": tuple(dict.fromkeys(cells))})
 
 
 def dump_study(study: Study) -> str:
     """The study as YAML, sweeps written out."""
-    told = study.model_dump(mode="json", exclude={"cells"}, exclude_defaults=True)
+    told = study.model_dump(mode="json", exclude={"cells", "kept"}, exclude_defaults=True)
     cells = [cell.model_dump(mode="json", exclude_defaults=True) for cell in study.all_cells()]
     return yaml.safe_dump({**told, "cells": cells}, sort_keys=False, allow_unicode=True)
 
@@ -87,7 +87,7 @@ def _listed(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _check(data: Mapping[str, Any], model: type[BaseModel], where: str) -> None:
     """Refuse keys that a study, a cell or a sweep does not have, and methods that there are not."""
-    known = [name for name in model.model_fields if name != "swept"]
+    known = [name for name in model.model_fields if name not in ("swept", "kept")]
     for key in data:
         if key not in known:
             raise SettingsError(

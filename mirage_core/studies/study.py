@@ -74,6 +74,7 @@ class Study(Section):
         (), description="What is measured of every cell that answers with latents, as in analysis.measures."
     )
     cells: tuple[Sweep | Cell, ...] = Field(min_length=1, description="Cells, and sweeps that stand for several.")
+    kept: tuple[str, ...] = Field((), description="The cells that were asked for alone; empty: all.")
 
     @model_validator(mode="after")
     def _is_a_grid(self) -> Study:

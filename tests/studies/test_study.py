@@ -11,6 +11,7 @@ import yaml
 
 from mirage_core.errors import SettingsError
 from mirage_core.recipes import load
+from mirage_core.stages.study_told import command_of
 from mirage_core.studies.grid import grid
 from mirage_core.studies.loading import dump_study, load_study, names
 
@@ -85,6 +86,17 @@ def test_some_cells_of_a_study_are_those_in_its_order_and_its_baseline(tmp_path:
     assert [cell.name for cell in study.all_cells()] == ["direct", "k-8"]
     with pytest.raises(SettingsError, match=r"the cell 'k-9', expected some of direct, k-2, k-8 .*did you mean k-"):
         load_study(written(tmp_path), cells=["k-9"])
+
+
+def test_the_command_of_a_study_says_what_was_asked_of_it(tmp_path: Path) -> None:
+    study = load_study(written(tmp_path), [1, 2], ["k-8"])
+    assert (
+        command_of(study, ["a.b=1", "c=[1, 2]"])
+        == "mirage study mine --seeds 1,2 --cells k-8 --set a.b=1 --set 'c=[1, 2]'"
+    )
+    assert "kept" not in dump_study(study)
+    with pytest.raises(SettingsError, match="unknown key kept"):
+        load_study(written(tmp_path, kept=["k-8"]))
 
 
 def test_a_study_that_there_is_not_is_answered_with_the_nearest() -> None:
