@@ -88,7 +88,12 @@ def write_diagnosis(output: Path, sources: Sources) -> dict[str, Any]:
 
 def verdict_of(results: Mapping[str, Record]) -> Verdict:
     """The verdict on the measures that were taken."""
-    return judge(results.get("interventions"), results.get("probes"), results.get("similarity"))  # type: ignore[arg-type]
+    return judge(
+        results.get("interventions"),  # type: ignore[arg-type]
+        results.get("probes"),  # type: ignore[arg-type]
+        results.get("similarity"),  # type: ignore[arg-type]
+        results.get("text-chain"),  # type: ignore[arg-type]
+    )
 
 
 def diagnosis_figures(sources: Sources, verdict: Verdict) -> dict[str, Any]:

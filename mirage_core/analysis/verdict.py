@@ -21,6 +21,7 @@ from mirage_core.analysis.result import (
     Run,
     Seen,
     SimilarityResult,
+    TextChainResult,
 )
 from mirage_core.evaluation.statistics import holm, wilson
 
@@ -55,6 +56,7 @@ RULES = (
     "above both controls (majority and shuffled labels), and for each fact the same probe does read it from the "
     "picture or the text before the latents: an instrument that sees nothing anywhere says nothing about latents. "
     "Anything else is “not shown by n = ...”.",
+    "chain -> Y, of a chain in words, follows the rules of Z -> Y; the exchange is another problem's chain (other).",
     "Similarity, mediation, dose-response, looks and the plane of components describe; no verdict hangs on them.",
 )
 
@@ -62,7 +64,7 @@ RULES = (
 class EdgeVerdict(Record):
     """The verdict on one edge; ``because``: the figures it follows from, in sentences."""
 
-    edge: Literal["X -> Z", "Z -> Y"]
+    edge: Literal["X -> Z", "Z -> Y", "chain -> Y"]
     seen: Seen | None = Field(None, description="Of Z -> Y: what was left of the picture.")
     outcome: Outcome
     n: int
@@ -86,6 +88,7 @@ def judge(
     interventions: InterventionsResult | None,
     probes: ProbesResult | None,
     similarity: SimilarityResult | None = None,
+    text_chain: TextChainResult | None = None,
 ) -> Verdict:
     """The verdict on what was measured; an edge without its measure is left out, and the headline says so."""
     edges: list[EdgeVerdict] = []
@@ -94,6 +97,8 @@ def judge(
     if interventions is not None:
         present = [seen for seen in SEEN_WORDS if exchanges(interventions.runs, seen)]
         edges += [drives_answer(interventions, seen) for seen in present]
+    if text_chain is not None:
+        edges.append(chain_drives_answer(text_chain))
     return Verdict(headline=headline(edges), edges=tuple(edges))
 
 
@@ -113,26 +118,42 @@ def drives_answer(result: InterventionsResult, seen: Seen) -> EdgeVerdict:
     )
 
 
+def chain_drives_answer(result: TextChainResult) -> EdgeVerdict:
+    """The words before the answer -> Y."""
+    runs = [run for run in result.runs if run.name == "other" and run.n > 0]
+    outcome, reason = _answer_outcome(runs, "chain")
+    n = min((run.n for run in runs), default=0)
+    words = {
+        "yes": "The chain in words drives the answer",
+        "no": "The chain in words does not drive the answer",
+        "not shown": f"Not shown by n = {n} that the chain in words drives the answer",
+    }
+    because = tuple(_exchange_words(run) for run in runs)
+    return EdgeVerdict(edge="chain -> Y", outcome=outcome, n=n, said=f"{words[outcome]}: {reason}.", because=because)
+
+
 def exchanges(runs: Iterable[Run], seen: Seen) -> list[Run]:
     """The runs in which latents were exchanged between problems."""
     return [run for run in runs if run.name in EXCHANGES and run.seen == seen and run.n > 0]
 
 
-def _answer_outcome(runs: Sequence[Run]) -> tuple[Outcome, str]:
-    """The verdict by the rules, and its reason."""
+def _answer_outcome(runs: Sequence[Run], what: Literal["latents", "chain"] = "latents") -> tuple[Outcome, str]:
+    """The verdict by the rules on exchanges of ``what``, and its reason."""
     if not runs:
-        return "not shown", "no exchange of latents was measured"
+        return "not shown", f"no exchange of {'latents' if what == 'latents' else 'chains'} was measured"
+    verb = "give" if what == "latents" else "gives"
     corrected = holm([1.0 if run.p_value is None else run.p_value for run in runs])
     falls = [run for run, p in zip(runs, corrected, strict=True) if _below(run.change, 0.0) and p < LEVEL]
     if any(_follows(run) for run in falls):
-        return "yes", "another problem's latents give another problem's answer"
+        return "yes", f"another problem's {what} {verb} another problem's answer"
     if falls:
         return "not shown", "accuracy falls, but answers do not follow the donor, as with any disturbance"
     if not all(_within(run.change, ANSWER_MARGIN) for run in runs):
         return "not shown", f"the change is neither clear of 0 nor within ±{100 * ANSWER_MARGIN:g} points"
     if not all(_can_fall(run) for run in runs):
         return "not shown", "the model answers so little right that nothing could fall"
-    return "no", f"another problem's latents change accuracy by less than {100 * ANSWER_MARGIN:g} points"
+    changes = "change" if what == "latents" else "changes"
+    return "no", f"another problem's {what} {changes} accuracy by less than {100 * ANSWER_MARGIN:g} points"
 
 
 def _follows(run: Run) -> bool:
@@ -229,11 +250,16 @@ def _control_reads(result: ProbesResult, fact: str) -> bool:
 
 
 def headline(edges: Sequence[EdgeVerdict]) -> str:
-    """Both edges in one sentence; of Z -> Y the verdict with the most of the picture left."""
+    """The edges in a sentence or two; of Z -> Y the verdict with the most of the picture left."""
     first = {edge.edge: edge for edge in reversed(edges)}
-    carried, drives = first.get("X -> Z"), first.get("Z -> Y")
-    if carried is None and drives is None:
-        return "Neither edge was measured."
+    carried, drives, chain = first.get("X -> Z"), first.get("Z -> Y"), first.get("chain -> Y")
+    said = [] if chain is None else [f"Do the words before the answer drive it? {_capital(chain.outcome)}{_by(chain)}."]
+    if carried is not None or drives is not None:
+        said.insert(0, _of_latents(carried, drives))
+    return " ".join(said) or "Neither edge was measured."
+
+
+def _of_latents(carried: EdgeVerdict | None, drives: EdgeVerdict | None) -> str:
     carries = "not measured" if carried is None else f"{carried.outcome}{_by(carried)}"
     drive = "not measured" if drives is None else f"{drives.outcome}{_by(drives)}"
     return f"Do latents carry the input? {_capital(carries)}. Do they drive the answer? {_capital(drive)}."

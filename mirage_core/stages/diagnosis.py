@@ -68,7 +68,7 @@ def in_order(names: Sequence[str]) -> tuple[str, ...]:
 
 DIAGNOSIS = Stage(
     name="diagnosis",
-    version=1,
+    version=2,
     kind="diagnosis",
     inputs=None,  # problems, collected; measure/NAME, looks, auxiliary_images where there are any
     identity=diagnosis_identity,

@@ -161,6 +161,8 @@ def test_one_measure_alone_makes_a_page_too(measure: str, sources: Sources, tmp_
         auxiliary={},
     )  # fmt: skip
     summary = write_diagnosis(tmp_path, alone)
-    if measure not in ("probes", "interventions"):
+    if measure == "text-chain":
+        assert summary["headline"] == "Do the words before the answer drive it? Yes."
+    elif measure not in ("probes", "interventions"):
         assert summary["headline"] == "Neither edge was measured."
     Tags().feed((tmp_path / "diagnosis.html").read_text(encoding="utf-8"))

@@ -134,3 +134,19 @@ def test_the_headline_says_both_and_what_was_not_measured() -> None:
     )
     assert judge(None, None).headline == "Neither edge was measured."
     assert both.rules == RULES
+
+
+def test_a_chain_in_words_is_judged_by_what_another_problems_chain_does() -> None:
+    driven = judge(None, None, None, made.text_chain())
+    assert driven.headline == "Do the words before the answer drive it? Yes."
+    (edge,) = driven.edges
+    assert (edge.edge, edge.outcome, edge.n) == ("chain -> Y", "yes", 200)
+    assert edge.said == "The chain in words drives the answer: another problem's chain gives another problem's answer."
+    other = made.run("other", n=1000, clean=800, **made.USELESS)
+    idle = made.text_chain().model_copy(update={"runs": (made.run("own"), other)})
+    (edge,) = judge(None, None, None, idle).edges
+    assert (edge.outcome, edge.because[0].partition(":")[0]) == ("no", "other")
+    nothing = made.text_chain().model_copy(update={"runs": ()})
+    assert judge(None, None, None, nothing).headline == ("Do the words before the answer drive it? Not shown by n = 0.")
+    with_latents = judge(None, made.probes(made.probe("next-move", 150)), None, made.text_chain())
+    assert with_latents.headline.endswith("Not measured. Do the words before the answer drive it? Yes.")
