@@ -50,9 +50,9 @@ class LatentBatch:
     causal attention is exact. Grids stay on the CPU; ``image_rows`` [N] is the row of each input image.
     ``image_features``, ``auxiliary_features``: features [n_i, F] of each image (F: backbone.feature_size) where they
     are known already (a frozen vision tower); the pixels are then not looked at. ``auxiliary_kept``: which merged
-    patches [n_i] of each auxiliary image its targets are made of; empty: all. ``zones`` [B, T]: values of Zone, by
-    which ``bottleneck`` tells what may attend to what; BEFORE throughout rows that it does not concern. Where a row's
-    latents are read again (latent_only), these columns stand behind the span, at the positions of its latents.
+    patches [n_i] of each auxiliary image its targets are made of, on the CPU; empty: all. ``zones`` [B, T]: values of
+    Zone, by which ``bottleneck`` tells what may attend to what; BEFORE throughout rows that it does not concern. Where
+    a row's latents are read again (latent_only), these columns stand behind the span, at the positions of its latents.
     """
 
     input_ids: Tensor
@@ -83,7 +83,7 @@ class LatentBatch:
         return self.input_ids.shape[0]
 
     def to(self, device: torch.device | str) -> LatentBatch:
-        """The batch on ``device``; grids stay where they are."""
+        """The batch on ``device``; grids, and which patches are kept, stay where they are."""
         tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
         moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in tensors.items() if k not in _STAY}
         return replace(
@@ -91,7 +91,6 @@ class LatentBatch:
             **moved,
             image_features=tuple(features.to(device, non_blocking=True) for features in self.image_features),
             auxiliary_features=tuple(features.to(device, non_blocking=True) for features in self.auxiliary_features),
-            auxiliary_kept=tuple(kept.to(device, non_blocking=True) for kept in self.auxiliary_kept),
         )
 
 

@@ -224,10 +224,15 @@ def target_latents(backbone: Backbone, batch: LatentBatch, compression: Compress
 
 
 def kept_of(images: Sequence[Tensor], kept: Sequence[Tensor]) -> list[Tensor]:
-    """Of images [n_i, D], one a span, the patches that targets are made of; all of one of another size than these."""
+    """Of images [n_i, D] the patches that targets are made of, told for each of them [n_i] on the CPU; empty: all."""
     if not kept:
         return list(images)
-    return [image[chosen] if len(chosen) == len(image) else image for image, chosen in zip(images, kept, strict=False)]
+    # By their numbers: a mask on a GPU would have to be waited for, image after image.
+    numbers = [chosen.nonzero()[:, 0] for chosen in kept]
+    return [
+        image.index_select(0, rows.to(image.device, non_blocking=True))
+        for image, rows in zip(images, numbers, strict=True)
+    ]
 
 
 def _span_columns(batch: LatentBatch) -> Tensor:

@@ -210,7 +210,17 @@ def _input_latents(batch: LatentBatch, grounded: Grounded, compression: Compress
     rows, num_latents = batch.span_rows.tolist(), grounded.targets.shape[1]
     if any(row not in first for row in rows):
         return None
-    features = kept_of([grounded.image_features[first[row]] for row in rows], batch.auxiliary_kept)
+    features = [grounded.image_features[first[row]] for row in rows]
+    if batch.auxiliary_kept:  # all patches count of an input of another size than the auxiliary image
+        kept = batch.auxiliary_kept[: len(rows)]
+        sizes = [len(image) for image in features]
+        features = kept_of(
+            features,
+            [
+                chosen if len(chosen) == size else torch.ones(size, dtype=torch.bool)
+                for chosen, size in zip(kept, sizes, strict=True)
+            ],
+        )
     if compression != "changed" and min(len(image) for image in features) < num_latents:
         return None
     return compress_all(features, num_latents, compression)

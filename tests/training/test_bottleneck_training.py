@@ -58,14 +58,20 @@ def step_gradients(
 
 
 @pytest.mark.parametrize(
-    ("program", "bottleneck"),
-    [("relaxation", "latent_only"), ("relaxation", "latent_kv"), ("grounding", "latent_only")],
+    ("program", "bottleneck", "targets"),
+    [
+        ("relaxation", "latent_only", {}),
+        ("relaxation", "latent_kv", {}),
+        ("relaxation", "latent_only", {"compression": "changed", "num_latents": 5}),
+        ("grounding", "latent_only", {}),
+        ("grounding", "latent_only", {"compression": "changed", "num_latents": 3}),
+    ],
 )
 def test_however_a_batch_is_cut_and_checkpointed_the_gradients_are_those_of_the_whole(
-    inputs: Path, tmp_path: Path, program: Program, bottleneck: str
+    inputs: Path, tmp_path: Path, program: Program, bottleneck: str, targets: dict[str, Any]
 ) -> None:
-    stage = HARD if program == "relaxation" else STAGE
-    latent = {**LATENT, "bottleneck": bottleneck}
+    stage = HARD if program == "relaxation" else {**STAGE, "horizon": 2 if targets else 1}
+    latent = {**LATENT, "bottleneck": bottleneck, **targets}
     loss, whole = step_gradients(inputs, tmp_path / "whole", program, 1, latent=latent, **{program: stage})
     largest = max(float(gradient.abs().max()) for gradient in whole.values())
     cut = {**stage, "micro_batch_size": 1, "gradient_checkpointing": True}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,6 +51,9 @@ def test_auxiliary_images_are_lent_where_the_others_have_them() -> None:
     lent = stand_in((3, 3), IDS, [plain, with_images])
     assert torch.equal(lent.auxiliary_grid_thw, with_images.auxiliary_grid_thw.repeat(2, 1))
     assert torch.equal(lent.auxiliary_pixel_values, with_images.auxiliary_pixel_values.repeat(2, 1))
+    which = torch.arange(12) % 2 == 0
+    lent = stand_in((3, 3), IDS, [plain, replace(with_images, auxiliary_kept=(which,))])
+    assert [kept.tolist() for kept in lent.auxiliary_kept] == [which.tolist()] * 2
 
 
 def test_alone_everybody_agrees() -> None:
