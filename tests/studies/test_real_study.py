@@ -17,7 +17,7 @@ from mirage_core.training.events import EventWriter
 from mirage_core.training.job import Job
 from mirage_core.training.worker import program
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real-study")]  # trained once, not by each worker
 
 
 def run_here(job: Job, **_: Any) -> None:

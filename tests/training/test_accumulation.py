@@ -21,6 +21,7 @@ from mirage_core.training.supervised import load_trainable, run_supervised, trai
 from mirage_core.training.supervised_objective import SupervisedObjective
 from tests.training.small_world import make_job, quiet
 
+pytestmark = pytest.mark.xdist_group("accumulation")  # what the module trains once is not trained by each worker
 ROOT = Path(__file__).parents[2]
 PROGRAMS: tuple[Program, ...] = ("text", "capimagine", "grounding", "relaxation")
 SECTION = {"text": "direct_sft", "capimagine": "capimagine", "grounding": "grounding", "relaxation": "relaxation"}

@@ -15,6 +15,7 @@ from mirage_core.errors import SettingsError, TrainingError
 from mirage_core.training.engine import EngineSettings, EngineState, Root, make_engine
 from tests.training.engine_child import CASES
 
+pytestmark = pytest.mark.xdist_group("engine")  # what the module trains once is not trained by each worker
 ROOT = Path(__file__).parents[2]
 FLOAT32 = tuple(name for name in CASES if name != "plain" and "bf16" not in name)
 BF16 = tuple(name for name in CASES if "bf16" in name)

@@ -18,7 +18,7 @@ from tests.training.small_world import make_inputs, make_job
 
 ROOT = Path(__file__).parents[2]
 CLOSE = 1e-4
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("grpo-engines")]  # trained once, not by each worker
 Points = dict[tuple[int, str], float]
 
 

@@ -13,6 +13,7 @@ import pytest
 from mirage_core.model.base import load_model
 from tests.training.stages_child import AFTER, STEPS, cases
 
+pytestmark = pytest.mark.xdist_group("stages-on-engines")  # what the module trains once is not trained by each worker
 ROOT = Path(__file__).parents[2]
 Found = dict[int, dict[str, Any]]
 EVERY = [(world_size, *case) for world_size in (1, 2) for case in cases(world_size)]
