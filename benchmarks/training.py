@@ -10,12 +10,15 @@ GRPO's step draws its answers (each begins with latents, none ends early), compu
 
 from __future__ import annotations
 
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,11 +71,14 @@ def measure(
     rounds: int = 3,
     layers: int | None = None,
     row: Row | None = None,
+    apart: bool | None = None,
 ) -> list[Measured]:
     """Time and memory of a step of each case, each ``told`` as it comes; plain fine-tuning first.
 
-    ``layers``: only so many, where the whole model is too large; ``row``: instead of the recipe's longest rows.
-    InputError for numbers below 1 and for a vision tower that learns, which rows of text do not show.
+    ``layers``: only so many, where the whole model is too large; ``row``: instead of the recipe's longest rows;
+    ``apart``: a process for every case, which is how it is on a GPU if nothing is said: DeepSpeed's hooks never let go
+    of a model, and two may not fit. InputError for numbers below 1 and for a vision tower that learns, which rows of
+    text do not show.
     """
     if rounds < 1 or (layers is not None and layers < 1):
         raise InputError(f"--rounds is {rounds} and --layers {layers}; both must be 1 or more")
@@ -80,14 +86,19 @@ def measure(
         raise InputError("model.train_vision is true, but rows of random text have no pictures; set it to false")
     alone = _one_process(settings)
     rows = alike(alone, row or _longest(recipe_rows(alone)))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found: list[Measured] = []
-    with tempfile.TemporaryDirectory() as folder, joined(0, 1, Path(folder) / "rendezvous"):
-        for case in ("direct-sft", *(case for case in cases if case != "direct-sft")):
-            one = _measured(alone, rows, case, device, rounds, layers, found[0].seconds if found else None)
-            told(one)
-            found.append(one)
+    for case in ("direct-sft", *(case for case in cases if case != "direct-sft")):
+        asked = (alone, rows, case, rounds, layers, found[0].seconds if found else None)
+        one = _in_a_process(*asked) if apart or (apart is None and torch.cuda.is_available()) else _measured(*asked)
+        told(one)
+        found.append(one)
     return found
+
+
+def _in_a_process(*asked: Any) -> Measured:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(_measured, *asked).result()
 
 
 def alike(settings: Settings, row: Row) -> RecipeRows:
@@ -115,6 +126,19 @@ def _one_process(settings: Settings) -> Settings:
 
 
 def _measured(
+    settings: Settings,
+    rows: RecipeRows,
+    case: str,
+    rounds: int,
+    layers: int | None,
+    baseline: float | None,
+) -> Measured:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory() as folder, joined(0, 1, Path(folder) / "rendezvous"):
+        return _steps(settings, rows, case, device, rounds, layers, baseline)
+
+
+def _steps(
     settings: Settings,
     rows: RecipeRows,
     case: str,

@@ -33,8 +33,8 @@ def grid_study(
     what is missing runs.
 
     Args:
-        study: The study: ablation, causal, causal-screening, sweep-k, sweep-gamma, paper, ablation-micro (for tests),
-            or the path of a YAML file that the worker can read.
+        study: The study: ablation, causal, causal-screening, causal-small, sweep-k, sweep-gamma, paper,
+            ablation-micro (for tests), or the path of a YAML file that the worker can read.
         seeds: Repeats of every cell, one seed an item. Empty: the study's own seeds.
         cells: Only these cells, one an item, and the baseline. Empty: all.
         overrides: Settings of all cells that differ from the study's, one an item, such as `runtime.processes=4`.

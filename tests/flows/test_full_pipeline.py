@@ -11,6 +11,7 @@ from mirage_core.errors import DataError, TrainingProcessDied
 from mirage_core.stages.record import RunRecord, newest_record
 from tasks.places import open_store, results_url, store_url
 from tests.flows.fake_road import FakeRoad
+from tests.flows.traces import pages
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect")]
 
@@ -105,8 +106,8 @@ def test_a_run_leaves_its_settings_scores_and_curves_among_the_artifacts_of_the_
 
     run()
     with get_client(sync_client=True) as client:
-        answer = client._client.post("/artifacts/filter", json={"limit": 200})
-    keys = {artifact["key"] for artifact in answer.json()}
+        found = pages(lambda body: client._client.post("/artifacts/filter", json=body).json())
+    keys = {artifact["key"] for artifact in found}
 
     assert {"settings", "scores", "run", "curves-relaxation", "progress-relaxation"} <= keys
 

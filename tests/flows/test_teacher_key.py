@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from mirage_core.errors import MirageError, SettingsError
 from mirage_core.stages.direct import run_road
 from mirage_core.teacher import keys_from
 from tasks.keys import read_key
+from tests.flows.traces import pages
 from tests.teacher.chat_server import Call, chat_server, completion
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect")]
@@ -65,23 +66,22 @@ def overloaded(call: Call) -> None:
 
 def everything_of_the_server() -> str:
     """Runs, states, logs, artifacts and block documents of the Prefect server, as its UI reads them."""
+    found: list[list[Any]] = []
+    with get_client(sync_client=True) as client:
 
-    async def read() -> str:
-        async with get_client() as client:
-            paths = ("flow_runs", "task_runs", "logs", "artifacts", "deployments", "variables")
-            found: list[Any] = []
-            for path in paths:
-                answer = await client._client.post(f"/{path}/filter", json={"limit": 200})
-                answer.raise_for_status()
-                found.append(answer.json())
-            for run in [*found[0], *found[1]]:
-                kind = "flow_run_states" if "flow_version" in run else "task_run_states"
-                answer = await client._client.get(f"/{kind}/", params={f"{kind.removesuffix('_states')}_id": run["id"]})
-                answer.raise_for_status()
-                found.append(answer.json())
-            return json.dumps(found)
+        def ask(path: str, body: Mapping[str, Any]) -> list[Any]:
+            answer = client._client.post(f"/{path}/filter", json=body)
+            answer.raise_for_status()
+            return list(answer.json())
 
-    return asyncio.run(read())
+        for path in ("flow_runs", "task_runs", "logs", "artifacts", "deployments", "variables"):
+            found.append(pages(partial(ask, path)))
+        for run in [*found[0], *found[1]]:
+            kind = "flow_run_states" if "flow_version" in run else "task_run_states"
+            answer = client._client.get(f"/{kind}/", params={f"{kind.removesuffix('_states')}_id": run["id"]})
+            answer.raise_for_status()
+            found.append(answer.json())
+    return json.dumps(found)
 
 
 def files_below(*folders: Path) -> bytes:

@@ -58,3 +58,10 @@ def test_the_benchmark_refuses_what_it_cannot_show() -> None:
         measure(settings_of(), lambda _: None, rounds=0)
     with pytest.raises(InputError, match="train_vision"):
         measure(settings_of("model.train_vision=true"), lambda _: None)
+
+
+def test_a_case_in_a_process_of_its_own_is_the_same_case() -> None:
+    (apart,), (here,) = (
+        measure(settings_of(), lambda _: None, cases=(), rounds=1, row=row_of(), apart=to) for to in (True, False)
+    )
+    assert replace(apart, seconds=0.0, ratio=0.0) == replace(here, seconds=0.0, ratio=0.0)
