@@ -42,7 +42,10 @@ def deploy(store: str | None) -> None:
     url = api_url()
     local_stack.deploy(stack(), url, store=store_url(store), say=say)
     save_results_block(url)
-    say("deployed: mirage/full-pipeline, mirage-evaluation/nightly and one mirage-stage/<stage> a stage")
+    say(
+        "deployed: mirage/full-pipeline, mirage-evaluation/nightly, mirage-study/ablation, causal, sweep-k, "
+        "sweep-gamma and diagnosis, and one mirage-stage/<stage> a stage"
+    )
 
 
 def status() -> None:
