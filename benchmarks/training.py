@@ -134,33 +134,21 @@ def _measured(
     baseline: float | None,
 ) -> Measured:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with tempfile.TemporaryDirectory() as folder, joined(0, 1, Path(folder) / "rendezvous"):
-        return _steps(settings, rows, case, device, rounds, layers, baseline)
-
-
-def _steps(
-    settings: Settings,
-    rows: RecipeRows,
-    case: str,
-    device: torch.device,
-    rounds: int,
-    layers: int | None,
-    baseline: float | None,
-) -> Measured:
     backbone = random_model(settings.model, device, layers=layers)
     work = _planned(settings, rows, case, backbone)
-    made = _step_of(settings, rows, case, backbone)
-    # On a CPU the time of this process, so that other work on the machine does not count.
-    clock = time.perf_counter if device.type == "cuda" else time.process_time
-    taken: list[float] = []
-    for round_ in range(rounds + 1):
-        began = clock()
-        made.run()
-        _wait(device)
-        if round_:
-            taken.append(clock() - began)
-    seconds = statistics.median(taken)
-    most, planned = peak_bytes(made.run, [*tensors_of(backbone), *made.kept()], device), _peak_of(work)
+    with tempfile.TemporaryDirectory() as folder, joined(0, 1, Path(folder) / "rendezvous"):
+        made = _step_of(settings, rows, case, backbone)
+        # On a CPU the time of this process, so that other work on the machine does not count.
+        clock = time.perf_counter if device.type == "cuda" else time.process_time
+        taken: list[float] = []
+        for round_ in range(rounds + 1):
+            began = clock()
+            made.run()
+            _wait(device)
+            if round_:
+                taken.append(clock() - began)
+        seconds = statistics.median(taken)
+        most, planned = peak_bytes(made.run, [*tensors_of(backbone), *made.kept()], device), _peak_of(work)
     return Measured(
         case=case,
         rows=work.at_once,

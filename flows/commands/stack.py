@@ -39,12 +39,15 @@ def down() -> None:
 
 def deploy(store: str | None) -> None:
     """Register every deployment."""
+    from flows.commands.study import DEPLOYED
+
     url = api_url()
     local_stack.deploy(stack(), url, store=store_url(store), say=say)
     save_results_block(url)
+    studies = ", ".join((*DEPLOYED, "diagnosis"))
     say(
-        "deployed: mirage/full-pipeline, mirage-evaluation/nightly, mirage-study/ablation, causal, sweep-k, "
-        "sweep-gamma and diagnosis, and one mirage-stage/<stage> a stage"
+        f"deployed: mirage/full-pipeline, mirage-evaluation/nightly, mirage-study/ of {studies}, "
+        "and one mirage-stage/<stage> a stage"
     )
 
 
