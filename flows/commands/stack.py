@@ -46,7 +46,7 @@ def deploy(store: str | None) -> None:
     save_results_block(url)
     studies = ", ".join((*DEPLOYED, "diagnosis"))
     say(
-        f"deployed: mirage/full-pipeline, mirage-evaluation/nightly, mirage-study/ of {studies}, "
+        f"deployed: mirage/full-pipeline, mirage-evaluation/nightly, mirage-study/{studies}, "
         "and one mirage-stage/<stage> a stage"
     )
 
