@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "== 3/4 everything else: .[$(EXTRAS)] (two to three minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]" || { echo "make setup: pip could not install the rest; its message is above. Then: make setup" >&2; exit 1; }
 	@echo "== 4/4 DeepSpeed's one-off extension"
-	@$(BIN)/python -m mirage_core.training.extensions
+	@$(BIN)/python -m mirage_core.training.engine.deepspeed_setup
 	@touch $@
 	@echo "== ready: make run, make test, $(BIN)/mirage --help"
 

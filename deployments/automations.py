@@ -31,8 +31,8 @@ def install(api_url: str, say: Say, folder: Path = FOLDER) -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as problem:
-        raise StackError(f"the automation {path} cannot be read: {problem}") from problem
+    except (OSError, yaml.YAMLError) as error:
+        raise StackError(f"the automation {path} cannot be read: {error}") from error
     if not isinstance(data, dict) or not {"name", "trigger", "actions"} <= set(data):
         raise StackError(f"{path} is not an automation, expected a mapping with name, trigger and actions")
     return data

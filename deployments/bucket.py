@@ -27,12 +27,12 @@ def make_bucket(url: str) -> bool:
                 return False
             system.mkdir(bucket)
             return True
-        except (ConnectionError, OSError) as problem:
-            if isinstance(problem, PermissionError) or time.monotonic() > deadline:
+        except (ConnectionError, OSError) as error:
+            if isinstance(error, PermissionError) or time.monotonic() > deadline:
                 raise SettingsError(
                     f"the bucket {bucket} could not be made at {os.environ.get('AWS_ENDPOINT_URL', 'AWS')} "
-                    f"({type(problem).__name__}: {problem}): look at AWS_ENDPOINT_URL and the keys"
-                ) from problem
+                    f"({type(error).__name__}: {error}): look at AWS_ENDPOINT_URL and the keys"
+                ) from error
             time.sleep(1.0)
 
 

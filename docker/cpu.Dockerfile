@@ -9,7 +9,7 @@ COPY constraints.txt ./
 RUN pip install --index-url https://download.pytorch.org/whl/cpu "$(grep -i '^torch==' constraints.txt)"
 COPY . .
 # The check at the end takes one DeepSpeed step: nothing needs compiling on CPU.
-RUN pip install -c constraints.txt -e '.[train,teacher,machines]' && python -m mirage_core.training.extensions
+RUN pip install -c constraints.txt -e '.[train,teacher,machines]' && python -m mirage_core.training.engine.deepspeed_setup
 
 FROM python:3.11-slim-bookworm
 

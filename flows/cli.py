@@ -238,16 +238,16 @@ def main() -> None:
 
             reach_keys()
         app()
-    except MirageError as problem:
-        _fail(str(problem), problem)
-    except ModuleNotFoundError as problem:
+    except MirageError as error:
+        _fail(str(error), error)
+    except ModuleNotFoundError as error:
         _fail(
-            f"the Python module {problem.name} is missing: run `make setup`, or pip install -c constraints.txt "
+            f"the Python module {error.name} is missing: run `make setup`, or pip install -c constraints.txt "
             "'mirage-latent[train,scenes,teacher]' into the environment of this command",
-            problem,
+            error,
         )
-    except OSError as problem:
-        _fail(f"{type(problem).__name__}: {problem}", problem)
+    except OSError as error:
+        _fail(f"{type(error).__name__}: {error}", error)
 
 
 def _fail(message: str, problem: BaseException) -> None:

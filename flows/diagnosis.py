@@ -8,19 +8,19 @@ from typing import Any, Literal
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.alive import said_to_live
-from flows.diagnosed import diagnosed
+from flows.diagnosis_target import diagnosed
+from flows.heartbeat import said_to_live
 from flows.steps import lost_said, run_task
 from mirage_core.config import Method, Settings
-from mirage_core.stages.diagnosing import Diagnosed, keep_record, walked
-from mirage_core.stages.heal import healed
-from mirage_core.stages.stage import label
+from mirage_core.distributed.launch import ending_jobs
+from mirage_core.pipeline.diagnose import Diagnosed, keep_record, walked
+from mirage_core.pipeline.recovery import healed
+from mirage_core.pipeline.stage import label
 from mirage_core.store import Store
-from mirage_core.training.launch import ending_jobs
 from mirage_core.types import Artifact
+from tasks.diagnosis_tables import runs_table, verdict_markdown
+from tasks.paths import open_store, store_url
 from tasks.pictures import settings_markdown
-from tasks.places import open_store, store_url
-from tasks.verdicts import runs_table, verdict_markdown
 
 Measure = Literal["similarity", "probes", "interventions", "mediation", "only-latents", "text-chain"]
 

@@ -6,18 +6,18 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
-from flows.alive import said_to_live
-from flows.pointed import check_publishable, publish
+from flows.heartbeat import said_to_live
+from flows.pointers import check_publishable, publish
 from flows.steps import lost_said, prefect_step
+from mirage_core.distributed.launch import ending_jobs
+from mirage_core.pipeline.pipeline import road
+from mirage_core.pipeline.recovery import healed
+from mirage_core.pipeline.run_record import RunRecord
+from mirage_core.pipeline.run_tracker import RunBook
 from mirage_core.recipes import load
-from mirage_core.stages.book import RunBook
-from mirage_core.stages.heal import healed
-from mirage_core.stages.record import RunRecord
-from mirage_core.stages.road import road
-from mirage_core.training.launch import ending_jobs
 from mirage_core.types import Artifact
+from tasks.paths import open_store, store_url
 from tasks.pictures import run_markdown, scores_markdown, settings_markdown
-from tasks.places import open_store, store_url
 
 
 @flow(name="mirage", persist_result=False, result_serializer="json", validate_parameters=True)

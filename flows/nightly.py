@@ -8,36 +8,38 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.alive import said_to_live
 from flows.diagnosis import measured
-from flows.pointed import NIGHTLY, Subject, subject
+from flows.heartbeat import said_to_live
+from flows.pointers import NIGHTLY, Subject, subject
 from flows.steps import lost_said, run_task
 from flows.trend import show_night
+from mirage_core.distributed.launch import ending_jobs
 from mirage_core.errors import MirageError, SignificantDrop
-from mirage_core.evaluation.comparison import problems_digest
-from mirage_core.stages.diagnosing import Diagnosed, chosen_measures, keep_record
-from mirage_core.stages.diagnosis import FIGURES
-from mirage_core.stages.heal import healed
-from mirage_core.stages.record import scores_of
-from mirage_core.stages.registry import get_stage
-from mirage_core.stages.trend import (
+from mirage_core.evaluation.regression import problems_digest
+from mirage_core.pipeline.diagnose import Diagnosed, chosen_measures, keep_record
+from mirage_core.pipeline.recovery import healed
+from mirage_core.pipeline.registry import get_stage
+from mirage_core.pipeline.run_record import scores_of
+from mirage_core.pipeline.stages.diagnosis import FIGURES
+from mirage_core.pipeline.trend import (
     ALPHA,
     Comparison,
+    LatentsLine,
     TrendPoint,
     compared,
     drop_message,
+    latents_line,
     load_points,
+    not_measured,
     now,
     reference_to,
     save_point,
 )
-from mirage_core.stages.trend_latents import LatentsLine, latents_line, not_measured
-from mirage_core.stages.trend_page import page_of, write_trend
+from mirage_core.pipeline.trend_report import page_of, write_trend
 from mirage_core.store import Store
 from mirage_core.store.records import load_problems
-from mirage_core.training.launch import ending_jobs
 from mirage_core.types import Artifact
-from tasks.places import open_store, store_url
+from tasks.paths import open_store, store_url
 
 
 @flow(name="mirage-evaluation", persist_result=False, result_serializer="json")
@@ -89,9 +91,9 @@ def latents_tonight(store: Store, judged: Subject, point: TrendPoint) -> Latents
         page = healed(lambda: measured(judged.settings, chosen), lost_said())["diagnosis"]
         keep_record(store, page)
         return latents_line(store, page, FIGURES)
-    except MirageError as problem:
-        get_run_logger().warning("the latents could not be diagnosed tonight: %s", problem)
-        return not_measured(problem)
+    except MirageError as error:
+        get_run_logger().warning("the latents could not be diagnosed tonight: %s", error)
+        return not_measured(error)
 
 
 def point_of(

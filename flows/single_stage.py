@@ -9,19 +9,19 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from flows.alive import said_to_live
+from flows.heartbeat import said_to_live
 from flows.steps import lost_said, run_task
 from mirage_core.config import Method, Settings, StageName
+from mirage_core.distributed.launch import ending_jobs
 from mirage_core.errors import InputError
+from mirage_core.pipeline.pipeline import road
+from mirage_core.pipeline.recovery import healed
+from mirage_core.pipeline.registry import get_stage
+from mirage_core.pipeline.stage import label
 from mirage_core.recipes import load
-from mirage_core.stages.heal import healed
-from mirage_core.stages.registry import get_stage
-from mirage_core.stages.road import road
-from mirage_core.stages.stage import label
-from mirage_core.training.launch import ending_jobs
 from mirage_core.types import Artifact
+from tasks.paths import open_store, store_url
 from tasks.pictures import settings_markdown
-from tasks.places import open_store, store_url
 
 
 @dataclass(frozen=True, slots=True)

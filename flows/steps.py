@@ -8,8 +8,8 @@ from typing import Any, cast
 from prefect import State, get_run_logger
 
 from mirage_core.config import Settings
-from mirage_core.stages.book import RunBook
-from mirage_core.stages.stage import label
+from mirage_core.pipeline.run_tracker import RunBook
+from mirage_core.pipeline.stage import label
 from mirage_core.types import Artifact
 from tasks.stages import task_for
 

@@ -8,15 +8,15 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from flows.alive import said_to_live
+from flows.heartbeat import said_to_live
 from flows.steps import run_task
 from mirage_core.config import Settings
-from mirage_core.stages.study_run import StudyResult, run_study_by
+from mirage_core.distributed.launch import ending_jobs
 from mirage_core.store import Store
 from mirage_core.studies.loading import dump_study, load_study
-from mirage_core.training.launch import ending_jobs
+from mirage_core.studies.run import StudyResult, run_study_by
 from mirage_core.types import Artifact, ProgressEvent
-from tasks.places import open_store, store_url
+from tasks.paths import open_store, store_url
 
 
 @flow(name="mirage-study", flow_run_name="{study}", persist_result=False, result_serializer="json")

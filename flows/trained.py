@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from mirage_core import benchmarks
 from mirage_core.config import Settings, identity
 from mirage_core.errors import ArtifactMissing, InputError, SettingsError
+from mirage_core.pipeline.run_record import RunRecord, load_record
 from mirage_core.recipes import load, names
-from mirage_core.stages.record import RunRecord, load_record
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 
@@ -122,11 +122,11 @@ def settings_of(told: dict[str, object], whose: str) -> Settings:
     """Settings as they were kept; SettingsError when this version no longer understands them."""
     try:
         return Settings.model_validate(told)
-    except ValidationError as problem:
-        where = ".".join(str(part) for part in problem.errors()[0]["loc"])
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise SettingsError(
             f"the settings of {whose} do not fit this version at {where}: run the recipe again"
-        ) from problem
+        ) from error
 
 
 def _of_newest_run(method: str | None, store: Store) -> Checkpoint:
@@ -185,8 +185,8 @@ def about_folder(folder: Path) -> dict[str, object]:
         return {}
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as problem:
-        raise InputError(f"{path} is not JSON ({problem}): take the folder as it was saved") from problem
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}): take the folder as it was saved") from error
     return about if isinstance(about, dict) else {}
 
 

@@ -6,8 +6,8 @@ import base64
 
 from prefect.artifacts import create_markdown_artifact
 
-from mirage_core.evaluation.comparison import Change
-from mirage_core.stages.trend import TrendPoint
+from mirage_core.evaluation.regression import Change
+from mirage_core.pipeline.trend import TrendPoint
 from tasks.pictures import scores_markdown
 
 COLUMNS = (

@@ -43,8 +43,8 @@ def start_and_watch(
     with get_client(sync_client=True) as client:
         try:
             found = client.read_deployment_by_name(deployment)
-        except ObjectNotFound as problem:
-            raise RunFailed(f"the server has no deployment {deployment}: register it with `mirage deploy`") from problem
+        except ObjectNotFound as error:
+            raise RunFailed(f"the server has no deployment {deployment}: register it with `mirage deploy`") from error
         env = {**(found.job_variables or {}).get("env", {}), **environment}  # a run's replaces its deployment's
         started = client.create_flow_run_from_deployment(
             found.id, parameters=dict(parameters), job_variables={"env": env}

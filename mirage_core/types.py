@@ -160,3 +160,6 @@ class ProgressEvent:
 
 
 Progress = Callable[[ProgressEvent], None]
+
+
+Scored = tuple[Prediction, Score]

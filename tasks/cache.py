@@ -17,10 +17,10 @@ from prefect.context import TaskRunContext
 from pydantic import ValidationError
 
 from mirage_core.errors import InputError
-from mirage_core.stages.registry import get_stage
-from mirage_core.stages.stage import stage_fingerprint
+from mirage_core.pipeline.registry import get_stage
+from mirage_core.pipeline.stage import stage_fingerprint
 from mirage_core.types import Artifact
-from tasks.places import open_store
+from tasks.paths import open_store
 from tasks.results import HANDLE, RecordRefused, StoreResults
 
 logger = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ def drop_unless_believed(storage: StoreResults, key: str, artifact: Artifact | N
         fault = record_fault(storage.read_path(key), artifact)
     except ValueError:  # there is none
         return
-    except RecordRefused as problem:
-        fault = str(problem)
+    except RecordRefused as error:
+        fault = str(error)
     if fault:
         logger.warning("the cached result %s is dropped and the stage runs again: %s", key, fault)
         storage.drop(key)
@@ -61,8 +61,8 @@ def record_fault(content: bytes, artifact: Artifact | None) -> str | None:
         if not isinstance(kept, dict) or kept.get("__class__") != HANDLE:
             return "it does not hold an artifact's handle"
         held = Artifact.model_validate(kept["data"])
-    except (ValueError, KeyError, TypeError, ValidationError) as problem:
-        return f"it is not a result record ({type(problem).__name__})"
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        return f"it is not a result record ({type(error).__name__})"
     if artifact is None:
         return f"{held.path} is no longer in the store"
     if (held.path, held.digest) != (artifact.path, artifact.digest):

@@ -25,7 +25,7 @@ from prefect.exceptions import ObjectAlreadyExists
 
 from mirage_core.errors import MirageError
 from tasks.leases import LeaseNote, left_behind
-from tasks.places import home
+from tasks.paths import home
 
 LIMIT = "gpu"
 LEASE_S = 120.0
@@ -92,11 +92,11 @@ class GpuSlot:
             while not done.wait(RENEW_S):
                 try:
                     client.renew_concurrency_lease(note.lease, LEASE_S)
-                except httpx.HTTPStatusError as problem:
-                    if problem.response.status_code == _GONE and not self._taken_anew(client, note):
+                except httpx.HTTPStatusError as error:
+                    if error.response.status_code == _GONE and not self._taken_anew(client, note):
                         return
-                except httpx.HTTPError as problem:
-                    self._log.warning("the lease of the GPU could not be renewed, tried again: %s", problem)
+                except httpx.HTTPError as error:
+                    self._log.warning("the lease of the GPU could not be renewed, tried again: %s", error)
 
     def _taken_anew(self, client: SyncPrefectClient, note: LeaseNote) -> bool:
         """The lease had ended: take the slot again where nobody was quicker."""
@@ -123,8 +123,8 @@ def _taken(client: SyncPrefectClient) -> UUID | None:
         if not answer["limits"]:
             ensure_limit(client)
             answer = _asked(client).json()
-    except httpx.HTTPStatusError as problem:
-        if problem.response.status_code == _TAKEN:
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code == _TAKEN:
             return None
         raise
     return UUID(answer["lease_id"])

@@ -6,8 +6,8 @@ import base64
 from collections.abc import Mapping, Sequence
 
 from mirage_core.config import Settings
+from mirage_core.pipeline.run_record import RunRecord, ScoreLine
 from mirage_core.recipes import dump
-from mirage_core.stages.record import RunRecord, ScoreLine
 
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 
@@ -37,8 +37,8 @@ def run_markdown(record: RunRecord, report: str | None) -> str:
 
 def curves_markdown(title: str, stage: str, curves: Curves) -> str:
     """The curves of a stage as inline PNGs, a panel for each question they answer."""
-    from mirage_core.evaluation.curves import panels
-    from mirage_core.evaluation.plots import panel_png
+    from mirage_core.reports.plots import panel_png
+    from mirage_core.reports.run.curves import panels
 
     pictures = [
         f"![{panel.kind.title}](data:image/png;base64,{base64.b64encode(panel_png(panel)).decode('ascii')})"

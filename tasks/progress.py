@@ -13,7 +13,7 @@ from uuid import UUID
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
 
 from mirage_core.types import ProgressEvent
-from tasks.lines import line_of
+from tasks.log_lines import line_of
 from tasks.pictures import curves_markdown
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
@@ -82,8 +82,8 @@ class StageProgress:
         """A picture for people must not cost the work of hours: what fails here is said and passed over."""
         try:
             make()
-        except Exception as problem:
-            self._log.warning("the UI's artifact of %s could not be written: %s", self.name, problem)
+        except Exception as error:
+            self._log.warning("the UI's artifact of %s could not be written: %s", self.name, error)
 
 
 def slug(text: str) -> str:

@@ -21,11 +21,11 @@ from pydantic import Field
 
 from mirage_core.errors import MirageError
 from mirage_core.store import Store
-from mirage_core.store.checked_json import dump_checked, load_checked
-from mirage_core.store.entries import RESULTS
+from mirage_core.store.backends.entries import RESULTS
+from mirage_core.store.digests import dump_checked, load_checked
 from mirage_core.store.manifest import safe_name
 from mirage_core.types import Artifact
-from tasks.places import open_store
+from tasks.paths import open_store
 
 logger = logging.getLogger(__name__)
 
@@ -62,12 +62,12 @@ class StoreResults(WritableFileSystem):
         """A record that can be read without harm; RecordRefused for any other, ValueError where there is none."""
         try:
             content = self._store().place.read(_key(path))
-        except FileNotFoundError as problem:
-            raise ValueError(f"there is no result {path}") from problem
+        except FileNotFoundError as error:
+            raise ValueError(f"there is no result {path}") from error
         try:
             return believable(content)
-        except RecordRefused as problem:
-            logger.warning("the result record %s is not read: %s", path, problem)
+        except RecordRefused as error:
+            logger.warning("the result record %s is not read: %s", path, error)
             raise
 
     def write_path(  # type: ignore[override]
@@ -145,16 +145,16 @@ def believable(content: bytes) -> bytes:
         raise RecordRefused(f"it holds a {type(result).__name__}, expected JSON in a text")
     try:
         kept = json.loads(result, object_hook=_known)
-    except ValueError as problem:
-        raise RecordRefused(f"its result is not JSON: {problem}") from problem
+    except ValueError as error:
+        raise RecordRefused(f"its result is not JSON: {error}") from error
     return json.dumps({"metadata": metadata, "result": json.dumps(kept)}).encode()
 
 
 def _parsed(content: bytes) -> Mapping[str, Any]:
     try:
         return load_checked(content)
-    except ValueError as problem:  # UnicodeDecodeError is one
-        raise RecordRefused(f"it is not a result record as it was written: {problem}") from problem
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise RecordRefused(f"it is not a result record as it was written: {error}") from error
 
 
 def _known(value: dict[str, Any]) -> dict[str, Any]:

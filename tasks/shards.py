@@ -12,11 +12,11 @@ from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from mirage_core.config import RuntimeSettings
+from mirage_core.distributed.launch import ending_jobs
 from mirage_core.errors import SettingsError, TrainingProcessDied
-from mirage_core.stages.shards import FanOut, Shard, run_shard
-from mirage_core.training.launch import ending_jobs
+from mirage_core.pipeline.shards import FanOut, Shard, run_shard
 from mirage_core.types import Artifact, Progress, ProgressEvent
-from tasks.places import open_store
+from tasks.paths import open_store
 from tasks.progress import StageProgress
 
 
@@ -61,10 +61,10 @@ def task_runner(runtime: RuntimeSettings, shards: int) -> TaskRunner[Any]:
         return ThreadPoolTaskRunner(max_workers=shards)
     try:
         from prefect_dask import DaskTaskRunner
-    except ImportError as problem:
+    except ImportError as error:
         raise SettingsError(
             "runtime.task_runner is dask, but prefect-dask is not installed: pip install '.[machines]', or threads"
-        ) from problem
+        ) from error
     if runtime.dask_address is not None:
         return DaskTaskRunner(address=runtime.dask_address)
     # Processes (Dask spawns them), so that drawing runs side by side; no dashboard: nobody would know its port.
@@ -76,9 +76,9 @@ def _result(future: PrefectFuture[Any], named: str) -> Artifact:
     """The shard's artifact; what Dask says of a lost worker becomes a transient fault."""
     try:
         return cast(Artifact, future.result())
-    except Exception as problem:
-        if type(problem).__module__.startswith("distributed"):
+    except Exception as error:
+        if type(error).__module__.startswith("distributed"):
             raise TrainingProcessDied(
-                f"the Dask worker of {named} was lost ({type(problem).__name__}: {problem}); finished shards are kept"
-            ) from problem
+                f"the Dask worker of {named} was lost ({type(error).__name__}: {error}); finished shards are kept"
+            ) from error
         raise

@@ -16,18 +16,18 @@ from prefect.utilities.timeout import timeout
 
 from mirage_core.config import Settings
 from mirage_core.errors import MirageError, StageTimeout
-from mirage_core.stages.registry import get_stage
-from mirage_core.stages.retry import DELAYS_S, JITTER
-from mirage_core.stages.shards import run_stage_in_shards
-from mirage_core.stages.stage import Stage, label
-from mirage_core.teacher.keys import keys_from
+from mirage_core.llm_client.secrets import keys_from
+from mirage_core.pipeline.recovery import DELAYS_S, JITTER
+from mirage_core.pipeline.registry import get_stage
+from mirage_core.pipeline.shards import run_stage_in_shards
+from mirage_core.pipeline.stage import Stage, label
 from mirage_core.types import Artifact, ProgressEvent
 from tasks.cache import cache_key
 from tasks.gpu import GpuSlot
-from tasks.keys import read_key
-from tasks.places import open_store
+from tasks.paths import open_store
 from tasks.progress import StageProgress
 from tasks.results import results_in
+from tasks.secrets import read_key
 from tasks.shards import mapped
 
 RETRIES = len(DELAYS_S)
@@ -40,10 +40,10 @@ def may_help(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # 
     """Whether another attempt may succeed: the network, a killed process; never a fault of the input."""
     try:
         state.result(raise_on_failure=True)
-    except MirageError as problem:
-        return problem.transient
-    except httpx.HTTPStatusError as problem:
-        return problem.response.status_code >= 500
+    except MirageError as error:
+        return error.transient
+    except httpx.HTTPStatusError as error:
+        return error.response.status_code >= 500
     except (ConnectionError, InterruptedError, TimeoutError, httpx.TransportError):
         return True
     except Exception:
@@ -106,11 +106,11 @@ def guarded(stage: Stage, settings: Settings, slot: GpuSlot) -> Iterator[None]:
         try:
             with timeout(net, _TimedOut):
                 yield
-        except _TimedOut as problem:
+        except _TimedOut as error:
             raise StageTimeout(
                 f"stage {stage.name} did not finish within {seconds} s and was stopped: raise runtime.timeouts."
                 f"{stage.name}, or runtime.timeout_s for every stage; then run again"
-            ) from problem
+            ) from error
 
 
 def task_for(name: str, params: Mapping[str, Any], store: str) -> Task[..., Any]:

@@ -15,10 +15,10 @@ import typer
 from flows.cli import app
 from flows.commands.scenes import scene_settings
 from mirage_core import benchmarks
-from mirage_core.benchmarks import own
-from mirage_core.benchmarks.sources import sourced_problems
+from mirage_core.benchmarks.custom import jsonl_data as own
+from mirage_core.benchmarks.load_problems import sourced_problems
 from mirage_core.config import ArchitectureSettings, Method, ModelSettings
-from mirage_core.model.base import build_base, save_model
+from mirage_core.model.loading import build_base, save_model
 from mirage_core.recipes import load
 from mirage_core.studies.grid import grid
 from mirage_core.studies.loading import load_study

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from mirage_core.benchmarks.task import Problem, Score, Split, boxed, picture_bytes, split_of_form
+from mirage_core.benchmarks.custom.task import Problem, Score, Split, boxed, picture_bytes, split_of_form
 
 NAME = "turning"
 TURNS = {"left": 1, "half": 2, "right": 3}  # quarter turns against the clock

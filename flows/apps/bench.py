@@ -91,6 +91,6 @@ def bench_store(
 ) -> None:
     """Compare publishing and fetching a large file on S3 with boto3 (about a minute)."""
     from flows.commands import bench as command
-    from tasks.places import store_url
+    from tasks.paths import store_url
 
     command.store(store_url(store), megabytes, rounds, as_json=as_json)

@@ -16,7 +16,7 @@ from mirage_core.config import Settings
 from mirage_core.errors import DataError, InputError
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import Maze, shortest_path
-from tasks.places import open_store
+from tasks.paths import open_store
 
 _LETTERS = {word: letter for letter, word in vsp_reasoning.WORDS.items()}
 # The benchmarks that models are trained on, by their names in problems.*
@@ -44,10 +44,10 @@ def answer(
     problem = problem_of(image, question, benchmark)
     chosen = checkpoint(reference, None, open_store(store))
 
-    from mirage_core.evaluation.answer import Answerer, judge, use_of
-    from mirage_core.model.base import load_model
-    from mirage_core.stages.evaluation import latents_of
-    from mirage_core.training.processes import process_device
+    from mirage_core.distributed.collectives import process_device
+    from mirage_core.generation.generator import Answerer, judge, use_of
+    from mirage_core.model.loading import load_model
+    from mirage_core.pipeline.stages.evaluate import latents_of
 
     wanted, device = chosen.settings.model, process_device(0, 1)
     loaded = load_model(chosen.folder, dtype=wanted.dtype, attention=wanted.attention, device=device)
@@ -166,13 +166,13 @@ def plan_in(question: str) -> str:
 
 def picture_of(image: Path) -> tuple[bytes, Maze | None]:
     """A picture's bytes, decoded once to see that it is one, and the map it shows; DataError names a bad file."""
-    from mirage_core.evaluation.drawings import open_picture
+    from mirage_core.reports.drawings import open_picture
     from mirage_core.worlds.maze.reading import read_maze
 
     try:
         data = image.read_bytes()
-    except OSError as problem:
-        raise DataError(f"cannot read the picture {image}: {problem.strerror}") from problem
+    except OSError as error:
+        raise DataError(f"cannot read the picture {image}: {error.strerror}") from error
     picture = open_picture(data, str(image))
     try:
         return data, read_maze(picture)

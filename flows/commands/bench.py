@@ -14,13 +14,13 @@ from flows.commands.printing import aside, console
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from benchmarks.latent import Row
-    from benchmarks.orchestration import Round
-    from benchmarks.orchestration import Row as OrchestrationRow
-    from benchmarks.store import Round as StoreRound
-    from benchmarks.store import Row as StoreRow
-    from benchmarks.synthesis import Row as SynthesisRow
-    from benchmarks.training import Measured
+    from bench.latent import Row
+    from bench.orchestration import Round
+    from bench.orchestration import Row as OrchestrationRow
+    from bench.store import Round as StoreRound
+    from bench.store import Row as StoreRow
+    from bench.synthesis import Row as SynthesisRow
+    from bench.training import Measured
     from mirage_core.types import ProgressEvent
 
 _BETTER = {"stage1": "less", "stage2": "less", "decode": "more", "group": "more", "answers": "more"}
@@ -28,7 +28,7 @@ _BETTER = {"stage1": "less", "stage2": "less", "decode": "more", "group": "more"
 
 def latent(repeats: int, threads: int, *, quick: bool, as_json: bool) -> None:
     """Measure the latent engine and print the rows; those that are done meanwhile go to stderr."""
-    from benchmarks.latent import measure
+    from bench.latent import measure
 
     rows = measure(repeats, _tell, quick=quick, threads=threads)
     if as_json:
@@ -39,7 +39,7 @@ def latent(repeats: int, threads: int, *, quick: bool, as_json: bool) -> None:
 
 def orchestration(rounds: int, seconds: float | None, *, as_json: bool) -> None:
     """Measure what Prefect costs on a server of its own; rounds that are done meanwhile go to stderr."""
-    from benchmarks.orchestration import measure
+    from bench.orchestration import measure
 
     aside.print("starting a temporary Prefect server (15 to 60 s)", markup=False)
     rows = measure(walk, rounds, seconds, _tell_round)
@@ -51,7 +51,7 @@ def orchestration(rounds: int, seconds: float | None, *, as_json: bool) -> None:
 
 def synthesis(*, quick: bool, as_json: bool) -> None:
     """Measure how fast data is made and print the rows; those that are done meanwhile go to stderr."""
-    from benchmarks.synthesis import measure
+    from bench.synthesis import measure
 
     rows = measure(_tell_synthesis, quick=quick)
     if as_json:
@@ -69,7 +69,7 @@ def grpo(
     model: Path, problems: Path, folder: Path, recipe: str, overrides: list[str], seeds: int, *, as_json: bool
 ) -> None:
     """Run GRPO with several seeds and print what changed; what is under way goes to stderr."""
-    from benchmarks.grpo import measure
+    from bench.grpo import measure
 
     result = measure(
         model,
@@ -121,7 +121,7 @@ def orchestration_table(rows: list[OrchestrationRow]) -> Table:
 
 def store(url: str, megabytes: int, rounds: int, *, as_json: bool) -> None:
     """Measure the store on S3 against boto3; rounds that are done meanwhile go to stderr."""
-    from benchmarks.store import measure
+    from bench.store import measure
 
     rows = measure(url, megabytes, rounds, _tell_store)
     if as_json:
@@ -150,7 +150,7 @@ def table(rows: list[Row]) -> Table:
 
 def training(recipe: str, sets: list[str], cases: list[str], rounds: int, layers: int | None, *, as_json: bool) -> None:
     """Measure a recipe's training steps and print the rows; those that are done meanwhile go to stderr."""
-    from benchmarks.training import CASES, measure
+    from bench.training import CASES, measure
     from mirage_core.errors import InputError
     from mirage_core.recipes import load
 

@@ -13,12 +13,12 @@ from flows.commands.printing import aside, console
 from flows.commands.score import rows_of
 from flows.trained import use_task
 from mirage_core.errors import ArtifactMissing, InputError
-from mirage_core.evaluation.outside import judged, read_outputs
-from mirage_core.evaluation.side_by_side import Comparison, Side, compare_sides
+from mirage_core.evaluation.compare import Comparison, Side, compare_sides
+from mirage_core.evaluation.predictions_file import judged, read_outputs
 from mirage_core.store import Store
 from mirage_core.store.records import PREDICTIONS_FILE, load_predictions, load_problems
 from mirage_core.types import Artifact, Problem
-from tasks.places import open_store
+from tasks.paths import open_store
 
 LISTED = 20
 Problems = Mapping[str, Problem]
@@ -50,7 +50,7 @@ def compare(
     problems = {**known, **others, **given}
     comparison = compare_sides(first, second, problems, common=common)
     if page is not None:
-        from mirage_core.evaluation.compare_page import compare_html
+        from mirage_core.reports.compare_page import compare_html
 
         page.write_text(compare_html(comparison, first, second, problems, shown=shown), encoding="utf-8")
     if as_json:

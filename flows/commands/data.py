@@ -12,13 +12,13 @@ from rich.text import Text
 
 from flows.commands.printing import console
 from mirage_core import benchmarks
-from mirage_core.benchmarks import own
+from mirage_core.benchmarks.custom import jsonl_data as own
 from mirage_core.config import OwnData, Settings
+from mirage_core.dataset_card.preview import Preview, preview, preview_page
 from mirage_core.errors import DataError
 from mirage_core.recipes import load
-from mirage_core.synthesis.preview import Preview, preview, preview_page
 from mirage_core.types import AuxiliaryImage, ReasoningChain, TrainingExample
-from tasks.places import open_store
+from tasks.paths import open_store
 
 SHOWN = 50
 _STYLES = {"prompt": "bright_black", "image": "blue", "latent": "bold yellow", "supervised": "green"}
@@ -57,7 +57,7 @@ def show(source: str, recipe: str, sets: list[str], count: int, page: Path | Non
 
 
 def _previews(source: str, settings: Settings, store: str | None) -> Iterator[Preview]:
-    from mirage_core.latent.encoding import Encoder
+    from mirage_core.latent.encoder import Encoder
 
     processor = _processor(settings)
     for example in _examples(source, store, settings):
@@ -67,7 +67,7 @@ def _previews(source: str, settings: Settings, store: str | None) -> Iterator[Pr
 
 def _processor(settings: Settings) -> Any:
     """The processor of the recipe's base model; only its tokenizer and picture sizes are needed, no weights."""
-    from mirage_core.model.base import load_processor_of
+    from mirage_core.model.loading import load_processor_of
 
     return load_processor_of(settings.model)
 

@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.commands.printing import console
-from flows.commands.run import DirectProgress, absolute, connect_to_prefect, ended_by_sigterm, environment, keys_of
-from flows.diagnosed import diagnosed
+from flows.commands.session import DirectProgress, absolute, connect_to_prefect, ended_by_sigterm, environment, keys_of
+from flows.diagnosis_target import diagnosed
 from mirage_core.config import Settings
-from mirage_core.stages.diagnosing import Diagnosed, keep_record, walked
-from mirage_core.stages.heal import healed
-from mirage_core.stages.registry import get_stage
-from mirage_core.stages.retry import retried
-from mirage_core.stages.shards import in_processes, run_stage_in_shards
-from mirage_core.stages.stage import StageResult, label
+from mirage_core.pipeline.diagnose import Diagnosed, keep_record, walked
+from mirage_core.pipeline.recovery import healed, retried
+from mirage_core.pipeline.registry import get_stage
+from mirage_core.pipeline.shards import in_processes, run_stage_in_shards
+from mirage_core.pipeline.stage import StageResult, label
 from mirage_core.store import Store
 from mirage_core.types import Artifact, Progress, ProgressEvent
-from tasks.places import open_store
+from tasks.paths import open_store
 
 if TYPE_CHECKING:
     from flows.watch import Say
@@ -91,7 +90,7 @@ def run_deployment(
 def made_page(settings: Settings, chosen: Diagnosed, store: Store) -> Artifact:
     """The page that a finished run has left: every stage before it is found in the store, none runs."""
     from mirage_core.errors import ArtifactMissing
-    from mirage_core.stages.stage import stage_fingerprint
+    from mirage_core.pipeline.stage import stage_fingerprint
 
     def step(name: str, params: Mapping[str, Any], /, **inputs: Artifact) -> Artifact:
         stage = get_stage(name)

@@ -16,12 +16,12 @@ from flows.trained import artifact_of, checkpoint, newest_trained, use_task
 from mirage_core import benchmarks
 from mirage_core.benchmarks.auxiliary_input import has_auxiliary_input
 from mirage_core.errors import DataError, InputError
-from mirage_core.stages.road import test_of
+from mirage_core.pipeline.pipeline import test_of
 from mirage_core.store import Store
 from mirage_core.store.records import PREDICTIONS_FILE, load_problems
 from mirage_core.types import Problem, ProgressEvent
-from tasks.lines import line_of
-from tasks.places import open_store
+from tasks.log_lines import line_of
+from tasks.paths import open_store
 
 
 def evaluate(
@@ -42,8 +42,8 @@ def evaluate(
     check_shown(chosen.method, problems)
     aside.print(f"{chosen.name} ({chosen.method}) on {len(problems)} problems of {source}", markup=False)
 
-    from mirage_core.evaluation.run import evaluate as judge
-    from mirage_core.stages.evaluation import latents_of
+    from mirage_core.evaluation.evaluate import evaluate as judge
+    from mirage_core.pipeline.stages.evaluate import latents_of
 
     with tempfile.TemporaryDirectory(prefix="mirage-evaluate-") as folder:
         metrics = judge(

@@ -9,8 +9,8 @@ from flows.commands.printing import console
 from flows.trained import Checkpoint
 from mirage_core.config import Settings
 from mirage_core.errors import MirageError
-from mirage_core.stages.registry import get_stage
-from mirage_core.stages.stage import stage_fingerprint
+from mirage_core.pipeline.registry import get_stage
+from mirage_core.pipeline.stage import stage_fingerprint
 from mirage_core.store import Store
 from mirage_core.store.records import load_problems
 from mirage_core.types import Problem, ProgressEvent
@@ -22,9 +22,9 @@ def explain(
     problem: Problem, asked: str, chosen: Checkpoint, store: Store, page: Path, *, judged: bool, open_page: bool
 ) -> None:
     """Ask, write the page, and print what changed."""
-    from mirage_core.analysis.opening import open_asker
-    from mirage_core.analysis.page_question import question_lines, render_question
-    from mirage_core.analysis.question import explained
+    from mirage_core.analysis.explain_question import explained
+    from mirage_core.analysis.intervened_generation import open_asker
+    from mirage_core.reports.diagnosis.question_page import question_lines, render_question
 
     asker = open_asker(chosen.folder, chosen.settings)
     auxiliary = auxiliary_of(problem, chosen.settings)
@@ -43,7 +43,7 @@ def explain(
 
 def other_problems(store: Store, settings: Settings, problem: Problem) -> list[Problem]:
     """Up to eight test problems of the same benchmark that the model's recipe has in the store, else none."""
-    from mirage_core.analysis.partners import spread_evenly
+    from mirage_core.analysis.donors import spread_evenly
 
     stage = get_stage("problems")
     try:

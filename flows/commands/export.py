@@ -7,7 +7,7 @@ from pathlib import Path
 from flows.commands.printing import console
 from flows.exported import exported, size
 from mirage_core.model.export import Adapter, write_export
-from tasks.places import open_store
+from tasks.paths import open_store
 
 
 def export(reference: str, folder: Path, adapter: Adapter, licence: str | None, store: str | None) -> None:

@@ -7,17 +7,17 @@ from typing import get_args
 
 from flows.commands.evaluate import problems_of, say, tell
 from flows.commands.printing import aside
-from flows.commands.run import connect_to_prefect
+from flows.commands.session import connect_to_prefect
 from flows.trained import use_task
 from mirage_core.config import Settings
 from mirage_core.errors import InputError
-from mirage_core.evaluation.hosted import Form, Hosted, evaluate_endpoint
+from mirage_core.evaluation.endpoint import Form, Hosted, evaluate_endpoint
+from mirage_core.llm_client.secrets import keys_from
 from mirage_core.recipes import load
 from mirage_core.store.records import save_predictions
-from mirage_core.teacher.keys import keys_from
 from mirage_core.types import Variant
-from tasks.keys import read_key
-from tasks.places import open_store
+from tasks.paths import open_store
+from tasks.secrets import read_key
 
 RECIPE = "qwen2.5-vl-7b"
 """Whose settings count where --set says nothing else: greedy, 1,024 tokens."""

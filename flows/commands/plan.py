@@ -14,7 +14,7 @@ from mirage_core.errors import SettingsError
 from mirage_core.recipes import load
 
 if TYPE_CHECKING:
-    from mirage_core.planning.operations import Rates
+    from mirage_core.planning.flops import Rates
     from mirage_core.planning.plan import Plan, StagePlan
 
 GIB = 2**30
@@ -42,7 +42,7 @@ def show(
 
 
 def _rates(settings: Settings, rate: float | None, *, measure: bool) -> Rates | None:
-    from mirage_core.planning.operations import Rates
+    from mirage_core.planning.flops import Rates
 
     if rate is not None:
         return Rates(training=rate, rolling=rate)
@@ -50,8 +50,8 @@ def _rates(settings: Settings, rate: float | None, *, measure: bool) -> Rates | 
         return None
     import torch
 
-    from mirage_core.planning.rate import measured_rates
-    from mirage_core.planning.rows import recipe_rows
+    from mirage_core.planning.measure_throughput import measured_rates
+    from mirage_core.planning.token_counts import recipe_rows
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     aside.print(f"measuring a few steps of {settings.model.source} with random weights, on {device}", markup=False)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from flows.commands.printing import console
-from flows.pointed import about_model
+from flows.pointers import about_model
 from mirage_core.store import Pointer
-from tasks.places import open_store
+from tasks.paths import open_store
 
 
 def point(name: str, reference: str, store: str | None) -> None:

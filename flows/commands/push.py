@@ -8,7 +8,7 @@ from flows.commands.printing import console
 from flows.exported import exported, listed, size
 from mirage_core.errors import HubError, InputError
 from mirage_core.model.export import Adapter, Export
-from tasks.places import open_store
+from tasks.paths import open_store
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -50,12 +50,12 @@ def upload(export: Export, to: str, *, private: bool) -> str:
     try:
         where = api.create_repo(to, private=private, exist_ok=True)
         api.create_commit(where.repo_id, operations, commit_message="Model trained by Mirage")
-    except HfHubHTTPError as problem:
-        raise HubError(_refused(problem, to)) from problem
-    except Exception as problem:
+    except HfHubHTTPError as error:
+        raise HubError(_refused(error, to)) from error
+    except Exception as error:
         # The hub's client raises errors of many kinds: of HTTP, of the network, of its storage.
-        said = (str(problem).strip().splitlines() or [""])[0]
-        raise HubError(f"nothing was pushed to {api.endpoint}: {type(problem).__name__} {said}; try again") from problem
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise HubError(f"nothing was pushed to {api.endpoint}: {type(error).__name__} {said}; try again") from error
     return str(where)
 
 

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from flows.commands.printing import console
 from mirage_core.errors import ArtifactError, InputError
-from mirage_core.stages.record import RunRecord, load_record, newest_record
+from mirage_core.pipeline.run_record import RunRecord, load_record, newest_record
 from mirage_core.store import Store
-from tasks.places import open_store
+from tasks.paths import open_store
 
 
 def report(run_id: str | None, store: str | None, *, as_json: bool, open_page: bool) -> None:

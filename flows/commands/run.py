@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from flows.commands.point import show_pointer
 from flows.commands.printing import console
 from flows.commands.report import show
-from flows.pointed import check_publishable, publish
-from mirage_core.config import Settings
+from flows.commands.session import DirectProgress, absolute, connect_to_prefect, ended_by_sigterm, environment, keys_of
+from flows.pointers import check_publishable, publish
+from mirage_core.pipeline.pipeline import PlannedStage, plan
+from mirage_core.pipeline.run_record import RunRecord, newest_record
+from mirage_core.pipeline.runner import run_road
 from mirage_core.recipes import dump, load
-from mirage_core.stages.direct import run_road
-from mirage_core.stages.record import RunRecord, newest_record
-from mirage_core.stages.road import PlannedStage, plan
 from mirage_core.store import Store
-from mirage_core.teacher.keys import keys_from
-from mirage_core.types import ProgressEvent
-from tasks.keys import read_key
-from tasks.lines import line_of
-from tasks.places import home, open_store, store_url, variable
+from tasks.paths import home, open_store, store_url
 
 NOWHERE = "none"
 
@@ -51,20 +41,6 @@ def run_direct(
     leave_model(record, opened, model_folder)
     if publish_as:
         show_pointer(publish_as, publish(opened, publish_as, record))
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block: training finishes its step and saves, the record is written; exit status 143."""
-
-    def leave(number: int, _frame: object) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def run_deployment(
@@ -94,7 +70,7 @@ def leave_model(record: RunRecord, store: Store, chosen: str | None) -> None:
 
     From a remote store it would have to be fetched, which nobody asked for: then the command that does is said.
     """
-    from flows.take_away import take_away
+    from flows.export_on_finish import take_away
 
     if chosen == NOWHERE:
         return
@@ -106,50 +82,8 @@ def leave_model(record: RunRecord, store: Store, chosen: str | None) -> None:
         console.print(f"model: {folder}  (mirage answer {folder} PICTURE)", markup=False)
 
 
-def environment(store: str | None) -> dict[str, str]:
-    """What the flow's process is told, and the UI shows: where the store is, and which block has its keys."""
-    block = variable("MIRAGE_S3_BLOCK")
-    told = {"MIRAGE_STORE": store_url(store), "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json"}
-    return {**told, **({"MIRAGE_S3_BLOCK": block} if block else {})}
-
-
-def keys_of(settings: Settings) -> AbstractContextManager[None]:
-    """Let the work inside read the teacher's key; one that lies in a block needs the running server."""
-    if settings.teacher.kind == "endpoint" and settings.runtime.teacher.api_key_block is not None:
-        connect_to_prefect()
-    return keys_from(read_key)
-
-
-def connect_to_prefect() -> None:
-    """Point Prefect's client at the running server; before Prefect is imported."""
-    from flows.commands.stack import api_url
-
-    os.environ["PREFECT_API_URL"] = api_url()
-    os.environ.setdefault("PREFECT_HOME", str(home() / "prefect"))
-
-
-def absolute(recipe: str) -> str:
-    """A recipe's name as it is; a file's path made absolute, since the worker has a working folder of its own."""
-    return os.path.abspath(recipe) if os.path.isfile(recipe) else recipe
-
-
 def plan_line(planned: PlannedStage) -> str:
     """One stage of the plan in words."""
     if planned.cached:
         return f"cached    {planned.name:24} {planned.artifact.path if planned.artifact else ''}"
     return f"will run  {planned.name:24} {'' if planned.fingerprint else '(after the stages before it)'}".rstrip()
-
-
-class DirectProgress:
-    """Prints a stage's progress events: steps a few seconds apart, everything else at once."""
-
-    def __init__(self, every_s: float = 5.0) -> None:
-        self._every_s = every_s
-        self._spoken = float("-inf")
-
-    def __call__(self, event: ProgressEvent) -> None:
-        """Print one event."""
-        now = time.monotonic()
-        if event.step is None or event.step == event.total or now - self._spoken >= self._every_s:
-            self._spoken = now
-            console.print(line_of(event.stage, event), markup=False)

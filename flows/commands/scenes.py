@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from flows.commands.printing import console
-from flows.commands.run import DirectProgress
+from flows.commands.session import DirectProgress
 from mirage_core.config import SceneSettings
 from mirage_core.recipes import load
 from mirage_core.synthesis.scenes import SceneRequest, read_pairs

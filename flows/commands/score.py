@@ -11,14 +11,14 @@ from rich.table import Table
 from flows.commands.evaluate import problems_of, protocol_line
 from flows.commands.printing import aside, console
 from flows.trained import use_task
-from mirage_core.benchmarks import own
+from mirage_core.benchmarks.custom import jsonl_data as own
 from mirage_core.config import OwnData
-from mirage_core.evaluation import published
-from mirage_core.evaluation.outside import judged, read_outputs, summary
+from mirage_core.evaluation.predictions_file import judged, read_outputs, summary
+from mirage_core.reports.run import published_numbers as published
 from mirage_core.store import Store
 from mirage_core.store.records import save_predictions
 from mirage_core.types import Problem
-from tasks.places import open_store
+from tasks.paths import open_store
 
 
 def score(

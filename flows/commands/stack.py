@@ -7,8 +7,8 @@ import os
 from deployments import local_stack
 from deployments.background import StackError
 from flows.commands.printing import console
-from mirage_core.store.s3 import SCHEMES
-from tasks.places import home, repository, results_url, store_url, variable
+from mirage_core.store.backends.s3 import SCHEMES
+from tasks.paths import home, repository, results_url, store_url, variable
 
 
 def stack() -> local_stack.LocalStack:
@@ -39,7 +39,7 @@ def down() -> None:
 
 def deploy(store: str | None) -> None:
     """Register every deployment."""
-    from flows.commands.study import DEPLOYED
+    from flows.apps.study_names import DEPLOYED
 
     url = api_url()
     local_stack.deploy(stack(), url, store=store_url(store), say=say)

@@ -14,7 +14,7 @@ from flows.commands.printing import console
 from mirage_core.errors import ArtifactDamaged, InputError
 from mirage_core.store import Garbage, Store
 from mirage_core.types import Artifact
-from tasks.places import open_store
+from tasks.paths import open_store
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 

@@ -9,26 +9,18 @@ from pathlib import Path
 
 from rich.table import Table
 
+from flows.apps.study_names import DEPLOYED
 from flows.commands.printing import console
-from flows.commands.run import (
-    DirectProgress,
-    connect_to_prefect,
-    ended_by_sigterm,
-    environment,
-    keys_of,
-)
+from flows.commands.session import DirectProgress, connect_to_prefect, ended_by_sigterm, environment, keys_of
 from mirage_core.errors import ArtifactMissing, InputError
-from mirage_core.stages.study_plan import PlannedShare, plan_study
-from mirage_core.stages.study_record import StudyRecord, newest_study
-from mirage_core.stages.study_run import run_study_direct
 from mirage_core.store import Store
 from mirage_core.studies.grid import CellRun, grid
 from mirage_core.studies.loading import load_study, names
-from mirage_core.studies.study import Study
-from tasks.places import open_store, store_url
-
-DEPLOYED = ("ablation", "causal", "sweep-k", "sweep-gamma")
-"""Studies with a deployment of their own; any other is given to the first as its parameter."""
+from mirage_core.studies.plan import PlannedShare, plan_study
+from mirage_core.studies.record import StudyRecord, newest_study
+from mirage_core.studies.run import run_study_direct
+from mirage_core.studies.spec import Study
+from tasks.paths import open_store, store_url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +44,8 @@ def seeds_of(told: str | None) -> tuple[int, ...]:
         return ()
     try:
         return tuple(int(part) for part in told.split(","))
-    except ValueError as problem:
-        raise InputError(f"got the seeds {told!r}, expected whole numbers such as 1,2,3") from problem
+    except ValueError as error:
+        raise InputError(f"got the seeds {told!r}, expected whole numbers such as 1,2,3") from error
 
 
 def cells_of(told: str | None) -> tuple[str, ...]:

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from flows.commands.printing import console
-from flows.commands.run import DirectProgress, keys_of
+from flows.commands.session import DirectProgress, keys_of
 from mirage_core.config import Settings
 from mirage_core.errors import InputError
+from mirage_core.pipeline.registry import STAGES
+from mirage_core.pipeline.stage import run_stage
 from mirage_core.recipes import load
-from mirage_core.stages.registry import STAGES
-from mirage_core.stages.stage import run_stage
 from mirage_core.store import Store
 from mirage_core.store.records import load_auxiliary_images, load_given, load_problems
 from mirage_core.teacher import make_teacher, teach
-from mirage_core.teacher.taught import Taught
+from mirage_core.teacher.protocol import Taught
 from mirage_core.types import Problem
-from tasks.places import open_store
+from tasks.paths import open_store
 
 LONGEST = 800
 

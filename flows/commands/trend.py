@@ -12,10 +12,10 @@ from rich.table import Table
 from flows.commands.printing import console
 from mirage_core.errors import ArtifactMissing
 from mirage_core.evaluation.metrics import ALL
-from mirage_core.stages.trend import TrendPoint, in_words, load_points
-from mirage_core.stages.trend_page import PAGE, page_of
-from mirage_core.stages.trend_page import as_json as told
-from tasks.places import open_store
+from mirage_core.pipeline.trend import TrendPoint, in_words, load_points
+from mirage_core.pipeline.trend_report import PAGE, page_of
+from mirage_core.pipeline.trend_report import as_json as told
+from tasks.paths import open_store
 
 
 def trend(pointer: str, store: str | None, *, as_json: bool, open_page: bool) -> None:

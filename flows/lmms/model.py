@@ -17,14 +17,14 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 
 from flows.trained import Checkpoint, checkpoint
-from mirage_core.benchmarks.answers import boxed
+from mirage_core.benchmarks.answer_parsing import boxed
 from mirage_core.config import EvaluationSettings
 from mirage_core.errors import DataError, InputError
-from mirage_core.evaluation.answer import Answerer
-from mirage_core.model.base import load_model
-from mirage_core.stages.evaluation import latents_of
+from mirage_core.generation.generator import Answerer
+from mirage_core.model.loading import load_model
+from mirage_core.pipeline.stages.evaluate import latents_of
 from mirage_core.types import Problem
-from tasks.places import open_store
+from tasks.paths import open_store
 
 _MARK = "<image>"
 _LATENTS = re.compile(r"<latents:\d+>")

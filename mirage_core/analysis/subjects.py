@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mirage_core.analysis.asking import Asker, Change, Said
-from mirage_core.analysis.collected import Collected
-from mirage_core.analysis.collecting import stratum
-from mirage_core.latent.encoded import EncodedPrompt
-from mirage_core.model.intervention import SpanStates
-from mirage_core.model.transcript import output_text
+from mirage_core.analysis.collect import Collected, stratum
+from mirage_core.analysis.intervened_generation import Asker, Change, Said
+from mirage_core.generation.interventions import SpanStates
+from mirage_core.generation.trajectory import output_text
+from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.types import LatentSpan, Prediction, Problem
 
 

@@ -11,8 +11,8 @@ from typing import Literal
 from pydantic import Field
 from scipy.stats import binom
 
-from mirage_core.analysis.page_words import p_equals, percent, points, shares
-from mirage_core.analysis.result import (
+from mirage_core.analysis.number_format import p_equals, percent, points, shares
+from mirage_core.analysis.results import (
     Estimate,
     InterventionsResult,
     Probe,

@@ -11,16 +11,16 @@ from mirage_core.benchmarks import (
     hr_bench,
     jigsaw,
     mme_realworld,
-    own,
     sat,
     tablevqa,
     vsp_planning,
-    vsp_questions,
     vsp_reasoning,
     vstar,
 )
+from mirage_core.benchmarks import vsp_folder as vsp_questions
 from mirage_core.benchmarks.benchmark import Ask, Benchmark, Judge, Load, Orders
-from mirage_core.benchmarks.task import OwnTask, load_task
+from mirage_core.benchmarks.custom import jsonl_data as own
+from mirage_core.benchmarks.custom.task import OwnTask, load_task
 from mirage_core.config import ProblemSettings
 from mirage_core.errors import InputError
 from mirage_core.recipes.task_file import read_task

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark
-from mirage_core.benchmarks.choices import with_options
+from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
+from mirage_core.benchmarks.multiple_choice import with_options
 from mirage_core.benchmarks.option_rows import RULE, choice_problem, prompt, score
-from mirage_core.benchmarks.published import PublishedRow, published_rows
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Split
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirage_core.benchmarks.choices import RULE, prompt, right_letter, score, with_options
-from mirage_core.benchmarks.rows import Row, read_picture_file, read_rows
+from mirage_core.benchmarks.io.jsonl import Row, read_picture_file, read_rows
+from mirage_core.benchmarks.multiple_choice import RULE, prompt, right_letter, score, with_options
 from mirage_core.errors import DataError
 from mirage_core.types import Given, Problem, Split
 

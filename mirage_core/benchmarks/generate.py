@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
-from mirage_core.benchmarks.rows import read_rows
+from mirage_core.benchmarks.io.jsonl import read_rows
 from mirage_core.benchmarks.splits import split_of_form
 from mirage_core.config import BenchmarkData, ProblemSettings
 from mirage_core.errors import DataError

@@ -13,10 +13,10 @@ from functools import partial
 from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark, Orders
-from mirage_core.benchmarks.choices import LETTERS
+from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
+from mirage_core.benchmarks.io.jsonl import LARGE_PICTURE_PIXELS
+from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.benchmarks.option_rows import RULE, choice_problem, prompt, score
-from mirage_core.benchmarks.published import PublishedRow, published_rows
-from mirage_core.benchmarks.rows import LARGE_PICTURE_PIXELS
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Split
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mirage_core.benchmarks.choices import LETTERS, RULE, prompt, right_letter, score, with_options
-from mirage_core.benchmarks.leaks import near_groups, perceptual_hash
-from mirage_core.benchmarks.pictures import source_pictures
-from mirage_core.benchmarks.published import PublishedRow, published_rows
+from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
+from mirage_core.benchmarks.io.image_sources import source_pictures
+from mirage_core.benchmarks.multiple_choice import LETTERS, RULE, prompt, right_letter, score, with_options
+from mirage_core.benchmarks.near_duplicates import near_groups, perceptual_hash
 from mirage_core.benchmarks.splits import split_of_form
 from mirage_core.config import JigsawData
 from mirage_core.errors import DataError

@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark
-from mirage_core.benchmarks.choices import LETTERS
+from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
+from mirage_core.benchmarks.io.jsonl import LARGE_PICTURE_PIXELS
+from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.benchmarks.option_rows import RULE, answer_text, choice_problem, prompt, score_letter
 from mirage_core.benchmarks.option_rows import score as score_by_letter
-from mirage_core.benchmarks.published import PublishedRow, published_rows
-from mirage_core.benchmarks.rows import LARGE_PICTURE_PIXELS
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Score, Split
 

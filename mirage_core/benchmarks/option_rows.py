@@ -10,16 +10,16 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mirage_core.benchmarks import choices
-from mirage_core.benchmarks.answers import boxed
-from mirage_core.benchmarks.choices import LETTERS
+from mirage_core.benchmarks import multiple_choice
+from mirage_core.benchmarks.answer_parsing import boxed
+from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.errors import DataError, SettingsError
 from mirage_core.types import Problem, Score, Split
 
 RULE = "published-letter"
 _SAID = re.compile(r"\b(?i:answer|option|choice)\b(?:\s+is)?\s*:?\s*\**\s*\(?([A-Z])\b(?!')")
 _BARE = re.compile(r"\W*([A-Za-z])\s*(?:[.:,)*].*)?", flags=re.DOTALL)
-prompt = choices.prompt
+prompt = multiple_choice.prompt
 __all__ = ["RULE", "answer_text", "choice_problem", "prompt", "read_letter", "score", "score_letter"]
 
 
@@ -64,7 +64,7 @@ def choice_problem(
 def score(problem: Problem, output: str, rule: str = RULE) -> Score:
     """The letter in the box, else the last "(X)", else that of "the answer is X", else a letter alone, else the only
     option whose whole text stands in the answer."""
-    if rule not in (RULE, choices.RULE, "mirage", "vsp"):
+    if rule not in (RULE, multiple_choice.RULE, "mirage", "vsp"):
         raise SettingsError(f"unknown rule {rule!r} for {problem.benchmark}; expected {RULE}")
     return score_letter(problem, read_letter(output, _options(problem)), RULE)
 

@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Iterator
 
 from mirage_core.benchmarks.benchmark import Orders
-from mirage_core.benchmarks.choices import LETTERS, RULE, prompt, score, with_options
-from mirage_core.benchmarks.published import PublishedRow, published_rows
+from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
+from mirage_core.benchmarks.multiple_choice import LETTERS, RULE, prompt, score, with_options
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Split
 

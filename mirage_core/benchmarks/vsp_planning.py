@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mirage_core.benchmarks.answers import boxed
-from mirage_core.benchmarks.rows import Row, read_picture, read_question, read_rows
+from mirage_core.benchmarks.answer_parsing import boxed
+from mirage_core.benchmarks.io.jsonl import Row, read_picture, read_question, read_rows
 from mirage_core.benchmarks.vsp_prompts import PLANNING, PromptForm, check_form, with_ending
 from mirage_core.errors import DataError, InputError, SettingsError
 from mirage_core.types import Problem, Score, Split, Variant

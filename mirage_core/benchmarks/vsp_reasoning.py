@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from mirage_core.benchmarks.answers import boxed, letter_of, option_letter
-from mirage_core.benchmarks.rows import Row, read_picture, read_question, read_rows
+from mirage_core.benchmarks.answer_parsing import boxed, letter_of, option_letter
+from mirage_core.benchmarks.io.jsonl import Row, read_picture, read_question, read_rows
 from mirage_core.benchmarks.vsp_prompts import REASONING, PromptForm, check_form, with_ending
 from mirage_core.errors import DataError, SettingsError
 from mirage_core.types import Problem, Score, Split, Variant

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.io.hub_rows import PublishedRow, hub_folder, published_rows
+from mirage_core.benchmarks.io.jsonl import LARGE_PICTURE_PIXELS
 from mirage_core.benchmarks.option_rows import RULE, choice_problem, prompt, score
-from mirage_core.benchmarks.published import PublishedRow, hub_folder, published_rows
-from mirage_core.benchmarks.rows import LARGE_PICTURE_PIXELS
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Split
 

@@ -112,8 +112,8 @@ def plain_url(url: str) -> str:
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
-    except ValueError as problem:
-        raise ValueError("expected a URL such as http://127.0.0.1:8000/v1") from problem
+    except ValueError as error:
+        raise ValueError("expected a URL such as http://127.0.0.1:8000/v1") from error
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError("expected http:// or https:// and a host, such as http://127.0.0.1:8000/v1")
     if "@" in parts.netloc:

@@ -26,3 +26,6 @@ class Section(BaseModel):
 def identity(section: BaseModel) -> dict[str, Any]:
     """The JSON form of a settings section, as it enters a fingerprint."""
     return section.model_dump(mode="json")
+
+
+Scalar = bool | int | float | str

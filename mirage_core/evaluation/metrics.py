@@ -19,10 +19,9 @@ from typing import Any
 
 from mirage_core.errors import DataError
 from mirage_core.evaluation.statistics import PairedTest, mcnemar, wilson
-from mirage_core.types import Prediction, Score
+from mirage_core.types import Prediction, Scored
 
 ALL = "all"
-Scored = tuple[Prediction, Score]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mirage_core.errors import InputError, SettingsError
 from mirage_core.model.backbones import Inside, inside_class
-from mirage_core.model.backbones.inside import Rotary
+from mirage_core.model.backbones.adapter import Rotary
 from mirage_core.model.cache import Cache, GrowingCache
-from mirage_core.model.embedded import Embedded
-from mirage_core.model.packing import Packing
+from mirage_core.model.packing import Embedded, Packing
 from mirage_core.model.stock_generate import guard_generate
 
 __all__ = ["Backbone", "Embedded", "Rotary"]

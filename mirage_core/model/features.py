@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mirage_core.errors import SettingsError
-from mirage_core.latent.encoded import EncodedPrompt, no_pixels
+from mirage_core.latent.examples import EncodedPrompt, no_pixels
 from mirage_core.model.backbone import Backbone
 
 

@@ -5,8 +5,9 @@ Legend: B rows, T columns, n tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 
@@ -26,3 +27,32 @@ class Packing:
     def gather(self, columns: Tensor) -> Tensor:
         """The tokens [1, n, ...] of columns [B, T, ...]."""
         return columns.flatten(0, 1).index_select(0, self.index)[None]
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """Input embeddings ``tokens`` [B, T, D], and ``deep`` [L, B, T, D]: what is added to the outputs of the first
+    layers, zero but at images, which end before column ``images_end``; None where there is nothing to add."""
+
+    tokens: Tensor
+    deep: Tensor | None = None
+    images_end: int = 0
+
+    @property
+    def shape(self) -> torch.Size:
+        """[B, T, D]."""
+        return self.tokens.shape
+
+    def columns(self, begin: int, end: int) -> Embedded:
+        """Columns [begin, end)."""
+        deep = None if self.deep is None or begin >= self.images_end else self.deep[:, :, begin:end]
+        return Embedded(self.tokens[:, begin:end], deep, max(0, self.images_end - begin))
+
+    def packed(self, index: Tensor) -> Embedded:
+        """The tokens [1, n, D] alone of columns ``index`` [n], of all rows end to end."""
+        deep = None if self.deep is None else self.deep.flatten(1, 2).index_select(1, index)[:, None]
+        return Embedded(self.tokens.flatten(0, 1).index_select(0, index)[None], deep, self.images_end)
+
+    def fed(self, rows: Tensor, columns: Tensor, latents: Tensor) -> Embedded:
+        """These columns with ``latents`` [..., D] at ``rows``, ``columns`` [...]."""
+        return replace(self, tokens=self.tokens.index_put((rows, columns), latents))

@@ -36,7 +36,7 @@ def _generate(model: Any, *given: Any, **named: Any) -> Any:
     if isinstance(chosen, str | os.PathLike):
         raise SettingsError(
             f"custom_generate is {str(chosen)!r}, which would run code from there. Give it a callable, such as "
-            "mirage_core.model.generate.latent_generate(backbone, ids, num_latents=4)."
+            "mirage_core.generation.hf_generate.latent_generate(backbone, ids, num_latents=4)."
         )
     if isinstance(chosen, Taking):
         taken, left = chosen.take(bound.arguments.get("streamer"), bound.arguments.get("kwargs", {}))

@@ -24,7 +24,7 @@ from mirage_core.planning.activations import (
     recomputed,
     waiting,
 )
-from mirage_core.planning.held import Held
+from mirage_core.planning.resident_memory import Held
 from mirage_core.planning.sizes import ModelSizes
 
 HEADROOM = 64

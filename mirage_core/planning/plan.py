@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from mirage_core.config import RuntimeSettings, Settings
 from mirage_core.errors import SettingsError
+from mirage_core.planning.flops import Rates
 from mirage_core.planning.memory import Moment, peak
-from mirage_core.planning.operations import Rates
-from mirage_core.planning.rows import RecipeRows, recipe_rows
 from mirage_core.planning.sizes import ModelSizes, model_sizes
 from mirage_core.planning.stages import StageWork, stages_of
+from mirage_core.planning.token_counts import RecipeRows, recipe_rows
 
 GIB = 2**30
 CONTEXT = 0.75 * GIB

@@ -20,8 +20,8 @@ from mirage_core.errors import SettingsError
 from mirage_core.latent.tokens import LATENT_TOKENS, token_ids
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.backbones import inside_class
-from mirage_core.model.base import FROM_SCRATCH, load_processor_of, scratch_config
-from mirage_core.planning.known import KNOWN
+from mirage_core.model.loading import FROM_SCRATCH, load_processor_of, scratch_config
+from mirage_core.planning.known_configs import KNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,18 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mirage_core.config import GRPOSettings, ModelSettings, RuntimeSettings, Settings, TrainSettings
-from mirage_core.model.base import FROM_SCRATCH
+from mirage_core.model.loading import FROM_SCRATCH
 from mirage_core.planning.activations import Form
-from mirage_core.planning.held import BYTES, Held, held
-from mirage_core.planning.memory import (
-    Moment,
-    Work,
-    drawing_moment,
-    pictures_moment,
-    reference_moment,
-    training_moments,
-)
-from mirage_core.planning.operations import (
+from mirage_core.planning.batch_shapes import Shape, exercises
+from mirage_core.planning.flops import (
     Rates,
     column_seconds,
     drawing_seconds,
@@ -32,11 +24,19 @@ from mirage_core.planning.operations import (
     training,
     training_seconds,
 )
-from mirage_core.planning.rows import RecipeRows
-from mirage_core.planning.shapes import Shape, exercises
+from mirage_core.planning.memory import (
+    Moment,
+    Work,
+    drawing_moment,
+    pictures_moment,
+    reference_moment,
+    training_moments,
+)
+from mirage_core.planning.resident_memory import BYTES, Held, held
 from mirage_core.planning.sizes import ModelSizes
-from mirage_core.training.data import steps_of
-from mirage_core.training.prepared import CHUNK, FEATURE_LIMIT_BYTES
+from mirage_core.planning.token_counts import RecipeRows
+from mirage_core.training.data.feature_cache import CHUNK, FEATURE_LIMIT_BYTES
+from mirage_core.training.data.sampler import steps_of
 
 _SECTIONS = {"direct-sft": "direct_sft", "auxiliary-input": "direct_sft", "without-stage-1": "relaxation"}
 """The section a stage reads, where it is not called like the stage."""

@@ -38,9 +38,9 @@ def load(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str, Any] 
     check_keys(data, Settings)
     try:
         return with_task(Settings.model_validate(data))
-    except ValidationError as problem:
-        lines = "\n".join(explain(error, Settings) for error in problem.errors())
-        raise SettingsError(f"the settings of recipe {data.get('recipe')} are not valid:\n{lines}") from problem
+    except ValidationError as error:
+        lines = "\n".join(explain(error, Settings) for error in error.errors())
+        raise SettingsError(f"the settings of recipe {data.get('recipe')} are not valid:\n{lines}") from error
 
 
 def dump(settings: Settings) -> str:
@@ -99,10 +99,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         _refuse_repeated(yaml.compose(text, Loader=yaml.SafeLoader), str(path))
         data = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as problem:
-        raise SettingsError(f"the recipe {path} cannot be read: {problem}") from problem
-    except yaml.YAMLError as problem:
-        raise SettingsError(f"the recipe {path} is not YAML: {problem}") from problem
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the recipe {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the recipe {path} is not YAML: {error}") from error
     if not isinstance(data, dict):
         raise SettingsError(f"the recipe {path} holds {type(data).__name__}, expected settings such as 'seed: 42'")
     return data
@@ -131,8 +131,8 @@ def _parse(text: str) -> tuple[str, Any]:
         raise SettingsError(f"got the override {text!r}, expected a.b=c, for example grounding.steps=100")
     try:
         return dotted.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as problem:
-        raise SettingsError(f"the value of the override {text!r} is not YAML: {problem}") from problem
+    except yaml.YAMLError as error:
+        raise SettingsError(f"the value of the override {text!r} is not YAML: {error}") from error
 
 
 def _nested(dotted: str, value: Any) -> dict[str, Any]:

@@ -47,8 +47,8 @@ def read_task(task: TaskData) -> tuple[bytes, str]:
         if path.stat().st_size > LARGEST:
             raise SettingsError(f"{path} has more than {LARGEST} bytes: that is no task's file")
         text = path.read_bytes()
-    except OSError as problem:
-        raise SettingsError(f"problems.task.module: {path} cannot be read: {problem.strerror}") from problem
+    except OSError as error:
+        raise SettingsError(f"problems.task.module: {path} cannot be read: {error.strerror}") from error
     digest = hashlib.sha256(text).hexdigest()
     if task.sha256 not in (None, digest):
         raise SettingsError(
@@ -79,8 +79,8 @@ def is_path(module: str) -> bool:
 def _dotted_file(module: str) -> Path:
     try:
         spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError) as problem:
-        raise SettingsError(f"problems.task.module: {module!r} cannot be found: {problem}") from problem
+    except (ImportError, ValueError) as error:
+        raise SettingsError(f"problems.task.module: {module!r} cannot be found: {error}") from error
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise SettingsError(
             f"problems.task.module: got {module!r}, expected a module of an installed package, or a file: ./{module}.py"

@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from mirage_core.errors import ArtifactDamaged, InputError, StoreUnavailable
+from mirage_core.store.artifact_folder import file_faults, find_sealed, local_files, read_sealed
+from mirage_core.store.backends.base import Place
 from mirage_core.store.manifest import MANIFEST, Manifest, describe_folder, digest_of, parse_manifest, safe_name
-from mirage_core.store.places import Place
 from mirage_core.store.publish import is_whole, upload_whole
 from mirage_core.store.quarantine import file_folders
-from mirage_core.store.sealed import file_faults, find_sealed, local_files, read_sealed
 from mirage_core.store.transfer import Sources
 from mirage_core.types import Progress
 
@@ -68,8 +68,8 @@ def _read(place: Place, cache: Path, path: str, progress: Progress | None) -> Pa
     for _ in range(LOOKS):
         try:
             return local_files(place, cache, path, read_sealed(place, path), progress)
-        except ArtifactDamaged as problem:
-            logger.warning("%s; passed over for an older checkpoint, should it not read well now", problem)
+        except ArtifactDamaged as error:
+            logger.warning("%s; passed over for an older checkpoint, should it not read well now", error)
             if _clean(place, path):
                 break
     return None

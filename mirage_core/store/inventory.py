@@ -4,20 +4,49 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mirage_core.errors import ArtifactDamaged
-from mirage_core.store.checked_json import load_checked
+from mirage_core.store.backends.base import Place
+from mirage_core.store.backends.entries import Entry
 from mirage_core.store.checkpoints import CHECKPOINTS
-from mirage_core.store.entries import Entry
+from mirage_core.store.digests import load_checked
 from mirage_core.store.manifest import FILES, MANIFEST, Manifest, parse_manifest
-from mirage_core.store.places import Place
 from mirage_core.store.quarantine import QUARANTINE
-from mirage_core.store.references import ARTIFACT_PATH
+
+ARTIFACT_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[0-9a-f]{20}")
+
+
+def mentioned(value: Any) -> Iterator[str]:
+    """Every artifact's path in a JSON value, wherever it stands."""
+    if isinstance(value, str):
+        if ARTIFACT_PATH.fullmatch(value):
+            yield value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from mentioned(name)
+            yield from mentioned(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from mentioned(inner)
+
+
+def reachable(roots: Iterable[str], inputs: Mapping[str, Iterable[str]]) -> set[str]:
+    """The roots, and all that they were made from, directly or not."""
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting.extend(inputs.get(path, ()))
+    return found
+
 
 logger = logging.getLogger(__name__)
 Read = TypeVar("Read")
@@ -87,8 +116,8 @@ def _read_all(place: Place, names: Iterable[str], read: Callable[[str], Read]) -
 def _manifest(place: Place, path: str) -> Manifest | None:
     try:
         return parse_manifest(place.read(f"{path}/{MANIFEST}"), f"{path}/{MANIFEST} in {place.url}")
-    except ArtifactDamaged as problem:
-        logger.warning("%s: `mirage store verify --repair` takes it out of use", problem)
+    except ArtifactDamaged as error:
+        logger.warning("%s: `mirage store verify --repair` takes it out of use", error)
         return None
 
 
@@ -96,8 +125,8 @@ def _record(place: Place, name: str) -> Any:
     try:
         data = place.read(name)
         return load_checked(data) if data.startswith(b"{") else json.loads(data)
-    except ValueError as problem:
+    except ValueError as error:
         raise ArtifactDamaged(
-            f"{name} in {place.url} is damaged ({problem}), so what it refers to is not known: mend or remove it, "
+            f"{name} in {place.url} is damaged ({error}), so what it refers to is not known: mend or remove it, "
             "then collect again"
-        ) from problem
+        ) from error

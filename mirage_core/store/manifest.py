@@ -12,8 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mirage_core.errors import ArtifactDamaged, ArtifactError, InputError
-from mirage_core.store.checked_json import dump_checked, load_checked
-from mirage_core.store.fingerprint import canonical_json, file_sha256
+from mirage_core.store.digests import canonical_json, dump_checked, file_sha256, load_checked
 
 MANIFEST = "manifest.json"
 FILES = "files-"
@@ -81,15 +80,15 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         manifest = Manifest.model_validate(load_checked(data))
         for entry in manifest.files:
             safe_name(entry.name)
-    except ValidationError as problem:
-        fault = problem.errors()[0]
+    except ValidationError as error:
+        fault = error.errors()[0]
         raise ArtifactDamaged(
             f"{where} is not a manifest: {'.'.join(map(str, fault['loc']))} {fault['msg']}"
-        ) from problem
-    except InputError as problem:
-        raise ArtifactDamaged(f"{where} is refused: {problem}") from problem
-    except ValueError as problem:
-        raise ArtifactDamaged(f"{where} is not a manifest: {problem}") from problem
+        ) from error
+    except InputError as error:
+        raise ArtifactDamaged(f"{where} is refused: {error}") from error
+    except ValueError as error:
+        raise ArtifactDamaged(f"{where} is not a manifest: {error}") from error
     if len({entry.name for entry in manifest.files}) < len(manifest.files):
         raise ArtifactDamaged(f"{where} names a file twice")
     if digest_of(manifest.files) != manifest.digest:

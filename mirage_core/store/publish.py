@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from mirage_core.errors import ArtifactDamaged, ArtifactError, StoreUnavailable
-from mirage_core.store.entries import Entry
+from mirage_core.store.artifact_folder import find_sealed, read_sealed, size_faults
+from mirage_core.store.backends.base import Place
+from mirage_core.store.backends.entries import Entry
 from mirage_core.store.manifest import FILES, MANIFEST, Manifest
-from mirage_core.store.places import Place
 from mirage_core.store.quarantine import Records, file_folders, records, retire
-from mirage_core.store.sealed import find_sealed, read_sealed, size_faults
 from mirage_core.store.transfer import Meter, Sources, upload
 from mirage_core.types import Progress
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from mirage_core.errors import ArtifactDamaged
-from mirage_core.store.checked_json import dump_checked
+from mirage_core.store.artifact_folder import file_faults, read_sealed
+from mirage_core.store.backends.base import Place
+from mirage_core.store.digests import dump_checked
 from mirage_core.store.manifest import FILES, MANIFEST, parse_manifest
-from mirage_core.store.places import Place
-from mirage_core.store.sealed import file_faults, read_sealed
 
 logger = logging.getLogger(__name__)
 QUARANTINE = "quarantine"
@@ -56,8 +56,8 @@ def take_out(place: Place, path: str, digest: str | None, name: str | None, faul
         return None
     try:
         manifest = parse_manifest(data, f"{path}/{MANIFEST} in {place.url}")
-    except ArtifactDamaged as problem:
-        return retire(place, path, data, file_folders(place, path), str(problem))
+    except ArtifactDamaged as error:
+        return retire(place, path, data, file_folders(place, path), str(error))
     if manifest.digest != digest:
         return None
     suspects = [entry for entry in manifest.files if name in (None, entry.name)]

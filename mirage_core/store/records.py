@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from mirage_core.errors import DataError
-from mirage_core.store.fingerprint import canonical_json
+from mirage_core.store.digests import canonical_json
 from mirage_core.store.tables import count_rows, iter_columns, write_table
 from mirage_core.types import (
     AuxiliaryImage,
@@ -321,8 +321,8 @@ def _prediction(row: Mapping[str, Any]) -> tuple[Prediction, Score]:
 def _json_object(text: str, path: Path, problem_id: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as problem:
-        raise DataError(f"{path}: problem {problem_id} has facts that are not JSON: {problem}") from problem
+    except ValueError as error:
+        raise DataError(f"{path}: problem {problem_id} has facts that are not JSON: {error}") from error
     if not isinstance(value, dict):
         raise DataError(f"{path}: problem {problem_id} has facts of type {type(value).__name__}, expected an object")
     return value

@@ -17,15 +17,15 @@ from pydantic import ValidationError
 
 from mirage_core.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, InputError
 from mirage_core.store import checkpoints
-from mirage_core.store.checked_json import dump_checked, load_checked
-from mirage_core.store.collect import Garbage, find_garbage, remove_garbage
-from mirage_core.store.entries import RESULTS, TEMPORARY
+from mirage_core.store.artifact_folder import FileDamaged, every_fault, find_sealed, local_files, read_sealed
+from mirage_core.store.backends.base import Place, open_place
+from mirage_core.store.backends.entries import RESULTS, TEMPORARY
+from mirage_core.store.digests import dump_checked, load_checked
+from mirage_core.store.garbage import Garbage, find_garbage, remove_garbage
 from mirage_core.store.manifest import MANIFEST, Manifest, describe_folder, digest_of, safe_name
-from mirage_core.store.places import Place, open_place
 from mirage_core.store.pointers import POINTERS, Pointer, new_pointer, pointer_key
 from mirage_core.store.publish import publish_sealed
 from mirage_core.store.quarantine import QUARANTINE, take_out
-from mirage_core.store.sealed import FileDamaged, every_fault, find_sealed, local_files, read_sealed
 from mirage_core.types import Artifact, Progress
 
 logger = logging.getLogger(__name__)
@@ -106,14 +106,14 @@ class Store:
         for attempt in (1, 2):
             try:
                 return local_files(self.place, self.cache, artifact.path, self.manifest(artifact), progress)
-            except ArtifactDamaged as problem:
-                name = problem.name if isinstance(problem, FileDamaged) else None
+            except ArtifactDamaged as error:
+                name = error.name if isinstance(error, FileDamaged) else None
                 try:
-                    kept = take_out(self.place, artifact.path, artifact.digest, name, str(problem))
+                    kept = take_out(self.place, artifact.path, artifact.digest, name, str(error))
                 except ArtifactError as other:
-                    raise ArtifactDamaged(f"{problem}. It could not be taken out of use: {other}") from problem
+                    raise ArtifactDamaged(f"{error}. It could not be taken out of use: {other}") from error
                 if kept is not None or attempt == 2:
-                    raise ArtifactDamaged(_mended(problem, kept, self.url)) from problem
+                    raise ArtifactDamaged(_mended(error, kept, self.url)) from error
                 # Good at the second look: misread, or made anew meanwhile.
         raise AssertionError("unreachable")
 
@@ -130,10 +130,10 @@ class Store:
         path = _checked_path(artifact.path)
         try:
             manifest = read_sealed(self.place, path)
-        except FileNotFoundError as problem:
+        except FileNotFoundError as error:
             raise ArtifactMissing(
                 f"{path} is not in {self.url}: it was removed or never completed; run its stage again"
-            ) from problem
+            ) from error
         if manifest.digest != artifact.digest:
             raise ArtifactMissing(
                 f"{path} in {self.url} has the digest {manifest.digest[:12]}, expected {artifact.digest[:12]}: it was "
@@ -145,8 +145,8 @@ class Store:
         """Every fault of an artifact, read byte by byte from the store itself; empty when it is good."""
         try:
             return every_fault(self.place, artifact.path, self.manifest(artifact))
-        except (ArtifactMissing, ArtifactDamaged) as problem:
-            return [str(problem)]
+        except (ArtifactMissing, ArtifactDamaged) as error:
+            return [str(error)]
 
     def list(self, kind: str | None = None) -> builtins.list[Artifact]:
         """The artifacts that have a readable manifest, newest first; unreadable ones are told as warnings."""
@@ -156,8 +156,8 @@ class Store:
                 manifest = read_sealed(self.place, path)
             except FileNotFoundError:
                 continue  # removed while we were listing
-            except ArtifactDamaged as problem:
-                logger.warning("%s; left out of the list", problem)
+            except ArtifactDamaged as error:
+                logger.warning("%s; left out of the list", error)
                 continue
             dated.append((str(manifest.about.get("created", "")), _handle(path, manifest)))
         return [artifact for _, artifact in sorted(dated, key=lambda pair: pair[0], reverse=True)]
@@ -170,8 +170,8 @@ class Store:
                 read_sealed(self.place, path)
             except FileNotFoundError:
                 continue
-            except ArtifactDamaged as problem:
-                found.append((Artifact(kind=path.split("/")[0], path=path, digest=""), str(problem)))
+            except ArtifactDamaged as error:
+                found.append((Artifact(kind=path.split("/")[0], path=path, digest=""), str(error)))
         return found
 
     def _paths(self, kind: str | None) -> builtins.list[str]:
@@ -244,16 +244,16 @@ class Store:
         """What a name stands for; ArtifactMissing tells the names there are."""
         try:
             return Pointer.model_validate(self.read_json(pointer_key(name)))
-        except ArtifactMissing as problem:
+        except ArtifactMissing as error:
             raise ArtifactMissing(
                 f"no pointer {name!r} in {self.url}: there is {', '.join(self.pointers()) or 'none yet'}. Set one with "
                 f"`mirage store point {name} ARTIFACT`"
-            ) from problem
-        except ValidationError as problem:
-            fault = problem.errors()[0]["msg"]
+            ) from error
+        except ValidationError as error:
+            fault = error.errors()[0]["msg"]
             raise ArtifactDamaged(
                 f"{pointer_key(name)} in {self.url} is not a pointer: {fault}. Remove it and set it again"
-            ) from problem
+            ) from error
 
     def pointers(self) -> builtins.list[str]:
         """The names of the pointers."""
@@ -284,10 +284,10 @@ class Store:
         try:
             data = self.place.read(safe_name(path))
             return load_checked(data) if data.startswith(b"{") else json.loads(data)
-        except FileNotFoundError as problem:
-            raise ArtifactMissing(f"{path} is not in {self.url}") from problem
-        except ValueError as problem:
-            raise ArtifactDamaged(f"{path} in {self.url} is not the JSON that was written: {problem}") from problem
+        except FileNotFoundError as error:
+            raise ArtifactMissing(f"{path} is not in {self.url}") from error
+        except ValueError as error:
+            raise ArtifactDamaged(f"{path} in {self.url} is not the JSON that was written: {error}") from error
 
     def names(self, prefix: str) -> builtins.list[str]:
         """The files below a folder (``runs/``), sorted, as paths that ``read_json`` takes."""

@@ -32,8 +32,8 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema
 def _table(rows: list[Mapping[str, Any]], schema: pa.Schema, path: Path) -> pa.Table:
     try:
         return pa.Table.from_pylist(rows, schema=schema)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as problem:
-        raise DataError(f"{path.name}: a value does not fit its column: {problem}") from problem
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{path.name}: a value does not fit its column: {error}") from error
 
 
 def read_table(path: Path, *, equal: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -45,8 +45,8 @@ def count_rows(path: Path) -> int:
     """How many rows a table has, without reading them; DataError names a broken file."""
     try:
         return int(pq.read_metadata(path).num_rows)
-    except (pa.ArrowException, OSError) as problem:
-        raise DataError(f"{path} is not a readable parquet table: {problem}") from problem
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable parquet table: {error}") from error
 
 
 def read_columns(path: Path, schema: pa.Schema, *, equal: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -75,8 +75,8 @@ def _rows(path: Path, columns: Sequence[str] | None, equal: Mapping[str, Any]) -
                 for name, value in equal.items():
                     batch = batch.filter(pc.equal(batch.column(name), value))
                 yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as problem:
-        raise DataError(f"{path} is not a readable parquet table: {problem}") from problem
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable parquet table: {error}") from error
     finally:
         pa.default_memory_pool().release_unused()
 
@@ -84,8 +84,8 @@ def _rows(path: Path, columns: Sequence[str] | None, equal: Mapping[str, Any]) -
 def _schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as problem:
-        raise DataError(f"{path} is not a readable parquet table: {problem}") from problem
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a readable parquet table: {error}") from error
 
 
 def _alike(there: pa.DataType, wanted: pa.DataType) -> bool:

@@ -8,8 +8,8 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 
+from mirage_core.store.backends.base import Place
 from mirage_core.store.manifest import FileEntry
-from mirage_core.store.places import Place
 from mirage_core.types import Progress, ProgressEvent
 
 FILES_AT_ONCE = 4

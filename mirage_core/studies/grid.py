@@ -12,7 +12,7 @@ import yaml
 from mirage_core.config import Measure, Settings
 from mirage_core.errors import SettingsError
 from mirage_core.recipes import load
-from mirage_core.studies.study import Cell, Study
+from mirage_core.studies.spec import Cell, Study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +69,8 @@ def _run(study: Study, cell: Cell, seed: int, sets: Sequence[str]) -> CellRun:
     )
     try:
         settings = load(study.recipe, chosen)
-    except SettingsError as problem:
-        raise SettingsError(f"cell {cell.name} of the study {study.name}: {problem}") from problem
+    except SettingsError as error:
+        raise SettingsError(f"cell {cell.name} of the study {study.name}: {error}") from error
     if cell.method.endswith("grpo") and not settings.grpo.enabled:
         raise SettingsError(f"cell {cell.name} of the study {study.name} needs grpo.enabled=true")
     return CellRun(cell=cell, seed=seed, recipe=study.recipe, sets=chosen, settings=settings, measures=study.measures)

@@ -14,7 +14,7 @@ from mirage_core.errors import SettingsError
 from mirage_core.recipes import FOLDER as RECIPES
 from mirage_core.recipes import read_yaml
 from mirage_core.recipes.keys import nearest
-from mirage_core.studies.study import Cell, Study, Sweep
+from mirage_core.studies.spec import Cell, Study, Sweep
 
 FOLDER = RECIPES / "studies"
 
@@ -38,9 +38,9 @@ def load_study(name_or_path: str | Path, seeds: Sequence[int] = (), cells: Seque
     known = {"name": path.stem, **data, **({"seeds": list(seeds)} if seeds else {})}
     try:
         study = Study.model_validate({**known, "recipe": _recipe(known.get("recipe"), path)})
-    except ValidationError as problem:
-        lines = "\n".join(f"  {_place(error['loc'])}: {error['msg']}" for error in problem.errors())
-        raise SettingsError(f"the study {path} is not valid:\n{lines}") from problem
+    except ValidationError as error:
+        lines = "\n".join(f"  {_place(error['loc'])}: {error['msg']}" for error in error.errors())
+        raise SettingsError(f"the study {path} is not valid:\n{lines}") from error
     return only(study, cells) if cells else study
 
 

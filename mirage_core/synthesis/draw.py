@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from PIL import Image
 
 from mirage_core.benchmarks import jigsaw, task_of, vsp_planning, vsp_reasoning
-from mirage_core.benchmarks.choices import LETTERS
+from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.config import AuxiliaryImageSettings
 from mirage_core.errors import DataError, InputError
-from mirage_core.synthesis.arrows import draw_arrows
-from mirage_core.synthesis.map_after_step import choose_step, draw_map_after_step
+from mirage_core.synthesis.maze_images import choose_step, draw_arrows, draw_map_after_step
 from mirage_core.types import AuxiliaryImage, Problem, Progress, ProgressEvent
 from mirage_core.worlds.jigsaw import stitched
 from mirage_core.worlds.maze import Maze, maze_from_rows, picture_bytes

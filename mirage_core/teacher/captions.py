@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mirage_core.benchmarks import jigsaw, task_of, vsp_planning, vsp_reasoning
-from mirage_core.benchmarks.choices import LETTERS
+from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.config import CaptionSettings
 from mirage_core.errors import TeacherError
 from mirage_core.teacher.checks import Fault, faults_of
-from mirage_core.teacher.phrases import DIRECTIONS, Phrases, at
-from mirage_core.types import Problem, TrainingExample
+from mirage_core.teacher.oracle import DIRECTIONS, Phrases, at
+from mirage_core.types import Problem, Rejection, TrainingExample
 from mirage_core.worlds.maze import maze_from_rows, walk
 
 _STRUCTURE = re.compile(r"</?think>|\\boxed|<\|[^<>|]*\|>|<(?:image|output_image|auxiliary_image|video|latents:\d+)>")
@@ -123,3 +123,21 @@ _WRITERS: dict[str, Callable[[TrainingExample, Phrases], str]] = {
     vsp_reasoning.NAME: _reasoning,
     jigsaw.NAME: _jigsaw,
 }
+
+
+def rejected(example: TrainingExample, faults: list[Fault], writer: str, attempt: int = 1) -> Rejection:
+    """The record of a captioned chain that was left out."""
+    problem = example.problem
+    return Rejection(
+        problem_id=problem.id,
+        benchmark=problem.benchmark,
+        split=problem.split,
+        group=problem.group,
+        variant=example.chain.variant,
+        teacher=writer,
+        attempt=attempt,
+        reason=faults[0].reason,
+        faults="; ".join(fault.says for fault in faults),
+        answer=example.chain.text_before + example.chain.caption + example.chain.text_after,
+        left_out=True,
+    )

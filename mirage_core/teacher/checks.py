@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mirage_core import benchmarks
-from mirage_core.benchmarks.answers import boxed
+from mirage_core.benchmarks.answer_parsing import boxed
 from mirage_core.config import TeacherSettings
 from mirage_core.errors import TeacherError
 from mirage_core.types import Problem, ReasoningChain

@@ -13,21 +13,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from mirage_core.benchmarks.choices import LETTERS
+from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.config import Settings
 from mirage_core.errors import TeacherError
+from mirage_core.llm_client.messages import Message, first_messages
+from mirage_core.llm_client.prompt_templates import Prompt, load_prompt
+from mirage_core.llm_client.response_cache import Answer
 from mirage_core.store import Store
-from mirage_core.teacher.answers import Answer
-from mirage_core.teacher.asking import Ask, Interview, interview_all, run
-from mirage_core.teacher.captioned import rejected
-from mirage_core.teacher.captions import caption_faults, with_caption
+from mirage_core.teacher.attempts import Ask, Interview, interview_all, run
+from mirage_core.teacher.captions import caption_faults, rejected, with_caption
 from mirage_core.teacher.checks import Fault
-from mirage_core.teacher.endpoint import EndpointTeacher
-from mirage_core.teacher.make import make_teacher
-from mirage_core.teacher.messages import Message, first_messages
-from mirage_core.teacher.reading import ending_fault
-from mirage_core.teacher.taught import Taught
-from mirage_core.teacher.templates import Prompt, load_prompt
+from mirage_core.teacher.endpoint import EndpointTeacher, ending_fault
+from mirage_core.teacher.protocol import Taught
+from mirage_core.teacher.teacher import make_teacher
 from mirage_core.types import Problem, Progress, ProgressEvent, ReasoningChain, Rejection, TrainingExample
 
 Value = TypeVar("Value")

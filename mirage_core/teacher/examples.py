@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from mirage_core.errors import InputError
 from mirage_core.teacher.checks import check_chain, faults_of
 from mirage_core.teacher.endpoint import EndpointTeacher
-from mirage_core.teacher.protocol import Teacher
-from mirage_core.teacher.taught import Lesson, Taught
+from mirage_core.teacher.protocol import Lesson, Taught, Teacher
 from mirage_core.types import (
     AuxiliaryImage,
     Given,

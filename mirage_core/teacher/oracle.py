@@ -6,15 +6,42 @@ piece is right), not its pictures.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Sequence
 
 from mirage_core.benchmarks import jigsaw, task_of, vsp_planning, vsp_reasoning
-from mirage_core.benchmarks.choices import LETTERS
-from mirage_core.benchmarks.task import OwnTask
+from mirage_core.benchmarks.custom.task import OwnTask
+from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.errors import TeacherError
-from mirage_core.teacher.phrases import DIRECTIONS, Phrases, at, listed
 from mirage_core.types import AuxiliaryImage, Problem, ReasoningChain, Variant
 from mirage_core.worlds.maze import GOAL, HOLE, START, Cell, Maze, Outcome, maze_from_rows, walk
+
+DIRECTIONS = {"U": "up", "D": "down", "L": "left", "R": "right"}
+
+
+class Phrases:
+    """Chooses one of several wordings, by the problem and by how many were chosen before."""
+
+    def __init__(self, problem_id: str) -> None:
+        self._seed = problem_id
+        self._chosen = 0
+
+    def pick(self, *wordings: str) -> str:
+        """One of the wordings."""
+        self._chosen += 1
+        return wordings[zlib.crc32(f"{self._seed}/{self._chosen}".encode()) % len(wordings)]
+
+
+def at(cell: Cell) -> str:
+    """A cell as (row,column), counted from 0 at the upper left, as the published chains write it."""
+    return f"({cell[0]},{cell[1]})"
+
+
+def listed(cells: Sequence[Cell]) -> str:
+    """Several cells in a sentence."""
+    names = [at(cell) for cell in cells]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
 
 Texts = tuple[str, str]
 

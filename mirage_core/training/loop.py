@@ -11,24 +11,24 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from mirage_core.distributed.collectives import added, process_device, wait_for_all
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.interruption import INTERRUPTED, Asked, hearing_sigterm
+from mirage_core.distributed.job import Job
 from mirage_core.errors import TrainingError, TrainingInterrupted
-from mirage_core.model.base import LoadedModel, save_model
-from mirage_core.training.checkpoint import read_checkpoint, restore_kept
-from mirage_core.training.course import Course, way_out
-from mirage_core.training.curves import STEP_TOKENS, Curves
-from mirage_core.training.engine import Engine, EngineSettings, EngineState, Root, make_engine
-from mirage_core.training.events import EventWriter
-from mirage_core.training.interruption import INTERRUPTED, Asked, hearing_sigterm
-from mirage_core.training.job import Job
-from mirage_core.training.log import RunLog, sentence
-from mirage_core.training.meters import Meter
+from mirage_core.model.loading import LoadedModel, save_model
+from mirage_core.training.checkpoint.async_save import Saver
+from mirage_core.training.checkpoint.checkpoint import read_checkpoint, restore_kept
+from mirage_core.training.engine.base import Engine, EngineSettings, Root
+from mirage_core.training.engine.make_engine import EngineState, make_engine
+from mirage_core.training.engine.optimizers import OptimizerKind, Schedule, learning_rate
+from mirage_core.training.logging.curves import STEP_TOKENS, Curves
+from mirage_core.training.logging.run_log import RunLog, sentence
+from mirage_core.training.logging.tensorboard import board
+from mirage_core.training.logging.throughput import Meter
 from mirage_core.training.objective import MicroBatch, Objective, counted, worked
-from mirage_core.training.optimizers import OptimizerKind
-from mirage_core.training.processes import added, process_device, wait_for_all
-from mirage_core.training.saving import Saver
-from mirage_core.training.schedule import Schedule, learning_rate
-from mirage_core.training.tensorboard import board
-from mirage_core.training.validation import Validation
+from mirage_core.training.validation.monitor import Course, way_out
+from mirage_core.training.validation.validation import Validation
 
 CURVES_FILE = "curves.parquet"
 WORK = "work/"  # what is counted for the speed alone, beside the counts of the losses

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from mirage_core.training.losses import LossParts
+from mirage_core.training.sft.losses import LossParts
 
 
 @dataclass(frozen=True)

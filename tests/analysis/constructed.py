@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mirage_core.analysis.collected import Collected
+from mirage_core.analysis.collect import Collected
 from mirage_core.types import LatentSpan, Prediction, Problem, Score
 
 

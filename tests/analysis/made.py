@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from mirage_core.analysis.looks import LatentLook, Patch, PictureLook, Word, WordLook
-from mirage_core.analysis.looks_matching import match
-from mirage_core.analysis.looks_result import LooksResult, PlaceSummary, ShownAnswer
-from mirage_core.analysis.projection import projected
-from mirage_core.analysis.result import (
+from mirage_core.analysis.lens.lens import LatentLook, Patch, PictureLook, Word, WordLook
+from mirage_core.analysis.lens.patch_matching import match
+from mirage_core.analysis.lens.pca import projected
+from mirage_core.analysis.lens.results import LooksResult, PlaceSummary, ShownAnswer
+from mirage_core.analysis.results import (
     Cell,
     Chance,
     Dose,

@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from mirage_core.analysis.asking import Asker, latents_of_model
-from mirage_core.analysis.collected import load_collected, save_collected
-from mirage_core.analysis.collecting import chosen_instances, collect
-from mirage_core.analysis.geometry import evenly
+from mirage_core.analysis.collect import chosen_instances, collect, load_collected, save_collected
+from mirage_core.analysis.intervened_generation import Asker, latents_of_model
+from mirage_core.analysis.measures.geometry import evenly
 from mirage_core.errors import DataError
+from mirage_core.latent.collate import collate
 from mirage_core.latent.compress import compress
-from mirage_core.latent.encoding import encode_rollout
-from mirage_core.latent.layout import collate
-from mirage_core.model.rollout import replayed_forward
+from mirage_core.latent.encoder import encode_rollout
+from mirage_core.model.forward.forward import replayed_forward
 from tests.analysis import toys
 
 PROBLEMS = toys.toy_problems()

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_core.analysis.asking import Said
-from mirage_core.analysis.chance import chances, majority
-from mirage_core.analysis.comparing import Named, compared
-from mirage_core.analysis.mediation import effects
-from mirage_core.analysis.partners import NOBODY
+from mirage_core.analysis.donors import NOBODY
+from mirage_core.analysis.intervened_generation import Said
+from mirage_core.analysis.measures.intervention_effect import Named, compared
+from mirage_core.analysis.measures.mediation import effects
+from mirage_core.analysis.measures.only_latents import chances, majority
+from mirage_core.benchmarks.judge import judge
 from mirage_core.config import AnalysisSettings
-from mirage_core.evaluation.judging import judge
 from mirage_core.evaluation.statistics import mcnemar_p, paired_interval
 from mirage_core.types import Prediction, Problem
 from tests.analysis import constructed, toys

@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from mirage_core.analysis.collected import save_collected
-from mirage_core.analysis.looks_collect import collect_looks
-from mirage_core.analysis.looks_result import read_looks, write_looks
+from mirage_core.analysis.collect import save_collected
+from mirage_core.analysis.lens.collect import collect_looks
+from mirage_core.analysis.lens.results import read_looks, write_looks
 from mirage_core.config import ReportSettings, Settings
 from mirage_core.errors import DataError, InputError
-from mirage_core.evaluation.report import write_report
-from mirage_core.model.base import save_model
-from mirage_core.stages.diagnosing import RECORDS, chosen_measures, diagnose, furthest, keep_record, road_to
-from mirage_core.stages.registry import get_stage
-from mirage_core.stages.report import looks_at_samples
-from mirage_core.stages.road import road
-from mirage_core.stages.stage import StageContext, label, run_stage
+from mirage_core.model.loading import save_model
+from mirage_core.pipeline.diagnose import RECORDS, chosen_measures, diagnose, furthest, keep_record, road_to
+from mirage_core.pipeline.pipeline import road
+from mirage_core.pipeline.registry import get_stage
+from mirage_core.pipeline.stage import StageContext, label, run_stage
+from mirage_core.pipeline.stages.report import looks_at_samples
+from mirage_core.reports.run.report import write_report
 from mirage_core.store import Store
 from mirage_core.store.records import load_predictions, save_problems
 from mirage_core.types import Artifact, Prediction
@@ -108,7 +108,7 @@ def test_a_diagnosis_is_kept_with_all_it_was_made_from(world: World, made: dict[
 
 
 def test_a_deaf_model_is_never_said_to_follow_its_latents(tmp_path: Path) -> None:
-    from mirage_core.analysis.interventions import interventions
+    from mirage_core.analysis.measures.interventions import interventions
     from mirage_core.analysis.verdict import drives_answer
 
     asker, settings = toys.deaf()

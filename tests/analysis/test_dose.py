@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mirage_core.analysis.dose import falling, half_scale, rank_correlation, trend_p
+from mirage_core.analysis.measures.interventions import falling, half_scale, rank_correlation, trend_p
 from mirage_core.errors import InputError
 
 SCALES = (0.0, 0.5, 1.0, 2.0, 4.0)

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mirage_core.analysis import views
-from mirage_core.analysis.interventions import interventions
-from mirage_core.analysis.mediation import mediation
-from mirage_core.analysis.only_latents import only_latents
-from mirage_core.analysis.result import InterventionsResult, Run, Seen, Way
+from mirage_core.analysis.measures import image_ablation as views
+from mirage_core.analysis.measures.interventions import interventions
+from mirage_core.analysis.measures.mediation import mediation
+from mirage_core.analysis.measures.only_latents import only_latents
+from mirage_core.analysis.results import InterventionsResult, Run, Seen, Way
 from mirage_core.analysis.subjects import clean_answers, subjects
 from tests.analysis import toys
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mirage_core.analysis.facts import facts_of, unit_of
+from mirage_core.analysis.measures.probe_targets import facts_of, unit_of
 from mirage_core.types import Problem
 
 SMALL = [[1, 0, -1], [0, 0, 0], [-1, 0, 2]]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_core.analysis.first_token import FirstOfAnswer, divergence
-from mirage_core.model.decode import Step
-from mirage_core.model.modes import Fed
+from mirage_core.analysis.intervened_generation import FirstOfAnswer, divergence
+from mirage_core.generation.decode import Step
+from mirage_core.generation.latent_modes import Fed
 
 PIECES = ["so ", "\\", "boxed", "\\boxed", "{", "{A", "A", "}", "<|latent_start|>"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mirage_core.analysis import geometry
-from mirage_core.analysis.resampling import resample_weights
+from mirage_core.analysis.bootstrap import resample_weights
+from mirage_core.analysis.measures import geometry
 
 ALL = np.full((1, 4), 0.25)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mirage_core.analysis.linear_probe import class_hits, class_targets, folds_of, held_out, sign_hits
+from mirage_core.analysis.measures.linear_probe import class_hits, class_targets, folds_of, held_out, sign_hits
 from mirage_core.errors import InputError
 
 PENALTIES = (1e-3, 1e-1, 10.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_core.analysis.looks import (
+from mirage_core.analysis.lens.lens import (
     LatentLook,
     Seen,
     by_embedding,
@@ -17,7 +17,7 @@ from mirage_core.analysis.looks import (
     shows_nothing,
     word_looks,
 )
-from mirage_core.analysis.looks_matching import fits_of, match
+from mirage_core.analysis.lens.patch_matching import fits_of, match
 from mirage_core.errors import InputError
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mirage_core.analysis.page import LIMITS, Sources, Subject, command, write_diagnosis
 from mirage_core.benchmarks.generate import generate_problems
 from mirage_core.config import AnalysisSettings
+from mirage_core.reports.diagnosis.page import LIMITS, Sources, Subject, command, write_diagnosis
 from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.types import Problem
 from tests.analysis import made

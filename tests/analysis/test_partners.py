@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mirage_core.analysis.partners import NOBODY, derangement, donors, inverse, spread_evenly
+from mirage_core.analysis.donors import NOBODY, derangement, donors, inverse, spread_evenly
 
 STRATA = ["a"] * 5 + ["b"] * 2 + ["alone"] + ["a"]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_core.analysis.probes import probes
-from mirage_core.analysis.result import Probe
+from mirage_core.analysis.measures.probes import probes
+from mirage_core.analysis.results import Probe
 from mirage_core.config import AnalysisSettings
 from mirage_core.types import Problem
 from tests.analysis.constructed import run

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mirage_core.analysis.projection import projected
+from mirage_core.analysis.lens.pca import projected
 from mirage_core.errors import InputError
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from mirage_core.analysis.page_question import headline, question_lines, render_question
-from mirage_core.analysis.question import CANNOT, Question, explained
+from mirage_core.analysis.explain_question import CANNOT, Question, explained
+from mirage_core.reports.diagnosis.question_page import headline, question_lines, render_question
 from mirage_core.types import Problem
 from tests.analysis import toys
 from tests.analysis.test_page import Tags

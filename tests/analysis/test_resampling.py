@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mirage_core.analysis.resampling import bootstrap_mean, check_rows, jackknife, share
+from mirage_core.analysis.bootstrap import bootstrap_mean, check_rows, jackknife, share
 from mirage_core.errors import InputError
 
 

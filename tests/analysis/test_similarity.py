@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_core.analysis.result import Estimate, StateSimilarity
-from mirage_core.analysis.similarity import similarity, state_similarity
+from mirage_core.analysis.measures.similarity import similarity, state_similarity
+from mirage_core.analysis.results import Estimate, StateSimilarity
 from mirage_core.config import AnalysisSettings
 from tests.analysis.constructed import run
 from tests.analysis.toys import toy_problems

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 
-from mirage_core.analysis.result import RESULTS, read_result
+from mirage_core.analysis.results import RESULTS, read_result
 from mirage_core.config import Settings
 from mirage_core.errors import InputError
-from mirage_core.model.base import save_model
-from mirage_core.stages.collect import COLLECT, collect_identity
-from mirage_core.stages.measure import MEASURE, measure_identity
-from mirage_core.stages.stage import StageResult, run_stage
+from mirage_core.model.loading import save_model
+from mirage_core.pipeline.stage import StageResult, run_stage
+from mirage_core.pipeline.stages.measure import COLLECT, MEASURE, collect_identity, measure_identity
 from mirage_core.store import Store
 from mirage_core.store.records import save_problems
 from mirage_core.types import Artifact

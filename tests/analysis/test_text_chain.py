@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_core.analysis.asking import Asker, Said
-from mirage_core.analysis.result import Run, TextChainResult
-from mirage_core.analysis.text_chain import answered, shuffled, text_chain, truncated
+from mirage_core.analysis.intervened_generation import Asker, Said
+from mirage_core.analysis.measures.text_chain import answered, shuffled, text_chain, truncated
+from mirage_core.analysis.results import Run, TextChainResult
 from mirage_core.types import Prediction, Problem, Score
 from tests.analysis import constructed, toys
 

@@ -17,15 +17,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mirage_core.analysis.asking import Asker, Change, Said
-from mirage_core.analysis.collected import Collected
-from mirage_core.analysis.collecting import collect
+from mirage_core.analysis.collect import Collected, collect
+from mirage_core.analysis.intervened_generation import Asker, Change, Said
 from mirage_core.config import ArchitectureSettings, ModelSettings, Settings
-from mirage_core.latent.encoding import Encoder
-from mirage_core.latent.layout import collate
-from mirage_core.model.base import LoadedModel, build_base
-from mirage_core.model.intervention import Interventions
-from mirage_core.training.losses import relaxation_loss
+from mirage_core.generation.interventions import Interventions
+from mirage_core.latent.collate import collate
+from mirage_core.latent.encoder import Encoder
+from mirage_core.model.loading import LoadedModel, build_base
+from mirage_core.training.sft.losses import relaxation_loss
 from mirage_core.types import AuxiliaryImage, Problem, ProgressEvent, ReasoningChain, TrainingExample
 
 COLOURS = {"A": (220, 40, 40), "B": (40, 200, 60), "C": (50, 60, 220)}

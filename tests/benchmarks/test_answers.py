@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirage_core.benchmarks.answers import boxed, option_letter
+from mirage_core.benchmarks.answer_parsing import boxed, option_letter
 
 OPTIONS = {"A": "Action Success.", "B": "Action Failed. Falling into a hole.", "C": "Player safe."}
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from mirage_core import benchmarks
 from mirage_core.benchmarks import jigsaw
-from mirage_core.benchmarks.leaks import near_groups, near_pairs, perceptual_hash
+from mirage_core.benchmarks.near_duplicates import near_groups, near_pairs, perceptual_hash
 from mirage_core.config import AuxiliaryImageSettings, JigsawData
 from mirage_core.errors import DataError
 from mirage_core.synthesis import draw_auxiliary_images

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mirage_core import benchmarks
-from mirage_core.benchmarks import own
-from mirage_core.benchmarks.contents import sources_identity
+from mirage_core.benchmarks.custom import jsonl_data as own
+from mirage_core.benchmarks.io.content_digest import sources_identity
 from mirage_core.config import OwnData, ProblemSettings
 from mirage_core.errors import DataError
 from tests.benchmarks.data_sets import picture

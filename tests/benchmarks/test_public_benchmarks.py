@@ -13,8 +13,8 @@ import pytest
 
 from mirage_core import benchmarks
 from mirage_core.benchmarks import hr_bench
-from mirage_core.benchmarks.contents import sources_identity
-from mirage_core.benchmarks.sources import sourced_problems
+from mirage_core.benchmarks.io.content_digest import sources_identity
+from mirage_core.benchmarks.load_problems import sourced_problems
 from mirage_core.config import ProblemSettings, PublicData
 from mirage_core.errors import DataError, SettingsError
 from tests.benchmarks.data_sets import picture, write_parquet

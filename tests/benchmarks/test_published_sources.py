@@ -12,9 +12,9 @@ import pytest
 
 from mirage_core import benchmarks
 from mirage_core.benchmarks import comt, sat
-from mirage_core.benchmarks.contents import content_of
-from mirage_core.benchmarks.published import published_rows
-from mirage_core.benchmarks.sources import Sourced, sourced_problems
+from mirage_core.benchmarks.io.content_digest import content_of
+from mirage_core.benchmarks.io.hub_rows import published_rows
+from mirage_core.benchmarks.load_problems import Sourced, sourced_problems
 from mirage_core.benchmarks.vsp_folder import folder_problems
 from mirage_core.config import CoMTData, ProblemSettings, SATData, VSPFolderData
 from mirage_core.errors import DataError

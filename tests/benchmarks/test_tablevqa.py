@@ -8,7 +8,7 @@ import pytest
 
 from mirage_core import benchmarks
 from mirage_core.benchmarks import tablevqa
-from mirage_core.benchmarks.table_values import near_figure, same_figure, same_values
+from mirage_core.benchmarks.tablevqa import near_figure, same_figure, same_values
 from mirage_core.errors import DataError
 from mirage_core.types import Problem
 from tests.benchmarks.data_sets import write_parquet

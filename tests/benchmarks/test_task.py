@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mirage_core import benchmarks
-from mirage_core.benchmarks.contents import sources_identity
-from mirage_core.benchmarks.sources import sourced_problems
+from mirage_core.benchmarks.io.content_digest import sources_identity
+from mirage_core.benchmarks.load_problems import sourced_problems
 from mirage_core.config import AuxiliaryImageSettings, CaptionSettings, ProblemSettings
 from mirage_core.errors import DataError, InputError, SettingsError, TeacherError
 from mirage_core.synthesis import draw_auxiliary_images
@@ -25,7 +25,7 @@ TURNING = Path(__file__).parents[2] / "docs/examples/turning.py"
 # The least a task can be: which of two shades is asked, eight rows of pictures a split.
 SMALL = """
 from PIL import Image
-from mirage_core.benchmarks.task import Problem, Score, boxed, picture_bytes
+from mirage_core.benchmarks.custom.task import Problem, Score, boxed, picture_bytes
 
 NAME = "shades"
 GROUPS = ("grey",)

@@ -3,7 +3,7 @@
 from typing import get_args
 
 from mirage_core.config import Method
-from mirage_core.stages.registry import STAGES
+from mirage_core.pipeline.registry import STAGES
 
 SEED = 103
 METHODS: tuple[str, ...] = get_args(Method)

@@ -46,7 +46,7 @@ def test_cancel_on_the_page_of_a_run_in_the_middle_of_training_leaves_no_process
 
 def trains(stack: LiveStack, run: str, mark: str) -> bool:
     """Whether both training processes are there and have told of a step."""
-    workers = [command for command in processes(mark).values() if "mirage_core.training.worker" in command]
+    workers = [command for command in processes(mark).values() if "mirage_core.distributed.worker" in command]
     return len(workers) == 2 and any(re.match(r"base \d+/", line) for line in stack.logs(run))
 
 

@@ -7,9 +7,9 @@ import re
 import pytest
 from playwright.sync_api import expect
 
+from mirage_core.pipeline.pipeline import NEEDS
+from mirage_core.pipeline.registry import STAGES
 from mirage_core.recipes import load
-from mirage_core.stages.registry import STAGES
-from mirage_core.stages.road import NEEDS
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 from tests.browser.finished import METHODS, OVERRIDES, SEED

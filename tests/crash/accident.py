@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-from mirage_core.stages.record import RunRecord, load_record
+from mirage_core.pipeline.run_record import RunRecord, load_record
 from mirage_core.store import Store
 from tests.servers.stack import LiveStack
 
@@ -71,7 +71,7 @@ class Accident:
 
     def ranks(self, stage: str = "") -> list[psutil.Process]:
         """The training and evaluation processes of the run (of one stage)."""
-        return list(processes("mirage_core.training.worker", f"{self.temporary}/mirage-{stage}"))
+        return list(processes("mirage_core.distributed.worker", f"{self.temporary}/mirage-{stage}"))
 
     def flow_process(self) -> psutil.Process:
         """The process that runs the flow: the parent of the training processes."""

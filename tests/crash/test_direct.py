@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mirage_core.stages.record import newest_record
+from mirage_core.pipeline.run_record import newest_record
 from mirage_core.store import Store
 from tests.crash.accident import OVERRIDES, processes, until
 
@@ -47,7 +47,9 @@ def test_a_direct_run_that_ends_early_leaves_no_process_and_the_next_one_resumes
     place = tmp_path / "store"
 
     def ranks() -> list[int]:
-        return [process.pid for process in processes("mirage_core.training.worker", f"{temporary}/mirage-relaxation")]
+        return [
+            process.pid for process in processes("mirage_core.distributed.worker", f"{temporary}/mirage-relaxation")
+        ]
 
     run = start(place, temporary)
     until(lambda: bool(ranks()) and any(place.glob("checkpoints/*/*/manifest.json")), "a checkpoint of stage 2")

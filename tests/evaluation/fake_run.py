@@ -19,7 +19,7 @@ from mirage_core.config import (
     Settings,
     TrainSettings,
 )
-from mirage_core.evaluation.answer import judge
+from mirage_core.generation.generator import judge
 from mirage_core.store.records import save_auxiliary_images, save_examples, save_predictions, save_problems
 from mirage_core.store.tables import write_table
 from mirage_core.synthesis import draw_auxiliary_images

@@ -9,10 +9,9 @@ from itertools import pairwise
 import pytest
 
 from mirage_core.errors import InputError
-from mirage_core.evaluation.comparison import Change, compare, problems_digest
-from mirage_core.evaluation.metrics import Scored
+from mirage_core.evaluation.regression import Change, compare, problems_digest
 from mirage_core.evaluation.statistics import exact_p
-from mirage_core.types import Prediction, Problem, Score
+from mirage_core.types import Prediction, Problem, Score, Scored
 
 PLANNING, REASONING = "vsp-planning", "vsp-reasoning"
 

@@ -11,7 +11,7 @@ import pytest
 from mirage_core import benchmarks
 from mirage_core.config import EvaluationSettings
 from mirage_core.errors import DataError, SettingsError, TeacherError
-from mirage_core.evaluation.hosted import Hosted, evaluate_endpoint, question_messages
+from mirage_core.evaluation.endpoint import Hosted, evaluate_endpoint, question_messages
 from mirage_core.store import Store
 from mirage_core.types import Problem
 from tests.benchmarks.data_sets import sat_folder

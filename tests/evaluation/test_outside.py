@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from mirage_core import benchmarks
-from mirage_core.benchmarks.vsp_questions import TASKS
+from mirage_core.benchmarks.vsp_folder import TASKS
 from mirage_core.errors import DataError, SettingsError
-from mirage_core.evaluation.outside import judged, read_outputs, summary
+from mirage_core.evaluation.predictions_file import judged, read_outputs, summary
 from mirage_core.evaluation.statistics import wilson
 from mirage_core.types import Problem
 from tests.benchmarks.data_sets import blink_folder, comt_folder, sat_folder, vsp_folder, write_parquet

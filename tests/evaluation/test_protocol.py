@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mirage_core.evaluation.protocol import protocol_rows
-from mirage_core.evaluation.report import write_report
+from mirage_core.evaluation.option_orders import protocol_rows
 from mirage_core.evaluation.statistics import wilson
+from mirage_core.reports.run.report import write_report
 from mirage_core.store.records import load_predictions, save_predictions
 from mirage_core.types import Prediction, Score
 from tests.evaluation.fake_run import fake_run, small_settings

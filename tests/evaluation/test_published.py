@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirage_core.evaluation.published import NUMBERS, nearest, numbers
+from mirage_core.reports.run.published_numbers import NUMBERS, nearest, numbers
 
 
 def test_every_published_figure_names_its_paper_and_is_a_share() -> None:

@@ -11,9 +11,9 @@ import pytest
 
 from mirage_core.config import Settings
 from mirage_core.errors import DataError
-from mirage_core.evaluation.report import write_report
-from mirage_core.evaluation.sources import Sources, read_sources
-from mirage_core.evaluation.story import caveats, findings, headline
+from mirage_core.reports.run.findings import caveats, findings, headline
+from mirage_core.reports.run.inputs import Sources, read_sources
+from mirage_core.reports.run.report import write_report
 from mirage_core.store.records import load_predictions, save_predictions
 from tests.evaluation.fake_run import SKILL, fake_run, small_settings
 

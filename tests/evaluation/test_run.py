@@ -21,12 +21,12 @@ from mirage_core.config import (
     Settings,
     identity,
 )
+from mirage_core.distributed.job import Job
 from mirage_core.errors import DataError, OutOfMemory, SettingsError, TrainingProcessDied
-from mirage_core.evaluation import run
-from mirage_core.evaluation.answer import Answerer, chances, decode_settings, fixed_batches, predict, use_of
-from mirage_core.model.base import build_base, load_model, save_model
+from mirage_core.evaluation import evaluate as run
+from mirage_core.generation.generator import Answerer, chances, decode_settings, fixed_batches, predict, use_of
+from mirage_core.model.loading import build_base, load_model, save_model
 from mirage_core.store.records import load_predictions
-from mirage_core.training.job import Job
 from mirage_core.types import Problem, ProgressEvent
 
 SIZES = ArchitectureSettings(

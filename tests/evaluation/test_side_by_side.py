@@ -10,12 +10,11 @@ import pytest
 
 from mirage_core import benchmarks
 from mirage_core.errors import InputError
-from mirage_core.evaluation.compare_page import compare_html, pairs
-from mirage_core.evaluation.metrics import Scored
-from mirage_core.evaluation.outside import judged
-from mirage_core.evaluation.side_by_side import Comparison, Side, compare_sides
+from mirage_core.evaluation.compare import Comparison, Side, compare_sides
+from mirage_core.evaluation.predictions_file import judged
 from mirage_core.evaluation.statistics import wilson
-from mirage_core.types import Prediction, Problem, Score
+from mirage_core.reports.compare_page import compare_html, pairs
+from mirage_core.types import Prediction, Problem, Score, Scored
 from tests.benchmarks.data_sets import write_parquet
 from tests.benchmarks.public_data import mme_rows, vstar_folder
 

@@ -6,9 +6,10 @@ import pytest
 
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
 from mirage_core.errors import DataError
-from mirage_core.evaluation.answer import judge
-from mirage_core.evaluation.drawings import RIGHT_COLOUR, WRONG_COLOUR, draw_plan, open_picture
-from mirage_core.evaluation.trajectories import Piece, choose, pieces, sample
+from mirage_core.evaluation.sample_selection import choose
+from mirage_core.generation.generator import judge
+from mirage_core.reports.drawings import RIGHT_COLOUR, WRONG_COLOUR, draw_plan, open_picture
+from mirage_core.reports.trajectories import Piece, pieces, sample
 from mirage_core.types import Prediction, Problem
 from mirage_core.worlds.maze import maze_from_rows, picture_bytes, render
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mirage_core.stages import registry
-from mirage_core.stages.stage import StageContext, label
+from mirage_core.pipeline import registry
+from mirage_core.pipeline.stage import StageContext, label
 from mirage_core.store.records import save_problems
 from mirage_core.types import Problem
 
@@ -32,7 +32,7 @@ class FakeMeasures:
         return {"instances": 200}
 
     def measure(self, context: StageContext) -> dict[str, Any]:
-        from mirage_core.analysis.result import write_result
+        from mirage_core.analysis.results import write_result
         from tests.analysis import made
 
         self.begin(context, "measure")
@@ -41,7 +41,7 @@ class FakeMeasures:
         return {"measure": context.params["measure"]}
 
     def looks(self, context: StageContext) -> dict[str, Any]:
-        from mirage_core.analysis.looks_result import write_looks
+        from mirage_core.analysis.lens.results import write_looks
         from tests.analysis import made
 
         self.begin(context, "looks")
@@ -51,7 +51,7 @@ class FakeMeasures:
 
 def install_measures(monkeypatch: pytest.MonkeyPatch) -> FakeMeasures:
     """Put fakes in the place of the stages that need a model; the page is real, but for its plots, which take long."""
-    monkeypatch.setattr("mirage_core.analysis.page.figures", lambda results, looks: {})
+    monkeypatch.setattr("mirage_core.reports.diagnosis.page.figures", lambda results, looks: {})
     fake = FakeMeasures()
     for name in ("collect", "measure", "looks"):
         real = registry.BESIDE[name]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from mirage_core.stages import registry
-from mirage_core.stages.stage import Stage, StageContext, label
+from mirage_core.pipeline import registry
+from mirage_core.pipeline.stage import Stage, StageContext, label
 from mirage_core.store.records import PREDICTIONS_FILE, save_predictions
 from mirage_core.types import ProgressEvent
 from tests.studies.answers import scored

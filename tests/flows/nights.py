@@ -11,10 +11,10 @@ from typing import Any
 
 from mirage_core.config import Settings, identity
 from mirage_core.evaluation.metrics import accuracy_rows, run_scores
+from mirage_core.pipeline.stage import stage_fingerprint
+from mirage_core.pipeline.stages.evaluate import EVALUATION
+from mirage_core.pipeline.stages.problems import PROBLEMS
 from mirage_core.recipes import load
-from mirage_core.stages.evaluation import EVALUATION
-from mirage_core.stages.problems import PROBLEMS
-from mirage_core.stages.stage import stage_fingerprint
 from mirage_core.store import Store
 from mirage_core.store.records import PREDICTIONS_FILE, PROBLEMS_FILE, save_predictions, save_problems
 from mirage_core.types import Artifact, Prediction, Problem, Score

@@ -8,9 +8,9 @@ from itertools import count
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import latent
-from benchmarks.latent import Comparison, Row
-from benchmarks.model import IDS, Rows, random_backbone
+from bench import latent
+from bench.latent import Comparison, Row
+from bench.model import IDS, Rows, random_backbone
 from flows.cli import app
 from mirage_core.errors import InputError
 

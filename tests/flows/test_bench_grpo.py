@@ -10,14 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import grpo
+from bench import grpo
 from flows.cli import app
+from mirage_core.distributed.job import Job
 from mirage_core.errors import InputError
-from mirage_core.evaluation.metrics import Scored
 from mirage_core.store.records import PREDICTIONS_FILE, save_predictions, save_problems
-from mirage_core.training.curves import Curves
-from mirage_core.training.job import Job
-from mirage_core.types import Prediction, Problem, Score, Split
+from mirage_core.training.logging.curves import Curves
+from mirage_core.types import Prediction, Problem, Score, Scored, Split
 
 TEST = 20
 PNG = b"\x89PNG\r\n"

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import orchestration
-from benchmarks.orchestration import Round, Row
+from bench import orchestration
+from bench.orchestration import Round, Row
 from flows.cli import app
 from mirage_core.errors import InputError
+from mirage_core.pipeline.registry import STAGES
+from mirage_core.pipeline.runner import run_road
 from mirage_core.recipes import load
-from mirage_core.stages.direct import run_road
-from mirage_core.stages.registry import STAGES
 from mirage_core.store import Store
 
 

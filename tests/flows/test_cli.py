@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from mirage_core.stages.record import newest_record
-from tasks.places import open_store
+from mirage_core.pipeline.run_record import newest_record
+from tasks.paths import open_store
 from tests.flows.fake_road import FakeRoad
 
 
@@ -84,7 +84,7 @@ def test_help_starts_without_torch_or_prefect() -> None:
 
 
 def test_a_direct_run_imports_neither_prefect_nor_needs_a_server() -> None:
-    code = "import sys; import flows.commands.run, mirage_core.stages.direct; print('prefect' in sys.modules)"
+    code = "import sys; import flows.commands.run, mirage_core.pipeline.runner; print('prefect' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "False"

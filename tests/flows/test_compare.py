@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from mirage_core import benchmarks
 from mirage_core.errors import ArtifactMissing, InputError
-from mirage_core.evaluation.outside import judged
+from mirage_core.evaluation.predictions_file import judged
 from mirage_core.store import Store
 from mirage_core.store.records import save_predictions, save_problems
 from mirage_core.types import Artifact

@@ -16,7 +16,7 @@ import yaml
 from deployments import background, local_stack
 from deployments.background import StackError
 from flows.single_stage import StageName
-from mirage_core.stages.registry import STAGES
+from mirage_core.pipeline.registry import STAGES
 
 ROOT = Path(__file__).parents[2]
 PREFECT = yaml.safe_load((ROOT / "prefect.yaml").read_text())
@@ -45,7 +45,7 @@ def test_there_is_one_deployment_a_stage_and_the_pipeline_and_the_night() -> Non
 
 
 def test_a_study_has_a_deployment_of_its_name_that_runs_it() -> None:
-    from flows.commands.study import DEPLOYED
+    from flows.apps.study_names import DEPLOYED
     from mirage_core.studies.loading import names
 
     grids = {name: entry for name, entry in DEPLOYMENTS.items() if entry["entrypoint"] == "flows/study.py:grid_study"}

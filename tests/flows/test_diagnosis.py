@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from mirage_core.errors import InputError, SettingsError, SignificantDrop, TrainingError
-from mirage_core.stages.trend import load_points
+from mirage_core.pipeline.trend import load_points
 from mirage_core.types import Artifact
-from tasks.places import open_store
+from tasks.paths import open_store
 from tests.flows.fake_measures import FakeMeasures, install_measures, write_problems
 from tests.flows.fake_road import FakeRoad
 from tests.flows.nights import Nights

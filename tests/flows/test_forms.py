@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from mirage_core.config import EvaluationSettings
+from mirage_core.pipeline.registry import STAGES
 from mirage_core.recipes import names
-from mirage_core.stages.registry import STAGES
 
 ROOT = Path(__file__).parents[2]
 ENTRYPOINTS = {entry["entrypoint"] for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mirage_core.errors import DataError, TrainingProcessDied
-from mirage_core.stages.record import RunRecord, newest_record
-from tasks.places import open_store, results_url, store_url
+from mirage_core.pipeline.run_record import RunRecord, newest_record
+from tasks.paths import open_store, results_url, store_url
 from tests.flows.fake_road import FakeRoad
 from tests.flows.traces import pages
 

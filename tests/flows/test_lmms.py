@@ -22,7 +22,7 @@ from mirage_core.config import (
     identity,
 )
 from mirage_core.errors import DataError, InputError
-from mirage_core.model.base import build_base, save_model
+from mirage_core.model.loading import build_base, save_model
 
 SIZES = ArchitectureSettings(
     hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1, vision_hidden_size=32,

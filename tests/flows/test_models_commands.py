@@ -17,7 +17,7 @@ from flows.commands.answer import asked_what, own_benchmark
 from flows.exported import size
 from flows.trained import NO_TEACHER, checkpoint
 from mirage_core.errors import InputError
-from mirage_core.model.base import load_model
+from mirage_core.model.loading import load_model
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 from mirage_core.worlds.maze import maze_from_rows

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from deployments import automations
 from flows.cli import app
 from mirage_core.errors import ArtifactMissing, SignificantDrop
-from mirage_core.stages.trend import TrendPoint, load_points
-from tasks.places import open_store
+from mirage_core.pipeline.trend import TrendPoint, load_points
+from tasks.paths import open_store
 from tests.flows.fake_road import FakeRoad
 from tests.flows.nights import PLANNING, REASONING, Nights
 

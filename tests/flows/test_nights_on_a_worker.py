@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deployments import automations
-from flows.pointed import about_model
+from flows.pointers import about_model
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 from tests.flows.nights import Nights

@@ -13,9 +13,9 @@ import httpx
 import pytest
 
 from mirage_core.errors import ArtifactError
-from mirage_core.stages.record import newest_record
+from mirage_core.pipeline.run_record import newest_record
 from tasks import credentials
-from tasks.places import open_store
+from tasks.paths import open_store
 from tests.flows.fake_road import FakeRoad
 from tests.flows.traces import all_the_api_shows, assert_nowhere, files, objects, secrets
 from tests.servers.swift import SwiftServer

@@ -7,8 +7,8 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import training
-from benchmarks.training import Measured
+from bench import training
+from bench.training import Measured
 from flows.cli import app
 from mirage_core.errors import SettingsError
 

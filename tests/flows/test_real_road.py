@@ -13,9 +13,9 @@ from typing import Any
 import psutil
 import pytest
 
-from mirage_core.stages.direct import run_road
-from mirage_core.stages.record import RunRecord, newest_record
-from tasks.places import open_store
+from mirage_core.pipeline.run_record import RunRecord, newest_record
+from mirage_core.pipeline.runner import run_road
+from tasks.paths import open_store
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect"), pytest.mark.slow]
 
@@ -52,7 +52,7 @@ def training_processes() -> Iterator[psutil.Process]:
     """The training workers this test process has started."""
     for child in psutil.Process().children(recursive=True):
         try:
-            if "mirage_core.training.worker" in child.cmdline():
+            if "mirage_core.distributed.worker" in child.cmdline():
                 yield child
         except psutil.NoSuchProcess:
             continue
@@ -85,7 +85,7 @@ def test_a_killed_stage_2_resumes_from_its_checkpoint_and_nothing_before_it_runs
 
 def noted_launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path | None]]:
     """Every job that is launched from now on: its program and what it resumes from."""
-    from mirage_core.training import launch
+    from mirage_core.distributed import launch
 
     launched: list[tuple[str, Path | None]] = []
     real = launch.run_job
@@ -95,7 +95,7 @@ def noted_launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path | No
         real(job, **rest)
 
     monkeypatch.setattr(launch, "run_job", run_job)
-    monkeypatch.setattr("mirage_core.evaluation.run.run_job", run_job)
+    monkeypatch.setattr("mirage_core.evaluation.evaluate.run_job", run_job)
     return launched
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mirage_core.stages.record import newest_record
-from tasks.places import open_store
+from mirage_core.pipeline.run_record import newest_record
+from tasks.paths import open_store
 from tests.flows.fake_road import FakeRoad
 from tests.servers.swift import SwiftServer
 from tests.tasks.test_results import PICKLE, pickled

@@ -93,7 +93,7 @@ def test_a_deployment_tells_its_flows_where_the_keys_are_and_never_the_keys() ->
 def test_keys_in_the_store_s_url_are_refused_before_anything_is_told_of_it(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.commands.run import environment
+    from flows.commands.session import environment
     from mirage_core.errors import SettingsError
 
     with pytest.raises(SettingsError) as caught:

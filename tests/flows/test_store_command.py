@@ -13,7 +13,7 @@ from flows.commands.store import seconds_of
 from mirage_core.errors import ArtifactDamaged, InputError
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact
-from tasks.places import open_store
+from tasks.paths import open_store
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import yaml
 from typer.testing import CliRunner
 
 from mirage_core.errors import DataError, StudyIncomplete
-from mirage_core.stages.study_record import StudyRecord, newest_study
 from mirage_core.studies.loading import names
-from tasks.places import open_store
+from mirage_core.studies.record import StudyRecord, newest_study
+from tasks.paths import open_store
 from tests.flows.fake_road import FakeRoad
 from tests.flows.test_forms import form
 

@@ -15,12 +15,12 @@ import pytest
 
 from deployments import automations, limits
 from deployments.background import StackError
-from flows import alive
+from flows import heartbeat as alive
 from mirage_core.errors import StageTimeout
-from mirage_core.stages.record import RunRecord, newest_record
-from mirage_core.stages.stage import StageContext
+from mirage_core.pipeline.run_record import RunRecord, newest_record
+from mirage_core.pipeline.stage import StageContext
 from tasks import gpu
-from tasks.places import open_store, store_url
+from tasks.paths import open_store, store_url
 from tests.flows.fake_road import FakeRoad
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect")]

@@ -9,10 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.take_away import take_away
+from flows.export_on_finish import take_away
 from mirage_core.errors import InputError
-from mirage_core.stages.record import newest_record
-from tasks.places import home, open_store
+from mirage_core.pipeline.run_record import newest_record
+from tasks.paths import home, open_store
 from tests.flows.fake_road import FakeRoad
 
 

@@ -17,9 +17,9 @@ from prefect.client.orchestration import get_client
 from flows.single_stage import single_stage
 from mirage_core.config import TeacherRuntime
 from mirage_core.errors import MirageError, SettingsError
-from mirage_core.stages.direct import run_road
+from mirage_core.pipeline.runner import run_road
 from mirage_core.teacher import keys_from
-from tasks.keys import read_key
+from tasks.secrets import read_key
 from tests.flows.traces import pages
 from tests.teacher.chat_server import Call, chat_server, completion
 
@@ -131,7 +131,7 @@ def test_a_run_without_an_orchestrator_leaves_no_key_in_its_record(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mirage_core.recipes import load
-    from tasks.places import open_store
+    from tasks.paths import open_store
 
     monkeypatch.setenv("MY_KEY", CANARY)
     with chat_server(refuses) as server:

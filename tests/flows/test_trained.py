@@ -17,7 +17,7 @@ from mirage_core.benchmarks.vsp_planning import make_problem
 from mirage_core.errors import ArtifactMissing, DataError, InputError
 from mirage_core.worlds.maze import maze_from_rows
 from mirage_core.worlds.maze.art import picture_bytes, render
-from tasks.places import open_store
+from tasks.paths import open_store
 from tests.flows.fake_road import FakeRoad
 
 

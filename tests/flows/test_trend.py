@@ -9,15 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.pointed import subject
+from flows.pointers import subject
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, InputError
+from mirage_core.pipeline.stage import stage_fingerprint
+from mirage_core.pipeline.stages.evaluate import EVALUATION
+from mirage_core.pipeline.trend import TrendPoint, compared, load_points, save_point
+from mirage_core.pipeline.trend_report import write_trend
 from mirage_core.recipes import load
-from mirage_core.stages.evaluation import EVALUATION
-from mirage_core.stages.stage import stage_fingerprint
-from mirage_core.stages.trend import TrendPoint, compared, load_points, save_point
-from mirage_core.stages.trend_page import write_trend
 from mirage_core.types import Artifact
-from tasks.places import open_store
+from tasks.paths import open_store
 from tests.flows.fake_road import FakeRoad
 from tests.flows.nights import PLANNING, Nights
 

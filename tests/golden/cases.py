@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from mirage_core.latent.encoded import EncodedExample, EncodedPrompt, no_grids, no_pixels
+from mirage_core.latent.examples import EncodedExample, EncodedPrompt, no_grids, no_pixels
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone
 

@@ -13,12 +13,12 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from mirage_core.config import GroundingSettings, LatentSettings
 from mirage_core.errors import SettingsError
-from mirage_core.latent.layout import LatentBatch, collate
+from mirage_core.generation.decode import DecodeSettings, Step, decode
+from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.base import load_model, save_model
-from mirage_core.model.decode import DecodeSettings, Step, decode
-from mirage_core.model.rollout import grounding_forward, relaxed_forward, text_forward
-from mirage_core.training.losses import LossParts, cross_entropy, grounding_loss, relaxation_loss
+from mirage_core.model.forward.forward import grounding_forward, relaxed_forward, text_forward
+from mirage_core.model.loading import load_model, save_model
+from mirage_core.training.sft.losses import LossParts, cross_entropy, grounding_loss, relaxation_loss
 from tests.golden.cases import Case, Golden
 from tests.golden.released import write_released
 

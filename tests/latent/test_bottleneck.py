@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from mirage_core.errors import InputError
-from mirage_core.latent.answers import collate_answers
 from mirage_core.latent.bottleneck import Bottleneck, Zone, sight
-from mirage_core.latent.encoded import EncodedExample
-from mirage_core.latent.layout import LatentBatch, collate
+from mirage_core.latent.collate import LatentBatch, collate
+from mirage_core.latent.collate_answers import collate_answers
+from mirage_core.latent.examples import EncodedExample
 from tests.latent.tiny import IDS, Maker, mixed_examples, tiny_backbone
 
 BOTTLENECKS: tuple[Bottleneck, ...] = ("latent_kv", "latent_only")

@@ -11,9 +11,9 @@ from PIL import Image
 
 from mirage_core.config import LatentSettings, PromptSettings
 from mirage_core.errors import DataError, InputError
-from mirage_core.latent.encoded import IGNORED
-from mirage_core.latent.encoding import Encoder, encode_rollout
-from mirage_core.latent.pictures import open_picture
+from mirage_core.latent.encoder import Encoder, encode_rollout
+from mirage_core.latent.examples import IGNORED
+from mirage_core.latent.images import open_picture
 from mirage_core.latent.tokens import token_ids
 from mirage_core.model.processing import build_processor
 from mirage_core.types import AuxiliaryImage, LatentSpan, Problem, ReasoningChain, TrainingExample

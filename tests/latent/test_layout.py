@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirage_core.errors import InputError
-from mirage_core.latent.encoded import IGNORED, EncodedExample
-from mirage_core.latent.layout import LatentBatch, collate, collate_prompts
+from mirage_core.latent.collate import LatentBatch, collate, collate_prompts
+from mirage_core.latent.examples import IGNORED, EncodedExample
 from tests.latent.tiny import IDS, Maker, mixed_examples, tiny_backbone
 
 POSITIONS = tiny_backbone().position_ids

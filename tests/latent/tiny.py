@@ -15,7 +15,7 @@ from transformers import (
     Qwen3VLForConditionalGeneration,
 )
 
-from mirage_core.latent.encoded import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
+from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone
 

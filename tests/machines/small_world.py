@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mirage_core.config import Settings
-from mirage_core.model.base import build_base, save_model
+from mirage_core.model.loading import build_base, save_model
+from mirage_core.pipeline.registry import get_stage
+from mirage_core.pipeline.shards import FanOut, Shard, run_shard, run_stage_in_shards
+from mirage_core.pipeline.stage import StageResult, run_stage
 from mirage_core.recipes import load
-from mirage_core.stages.registry import get_stage
-from mirage_core.stages.shards import FanOut, Shard, run_shard, run_stage_in_shards
-from mirage_core.stages.stage import StageResult, run_stage
 from mirage_core.store import Store
 from mirage_core.types import Artifact, Progress, ProgressEvent
 

@@ -14,9 +14,9 @@ import pytest
 
 from deployments import api, local_stack
 from deployments.pools import IMAGE_FOLDER
+from mirage_core.pipeline.runner import run_road
+from mirage_core.pipeline.shards import SHARD
 from mirage_core.recipes import load
-from mirage_core.stages.direct import run_road
-from mirage_core.stages.shards import SHARD
 from mirage_core.store import Store
 from tests.machines.small_world import SIZES, silent
 from tests.servers.stack import ROOT, LiveStack, running_stack

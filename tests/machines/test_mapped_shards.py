@@ -17,8 +17,8 @@ from prefect.context import FlowRunContext
 
 from mirage_core.config import RuntimeSettings
 from mirage_core.errors import InputError, TrainingProcessDied
-from mirage_core.stages.registry import STAGES
-from mirage_core.stages.shards import SHARD, Shard
+from mirage_core.pipeline.registry import STAGES
+from mirage_core.pipeline.shards import SHARD, Shard
 from mirage_core.types import Artifact
 from tasks import shards as tasks_shards
 from tests.machines.small_world import CUT, World, recipe, refuses

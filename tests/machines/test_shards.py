@@ -17,12 +17,11 @@ from hypothesis import settings as limits
 from hypothesis import strategies as some
 
 from mirage_core.errors import ArtifactError, DataError, InputError, TrainingProcessDied
-from mirage_core.evaluation.answer import fixed_batches
-from mirage_core.evaluation.run import merge_folders, problems_of_batches
-from mirage_core.stages.cut import Share
-from mirage_core.stages.registry import get_stage
-from mirage_core.stages.shards import SHARD, Shard, in_processes, run_shard, shard_stage
-from mirage_core.stages.stage import stage_fingerprint
+from mirage_core.evaluation.evaluate import merge_folders, problems_of_batches
+from mirage_core.generation.generator import fixed_batches
+from mirage_core.pipeline.registry import get_stage
+from mirage_core.pipeline.shards import SHARD, Shard, in_processes, run_shard, shard_stage
+from mirage_core.pipeline.stage import Share, stage_fingerprint
 from mirage_core.store import Store
 from mirage_core.types import Artifact, Problem, Progress
 from tests.machines.asleep import fall_asleep

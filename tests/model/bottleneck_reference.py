@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mirage_core.latent.encoded import EncodedExample
+from mirage_core.latent.examples import EncodedExample
 from mirage_core.model.backbone import Backbone
 from tests.latent.tiny import IDS
 

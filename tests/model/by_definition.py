@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mirage_core.generation.decode import Trajectory
 from mirage_core.latent.bottleneck import Zone
-from mirage_core.latent.encoded import EncodedPrompt
+from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.decode import Trajectory
 from tests.latent.tiny import IDS
 
 

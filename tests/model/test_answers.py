@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from mirage_core.errors import InputError
-from mirage_core.latent.answers import AnswerBatch, collate_answers
-from mirage_core.latent.encoded import EncodedExample, EncodedPrompt
-from mirage_core.latent.layout import LatentBatch, collate
+from mirage_core.latent.collate import LatentBatch, collate
+from mirage_core.latent.collate_answers import AnswerBatch, collate_answers
+from mirage_core.latent.examples import EncodedExample, EncodedPrompt
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.rollout import answers_forward, relaxed_forward, replayed_forward
+from mirage_core.model.forward.forward import answers_forward, relaxed_forward, replayed_forward
 from tests.latent.tiny import IDS, KINDS, Maker, tiny_backbone
 
 CLOSE = {"atol": 5e-5, "rtol": 0.0}

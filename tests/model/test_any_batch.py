@@ -9,11 +9,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mirage_core.latent.encoded import EncodedExample, EncodedPrompt
-from mirage_core.latent.layout import collate
-from mirage_core.model.decode import DecodeSettings, decode
-from mirage_core.model.rollout import relaxed_forward, text_forward
-from mirage_core.training.losses import counts, relaxation_loss
+from mirage_core.generation.decode import DecodeSettings, decode
+from mirage_core.latent.collate import collate
+from mirage_core.latent.examples import EncodedExample, EncodedPrompt
+from mirage_core.model.forward.forward import relaxed_forward, text_forward
+from mirage_core.training.sft.losses import counts, relaxation_loss
 from tests.latent.tiny import IDS, KINDS, TEXT_IDS, Maker, Size, tiny_backbone
 
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -12,9 +12,9 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 import mirage_core
 from mirage_core.errors import InputError, SettingsError
-from mirage_core.latent.layout import collate
+from mirage_core.latent.collate import collate
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.rollout import text_forward
+from mirage_core.model.forward.forward import text_forward
 from tests.latent.tiny import IDS, KINDS, Maker, mixed_examples, tiny_backbone, tiny_config, tiny_model
 
 

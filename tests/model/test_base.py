@@ -12,8 +12,8 @@ import torch
 from mirage_core.config import ArchitectureSettings, ModelSettings
 from mirage_core.errors import SettingsError
 from mirage_core.latent.tokens import LATENT_TOKENS
-from mirage_core.model import base
-from mirage_core.model.base import LoadedModel, build_base, load_model, save_model
+from mirage_core.model import loading as base
+from mirage_core.model.loading import LoadedModel, build_base, load_model, save_model
 
 SMALL = ArchitectureSettings(hidden_size=64, intermediate_size=96, num_layers=2, num_heads=2, num_kv_heads=1)
 ABOUT = {"stage": "base", "seed": 42}

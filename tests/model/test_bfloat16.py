@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from mirage_core.config import GroundingSettings, LatentSettings
-from mirage_core.latent.layout import LatentBatch, collate
+from mirage_core.generation.decode import DecodeSettings, decode
+from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.decode import DecodeSettings, decode
-from mirage_core.model.rollout import relaxed_forward
-from mirage_core.training.losses import LossParts, grounding_loss, relaxation_loss
+from mirage_core.model.forward.forward import relaxed_forward
+from mirage_core.training.sft.losses import LossParts, grounding_loss, relaxation_loss
 from tests.latent.tiny import IDS, KINDS, Maker, mixed_examples, tiny_backbone
 
 LOSS = 0.01  # absolute; measured 0.005

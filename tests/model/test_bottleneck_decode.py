@@ -12,16 +12,16 @@ from torch import Tensor
 
 from mirage_core.config import EvaluationSettings, LatentSettings
 from mirage_core.errors import InputError
-from mirage_core.evaluation.answer import decode_settings
+from mirage_core.generation.decode import DecodeSettings, Trajectory, decode, sampling_rules
+from mirage_core.generation.generator import decode_settings
+from mirage_core.generation.hf_generate import latent_generate
 from mirage_core.latent.bottleneck import sight
-from mirage_core.latent.encoded import EncodedPrompt
-from mirage_core.latent.encoding import encode_rollout
-from mirage_core.latent.layout import collate
+from mirage_core.latent.collate import collate
+from mirage_core.latent.encoder import encode_rollout
+from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.decode import DecodeSettings, Trajectory, decode, sampling_rules
-from mirage_core.model.generate import latent_generate
-from mirage_core.model.rollout import relaxed_forward, replayed_forward
-from mirage_core.training.losses import text_log_probs
+from mirage_core.model.forward.forward import relaxed_forward, replayed_forward
+from mirage_core.training.sft.losses import text_log_probs
 from tests.latent.tiny import IDS, KINDS, TEXT_IDS, Maker, tiny_backbone
 from tests.model.by_definition import recomputed
 

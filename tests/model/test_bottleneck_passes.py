@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from mirage_core.latent.answers import collate_answers
 from mirage_core.latent.bottleneck import Bottleneck, Zone
-from mirage_core.latent.encoded import EncodedExample
-from mirage_core.latent.layout import LatentBatch, collate
+from mirage_core.latent.collate import LatentBatch, collate
+from mirage_core.latent.collate_answers import collate_answers
+from mirage_core.latent.examples import EncodedExample
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.rollout import (
+from mirage_core.model.forward.forward import (
     answers_forward,
     blank_forward,
     grounding_forward,

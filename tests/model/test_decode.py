@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from mirage_core.errors import InputError, SettingsError
-from mirage_core.latent.encoded import EncodedPrompt
-from mirage_core.latent.encoding import encode_rollout
-from mirage_core.latent.layout import collate
+from mirage_core.generation.decode import DecodeSettings, Step, Trajectory, decode, sampling_rules
+from mirage_core.generation.sampling import draw
+from mirage_core.latent.collate import collate
+from mirage_core.latent.encoder import encode_rollout
+from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone, Embedded
-from mirage_core.model.decode import DecodeSettings, Step, Trajectory, decode, sampling_rules
 from mirage_core.model.features import with_features
-from mirage_core.model.rollout import relaxed_forward, replayed_forward
-from mirage_core.model.sampling import draw
-from mirage_core.training.losses import text_log_probs
+from mirage_core.model.forward.forward import relaxed_forward, replayed_forward
+from mirage_core.training.sft.losses import text_log_probs
 from tests.latent.tiny import IDS, TEXT_IDS, Maker, tiny_backbone
 
 # Few tokens are allowed, so that spans, their ends and end_of_turn come up often in a random model.

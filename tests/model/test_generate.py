@@ -12,9 +12,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.generation.streamers import BaseStreamer
 
 from mirage_core.errors import InputError, SettingsError
-from mirage_core.latent.encoded import EncodedPrompt
-from mirage_core.model.decode import DecodeSettings, Trajectory, decode
-from mirage_core.model.generate import LatentGenerateOutput, latent_generate
+from mirage_core.generation.decode import DecodeSettings, Trajectory, decode
+from mirage_core.generation.hf_generate import LatentGenerateOutput, latent_generate
+from mirage_core.latent.examples import EncodedPrompt
 from tests.latent.tiny import IDS, KINDS, TEXT_IDS, Maker, tiny_backbone
 
 RARE = tuple(range(14, TEXT_IDS))

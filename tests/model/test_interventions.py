@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from mirage_core.errors import InputError
+from mirage_core.generation.decode import DecodeSettings, Step, Trajectory, decode
+from mirage_core.generation.interventions import Interventions, SpanStates, moved_states
+from mirage_core.generation.latent_modes import Ints
 from mirage_core.latent.bottleneck import sight
-from mirage_core.latent.encoded import EncodedPrompt
+from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.decode import DecodeSettings, Step, Trajectory, decode
-from mirage_core.model.intervention import Interventions, SpanStates, moved_states
-from mirage_core.model.modes import Ints
 from tests.latent.tiny import IDS, KINDS, TEXT_IDS, Maker, tiny_backbone
 from tests.model.by_definition import recomputed
 

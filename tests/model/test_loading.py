@@ -15,7 +15,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration
 
 from mirage_core.config import ArchitectureSettings, ModelSettings
 from mirage_core.errors import SettingsError
-from mirage_core.model.base import build_base, load_model, save_model
+from mirage_core.model.loading import build_base, load_model, save_model
 from tests.model.test_base import saved, small
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ LARGER = ArchitectureSettings(
 MEASURE = """
 import json, resource, sys
 from pathlib import Path
-from mirage_core.model.base import load_model
+from mirage_core.model.loading import load_model
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 load_model(Path(sys.argv[1]), dtype="bfloat16")  # all that is imported on the way

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from mirage_core.config import LoRASettings, ModelSettings
 from mirage_core.errors import SettingsError
-from mirage_core.latent.layout import LatentBatch, collate
+from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.base import LoadedModel, load_model, save_model
+from mirage_core.model.forward.forward import relaxed_forward
+from mirage_core.model.loading import LoadedModel, load_model, save_model
 from mirage_core.model.lora import add_adapters, has_adapters, latent_tokens, without_adapters
-from mirage_core.model.rollout import relaxed_forward
-from mirage_core.training.losses import relaxation_loss
+from mirage_core.training.sft.losses import relaxation_loss
 from tests.latent.tiny import IDS, KINDS, mixed_examples, tiny_backbone
 from tests.model.test_base import saved, small
 

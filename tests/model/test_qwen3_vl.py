@@ -13,17 +13,17 @@ from transformers import Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mirage_core.config import GroundingSettings, LatentSettings
-from mirage_core.latent.encoded import EncodedExample, EncodedPrompt
-from mirage_core.latent.encoding import encode_rollout
-from mirage_core.latent.layout import LatentBatch, collate
+from mirage_core.generation.decode import DecodeSettings, decode, sampling_rules
+from mirage_core.latent.collate import LatentBatch, collate
+from mirage_core.latent.encoder import encode_rollout
+from mirage_core.latent.examples import EncodedExample, EncodedPrompt
 from mirage_core.latent.tokens import token_ids
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.base import load_model, save_model
-from mirage_core.model.decode import DecodeSettings, decode, sampling_rules
 from mirage_core.model.features import with_features
+from mirage_core.model.forward.forward import relaxed_forward, replayed_forward, text_forward
+from mirage_core.model.loading import load_model, save_model
 from mirage_core.model.processing import build_processor
-from mirage_core.model.rollout import relaxed_forward, replayed_forward, text_forward
-from mirage_core.training.losses import grounding_loss, relaxation_loss, text_log_probs
+from mirage_core.training.sft.losses import grounding_loss, relaxation_loss, text_log_probs
 from tests.latent.tiny import IDS, TEXT_IDS, Maker, mixed_examples, tiny_backbone, tiny_model, tiny_qwen3_config
 
 KIND = "qwen3_vl"

@@ -11,12 +11,12 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from mirage_core.errors import InputError, SettingsError
-from mirage_core.latent.encoded import EncodedExample, no_grids, no_pixels
-from mirage_core.latent.layout import LatentBatch, collate
+from mirage_core.latent.collate import LatentBatch, collate
+from mirage_core.latent.examples import EncodedExample, no_grids, no_pixels
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.cache import FixedCache
 from mirage_core.model.features import with_features
-from mirage_core.model.rollout import grounding_forward, relaxed_forward, replayed_forward, text_forward
+from mirage_core.model.forward.forward import grounding_forward, relaxed_forward, replayed_forward, text_forward
 from tests.latent.tiny import IDS, KINDS, Maker, mixed_examples, tiny_backbone
 
 CLOSE = {"atol": 5e-5, "rtol": 0.0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mirage_core.config import Settings
-from mirage_core.planning.rows import Row
+from mirage_core.planning.token_counts import Row
 from mirage_core.recipes import load
 
 SMALL = {

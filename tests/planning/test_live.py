@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mirage_core.planning.live import LiveBytes
+from bench.live_memory import LiveBytes
 
 MIB = 2**20
 

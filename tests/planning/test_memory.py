@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.training import CASES, alike, memory_of, peak_bytes, state_of
+from bench.live_memory import tensors_of
+from bench.training import CASES, alike, memory_of, peak_bytes, state_of
 from mirage_core.config import Settings
 from mirage_core.latent.tokens import token_ids
-from mirage_core.model.base import build_base, load_processor_of, scratch_config
 from mirage_core.model.cache import FixedCache
-from mirage_core.planning.live import tensors_of
+from mirage_core.model.loading import build_base, load_processor_of, scratch_config
 from mirage_core.planning.memory import capacity, peak
 from mirage_core.planning.sizes import model_sizes
 from mirage_core.planning.stages import stages_of
-from mirage_core.training.engine import EngineSettings, Root, make_engine
-from mirage_core.training.warmup import WarmupObjective
+from mirage_core.training.engine.base import EngineSettings, Root
+from mirage_core.training.engine.make_engine import make_engine
+from mirage_core.training.warmup.objective import WarmupObjective
 from tests.planning.conftest import LARGE, row_of, settings_of
 
 WITHIN = 0.15

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.training import CASES, measure
+from bench.training import CASES, measure
 from mirage_core.config import Settings
 from tests.planning.conftest import LARGE, row_of, settings_of
 

@@ -6,9 +6,9 @@ import pytest
 
 from mirage_core.config import ModelSettings, RuntimeSettings, Settings
 from mirage_core.errors import SettingsError
-from mirage_core.planning.held import held
-from mirage_core.planning.operations import Rates
+from mirage_core.planning.flops import Rates
 from mirage_core.planning.plan import GIB, Plan, make_plan, on_gpus, with_setting
+from mirage_core.planning.resident_memory import held
 from mirage_core.planning.sizes import model_sizes
 from mirage_core.recipes import load
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.training import alike, measure
+from bench.training import alike, measure
 from mirage_core.errors import InputError
-from mirage_core.planning.operations import Rates
-from mirage_core.planning.rate import measured_rates
+from mirage_core.planning.flops import Rates
+from mirage_core.planning.measure_throughput import measured_rates
+from mirage_core.planning.random_model import random_model, stand_in_ids
 from mirage_core.planning.sizes import model_sizes
 from mirage_core.planning.stages import stages_of
-from mirage_core.planning.stand_in import random_model, stand_in_ids
 from tests.planning.conftest import row_of, settings_of
 
 

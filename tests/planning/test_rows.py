@@ -6,11 +6,11 @@ import pytest
 
 from mirage_core.config import Settings
 from mirage_core.errors import SettingsError
-from mirage_core.latent.encoded import IGNORED
-from mirage_core.latent.encoding import Encoder
-from mirage_core.model.base import load_processor_of
-from mirage_core.planning.rows import Row, _counting, _examples, count_tested, count_trained, recipe_rows
-from mirage_core.planning.shapes import Shape
+from mirage_core.latent.encoder import Encoder
+from mirage_core.latent.examples import IGNORED
+from mirage_core.model.loading import load_processor_of
+from mirage_core.planning.batch_shapes import Shape
+from mirage_core.planning.token_counts import Row, _counting, _examples, count_tested, count_trained, recipe_rows
 from mirage_core.recipes import load
 
 

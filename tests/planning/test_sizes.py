@@ -9,9 +9,9 @@ import pytest
 
 from mirage_core.config import LoRASettings, ModelSettings
 from mirage_core.errors import SettingsError
-from mirage_core.model.base import build_base, save_model
+from mirage_core.model.loading import build_base, save_model
 from mirage_core.model.lora import add_adapters
-from mirage_core.planning.known import KNOWN
+from mirage_core.planning.known_configs import KNOWN
 from mirage_core.planning.sizes import model_sizes
 
 PUBLISHED = {"Qwen/Qwen2.5-VL-3B-Instruct": 3_754_622_976, "Qwen/Qwen2.5-VL-7B-Instruct": 8_292_166_656}

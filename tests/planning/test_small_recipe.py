@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from mirage_core.planning.operations import Rates
+from mirage_core.pipeline.runner import run_road
+from mirage_core.planning.flops import Rates
 from mirage_core.planning.plan import make_plan
 from mirage_core.recipes import load
-from mirage_core.stages.direct import run_road
 from mirage_core.store import Store
 
 CUT = [

@@ -9,7 +9,7 @@ import yaml
 from mirage_core import recipes
 from mirage_core.config import Settings, StageName
 from mirage_core.errors import SettingsError
-from mirage_core.stages.registry import STAGES
+from mirage_core.pipeline.registry import STAGES
 
 
 def write(path: Path, text: str) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mirage_core.errors import MirageError
-from mirage_core.stages.record import load_record
+from mirage_core.pipeline.run_record import load_record
 from mirage_core.store import Store
+from mirage_core.store.artifact_folder import every_fault, read_sealed
 from mirage_core.store.manifest import MANIFEST
-from mirage_core.store.sealed import every_fault, read_sealed
 from tests.soak.counts import Tally
 
 LOST = "artifacts lost or changed"
@@ -44,8 +44,8 @@ def _audit_checkpoints(store: Store, tally: Tally, when: str) -> None:
         tally.count("checkpoints read again")
         try:
             faults = every_fault(store.place, path, read_sealed(store.place, path))
-        except (MirageError, FileNotFoundError) as problem:
-            faults = [str(problem)]
+        except (MirageError, FileNotFoundError) as error:
+            faults = [str(error)]
         if faults:
             tally.fault(TORN, f"{when}: {path}: {faults}")
 
@@ -54,8 +54,8 @@ def _audit_records(store: Store, tally: Tally, when: str) -> None:
     for name in store.names("runs/"):
         try:
             load_record(store, name)
-        except MirageError as problem:
-            tally.fault(RECORDS, f"{when}: {name}: {problem}")
+        except MirageError as error:
+            tally.fault(RECORDS, f"{when}: {name}: {error}")
 
 
 def checkpoints_left(store: Store) -> list[str]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from prefect.serializers import JSONSerializer
 
 from mirage_core.errors import MirageError
-from mirage_core.stages.shards import SHARD
-from mirage_core.stages.trend import Comparison, TrendPoint, folder, load_points, reference_to, save_point
+from mirage_core.llm_client.response_cache import ANSWERS, Answer, StoredAnswers
+from mirage_core.pipeline.shards import SHARD
+from mirage_core.pipeline.trend import Comparison, TrendPoint, folder, load_points, reference_to, save_point
 from mirage_core.store import Store, fingerprint
-from mirage_core.teacher.answers import ANSWERS, Answer, StoredAnswers
 from mirage_core.types import Artifact
 from tasks.cache import record_fault
 from tasks.results import HANDLE, StoreResults
@@ -75,8 +75,8 @@ def read_result(store: Store, model: Artifact) -> str | None:
     """The same of the result record, of which the store holds ``model``."""
     try:
         return record_fault(StoreResults(root=store.url).read_path(RECORD), model)
-    except MirageError as problem:
-        return str(problem)
+    except MirageError as error:
+        return str(error)
 
 
 READ: dict[str, Callable[[Store, Artifact], str | None]] = {
@@ -89,6 +89,6 @@ READ: dict[str, Callable[[Store, Artifact], str | None]] = {
 def _said_by(work: Callable[[], object]) -> str | None:
     try:
         work()
-    except MirageError as problem:
-        return str(problem)
+    except MirageError as error:
+        return str(error)
     return None

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, MirageError
-from mirage_core.stages.record import new_record
+from mirage_core.pipeline.run_record import new_record
 from mirage_core.store import Store, fingerprint
-from mirage_core.store.places import RemotePlace, open_place
+from mirage_core.store.backends.base import RemotePlace, open_place
 from mirage_core.types import Artifact
 from tests.servers.swift import SwiftServer
 from tests.soak import audit as audits
@@ -127,16 +127,16 @@ class Client:
         try:
             operation()
             result = "right" if self._faults() == faults else "right in spite of faults"
-        except MirageError as problem:
-            result = f"error: {type(problem).__name__}"
-            if isinstance(problem, ArtifactDamaged | ArtifactMissing):
-                self._tally.fault(ACCUSED, f"{name}: {problem}")
-        except Wrong as problem:
+        except MirageError as error:
+            result = f"error: {type(error).__name__}"
+            if isinstance(error, ArtifactDamaged | ArtifactMissing):
+                self._tally.fault(ACCUSED, f"{name}: {error}")
+        except Wrong as error:
             result = "wrong"
-            self._tally.fault(problem.args[0], f"{name}: {problem.args[1]}")
-        except Exception as problem:
+            self._tally.fault(error.args[0], f"{name}: {error.args[1]}")
+        except Exception as error:
             result = "unclear"
-            self._tally.fault(UNCLEAR, f"{name}: {type(problem).__name__}: {problem}")
+            self._tally.fault(UNCLEAR, f"{name}: {type(error).__name__}: {error}")
         if told:
             self._tally.count(f"{name}: {result}")
             self._tally.most("slowest operation, seconds", round(time.monotonic() - started, 1))

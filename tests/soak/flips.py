@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, MirageError
-from mirage_core.stages.record import RunRecord, load_record
-from mirage_core.stages.shards import SHARD
+from mirage_core.pipeline.run_record import RunRecord, load_record
+from mirage_core.pipeline.shards import SHARD
 from mirage_core.store import Store
+from mirage_core.store.artifact_folder import read_sealed
 from mirage_core.store.manifest import MANIFEST
-from mirage_core.store.sealed import read_sealed
 from mirage_core.types import Artifact
 from tests.soak import beside
 from tests.soak.counts import Tally
@@ -181,8 +181,8 @@ class Flipper:
             return None
         try:
             folder = self._fresh().fetch(artifact)
-        except (ArtifactDamaged, ArtifactMissing) as problem:
-            said = str(problem)
+        except (ArtifactDamaged, ArtifactMissing) as error:
+            said = str(error)
         else:
             self._tally.fault(USED, f"{case}: fetch gave {folder}")
             return "; ".join(faults)
@@ -247,8 +247,8 @@ def _said_by(work: Callable[[], object]) -> str | None:
     """What the error says; None where there was none."""
     try:
         work()
-    except MirageError as problem:
-        return str(problem)
+    except MirageError as error:
+        return str(error)
     return None
 
 

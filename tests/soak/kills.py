@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirage_core.stages.record import RunRecord, load_record
-from mirage_core.stages.scratch import sweep
+from mirage_core.pipeline.run_record import RunRecord, load_record
+from mirage_core.pipeline.work_dirs import sweep
 from mirage_core.store import Store
-from mirage_core.store.collect import find_garbage, remove_garbage
+from mirage_core.store.artifact_folder import read_sealed
+from mirage_core.store.garbage import find_garbage, remove_garbage
 from mirage_core.store.manifest import MANIFEST
-from mirage_core.store.sealed import read_sealed
 from tests.soak import audit as audits
 from tests.soak.counts import Tally
 from tests.soak.road import CHECKPOINT_EVERY, Road, kill

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from mirage_core.stages.record import StageLine, new_record, save_record
-from mirage_core.stages.shards import SHARD
+from mirage_core.pipeline.run_record import StageLine, new_record, save_record
+from mirage_core.pipeline.shards import SHARD
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact
 from tests.soak import __main__ as soak

@@ -84,7 +84,8 @@ def die(end: End) -> None:
 
 def watch_store(end: End | None) -> None:
     """Note every write of every place, and every checkpoint that is saved."""
-    from mirage_core.store import Store, places
+    from mirage_core.store import Store
+    from mirage_core.store.backends import base as places
 
     writes = Writes(end)
     for place in (places.LocalPlace, places.RemotePlace):
@@ -108,7 +109,7 @@ _running: list[str] = []
 
 def watch_jobs() -> None:
     """Let every job run in the soak's worker, which notes its steps."""
-    from mirage_core.training import launch
+    from mirage_core.distributed import launch
 
     real = launch.run_job
     given = real.__kwdefaults__ or {}
@@ -126,7 +127,7 @@ def watch_jobs() -> None:
 
 def hurry() -> None:
     """Wait less before a transient fault is tried again: here it is one of ours, and over."""
-    from mirage_core.stages import retry
+    from mirage_core.pipeline import recovery as retry
 
     retry.DELAYS_S = (0.2,) * len(retry.DELAYS_S)
 

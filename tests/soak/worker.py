@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any
 
-from mirage_core.training import worker
+from mirage_core.distributed import worker
 from tests.soak.victim import note
 
 

@@ -13,10 +13,10 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+from mirage_core.distributed.worker import end_with_parent
 from mirage_core.errors import MirageError
 from mirage_core.store import Store, fingerprint
 from mirage_core.store.manifest import MANIFEST
-from mirage_core.training.worker import end_with_parent
 from mirage_core.types import Artifact
 from tests.soak.counts import Tally
 
@@ -119,8 +119,8 @@ def write(race: Race, who: int, barrier: Barrier, answers: Any) -> None:
         try:
             made = store.publish(KIND, race.identified(number), folder, summary={"sort": sort}, about={})
             answer["digests"].append(made.digest)
-        except Exception as problem:
-            answer["faults"].append((FAILED, f"round {number}: {type(problem).__name__}: {problem}"))
+        except Exception as error:
+            answer["faults"].append((FAILED, f"round {number}: {type(error).__name__}: {error}"))
         answers.put(answer)
 
 
@@ -153,5 +153,5 @@ def read(race: Race, who: int, barrier: Barrier, answers: Any) -> None:
 def _accused(faults: list[tuple[str, str]], number: int) -> Any:
     try:
         yield
-    except MirageError as problem:
-        faults.append((SEEN, f"round {number}: {problem}"))
+    except MirageError as error:
+        faults.append((SEEN, f"round {number}: {error}"))

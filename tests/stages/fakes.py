@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mirage_core.config import Settings
-from mirage_core.stages import registry
-from mirage_core.stages.stage import Stage, StageContext
+from mirage_core.pipeline import registry
+from mirage_core.pipeline.stage import Stage, StageContext
 from mirage_core.types import ProgressEvent
 
 SCORES = [

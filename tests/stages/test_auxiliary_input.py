@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mirage_core.errors import DataError
-from mirage_core.stages.registry import get_stage
-from mirage_core.stages.stage import run_stage
+from mirage_core.pipeline.registry import get_stage
+from mirage_core.pipeline.stage import run_stage
 from mirage_core.store import Store
 from mirage_core.store.records import (
     AUXILIARY_IMAGES_FILE,

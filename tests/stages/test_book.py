@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mirage_core.errors import StoreUnavailable, TrainingError
-from mirage_core.stages.book import RunBook
-from mirage_core.stages.record import RunRecord, newest_record
+from mirage_core.pipeline.run_record import RunRecord, newest_record
+from mirage_core.pipeline.run_tracker import RunBook
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 from tests.stages.fakes import settings
@@ -86,7 +86,7 @@ def test_a_store_that_is_away_between_two_stages_does_not_end_the_run(
         write(self, path, value)
 
     monkeypatch.setattr(Store, "write_json", away_for_a_while)
-    monkeypatch.setattr("mirage_core.stages.retry.DELAYS_S", (0, 0))
+    monkeypatch.setattr("mirage_core.pipeline.recovery.DELAYS_S", (0, 0))
     with book(store) as kept:
         kept.stage("problems", lambda: (artifact(), False))
     assert newest_record(store).state == "Completed"

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from mirage_core.config import Settings
+from mirage_core.pipeline.registry import STAGES
+from mirage_core.pipeline.stage import run_stage
 from mirage_core.recipes import load
-from mirage_core.stages.registry import STAGES
-from mirage_core.stages.stage import run_stage
 from mirage_core.store import Store
 from mirage_core.store.records import load_examples, load_problems
 from mirage_core.types import Artifact

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from mirage_core.errors import ArtifactDamaged, DataError, StoreUnavailable, TrainingProcessDied
-from mirage_core.stages.direct import run_road
-from mirage_core.stages.heal import WALKS, healed
-from mirage_core.stages.retry import JITTER, retried
-from mirage_core.stages.stage import StageContext, run_stage
+from mirage_core.pipeline.recovery import JITTER, WALKS, healed, retried
+from mirage_core.pipeline.runner import run_road
+from mirage_core.pipeline.stage import StageContext, run_stage
 from mirage_core.store import Store
 from tests.stages.fakes import Events, fake_stages, settings, stage, write_one
 
@@ -68,7 +67,7 @@ def test_what_a_changed_digest_touches_runs_again_and_nothing_else(
         return summary
 
     ran = fake_stages(monkeypatch, run)
-    monkeypatch.setattr("mirage_core.stages.retry.DELAYS_S", (0,))
+    monkeypatch.setattr("mirage_core.pipeline.recovery.DELAYS_S", (0,))
     run_road(settings(**SHORT), store, Events())
 
     assert ran.count("grounding") == 2, "its input has another digest now"

@@ -10,9 +10,9 @@ import pytest
 
 from mirage_core.config import Settings
 from mirage_core.errors import SettingsError
-from mirage_core.stages.base import base_identity
-from mirage_core.stages.problems import problems_identity
-from mirage_core.stages.registry import STAGES
+from mirage_core.pipeline.registry import STAGES
+from mirage_core.pipeline.stages.base_model import base_identity
+from mirage_core.pipeline.stages.problems import problems_identity
 from tests.stages.fakes import settings
 
 TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine"}

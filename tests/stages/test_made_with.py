@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mirage_core.stages import made_with as module
-from mirage_core.stages.made_with import commit, made_with
+from mirage_core.pipeline import provenance as module
+from mirage_core.pipeline.provenance import commit, made_with
 
 
 def test_the_commit_is_that_of_the_checkout_and_nothing_where_git_does_not_know(

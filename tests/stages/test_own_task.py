@@ -11,11 +11,11 @@ import pytest
 from mirage_core import benchmarks
 from mirage_core.config import Settings
 from mirage_core.errors import SettingsError
+from mirage_core.pipeline.registry import STAGES
+from mirage_core.pipeline.shards import in_processes, run_stage_in_shards
+from mirage_core.pipeline.stage import run_stage
+from mirage_core.pipeline.stages.report import report_identity
 from mirage_core.recipes import load
-from mirage_core.stages.registry import STAGES
-from mirage_core.stages.report import report_identity
-from mirage_core.stages.shards import in_processes, run_stage_in_shards
-from mirage_core.stages.stage import run_stage
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 from tests.stages.fakes import Events

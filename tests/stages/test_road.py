@@ -10,14 +10,14 @@ import pytest
 
 from mirage_core.config import Method
 from mirage_core.errors import ArtifactMissing, InputError, TrainingError
-from mirage_core.evaluation.budget import TRAINING
-from mirage_core.evaluation.names import METHODS as METHOD_NAMES
-from mirage_core.stages.direct import run_road
-from mirage_core.stages.evaluation import LATENTS
-from mirage_core.stages.record import load_record, newest_record
-from mirage_core.stages.registry import STAGES, get_stage
-from mirage_core.stages.road import NEEDS, methods, plan, road, trained_for
-from mirage_core.stages.stage import StageContext
+from mirage_core.pipeline.pipeline import NEEDS, methods, plan, road, trained_for
+from mirage_core.pipeline.registry import STAGES, get_stage
+from mirage_core.pipeline.run_record import load_record, newest_record
+from mirage_core.pipeline.runner import run_road
+from mirage_core.pipeline.stage import StageContext
+from mirage_core.pipeline.stages.evaluate import LATENTS
+from mirage_core.reports.labels import METHODS as METHOD_NAMES
+from mirage_core.reports.run.training_budget import TRAINING
 from mirage_core.store import Store
 from tests.stages.fakes import Events, fake_stages, settings, write_one
 

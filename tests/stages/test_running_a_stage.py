@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mirage_core.errors import ArtifactDamaged, ArtifactError, InputError, StoreUnavailable, TrainingError
-from mirage_core.stages.stage import StageContext, run_stage, stage_fingerprint
+from mirage_core.pipeline.stage import StageContext, run_stage, stage_fingerprint
 from mirage_core.store import Store
 from mirage_core.types import ProgressEvent
 from tests.stages.fakes import Events, settings, stage, write_one
@@ -143,7 +143,7 @@ def test_scratch_of_a_process_killed_after_publishing_goes_when_the_stage_is_fou
 
 def test_the_stages_and_the_recipes_import_without_torch() -> None:
     code = (
-        "import sys, mirage_core.stages.direct, mirage_core.recipes; "
+        "import sys, mirage_core.pipeline.runner, mirage_core.recipes; "
         "print([m for m in ('torch', 'transformers', 'datasets', 'prefect') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mirage_core.stages.scratch import drop_scratch, kept_scratch, sweep, work_folder
+from mirage_core.pipeline.work_dirs import drop_scratch, kept_scratch, sweep, work_folder
 
 WORKER = """
 import sys, time
-from mirage_core.stages.scratch import work_folder
+from mirage_core.pipeline.work_dirs import work_folder
 with work_folder("grounding") as folder:
     (folder / "checkpoint").write_text("gigabytes")
     print(folder, flush=True)

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from mirage_core.config import Settings
+from mirage_core.distributed import launch
+from mirage_core.distributed.job import INPUTS, Job
 from mirage_core.errors import InputError, StoreUnavailable, TrainingProcessDied
-from mirage_core.stages.direct import run_road
-from mirage_core.stages.registry import get_stage
-from mirage_core.stages.stage import run_stage, stage_fingerprint
-from mirage_core.stages.training import Relay
+from mirage_core.pipeline.registry import get_stage
+from mirage_core.pipeline.runner import run_road
+from mirage_core.pipeline.stage import run_stage, stage_fingerprint
+from mirage_core.pipeline.stages.train import Relay
 from mirage_core.store import Store
 from mirage_core.store.records import load_auxiliary_images, load_examples, load_problems
-from mirage_core.training import launch
-from mirage_core.training.job import INPUTS, Job
 from mirage_core.types import Artifact, ProgressEvent
 from tests.stages.fakes import SCORES, Events, settings, stage, write_one
 
@@ -170,7 +170,7 @@ def test_an_evaluation_judges_the_test_problems_with_the_methods_latent_mode(
         (named["output"] / "metrics.json").write_text("{}")
         return {"scores": [{**row, "method": named["method"]} for row in SCORES]}
 
-    monkeypatch.setitem(sys.modules, "mirage_core.evaluation.run", SimpleNamespace(evaluate=evaluate))
+    monkeypatch.setitem(sys.modules, "mirage_core.evaluation.evaluate", SimpleNamespace(evaluate=evaluate))
     given = settings(problems=PROBLEMS)
     problems = run_stage(get_stage("problems"), given, {}, store, Events()).artifact
     inputs = {"model": model, "problems": problems}
@@ -206,10 +206,10 @@ def test_the_report_gets_every_folder_by_its_label_and_no_runtime(
     from tests.stages.fakes import fake_stages
 
     fake_stages(monkeypatch)
-    from mirage_core.stages import registry
+    from mirage_core.pipeline import registry
 
     monkeypatch.setitem(registry.STAGES, "report", report)
-    monkeypatch.setitem(sys.modules, "mirage_core.evaluation.report", SimpleNamespace(write_report=write_report))
+    monkeypatch.setitem(sys.modules, "mirage_core.reports.run.report", SimpleNamespace(write_report=write_report))
     run_road(settings(runtime={"processes": 7}), store, Events())
     given, folders = calls[0]
     assert {"problems", "auxiliary-images", "examples", "base", "relaxation", "evaluation/stage-2"} <= set(folders)

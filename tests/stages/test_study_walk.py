@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 import yaml
 
-from mirage_core.analysis.result import write_result
+from mirage_core.analysis.results import write_result
 from mirage_core.errors import ArtifactMissing, InputError, StudyIncomplete, TrainingError
-from mirage_core.stages import registry
-from mirage_core.stages.stage import StageContext
-from mirage_core.stages.study_plan import plan_study
-from mirage_core.stages.study_record import newest_study
-from mirage_core.stages.study_run import StudyResult, run_study_direct
+from mirage_core.pipeline import registry
+from mirage_core.pipeline.stage import StageContext
 from mirage_core.store import Store
 from mirage_core.store.records import PREDICTIONS_FILE, save_predictions
 from mirage_core.studies.grid import grid
 from mirage_core.studies.loading import load_study
-from mirage_core.studies.study import Study
+from mirage_core.studies.plan import plan_study
+from mirage_core.studies.record import newest_study
+from mirage_core.studies.run import StudyResult, run_study_direct
+from mirage_core.studies.spec import Study
 from tests.flows.fake_measures import FakeMeasures, install_measures
 from tests.stages.fakes import Events, fake_stages, write_one
 from tests.studies.answers import scored

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirage_core.store.places import Place
+from mirage_core.store.backends.base import Place
 
 CALLS = ("read", "write", "create", "take", "put", "get", "copy", "holds", "entries", "sizes", "remove")
 

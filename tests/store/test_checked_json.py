@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from mirage_core.errors import ArtifactDamaged
-from mirage_core.stages.record import load_record, new_record, save_record
+from mirage_core.pipeline.run_record import load_record, new_record, save_record
 from mirage_core.store import Store, fingerprint
-from mirage_core.store.checked_json import OWN, dump_checked, load_checked
+from mirage_core.store.digests import OWN, dump_checked, load_checked
 
 RECORD = {"id": "a", "score": 0.5, "small": 1e-05, "text": "naïve", "rows": [1, {"x": None}]}
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing
 from mirage_core.store import Garbage, Store, fingerprint
-from mirage_core.store.collect import find_garbage
+from mirage_core.store.garbage import find_garbage
 from mirage_core.store.manifest import MANIFEST
 from mirage_core.types import Artifact
 
@@ -296,5 +296,5 @@ def stubborn(store: Store, source: Path, number: int, given: Artifact, *, may_go
 def noting(odd: list[BaseException], work: Callable[..., None], *arguments: object) -> None:
     try:
         work(*arguments)
-    except BaseException as problem:
-        odd.append(problem)
+    except BaseException as error:
+        odd.append(error)

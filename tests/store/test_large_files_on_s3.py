@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mirage_core.store import Store, fingerprint, remote_place
-from mirage_core.store.remote_place import RemotePlace, part_bytes
+from mirage_core.store import Store, fingerprint
+from mirage_core.store.backends import fsspec as remote_place
+from mirage_core.store.backends.fsspec import RemotePlace, part_bytes
 from mirage_core.types import ProgressEvent
 from tests.servers.swift import SwiftServer
 

@@ -11,7 +11,7 @@ import pytest
 from mirage_core.errors import ArtifactMissing
 from mirage_core.store import Store, fingerprint
 from mirage_core.store import publish as publish_module
-from mirage_core.store.remote_place import RemotePlace
+from mirage_core.store.backends.fsspec import RemotePlace
 from mirage_core.types import Artifact
 from tests.servers.swift import SwiftServer
 
@@ -99,8 +99,8 @@ def meet(shared: Callable[[str], Store], identified: str, folders: list[Path]) -
 def noting(odd: list[BaseException], work: Callable[..., None], *arguments: Any) -> None:
     try:
         work(*arguments)
-    except BaseException as problem:
-        odd.append(problem)
+    except BaseException as error:
+        odd.append(error)
 
 
 def test_writers_of_the_same_result_need_not_wait_for_each_other(

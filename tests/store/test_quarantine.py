@@ -168,8 +168,8 @@ def test_many_readers_of_one_damage_and_a_publisher_end_with_one_good_artifact(s
                 except (ArtifactDamaged, ArtifactMissing):
                     publish(store, again)
             odd.append(AssertionError("never healed"))
-        except BaseException as problem:
-            odd.append(problem)
+        except BaseException as error:
+            odd.append(error)
 
     threads = [threading.Thread(target=heal) for _ in range(6)]
     for thread in threads:

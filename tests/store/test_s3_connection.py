@@ -11,7 +11,7 @@ import pytest
 
 from mirage_core.errors import ArtifactError, SettingsError, StoreUnavailable
 from mirage_core.store import Store
-from mirage_core.store.failures import store_error
+from mirage_core.store.backends.errors import store_error
 from tests.servers.swift import SwiftServer
 
 FINGERPRINT = "a" * 64

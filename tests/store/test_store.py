@@ -21,7 +21,8 @@ from mirage_core.errors import (
     SettingsError,
     StoreUnavailable,
 )
-from mirage_core.store import Store, fingerprint, local_place
+from mirage_core.store import Store, fingerprint
+from mirage_core.store.backends import local as local_place
 from mirage_core.store.manifest import safe_name
 from mirage_core.types import Artifact
 
@@ -297,7 +298,7 @@ def test_repeated_fetches_do_not_read_the_bytes_again(
     file = stored(local_store, artifact, "a")
     os.utime(file, (1e9, 1e9))
     local_store.fetch(artifact)
-    module = sys.modules["mirage_core.store.fingerprint"]
+    module = sys.modules["mirage_core.store.digests"]
     monkeypatch.setattr(module, "file_sha256", lambda path: pytest.fail(f"{path} was read again"))
     local_store.fetch(artifact)
     file.write_text("two")

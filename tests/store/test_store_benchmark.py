@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.store import Round, measure, row
+from bench.store import Round, measure, row
 from mirage_core.errors import InputError
 from tests.servers.swift import SwiftServer
 

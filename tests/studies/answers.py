@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mirage_core.reports.study.inputs import CellBudget, CellTold, RunTold, StudyTold
 from mirage_core.store.records import PREDICTIONS_FILE, save_predictions
-from mirage_core.studies.told import CellBudget, CellTold, RunTold, StudyTold
 from mirage_core.types import Prediction, Score
 
 BENCHMARK = "vsp-planning"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirage_core.analysis.result import InterventionsResult
+from mirage_core.analysis.results import InterventionsResult
 from tests.analysis import made
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from mirage_core.analysis.result import InterventionsResult, write_result
+from mirage_core.analysis.results import InterventionsResult, write_result
 from mirage_core.evaluation.statistics import paired_interval, wilson
-from mirage_core.studies.causal import Causal, causal_of
-from mirage_core.studies.report import write_study
-from mirage_core.studies.told import StudyTold
+from mirage_core.reports.study.causal import Causal, causal_of
+from mirage_core.reports.study.inputs import StudyTold
+from mirage_core.reports.study.report import write_study
 from tests.analysis import made
 from tests.studies.answers import BENCHMARK, cell, folders, run, scored, study
 from tests.studies.latents import measured
@@ -119,9 +119,9 @@ def test_a_study_that_measures_nothing_has_no_such_section_and_one_without_laten
 
 
 def test_the_frontier_has_a_point_a_latent_cell_and_the_direct_cells_as_lines(tmp_path: Path) -> None:
-    from mirage_core.evaluation.plots import LIGHT
-    from mirage_core.studies import frontier
-    from mirage_core.studies.table import table_of
+    from mirage_core.reports.plots import LIGHT
+    from mirage_core.reports.study import frontier
+    from mirage_core.reports.study.table import table_of
 
     latent = cell("causal", [1], method="stage-2", runs=(
         run("causal", 1).model_copy(update={"interventions": "i"}),

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from mirage_core.stages.evaluation import LATENTS
-from mirage_core.stages.study_run import StudyResult, run_study_direct
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.job import Job
+from mirage_core.distributed.worker import program
+from mirage_core.pipeline.stages.evaluate import LATENTS
 from mirage_core.store import Store
 from mirage_core.store.records import load_examples, load_predictions, load_problems
 from mirage_core.studies.loading import load_study
-from mirage_core.training.events import EventWriter
-from mirage_core.training.job import Job
-from mirage_core.training.worker import program
+from mirage_core.studies.run import StudyResult, run_study_direct
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real-study")]  # trained once, not by each worker
 
@@ -35,8 +35,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def result(store: Store) -> StudyResult:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mirage_core.training.launch.run_job", run_here)
-        patch.setattr("mirage_core.evaluation.run.run_job", run_here)
+        patch.setattr("mirage_core.distributed.launch.run_job", run_here)
+        patch.setattr("mirage_core.evaluation.evaluate.run_job", run_here)
         return run_study_direct(load_study("ablation-micro"), (), store, lambda event: None)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from mirage_core.evaluation.statistics import wilson
-from mirage_core.studies.report import write_study
-from mirage_core.studies.table import table_of
-from mirage_core.studies.told import RunTold
+from mirage_core.reports.study.inputs import RunTold
+from mirage_core.reports.study.report import write_study
+from mirage_core.reports.study.table import table_of
 from tests.studies.answers import BENCHMARK, cell, folders, run, scored, study
 
 ANSWERS = {

@@ -6,7 +6,7 @@ import pytest
 
 from mirage_core.errors import InputError
 from mirage_core.evaluation.statistics import wilson
-from mirage_core.studies.seeds import compare, share
+from mirage_core.reports.study.seeds import compare, share
 
 T_2 = 4.302652729911275  # the 97.5 % point of t with 2 degrees of freedom
 

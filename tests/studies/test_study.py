@@ -11,9 +11,9 @@ import yaml
 
 from mirage_core.errors import SettingsError
 from mirage_core.recipes import load
-from mirage_core.stages.study_told import command_of
 from mirage_core.studies.grid import grid
 from mirage_core.studies.loading import dump_study, load_study, names
+from mirage_core.studies.report_inputs import command_of
 
 SWEEP = {"sweep": "latent.num_latents", "values": [2, 8], "method": "stage-2", "name": "k", "label": "k = {value}"}
 BASE = {"name": "direct", "method": "direct-sft"}

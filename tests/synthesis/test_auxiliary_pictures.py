@@ -12,8 +12,7 @@ from mirage_core.benchmarks.generate import generate_problems
 from mirage_core.config import AuxiliaryImageSettings, BenchmarkData, ProblemSettings
 from mirage_core.errors import DataError, InputError
 from mirage_core.synthesis import draw_auxiliary_images
-from mirage_core.synthesis.arrows import draw_arrows
-from mirage_core.synthesis.map_after_step import choose_step, draw_map_after_step
+from mirage_core.synthesis.maze_images import choose_step, draw_arrows, draw_map_after_step
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import Player, maze_from_rows, render
 

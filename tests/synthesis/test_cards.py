@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 from mirage_core.benchmarks import vsp_planning
-from mirage_core.synthesis.card import card_markdown, data_card
-from mirage_core.synthesis.contact_sheet import contact_page, contact_sheet
-from mirage_core.synthesis.duplicates import Duplicate, shared_with_test, trace_of
-from mirage_core.synthesis.tally import tallied
+from mirage_core.dataset_card.card import card_markdown, data_card
+from mirage_core.dataset_card.contact_sheet import contact_page, contact_sheet
+from mirage_core.dataset_card.duplicates import Duplicate, shared_with_test, trace_of
+from mirage_core.dataset_card.statistics import tallied
 from mirage_core.types import AuxiliaryImage, Problem, ReasoningChain, Rejection, TrainingExample
 from mirage_core.worlds.maze import maze_from_rows, picture_bytes, render
 from tests.benchmarks.data_sets import opened, picture

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from mirage_core.config import LatentSettings
+from mirage_core.dataset_card.preview import preview, preview_page, target_cells
 from mirage_core.errors import DataError
-from mirage_core.synthesis.preview import preview, preview_page, target_cells
 from tests.benchmarks.data_sets import picture
 
 
@@ -44,8 +44,8 @@ def test_the_cells_of_changed_patches_are_told_and_no_others() -> None:
 
 
 def test_pieces_carry_the_label_mask_and_the_latent_span() -> None:
-    from mirage_core.latent.encoding import Encoder
-    from mirage_core.model.base import load_processor_of
+    from mirage_core.latent.encoder import Encoder
+    from mirage_core.model.loading import load_processor_of
     from mirage_core.recipes import load
     from tests.synthesis.examples import planning_example
 

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from mirage_core.types import ProgressEvent
-from tasks.lines import line_of
+from tasks.log_lines import line_of
 from tasks.progress import StageProgress, slug
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from mirage_core.store.fingerprint import canonical_json
-from mirage_core.teacher.messages import first_messages
+from mirage_core.llm_client.messages import first_messages
+from mirage_core.llm_client.prompt_templates import load_prompt
+from mirage_core.store.digests import canonical_json
 from mirage_core.teacher.oracle import OracleTeacher
-from mirage_core.teacher.templates import load_prompt
 from mirage_core.types import AuxiliaryImage, Problem
 
 USAGE = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}

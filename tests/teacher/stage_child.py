@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from mirage_core.config import Settings
-from mirage_core.stages.registry import STAGES
-from mirage_core.stages.stage import run_stage
+from mirage_core.pipeline.registry import STAGES
+from mirage_core.pipeline.stage import run_stage
 from mirage_core.store import Store
 from mirage_core.types import Artifact, ProgressEvent
 

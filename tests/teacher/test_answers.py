@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from mirage_core.errors import DataError, TeacherError
+from mirage_core.llm_client.request import make_request
+from mirage_core.llm_client.response_cache import Answer, Recording, StoredAnswers
 from mirage_core.store import Store
-from mirage_core.teacher.answers import Answer, Recording, StoredAnswers
-from mirage_core.teacher.request import make_request
 from tests.teacher.conftest import asked
 
 MESSAGES: list[dict[str, Any]] = [{"role": "user", "content": "hello"}]

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from mirage_core.benchmarks.sources import sourced_problems
+from mirage_core.benchmarks.load_problems import sourced_problems
 from mirage_core.config import AuxiliaryImageSettings, CaptionSettings, Settings
 from mirage_core.errors import TeacherError
 from mirage_core.recipes import load
 from mirage_core.store import Store
 from mirage_core.synthesis import draw_auxiliary_images
-from mirage_core.teacher.captioned import captioned
+from mirage_core.teacher.caption_examples import captioned
 from mirage_core.teacher.captions import caption_faults, oracle_caption, with_caption
 from mirage_core.teacher.examples import write_examples
 from mirage_core.teacher.oracle import OracleTeacher
@@ -91,7 +91,7 @@ def test_what_is_left_out_is_counted_with_its_reason(
     def sometimes_wrong(example: TrainingExample) -> str:
         return "Too short" if example.problem.id in bad else oracle_caption(example)
 
-    monkeypatch.setattr("mirage_core.teacher.captioned.oracle_caption", sometimes_wrong)
+    monkeypatch.setattr("mirage_core.teacher.caption_examples.oracle_caption", sometimes_wrong)
     store = Store.open(tmp_path_factory.mktemp("store"))
     parts = list(captioned(examples, settings, store, quiet))
     kept = [example for part in parts for example in part.examples]
@@ -111,8 +111,8 @@ def test_the_oracle_says_what_it_cannot_caption(examples: list[TrainingExample])
 
 
 def test_a_caption_stands_where_the_latents_would(settings: Settings, examples: list[TrainingExample]) -> None:
-    from mirage_core.latent.encoding import Encoder
-    from mirage_core.model.base import load_processor_of
+    from mirage_core.latent.encoder import Encoder
+    from mirage_core.model.loading import load_processor_of
 
     processor = load_processor_of(settings.model)
     encoder = Encoder(processor, settings.latent, settings.prompt, "cot")

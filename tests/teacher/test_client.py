@@ -17,8 +17,8 @@ import pytest
 from pydantic import SecretStr
 
 from mirage_core.config import TeacherRuntime
-from mirage_core.teacher.client import Again, Endpoint, Hopeless, Refused, Reply, Trouble
-from mirage_core.teacher.request import Request, make_request
+from mirage_core.llm_client.client import Again, Endpoint, Hopeless, Refused, Reply, Trouble
+from mirage_core.llm_client.request import Request, make_request
 from tests.teacher.chat_server import Call, ChatServer, chat_server, completion
 from tests.teacher.conftest import asked, reached
 

@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from mirage_core.config import CaptionSettings, Settings
+from mirage_core.llm_client.response_cache import Answer
 from mirage_core.recipes import load
 from mirage_core.store import Store
-from mirage_core.teacher.answers import Answer
-from mirage_core.teacher.captioned import captioned
+from mirage_core.teacher.caption_examples import captioned
 from mirage_core.teacher.captions import oracle_caption
 from mirage_core.teacher.checks import Fault
 from mirage_core.teacher.endpoint_captions import Verdict, read_polished, read_verdict
 from mirage_core.teacher.examples import write_examples
 from mirage_core.teacher.oracle import OracleTeacher
-from mirage_core.teacher.taught import Taught
+from mirage_core.teacher.protocol import Taught
 from mirage_core.types import ReasoningChain, TrainingExample
 from tests.teacher.chat_server import Call, ChatServer, chat_server
 from tests.teacher.conftest import Lessons, asked, print_nothing, reached
@@ -72,7 +72,7 @@ def _picture_key(parts: list[dict[str, Any]]) -> str:
 
 
 def _words_of(example: TrainingExample) -> str:
-    from mirage_core.teacher.messages import data_url
+    from mirage_core.llm_client.messages import data_url
 
     return data_url(example.auxiliary_image.image, example.problem.id)
 

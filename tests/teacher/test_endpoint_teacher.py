@@ -11,14 +11,14 @@ from pydantic import SecretStr
 
 from mirage_core.config import TeacherRuntime
 from mirage_core.errors import SettingsError, TeacherError, TeacherUnavailable
+from mirage_core.llm_client.cached_client import Asking
+from mirage_core.llm_client.prompt_templates import load_prompt
+from mirage_core.llm_client.response_cache import StoredAnswers
 from mirage_core.store import Store
 from mirage_core.teacher import EndpointTeacher, keys_from, make_teacher
-from mirage_core.teacher.answers import StoredAnswers
-from mirage_core.teacher.asking import Ask, interview_all, run
+from mirage_core.teacher.attempts import Ask, interview_all, run
 from mirage_core.teacher.checks import Fault
-from mirage_core.teacher.source import Asking
-from mirage_core.teacher.taught import Taught
-from mirage_core.teacher.templates import load_prompt
+from mirage_core.teacher.protocol import Taught
 from mirage_core.types import ProgressEvent
 from tests.teacher.chat_server import Call, ChatServer, GoodTeacher, chat_server
 from tests.teacher.conftest import Lessons, asked, print_nothing, reached

@@ -11,10 +11,10 @@ import pytest
 
 from mirage_core.config import Settings, TeacherRuntime, TeacherSettings
 from mirage_core.errors import DataError, SettingsError
+from mirage_core.llm_client.prompt_templates import FOLDER
+from mirage_core.llm_client.response_cache import Answer
+from mirage_core.pipeline.registry import STAGES
 from mirage_core.recipes import load
-from mirage_core.stages.registry import STAGES
-from mirage_core.teacher.answers import Answer
-from mirage_core.teacher.templates import FOLDER
 
 ENDPOINT = {"kind": "endpoint", "variant": "cot", "model": "m"}
 DOCS = Path(__file__).parents[2] / "docs"

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirage_core.teacher.pace import Pace
-from mirage_core.teacher.retry_after import retry_after
+from mirage_core.llm_client.rate_limit import Pace, retry_after
 
 
 class Clock:

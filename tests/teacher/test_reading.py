@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
-from mirage_core.teacher.answers import Answer
+from mirage_core.llm_client.response_cache import Answer
 from mirage_core.teacher.checks import Fault
-from mirage_core.teacher.reading import read_chain
+from mirage_core.teacher.endpoint import read_chain
 from mirage_core.types import Problem, ReasoningChain
 from mirage_core.worlds.maze import maze_from_rows
 from tests.teacher.conftest import asked

@@ -16,7 +16,7 @@ import pytest
 
 from mirage_core.config import ArchitectureSettings, ModelSettings
 from mirage_core.errors import TeacherError
-from mirage_core.model.base import build_base, save_model
+from mirage_core.model.loading import build_base, save_model
 from mirage_core.store import Store
 from mirage_core.teacher import EndpointTeacher, make_teacher
 from tests.teacher.conftest import Lessons, asked, print_nothing, reached

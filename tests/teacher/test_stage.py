@@ -14,8 +14,8 @@ import pytest
 
 from mirage_core.config import Settings
 from mirage_core.errors import TeacherUnavailable
-from mirage_core.stages.registry import STAGES
-from mirage_core.stages.stage import run_stage
+from mirage_core.pipeline.registry import STAGES
+from mirage_core.pipeline.stage import run_stage
 from mirage_core.store import Store
 from mirage_core.store.records import load_auxiliary_images, load_examples, load_problems, load_rejections
 from mirage_core.types import Artifact, Problem
@@ -184,7 +184,7 @@ def test_a_replay_of_the_answers_gives_the_same_bytes_without_a_server(tmp_path:
 
 
 def test_an_endpoint_is_asked_by_one_process_however_the_stage_is_cut(tmp_path: Path, lessons: list[Any]) -> None:
-    from mirage_core.stages.shards import run_stage_in_shards
+    from mirage_core.pipeline.shards import run_stage_in_shards
 
     with chat_server(Uneven(lessons)) as server:
         wanted, store = served(server, tmp_path / "store")

@@ -9,8 +9,8 @@ import pytest
 
 from mirage_core import benchmarks
 from mirage_core.errors import DataError, SettingsError
-from mirage_core.teacher.messages import data_url, first_messages, next_messages
-from mirage_core.teacher.templates import FOLDER, load_prompt, templates_identity
+from mirage_core.llm_client.messages import data_url, first_messages, next_messages
+from mirage_core.llm_client.prompt_templates import FOLDER, load_prompt, templates_identity
 from tests.teacher.conftest import Lessons
 
 

@@ -7,10 +7,10 @@ import os
 import sys
 from pathlib import Path
 
-from mirage_core.training.events import EventWriter
-from mirage_core.training.job import read_job
-from mirage_core.training.processes import joined
-from mirage_core.training.supervised import run_supervised
+from mirage_core.distributed.collectives import joined
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.job import read_job
+from mirage_core.training.sft.train import run_supervised
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mirage_core.training.engine import Engine, EngineSettings, Root, make_engine, trained
-from mirage_core.training.processes import joined, wait_for_all
-from mirage_core.training.state import KINDS, EngineState, shapes_of, write_shard
+from mirage_core.distributed.collectives import joined, wait_for_all
+from mirage_core.training.checkpoint.sharded_state import KINDS, EngineState, shapes_of, write_shard
+from mirage_core.training.engine.base import Engine, EngineSettings, Root, trained
+from mirage_core.training.engine.make_engine import make_engine
 
 STEPS, BATCH = 8, 6
 BF16 = torch.bfloat16

@@ -8,11 +8,11 @@ import subprocess
 import sys
 import time
 
-import mirage_core.training.worker as worker
+import mirage_core.distributed.worker as worker
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.interruption import hearing_sigterm
+from mirage_core.distributed.job import Job
 from mirage_core.errors import DataError, TrainingInterrupted
-from mirage_core.training.events import EventWriter
-from mirage_core.training.interruption import hearing_sigterm
-from mirage_core.training.job import Job
 from mirage_core.types import ProgressEvent
 
 

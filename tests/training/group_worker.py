@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import time
 
-import mirage_core.training.worker as worker
+import mirage_core.distributed.worker as worker
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.interruption import hearing_sigterm
+from mirage_core.distributed.job import Job
 from mirage_core.errors import DataError, TrainingInterrupted
-from mirage_core.training.events import EventWriter
-from mirage_core.training.interruption import hearing_sigterm
-from mirage_core.training.job import Job
 from mirage_core.types import ProgressEvent
 
 
 def act(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
-    from mirage_core.training.processes import added, wait_for_all
+    from mirage_core.distributed.collectives import added, wait_for_all
 
     chosen = job.options["act"]
     figures = {

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mirage_core.training import deepspeed_engine, grpo, rollouts
-from mirage_core.training.events import EventWriter
-from mirage_core.training.processes import joined
+from mirage_core.distributed.collectives import joined
+from mirage_core.distributed.events import EventWriter
+from mirage_core.training.engine import deepspeed as deepspeed_engine
+from mirage_core.training.grpo import objective as grpo
+from mirage_core.training.grpo import rollouts
 from tests.training.small_world import make_job
 
 GRPO: dict[str, Any] = {"steps": 3, "micro_batch_size": 5, "kl_weight": 0.05}

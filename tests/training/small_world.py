@@ -7,11 +7,11 @@ from typing import Any
 
 from mirage_core.benchmarks.generate import generate_problems
 from mirage_core.config import Settings
-from mirage_core.model.base import build_base, save_model
+from mirage_core.distributed.job import Job, Program
+from mirage_core.model.loading import build_base, save_model
 from mirage_core.store.records import save_examples, save_problems
 from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.teacher import make_teacher, write_examples
-from mirage_core.training.job import Job, Program
 from mirage_core.types import ProgressEvent
 
 ARCHITECTURE = {"hidden_size": 64, "intermediate_size": 128, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1}

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 
-from mirage_core.latent.encoded import EncodedExample
+from mirage_core.distributed.collectives import joined
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.job import Program
+from mirage_core.latent.examples import EncodedExample
 from mirage_core.store.tables import read_table
-from mirage_core.training import deepspeed_engine, supervised
-from mirage_core.training.events import EventWriter
-from mirage_core.training.job import Program
-from mirage_core.training.processes import joined
+from mirage_core.training.engine import deepspeed as deepspeed_engine
+from mirage_core.training.sft import train as supervised
 from tests.training.small_world import make_job
 
 STEPS = 4

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import mirage_core.training.worker as worker
-from mirage_core.training.worker import leave
+import mirage_core.distributed.worker as worker
+from mirage_core.distributed.worker import leave
 
 MOST, FROM_STEP = 3, 5
 

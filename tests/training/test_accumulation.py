@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.job import Program, write_job
 from mirage_core.store.tables import read_table
-from mirage_core.training.events import EventWriter
-from mirage_core.training.job import Program, write_job
 from mirage_core.training.objective import counted
-from mirage_core.training.supervised import load_trainable, run_supervised, training_data
-from mirage_core.training.supervised_objective import SupervisedObjective
+from mirage_core.training.sft.objective import SupervisedObjective
+from mirage_core.training.sft.train import load_trainable, run_supervised, training_data
 from tests.training.small_world import make_job, quiet
 
 pytestmark = pytest.mark.xdist_group("accumulation")  # what the module trains once is not trained by each worker

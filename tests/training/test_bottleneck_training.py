@@ -12,21 +12,21 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from mirage_core.config import RelaxationSettings
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.job import Program
 from mirage_core.errors import SettingsError
 from mirage_core.latent.bottleneck import Zone
-from mirage_core.latent.layout import LatentBatch, collate
-from mirage_core.model.rollout import answers_forward, relaxed_forward, target_latents, text_forward
+from mirage_core.latent.collate import LatentBatch, collate
+from mirage_core.model.forward.forward import answers_forward, relaxed_forward, target_latents, text_forward
 from mirage_core.store.records import load_problems
 from mirage_core.store.tables import read_table
-from mirage_core.training.events import EventWriter
-from mirage_core.training.grpo import GRPOObjective
-from mirage_core.training.hardening import Disturbance, Hardening
-from mirage_core.training.in_step import stand_in
-from mirage_core.training.job import Program
-from mirage_core.training.losses import Compared, cross_entropy, relaxation_loss
+from mirage_core.training.engine.lockstep import stand_in
+from mirage_core.training.grpo.objective import GRPOObjective
 from mirage_core.training.objective import counted
-from mirage_core.training.supervised import load_trainable, run_supervised, training_data
-from mirage_core.training.supervised_objective import SupervisedObjective
+from mirage_core.training.sft.latent_noise import Disturbance, Hardening
+from mirage_core.training.sft.losses import Compared, cross_entropy, relaxation_loss
+from mirage_core.training.sft.objective import SupervisedObjective
+from mirage_core.training.sft.train import load_trainable, run_supervised, training_data
 from tests.latent.tiny import HIDDEN, IDS, mixed_examples, tiny_backbone
 from tests.training.small_world import make_job, quiet
 

@@ -13,13 +13,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mirage_core.distributed.events import EventReader, EventWriter
+from mirage_core.distributed.interruption import hearing_sigterm
 from mirage_core.errors import ArtifactDamaged, TrainingError
-from mirage_core.training.checkpoint import read_checkpoint, restore_kept, shard_file, write_common
-from mirage_core.training.curves import Curves
-from mirage_core.training.events import EventReader, EventWriter
-from mirage_core.training.interruption import hearing_sigterm
-from mirage_core.training.saving import Saver
-from mirage_core.training.state import KINDS, EngineState, Piece, Shard, write_shard
+from mirage_core.training.checkpoint.async_save import Saver
+from mirage_core.training.checkpoint.checkpoint import read_checkpoint, restore_kept, shard_file, write_common
+from mirage_core.training.checkpoint.sharded_state import KINDS, EngineState, Piece, Shard, write_shard
+from mirage_core.training.logging.curves import Curves
 from tests.training.small_world import make_job
 
 SHAPES = {"matrix": (5, 4), "vector": (7,)}
@@ -122,7 +122,7 @@ def test_two_are_never_written_at_once_and_an_error_is_not_lost(
         if shard.steps == 2:
             raise OSError("No space left on device")
 
-    monkeypatch.setattr("mirage_core.training.saving.write_shard", slow)
+    monkeypatch.setattr("mirage_core.training.checkpoint.async_save.write_shard", slow)
     saving, events, _ = saver(inputs, tmp_path, background=True)
     pieces = {f"{kind}/w": Piece(0, torch.zeros(2)) for kind in KINDS}
     saving.save(1, Shard(1, {"w": (2,)}, pieces), Curves())

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from mirage_core.config import GroundingSettings, LatentSettings, LoRASettings
-from mirage_core.latent.layout import LatentBatch, collate
+from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.lora import add_adapters
-from mirage_core.training.losses import grounding_loss, relaxation_loss, text_loss
+from mirage_core.training.sft.losses import grounding_loss, relaxation_loss, text_loss
 from tests.latent.tiny import IDS, mixed_examples, tiny_backbone
 
 LATENT = LatentSettings(num_latents=3)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirage_core.errors import InputError
-from mirage_core.training import data
-from mirage_core.training.data import EpochOrder, deal, steps_of
+from mirage_core.training.data import sampler as data
+from mirage_core.training.data.sampler import EpochOrder, deal, steps_of
 
 
 def test_every_epoch_takes_every_example_once_in_another_order() -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from mirage_core.errors import SettingsError, TrainingError
-from mirage_core.training.engine import EngineSettings, EngineState, Root, make_engine
+from mirage_core.training.engine.base import EngineSettings, Root
+from mirage_core.training.engine.make_engine import EngineState, make_engine
 from tests.training.engine_child import CASES
 
 pytestmark = pytest.mark.xdist_group("engine")  # what the module trains once is not trained by each worker

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from mirage_core.errors import SettingsError
-from mirage_core.training.extensions import import_deepspeed
+from mirage_core.training.engine.deepspeed import import_deepspeed
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_deepspeed_works_here_without_compiling() -> None:
-    command = [sys.executable, "-m", "mirage_core.training.extensions"]
+    command = [sys.executable, "-m", "mirage_core.training.engine.deepspeed_setup"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "nothing needs compiling" in done.stdout

@@ -13,18 +13,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.job import Job
+from mirage_core.distributed.oom import answers_at_once
 from mirage_core.errors import SettingsError, TrainingError
 from mirage_core.store.records import load_problems
 from mirage_core.store.tables import read_table
-from mirage_core.training import rollouts
-from mirage_core.training.events import EventWriter
-from mirage_core.training.grpo import GRPOObjective, PolicyData, run_grpo
-from mirage_core.training.job import Job
-from mirage_core.training.memory import answers_at_once
+from mirage_core.training.grpo import rollouts
+from mirage_core.training.grpo.batch import cut, policy_batch, widths_of
+from mirage_core.training.grpo.objective import GRPOObjective, PolicyData, run_grpo
+from mirage_core.training.grpo.reference_model import Reference
 from mirage_core.training.objective import MicroBatch, counted
-from mirage_core.training.policy_batch import cut, policy_batch, widths_of
-from mirage_core.training.reference import Reference
-from mirage_core.training.supervised import load_trainable, run_supervised
+from mirage_core.training.sft.train import load_trainable, run_supervised
 from tests.training.small_world import make_inputs, make_job
 
 FIGURES = {

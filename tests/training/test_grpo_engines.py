@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mirage_core.distributed.events import EventWriter
 from mirage_core.store.tables import read_table
-from mirage_core.training import rollouts
-from mirage_core.training.events import EventWriter
-from mirage_core.training.supervised import run_supervised
+from mirage_core.training.grpo import rollouts
+from mirage_core.training.sft.train import run_supervised
 from tests.training.grpo_child import CASES, GRPO, is_even, run_case
 from tests.training.small_world import make_inputs, make_job
 

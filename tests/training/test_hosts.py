@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from mirage_core.config import Settings
+from mirage_core.distributed.failure import failure
+from mirage_core.distributed.host_agent import unseen
+from mirage_core.distributed.hosts import Place, launch_command
+from mirage_core.distributed.job import Job, write_job
+from mirage_core.distributed.launch import run_job
+from mirage_core.distributed.worker import Member, member_of
 from mirage_core.errors import DataError, InputError, SettingsError, TrainingProcessDied
-from mirage_core.training.agent import unseen
-from mirage_core.training.failure import failure
-from mirage_core.training.hosts import Place, launch_command
-from mirage_core.training.job import Job, write_job
-from mirage_core.training.launch import run_job
-from mirage_core.training.worker import Member, member_of
 from tests.training.test_launch import Heard, alive, assert_gone
 
 ROOT = Path(__file__).parents[2]
@@ -141,8 +141,8 @@ def test_nothing_is_left_on_any_host_when_the_parent_is_killed(tmp_path: Path) -
 PARENT = """
 import sys
 from pathlib import Path
-from mirage_core.training.job import read_job
-from mirage_core.training.launch import run_job
+from mirage_core.distributed.job import read_job
+from mirage_core.distributed.launch import run_job
 try:
     run_job(read_job(Path(sys.argv[1])), progress=lambda event: print(int(event.metrics["pid"]), flush=True),
             on_checkpoint=lambda step, folder: print("kept", step, flush=True), worker="tests.training.group_worker")

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mirage_core.latent.encoded import IGNORED
-from mirage_core.latent.layout import LatentBatch, collate
-from mirage_core.model.rollout import relaxed_forward
-from mirage_core.training.in_step import agreed, stand_in
+from mirage_core.latent.collate import LatentBatch, collate
+from mirage_core.latent.examples import IGNORED
+from mirage_core.model.forward.forward import relaxed_forward
+from mirage_core.training.engine.lockstep import agreed, stand_in
 from tests.latent.tiny import IDS, mixed_examples, tiny_backbone
 
 

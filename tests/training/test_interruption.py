@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mirage_core.distributed.launch import run_job
 from mirage_core.errors import TrainingInterrupted
-from mirage_core.training.launch import run_job
 from mirage_core.types import ProgressEvent
 from tests.training.small_world import make_job
 from tests.training.test_loop import ROOT, curve, run_here, workers

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from mirage_core.config import Settings
+from mirage_core.distributed.job import Job
+from mirage_core.distributed.launch import cancel_jobs, ending_jobs, run_job
 from mirage_core.errors import (
     DataError,
     JobCancelled,
@@ -23,8 +25,6 @@ from mirage_core.errors import (
     TrainingInterrupted,
     TrainingProcessDied,
 )
-from mirage_core.training.job import Job
-from mirage_core.training.launch import cancel_jobs, ending_jobs, run_job
 from mirage_core.types import ProgressEvent
 
 ROOT = Path(__file__).parents[2]
@@ -160,8 +160,8 @@ def run_in_a_thread(made: Job, heard: Heard) -> tuple[threading.Thread, list[Bas
     def work() -> None:
         try:
             run_job(made, progress=heard.progress, on_checkpoint=heard.checkpoint, worker=FAKE)
-        except BaseException as problem:
-            ended.append(problem)
+        except BaseException as error:
+            ended.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -232,8 +232,8 @@ def test_what_does_not_save_within_the_grace_time_is_ended(tmp_path: Path) -> No
 ASKED_PARENT = """
 import signal, sys
 from pathlib import Path
-from mirage_core.training.job import read_job
-from mirage_core.training.launch import run_job
+from mirage_core.distributed.job import read_job
+from mirage_core.distributed.launch import run_job
 if sys.argv[2] == "handler":
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 try:
@@ -264,8 +264,8 @@ def test_a_parent_asked_to_end_lets_its_processes_save_and_keeps_that(
 PARENT = """
 import sys
 from pathlib import Path
-from mirage_core.training.job import read_job
-from mirage_core.training.launch import run_job
+from mirage_core.distributed.job import read_job
+from mirage_core.distributed.launch import run_job
 run_job(read_job(Path(sys.argv[1])), progress=lambda event: print(int(event.metrics["pid"]), flush=True),
         on_checkpoint=lambda step, folder: None, worker="tests.training.fake_worker")
 """

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from mirage_core.errors import DataError
-from mirage_core.latent.encoding import Encoder
-from mirage_core.model.base import LoadedModel
+from mirage_core.latent.encoder import Encoder
+from mirage_core.model.loading import LoadedModel
 from mirage_core.store.records import load_examples
-from mirage_core.training import supervised
-from mirage_core.training.lengths import lengths_of
-from mirage_core.training.supervised import encoding, load_trainable, training_data
-from mirage_core.training.supervised_objective import SupervisedObjective
+from mirage_core.training.data.feature_cache import lengths_of
+from mirage_core.training.sft import train as supervised
+from mirage_core.training.sft.objective import SupervisedObjective
+from mirage_core.training.sft.train import encoding, load_trainable, training_data
 from mirage_core.types import TrainingExample
 from tests.training.small_world import make_job, quiet, small_settings
 

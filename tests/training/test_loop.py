@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
+from mirage_core.distributed.events import EventReader, EventWriter
+from mirage_core.distributed.job import Job, Program
+from mirage_core.distributed.launch import run_job
 from mirage_core.errors import ArtifactDamaged, TrainingError, TrainingProcessDied
 from mirage_core.store.tables import read_table
-from mirage_core.training.events import EventReader, EventWriter
-from mirage_core.training.job import Job, Program
-from mirage_core.training.launch import run_job
-from mirage_core.training.supervised import run_supervised
+from mirage_core.training.sft.train import run_supervised
 from tests.training.small_world import make_job, quiet
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def test_micro_batches_change_nothing_but_rounding(inputs: Path, straight: dict[
 
 
 def test_known_image_features_change_nothing(inputs: Path, straight: dict[str, Path], tmp_path: Path) -> None:
-    from mirage_core.training import supervised
+    from mirage_core.training.sft import train as supervised
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervised, "prepare", lambda used, encode, *rest: supervised.EncodedOnDemand(encode))
@@ -112,7 +112,7 @@ def test_a_broken_checkpoint_is_refused(inputs: Path, straight: dict[str, Path],
 def workers() -> list[int]:
     """Processes this one has started and that still run."""
     found = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return [int(pid) for pid in found if b"mirage_core.training.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in found if b"mirage_core.distributed.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_a_killed_deepspeed_process_resumes_to_the_weights_of_an_undisturbed_run(

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mirage_core.model.base import load_model
-from mirage_core.training.job import Program
-from mirage_core.training.launch import run_job
+from mirage_core.distributed.job import Program
+from mirage_core.distributed.launch import run_job
+from mirage_core.model.loading import load_model
 from tests.training.small_world import make_job, quiet
 from tests.training.test_loop import curve, run_here, weights
 

@@ -13,11 +13,11 @@ from torch.nn.functional import cross_entropy as stock_cross_entropy
 
 from mirage_core.config import GroundingSettings, LatentSettings
 from mirage_core.errors import InputError
-from mirage_core.latent.encoded import EncodedExample
-from mirage_core.latent.layout import LatentBatch, collate
-from mirage_core.model.decode import DecodeSettings, sampling_rules
-from mirage_core.model.rollout import Grounded, grounding_forward, relaxed_forward, text_forward
-from mirage_core.training.losses import (
+from mirage_core.generation.decode import DecodeSettings, sampling_rules
+from mirage_core.latent.collate import LatentBatch, collate
+from mirage_core.latent.examples import EncodedExample
+from mirage_core.model.forward.forward import Grounded, grounding_forward, relaxed_forward, text_forward
+from mirage_core.training.sft.losses import (
     LossParts,
     cosine_diagnostics,
     counts,

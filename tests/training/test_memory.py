@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 import torch
 
+from mirage_core.distributed import launch
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.failure import failure, write_failure
+from mirage_core.distributed.job import Job
+from mirage_core.distributed.oom import fitted, in_smaller_portions, is_out_of_memory, portion_of
 from mirage_core.errors import DataError, OutOfMemory
-from mirage_core.stages.stage import Stage, StageContext, run_stage
-from mirage_core.stages.training import train
+from mirage_core.pipeline.stage import Stage, StageContext, run_stage
+from mirage_core.pipeline.stages.train import train
 from mirage_core.store import Store
 from mirage_core.store.tables import read_table
-from mirage_core.training import launch
-from mirage_core.training.events import EventWriter
-from mirage_core.training.failure import failure, write_failure
-from mirage_core.training.grpo import run_grpo
-from mirage_core.training.job import Job
-from mirage_core.training.memory import fitted, in_smaller_portions, is_out_of_memory, portion_of
-from mirage_core.training.supervised import run_supervised
-from mirage_core.training.warmup import WarmupObjective, run_warmup
+from mirage_core.training.grpo.objective import run_grpo
+from mirage_core.training.sft.train import run_supervised
+from mirage_core.training.warmup.objective import WarmupObjective, run_warmup
 from mirage_core.types import Artifact, ProgressEvent
 from tests.training.small_world import make_job, quiet, small_settings
 

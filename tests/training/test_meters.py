@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from mirage_core.latent.layout import collate
+from mirage_core.distributed.events import EventWriter
+from mirage_core.latent.collate import collate
 from mirage_core.store.records import load_examples
 from mirage_core.store.tables import read_table
-from mirage_core.training.events import EventWriter
-from mirage_core.training.log import RunLog
-from mirage_core.training.meters import Meter, memory, work_of
-from mirage_core.training.supervised import encoding, load_trainable, run_supervised
+from mirage_core.training.logging.run_log import RunLog
+from mirage_core.training.logging.throughput import Meter, memory, work_of
+from mirage_core.training.sft.train import encoding, load_trainable, run_supervised
 from mirage_core.types import ProgressEvent
 from tests.training.small_world import make_job, small_settings
 

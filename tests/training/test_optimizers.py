@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from mirage_core.training.engine import Engine, EngineSettings, Root, make_engine, trained
-from mirage_core.training.optimizers import OptimizerKind, make_optimizer, moments, set_moments
-from mirage_core.training.state import MEAN, SQUARE, EngineState, shapes_of, write_shard
+from mirage_core.training.checkpoint.sharded_state import MEAN, SQUARE, EngineState, shapes_of, write_shard
+from mirage_core.training.engine.base import Engine, EngineSettings, Root, trained
+from mirage_core.training.engine.make_engine import make_engine
+from mirage_core.training.engine.optimizers import OptimizerKind, make_optimizer, moments, set_moments
 
 
 def parameters(seed: int = 0) -> list[nn.Parameter]:

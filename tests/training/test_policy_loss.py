@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from mirage_core.training.policy_loss import policy_terms
-from mirage_core.training.rewards import group_advantages
+from mirage_core.training.grpo.loss import policy_terms
+from mirage_core.training.grpo.rewards import group_advantages
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from mirage_core.latent.encoded import EncodedExample
-from mirage_core.model.base import LoadedModel
+from mirage_core.latent.examples import EncodedExample
+from mirage_core.model.loading import LoadedModel
 from mirage_core.store.records import load_examples
-from mirage_core.training import prepared
-from mirage_core.training.prepared import Encode, EncodedOnDemand, Prepared, Source, prepare
-from mirage_core.training.supervised import encoding, load_trainable
+from mirage_core.training.data import feature_cache as prepared
+from mirage_core.training.data.feature_cache import Encode, EncodedOnDemand, Prepared, Source, prepare
+from mirage_core.training.sft.train import encoding, load_trainable
 from mirage_core.types import ProgressEvent
 from tests.training.small_world import make_job, quiet, small_settings
 

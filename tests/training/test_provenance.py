@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mirage_core.model.base import LoadedModel, load_model
+from mirage_core.model.loading import LoadedModel, load_model
 from mirage_core.store import Store
-from mirage_core.training.provenance import about, about_warmup
+from mirage_core.training.model_metadata import about, about_warmup
 from tests.training.small_world import make_job
 
 

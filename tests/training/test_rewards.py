@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirage_core.training.rewards import (
+from mirage_core.training.grpo.rewards import (
     Reward,
     accuracy_reward,
     format_reward,

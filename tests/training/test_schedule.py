@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mirage_core.training.schedule import learning_rate
+from mirage_core.training.engine.optimizers import learning_rate
 
 
 def rates(schedule: str, steps: int = 10, warmup: int = 4) -> list[float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mirage_core.model.base import load_model
+from mirage_core.model.loading import load_model
 from tests.training.stages_child import AFTER, STEPS, cases
 
 pytestmark = pytest.mark.xdist_group("stages-on-engines")  # what the module trains once is not trained by each worker

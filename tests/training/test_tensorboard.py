@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.job import Job
 from mirage_core.errors import SettingsError
-from mirage_core.training.events import EventWriter
-from mirage_core.training.job import Job
-from mirage_core.training.supervised import run_supervised
-from mirage_core.training.tensorboard import board
+from mirage_core.training.logging.tensorboard import board
+from mirage_core.training.sft.train import run_supervised
 from tests.training.small_world import make_job
 
 

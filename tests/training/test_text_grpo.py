@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.job import Job
 from mirage_core.store.tables import read_table
-from mirage_core.training import rollouts
-from mirage_core.training.events import EventWriter
-from mirage_core.training.grpo import run_grpo
-from mirage_core.training.job import Job
-from mirage_core.training.supervised import run_supervised
+from mirage_core.training.grpo import rollouts
+from mirage_core.training.grpo.objective import run_grpo
+from mirage_core.training.sft.train import run_supervised
 from tests.training.small_world import make_inputs, make_job
 
 

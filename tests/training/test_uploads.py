@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mirage_core.training.uploads import Uploads
+from mirage_core.distributed.checkpoint_uploads import Uploads
 
 
 def folder(parent: Path, step: int) -> Path:

@@ -12,21 +12,22 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from mirage_core.distributed.events import EventReader, EventWriter
+from mirage_core.distributed.job import Job, Program
 from mirage_core.errors import DataError, TrainingError
-from mirage_core.stages.training import final_figures
+from mirage_core.pipeline.stages.train import final_figures
 from mirage_core.store.records import load_examples, save_examples
 from mirage_core.store.tables import read_table
-from mirage_core.training import held_out, supervised
-from mirage_core.training.best import FILE
-from mirage_core.training.events import EventReader, EventWriter
-from mirage_core.training.grpo import run_grpo
-from mirage_core.training.held_out import HeldOutLosses
-from mirage_core.training.job import Job, Program
-from mirage_core.training.losses import LossParts
+from mirage_core.training.grpo.objective import run_grpo
 from mirage_core.training.objective import MicroBatch
-from mirage_core.training.supervised import run_supervised
-from mirage_core.training.supervised_objective import section
-from mirage_core.training.validation import Validation, sample
+from mirage_core.training.sft import train as supervised
+from mirage_core.training.sft.losses import LossParts
+from mirage_core.training.sft.objective import section
+from mirage_core.training.sft.train import run_supervised
+from mirage_core.training.validation import metrics as held_out
+from mirage_core.training.validation.early_stopping import FILE
+from mirage_core.training.validation.metrics import HeldOutLosses
+from mirage_core.training.validation.validation import Validation, sample
 from tests.training.small_world import make_job
 
 SECTION = {"text": "direct_sft", "grounding": "grounding", "relaxation": "relaxation", "grpo": "grpo"}

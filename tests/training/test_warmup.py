@@ -18,11 +18,11 @@ from mirage_core.config import (
     WarmupSettings,
 )
 from mirage_core.errors import SettingsError
-from mirage_core.latent.encoded import IGNORED
-from mirage_core.model.base import build_base
+from mirage_core.latent.examples import IGNORED
+from mirage_core.model.loading import build_base
 from mirage_core.training.objective import MicroBatch
-from mirage_core.training.warmup import GROUP, WarmupObjective, centring_loss
-from mirage_core.training.warmup_tasks import KINDS, SYMBOLS, Exercise, ExerciseSource, random_walk
+from mirage_core.training.warmup.objective import GROUP, WarmupObjective, centring_loss
+from mirage_core.training.warmup.tasks import KINDS, SYMBOLS, Exercise, ExerciseSource, random_walk
 from mirage_core.worlds.maze import HOLE, START, Maze, canonical, maze_from_rows, random_maze, read_maze, walk
 
 SMALL = ArchitectureSettings(hidden_size=64, intermediate_size=96, num_layers=2, num_heads=2, num_kv_heads=1)

@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from mirage_core.config import GRPOSettings, ValidationSettings
-from mirage_core.training.curves import Curves
-from mirage_core.training.watch import Best, Divergence, Watch
+from mirage_core.training.logging.curves import Curves
+from mirage_core.training.validation.early_stopping import Best, Divergence, Watch
 
 
 def followed(losses: list[float], stop_above: float | None = 5.0) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirage_core.errors import SettingsError
-from mirage_core.model.backbones.inside import Inside
+from mirage_core.model.backbones.adapter import Inside
 from mirage_core.model.backbones.qwen2_5_vl import Qwen25VL
 from mirage_core.model.backbones.qwen3_vl import Qwen3VL
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
-from mirage_core.model.backbones.inside import Inside
+from mirage_core.model.backbones.adapter import Inside
 from mirage_core.model.backbones.vision import Grid, Lengths, Plans, run_blocks
 
 

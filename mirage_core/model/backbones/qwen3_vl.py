@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
-from mirage_core.model.backbones.inside import Inside
+from mirage_core.model.backbones.adapter import Inside
 from mirage_core.model.backbones.vision import Grid, Lengths, Plans, run_blocks
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from mirage_core.config import SceneSettings, identity
-from mirage_core.store.fingerprint import fingerprint
+from mirage_core.store.digests import fingerprint
 from mirage_core.synthesis.scenes.pipeline import Offload, load_pipeline, place, render_frames
 from mirage_core.synthesis.scenes.request import SceneRequest, scene_requests
 from mirage_core.types import AuxiliaryImage, Problem, Progress, ProgressEvent

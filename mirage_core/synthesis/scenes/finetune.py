@@ -17,7 +17,7 @@ import numpy as np
 
 from mirage_core.config import SceneLoraSettings, SceneSettings, identity
 from mirage_core.errors import InputError, SettingsError, TrainingError
-from mirage_core.store.fingerprint import fingerprint
+from mirage_core.store.digests import fingerprint
 from mirage_core.synthesis.scenes.checkpoint import load_checkpoint, save_checkpoint
 from mirage_core.synthesis.scenes.pairs import ScenePair
 from mirage_core.synthesis.scenes.pipeline import load_pipeline

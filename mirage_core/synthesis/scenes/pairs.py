@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from mirage_core.benchmarks.rows import read_picture_file, read_rows
+from mirage_core.benchmarks.io.jsonl import read_picture_file, read_rows
 from mirage_core.errors import DataError
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirage_core.benchmarks.choices import LETTERS
-from mirage_core.benchmarks.rows import read_rows
+from mirage_core.benchmarks.io.jsonl import read_rows
+from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.config import SceneSettings
 from mirage_core.errors import DataError, SettingsError
 from mirage_core.types import Problem

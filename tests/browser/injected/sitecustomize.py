@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-REGISTRY = "mirage_core.stages.registry"
+REGISTRY = "mirage_core.pipeline.registry"
 BREAKS_AT_STEP = 3
 
 

@@ -1,0 +1,1 @@
+"""A user's own problems: a JSONL file with pictures, or a task written in Python."""

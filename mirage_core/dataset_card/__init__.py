@@ -1,0 +1,1 @@
+"""What a training set holds: its card, contact sheet, near duplicates, statistics and a preview of examples."""

@@ -1,0 +1,1 @@
+"""The diagnosis report: what latents carry and whether answers depend on them."""

@@ -1,0 +1,1 @@
+"""The report of a run: scores, findings, learning curves, training budget and sample trajectories."""

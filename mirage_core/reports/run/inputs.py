@@ -1,0 +1,120 @@
+"""Everything a report tells about, read from the folders of the artifacts; what is absent is simply not told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from mirage_core.benchmarks import NAMES
+from mirage_core.config import Settings
+from mirage_core.errors import DataError
+from mirage_core.evaluation.metrics import AccuracyRow, accuracy_rows
+from mirage_core.reports.labels import METHODS, STAGES, method_order
+from mirage_core.reports.run.curves import Curves, read_curves
+from mirage_core.store.records import (
+    AUXILIARY_IMAGES_FILE,
+    EXAMPLES_FILE,
+    PREDICTIONS_FILE,
+    PROBLEMS_FILE,
+    load_auxiliary_images,
+    load_examples,
+    load_predictions,
+    load_problems,
+)
+from mirage_core.types import AuxiliaryImage, Problem, Scored, TrainingExample
+
+EVALUATION = "evaluation/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """The material of a report. ``abouts`` is each trained folder's mirage.json, ``parameters`` counts the base's."""
+
+    settings: Settings
+    problems: Mapping[str, Problem]
+    auxiliary_images: Mapping[str, AuxiliaryImage]
+    examples: tuple[TrainingExample, ...]
+    scored: tuple[Scored, ...]
+    rows: tuple[AccuracyRow, ...]
+    curves: Mapping[str, Curves]
+    abouts: Mapping[str, Mapping[str, Any]]
+    parameters: int | None
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """Benchmarks that were evaluated, in the project's order."""
+        present = {row.benchmark for row in self.rows}
+        return tuple(name for name in NAMES if name in present) + tuple(sorted(present - set(NAMES)))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Methods that were evaluated, in the road's order."""
+        return tuple(sorted({row.method for row in self.rows}, key=method_order))
+
+    def row(self, benchmark: str, method: str, group: str) -> AccuracyRow | None:
+        """One line of the score table, None where that was not evaluated."""
+        wanted = (benchmark, method, group)
+        return next((row for row in self.rows if (row.benchmark, row.method, row.group) == wanted), None)
+
+
+def read_sources(settings: Settings, folders: Mapping[str, Path]) -> Sources:
+    """Read the folders of a run, by stage name; evaluations are called ``evaluation/<method>``.
+
+    Raises:
+        DataError: an evaluation's folder holds the answers of another method.
+    """
+    scored = tuple(pair for name in sorted(folders) for pair in _read_evaluation(name, folders[name]))
+    problems = _read(folders, "problems", PROBLEMS_FILE, load_problems)
+    images = _read(folders, "auxiliary-images", AUXILIARY_IMAGES_FILE, load_auxiliary_images)
+    trained = {name: folders[name] for name in STAGES if name in folders}
+    return Sources(
+        settings=settings,
+        problems={problem.id: problem for problem in problems},
+        auxiliary_images={image.problem_id: image for image in images},
+        examples=tuple(_read(folders, "examples", EXAMPLES_FILE, load_examples)),
+        scored=scored,
+        rows=tuple(accuracy_rows(scored)),
+        curves={name: curves for name, folder in trained.items() if (curves := read_curves(folder))},
+        abouts={name: _read_about(folder) for name, folder in trained.items()},
+        parameters=count_parameters(folders["base"]) if "base" in folders else None,
+    )
+
+
+def count_parameters(folder: Path) -> int | None:
+    """Parameters of a model folder, from the headers of its safetensors; None when it holds none."""
+    total = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 (not a dict)
+                size = 1
+                for length in tensors.get_slice(name).get_shape():
+                    size *= length
+                total += size
+    return total or None
+
+
+def _read(folders: Mapping[str, Path], name: str, file: str, load: Any) -> list[Any]:
+    return list(load(folders[name] / file)) if name in folders else []
+
+
+def _read_about(folder: Path) -> Mapping[str, Any]:
+    path = folder / "mirage.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _read_evaluation(name: str, folder: Path) -> list[Scored]:
+    if not name.startswith(EVALUATION):
+        return []
+    scored = load_predictions(folder / PREDICTIONS_FILE)
+    method = name.removeprefix(EVALUATION)
+    others = {prediction.method for prediction, _ in scored} - {method}
+    if others:
+        raise DataError(
+            f"{folder} was given as {name}, but holds answers of {sorted(others)}; known methods: {', '.join(METHODS)}"
+        )
+    return list(scored)

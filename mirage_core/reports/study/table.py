@@ -1,0 +1,219 @@
+"""A study's figures: every cell on every benchmark, over its seeds, beside the baseline and the published numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from mirage_core.analysis.results import InterventionsResult
+from mirage_core.benchmarks import NAMES
+from mirage_core.evaluation.metrics import ALL, AccuracyRow, accuracy_rows
+from mirage_core.evaluation.statistics import holm
+from mirage_core.reports.run import published_numbers as published
+from mirage_core.reports.run.published_numbers import PublishedNumber
+from mirage_core.reports.study.causal import Causal, causal_of
+from mirage_core.reports.study.inputs import CellTold, RunTold, StudyTold
+from mirage_core.reports.study.seeds import Comparison, Estimate, compare, share
+from mirage_core.types import Scored
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A cell on one group of a benchmark (``all``: on all of it). ``n``: problems under each seed."""
+
+    estimate: Estimate
+    n: tuple[int, ...]
+    unparsed: float
+    latent_share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Test:
+    """A cell against the baseline on one benchmark; Holm's corrections are for the number of cells tested there."""
+
+    comparison: Comparison
+    holm_problems: float
+    holm_seeds: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One cell: scores by (benchmark, group), by benchmark its test and the paper's figure, and whether latents matter.
+
+    ``causal``: None where that was not measured, or no answer had latents to exchange.
+    """
+
+    cell: CellTold
+    scores: Mapping[tuple[str, str], Score]
+    tests: Mapping[str, Test]
+    published: Mapping[str, PublishedNumber]
+    causal: Causal | None = None
+
+    @property
+    def done(self) -> tuple[RunTold, ...]:
+        """The runs that were completed."""
+        return tuple(run for run in self.cell.runs if run.state == "Completed")
+
+    @property
+    def seconds(self) -> float | None:
+        """Training seconds, the mean over seeds; None where no run was completed."""
+        return fmean(run.budget.seconds for run in self.done) if self.done else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """All rows, the benchmarks in their order with their groups, and what others published that has no row here."""
+
+    told: StudyTold
+    rows: tuple[Row, ...]
+    groups: Mapping[str, tuple[str, ...]]
+    rules: Mapping[str, str]
+    systems: Mapping[str, tuple[PublishedNumber, ...]]
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """The benchmarks that were evaluated."""
+        return tuple(self.groups)
+
+    @property
+    def baseline(self) -> Row:
+        """The baseline's row."""
+        return next(row for row in self.rows if row.cell.name == self.told.baseline)
+
+
+def table_of(
+    told: StudyTold,
+    scored: Mapping[str, Sequence[Scored]],
+    measured: Mapping[str, InterventionsResult] | None = None,
+) -> Table:
+    """The figures of a study; ``scored`` holds the answers of each completed run, by what its ``evaluation`` names.
+
+    ``measured``: the interventions on its latents, by what its ``interventions`` names.
+    """
+    rows = {cell.name: _scores(cell, scored) for cell in told.cells}
+    groups = _groups(rows.values())
+    tests: dict[str, dict[str, Test]] = {cell.name: {} for cell in told.cells}
+    for benchmark in groups:
+        for name, test in _tests(told, scored, benchmark).items():
+            tests[name][benchmark] = test
+    return Table(
+        told=told,
+        rows=tuple(
+            Row(
+                cell=cell,
+                scores=rows[cell.name],
+                tests=tests[cell.name],
+                published={name: number for name in groups if (number := _published(name, cell)) is not None},
+                causal=_causal(cell, measured or {}),
+            )
+            for cell in told.cells
+        ),
+        groups=groups,
+        rules={pair[0].benchmark: pair[1].rule for pairs in scored.values() for pair in pairs},
+        systems={name: _systems(name) for name in groups},
+    )
+
+
+def _scores(cell: CellTold, scored: Mapping[str, Sequence[Scored]]) -> dict[tuple[str, str], Score]:
+    """The scores of one cell, over the seeds that were completed."""
+    runs = [run for run in cell.runs if run.evaluation is not None]
+    found: dict[tuple[str, str], list[AccuracyRow]] = {}
+    for run in runs:
+        for row in accuracy_rows(scored[str(run.evaluation)]):
+            found.setdefault((row.benchmark, row.group), []).append(row)
+    return {key: _score(rows, same_problems=_share_problems(runs)) for key, rows in found.items()}
+
+
+def _score(rows: Sequence[AccuracyRow], *, same_problems: bool) -> Score:
+    estimate = share([row.accuracy * row.n for row in rows], [row.n for row in rows], same_problems=same_problems)
+    return Score(
+        estimate=estimate,
+        n=tuple(row.n for row in rows),
+        unparsed=fmean(row.unparsed_share for row in rows),
+        latent_share=fmean(row.latent_share for row in rows),
+    )
+
+
+def _causal(cell: CellTold, measured: Mapping[str, InterventionsResult]) -> Causal | None:
+    """Whether the latents of one cell matter, over the seeds whose latents were measured."""
+    runs = [run for run in cell.runs if run.interventions is not None]
+    results = {run.seed: measured[str(run.interventions)] for run in runs}
+    return causal_of(results, same_problems=_share_problems(runs))
+
+
+def _share_problems(runs: Sequence[RunTold]) -> bool:
+    """Whether any two seeds were tested on the same problems."""
+    return len({run.problems for run in runs}) < len(runs)
+
+
+def _tests(told: StudyTold, scored: Mapping[str, Sequence[Scored]], benchmark: str) -> dict[str, Test]:
+    """Every cell's test against the baseline on one benchmark, over the seeds under which both were completed."""
+    cells = {cell.name: cell for cell in told.cells}
+    found: dict[str, Comparison] = {}
+    for name, cell in cells.items():
+        comparison = None if name == told.baseline else _compared(cell, cells[told.baseline], scored, benchmark)
+        if comparison is not None:
+            found[name] = comparison
+    by_problems = holm([comparison.p_problems for comparison in found.values()])
+    seeds = {name: one.p_seeds for name, one in found.items() if one.p_seeds is not None}
+    by_seeds = dict(zip(seeds, holm(list(seeds.values())), strict=True))
+    return {
+        name: Test(comparison=comparison, holm_problems=corrected, holm_seeds=by_seeds.get(name))
+        for (name, comparison), corrected in zip(found.items(), by_problems, strict=True)
+    }
+
+
+def _compared(
+    cell: CellTold, baseline: CellTold, scored: Mapping[str, Sequence[Scored]], benchmark: str
+) -> Comparison | None:
+    """The comparison on the problems that both answered; None where there are none."""
+    ours, theirs, runs = [], [], []
+    against = {run.seed: run.evaluation for run in baseline.runs}
+    for run in cell.runs:
+        other = against.get(run.seed)
+        if run.evaluation is None or other is None:
+            continue
+        first, second = _right(scored[run.evaluation], benchmark), _right(scored[other], benchmark)
+        both = first.keys() & second.keys()
+        if both:
+            ours.append({name: first[name] for name in sorted(both)})
+            theirs.append({name: second[name] for name in sorted(both)})
+            runs.append(run)
+    return compare(ours, theirs, same_problems=_share_problems(runs)) if runs else None
+
+
+def _right(scored: Sequence[Scored], benchmark: str) -> dict[str, bool]:
+    """Which problems were answered right; of several samples the first counts."""
+    return {
+        prediction.problem_id: score.correct
+        for prediction, score in scored
+        if prediction.benchmark == benchmark and prediction.sample == 0
+    }
+
+
+def _groups(rows: Iterable[Mapping[tuple[str, str], Score]]) -> dict[str, tuple[str, ...]]:
+    """The groups of every benchmark, ``all`` last; benchmarks in the project's order, then those of one's own."""
+    present = {key for scores in rows for key in scores}
+    order = [*NAMES, *sorted({benchmark for benchmark, _ in present} - set(NAMES))]
+    found = {name: sorted(group for benchmark, group in present if benchmark == name) for name in order}
+    return {
+        name: tuple(sorted(groups, key=lambda group: (group == ALL, group))) for name, groups in found.items() if groups
+    }
+
+
+def _published(benchmark: str, cell: CellTold) -> PublishedNumber | None:
+    """The paper's figure of the same method and variant, and of the very value where one is swept."""
+    if not cell.published:
+        return None
+    if cell.swept is None:
+        return published.nearest(benchmark, cell.method, cell.variant)
+    setting, value = cell.swept
+    if isinstance(value, bool | str):
+        return None
+    return published.nearest(benchmark, cell.method, cell.variant, (setting, float(value)))
+
+
+def _systems(benchmark: str) -> tuple[PublishedNumber, ...]:
+    """What others published of systems that this project does not train."""
+    return tuple(number for number in published.numbers(benchmark) if number.method is None)

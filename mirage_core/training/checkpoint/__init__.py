@@ -1,0 +1,1 @@
+"""Checkpoints: sharded training state in safetensors, written in the background, readable by any engine."""

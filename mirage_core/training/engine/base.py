@@ -1,0 +1,79 @@
+""""""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mirage_core.model.weights import Gather
+from mirage_core.training.checkpoint.sharded_state import MASTER, EngineState, Shard, shapes_of
+from mirage_core.training.engine.optimizers import OptimizerKind
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What an engine must know."""
+
+    kind: Literal["plain", "deepspeed"]
+    zero_stage: int
+    weight_decay: float
+    max_grad_norm: float
+    optimizer: OptimizerKind = "adamw"
+    fused: bool = False
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+
+
+class Root(nn.Module):
+    """All trained modules under one root, which runs whatever it is given (DeepSpeed hooks a module's forward)."""
+
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(modules)
+
+    def forward(self, work: Callable[[], Result]) -> Result:
+        """Do the work."""
+        return work()
+
+
+class Engine(Protocol):
+    """How the loop trains. Every process calls the same methods in the same order."""
+
+    def compute(self, work: Callable[[], Result]) -> Result:
+        """Run a forward pass; its result is a tensor, or tensors in tuples and dicts (what DeepSpeed looks into)."""
+
+    def rest(self) -> None:
+        """After passes that no backward follows: leave nothing of them under way."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of ``loss``; gradients add up over calls AND processes."""
+
+    def step(self, learning_rate: float) -> float:
+        """Clip by the global norm, take one AdamW step, forget the gradients; returns the norm before clipping."""
+
+    def shard(self) -> Shard:
+        """This process's part of everything another engine needs to go on exactly; views, valid until the next step."""
+
+    @property
+    def gather(self) -> Gather:
+        """Makes chosen weights whole for a block, in every process (ZeRO-3 shards them)."""
+
+
+@torch.no_grad()
+def load_weights(root: nn.Module, state: EngineState) -> None:
+    """Copy the weights of a state into the module (before an engine shards it)."""
+    parameters = dict(trained(root))
+    state.check(shapes_of(parameters.items()))
+    for name, parameter in parameters.items():
+        parameter.copy_(state.whole(MASTER, name))
+
+
+def trained(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters that learn, by name, in a fixed order."""
+    return ((name, parameter) for name, parameter in root.named_parameters() if parameter.requires_grad)

@@ -1,0 +1,144 @@
+"""AdamW in its forms (torch's, fused in one kernel, with moments in 8 bits), and its moments in float32.
+
+torch's fused kernels exist for GPUs and, where the optimizer is offloaded, for main memory: so neither DeepSpeed's
+FusedAdam nor its CPUAdam, which must be compiled, is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mirage_core.errors import SettingsError
+from mirage_core.training.checkpoint.sharded_state import MEAN, SQUARE
+
+OptimizerKind = Literal["adamw", "adamw_8bit"]
+BLOCK = 256
+"""Values that share one scale in bitsandbytes' 8-bit moments."""
+_STATES = {MEAN: ("state1", "qmap1", "absmax1"), SQUARE: ("state2", "qmap2", "absmax2")}
+
+
+def make_optimizer(
+    parameters: Sequence[nn.Parameter], weight_decay: float, kind: OptimizerKind = "adamw", *, fused: bool = False
+) -> torch.optim.Optimizer:
+    """AdamW with decay on matrices only, as in the Hugging Face Trainer; the rate is set at every step.
+
+    SettingsError for 8 bits without bitsandbytes.
+    """
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    used = [group for group in groups if group["params"]]
+    if kind == "adamw_8bit":
+        found: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(used, lr=0.0)
+        return found
+    return torch.optim.AdamW(used, lr=0.0, fused=True if fused else None)
+
+
+def moments(optimizer: torch.optim.Optimizer, tensor: Tensor) -> dict[str, Tensor]:
+    """Adam's moments of a tensor it steps on, in float32 and flat; zeros before the first step."""
+    kept: dict[str, Any] = optimizer.state.get(tensor, {})
+    if not kept:
+        nothing = torch.zeros(tensor.numel(), device=tensor.device)
+        return {MEAN: nothing, SQUARE: nothing}
+    if MEAN in kept:
+        return {kind: kept[kind].view(-1) for kind in (MEAN, SQUARE)}
+    return {kind: _wide(kept, *names).view(-1) for kind, names in _STATES.items()}
+
+
+def set_moments(optimizer: torch.optim.Optimizer, tensor: Tensor, steps: int, found: dict[str, Tensor]) -> None:
+    """Let AdamW go on after ``steps`` steps with these moments (flat, float32, on the tensor's device).
+
+    8-bit moments are rounded again; those that came out of 8 bits get the same codes again, their scales up to the
+    rounding of float32.
+    """
+    shaped = {kind: values.view(tensor.shape) for kind, values in found.items()}
+    if isinstance(optimizer, torch.optim.AdamW):
+        # Fused kernels count steps on the device of the weights.
+        counted_on = tensor.device if optimizer.defaults["fused"] else "cpu"
+        optimizer.state[tensor] = {"step": torch.tensor(float(steps), device=counted_on), **shaped}
+        return
+    _set_narrow(optimizer, tensor, steps, shaped)
+
+
+def _wide(kept: dict[str, Any], state: str, table: str, scales: str) -> Tensor:
+    """A moment as bitsandbytes keeps it, in float32: small tensors it does not quantise at all."""
+    values: Tensor = kept[state]
+    if values.dtype == torch.float32:
+        return values
+    wide: Tensor = _bitsandbytes().functional.dequantize_blockwise(
+        values, absmax=kept[scales], code=kept[table], blocksize=BLOCK
+    )
+    return wide.float()
+
+
+def _set_narrow(optimizer: Any, tensor: Tensor, steps: int, shaped: dict[str, Tensor]) -> None:
+    """Make bitsandbytes' own state of a tensor, then put the moments into it."""
+    optimizer.check_overrides()
+    optimizer.initialized = True
+    group = optimizer.param_groups[0]  # sizes and tables are those of every group
+    listed, group["params"] = group["params"], [tensor]  # under ZeRO-3 no group lists it but while it is stepped on
+    try:
+        optimizer.init_state(group, tensor, 0, 0)
+    finally:
+        group["params"] = listed
+    kept = optimizer.state[tensor]
+    kept["step"] = steps
+    for kind, (state, table, scales) in _STATES.items():
+        if kept[state].dtype == torch.float32:
+            kept[state].copy_(shaped[kind])
+        else:
+            codes, found = _narrow(shaped[kind].reshape(-1), kept[table].to(tensor.device))
+            kept[state].copy_(codes.view_as(kept[state]))
+            kept[scales].copy_(found)
+
+
+def _narrow(values: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest codes [n] of values [n], and the scale of each block of ``BLOCK`` values.
+
+    bitsandbytes' own rounding takes the largest magnitude of a block as its scale. Its table reaches 1, but not -1: a
+    block whose largest magnitude is negative would get another scale each time it comes out of 8 bits and goes back.
+    """
+    blocks = nn.functional.pad(values, (0, -len(values) % BLOCK)).view(-1, BLOCK)
+    highest, lowest = blocks.amax(1), blocks.amin(1)
+    scales = torch.where(-lowest > highest, lowest / table.min().clamp(max=-1e-8), highest)
+    edges = (table[1:] + table[:-1]) / 2
+    codes = torch.bucketize(blocks / scales.clamp(min=1e-38)[:, None], edges).to(torch.uint8)
+    return codes.view(-1)[: len(values)], scales
+
+
+def _bitsandbytes() -> Any:
+    """The library, imported when it is needed."""
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise SettingsError(
+            f"optimizer is adamw_8bit, but bitsandbytes cannot be imported ({error}): install it with "
+            "`pip install bitsandbytes`, or set the stage's optimizer to adamw"
+        ) from error
+    return bitsandbytes
+
+
+Schedule = Literal["constant", "cosine", "linear"]
+
+
+def learning_rate(step: int, *, steps: int, peak: float, warmup_steps: int, schedule: Schedule) -> float:
+    """The rate of optimizer step ``step`` (the first is 0) of ``steps``.
+
+    Linear from peak / warmup_steps to peak over the warm-up, which takes half the steps at most; then constant,
+    or a half cosine or a line that would reach 0 one step after the last.
+    """
+    warmup = min(warmup_steps, steps // 2)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if schedule == "constant":
+        return peak
+    done = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.5 * (1 + math.cos(math.pi * done)) if schedule == "cosine" else 1 - done)

@@ -1,0 +1,1 @@
+"""GRPO over answers with latent spans: rollouts, rewards, advantages, the policy loss."""

@@ -1,0 +1,1 @@
+"""What a training writes down: its log, learning curves, throughput, TensorBoard events."""

@@ -1,0 +1,1 @@
+"""Validation while training: metrics, early stopping, and the weights with the best score."""
