@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.mirage-ready
 EXTRAS ?= train,scenes,teacher,machines,dev
 RECIPE ?= tiny
-# How many kills `make soak` makes.
+# Number of SIGKILLs of `make soak`.
 N ?= 200
 # More settings for `make run`, for example SET="--set grpo.enabled=false"
 SET ?=
-# Where pip takes torch from, for example TORCH_INDEX=https://download.pytorch.org/whl/cpu (smaller, no CUDA)
+# The index of torch for pip, for example TORCH_INDEX=https://download.pytorch.org/whl/cpu (smaller, no CUDA)
 TORCH_INDEX ?=
 TORCH := $(shell grep -i '^torch==' constraints.txt)
 
@@ -20,23 +20,23 @@ export PYTHONUNBUFFERED := 1
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
 
-setup: $(READY) ## make .venv, install everything under the constraints, build DeepSpeed's extension
+setup: $(READY) ## make .venv, install everything under the constraints, check DeepSpeed
 
 $(READY): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "make setup: neither python3.11 nor python3.12 was found. Install one, or say PYTHON=/path/to/python." >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { echo "make setup: $(PYTHON) is $$("$(PYTHON)" --version 2>&1), expected Python 3.11 or 3.12. Say PYTHON=/path/to/python." >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "make setup: neither python3.11 nor python3.12 was found. Install one, or set PYTHON=/path/to/python." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || { echo "make setup: $(PYTHON) is $$("$(PYTHON)" --version 2>&1), expected Python 3.11 or 3.12. Set PYTHON=/path/to/python." >&2; exit 1; }
 	@echo "== 1/4 virtual environment: $(VENV) ($$("$(PYTHON)" --version))"
-	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { echo "make setup: no virtual environment could be made. On Debian: apt install python3-venv. Then: make setup" >&2; exit 1; }
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { echo "make setup: could not create a virtual environment. On Debian: apt install python3-venv. Then: make setup" >&2; exit 1; }
 	@echo "== 2/4 $(TORCH) (the largest download)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)" || { echo "make setup: pip could not install $(TORCH); its message is above. Without a network, or with a mirror, configure pip (PIP_INDEX_URL, PIP_FIND_LINKS); on a full disk, free some room. Then: make setup" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)" || { echo "make setup: pip could not install $(TORCH); its message is above. Without a network, or with a mirror, configure pip (PIP_INDEX_URL, PIP_FIND_LINKS); on a full disk, free some space. Then: make setup" >&2; exit 1; }
 	@echo "== 3/4 everything else: .[$(EXTRAS)] (two to three minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]" || { echo "make setup: pip could not install the rest; its message is above. Then: make setup" >&2; exit 1; }
-	@echo "== 4/4 DeepSpeed's one-off extension"
+	@echo "== 4/4 check DeepSpeed: one training step"
 	@$(BIN)/python -m mirage_core.training.engine.deepspeed_setup
 	@touch $@
 	@echo "== ready: make run, make test, $(BIN)/mirage --help"
 
-run: $(READY) ## set up, start the local Prefect server and worker, deploy, run the road, show the scores
+run: $(READY) ## set up, start the local Prefect server and worker, deploy, run the pipeline, show the scores
 	@$(BIN)/mirage up
 	@$(BIN)/mirage deploy
 	@$(BIN)/mirage run --recipe $(RECIPE) $(SET)
@@ -44,8 +44,8 @@ run: $(READY) ## set up, start the local Prefect server and worker, deploy, run 
 up: $(READY) ## start the local Prefect server and worker in the background (PORT=... to choose the port)
 	@$(BIN)/mirage up $(if $(PORT),--port $(PORT))
 
-down: ## stop them
-	@if test -x $(BIN)/mirage; then $(BIN)/mirage down; else echo "nothing was set up here, so nothing runs"; fi
+down: ## stop the local Prefect server and worker
+	@if test -x $(BIN)/mirage; then $(BIN)/mirage down; else echo "nothing is set up here, so nothing runs"; fi
 
 check: $(READY) ## ruff, mypy, import-linter
 	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -60,11 +60,11 @@ e2e: $(READY) ## browser, S3, PostgreSQL, crash and short soak tests; installs w
 	@bash tests/install-e2e.sh
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m e2e
 
-soak: $(READY) ## N SIGKILLs on the road (N=200), and other faults by the hundred; prints counts
+soak: $(READY) ## N SIGKILLs during the pipeline (N=200) and hundreds of other faults; prints counts
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --long --kills $(N) --json .mirage/soak.json
 
-format: $(READY) ## put the code in shape
+format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-clean: down ## stop the local stack and remove what it and the caches left (the store stays)
+clean: down ## stop the local stack and remove its files and the caches (the store stays)
 	@rm -rf .mirage/prefect .mirage/logs .mirage/stack .mirage/mypy .pytest_cache .ruff_cache .import_linter_cache .hypothesis

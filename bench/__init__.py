@@ -1,1 +1,1 @@
-"""Measurements of the parts, in ratios that hold on any machine."""
+"""Benchmarks of speed and memory, reported as ratios that hold on any machine."""

@@ -1,9 +1,9 @@
-"""Whether GRPO does what it is for: the sampled reward rises, and greedy answers to held-out problems do not get worse.
+"""Whether GRPO works: the sampled reward rises, and greedy answers to held-out problems do not get worse.
 
-``mirage bench grpo``. From a model folder and a problems artifact's folder: GRPO with several seeds, each judged on the
-test problems against the model it began with. Sampled answers, before and after, at the temperature of the recipe's
-GRPO; greedy ones by McNemar's test, a seed. Over all seeds the difference is that of each problem's mean, so that its
-interval (95 %) is one over problems: the seeds share the model they began with.
+``mirage bench grpo`` takes a model folder and a problems artifact's folder. It runs GRPO with several seeds and
+compares each on the test problems with the model it started from: sampled answers at the temperature of the recipe's
+GRPO, greedy ones by McNemar's test for each seed. Over all seeds the difference is taken of each problem's mean, so
+that its 95 % interval is over problems: the seeds share the model they started from.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from mirage_core.evaluation.statistics import Z_95, PairedTest, mcnemar
 from mirage_core.recipes import load
 from mirage_core.reports.run.curves import Curves, read_curves
 from mirage_core.store.records import load_predictions, load_problems
-from mirage_core.training.grpo.rewards import reward
+from mirage_core.training.grpo.rewards import make_reward
 from mirage_core.types import Problem, Progress, Scored
 
 SAMPLES = 4
-BEGUN, RESULT, PLOT = "begun.json", "grpo.json", "grpo.png"
-_SMOOTH = 50  # steps: other problems are drawn at every one, some easier than others
+CONFIG, RESULT, PLOT = "begun.json", "grpo.json", "grpo.png"
+_SMOOTH = 50  # steps: each samples other problems, some easier than others
 _TITLES = {
-    "reward": f"reward of what was drawn, mean of {_SMOOTH} steps",
+    "reward": f"reward of sampled answers, mean of {_SMOOTH} steps",
     "validation/accuracy": "greedy accuracy on the validation split",
-    "kl": f"KL to the model it began with, mean of {_SMOOTH} steps",
-    "entropy": f"-log p of what was drawn, mean of {_SMOOTH} steps",
+    "kl": f"KL to the starting model, mean of {_SMOOTH} steps",
+    "entropy": f"-log p of sampled tokens, mean of {_SMOOTH} steps",
 }
 SHOWN = tuple(_TITLES)
 _TAIL = 0.1
 
 ByProblem = Mapping[str, float]
 Points = list[tuple[int, float]]
-Told = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +57,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """One run: the reward while training (mean over the first and the last tenth of the steps), then held-out problems.
+    """One run: the reward in training (mean over the first and the last tenth of the steps), then held-out problems.
 
-    ``p_value``: of McNemar's test that greedy answers are as often right as before.
+    ``p_value``: of McNemar's test that greedy answers are correct as often as before.
     """
 
     seed: int
@@ -75,7 +75,7 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All seeds, the changes over all of them, and the settings that were used."""
+    """The results of all seeds, the changes over all of them, and the settings."""
 
     problems: int
     samples: int
@@ -99,7 +99,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """What a model earns on every problem: greedy (0 or 1), and the means of its samples."""
+    """A model's scores by problem: greedy (0 or 1), and the means over its samples."""
 
     greedy: ByProblem
     reward: ByProblem
@@ -114,18 +114,18 @@ def measure(
     recipe: str,
     overrides: Sequence[str],
     seeds: Sequence[int],
-    told: Told,
+    log: Log,
     progress: Progress,
 ) -> Result:
-    """Train and judge; ``folder`` keeps every run, and gets grpo.json and grpo.png. What is there is not done again.
+    """Train and evaluate; ``folder`` holds every run, grpo.json and grpo.png. Finished runs are not repeated.
 
-    InputError where ``folder`` holds runs of another model, other problems or other settings.
+    InputError if ``folder`` holds runs of another model, other problems or other settings.
     """
     settings = load(recipe, list(overrides))
     _claim(folder, {"model": str(model), "problems": str(problems), "settings": settings.model_dump(mode="json")})
     test = load_problems(problems, split="test")
     before = _answers(model, test, settings, folder / "before", progress)
-    found: list[Seed] = []
+    results: list[Seed] = []
     after: list[_Answers] = []
     curves: dict[str, Curves] = {}
     for seed in seeds:
@@ -133,32 +133,32 @@ def measure(
         _train(model, problems, settings, seed, work, progress)
         curves[str(seed)] = read_curves(work / "output")
         after.append(_answers(work / "output", test, settings, work / "answers", progress))
-        found.append(_seed(seed, curves[str(seed)], before, after[-1]))
-        told(_sentence(found[-1]))
+        results.append(_seed(seed, curves[str(seed)], before, after[-1]))
+        log(_sentence(results[-1]))
     result = Result(
         problems=len(test),
         samples=SAMPLES,
         grpo=settings.grpo.model_dump(mode="json"),
-        seeds=tuple(found),
-        sampled_reward=_over_seeds(before.reward, [one.reward for one in after]),
-        sampled_accuracy=_over_seeds(before.accuracy, [one.accuracy for one in after]),
-        greedy_accuracy=_over_seeds(before.greedy, [one.greedy for one in after]),
-        curves={seed: {name: one.get(name, []) for name in _kept(one)} for seed, one in curves.items()},
+        seeds=tuple(results),
+        sampled_reward=_over_seeds(before.reward, [answers.reward for answers in after]),
+        sampled_accuracy=_over_seeds(before.accuracy, [answers.accuracy for answers in after]),
+        greedy_accuracy=_over_seeds(before.greedy, [answers.greedy for answers in after]),
+        curves={seed: {name: points[name] for name in SHOWN if name in points} for seed, points in curves.items()},
     )
     (folder / RESULT).write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-    (folder / PLOT).write_bytes(drawn(result))
+    (folder / PLOT).write_bytes(plot(result))
     return result
 
 
-def _claim(folder: Path, what: Mapping[str, object]) -> None:
-    """Write down what the runs of a folder are of, or see that they are of this."""
-    said, file = json.dumps(what, indent=1, sort_keys=True), folder / BEGUN
-    if file.is_file() and file.read_text(encoding="utf-8") != said:
+def _claim(folder: Path, configuration: Mapping[str, object]) -> None:
+    """Record the configuration of a folder's runs, or check that it equals the recorded one."""
+    text, file = json.dumps(configuration, indent=1, sort_keys=True), folder / CONFIG
+    if file.is_file() and file.read_text(encoding="utf-8") != text:
         raise InputError(
             f"{folder} holds runs of another model, problems or settings (see {file}); take another folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(said, encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
 
 
 def _train(model: Path, problems: Path, settings: Settings, seed: int, work: Path, progress: Progress) -> None:
@@ -179,16 +179,16 @@ def _train(model: Path, problems: Path, settings: Settings, seed: int, work: Pat
 def _answers(
     model: Path, problems: Sequence[Problem], settings: Settings, folder: Path, progress: Progress
 ) -> _Answers:
-    """Greedy and sampled answers to all problems."""
+    """Answer all problems, greedily and by sampling."""
     greedy = _scored(model, problems, settings, {"temperature": 0.0, "samples": 1}, folder / "greedy", progress)
-    chances = {"temperature": settings.grpo.temperature, "top_p": settings.grpo.top_p, "samples": SAMPLES}
-    sampled = _scored(model, problems, settings, chances, folder / "sampled", progress)
-    earned = [
+    sampling = {"temperature": settings.grpo.temperature, "top_p": settings.grpo.top_p, "samples": SAMPLES}
+    sampled = _scored(model, problems, settings, sampling, folder / "sampled", progress)
+    rewards = [
         (prediction.problem_id, _reward(prediction.output, score.correct, settings)) for prediction, score in sampled
     ]
     return _Answers(
         greedy=_means([(prediction.problem_id, float(score.correct)) for prediction, score in greedy]),
-        reward=_means(earned),
+        reward=_means(rewards),
         accuracy=_means([(prediction.problem_id, float(score.correct)) for prediction, score in sampled]),
     )
 
@@ -201,12 +201,12 @@ def _scored(
     folder: Path,
     progress: Progress,
 ) -> list[Scored]:
-    chosen = settings.model_copy(update={"evaluation": settings.evaluation.model_copy(update=dict(evaluation))})
+    adjusted = settings.model_copy(update={"evaluation": settings.evaluation.model_copy(update=dict(evaluation))})
     if not (folder / "output" / "metrics.json").is_file():
         evaluate(
             model,
             problems,
-            settings=chosen,
+            settings=adjusted,
             method="grpo",
             latents="on",
             output=folder / "output",
@@ -218,14 +218,13 @@ def _scored(
 
 def _reward(output: str, correct: bool, settings: Settings) -> float:
     grpo = settings.grpo
-    found = reward(
+    return make_reward(
         output,
         correct,
         settings.teacher.variant,
         accuracy_value=grpo.accuracy_reward,
         format_value=grpo.format_reward,
-    )
-    return found.total
+    ).total
 
 
 def _seed(seed: int, curves: Curves, before: _Answers, after: _Answers) -> Seed:
@@ -251,8 +250,8 @@ def _mcnemar(before: ByProblem, after: ByProblem) -> PairedTest:
 
 
 def _over_seeds(before: ByProblem, after: Sequence[ByProblem]) -> Change:
-    """The change of each problem's mean over the seeds; the interval is over problems."""
-    means = {name: statistics.fmean(one[name] for one in after) for name in before}
+    """Return the change of each problem's mean over the seeds; the interval is over problems."""
+    means = {name: statistics.fmean(values[name] for values in after) for name in before}
     differences = [means[name] - before[name] for name in before]
     half = Z_95 * statistics.stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else math.inf
     middle = statistics.fmean(differences)
@@ -260,33 +259,29 @@ def _over_seeds(before: ByProblem, after: Sequence[ByProblem]) -> Change:
 
 
 def _change(before: ByProblem, after: ByProblem, interval: tuple[float, float]) -> Change:
-    begun, ended = statistics.fmean(before.values()), statistics.fmean(after.values())
-    return Change(begun, ended, ended - begun, interval)
+    first, last = statistics.fmean(before.values()), statistics.fmean(after.values())
+    return Change(first, last, last - first, interval)
 
 
 def _means(pairs: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """The mean of each problem's answers."""
-    found: dict[str, list[float]] = {}
+    """Return the mean over each problem's answers."""
+    by_name: dict[str, list[float]] = {}
     for name, value in pairs:
-        found.setdefault(name, []).append(value)
-    return {name: statistics.fmean(values) for name, values in found.items()}
+        by_name.setdefault(name, []).append(value)
+    return {name: statistics.fmean(values) for name, values in by_name.items()}
 
 
-def _kept(curves: Curves) -> list[str]:
-    return [name for name in SHOWN if name in curves]
-
-
-def _sentence(one: Seed) -> str:
-    sampled, greedy = one.sampled_reward, one.greedy_accuracy
+def _sentence(seed: Seed) -> str:
+    sampled, greedy = seed.sampled_reward, seed.greedy_accuracy
     return (
-        f"seed {one.seed}: reward while training {one.first_reward:.3f} to {one.last_reward:.3f}; on held-out problems "
+        f"seed {seed.seed}: reward in training {seed.first_reward:.3f} to {seed.last_reward:.3f}; on held-out problems "
         f"sampled reward {sampled.before:.3f} to {sampled.after:.3f}, greedy accuracy {greedy.before:.3f} to "
-        f"{greedy.after:.3f} (p {one.p_value:.2f})"
+        f"{greedy.after:.3f} (p {seed.p_value:.2f})"
     )
 
 
-def drawn(result: Result) -> bytes:
-    """The curves of all seeds as PNG, and what changed on held-out problems."""
+def plot(result: Result) -> bytes:
+    """Plot the curves of all seeds and the changes on held-out problems, as PNG."""
     from io import BytesIO
 
     import matplotlib
@@ -297,16 +292,16 @@ def drawn(result: Result) -> bytes:
     figure = Figure(figsize=(9.0, 7.8), layout="constrained")
     axes = list(figure.subplots(3, 2).flat)
     for name, panel in zip(SHOWN, axes, strict=False):
-        _draw_curves(panel, name, result.curves)
-    _draw_changes(axes[4], "sampled reward, held out", [one.sampled_reward for one in result.seeds], result)
-    _draw_changes(axes[5], "greedy accuracy, held out", [one.greedy_accuracy for one in result.seeds], result)
+        _plot_curves(panel, name, result.curves)
+    _plot_changes(axes[4], "sampled reward, held out", [seed.sampled_reward for seed in result.seeds], result)
+    _plot_changes(axes[5], "greedy accuracy, held out", [seed.greedy_accuracy for seed in result.seeds], result)
     data = BytesIO()
     figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
     return data.getvalue()
 
 
-def _draw_curves(axes: Any, name: str, curves: Mapping[str, Mapping[str, Points]]) -> None:
-    """One figure over the steps, a colour a seed: the mean of the last values strong, the values faint."""
+def _plot_curves(axes: Any, name: str, curves: Mapping[str, Mapping[str, Points]]) -> None:
+    """Plot a figure over the steps, one colour for each seed: the moving mean solid, the values faint."""
     for at, (seed, of_seed) in enumerate(curves.items()):
         points = of_seed.get(name, [])
         if not points:
@@ -320,19 +315,19 @@ def _draw_curves(axes: Any, name: str, curves: Mapping[str, Mapping[str, Points]
         axes.legend(frameon=False, fontsize=8)
 
 
-def _draw_changes(axes: Any, title: str, changes: Sequence[Change], result: Result) -> None:
-    """The difference after less before of every seed with its interval."""
+def _plot_changes(axes: Any, title: str, changes: Sequence[Change], result: Result) -> None:
+    """Plot the difference (after minus before) of every seed with its interval."""
     for at, change in enumerate(changes):
         low, high = change.interval
         bars = [[change.difference - low], [high - change.difference]]
         axes.errorbar([at], [change.difference], yerr=bars, fmt="o", color=f"C{at}", capsize=4)
     axes.axhline(0.0, color="0.6", linewidth=1)
-    axes.set_xticks(range(len(changes)), [f"seed {one.seed}" for one in result.seeds])
+    axes.set_xticks(range(len(changes)), [f"seed {seed.seed}" for seed in result.seeds])
     axes.set_title(f"{title}: change from {changes[0].before:.3f}", loc="left", fontsize=9)
 
 
 def _smooth(points: Points, width: int) -> tuple[list[int], list[float]]:
-    """The mean of the last ``width`` values at every step that has so many before it."""
+    """Return the mean of the last ``width`` values at every step that has that many."""
     values = [value for _, value in points]
     first = min(width, len(values)) - 1
     means = [statistics.fmean(values[at - first : at + 1]) for at in range(first, len(values))]

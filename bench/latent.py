@@ -1,19 +1,19 @@
-"""What latents cost: training against plain fine-tuning, decoding against stock ``generate``, a group against prompts.
+"""The cost of latents: training vs plain fine-tuning, decoding vs stock ``generate``, a group vs separate prompts.
 
-``mirage bench latent`` runs it. All sides of a comparison run in this process, one after the other again and again,
-and medians are compared. Float32, CPU, the random model of benchmarks/model.py. With one thread the clock is the
-processor time of this process, so that other work on the machine does not count; with more it is the wall's.
+``mirage bench latent`` runs it. All sides of a comparison run in this process in interleaved rounds, and medians are
+compared. Float32, CPU, the random model of bench/model.py. With one thread the clock is the processor time of this
+process, so that other work on the machine does not count; with more it is the wall clock.
 
 - stage1, stage2: time of a step (forward and backward, no optimizer) over that of plain fine-tuning on the same
-  tokens. Every step encodes its pictures from pixels, no features are given: stage 1 pays for the auxiliary image,
-  which plain fine-tuning does not have. Rows of 560 tokens, 180 of them labelled; at batch 4 the spans begin 30 tokens
-  apart. Plain fine-tuning is this project's own, which computes logits only where labels are.
+  tokens. Every step encodes its images from pixels, without cached features: stage 1 also encodes the auxiliary
+  image, which plain fine-tuning does not have. Rows of 560 tokens, 180 of them labelled; at batch 4 the spans begin
+  30 tokens apart. Plain fine-tuning is this project's, which computes logits only at labels.
 - decode: tokens a second over those of stock ``generate`` without latents: the same prompts (256 tokens, 192 of them
-  the picture), the same 64 steps (a latent counts as a token), pictures encoded in both.
+  the image), the same 64 steps (a latent counts as a token), images encoded in both.
 - group: tokens a second of 8 samples of one prompt (560 tokens, 16 steps) over those of 8 separate prompts in one
   batch, both by ``decode``.
-- answers: GRPO's gradients a second over 8 answers (64 tokens, one span each) to one prompt (256 tokens), over those of
-  the same answers as whole rows, each with its prompt.
+- answers: gradients of GRPO a second over 8 answers (64 tokens, one span each) to one prompt (256 tokens), over
+  those of the same answers as whole rows, each with its prompt.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mirage_core.latent.collate_answers import collate_answers
 from mirage_core.latent.encoder import encode_rollout
 from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.forward.forward import answers_forward, relaxed_forward
+from mirage_core.model.forward.forward import answers_forward, relaxation_forward
 from mirage_core.training.sft.losses import LossParts, cross_entropy, grounding_loss, relaxation_loss, text_loss
 from mirage_core.types import LatentSpan
 
@@ -50,8 +50,8 @@ DECODED, DECODED_QUICK = (1, 8, 32), (1, 8)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. Times are medians of one step or one decoding, in milliseconds; ``ratio`` is one of
-    times for stage1 and stage2 (less is better), of what is done a second for the others (more is better)."""
+    """One row of the table. Times are medians of one step or one decoding, in milliseconds; ``ratio`` is of times for
+    stage1 and stage2 (less is better), of throughputs for the others (more is better)."""
 
     case: str
     batch: int
@@ -63,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Things to time against one baseline, by the name of their case; ``rate``: ratios are of tokens a second."""
+    """Functions to time against one baseline, by case; ``rate``: ratios are of throughputs."""
 
     batch: int
     k: int
@@ -72,8 +72,8 @@ class Comparison:
     rate: bool = False
 
 
-def measure(repeats: int, told: Callable[[Row], None], *, quick: bool = False, threads: int = 1) -> list[Row]:
-    """All rows, each ``told`` as it comes; ``quick`` leaves out batch 4 of training and 32 of decoding.
+def measure(repeats: int, on_row: Callable[[Row], None], *, quick: bool = False, threads: int = 1) -> list[Row]:
+    """Measure all rows; ``on_row`` gets each at once; ``quick`` leaves out batch 4 of training and 32 of decoding.
 
     InputError for numbers below 1.
     """
@@ -86,7 +86,7 @@ def measure(repeats: int, told: Callable[[Row], None], *, quick: bool = False, t
     try:
         for comparison in comparisons(random_backbone(), quick=quick):
             for row in timed(comparison, repeats, clock):
-                told(row)
+                on_row(row)
                 rows.append(row)
     finally:
         torch.set_num_threads(before)
@@ -94,7 +94,7 @@ def measure(repeats: int, told: Callable[[Row], None], *, quick: bool = False, t
 
 
 def comparisons(backbone: Backbone, *, quick: bool = False) -> Iterator[Comparison]:
-    """What is compared, one built after the other."""
+    """Yield the comparisons, each built when it is needed."""
     for batch, k in TRAINED_QUICK if quick else TRAINED:
         yield training(backbone, batch, k)
     for batch in DECODED_QUICK if quick else DECODED:
@@ -104,15 +104,15 @@ def comparisons(backbone: Backbone, *, quick: bool = False) -> Iterator[Comparis
 
 
 def timed(comparison: Comparison, repeats: int, clock: Callable[[], float]) -> list[Row]:
-    """All sides in turn, after one round that does not count."""
+    """Time all sides in turn, after one warm-up round."""
     sides = {"": comparison.baseline, **comparison.ours}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for round_ in range(repeats + 1):
         for name, side in sides.items():
-            began = clock()
+            start = clock()
             side()
             if round_:
-                seconds[name].append(clock() - began)
+                seconds[name].append(clock() - start)
     medians = {name: statistics.median(times) * 1e3 for name, times in seconds.items()}
     baseline = medians.pop("")
     return [
@@ -129,7 +129,7 @@ def timed(comparison: Comparison, repeats: int, clock: Callable[[], float]) -> l
 
 
 def training(backbone: Backbone, batch: int, k: int) -> Comparison:
-    """Stage 1 and stage 2 against plain fine-tuning."""
+    """Compare stage 1 and stage 2 with plain fine-tuning."""
     rows = Rows()
     examples = [rows.example(k, before=40 + 30 * row) for row in range(batch)]
     aligned = collate(examples, IDS, backbone.position_ids)
@@ -144,13 +144,13 @@ def training(backbone: Backbone, batch: int, k: int) -> Comparison:
 
 
 def step(backbone: Backbone, loss: Callable[[], LossParts]) -> None:
-    """Forward and backward from empty gradients."""
+    """Run forward and backward from empty gradients."""
     backbone.zero_grad(set_to_none=True)
     loss().total.backward()
 
 
 def decoding(backbone: Backbone, batch: int, k: int) -> Comparison:
-    """Greedy answers of k latents, latent_end and text, against as many steps of stock ``generate``."""
+    """Compare greedy answers of k latents, latent_end and text with as many steps of stock ``generate``."""
     rows = Rows()
     prompts = [rows.prompt(DECODED_PROMPT, ends_in=(IDS.latent_start,)) for _ in range(batch)]
     ours = partial(decoded, backbone, prompts, endless(DECODED_STEPS, k))
@@ -158,7 +158,7 @@ def decoding(backbone: Backbone, batch: int, k: int) -> Comparison:
 
 
 def grouping(backbone: Backbone, k: int) -> Comparison:
-    """Samples of one prompt against the same prompt as often."""
+    """Compare samples of one prompt with as many copies of the prompt."""
     prompt = Rows().prompt(GROUP_PROMPT, ends_in=(IDS.latent_start,))
     ours = partial(decoded, backbone, [prompt], endless(GROUP_STEPS, k, temperature=1.0, samples=GROUP))
     separate = partial(decoded, backbone, [prompt] * GROUP, endless(GROUP_STEPS, k, temperature=1.0))
@@ -166,26 +166,26 @@ def grouping(backbone: Backbone, k: int) -> Comparison:
 
 
 def answering(backbone: Backbone, k: int) -> Comparison:
-    """GRPO's gradient over answers that share their prompt against the same answers as whole rows."""
+    """Compare GRPO's gradient over answers that share their prompt with the same answers as full rows."""
     rows = Rows()
     prompt = rows.prompt(DECODED_PROMPT)
     tokens = [[IDS.latent_start, IDS.latent_end, *rows.text(ANSWER - k - 2).tolist()] for _ in range(GROUP)]
     span = [LatentSpan(position=1, num_latents=k)]
-    answers = [encode_rollout(prompt, said, span, [True, False] + [True] * (len(said) - 2), IDS) for said in tokens]
+    answers = [encode_rollout(prompt, ids, span, [True, False] + [True] * (len(ids) - 2), IDS) for ids in tokens]
     shared = collate_answers([(prompt, answers)], IDS, backbone.position_ids)
-    whole = collate(answers, IDS, backbone.position_ids)
+    full_rows = collate(answers, IDS, backbone.position_ids)
 
     def gradient(batch: LatentBatch, forward: Callable[[], Tensor]) -> None:
         backbone.zero_grad(set_to_none=True)
         cross_entropy(backbone, forward(), batch.labels).backward()
 
     ours = partial(gradient, shared.answers, lambda: answers_forward(backbone, shared))
-    separate = partial(gradient, whole, lambda: relaxed_forward(backbone, whole).hidden)
+    separate = partial(gradient, full_rows, lambda: relaxation_forward(backbone, full_rows).hidden)
     return Comparison(GROUP, k, {"answers": ours}, separate, rate=True)
 
 
 def endless(steps: int, k: int, *, temperature: float = 0.0, samples: int = 1) -> DecodeSettings:
-    """Answers of exactly ``steps`` steps to prompts that end in latent_start: k latents, then text without an end."""
+    """Return settings for answers of exactly ``steps`` steps after latent_start: k latents, then endless text."""
     return DecodeSettings(
         max_new_tokens=steps - k,
         num_latents=k,
@@ -197,13 +197,13 @@ def endless(steps: int, k: int, *, temperature: float = 0.0, samples: int = 1) -
 
 
 def decoded(backbone: Backbone, prompts: list[EncodedPrompt], settings: DecodeSettings) -> None:
-    """One decoding by this project."""
+    """Decode once with this project."""
     decode(backbone, prompts, IDS, settings, torch.Generator().manual_seed(0))
 
 
 @torch.inference_mode()
 def generated(backbone: Backbone, prompts: list[EncodedPrompt], steps: int) -> None:
-    """One greedy decoding by stock ``generate``, ``steps`` tokens of every prompt (all of one length)."""
+    """Decode once, greedily, with stock ``generate``: ``steps`` tokens for every prompt (all of one length)."""
     ids = torch.stack([prompt.ids for prompt in prompts])
     backbone.model.generate(
         input_ids=ids,

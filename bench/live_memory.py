@@ -1,7 +1,7 @@
-"""The bytes of tensors that are alive while something runs, and their peak: what a plan's memory is judged by.
+"""The bytes of live tensors and their peak on a CPU, to compare a plan's memory with.
 
-On a GPU the allocator knows (torch.cuda.max_memory_allocated); on a CPU nothing does, so every tensor that an
-operation gives is followed until its storage is freed. What kernels use inside themselves is not seen.
+A GPU's allocator reports its peak (torch.cuda.max_memory_allocated); on a CPU every tensor that an operation returns
+is tracked until its storage is freed. Memory inside kernels is not counted.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_iter
 
 
 class LiveBytes(TorchDispatchMode):
-    """Inside the block: ``current`` bytes of tensors made there or named beforehand, ``peak`` the most there were.
+    """Tracks inside its block the ``current`` bytes of live tensors and their ``peak``.
 
-    ``known``: tensors that were there before (weights, a batch), which no operation of the block gives.
+    ``known``: tensors that exist before (weights, a batch), which no operation of the block returns.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
@@ -27,23 +27,23 @@ class LiveBytes(TorchDispatchMode):
         self.current = self.peak = 0
         self._alive: dict[int, weakref.ref[Any]] = {}
         for tensor in known:
-            self._follow(tensor)
+            self._track(tensor)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run one operation and follow what it gives."""
-        given = func(*args, **(kwargs or {}))
-        for one in tree_iter(given):
-            if isinstance(one, Tensor):
-                self._follow(one)
-        return given
+        """Run one operation and track the tensors that it returns."""
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_iter(result):
+            if isinstance(leaf, Tensor):
+                self._track(leaf)
+        return result
 
     def restart(self) -> None:
-        """Forget the peak so far."""
+        """Reset the peak to the current bytes."""
         self.peak = self.current
 
-    def _follow(self, tensor: Tensor) -> None:
+    def _track(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if not size or (key in self._alive and self._alive[key]() is not None):
@@ -58,5 +58,5 @@ class LiveBytes(TorchDispatchMode):
 
 
 def tensors_of(module: torch.nn.Module) -> list[Tensor]:
-    """Parameters and buffers of a module."""
+    """Return the parameters and buffers of a module."""
     return [*module.parameters(), *module.buffers()]

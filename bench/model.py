@@ -1,4 +1,4 @@
-"""A random Qwen2.5-VL of about 34 million parameters, and made-up rows for it: nothing is fetched, nothing learned.
+"""A random Qwen2.5-VL of about 34 million parameters, and random rows for it: nothing is downloaded or trained.
 
 Legend: T tokens, P patches.
 """
@@ -45,7 +45,7 @@ IMAGE = (12, 16)  # merged patches, rows and columns: 192 image tokens
 
 
 def random_backbone(seed: int = 0) -> Backbone:
-    """The model in float32 on the CPU, its vision tower frozen; the same seed gives the same weights."""
+    """Build the model in float32 on the CPU with a frozen vision tower; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2_5_VLForConditionalGeneration(scratch_config(SIZES, IDS))
@@ -55,40 +55,40 @@ def random_backbone(seed: int = 0) -> Backbone:
 
 
 class Rows:
-    """Makes prompts and examples out of a seed; ``image``: merged patches of a picture, rows and columns."""
+    """Generates prompts and examples from a seed; ``image``: merged patches of an image, rows and columns."""
 
     def __init__(self, seed: int = 0, image: tuple[int, int] = IMAGE) -> None:
         self._random, self._image = torch.Generator().manual_seed(seed), image
 
     def text(self, length: int) -> Tensor:
-        """Ordinary ids [length]."""
+        """Return random ids of ordinary tokens [length]."""
         return torch.randint(0, _TEXT, (length,), generator=self._random)
 
     def image(self) -> tuple[Tensor, Tensor]:
-        """Patches [P, 1176] and grid [1, 3] of one picture."""
+        """Return patches [P, 1176] and grid [1, 3] of one image."""
         height, width = self._image
         return torch.randn(4 * height * width, 1176, generator=self._random), torch.tensor([[1, 2 * height, 2 * width]])
 
     def prompt(self, length: int, *, ends_in: tuple[int, ...] = ()) -> EncodedPrompt:
-        """A picture and text, ``length`` tokens in all, the last of them ``ends_in``."""
+        """Return an image and text of ``length`` tokens in all that end in ``ends_in``."""
         pixels, grid = self.image()
-        picture = torch.tensor([IDS.vision_start, *[IDS.image_pad] * (self._image[0] * self._image[1]), IDS.vision_end])
-        text = self.text(length - len(picture) - len(ends_in))
-        ids = torch.cat([text[:20], picture, text[20:], torch.tensor(ends_in, dtype=torch.long)])
+        image = torch.tensor([IDS.vision_start, *[IDS.image_pad] * (self._image[0] * self._image[1]), IDS.vision_end])
+        text = self.text(length - len(image) - len(ends_in))
+        ids = torch.cat([text[:20], image, text[20:], torch.tensor(ends_in, dtype=torch.long)])
         return EncodedPrompt(ids=ids, pixel_values=pixels, grid_thw=grid)
 
     def example(self, num_latents: int, before: int, *, prompt: int = 380, answer: int = 180) -> EncodedExample:
-        """A prompt and an answer of these lengths, with one span after ``before`` tokens of the answer."""
-        asked = self.prompt(prompt)
+        """Return a prompt and an answer of these lengths, with one span after ``before`` tokens of the answer."""
+        encoded = self.prompt(prompt)
         span = torch.tensor([IDS.latent_start, *[IDS.latent_pad] * num_latents, IDS.latent_end])
-        said = torch.cat([self.text(before), span, self.text(answer - before - len(span))])
-        labels = said.masked_fill(said == IDS.latent_pad, IGNORED)
+        answer_ids = torch.cat([self.text(before), span, self.text(answer - before - len(span))])
+        labels = answer_ids.masked_fill(answer_ids == IDS.latent_pad, IGNORED)
         pixels, grid = self.image()
         return EncodedExample(
-            ids=torch.cat([asked.ids, said]),
-            labels=torch.cat([torch.full_like(asked.ids, IGNORED), labels]),
-            pixel_values=asked.pixel_values,
-            grid_thw=asked.grid_thw,
+            ids=torch.cat([encoded.ids, answer_ids]),
+            labels=torch.cat([torch.full_like(encoded.ids, IGNORED), labels]),
+            pixel_values=encoded.pixel_values,
+            grid_thw=encoded.grid_thw,
             auxiliary_pixel_values=pixels,
             auxiliary_grid_thw=grid,
         )

@@ -1,12 +1,11 @@
-"""What Prefect costs: wall time of the flow ``mirage`` over the sum of its stages' seconds, cold and cached.
+"""The overhead of Prefect: wall time of the flow ``mirage`` over the sum of its stages' seconds, cold and cached.
 
-``mirage bench orchestration`` runs it, on a Prefect server of its own that is real and temporary. In every round the
-same road is walked three times in this process, in a store of its own: without Prefect (``mirage run --direct``: its
-stages' seconds are the yardstick), as the flow with nothing cached, and as the flow again with everything cached.
-Medians over the rounds are compared; a round before the first, which does not count, warms up the server.
+``mirage bench orchestration`` starts a temporary Prefect server. Every round runs the same pipeline three times in this
+process, in its own store: without Prefect (``mirage run --direct``: the baseline), as the flow with nothing cached, and
+as the flow with everything cached. Medians over the rounds are compared; one warm-up round does not count.
 
-Stages are of a known length: the real road, store, tasks and progress, with stages that wait instead of working,
-reporting steps and losses as training does. Or they are those of a recipe.
+Stages have a known length: pipeline, store, tasks and progress are real, but each stage waits instead of working and
+reports steps and losses as training does. Or they are the stages of a recipe.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import Any
 
 from mirage_core.errors import InputError
 from mirage_core.pipeline.registry import STAGES
-from mirage_core.pipeline.runner import run_road
+from mirage_core.pipeline.runner import run_in_process
 from mirage_core.pipeline.stage import Stage, StageContext
 from mirage_core.recipes import load
 from mirage_core.store import Store
@@ -30,16 +29,16 @@ from mirage_core.types import ProgressEvent
 
 RECIPE = "micro"
 STEPS = 20
-SERVER_PATIENCE_S = 180
-Walk = Callable[[str, list[str], str], object]
-"""Walks the road of a recipe as a flow: (recipe, overrides, the store's root)."""
+SERVER_STARTUP_S = 180
+RunFlow = Callable[[str, list[str], str], object]
+"""Runs the pipeline of a recipe as a flow: (recipe, overrides, the store's root)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table, of medians: the flow's wall time, the sum of its stages' seconds (cold, without Prefect)
-    and the first over the second (less is better). ``overhead_ms`` is what a stage pays: of the cold flow what is
-    above the stages' seconds, of the cached one all of it, over the number of stages."""
+    """One row of the table, of medians: the flow's wall time, the sum of its stages' seconds (cold, without Prefect)
+    and their ratio (less is better). ``overhead_ms``, for each stage: of the cold flow the time beyond the stages'
+    seconds, of the cached flow all of it."""
 
     case: str
     stages: int
@@ -51,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Seconds of one round, and how many stages there were."""
+    """The seconds of one round, and its number of stages."""
 
     stages: int
     direct: float
@@ -59,8 +58,8 @@ class Round:
     cached: float
 
 
-def measure(walk: Walk, rounds: int, seconds: float | None, told: Callable[[Round], None]) -> list[Row]:
-    """The rows ``cold`` and ``cached``; each round is ``told`` as it ends.
+def measure(run_flow: RunFlow, rounds: int, seconds: float | None, on_round: Callable[[Round], None]) -> list[Row]:
+    """Return the rows ``cold`` and ``cached``; ``on_round`` gets each round as it ends.
 
     ``seconds`` is how long a stage waits, None for the recipe micro as it is. InputError for wrong numbers.
     """
@@ -69,28 +68,28 @@ def measure(walk: Walk, rounds: int, seconds: float | None, told: Callable[[Roun
     measured: list[Round] = []
     with _server(), _waiting_stages(seconds):
         for number in range(rounds + 1):
-            done = one_round(walk, number)
+            result = one_round(run_flow, number)
             if number:
-                told(done)
-                measured.append(done)
+                on_round(result)
+                measured.append(result)
     return rows(measured)
 
 
-def one_round(walk: Walk, number: int) -> Round:
-    """The road without Prefect, as a flow, and as a flow with everything cached; ``number`` is its seed."""
-    chosen = [f"seed={number}"]
+def one_round(run_flow: RunFlow, number: int) -> Round:
+    """Run the pipeline without Prefect, as a flow, and as a cached flow; ``number`` is its seed."""
+    overrides = [f"seed={number}"]
     with tempfile.TemporaryDirectory(prefix="mirage-bench-") as folder:
-        own = Store.open(str(Path(folder) / "direct"), cache=Path(folder) / "cache")
-        record = run_road(load(RECIPE, chosen), own, _silent)
-        cold, cached = (_timed(lambda: walk(RECIPE, chosen, str(Path(folder) / "flow"))) for _ in range(2))
+        direct_store = Store.open(str(Path(folder) / "direct"), cache=Path(folder) / "cache")
+        record = run_in_process(load(RECIPE, overrides), direct_store, _ignore)
+        cold, cached = (_timed(lambda: run_flow(RECIPE, overrides, str(Path(folder) / "flow"))) for _ in range(2))
     return Round(len(record.stages), sum(stage.seconds for stage in record.stages), cold, cached)
 
 
 def rows(rounds: list[Round]) -> list[Row]:
-    """The table of these rounds."""
-    stages, direct = rounds[0].stages, statistics.median(done.direct for done in rounds)
-    cold = statistics.median(done.cold for done in rounds)
-    cached = statistics.median(done.cached for done in rounds)
+    """Return the table of these rounds."""
+    stages, direct = rounds[0].stages, statistics.median(each.direct for each in rounds)
+    cold = statistics.median(each.cold for each in rounds)
+    cached = statistics.median(each.cached for each in rounds)
     return [
         _row("cold", stages, cold, direct, (cold - direct) / stages),
         _row("cached", stages, cached, direct, cached / stages),
@@ -103,13 +102,13 @@ def _row(case: str, stages: int, wall: float, direct: float, overhead: float) ->
 
 
 def _timed(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def waiting(stage: Stage, seconds: float) -> Stage:
-    """The stage, waiting ``seconds`` instead of working: the same name, inputs, parameters and checkpoints flag."""
+    """Return a stage that waits ``seconds`` instead of working, with the same name, inputs and parameters."""
 
     def run(context: StageContext) -> dict[str, Any]:
         for step in range(1, STEPS + 1):
@@ -123,7 +122,7 @@ def waiting(stage: Stage, seconds: float) -> Stage:
 
 @contextmanager
 def _waiting_stages(seconds: float | None) -> Iterator[None]:
-    """Waiting stages in the place of all real ones; nothing where ``seconds`` is None."""
+    """Replace all stages by waiting ones; do nothing if ``seconds`` is None."""
     real = dict(STAGES)
     try:
         if seconds is not None:
@@ -135,17 +134,17 @@ def _waiting_stages(seconds: float | None) -> Iterator[None]:
 
 @contextmanager
 def _server() -> Iterator[None]:
-    """A temporary Prefect server with a data base and a result storage of its own."""
+    """Start a temporary Prefect server with its own database and local storage."""
     from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
     with (
         tempfile.TemporaryDirectory(prefix="mirage-bench-results-") as results,
-        prefect_test_harness(server_startup_timeout=SERVER_PATIENCE_S),
+        prefect_test_harness(server_startup_timeout=SERVER_STARTUP_S),
         temporary_settings({PREFECT_LOCAL_STORAGE_PATH: Path(results)}),
     ):
         yield
 
 
-def _silent(event: ProgressEvent) -> None:
-    """Progress nobody looks at."""
+def _ignore(event: ProgressEvent) -> None:
+    """Ignore progress."""

@@ -1,14 +1,14 @@
-"""What the store costs on S3: one large file published and fetched through it, against plain boto3.
+"""The speed of the store on S3: one large file published and fetched through it, compared with plain boto3.
 
-``mirage bench store`` runs it, against the bucket of ``s3://`` store given (and the AWS_* variables), or a Swift server
-that it starts on loopback where the test suite is importable. Both sides run in this process, one after the other,
-who begins changes from round to round, and medians of wall times are compared. Nothing is left in the bucket.
+``mirage bench store`` uses the bucket of the given ``s3://`` store (and the AWS_* variables), or a Swift server that it
+starts on loopback if the test suite is importable. Both sides run in this process, in an order that alternates from
+round to round, and medians of wall times are compared. Nothing is left in the bucket.
 
 - put: ``Store.publish`` of a folder with the file (its sha256, the upload, the checks, the manifest) over
   ``upload_file`` with boto3's own settings.
 - get: ``Store.fetch`` into an empty cache (the download, and its sha256 verified) over ``download_file``.
 
-``ratio`` is one of throughputs: 1.0 is as fast as boto3, which verifies nothing.
+``ratio`` is of throughputs: 1.0 is as fast as boto3, which verifies nothing.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WARM_UP = 1
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: megabytes a second by medians, and our throughput over boto3's."""
+    """One row of the table: megabytes a second by medians, and our throughput over boto3's."""
 
     case: str
     megabytes: int
@@ -56,8 +56,8 @@ class Round:
     seconds: dict[tuple[str, str], float]
 
 
-def measure(url: str, megabytes: int, rounds: int, told: Callable[[Round], None]) -> list[Row]:
-    """A row for put and one for get; InputError where there is no S3 server to measure against."""
+def measure(url: str, megabytes: int, rounds: int, on_round: Callable[[Round], None]) -> list[Row]:
+    """Measure a row for put and one for get; InputError if there is no S3 server to measure."""
     if megabytes < 1 or rounds < 1:
         raise InputError(f"--megabytes is {megabytes} and --rounds {rounds}; both must be 1 or more.")
     with ExitStack() as stack:
@@ -68,14 +68,14 @@ def measure(url: str, megabytes: int, rounds: int, told: Callable[[Round], None]
         done = [bench.round(number) for number in range(WARM_UP)]
         for number in range(WARM_UP, WARM_UP + rounds):
             done.append(bench.round(number))
-            told(done[-1])
+            on_round(done[-1])
     return [row(case, megabytes, done[WARM_UP:]) for case in ("put", "get")]
 
 
 def row(case: str, megabytes: int, rounds: list[Round]) -> Row:
-    """The medians of a case."""
-    ours = statistics.median(found.seconds[case, "store"] for found in rounds)
-    theirs = statistics.median(found.seconds[case, "boto3"] for found in rounds)
+    """Return the medians of a case."""
+    ours = statistics.median(each.seconds[case, "store"] for each in rounds)
+    theirs = statistics.median(each.seconds[case, "boto3"] for each in rounds)
     return Row(
         case=case,
         megabytes=megabytes,
@@ -89,7 +89,7 @@ def row(case: str, megabytes: int, rounds: list[Round]) -> Row:
 
 
 class Bench:
-    """One file of random bytes, changed a little for each round so that nothing is there already."""
+    """One file of random bytes, changed a little in each round so that nothing is cached."""
 
     def __init__(self, root: str, folder: Path, megabytes: int) -> None:
         import boto3
@@ -106,31 +106,31 @@ class Bench:
             stream.truncate(megabytes * 10**6)
 
     def round(self, number: int) -> Round:
-        """Both sides of both cases, in an order that changes."""
+        """Time both sides of both cases, in an alternating order."""
         sides = [("store", self._ours), ("boto3", self._theirs)]
-        found: dict[tuple[str, str], float] = {}
+        times: dict[tuple[str, str], float] = {}
         for name, side in sides if number % 2 else reversed(sides):
             with self.file.open("r+b") as stream:
                 stream.write(uuid.uuid4().bytes)
             for case, seconds in side(number):
-                found[case, name] = seconds
-        return Round(found)
+                times[case, name] = seconds
+        return Round(times)
 
     def clear(self) -> None:
-        """Remove what lies in the bucket."""
-        self.store.place.remove("")
+        """Remove everything from the bucket's prefix."""
+        self.store.backend.remove("")
 
     def _ours(self, number: int) -> Iterator[tuple[str, float]]:
-        identified = fingerprint("bench", 1, {"round": number}, {})
+        digest = fingerprint("bench", 1, {"round": number}, {})
         artifact: Artifact | None = None
 
         def put() -> None:
             nonlocal artifact
-            artifact = self.store.publish("bench", identified, self.file.parent, summary={}, about={})
+            artifact = self.store.publish("bench", digest, self.file.parent, summary={}, about={})
 
         yield "put", timed(put)
         if artifact is None:
-            raise AssertionError("publish gave nothing")
+            raise AssertionError("publish returned nothing")
         yield "get", timed(lambda: self.store.fetch(artifact))
         shutil.rmtree(self.folder / "cache")
         self.store.remove(artifact)
@@ -144,15 +144,15 @@ class Bench:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """The wall seconds of one call."""
-    began = time.perf_counter()
+    """Return the wall seconds of one call."""
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 @contextmanager
 def own_server() -> Iterator[str]:
-    """A bucket on a Swift server that runs as long as the context; its address and keys are in the environment then."""
+    """Start a Swift server with a bucket for the context; its address and keys are in the environment meanwhile."""
     checkout = Path(__file__).parents[1]
     if (checkout / "tests" / "servers").is_dir() and str(checkout) not in sys.path:
         sys.path.append(str(checkout))  # the `mirage` command does not put it there; `python -m` does

@@ -1,8 +1,8 @@
-"""How fast training data is made: problems, pictures and chains of each kind, in one process and in two.
+"""The speed of data generation: problems, images and chains of each kind, in one process and in two.
 
-``mirage bench synthesis``. Every case runs in a fresh process and a fresh store through the stages ``problems``,
-``auxiliary-images`` and ``examples`` (oracle teacher, CoT chains), so its peak memory is its own; the last cases make
-more and more mazes, to show how memory grows. Samples a second count examples over the seconds of a stage.
+``mirage bench synthesis`` runs every case in a fresh process and a fresh store through the stages ``problems``,
+``auxiliary-images`` and ``examples`` (oracle teacher, CoT chains), so its peak memory is its own; the last cases
+generate more and more mazes, to show how memory grows. Samples a second are examples over the seconds of all stages.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _SECTIONS = {kind: kind.replace("-", "_") for kind in KINDS}
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One case: seconds of each stage, examples a second over all three, and the largest memory of its process."""
+    """One case: seconds of each stage, examples a second over all three, and the peak memory of its process."""
 
     kind: str
     samples: int
@@ -44,7 +44,7 @@ class Row:
 
 
 def cases(quick: bool) -> Iterator[tuple[str, int, int]]:
-    """Kind, samples and processes of every case."""
+    """Yield kind, samples and processes of every case."""
     samples = 100 if quick else SAMPLES
     for kind in KINDS:
         for processes in (1, 2):
@@ -53,25 +53,25 @@ def cases(quick: bool) -> Iterator[tuple[str, int, int]]:
         yield KINDS[0], more // 10 if quick else more, 1
 
 
-def measure(told: Callable[[Row], None], *, quick: bool) -> list[Row]:
-    """Every case in a process of its own."""
+def measure(on_row: Callable[[Row], None], *, quick: bool) -> list[Row]:
+    """Measure every case in a process of its own."""
     rows = []
     for kind, samples, processes in cases(quick):
         command = [sys.executable, "-m", "bench.synthesis", kind, str(samples), str(processes)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise RuntimeError(f"{' '.join(command[1:])} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+            raise RuntimeError(f"{' '.join(command[1:])} exited with {done.returncode}:\n{done.stderr[-2000:]}")
         rows.append(Row(**json.loads(done.stdout.splitlines()[-1])))
-        told(rows[-1])
+        on_row(rows[-1])
     return rows
 
 
-def one(kind: str, samples: int, processes: int) -> Row:
-    """Make the samples of one kind in this process (and shards of it), in a store that is thrown away."""
+def run_case(kind: str, samples: int, processes: int) -> Row:
+    """Generate the samples of one kind in this process (and its shards), in a temporary store."""
     absent = [f"problems.{_SECTIONS[other]}=null" for other in KINDS if other != kind]
     section = f"problems.{_SECTIONS[kind]}"
-    tested = f"{section}.test=0" if kind == "jigsaw" else f"{section}.test_per_level=0"
-    chosen = [f"{section}.train={samples}", f"{section}.validation=0", tested]
+    no_test = f"{section}.test=0" if kind == "jigsaw" else f"{section}.test_per_level=0"
+    chosen = [f"{section}.train={samples}", f"{section}.validation=0", no_test]
     settings = load("tiny", [*absent, *chosen, "teacher.variant=cot", f"runtime.shards={processes}"])
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="mirage-bench-") as folder:
@@ -84,22 +84,22 @@ def one(kind: str, samples: int, processes: int) -> Row:
             return result.artifact
 
         problems = step("problems")
-        pictures = step("auxiliary-images", problems=problems)
-        made = step("examples", problems=problems, auxiliary_images=pictures).summary["examples"]
+        images = step("auxiliary-images", problems=problems)
+        examples = step("examples", problems=problems, auxiliary_images=images).summary["examples"]
     return Row(
         kind=kind,
-        samples=made,
+        samples=examples,
         processes=processes,
         problems_s=round(seconds["problems"], 2),
         pictures_s=round(seconds["auxiliary-images"], 2),
         chains_s=round(seconds["examples"], 2),
-        samples_per_second=round(made / sum(seconds.values()), 1),
+        samples_per_second=round(examples / sum(seconds.values()), 1),
         peak_mib=round(_peak_mib(), 1),
     )
 
 
 def _peak_mib() -> float:
-    """The largest resident memory of this process or one of its children."""
+    """Return the largest resident memory of this process or one of its children."""
     who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     return max(resource.getrusage(whose).ru_maxrss for whose in who) / 1024
 
@@ -110,8 +110,8 @@ def main() -> None:
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("samples", type=int)
     parser.add_argument("processes", type=int)
-    given = parser.parse_args()
-    print(json.dumps(asdict(one(given.kind, given.samples, given.processes))))
+    arguments = parser.parse_args()
+    print(json.dumps(asdict(run_case(arguments.kind, arguments.samples, arguments.processes))))
 
 
 if __name__ == "__main__":

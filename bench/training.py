@@ -1,11 +1,10 @@
-"""What training steps take, of time and memory: stage 1, stage 2 and GRPO against plain fine-tuning, in one run.
+"""Time and memory of training steps: stage 1, stage 2 and GRPO compared with plain fine-tuning.
 
-``mirage bench training`` runs it. A recipe's own model with random weights, rows of random text as long as the recipe's
-own, its engine and its settings, in one process: so 3B and 7B can be measured on any GPU, without weights or data. The
-plan's memory stands beside what was measured: on a GPU the allocator's peak, on a CPU the bytes of live tensors
-(planning/live.py; taken in a step of its own, since following tensors takes time).
-
-GRPO's step draws its answers (each begins with latents, none ends early), computes the reference, and learns.
+``mirage bench training`` uses a recipe's model with random weights, rows of random text as long as the recipe's, its
+engine and settings, in one process: 3B and 7B can be measured on any GPU without weights or data. The planned memory is
+shown beside the measured one: the allocator's peak on a GPU, live tensors on a CPU (bench/live_memory.py, in a separate
+step because tracking tensors takes time). A GRPO step samples its answers (each begins with latents, none ends early),
+runs the reference model, and updates the policy.
 """
 
 from __future__ import annotations
@@ -25,24 +24,25 @@ from torch import Tensor
 
 from bench.live_memory import LiveBytes, tensors_of
 from mirage_core.config import GRPOSettings, Settings, TrainSettings
-from mirage_core.distributed.collectives import joined
+from mirage_core.distributed.collectives import torch_process_group
 from mirage_core.errors import InputError
 from mirage_core.generation.decode import DecodeSettings, Trajectory, decode, sampling_rules
 from mirage_core.latent.collate_answers import AnswerBatch, collate_answers
 from mirage_core.latent.encoder import encode_rollout
 from mirage_core.latent.examples import IGNORED, EncodedPrompt
+from mirage_core.methods import TRAIN_STAGES
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import answers_forward
 from mirage_core.planning.batch_shapes import Shape
 from mirage_core.planning.memory import peak
-from mirage_core.planning.random_model import StandInRows, random_model
+from mirage_core.planning.random_model import RandomRows, random_model
 from mirage_core.planning.sizes import sizes_of
-from mirage_core.planning.stages import StageWork, stages_of
+from mirage_core.planning.stages import StageWork, stage_work
 from mirage_core.planning.token_counts import RecipeRows, Row, recipe_rows
 from mirage_core.training.engine.base import Engine, EngineSettings, Root
 from mirage_core.training.engine.make_engine import make_engine
 from mirage_core.training.grpo.loss import policy_terms
-from mirage_core.training.grpo.reference_model import Reference
+from mirage_core.training.grpo.reference_model import ReferenceModel
 from mirage_core.training.sft.losses import grounding_loss, relaxation_loss, text_log_probs, text_loss
 
 CASES = ("direct-sft", "grounding", "relaxation", "grpo")
@@ -51,7 +51,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """One line of the table: the median time of a step, over that of plain fine-tuning; bytes measured and planned."""
+    """One row of the table: median seconds of a step, their ratio to plain fine-tuning, bytes measured and planned."""
 
     case: str
     rows: int
@@ -66,7 +66,7 @@ class Measured:
 
 def measure(
     settings: Settings,
-    told: Callable[[Measured], None],
+    on_row: Callable[[Measured], None],
     *,
     cases: Sequence[str] = CASES,
     rounds: int = 3,
@@ -74,59 +74,59 @@ def measure(
     row: Row | None = None,
     apart: bool | None = None,
 ) -> list[Measured]:
-    """Time and memory of a step of each case, each ``told`` as it comes; plain fine-tuning first.
+    """Measure time and memory of a step of each case, plain fine-tuning first; ``on_row`` gets each row at once.
 
-    ``layers``: only so many, where the whole model is too large; ``row``: instead of the recipe's longest rows;
-    ``apart``: a process for every case, which is how it is on a GPU if nothing is said: DeepSpeed's hooks never let go
-    of a model, and two may not fit. InputError for numbers below 1 and for a vision tower that learns, which rows of
-    text do not show.
+    ``layers``: at most that many, for a model that is too large; ``row``: used instead of the recipe's longest row;
+    ``apart``: a process for every case, by default on a GPU: DeepSpeed's hooks never release a model, and two may not
+    fit. InputError for numbers below 1 and for a trained vision tower, which rows of text cannot show.
     """
     if rounds < 1 or (layers is not None and layers < 1):
         raise InputError(f"--rounds is {rounds} and --layers {layers}; both must be 1 or more")
     if settings.model.train_vision:
-        raise InputError("model.train_vision is true, but rows of random text have no pictures; set it to false")
+        raise InputError("model.train_vision is true, but rows of random text have no images; set it to false")
     alone = _one_process(settings)
-    rows = alike(alone, row or _longest(recipe_rows(alone)))
-    found: list[Measured] = []
+    rows = equal_rows(alone, row or _longest(recipe_rows(alone)))
+    results: list[Measured] = []
     for case in ("direct-sft", *(case for case in cases if case != "direct-sft")):
-        asked = (alone, rows, case, rounds, layers, found[0].seconds if found else None)
-        one = _in_a_process(*asked) if apart or (apart is None and torch.cuda.is_available()) else _measured(*asked)
-        told(one)
-        found.append(one)
-    return found
+        arguments = (alone, rows, case, rounds, layers, results[0].seconds if results else None)
+        separate = torch.cuda.is_available() if apart is None else apart
+        result = _in_a_process(*arguments) if separate else _measure_case(*arguments)
+        on_row(result)
+        results.append(result)
+    return results
 
 
-def _in_a_process(*asked: Any) -> Measured:
+def _in_a_process(*arguments: Any) -> Measured:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(_measured, *asked).result()
+        return pool.submit(_measure_case, *arguments).result()
 
 
-def alike(settings: Settings, row: Row) -> RecipeRows:
-    """A recipe's rows as if all were alike."""
+def equal_rows(settings: Settings, row: Row) -> RecipeRows:
+    """Return the rows of a recipe whose examples all equal ``row``."""
     return RecipeRows(rows=((row, 1.0),), train=settings.direct_sft.batch_size, test=1, notes=())
 
 
 def _longest(rows: RecipeRows) -> Row:
-    """As long as any in every part: what the plan takes for memory."""
+    """Return the maximum of every part, which the plan uses for memory."""
     return Row(
         benchmark=rows.rows[0][0].benchmark,
-        prompt=rows.most("prompt"),
-        image=rows.most("image"),
-        before=rows.most("before"),
-        after=rows.most("after"),
-        caption=rows.most("caption"),
-        auxiliary=rows.most("auxiliary"),
+        prompt=rows.max("prompt"),
+        image=rows.max("image"),
+        before=rows.max("before"),
+        after=rows.max("after"),
+        caption=rows.max("caption"),
+        auxiliary=rows.max("auxiliary"),
     )
 
 
 def _one_process(settings: Settings) -> Settings:
-    """The recipe in one process."""
+    """Return the settings for one process."""
     runtime = settings.runtime.model_copy(update={"processes": 1, "hosts": ()})
     return settings.model_copy(update={"runtime": runtime})
 
 
-def _measured(
+def _measure_case(
     settings: Settings,
     rows: RecipeRows,
     case: str,
@@ -137,54 +137,55 @@ def _measured(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = random_model(settings.model, device, layers=layers)
     work = _planned(settings, rows, case, backbone)
-    with tempfile.TemporaryDirectory() as folder, joined(0, 1, Path(folder) / "rendezvous"):
-        made = _step_of(settings, rows, case, backbone)
-        # On a CPU the time of this process, so that other work on the machine does not count.
+    with tempfile.TemporaryDirectory() as folder, torch_process_group(Path(folder) / "rendezvous"):
+        step = _step_of(settings, rows, case, backbone)
+        # On a CPU the processor time of this process, so that other work on the machine does not count.
         clock = time.perf_counter if device.type == "cuda" else time.process_time
-        taken: list[float] = []
+        times: list[float] = []
         for round_ in range(rounds + 1):
-            began = clock()
-            made.run()
+            start = clock()
+            step.run()
             _wait(device)
             if round_:
-                taken.append(clock() - began)
-        seconds = statistics.median(taken)
-        most, planned = peak_bytes(made.run, [*tensors_of(backbone), *made.kept()], device), _peak_of(work)
+                times.append(clock() - start)
+        seconds = statistics.median(times)
+        peak_measured = peak_bytes(step.run, [*tensors_of(backbone), *step.resident()], device)
+        planned = _peak_of(work)
     return Measured(
         case=case,
         rows=work.at_once,
         tokens=round(work.tokens),
-        checkpointing=made.section.gradient_checkpointing,
+        checkpointing=step.section.gradient_checkpointing,
         seconds=round(seconds, 4),
         ratio=round(seconds / (baseline or seconds), 3),
-        peak_bytes=most,
+        peak_bytes=peak_measured,
         planned_bytes=planned,
-        planned_ratio=round(planned / most, 3),
+        planned_ratio=round(planned / peak_measured, 3),
     )
 
 
 def memory_of(settings: Settings, row: Row, case: str) -> tuple[int, int]:
-    """The bytes of a case's second step on the CPU, measured and planned, in this process alone (plain engine)."""
+    """Return the bytes of a case's second step on the CPU, measured and planned, in this process (plain engine)."""
     alone, device = _one_process(settings), torch.device("cpu")
-    rows, backbone = alike(alone, row), random_model(alone.model, device)
-    made = _step_of(alone, rows, case, backbone)
-    made.run()  # from then on the optimizer has its state
-    most = peak_bytes(made.run, [*tensors_of(backbone), *made.kept()], device)
-    return most, _peak_of(_planned(alone, rows, case, backbone))
+    rows, backbone = equal_rows(alone, row), random_model(alone.model, device)
+    step = _step_of(alone, rows, case, backbone)
+    step.run()  # creates the optimizer state
+    measured = peak_bytes(step.run, [*tensors_of(backbone), *step.resident()], device)
+    return measured, _peak_of(_planned(alone, rows, case, backbone))
 
 
 def _planned(settings: Settings, rows: RecipeRows, case: str, backbone: Backbone) -> StageWork:
-    works = stages_of(settings, sizes_of(backbone.model.config), rows, None)
+    works = stage_work(settings, sizes_of(backbone.model.config), rows, None)
     return next(work for work in works if work.name == case)
 
 
 def _peak_of(work: StageWork) -> int:
-    """The plan's peak; pictures are encoded before training, and there are none here."""
+    """Return the planned peak without image encoding, which happens before training."""
     return peak([moment for moment in work.moments if moment.name != "pictures"]).total
 
 
 def peak_bytes(step: Callable[[], object], known: Iterable[Tensor], device: torch.device) -> int:
-    """The most bytes of tensors there are during a step; ``known``: those that lie there before (on a CPU)."""
+    """Return the peak bytes of tensors during a step; ``known``: those that exist before (used on a CPU)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         step()
@@ -202,17 +203,18 @@ def _wait(device: torch.device) -> None:
 
 
 def _step_of(settings: Settings, rows: RecipeRows, case: str, backbone: Backbone) -> SupervisedStep | PolicyStep:
-    """A whole optimizer step of a case."""
-    made = StandInRows(backbone, Shape.most(rows, settings), bottleneck=settings.latent.bottleneck)
+    """Return the optimizer step of a case."""
+    rows_source = RandomRows(backbone, Shape.longest(rows, settings), bottleneck=settings.latent.bottleneck)
     if case == "grpo":
-        return PolicyStep(settings, backbone, made)
-    sections = {"direct-sft": settings.direct_sft, "grounding": settings.grounding, "relaxation": settings.relaxation}
-    return SupervisedStep(settings, sections[case], case, backbone, made)
+        return PolicyStep(settings, backbone, rows_source)
+    section = settings.training(TRAIN_STAGES[case].program.name)
+    assert isinstance(section, TrainSettings)
+    return SupervisedStep(settings, section, case, backbone, rows_source)
 
 
 def _engine(settings: Settings, section: TrainSettings | GRPOSettings, backbone: Backbone) -> Engine:
     runtime = settings.runtime
-    told = EngineSettings(
+    engine_settings = EngineSettings(
         kind=runtime.engine,
         zero_stage=runtime.zero_stage,
         weight_decay=section.weight_decay,
@@ -222,11 +224,11 @@ def _engine(settings: Settings, section: TrainSettings | GRPOSettings, backbone:
         offload_optimizer=runtime.offload_optimizer,
         offload_parameters=runtime.offload_parameters,
     )
-    return make_engine(Root({"backbone": backbone}), told, None)
+    return make_engine(Root({"backbone": backbone}), engine_settings, None)
 
 
 def state_of(engine: Engine) -> Iterator[Tensor]:
-    """What the plain engine keeps between steps."""
+    """Yield the optimizer state that the plain engine holds between steps."""
     optimizer = getattr(engine, "_optimizer", None)
     if optimizer is not None:
         yield from getattr(engine, "_masters", ())
@@ -235,26 +237,26 @@ def state_of(engine: Engine) -> Iterator[Tensor]:
 
 
 class SupervisedStep:
-    """A step of a supervised stage, portion after portion."""
+    """A step of a supervised stage, one micro-batch after another."""
 
     def __init__(
-        self, settings: Settings, section: TrainSettings, case: str, backbone: Backbone, made: StandInRows
+        self, settings: Settings, section: TrainSettings, case: str, backbone: Backbone, rows: RandomRows
     ) -> None:
         self.section = section
         self._settings, self._case, self._backbone = settings, case, backbone
         self._engine = _engine(settings, section, backbone)
-        portion = section.micro_batch_size or section.batch_size
-        self._batch = made.batch(case, min(portion, section.batch_size))
-        self._portions = -(-section.batch_size // portion)
+        micro_batch = section.micro_batch_size or section.batch_size
+        self._batch = rows.batch(case, min(micro_batch, section.batch_size))
+        self._micro_batches = -(-section.batch_size // micro_batch)
 
     def run(self) -> None:
-        """Forward and backward passes, and the optimizer's step."""
-        for _ in range(self._portions):
+        """Run the forward and backward passes, and the optimizer step."""
+        for _ in range(self._micro_batches):
             self._engine.backward(self._engine.compute(self._loss))
         self._engine.step(1e-6)
 
-    def kept(self) -> Iterator[Tensor]:
-        """The batch, and the optimizer's state."""
+    def resident(self) -> Iterator[Tensor]:
+        """Yield the batch and the optimizer state."""
         yield from (self._batch.input_ids, self._batch.labels, *self._batch.auxiliary_features)
         yield from state_of(self._engine)
 
@@ -263,23 +265,23 @@ class SupervisedStep:
         if self._case == "direct-sft":
             return text_loss(self._backbone, self._batch, checkpointing=checkpointing).total
         if self._case == "relaxation":
-            blank = self._settings.latent.fed == "blank"
+            blank = self._settings.latent.input == "blank"
             return relaxation_loss(self._backbone, self._batch, checkpointing=checkpointing, blank=blank).total
         return grounding_loss(self._backbone, self._batch, self._settings.grounding, self._settings.latent).total
 
 
 class PolicyStep:
-    """A step of GRPO: draw groups of answers, ask the reference, learn from them."""
+    """A step of GRPO: sample groups of answers, run the reference model, update the policy."""
 
-    def __init__(self, settings: Settings, backbone: Backbone, made: StandInRows) -> None:
+    def __init__(self, settings: Settings, backbone: Backbone, rows: RandomRows) -> None:
         self.section = self._grpo = settings.grpo
-        self._settings, self._backbone, self._made = settings, backbone, made
+        self._settings, self._backbone, self._rows = settings, backbone, rows
         kl = self._grpo.kl_weight > 0
-        self._reference = Reference(backbone, offload=settings.runtime.offload_reference) if kl else None
+        self._reference = ReferenceModel(backbone, offload=settings.runtime.offload_reference) if kl else None
         self._engine = _engine(settings, self._grpo, backbone)
-        self._prompts = [made.prompt() for _ in range(self._grpo.prompts_per_step)]
-        ids = made.ids
-        self._drawing = DecodeSettings(
+        self._prompts = [rows.prompt() for _ in range(self._grpo.prompts_per_step)]
+        ids = rows.ids
+        self._decoding = DecodeSettings(
             max_new_tokens=self._grpo.max_new_tokens,
             num_latents=settings.latent.num_latents,
             temperature=self._grpo.temperature,
@@ -287,105 +289,108 @@ class PolicyStep:
             max_spans=settings.latent.max_spans,
             banned=(ids.end_of_turn, ids.pad, ids.latent_start),
             bottleneck=settings.latent.bottleneck,
-            fed=settings.latent.fed,
+            latent_input=settings.latent.input,
         )
-        self._rules = sampling_rules(ids, replace(self._drawing, banned=()))
+        self._rules = sampling_rules(ids, replace(self._decoding, banned=()))
 
     def run(self) -> None:
-        """Draw, and learn in portions."""
-        groups = self._drawn()
+        """Sample the answers, and update the policy one micro-batch after another."""
+        groups = self._sample()
         size = self._grpo.group_size
-        portion = max(1, (self._grpo.micro_batch_size or len(groups) * size) // size)
-        for first in range(0, len(groups), portion):
-            self._learn(groups[first : first + portion])
+        at_once = max(1, (self._grpo.micro_batch_size or len(groups) * size) // size)
+        for first in range(0, len(groups), at_once):
+            self._learn(groups[first : first + at_once])
         self._engine.step(1e-6)
 
-    def kept(self) -> Iterator[Tensor]:
-        """The reference's weights, and the optimizer's state."""
+    def resident(self) -> Iterator[Tensor]:
+        """Yield the reference model's weights and the optimizer state."""
         if self._reference is not None and self._reference._copy is not None:
             yield from tensors_of(self._reference._copy)
         yield from state_of(self._engine)
 
-    def _begun(self, prompt: EncodedPrompt) -> EncodedPrompt:
-        """A prompt whose answer has begun a span: weights by chance would hardly ever draw latent_start."""
-        return replace(prompt, ids=torch.cat([prompt.ids, torch.tensor([self._made.ids.latent_start])]))
+    def _with_span_start(self, prompt: EncodedPrompt) -> EncodedPrompt:
+        """Append latent_start to a prompt: random weights would hardly ever sample it."""
+        return replace(prompt, ids=torch.cat([prompt.ids, torch.tensor([self._rows.ids.latent_start])]))
 
     def _from_start(self, answer: Trajectory) -> Trajectory:
-        """The answer with that latent_start, as if it had been drawn."""
+        """Prepend that latent_start to the answer, as if it had been sampled."""
         return replace(
             answer,
-            token_ids=(self._made.ids.latent_start, *answer.token_ids),
+            token_ids=(self._rows.ids.latent_start, *answer.token_ids),
             spans=tuple(replace(span, position=span.position + 1) for span in answer.spans),
             sampled=(True, *answer.sampled),
             log_probs=(0.0, *answer.log_probs),
         )
 
-    def _drawn(self) -> list[tuple[EncodedPrompt, list[Trajectory]]]:
-        """Groups of answers, so many at once."""
+    def _sample(self) -> list[tuple[EncodedPrompt, list[Trajectory]]]:
+        """Sample the groups of answers, ``generation_batch_size`` answers at once."""
         at_once = self._settings.runtime.generation_batch_size
         groups = max(1, at_once // self._grpo.group_size) if at_once else len(self._prompts)
-        found: list[tuple[EncodedPrompt, list[Trajectory]]] = []
+        sampled: list[tuple[EncodedPrompt, list[Trajectory]]] = []
         self._backbone.eval()
         for first in range(0, len(self._prompts), groups):
             prompts = self._prompts[first : first + groups]
-            begun = [self._begun(prompt) for prompt in prompts]
-            answers = decode(self._backbone, begun, self._made.ids, self._drawing)
-            found += [
-                (prompt, [self._from_start(one) for one in group])
+            started = [self._with_span_start(prompt) for prompt in prompts]
+            answers = decode(self._backbone, started, self._rows.ids, self._decoding)
+            sampled += [
+                (prompt, [self._from_start(answer) for answer in group])
                 for prompt, group in zip(prompts, answers, strict=True)
             ]
-        found[0][1][0] = _shorter(found[0][1][0])  # answers differ in length, as real ones do
-        return found
+        sampled[0][1][0] = _shorter(sampled[0][1][0])  # answers differ in length, as real ones do
+        return sampled
 
     def _learn(self, groups: Sequence[tuple[EncodedPrompt, list[Trajectory]]]) -> None:
         layout = collate_answers(
             [
                 (
                     prompt,
-                    [encode_rollout(prompt, one.token_ids, one.spans, one.sampled, self._made.ids) for one in held],
+                    [
+                        encode_rollout(prompt, each.token_ids, each.spans, each.sampled, self._rows.ids)
+                        for each in answers
+                    ],
                 )
-                for prompt, held in groups
+                for prompt, answers in groups
             ],
-            self._made.ids,
+            self._rows.ids,
             self._backbone.position_ids,
-            bottleneck=self._drawing.bottleneck,
+            bottleneck=self._decoding.bottleneck,
         ).to(self._backbone.device)
         mask = layout.answers.labels != IGNORED
-        drawn = torch.zeros(mask.shape, device=mask.device)
+        sampled_log_probs = torch.zeros(mask.shape, device=mask.device)
         values = [
             value
-            for _, held in groups
-            for one in held
-            for value, own in zip(one.log_probs, one.sampled, strict=True)
-            if own
+            for _, answers in groups
+            for answer in answers
+            for value, sampled in zip(answer.log_probs, answer.sampled, strict=True)
+            if sampled
         ]
-        drawn = drawn.masked_scatter(mask, torch.tensor(values, device=mask.device))
-        reference = self._of_reference(layout)
+        sampled_log_probs = sampled_log_probs.masked_scatter(mask, torch.tensor(values, device=mask.device))
+        reference = self._reference_log_probs(layout)
 
         def loss() -> Tensor:
             current = self._log_probs(self._backbone, layout)
             gains = torch.linspace(-1.0, 1.0, len(mask), device=mask.device)
             terms = policy_terms(
-                current, drawn, reference, gains, mask, clip=self._grpo.clip, kl_weight=self._grpo.kl_weight
+                current, sampled_log_probs, reference, gains, mask, clip=self._grpo.clip, kl_weight=self._grpo.kl_weight
             )
             return terms.loss.mean()
 
         self._engine.backward(self._engine.compute(loss))
 
-    def _of_reference(self, layout: AnswerBatch) -> Tensor | None:
+    def _reference_log_probs(self, layout: AnswerBatch) -> Tensor | None:
         if self._reference is None:
             return None
-        with self._reference.at_hand() as reference:
+        with self._reference.loaded() as reference:
             return self._log_probs(reference, layout)
 
     def _log_probs(self, backbone: Backbone, layout: AnswerBatch) -> Tensor:
-        blank = self._drawing.fed == "blank"
+        blank = self._decoding.latent_input == "blank"
         hidden = answers_forward(backbone, layout, checkpointing=self._grpo.gradient_checkpointing, blank=blank)
         return text_log_probs(backbone, layout.answers, hidden, self._rules)
 
 
 def _shorter(answer: Trajectory) -> Trajectory:
-    """An answer without its last token."""
+    """Return an answer without its last token."""
     return replace(
         answer, token_ids=answer.token_ids[:-1], log_probs=answer.log_probs[:-1], sampled=answer.sampled[:-1]
     )

@@ -1,4 +1,4 @@
-"""Automations of the Prefect server, one YAML file each in deployments/automations/: installed once, by name."""
+"""Install the automations of deployments/automations/ (one YAML file each) on a Prefect server, once per name."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from deployments import api, notification
 from deployments.background import StackError
 
 FOLDER = Path(__file__).with_suffix("")
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def install(api_url: str, say: Say, folder: Path = FOLDER) -> list[str]:
-    """Create or update every automation of the folder on the server; returns the names of those that are there then.
+def install(api_url: str, log: Log, folder: Path = FOLDER) -> list[str]:
+    """Create or update every automation of the folder on the server; return the names of those installed.
 
-    However often it runs there is one of each name, and one that a person has switched off stays off. One that
-    notifies is left out where there is no block to notify: ``say`` tells how to make it.
-    StackError names a file that is no automation, or what the server said of it.
+    A second call changes nothing, and an automation that was switched off stays off. One that notifies is left out
+    where the server has no block to notify: ``log`` gets the way to make one.
+    StackError names a file that is no automation, or the server's error.
     """
-    found = [_read(path) for path in sorted(folder.glob("*.yaml"))]
+    automations = [_read(path) for path in sorted(folder.glob("*.yaml"))]
     with api.client(api_url) as client:
-        return [name for automation in found if (name := _installed(client, automation, say)) is not None]
+        return [name for automation in automations if (name := _install(client, automation, log)) is not None]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -38,29 +38,31 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _installed(client: httpx.Client, automation: Mapping[str, Any], say: Say) -> str | None:
+def _install(client: httpx.Client, automation: Mapping[str, Any], log: Log) -> str | None:
     name = str(automation["name"])
-    addressed = notification.addressed(automation, lambda method, path, body: _asked(client, method, path, body))
-    done = notification.way_out() if addressed is None else _install(client, addressed)
-    say(f"automation {name!r}: {done}")
-    return None if addressed is None else name
+    resolved = notification.with_notification_block(
+        automation, lambda method, path, body: _request(client, method, path, body)
+    )
+    result = notification.way_out() if resolved is None else _create_or_update(client, resolved)
+    log(f"automation {name!r}: {result}")
+    return None if resolved is None else name
 
 
-def _install(client: httpx.Client, wanted: Mapping[str, Any]) -> str:
-    body = {"automations": {"name": {"any_": [wanted["name"]]}}}
-    there = _asked(client, "POST", "/automations/filter", body)
-    if not there:
-        _asked(client, "POST", "/automations/", wanted)
+def _create_or_update(client: httpx.Client, automation: Mapping[str, Any]) -> str:
+    body = {"automations": {"name": {"any_": [automation["name"]]}}}
+    existing = _request(client, "POST", "/automations/filter", body)
+    if not existing:
+        _request(client, "POST", "/automations/", automation)
         return "created"
-    first, *doubles = sorted(there, key=lambda automation: str(automation["created"]))
-    _asked(client, "PUT", f"/automations/{first['id']}", {**wanted, "enabled": first["enabled"]})
-    for double in doubles:
-        _asked(client, "DELETE", f"/automations/{double['id']}")
+    first, *duplicates = sorted(existing, key=lambda each: str(each["created"]))
+    _request(client, "PUT", f"/automations/{first['id']}", {**automation, "enabled": first["enabled"]})
+    for duplicate in duplicates:
+        _request(client, "DELETE", f"/automations/{duplicate['id']}")
     return "up to date"
 
 
-def _asked(client: httpx.Client, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-    answer = client.request(method, path, json=dict(body) if body is not None else None)
-    if answer.is_error:
-        raise StackError(f"the Prefect server refused {method} {path}: {answer.status_code} {answer.text[:500]}")
-    return answer.json() if answer.content else None
+def _request(client: httpx.Client, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    response = client.request(method, path, json=dict(body) if body is not None else None)
+    if response.is_error:
+        raise StackError(f"the Prefect server refused {method} {path}: {response.status_code} {response.text[:500]}")
+    return response.json() if response.content else None

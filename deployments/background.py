@@ -1,4 +1,4 @@
-"""A process in the background: started, recognised again by another command, and stopped with its children."""
+"""Processes in the background: start one, find it again by its pid file, stop it with its children."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mirage_core.errors import MirageError
 
 
 class StackError(MirageError):
-    """The local stack cannot do what was asked."""
+    """The local stack cannot start, stop or deploy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Background:
-    """A started process: ``created`` tells it from a later one that was given the same pid."""
+class BackgroundProcess:
+    """A started process; ``created`` distinguishes it from a later one with the same pid."""
 
     pid: int
     created: float
@@ -29,7 +29,7 @@ class Background:
 def start(
     command: Sequence[str], *, environment: Mapping[str, str], folder: Path, log: Path
 ) -> subprocess.Popen[bytes]:
-    """Start ``command`` in a session of its own, its output appended to ``log``."""
+    """Start ``command`` in its own session; append its output to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
@@ -43,58 +43,58 @@ def start(
         )
 
 
-def remember(path: Path, process: subprocess.Popen[bytes], port: int | None = None) -> Background:
-    """Write down who was started, for the next command; returns what was written."""
-    known = Background(pid=process.pid, created=psutil.Process(process.pid).create_time(), port=port)
+def write_pid_file(path: Path, process: subprocess.Popen[bytes], port: int | None = None) -> BackgroundProcess:
+    """Write the pid file of a started process, for later commands; return its content."""
+    process_info = BackgroundProcess(pid=process.pid, created=psutil.Process(process.pid).create_time(), port=port)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(asdict(known)))
-    return known
+    path.write_text(json.dumps(asdict(process_info)))
+    return process_info
 
 
-def recall(path: Path) -> Background | None:
-    """Who was started and still runs; None where nobody does."""
+def read_pid_file(path: Path) -> BackgroundProcess | None:
+    """Return the process of a pid file; None where it no longer runs."""
     try:
-        known = Background(**json.loads(path.read_text()))
+        process_info = BackgroundProcess(**json.loads(path.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
-    return known if _process(known) else None
+    return process_info if _process(process_info) else None
 
 
-def stop(known: Background, patience_s: float = 20.0) -> None:
-    """End the process and all its children: asked first, killed after ``patience_s`` seconds."""
-    process = _process(known)
+def stop(process_info: BackgroundProcess, timeout_s: float = 20.0) -> None:
+    """Terminate the process and all its children; kill what is left after ``timeout_s`` seconds."""
+    process = _process(process_info)
     if process is None:
         return
     family = [process, *process.children(recursive=True)]
     process.terminate()
-    psutil.wait_procs([process], timeout=patience_s)
-    rest = [member for member in family if member.is_running()]
-    for member in rest:
+    psutil.wait_procs([process], timeout=timeout_s)
+    remaining = [member for member in family if member.is_running()]
+    for member in remaining:
         _signal(member, "terminate")
-    _, stubborn = psutil.wait_procs(rest, timeout=patience_s)
+    _, stubborn = psutil.wait_procs(remaining, timeout=timeout_s)
     for member in stubborn:
         _signal(member, "kill")
     psutil.wait_procs(stubborn, timeout=5)
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log, for an error message."""
+    """Return the last lines of a log, for an error message."""
     if not log.exists():
         return "(no log)"
     return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def _process(known: Background) -> psutil.Process | None:
+def _process(process_info: BackgroundProcess) -> psutil.Process | None:
     try:
-        process = psutil.Process(known.pid)
-        same = abs(process.create_time() - known.created) < 1.0
+        process = psutil.Process(process_info.pid)
+        same = abs(process.create_time() - process_info.created) < 1.0
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.NoSuchProcess:
         return None
 
 
-def _signal(process: psutil.Process, how: str) -> None:
+def _signal(process: psutil.Process, method: str) -> None:
     try:
-        getattr(process, how)()
+        getattr(process, method)()
     except psutil.NoSuchProcess:
         return

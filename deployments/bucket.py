@@ -1,4 +1,4 @@
-"""Make the bucket of MIRAGE_STORE where it is not there yet: python -m deployments.bucket. For a fresh S3 server."""
+"""Make the bucket of MIRAGE_STORE where it is missing (for a fresh S3 server): python -m deployments.bucket."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import time
 
 from mirage_core.errors import SettingsError
 
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 
 
 def make_bucket(url: str) -> bool:
-    """Make the bucket of ``s3://bucket/prefix``; False where it was there. The server may still be starting."""
+    """Make the bucket of ``s3://bucket/prefix``; return False where it exists. Waits for a server that is starting."""
     scheme, _, rest = url.partition("://")
     bucket = rest.split("/")[0]
     if scheme != "s3" or not bucket:
         raise SettingsError(f"MIRAGE_STORE is {url!r}, expected s3://bucket/prefix")
     from s3fs import S3FileSystem
 
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while True:
         try:
             system = S3FileSystem(use_listings_cache=False, skip_instance_cache=True)
@@ -31,16 +31,16 @@ def make_bucket(url: str) -> bool:
             if isinstance(error, PermissionError) or time.monotonic() > deadline:
                 raise SettingsError(
                     f"the bucket {bucket} could not be made at {os.environ.get('AWS_ENDPOINT_URL', 'AWS')} "
-                    f"({type(error).__name__}: {error}): look at AWS_ENDPOINT_URL and the keys"
+                    f"({type(error).__name__}: {error}): check AWS_ENDPOINT_URL and the keys"
                 ) from error
             time.sleep(1.0)
 
 
 def main() -> int:
-    """Make it, and say so."""
+    """Make the bucket, and print whether it was made."""
     url = os.environ.get("MIRAGE_STORE", "")
-    made = make_bucket(url)
-    sys.stdout.write(f"the bucket of {url} {'was made' if made else 'is there'}\n")
+    created = make_bucket(url)
+    sys.stdout.write(f"the bucket of {url} {'was made' if created else 'exists'}\n")
     return 0
 
 

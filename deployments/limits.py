@@ -1,4 +1,4 @@
-"""The global concurrency limit ``gpu`` on the Prefect server: made once, left alone when somebody has changed it."""
+"""Create the global concurrency limit ``gpu`` on a Prefect server; leave one that exists as it is."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from deployments.background import StackError
 GPU = "gpu"
 
 
-def install(api_url: str, say: Callable[[str], None]) -> int:
-    """See that the limit is there; returns its slots (1 where it was made now). StackError where the server refuses."""
+def install(api_url: str, log: Callable[[str], None]) -> int:
+    """Create the limit where it is missing; return its slots (1 when new). StackError where the server refuses."""
     body = {"name": GPU, "limit": 1, "active": True, "slot_decay_per_second": 0.0}
     with api.client(api_url) as client:
-        made = client.post("/v2/concurrency_limits/", json=body)
-        there = client.get(f"/v2/concurrency_limits/{GPU}")
-    if there.is_error:
-        raise StackError(f"the Prefect server refused the limit {GPU}: {made.status_code} {made.text[:500]}")
-    slots = int(there.json()["limit"])
+        created = client.post("/v2/concurrency_limits/", json=body)
+        limit = client.get(f"/v2/concurrency_limits/{GPU}")
+    if limit.is_error:
+        raise StackError(f"the Prefect server refused the limit {GPU}: {created.status_code} {created.text[:500]}")
+    slots = int(limit.json()["limit"])
     if slots == 1:
-        say(f"limit {GPU!r}: one stage at a time runs a model (more: prefect gcl update {GPU} --limit N)")
+        log(f"limit {GPU!r}: one stage at a time runs a model (more: prefect gcl update {GPU} --limit N)")
     else:
-        say(f"limit {GPU!r}: up to {slots} stages at a time run a model")
+        log(f"limit {GPU!r}: up to {slots} stages at a time run a model")
     return slots

@@ -15,102 +15,103 @@ from typing import Any
 import httpx
 
 from deployments import api, automations, limits, pools
-from deployments.background import Background, StackError, recall, remember, start, stop, tail
+from deployments.background import BackgroundProcess, StackError, read_pid_file, start, stop, tail, write_pid_file
 
 POOL = "mirage"
 DEFAULT_PORT = 4200
 HOST = "127.0.0.1"
-Say = Callable[[str], None]
+STUDY_DEPLOYMENTS = ("ablation", "causal", "sweep-k", "sweep-gamma")
+"""Studies with a deployment of their own; the first one's deployment runs every other study."""
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalStack:
-    """Where the stack of one checkout lives: ``repository`` holds prefect.yaml, ``home`` what runs leave behind."""
+    """The folders of one checkout's stack: ``repository`` holds prefect.yaml, ``home`` everything the stack writes."""
 
     repository: Path
     home: Path
 
     @property
     def server_file(self) -> Path:
-        """Who the server is."""
+        """The server's pid file."""
         return self.home / "stack" / "server.json"
 
     @property
     def worker_file(self) -> Path:
-        """Who the worker is."""
+        """The worker's pid file."""
         return self.home / "stack" / "worker.json"
 
     def log(self, name: str) -> Path:
-        """Where the server or the worker writes what it has to say."""
+        """Return the log file of the server or the worker."""
         return self.home / "logs" / f"{name}.log"
 
 
 def api_url(stack: LocalStack) -> str | None:
-    """The API of the running server, None where none runs."""
-    server = recall(stack.server_file)
+    """Return the API's URL of the running server; None where none runs."""
+    server = read_pid_file(stack.server_file)
     return f"http://{HOST}:{server.port}/api" if server else None
 
 
 def environment(stack: LocalStack, url: str) -> dict[str, str]:
-    """The environment of everything that talks to this stack's server."""
+    """Return the environment of a process that uses this stack's server."""
     return {
         **os.environ,
         "MIRAGE_HOME": str(stack.home),
         "PREFECT_HOME": str(stack.home / "prefect"),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # In memory (the default) a restart of the server would forget who holds the GPU, and never free it again.
+        # In memory (the default) a restart of the server would forget the lease of the GPU and never free it.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
-        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
         "PREFECT_CLI_COLORS": "false",
         "PYTHONUNBUFFERED": "1",
     }
 
 
-def up(stack: LocalStack, *, port: int | None, say: Say, timeout_s: float = 120.0) -> str:
-    """Start the server and the worker where they do not run yet; returns the API's URL."""
+def up(stack: LocalStack, *, port: int | None, log: Log, timeout_s: float = 120.0) -> str:
+    """Start the server and the worker where they do not run yet; return the API's URL."""
     _check_checkout(stack)
     stack.home.mkdir(parents=True, exist_ok=True)
-    url = _server_up(stack, port, say, timeout_s)
-    _worker_up(stack, url, say, timeout_s)
+    url = _server_up(stack, port, log, timeout_s)
+    _worker_up(stack, url, log, timeout_s)
     return url
 
 
-def down(stack: LocalStack, say: Say) -> None:
-    """Stop the worker (and the flows it runs), then the server; does nothing where nothing runs."""
+def down(stack: LocalStack, log: Log) -> None:
+    """Stop the worker (and the flows it runs), then the server, where they run."""
     for name, path in (("worker", stack.worker_file), ("server", stack.server_file)):
-        known = recall(path)
+        known = read_pid_file(path)
         if known:
-            say(f"stopping the {name} (pid {known.pid})")
+            log(f"stopping the {name} (pid {known.pid})")
             stop(known)
         else:
-            say(f"no {name} runs")
+            log(f"no {name} runs")
         path.unlink(missing_ok=True)
 
 
-def deploy(stack: LocalStack, url: str, *, store: str, say: Say) -> None:
+def deploy(stack: LocalStack, url: str, *, store: str, log: Log) -> None:
     """Register every deployment of prefect.yaml with the server at ``url``; ``store`` is the store's root.
 
-    MIRAGE_WORK_POOL and MIRAGE_IMAGE choose another pool than the local one, and the image it runs.
+    MIRAGE_WORK_POOL and MIRAGE_IMAGE choose another pool than the local one, and its image.
     """
     _check_checkout(stack)
-    known = {**environment(stack, url), "PWD": str(stack.repository), "MIRAGE_STORE": store}
-    known.setdefault("MIRAGE_S3_BLOCK", "")  # prefect.yaml names it
-    say(f"deploying prefect.yaml (store: {store})")
+    variables = {**environment(stack, url), "PWD": str(stack.repository), "MIRAGE_STORE": store}
+    variables.setdefault("MIRAGE_S3_BLOCK", "")  # prefect.yaml names it
+    log(f"deploying prefect.yaml (store: {store})")
     with pools.prefect_file(stack.repository, os.environ) as file:
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-        done = subprocess.run(command, env=known, cwd=stack.repository, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=variables, cwd=stack.repository, capture_output=True, text=True, check=False)
     if done.returncode != 0 or "failed to deploy" in done.stdout.lower():
-        said = (done.stdout + done.stderr).strip()[-3000:]
-        raise StackError(f"`prefect deploy --all` failed with exit status {done.returncode}; it said:\n{said}")
-    limits.install(url, say)
-    automations.install(url, say)
+        output = (done.stdout + done.stderr).strip()[-3000:]
+        raise StackError(f"`prefect deploy --all` failed with exit status {done.returncode}; its output:\n{output}")
+    limits.install(url, log)
+    automations.install(url, log)
 
 
 def status(stack: LocalStack) -> dict[str, Any]:
-    """What runs: the server's and the worker's pid, the API's URL, and whether it answers."""
-    server, worker, url = recall(stack.server_file), recall(stack.worker_file), api_url(stack)
+    """Return the server's and the worker's pid, the API's URL, and whether it answers."""
+    server, worker, url = read_pid_file(stack.server_file), read_pid_file(stack.worker_file), api_url(stack)
     return {
         "server": server.pid if server else None,
         "worker": worker.pid if worker else None,
@@ -120,56 +121,56 @@ def status(stack: LocalStack) -> dict[str, Any]:
     }
 
 
-def _server_up(stack: LocalStack, port: int | None, say: Say, timeout_s: float) -> str:
-    known = recall(stack.server_file)
+def _server_up(stack: LocalStack, port: int | None, log: Log, timeout_s: float) -> str:
+    known = read_pid_file(stack.server_file)
     if known and known.port is not None:
         if port not in (None, known.port):
             raise StackError(
                 f"the server runs on port {known.port} already, port {port} was asked for: "
                 "stop it first (make down), then start it on the other port"
             )
-        say(f"the Prefect server runs: {_ui(known.port)}")
-        return _wait_healthy(stack, known, say, timeout_s)
-    chosen = _choose_port(port, say)
+        log(f"the Prefect server runs: {_ui(known.port)}")
+        return _wait_healthy(stack, known, log, timeout_s)
+    chosen = _choose_port(port, log)
     url = f"http://{HOST}:{chosen}/api"
-    say(f"starting the Prefect server on port {chosen} (log: {stack.log('server')})")
+    log(f"starting the Prefect server on port {chosen} (log: {stack.log('server')})")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(chosen)]
     process = start(command, environment=environment(stack, url), folder=stack.repository, log=stack.log("server"))
-    known = remember(stack.server_file, process, chosen)
-    return _wait_healthy(stack, known, say, timeout_s)
+    known = write_pid_file(stack.server_file, process, chosen)
+    return _wait_healthy(stack, known, log, timeout_s)
 
 
-def _worker_up(stack: LocalStack, url: str, say: Say, timeout_s: float) -> None:
-    known = recall(stack.worker_file)
+def _worker_up(stack: LocalStack, url: str, log: Log, timeout_s: float) -> None:
+    known = read_pid_file(stack.worker_file)
     if known:
-        say(f"the worker runs (pid {known.pid})")
+        log(f"the worker runs (pid {known.pid})")
         return
-    say(f"starting the worker (log: {stack.log('worker')})")
+    log(f"starting the worker (log: {stack.log('worker')})")
     command = [sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", POOL, "--type", "process"]
     command += ["--install-policy", "never"]
     process = start(command, environment=environment(stack, url), folder=stack.repository, log=stack.log("worker"))
-    known = remember(stack.worker_file, process)
-    _wait("the worker", known, stack, lambda: _pool_ready(url), say, timeout_s)
-    say("the worker is ready")
+    known = write_pid_file(stack.worker_file, process)
+    _wait("the worker", known, stack, lambda: _pool_ready(url), log, timeout_s)
+    log("the worker is ready")
 
 
-def _wait_healthy(stack: LocalStack, known: Background, say: Say, timeout_s: float) -> str:
+def _wait_healthy(stack: LocalStack, known: BackgroundProcess, log: Log, timeout_s: float) -> str:
     url = f"http://{HOST}:{known.port}/api"
-    _wait("the server", known, stack, lambda: _healthy(url), say, timeout_s)
-    say(f"the Prefect server answers: {_ui(known.port or 0)}")
+    _wait("the server", known, stack, lambda: _healthy(url), log, timeout_s)
+    log(f"the Prefect server answers: {_ui(known.port or 0)}")
     return url
 
 
 def _wait(
-    who: str, known: Background, stack: LocalStack, ready: Callable[[], bool], say: Say, timeout_s: float
+    who: str, known: BackgroundProcess, stack: LocalStack, ready: Callable[[], bool], log: Log, timeout_s: float
 ) -> None:
-    """Poll until ``ready``, saying every five seconds that it still waits."""
-    started = spoken = time.monotonic()
+    """Poll until ``ready``; log every five seconds that it still waits."""
+    started = logged = time.monotonic()
     name = who.removeprefix("the ")
     path = stack.server_file if name == "server" else stack.worker_file
     while not ready():
         now = time.monotonic()
-        if recall(path) is None:
+        if read_pid_file(path) is None:
             raise StackError(
                 f"{who} (pid {known.pid}) ended while it started; the end of {stack.log(name)}:\n"
                 f"{tail(stack.log(name))}"
@@ -178,23 +179,25 @@ def _wait(
             raise StackError(
                 f"{who} did not answer within {timeout_s:.0f} s; see {stack.log(name)}, then `make down` and `make up`"
             )
-        if now - spoken >= 5:
-            spoken = now
-            say(f"  waiting for {who}: {now - started:.0f} s (a fresh data base takes about 30 s)")
+        if now - logged >= 5:
+            logged = now
+            log(f"  waiting for {who}: {now - started:.0f} s (a fresh data base takes about 30 s)")
         time.sleep(0.3)
 
 
-def _choose_port(asked: int | None, say: Say) -> int:
-    if asked is not None:
-        if not _free(asked):
-            raise StackError(f"port {asked} is taken by another process: free it, or choose another (make up PORT=...)")
-        return asked
+def _choose_port(requested: int | None, log: Log) -> int:
+    if requested is not None:
+        if not _free(requested):
+            raise StackError(
+                f"port {requested} is taken by another process: free it, or choose another (make up PORT=...)"
+            )
+        return requested
     if _free(DEFAULT_PORT):
         return DEFAULT_PORT
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         chosen = int(probe.getsockname()[1])
-    say(f"port {DEFAULT_PORT} is taken by something else: using {chosen} (make up PORT=... chooses)")
+    log(f"port {DEFAULT_PORT} is taken by something else: using {chosen} (make up PORT=... chooses)")
     return chosen
 
 
@@ -216,7 +219,7 @@ def _healthy(url: str) -> bool:
 
 
 def _pool_ready(url: str) -> bool:
-    """True once a worker of the pool has reported to the server."""
+    """Whether a worker of the pool has reported to the server."""
     try:
         with api.client(url, timeout_s=5) as client:
             answer = client.post(f"/work_pools/{POOL}/workers/filter", json={})

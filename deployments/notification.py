@@ -1,4 +1,4 @@
-"""Whom automations notify: a notification block of the Prefect server, found by its name."""
+"""The notification block of the Prefect server that automations notify, found by its name."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-Ask = Callable[[str, str, Mapping[str, Any] | None], Any]
-"""Asks the Prefect server: (method, path, body) -> JSON."""
+Request = Callable[[str, str, Mapping[str, Any] | None], Any]
+"""Sends a request to the Prefect server: (method, path, body) -> JSON."""
 
 DEFAULT_BLOCK = "mirage-notify"
 SEND = "send-notification"
 
 
 def block_name() -> str:
-    """The name of the notification block: MIRAGE_NOTIFY, else mirage-notify."""
+    """Return the name of the notification block: MIRAGE_NOTIFY, else mirage-notify."""
     return os.environ.get("MIRAGE_NOTIFY") or DEFAULT_BLOCK
 
 
-def addressed(automation: Mapping[str, Any], ask: Ask) -> dict[str, Any] | None:
-    """The automation with the block's id in its notifications; None where it notifies and there is no such block."""
+def with_notification_block(automation: Mapping[str, Any], request: Request) -> dict[str, Any] | None:
+    """Return the automation with the block's id in its notifications; None where it needs a block that is missing."""
     if all(action.get("type") != SEND for action in automation["actions"]):
         return dict(automation)
-    block = _block_id(block_name(), ask)
+    block = _block_id(block_name(), request)
     if block is None:
         return None
     actions = [
@@ -33,18 +33,18 @@ def addressed(automation: Mapping[str, Any], ask: Ask) -> dict[str, Any] | None:
 
 
 def way_out() -> str:
-    """How to make the block that is missing."""
+    """Return how to make the missing block."""
     name = block_name()
     return (
         f"not installed, the server has no notification block named {name!r}: make one in its UI under Blocks (Slack "
-        f"Webhook, Email, Custom Webhook, ...) with that name, or say MIRAGE_NOTIFY=NAME; then: mirage deploy"
+        f"Webhook, Email, Custom Webhook, ...) with that name, or set MIRAGE_NOTIFY=NAME; then: mirage deploy"
     )
 
 
-def _block_id(name: str, ask: Ask) -> str | None:
+def _block_id(name: str, request: Request) -> str | None:
     body = {
         "block_documents": {"name": {"any_": [name]}, "is_anonymous": {"eq_": False}},
         "block_schemas": {"block_capabilities": {"all_": ["notify"]}},
     }
-    found = ask("POST", "/block_documents/filter", body)
-    return str(found[0]["id"]) if found else None
+    blocks = request("POST", "/block_documents/filter", body)
+    return str(blocks[0]["id"]) if blocks else None

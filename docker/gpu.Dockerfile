@@ -30,6 +30,6 @@ COPY --from=build /opt/mirage /opt/mirage
 USER 10001:10001
 WORKDIR /opt/mirage
 ENV PATH=/opt/venv/bin:$PATH MIRAGE_HOME=/data PREFECT_HOME=/data/prefect HF_HOME=/data/huggingface \
-    PREFECT_RESULTS_DEFAULT_SERIALIZER=json PREFECT_SERVER_ANALYTICS_ENABLED=false PYTHONUNBUFFERED=1
+    PREFECT_SERVER_ANALYTICS_ENABLED=false PYTHONUNBUFFERED=1
 VOLUME /data
 CMD ["prefect", "--no-prompt", "worker", "start", "--pool", "mirage", "--type", "process", "--with-healthcheck"]

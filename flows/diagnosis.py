@@ -1,37 +1,29 @@
-"""The flow ``mirage-study`` of a diagnosis: do a model's latents matter? Deployment: mirage-study/diagnosis."""
+"""The flow of the deployment mirage-study/diagnosis: do a model's latents matter?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows.diagnosis_target import diagnosed
-from flows.heartbeat import said_to_live
-from flows.steps import lost_said, run_task
-from mirage_core.config import Method, Settings
-from mirage_core.distributed.launch import ending_jobs
-from mirage_core.pipeline.diagnose import Diagnosed, keep_record, walked
-from mirage_core.pipeline.recovery import healed
-from mirage_core.pipeline.stage import label
+from flows.diagnosis_target import resolve_target
+from flows.heartbeat import undo_false_crash
+from flows.steps import lost_artifact_logger, prefect_step
+from mirage_core.config import Method
+from mirage_core.distributed.launch import cancel_jobs_on_interrupt
+from mirage_core.pipeline.diagnose import diagnose_target, save_diagnosis_record
+from mirage_core.pipeline.recovery import rerun_on_lost_artifact
 from mirage_core.store import Store
 from mirage_core.types import Artifact
-from tasks.diagnosis_tables import runs_table, verdict_markdown
 from tasks.paths import open_store, store_url
-from tasks.pictures import settings_markdown
+from tasks.ui_artifacts import interventions_table, settings_markdown, verdict_markdown
 
 Measure = Literal["similarity", "probes", "interventions", "mediation", "only-latents", "text-chain"]
 
 
-@flow(
-    name="mirage-study",
-    flow_run_name="diagnosis-{recipe}{model}",
-    persist_result=False,
-    result_serializer="json",
-    validate_parameters=True,
-)
+@flow(name="mirage-study", flow_run_name="diagnosis-{recipe}{model}", persist_result=False)
 def diagnosis(
     recipe: str = "tiny",
     overrides: tuple[str, ...] = (),
@@ -45,43 +37,33 @@ def diagnosis(
     Every measure is a task of its own, Cached where nothing it depends on has changed.
 
     Args:
-        recipe: The recipe whose model is diagnosed, trained where it is not there yet: micro (a minute), tiny, ..., or
+        recipe: The recipe whose model is diagnosed, and trained where it is missing: micro (a minute), tiny, ..., or
             the path of a YAML file that the worker can read. Not used where a model is chosen.
-        overrides: Settings that differ from the recipe's, one an item, such as `analysis.instances=400`; of a chosen
-            model analysis.*, evaluation.* and runtime.* alone.
-        method: Whose model of the recipe. Empty: the furthest that answers with latents.
+        overrides: Settings that differ from the recipe's, one per item, such as `analysis.instances=400`; for a chosen
+            model only analysis.*, evaluation.* and runtime.*.
+        method: The method whose model of the recipe is resolve_target. Empty: the furthest that answers with latents.
         model: A model instead of a recipe: its path in the store, the start of its digest, or a pointer such as
             `nightly`.
         problems: Problems instead of the model's own: a path or the start of a digest.
         measures: The measures to take. Empty: those of `analysis.measures`.
     """
     store = open_store()
-    settings, chosen = diagnosed(
+    settings, chosen = resolve_target(
         store, recipe=recipe, overrides=overrides, method=method, model=model, problems=problems, measures=measures
     )
     create_markdown_artifact(settings_markdown(settings), key="settings", description="The resolved settings")
-    with said_to_live(), ending_jobs():
-        made = healed(lambda: measured(settings, chosen), lost_said())
-    keep_record(store, made["diagnosis"])
-    show(store, made)
-    return made
+    with undo_false_crash(), cancel_jobs_on_interrupt():
+        step = prefect_step(settings, store_url())
+        artifacts = rerun_on_lost_artifact(lambda: diagnose_target(settings, chosen, step), lost_artifact_logger())
+    save_diagnosis_record(store, artifacts["diagnosis"])
+    show_verdict(store, artifacts)
+    return artifacts
 
 
-def measured(settings: Settings, chosen: Diagnosed) -> dict[str, Artifact]:
-    """Walk to the page, every stage a task."""
-
-    def step(name: str, params: Mapping[str, Any], /, **inputs: Artifact) -> Artifact:
-        artifact, cached = run_task(name, params, settings, store_url(), inputs)
-        get_run_logger().info("%s: %s%s", label(name, params), artifact.path, " (cached)" if cached else "")
-        return artifact
-
-    return walked(settings, chosen, step)
-
-
-def show(store: Store, made: Mapping[str, Artifact]) -> None:
-    """Leave the verdict, and the interventions as a table, among the UI's artifacts."""
-    page = made["diagnosis"]
-    create_markdown_artifact(verdict_markdown(store, page), key="diagnosis", description="Do the latents matter?")
-    rows = runs_table(store, made)
+def show_verdict(store: Store, artifacts: Mapping[str, Artifact]) -> None:
+    """Show the verdict, and the interventions as a table, among the UI's artifacts."""
+    markdown = verdict_markdown(store, artifacts["diagnosis"])
+    create_markdown_artifact(markdown, key="diagnosis", description="Do the latents matter?")
+    rows = interventions_table(store, artifacts)
     if rows:
         create_table_artifact(rows, key="interventions", description="What changing the latents does")

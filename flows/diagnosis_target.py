@@ -1,28 +1,24 @@
-"""What a diagnosis is asked about: the model of a recipe, or a chosen one with the settings it was made with."""
+"""The target of a diagnosis: the model of a recipe, or a chosen model with its settings."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
-from flows.pointers import about_model, subject
-from flows.trained import settings_of
-from mirage_core.config import Settings
+from flows.pointers import describe_model, pointer_target
+from flows.trained import parse_settings
+from mirage_core.config import Settings, as_recipe
 from mirage_core.errors import InputError, SettingsError
-from mirage_core.pipeline.diagnose import Diagnosed, chosen_measures, furthest
-from mirage_core.recipes import load, merge
-from mirage_core.recipes.keys import check_keys, explain
+from mirage_core.pipeline.diagnose import DiagnosisTarget, default_method, select_measures
+from mirage_core.recipes import load, validated
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 
 ADJUSTABLE = ("analysis", "evaluation", "runtime")
-"""Settings of a finished model that may still be changed: the others say how it was made."""
+"""Settings of a finished model that may be overridden; the others describe how it was made."""
 
 
-def diagnosed(
+def resolve_target(
     store: Store,
     *,
     recipe: str,
@@ -31,63 +27,57 @@ def diagnosed(
     model: str = "",
     problems: str = "",
     measures: Sequence[str] = (),
-) -> tuple[Settings, Diagnosed]:
-    """The settings and the choice: of a recipe, or of ``model`` (a path, the start of a digest, or a pointer's name).
+) -> tuple[Settings, DiagnosisTarget]:
+    """Return the settings and target of a recipe, or of ``model`` (a path, the start of a digest, or a pointer's name).
 
-    InputError for what cannot be diagnosed, ArtifactMissing for what is not there.
+    InputError for a model that cannot be diagnosed, ArtifactMissing for a missing one.
     """
-    asked = _of_kind(store, problems, "problems") if problems else None
+    chosen_problems = _get(store, problems, "problems") if problems else None
     if not model:
         settings = load(recipe, overrides)
-        used = method or furthest(settings)
-        chosen = Diagnosed(method=used, measures=chosen_measures(settings, used, measures), problems=asked)
+        used = method or default_method(settings)
+        chosen = DiagnosisTarget(
+            method=used, measures=select_measures(settings, used, measures), problems=chosen_problems
+        )
         return settings, chosen
-    artifact, about, known = _model(store, model)
-    settings = adjusted(settings_of(about["settings"], artifact.path), overrides)
+    artifact, about, model_problems = _find_model(store, model)
+    settings = override_settings(parse_settings(about["settings"], artifact.path), overrides)
     used = method or str(about["method"])
-    chosen = Diagnosed(
-        method=used, measures=chosen_measures(settings, used, measures), model=artifact, problems=asked or known
+    chosen = DiagnosisTarget(
+        method=used,
+        measures=select_measures(settings, used, measures),
+        model=artifact,
+        problems=chosen_problems or model_problems,
     )
     return settings, chosen
 
 
-def adjusted(settings: Settings, overrides: Sequence[str]) -> Settings:
-    """A model's settings with overrides such as ``analysis.instances=400``; SettingsError for what made the model."""
-    data: dict[str, Any] = settings.model_dump(mode="json")
+def override_settings(settings: Settings, overrides: Sequence[str]) -> Settings:
+    """Apply overrides such as ``analysis.instances=400``; SettingsError for settings that made the model."""
     for text in overrides:
-        dotted, equals, value = text.partition("=")
+        dotted, equals, _ = text.partition("=")
         if not equals or dotted.split(".")[0].strip() not in ADJUSTABLE:
             raise SettingsError(
-                f"got the override {text!r} of a model that is there, expected {', '.join(ADJUSTABLE)}.KEY=VALUE: the "
-                "other settings say how it was made"
+                f"got the override {text!r} of a finished model, expected {', '.join(ADJUSTABLE)}.KEY=VALUE: the "
+                "other settings describe how it was made"
             )
-        nested: Any = yaml.safe_load(value)
-        for part in reversed(dotted.strip().split(".")):
-            nested = {part: nested}
-        data = merge(data, nested)
-    check_keys(data, Settings)
-    try:
-        return Settings.model_validate(data)
-    except ValidationError as error:
-        raise SettingsError("\n".join(explain(error, Settings) for error in error.errors())) from error
+    return validated(as_recipe(settings), overrides, "the model")
 
 
-def _model(store: Store, reference: str) -> tuple[Artifact, dict[str, Any], Artifact | None]:
-    """A model by pointer, path or digest: its handle, what is told of it, and its problems where they are there."""
+def _find_model(store: Store, reference: str) -> tuple[Artifact, dict[str, Any], Artifact | None]:
+    """Return a model by pointer, path or digest: its handle, its method and settings, and its problems if stored."""
     if reference in store.pointers():
-        found = subject(store, reference)
-        about = {"settings": found.settings.model_dump(mode="json"), "method": found.method}
-        return found.model, about, found.problems
-    artifact = _of_kind(store, reference, "model")
-    about = about_model(store, artifact)
-    known = about.get("problems")
-    return artifact, about, None if known is None else Artifact.model_validate(known)
+        target = pointer_target(store, reference)
+        about = {"settings": target.settings.model_dump(mode="json"), "method": target.method}
+        return target.model, about, target.problems
+    artifact = _get(store, reference, "model")
+    about = describe_model(store, artifact)
+    problems = about.get("problems")
+    return artifact, about, None if problems is None else Artifact.model_validate(problems)
 
 
-def _of_kind(store: Store, reference: str, kind: str) -> Artifact:
+def _get(store: Store, reference: str, kind: str) -> Artifact:
     artifact = store.get(reference)
     if artifact.kind != kind:
-        raise InputError(
-            f"{artifact.path} is a {artifact.kind}, expected {kind}: `mirage store ls {kind}` lists what there is"
-        )
+        raise InputError(f"{artifact.path} is a {artifact.kind}, expected {kind}: `mirage store ls {kind}` lists them")
     return artifact

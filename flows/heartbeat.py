@@ -1,7 +1,7 @@
-"""A run that lives and is told Crashed says that it lives.
+"""Set a flow run that is alive back to Running where the server has marked it Crashed.
 
-When the Prefect server was away for longer than the heartbeat automation waits (deployments/automations/), it finds on
-its return that every run has been silent, and marks them Crashed, though they work on.
+A Prefect server that was away for longer than the heartbeat automation waits (deployments/automations/) has received no
+heartbeat of any run meanwhile: on its return it marks them all Crashed, although they still work.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 from prefect.states import Running
 
-LOOK_S = 15.0
+CHECK_INTERVAL_S = 15.0
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
 
 
 @contextmanager
-def said_to_live() -> Iterator[None]:
-    """Inside the block, set this flow run back to Running whenever the server says Crashed."""
+def undo_false_crash() -> Iterator[None]:
+    """Inside the block, set this flow run back to Running whenever the server marks it Crashed."""
     done = threading.Event()
-    # Which server, and which run the log belongs to, live in context variables.
-    looks = contextvars.copy_context()
-    work = (_look, UUID(str(flow_run.id)), get_run_logger(), done)
-    thread = threading.Thread(target=looks.run, args=work, name="said-to-live", daemon=True)
+    # Context variables hold the server's settings, and the run that the log belongs to.
+    context = contextvars.copy_context()
+    arguments = (_watch, UUID(str(flow_run.id)), get_run_logger(), done)
+    thread = threading.Thread(target=context.run, args=arguments, name="undo-false-crash", daemon=True)
     thread.start()
     try:
         yield
@@ -42,17 +42,17 @@ def said_to_live() -> Iterator[None]:
         thread.join(timeout=5)
 
 
-def _look(run: UUID, log: Log, done: threading.Event) -> None:
+def _watch(run: UUID, log: Log, done: threading.Event) -> None:
     with get_client(sync_client=True) as client:
-        while not done.wait(LOOK_S):
+        while not done.wait(CHECK_INTERVAL_S):
             try:
-                _correct(client, run, log, done)
+                _set_running_if_crashed(client, run, log, done)
             except (httpx.HTTPError, ObjectNotFound):
-                continue  # the server is away: the next look says more
+                continue  # the server is away: check again later
 
 
-def _correct(client: SyncPrefectClient, run: UUID, log: Log, done: threading.Event) -> None:
+def _set_running_if_crashed(client: SyncPrefectClient, run: UUID, log: Log, done: threading.Event) -> None:
     state = client.read_flow_run(run).state
     if state is not None and state.is_crashed() and not done.is_set():
-        client.set_flow_run_state(run, Running(message="The run's process lives: the server was away."), force=True)
-        log.warning("the server took this run for dead (%s); it is set back to Running", state.message)
+        client.set_flow_run_state(run, Running(message="The run's process is alive: the server was away."), force=True)
+        log.warning("the server marked this run Crashed although it is alive; set back to Running (%s)", state.message)

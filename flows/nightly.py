@@ -1,96 +1,112 @@
-"""The flow ``mirage-evaluation``: the published model, judged and compared. Deployment: mirage-evaluation/nightly."""
+"""The flow ``mirage-evaluation``: the published model, target and compared. Deployment: mirage-evaluation/nightly."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.diagnosis import measured
-from flows.heartbeat import said_to_live
-from flows.pointers import NIGHTLY, Subject, subject
-from flows.steps import lost_said, run_task
-from flows.trend import show_night
-from mirage_core.distributed.launch import ending_jobs
+from flows.heartbeat import undo_false_crash
+from flows.pointers import NIGHTLY, EvaluationTarget, pointer_target
+from flows.steps import lost_artifact_logger, prefect_step, run_task
+from mirage_core.distributed.launch import cancel_jobs_on_interrupt
 from mirage_core.errors import MirageError, SignificantDrop
-from mirage_core.evaluation.regression import problems_digest
-from mirage_core.pipeline.diagnose import Diagnosed, chosen_measures, keep_record
-from mirage_core.pipeline.recovery import healed
+from mirage_core.evaluation.compare import problems_digest
+from mirage_core.pipeline.diagnose import DiagnosisTarget, diagnose_target, save_diagnosis_record, select_measures
+from mirage_core.pipeline.recovery import rerun_on_lost_artifact
 from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.run_record import scores_of
 from mirage_core.pipeline.stages.diagnosis import FIGURES
 from mirage_core.pipeline.trend import (
     ALPHA,
     Comparison,
-    LatentsLine,
+    LatentsSummary,
     TrendPoint,
-    compared,
     drop_message,
-    latents_line,
+    latents_summary,
     load_points,
     not_measured,
     now,
     reference_to,
     save_point,
+    with_comparison,
 )
-from mirage_core.pipeline.trend_report import page_of, write_trend
+from mirage_core.pipeline.trend_report import page_url, write_trend
 from mirage_core.store import Store
 from mirage_core.store.records import load_problems
 from mirage_core.types import Artifact
 from tasks.paths import open_store, store_url
+from tasks.ui_artifacts import comparison_markdown, scores_markdown, trend_markdown
 
 
-@flow(name="mirage-evaluation", persist_result=False, result_serializer="json")
+@flow(name="mirage-evaluation", persist_result=False)
 def mirage_evaluation(
     pointer: str = NIGHTLY, alpha: Annotated[float, Field(gt=0, lt=1)] = ALPHA, diagnose: bool = False
 ) -> dict[str, Any]:
-    """Evaluate what the pointer names, compare it with the night before, add to the trend; a drop fails the run.
+    """Evaluate the model that a pointer names, compare it with the night before, and add the night to the trend.
 
-    A night on which nothing has changed is Cached.
+    A significant drop fails the run. A night on which nothing has changed is Cached.
 
     Args:
-        pointer: What names the model in the store. `mirage run --publish-as` and `mirage store point` move it, this
-            flow never does.
-        alpha: A drop is significant when its p-value, corrected for the number of benchmarks, is below this level:
-            then the run ends Failed, after everything has been written.
-        diagnose: Measure too whether the model's latents matter: one more line of the trend, and the page of a
-            diagnosis. It has no part in what counts as a drop, and where it fails the night goes on and tells why.
+        pointer: The pointer that names the model in the store. `mirage run --publish-as` and `mirage store point` move
+            it, this flow never does.
+        alpha: A drop is significant when its p-value, corrected for the number of benchmarks, is below this level.
+            Then the run ends Failed, after everything has been written.
+        diagnose: Also measure whether the model's latents matter: one more line of the trend, and a diagnosis page.
+            It does not count as a drop; where it fails, the night goes on and the trend shows why.
     """
     store = open_store()
-    judged = subject(store, pointer)
-    with said_to_live(), ending_jobs():
-        point = healed(lambda: tonight(store, pointer, judged, alpha), lost_said())
+    target = pointer_target(store, pointer)
+    with undo_false_crash(), cancel_jobs_on_interrupt():
+        point = rerun_on_lost_artifact(lambda: tonight(store, pointer, target, alpha), lost_artifact_logger())
         if diagnose:
-            point = point.model_copy(update={"latents": latents_tonight(store, judged, point)})
+            point = point.model_copy(update={"latents": latents_tonight(store, target, point)})
 
     plot = write_trend(store, pointer, save_point(store, point))
-    show_night(point, plot, page_of(store, pointer))
+    show_night(point, plot, page_url(store, pointer))
     if point.comparison.drops:
-        raise SignificantDrop(drop_message(point, page_of(store, pointer)))
+        raise SignificantDrop(drop_message(point, page_url(store, pointer)))
     get_run_logger().info("%s: %s", pointer, point.comparison.said)
     return point.model_dump(mode="json")
 
 
-def tonight(store: Store, pointer: str, judged: Subject, alpha: float) -> TrendPoint:
-    """Evaluate, and compare with the night before; nothing is written but the stages' artifacts."""
-    problems = judged.problems or run_task("problems", {}, judged.settings, store_url(), {})[0]
-    inputs = {"model": judged.model, "problems": problems}
-    evaluation, cached = run_task("evaluation", {"method": judged.method}, judged.settings, store_url(), inputs)
-    point = point_of(store, pointer, judged, problems, evaluation, night=night_id(), cached=cached)
-    return compared(store, point, load_points(store, pointer), alpha)
+def show_night(point: TrendPoint, plot_png: bytes, page: str) -> None:
+    """Show the artifacts ``nightly-scores``, ``nightly-comparison`` and ``nightly-trend`` in the UI."""
+    create_markdown_artifact(
+        scores_markdown(point.scores), key="nightly-scores", description=f"{point.method}, {point.model.path}"
+    )
+    create_markdown_artifact(
+        comparison_markdown(point), key="nightly-comparison", description=point.comparison.said[:200]
+    )
+    create_markdown_artifact(
+        trend_markdown(point, plot_png, page), key="nightly-trend", description="Accuracy over time"
+    )
 
 
-def latents_tonight(store: Store, judged: Subject, point: TrendPoint) -> LatentsLine:
-    """Diagnose the night's model on the night's problems; what goes wrong is told in the line and in the log."""
+def tonight(store: Store, pointer: str, target: EvaluationTarget, alpha: float) -> TrendPoint:
+    """Evaluate, and compare with the night before; write nothing but the stages' artifacts."""
+    problems = target.problems or run_task("problems", {}, target.settings, store_url(), {})[0]
+    inputs = {"model": target.model, "problems": problems}
+    evaluation, cached = run_task("evaluation", {"method": target.method}, target.settings, store_url(), inputs)
+    point = point_of(store, pointer, target, problems, evaluation, night=night_id(), cached=cached)
+    return with_comparison(store, point, load_points(store, pointer), alpha)
+
+
+def latents_tonight(store: Store, target: EvaluationTarget, point: TrendPoint) -> LatentsSummary:
+    """Diagnose the night's model on the night's problems; an error is noted in the line and in the log."""
     problems = Artifact(kind="problems", path=point.problems.path, digest=point.problems.digest)
     try:
-        measures = chosen_measures(judged.settings, judged.method, ())
-        chosen = Diagnosed(method=judged.method, measures=measures, model=judged.model, problems=problems)
-        page = healed(lambda: measured(judged.settings, chosen), lost_said())["diagnosis"]
-        keep_record(store, page)
-        return latents_line(store, page, FIGURES)
+        measures = select_measures(target.settings, target.method, ())
+        chosen = DiagnosisTarget(method=target.method, measures=measures, model=target.model, problems=problems)
+        step = prefect_step(target.settings, store_url())
+        page = rerun_on_lost_artifact(lambda: diagnose_target(target.settings, chosen, step), lost_artifact_logger())[
+            "diagnosis"
+        ]
+        save_diagnosis_record(store, page)
+        return latents_summary(store, page, FIGURES)
     except MirageError as error:
         get_run_logger().warning("the latents could not be diagnosed tonight: %s", error)
         return not_measured(error)
@@ -99,33 +115,33 @@ def latents_tonight(store: Store, judged: Subject, point: TrendPoint) -> Latents
 def point_of(
     store: Store,
     pointer: str,
-    judged: Subject,
+    target: EvaluationTarget,
     problems: Artifact,
     evaluation: Artifact,
     *,
     night: str,
     cached: bool,
 ) -> TrendPoint:
-    """A night's point, not compared yet."""
+    """Return a night's point of the trend, not compared yet."""
     scores = scores_of([evaluation])
     stage = get_stage("evaluation")
     return TrendPoint(
         night=night,
         time=now(),
         pointer=pointer,
-        method=judged.method,
-        model=reference_to(judged.model),
+        method=target.method,
+        model=reference_to(target.model),
         problems=reference_to(problems),
         test_problems=problems_digest(load_problems(store.fetch(problems), split="test")),
         rules={score.benchmark: score.rule or "" for score in scores},
         evaluation=reference_to(evaluation),
         cached=cached,
-        use={"version": stage.version, **stage.identity(judged.settings)},
+        use={"version": stage.version, **stage.identity(target.settings)},
         scores=scores,
         comparison=Comparison(outcome="first night", said="not compared yet"),
     )
 
 
 def night_id() -> str:
-    """What a night is known by: its flow run, so that a run that is tried again is the same night."""
+    """Return the id of a night: its flow run, so that a retried run is the same night."""
     return str(flow_run.id)

@@ -1,4 +1,4 @@
-"""The flow ``mirage-stage``: one stage of the road on its own. A thin deployment a stage: mirage-stage/<stage>."""
+"""The flow ``mirage-stage``: one stage of the pipeline on its own. Deployments: mirage-stage/<stage>."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from flows.heartbeat import said_to_live
-from flows.steps import lost_said, run_task
+from flows.heartbeat import undo_false_crash
+from flows.steps import lost_artifact_logger, prefect_step
 from mirage_core.config import Method, Settings, StageName
-from mirage_core.distributed.launch import ending_jobs
+from mirage_core.distributed.launch import cancel_jobs_on_interrupt
 from mirage_core.errors import InputError
-from mirage_core.pipeline.pipeline import road
-from mirage_core.pipeline.recovery import healed
+from mirage_core.pipeline.pipeline import run_pipeline
+from mirage_core.pipeline.recovery import rerun_on_lost_artifact
 from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.stage import label
 from mirage_core.recipes import load
 from mirage_core.types import Artifact
 from tasks.paths import open_store, store_url
-from tasks.pictures import settings_markdown
+from tasks.ui_artifacts import settings_markdown
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """A step of the road that has not been taken: its stage, its parameters and the steps it needs."""
+class StageNode:
+    """A stage of the pipeline that has not run: its parameters, and the stages that make its inputs."""
 
     name: str
     params: Mapping[str, Any]
-    inputs: Mapping[str, Planned]
+    inputs: Mapping[str, StageNode]
 
 
-@flow(name="mirage-stage", flow_run_name="{stage}-{recipe}", persist_result=False, result_serializer="json")
+@flow(name="mirage-stage", flow_run_name="{stage}-{recipe}", persist_result=False)
 def single_stage(
     stage: StageName,
     recipe: str = "tiny",
@@ -46,23 +46,23 @@ def single_stage(
 ) -> Artifact:
     """Run one stage of a recipe, on chosen artifacts or on the recipe's own.
 
-    An input that is left empty comes from the stages before this one, which are Cached where they were done.
+    An input that is left empty comes from the stages before this one, which are Cached where they have run.
     A chosen one is an artifact's path in the store (`model/c79ed3f314f4bfba129a`) or the start of its digest, as
     `mirage store ls` and the run's page show them.
 
     Args:
-        stage: The stage to run. Each deployment has its own chosen already.
+        stage: The stage to run. Each deployment has one chosen already.
         recipe: The settings to start from: micro (a minute), tiny, tiny-causal, small, qwen2.5-vl-3b, qwen2.5-vl-7b,
             or the path of a YAML file that the worker can read.
-        overrides: Settings that differ from the recipe's, one an item, such as `seed=7` or
+        overrides: Settings that differ from the recipe's, one per item, such as `seed=7` or
             `relaxation.steps=200`.
         method: What an evaluation judges: the base model (zero-shot), the answer alone (direct-sft), the
-            imagination in words (capimagine), the auxiliary picture given as an input (auxiliary-input), the model
+            imagination in words (capimagine), the auxiliary image as an input (auxiliary-input), the model
             after grounding (stage-1), relaxation (stage-2), relaxation alone (without-stage-1) or reinforcement of any
             of them (grpo after stage-2, direct-sft-grpo, ...). No other stage takes it.
         problems: Problems for auxiliary-images, examples, auxiliary-problems, evaluation, grpo, direct-sft-grpo,
             capimagine-grpo or without-stage-1-grpo: a path or the start of a digest. Empty: the recipe's own.
-        auxiliary_images: Pictures for examples or auxiliary-problems: a path or the start of a digest. Empty: the
+        auxiliary_images: Images for examples or auxiliary-problems: a path or the start of a digest. Empty: the
             recipe's own.
         examples: Training examples for direct-sft, captions, capimagine (the captioned ones), auxiliary-examples,
             auxiliary-input (those), grounding, without-stage-1 or relaxation: a path or the start of a digest. Empty:
@@ -75,40 +75,44 @@ def single_stage(
     create_markdown_artifact(settings_markdown(settings), key="settings", description="The resolved settings")
     named = {"problems": problems, "auxiliary_images": auxiliary_images, "examples": examples, "model": model}
     chosen = chosen_inputs(stage, {name: reference for name, reference in named.items() if reference})
-    step = planned_step(settings, stage, method)
-    with said_to_live(), ending_jobs():
-        return healed(lambda: take(step, settings, chosen), lost_said())
+    node = stage_node(settings, stage, method)
+    with undo_false_crash(), cancel_jobs_on_interrupt():
+        return rerun_on_lost_artifact(lambda: run_node(node, settings, chosen), lost_artifact_logger())
 
 
-def planned_step(settings: Settings, stage: str, method: str | None) -> Planned:
-    """The step of the road that runs this stage; InputError when the recipe has no such step."""
-    made: dict[str, Planned] = road(settings, lambda name, params, /, **inputs: Planned(name, params, inputs))
+def stage_node(settings: Settings, stage: str, method: str | None) -> StageNode:
+    """Return the node of this stage in the recipe's pipeline; InputError when the pipeline has none."""
+    nodes: dict[str, StageNode] = run_pipeline(
+        settings, lambda name, params, /, **inputs: StageNode(name, params, inputs)
+    )
     wanted = label(stage, {"method": method} if method else {})
-    if wanted not in made:
-        raise InputError(f"the recipe {settings.recipe} has no step {wanted!r}, expected one of {', '.join(made)}")
-    return made[wanted]
+    if wanted not in nodes:
+        raise InputError(f"the recipe {settings.recipe} has no step {wanted!r}, expected one of {', '.join(nodes)}")
+    return nodes[wanted]
 
 
 def chosen_inputs(stage: str, references: Mapping[str, str]) -> dict[str, Artifact]:
-    """The artifacts chosen by path or digest; InputError when the stage does not take such an input."""
-    takes = get_stage(stage).inputs or ()
+    """Return the artifacts chosen by path or digest; InputError when the stage takes no such input."""
+    accepted = get_stage(stage).inputs or ()
     for name in references:
-        if name not in takes:
-            raise InputError(f"stage {stage} takes no {name}, it takes {', '.join(takes) or 'what the recipe makes'}")
+        if name not in accepted:
+            raise InputError(
+                f"stage {stage} takes no {name}, it takes {', '.join(accepted) or 'what the recipe makes'}"
+            )
     store = open_store()
     return {name: store.get(reference) for name, reference in references.items()}
 
 
-def take(step: Planned, settings: Settings, chosen: Mapping[str, Artifact]) -> Artifact:
-    """Take a step of the road, and before it the steps whose artifacts were not chosen, each once."""
-    taken: dict[str, Artifact] = {}
+def run_node(node: StageNode, settings: Settings, chosen: Mapping[str, Artifact]) -> Artifact:
+    """Run a stage, and before it the stages whose artifacts were not chosen, each once."""
+    artifacts: dict[str, Artifact] = {}
+    step = prefect_step(settings, store_url())
 
-    def walk(planned: Planned, given: Mapping[str, Artifact]) -> Artifact:
-        named = label(planned.name, planned.params)
-        if named not in taken:
-            inputs = {name: given.get(name) or walk(before, {}) for name, before in planned.inputs.items()}
-            taken[named], cached = run_task(planned.name, planned.params, settings, store_url(), inputs)
-            get_run_logger().info("%s: %s%s", named, taken[named].path, " (cached)" if cached else "")
-        return taken[named]
+    def run(node: StageNode, chosen: Mapping[str, Artifact]) -> Artifact:
+        key = label(node.name, node.params)
+        if key not in artifacts:
+            inputs = {name: chosen.get(name) or run(before, {}) for name, before in node.inputs.items()}
+            artifacts[key] = step(node.name, node.params, **inputs)
+        return artifacts[key]
 
-    return walk(step, chosen)
+    return run(node, chosen)

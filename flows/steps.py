@@ -1,4 +1,4 @@
-"""The Prefect step of the road: each stage becomes a task run of the flow."""
+"""How a flow runs stages: each stage is a task run of the flow, and lost artifacts are logged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 from prefect import State, get_run_logger
 
 from mirage_core.config import Settings
-from mirage_core.pipeline.run_tracker import RunBook
+from mirage_core.pipeline.run_tracker import RunTracker
 from mirage_core.pipeline.stage import label
 from mirage_core.types import Artifact
 from tasks.stages import task_for
@@ -16,33 +16,41 @@ from tasks.stages import task_for
 PrefectStep = Callable[..., Artifact]
 
 
-def prefect_step(settings: Settings, store: str, book: RunBook) -> PrefectStep:
-    """The step that runs a stage as a task and notes it in the run's book; ``store`` is the store's URL."""
+def prefect_step(settings: Settings, store: str, tracker: RunTracker | None = None) -> PrefectStep:
+    """Return a step that runs a stage as a task; ``store`` is a URL.
+
+    ``tracker`` records the stage; without one the flow's log names its artifact.
+    """
 
     def step(name: str, params: Mapping[str, Any], /, **inputs: Artifact) -> Artifact:
-        return book.stage(label(name, params), lambda: run_task(name, params, settings, store, inputs))
+        if tracker is not None:
+            return tracker.track(label(name, params), lambda: run_task(name, params, settings, store, inputs))
+        artifact, cached = run_task(name, params, settings, store, inputs)
+        get_run_logger().info("%s: %s%s", label(name, params), artifact.path, " (cached)" if cached else "")
+        return artifact
 
     return step
 
 
-def lost_said(book: RunBook | None = None) -> Callable[[str], None]:
-    """Tells in the flow's log, and in the run's book, what was lost and is made again."""
+def lost_artifact_logger(tracker: RunTracker | None = None) -> Callable[[str], None]:
+    """Return a callback that notes a lost artifact in the flow's log and in the run's record."""
 
-    def say(said: str) -> None:
-        get_run_logger().warning("%s", said)
-        if book is not None:
-            book.lost(said)
+    def log(message: str) -> None:
+        get_run_logger().warning("%s", message)
+        if tracker is not None:
+            tracker.add_fault(message)
 
-    return say
+    return log
 
 
 def run_task(
     name: str, params: Mapping[str, Any], settings: Settings, store: str, inputs: Mapping[str, Artifact]
 ) -> tuple[Artifact, bool]:
-    """Run one stage's task; its artifact, and whether Prefect or the store had it already."""
-    stage = task_for(name, params, store)
-    ended = stage(
-        name=name, params=dict(params), settings=settings, store=store, inputs=dict(inputs), return_state=True
+    """Run one stage's task; return its artifact, and whether the store had it already."""
+    state = cast(
+        State[Artifact],
+        task_for(name, params)(
+            name=name, params=dict(params), settings=settings, store=store, inputs=dict(inputs), return_state=True
+        ),
     )
-    state = cast(State[Artifact], ended)
     return state.result(), state.name == "Cached"

@@ -1,4 +1,4 @@
-"""The error tree: what can go wrong, and whether trying again can help."""
+"""The exceptions of the project, and whether another attempt can help."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from __future__ import annotations
 class MirageError(Exception):
     """Base of every error this project raises on purpose.
 
-    Messages say what was got, what was expected, and the way out. ``transient`` tells the
-    orchestration whether another attempt with the same input may succeed.
+    Messages name what was got, what was expected, and the way out. ``transient``: another attempt with the same input
+    may succeed.
     """
 
     transient: bool = False
@@ -22,13 +22,13 @@ class SettingsError(InputError):
 
 
 class DataError(InputError):
-    """A row, a picture or a file of a data set is not valid."""
+    """A row, an image or a file of a data set is not valid."""
 
 
 class ArtifactError(MirageError):
-    """Something is wrong with an artifact in the store.
+    """An artifact in the store cannot be used.
 
-    ``lost`` names the artifacts that a stage needed and could not read: made again, they let it run.
+    ``lost`` names the inputs that a stage could not read; once they are made again, the stage can run.
     """
 
     lost: tuple[str, ...] = ()
@@ -43,13 +43,13 @@ class ArtifactDamaged(ArtifactError):
 
 
 class StoreUnavailable(ArtifactError):
-    """The store did not answer, or has no room left."""
+    """The store did not answer, or has no space left."""
 
     transient = True
 
 
 class TrainingError(MirageError):
-    """Training cannot go on: a loss that is not finite, a broken configuration."""
+    """Training cannot continue: a loss that is not finite, a broken configuration."""
 
 
 class TrainingProcessDied(TrainingError):
@@ -59,17 +59,17 @@ class TrainingProcessDied(TrainingError):
 
 
 class TrainingInterrupted(TrainingError):
-    """Training was asked to end (SIGTERM) and has saved where it was; it resumes from there."""
+    """Training got SIGTERM and saved a checkpoint; it resumes from there."""
 
     transient = True
 
 
 class OutOfMemory(TrainingError):
-    """A device has too little memory for what it was given; smaller portions may fit."""
+    """A device has too little memory for a batch; smaller batches may fit."""
 
 
 class JobCancelled(TrainingError):
-    """The processes of a job were ended because somebody asked for it."""
+    """The processes of a job were ended by a cancellation."""
 
 
 class StageTimeout(MirageError):
@@ -77,22 +77,26 @@ class StageTimeout(MirageError):
 
 
 class TeacherError(MirageError):
-    """The teacher could not write an acceptable chain, or its endpoint refuses what it was sent."""
+    """The teacher could not write an acceptable chain."""
 
 
-class TeacherUnavailable(TeacherError):
-    """The teacher's endpoint gave no answer, or asks for a pause; what was answered so far is kept."""
+class EndpointError(MirageError):
+    """A model's endpoint refuses what it was sent, or a recording has no answer to it."""
+
+
+class EndpointUnavailable(EndpointError):
+    """A model's endpoint gave no answer, or asks for a pause; all answers so far are saved."""
 
     transient = True
 
 
 class HubError(MirageError):
-    """A hub of models refused an upload, or could not be reached."""
+    """A model hub rejected an upload, or could not be reached."""
 
 
 class StudyIncomplete(MirageError):
-    """Cells of a study failed; the message names them. The others are done, and kept."""
+    """Cells of a study failed; the message names them. The others are done and stored."""
 
 
 class SignificantDrop(MirageError):
-    """A published model answers significantly fewer problems than the one before; the message holds the figures."""
+    """A new model solves significantly fewer problems than the previous one; the message has the numbers."""

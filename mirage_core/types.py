@@ -1,4 +1,4 @@
-"""The frozen records that cross boundaries: problems, pictures, chains, artifacts, predictions."""
+"""The frozen records that packages exchange: problems, images, reasoning chains, artifacts, predictions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ Variant = Literal["direct", "cot"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One question about one or more pictures, with its reference answer.
+    """One question about one or more images, with its reference answer.
 
-    ``question`` holds one ``<image>`` for each picture, where that picture stands. ``images``
-    are encoded pictures (PNG or JPEG bytes). ``group`` is what accuracy is broken down by
-    ("level-3"). ``facts`` are JSON values the scorer and the oracle teacher need (the map, the
-    plan); a model never sees them.
+    ``question`` has one ``<image>`` at the position of each image. ``images`` are encoded (PNG or JPEG bytes).
+    ``group`` is the key by which accuracy is broken down ("level-3"). ``facts`` are JSON values for the scorer and
+    the oracle teacher (the map, the plan); a model never sees them.
     """
 
     id: str
@@ -34,7 +33,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuxiliaryImage:
-    """The picture a chain imagines: encoded bytes, how it was made ("arrows"), and details."""
+    """The image that a chain imagines: encoded bytes, its style ("arrows"), and details."""
 
     problem_id: str
     image: bytes
@@ -43,8 +42,8 @@ class AuxiliaryImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
-    """What a data set itself brings beside a problem: the picture to imagine, and the words round it or None."""
+class ProvidedImage:
+    """An auxiliary image that a data set itself provides for a problem, and the chain's text around it, if any."""
 
     problem_id: str
     image: bytes
@@ -55,11 +54,10 @@ class Given:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningChain:
-    """The answer a student learns, with text on both sides of the imagined picture.
+    """The answer a student learns, with text on both sides of the imagined image.
 
-    Paper, section 3.1: o = (text_before, I, text_after). ``teacher`` names who wrote it
-    ("oracle" for the solver's own knowledge), so that no reader mistakes its source. ``caption`` says in words
-    what the picture shows, where the imagination is taught as text (CapImagine, arXiv 2602.22766).
+    Paper, section 3.1: o = (text_before, I, text_after). ``teacher`` names its author ("oracle" for the solver's own
+    knowledge). ``caption`` describes the image, for students that imagine in text (CapImagine, arXiv 2602.22766).
     """
 
     problem_id: str
@@ -74,8 +72,8 @@ class ReasoningChain:
 class Rejection:
     """A teacher's answer that was not accepted, and why.
 
-    ``reason`` is one word to count by ("wrong-answer"), ``faults`` says everything that was wrong, ``answer`` is the
-    text itself. ``left_out``: it was the last attempt, so the problem is not taught.
+    ``reason`` is one word for counts ("wrong-answer"), ``faults`` lists everything that is wrong, ``answer`` is the
+    text. ``left_out``: it was the last attempt, so the problem is left out of training.
     """
 
     problem_id: str
@@ -93,7 +91,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingExample:
-    """A problem, the picture to imagine, and the chain around it."""
+    """A problem, the image to imagine, and the chain around it."""
 
     problem: Problem
     auxiliary_image: AuxiliaryImage
@@ -113,7 +111,7 @@ class Artifact(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentSpan:
-    """Where latents stood in an output: before token ``position`` of it, ``num_latents`` of them."""
+    """``num_latents`` latents in an output, before its token ``position``."""
 
     position: int
     num_latents: int
@@ -121,26 +119,26 @@ class LatentSpan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What a model answered to one problem.
+    """A model's answer to one problem.
 
-    ``output`` is the decoded text with each span shown as ``<latents:k>``; ``spans`` say where
-    the latents stood among ``token_ids``; ``finished`` is False when the length limit cut it.
+    ``output`` is the decoded text with each span shown as ``<latents:k>``; ``spans`` locates the latents among
+    ``token_ids``; ``finished`` is False if the length limit cut the answer.
     """
 
     problem_id: str
     benchmark: str
     group: str
     method: str
+    sample: int = 0
     output: str
     token_ids: tuple[int, ...]
     spans: tuple[LatentSpan, ...]
     finished: bool
-    sample: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """The verdict on one prediction: ``parsed`` is None when no answer could be read."""
+    """The verdict on one prediction: ``parsed`` is None if no answer could be read."""
 
     problem_id: str
     correct: bool
@@ -148,9 +146,12 @@ class Score:
     rule: str
 
 
+Scored = tuple[Prediction, Score]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressEvent:
-    """A step of long work: who works, how far it is, and the figures of this step."""
+    """Progress of long work: its stage, the step reached, and the metrics of this step."""
 
     stage: str
     message: str = ""
@@ -160,6 +161,3 @@ class ProgressEvent:
 
 
 Progress = Callable[[ProgressEvent], None]
-
-
-Scored = tuple[Prediction, Score]

@@ -1,1 +1,5 @@
-"""Thin Prefect tasks round the stages: cache key, retries, time-outs, progress and what the UI shows."""
+"""Thin Prefect tasks round the stages: retries, time-outs, progress and what the UI shows."""
+
+from mirage_core.methods import import_registered
+
+import_registered()

@@ -1,6 +1,6 @@
-"""Keys of an S3 store in a Prefect block: flows load them when they start, and nothing else ever holds them.
+"""Keys of an S3 store in a Prefect block, which flows load when they start.
 
-MIRAGE_S3_BLOCK names the block. Without it the standard AWS variables of the worker count.
+MIRAGE_S3_BLOCK names the block. Without it the worker's AWS variables are used.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ class S3Credentials(Block):
     endpoint_url: str | None = Field(default=None, description="The server, where it is not AWS: https://host:port.")
 
     def environment(self) -> dict[str, str]:
-        """The standard AWS variables."""
+        """Return the standard AWS variables."""
         token = self.session_token.get_secret_value() if self.session_token else None
-        told = {
+        variables = {
             "AWS_ACCESS_KEY_ID": self.access_key_id.get_secret_value(),
             "AWS_SECRET_ACCESS_KEY": self.secret_access_key.get_secret_value(),
             "AWS_SESSION_TOKEN": token,
             "AWS_DEFAULT_REGION": self.region,
             "AWS_ENDPOINT_URL": self.endpoint_url,
         }
-        return {name: value for name, value in told.items() if value}
+        return {name: value for name, value in variables.items() if value}
 
 
 def provide(name: str) -> None:
-    """Give this process the keys of the block, in place of any it has; once a process."""
-    told = _loaded(name)
-    os.environ.pop("AWS_SESSION_TOKEN", None)  # of other keys
-    os.environ.update(told)
+    """Set the AWS variables of this process to the keys of the block, replacing any others."""
+    variables = _load(name)
+    os.environ.pop("AWS_SESSION_TOKEN", None)  # it belongs to other keys
+    os.environ.update(variables)
 
 
 def save(name: str, environment: Mapping[str, str]) -> None:
-    """Save the AWS variables of ``environment`` as the block ``name``; what it held before is replaced."""
+    """Save the AWS variables of ``environment`` as the block ``name``, replacing its content."""
     missing = [key for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY") if not environment.get(key)]
     if missing:
-        raise SettingsError(f"{' and '.join(missing)} not set: export the keys that the block is to hold, then again")
+        raise SettingsError(f"{' and '.join(missing)} not set: export the keys for the block, then run this again")
     token = environment.get("AWS_SESSION_TOKEN")
     block = S3Credentials(
         access_key_id=SecretStr(environment["AWS_ACCESS_KEY_ID"]),
@@ -69,7 +69,7 @@ def save(name: str, environment: Mapping[str, str]) -> None:
 
 
 @cache
-def _loaded(name: str) -> dict[str, str]:
+def _load(name: str) -> dict[str, str]:
     if not get_current_settings().api.url:
         raise SettingsError(
             f"{VARIABLE} names the Prefect block {name!r}, but no Prefect server is known: set PREFECT_API_URL, "
@@ -77,11 +77,11 @@ def _loaded(name: str) -> dict[str, str]:
         )
     try:
         return cast(S3Credentials, S3Credentials.load(name, _sync=True)).environment()  # type: ignore[call-arg]
-    except ValueError:  # what Prefect says of a block that is not there
+    except ValueError:  # raised by Prefect for a missing block
         fault = "the server does not have"
-    except RuntimeError:  # of one that does not fit its type
+    except RuntimeError:  # raised for a block of another type
         fault = "does not hold the keys"
-    # Raised out here: what the block's own error holds stays out of the traceback.
+    # Raised outside the except block: the block's own error may hold the keys.
     raise SettingsError(
         f"{VARIABLE} names the Prefect block {name!r}, which {fault}: save it with `mirage s3-block {name}` while the "
         f"AWS variables are set, or unset {VARIABLE}"

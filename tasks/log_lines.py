@@ -1,4 +1,4 @@
-"""A progress event as one line for people."""
+"""A progress event as one log line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from mirage_core.types import ProgressEvent
 
 
 def line_of(name: str, event: ProgressEvent) -> str:
-    """One log line of a progress event: ``relaxation 120/700 loss 0.31 (message)``."""
+    """Return the log line of a progress event: ``relaxation 120/700 loss 0.31 (message)``."""
     parts = [name]
     if event.step is not None:
         parts.append(f"{event.step}/{event.total}" if event.total else f"{event.step}")
@@ -19,5 +19,5 @@ def line_of(name: str, event: ProgressEvent) -> str:
 
 
 def figures_of(metrics: Mapping[str, float]) -> str:
-    """Figures in one line: ``loss 0.31, cosine 0.92``."""
+    """Return metrics in one line: ``loss 0.31, cosine 0.92``."""
     return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())

@@ -1,6 +1,6 @@
-"""The key of the teacher's endpoint, read where the stage runs: a Prefect Secret block if named, else a variable.
+"""The key of the teacher's endpoint, read where the stage runs: from a Prefect Secret block, else from a variable.
 
-It is never a parameter of a flow, a setting or a job variable: all of those are shown in Prefect's UI.
+It is never a flow parameter, a setting or a job variable: Prefect's UI shows all of those.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mirage_core.errors import SettingsError
 
 
 def read_key(runtime: TeacherRuntime) -> SecretStr | None:
-    """The key, None where the variable is not set; SettingsError for a block that cannot be read."""
+    """Return the key; None where the variable is unset, SettingsError where the block cannot be read."""
     if runtime.api_key_block is not None:
         return _from_block(runtime.api_key_block)
     value = os.environ.get(runtime.api_key_variable)
@@ -33,7 +33,7 @@ def _from_block(name: str) -> SecretStr:
         if isinstance(value, str) and value.strip():
             return SecretStr(value)
         fault = "it holds no text"
-    # Raised out here: what the block's own error holds stays out of the traceback.
+    # Raised outside the except block: the block's own error may hold the key.
     raise SettingsError(
         f"the Prefect Secret block {name!r} (runtime.teacher.api_key_block) gave no key ({fault}): make it in "
         "Prefect's UI under Blocks, or name an environment variable in runtime.teacher.api_key_variable instead"

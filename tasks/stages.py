@@ -1,4 +1,4 @@
-"""One Prefect task a stage: the same body, called under the stage's name with its key, retries and time-out."""
+"""One Prefect task per stage: the same body under the stage's name, with retries and a time-out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 from prefect import State, Task, get_run_logger, task
-from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
@@ -16,28 +16,26 @@ from prefect.utilities.timeout import timeout
 
 from mirage_core.config import Settings
 from mirage_core.errors import MirageError, StageTimeout
-from mirage_core.llm_client.secrets import keys_from
+from mirage_core.llm_client.secrets import use_key_reader
 from mirage_core.pipeline.recovery import DELAYS_S, JITTER
 from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.shards import run_stage_in_shards
 from mirage_core.pipeline.stage import Stage, label
 from mirage_core.types import Artifact, ProgressEvent
-from tasks.cache import cache_key
 from tasks.gpu import GpuSlot
 from tasks.paths import open_store
 from tasks.progress import StageProgress
-from tasks.results import results_in
 from tasks.secrets import read_key
-from tasks.shards import mapped
+from tasks.shards import map_shards
 
 RETRIES = len(DELAYS_S)
 BACKOFF = exponential_backoff(backoff_factor=DELAYS_S[0])
-# The launcher of a stage with processes of its own fires first and says more; the task's time-out is the net below it.
-SPARE_S = 600
+TIMEOUT_MARGIN_S = 600
+"""A stage with its own processes is timed out by their launcher first; the task's time-out is a fallback."""
 
 
-def may_help(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's signature)
-    """Whether another attempt may succeed: the network, a killed process; never a fault of the input."""
+def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's signature)
+    """Whether another attempt may succeed: after a network error or a killed process, never after an input error."""
     try:
         state.result(raise_on_failure=True)
     except MirageError as error:
@@ -51,25 +49,25 @@ def may_help(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # 
     return False
 
 
+# The store alone decides what is cached: Prefect persists no result.
 @task(
-    cache_policy=CacheKeyFnPolicy(cache_key_fn=cache_key),
-    persist_result=True,
-    result_serializer="json",
+    cache_policy=NO_CACHE,
+    persist_result=False,
     retries=RETRIES,
     retry_delay_seconds=BACKOFF,
     retry_jitter_factor=JITTER,
-    retry_condition_fn=may_help,
+    retry_condition_fn=is_transient,
 )
 def stage_task(
     name: str, params: dict[str, Any], settings: Settings, store: str, inputs: dict[str, Artifact]
 ) -> Artifact | State[Artifact]:
-    """Run one stage, or find its artifact in the store: then the task run says Cached."""
+    """Run one stage, or find its artifact in the store: then the task run is Cached."""
     stage = get_stage(name)
     log = get_run_logger()
     progress = StageProgress(label(name, params), log, curves=stage.checkpoints)
     slot = GpuSlot(log)
 
-    def told(event: ProgressEvent) -> None:
+    def report(event: ProgressEvent) -> None:
         slot.check()
         progress(event)
 
@@ -80,10 +78,10 @@ def stage_task(
             settings,
             inputs,
             open_store(store),
-            told,
+            report,
             params,
-            fan_out=mapped(settings.runtime, store, _retries()),
-            guard=guarded(stage, settings, slot),
+            fan_out=map_shards(settings.runtime, store, _retry_options()),
+            guard=stage_guard(stage, settings, slot),
         )
         done = True
     finally:
@@ -94,17 +92,17 @@ def stage_task(
 
 
 class _TimedOut(TimeoutError):
-    """The stage's own time-out, told from one of the network."""
+    """The stage's own time-out, distinct from one of the network."""
 
 
 @contextmanager
-def guarded(stage: Stage, settings: Settings, slot: GpuSlot) -> Iterator[None]:
-    """What surrounds a stage's work: the GPU's slot where it runs a model, the teacher's key, the stage's time-out."""
+def stage_guard(stage: Stage, settings: Settings, slot: GpuSlot) -> Iterator[None]:
+    """Surround a stage's work with the GPU's slot (where it runs a model), the teacher's key, and the time-out."""
     seconds = settings.runtime.for_stage(stage.name).timeout_s
-    net = seconds + SPARE_S if stage.gpu else seconds
-    with slot.held() if stage.gpu else nullcontext(), keys_from(read_key):
+    limit = seconds + TIMEOUT_MARGIN_S if stage.gpu else seconds
+    with slot.acquired() if stage.gpu else nullcontext(), use_key_reader(read_key):
         try:
-            with timeout(net, _TimedOut):
+            with timeout(limit, _TimedOut):
                 yield
         except _TimedOut as error:
             raise StageTimeout(
@@ -113,27 +111,22 @@ def guarded(stage: Stage, settings: Settings, slot: GpuSlot) -> Iterator[None]:
             ) from error
 
 
-def task_for(name: str, params: Mapping[str, Any], store: str) -> Task[..., Any]:
-    """The task of one stage: its name, its retries, and where its result is kept: in the store, with its artifact.
+def task_for(name: str, params: Mapping[str, Any]) -> Task[..., Any]:
+    """Return the task of one stage, with the stage's name and retries.
 
-    Waiting for the GPU must not count: it has no time-out here.
+    It has no time-out of its own: waiting for the GPU must not count.
     """
     stage = get_stage(name)
-    named = label(name, params)
     return stage_task.with_options(
-        name=stage.name,
-        task_run_name=named,
-        description=stage.run.__doc__,
-        result_storage=results_in(store),
-        **_retries(),
+        name=stage.name, task_run_name=label(name, params), description=stage.run.__doc__, **_retry_options()
     )
 
 
-def _retries() -> dict[str, Any]:
-    """The task options by which a stage, and each shard of one, is tried again."""
+def _retry_options() -> dict[str, Any]:
+    """Return the task options by which a stage, and each of its shards, is retried."""
     return {
         "retries": RETRIES,
         "retry_delay_seconds": BACKOFF,
         "retry_jitter_factor": JITTER,
-        "retry_condition_fn": may_help,
+        "retry_condition_fn": is_transient,
     }

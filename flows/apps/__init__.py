@@ -1,1 +1,1 @@
-"""Groups of commands of ``mirage``, one file a group; what they do is in ``flows/commands``."""
+"""The commands of ``mirage``: their arguments and help. What they do is in ``flows/commands``, imported when called."""

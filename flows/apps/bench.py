@@ -1,4 +1,4 @@
-"""``mirage bench``: what the parts cost on this machine."""
+"""``mirage bench``: measure speed and memory on this machine."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import typer
 
 from flows.apps.options import JsonOption, RecipeOption, SetsOption, StoreOption
 
-app = typer.Typer(help="Measure what the parts cost on this machine.", no_args_is_help=True)
+app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 
 
 @app.command("latent")
 def bench_latent(
-    repeats: Annotated[int, typer.Option(help="Measured rounds of each case.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Measured rounds per case.")] = 5,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 1,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out the largest batches.")] = False,
     as_json: JsonOption = False,
@@ -30,7 +30,7 @@ def bench_synthesis(
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the samples.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how fast problems, pictures and chains are made, in one process and in two (about five minutes)."""
+    """Measure how fast problems, images and chains are made, in one process and in two (about five minutes)."""
     from flows.commands import bench as command
 
     command.synthesis(quick=quick, as_json=as_json)
@@ -38,9 +38,9 @@ def bench_synthesis(
 
 @app.command("orchestration")
 def bench_orchestration(
-    rounds: Annotated[int, typer.Option(help="Measured rounds; one before them does not count.")] = 5,
-    seconds: Annotated[float, typer.Option(help="How long each stage waits instead of working.")] = 1.0,
-    real: Annotated[bool, typer.Option("--real", help="Run the recipe micro as it is instead of waiting.")] = False,
+    rounds: Annotated[int, typer.Option(help="Measured rounds, after one that does not count.")] = 5,
+    seconds: Annotated[float, typer.Option(help="Seconds that each stage waits instead of working.")] = 1.0,
+    real: Annotated[bool, typer.Option("--real", help="Run the recipe micro instead of waiting.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare the flow's wall time with the sum of its stages, cold and cached (about three minutes)."""
@@ -51,15 +51,15 @@ def bench_orchestration(
 
 @app.command("grpo")
 def bench_grpo(
-    model: Annotated[Path, typer.Argument(help="The model GRPO begins with: a model folder, of stage 2 say.")],
-    problems: Annotated[Path, typer.Argument(help="The folder of its problems: problems.parquet.")],
-    folder: Annotated[Path, typer.Option(help="Where the runs, grpo.json and grpo.png go; finished runs are kept.")],
+    model: Annotated[Path, typer.Argument(help="The model folder that GRPO starts from, such as stage 2's.")],
+    problems: Annotated[Path, typer.Argument(help="The folder of its problems (problems.parquet).")],
+    folder: Annotated[Path, typer.Option(help="The folder of runs, grpo.json and grpo.png; finished runs are reused.")],
     recipe: RecipeOption = "tiny",
     sets: SetsOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Runs, with the seeds 1, 2, ...")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of runs, with the seeds 1, 2, ...")] = 3,
     as_json: JsonOption = False,
 ) -> None:
-    """Show whether GRPO raises the sampled reward and leaves greedy answers as good (minutes a seed)."""
+    """Measure whether GRPO raises the sampled reward and keeps the greedy accuracy (minutes per seed)."""
     from flows.commands import bench as command
 
     command.grpo(model, problems, folder, recipe, sets or [], seeds, as_json=as_json)
@@ -70,13 +70,13 @@ def bench_training(
     recipe: RecipeOption = "tiny",
     sets: SetsOption = None,
     cases: Annotated[
-        str, typer.Option(help="What is measured, beside direct-sft: some of grounding,relaxation,grpo.")
+        str, typer.Option(help="Cases besides direct-sft: some of grounding,relaxation,grpo.")
     ] = "grounding,relaxation,grpo",
-    rounds: Annotated[int, typer.Option(help="Measured steps of each case; one before them does not count.")] = 3,
-    layers: Annotated[int | None, typer.Option(help="Only so many layers, where the whole model is too large.")] = None,
+    rounds: Annotated[int, typer.Option(help="Measured steps per case, after one that does not count.")] = 3,
+    layers: Annotated[int | None, typer.Option(help="Use only this many layers of a model that is too large.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Time and memory of a step of stage 1, stage 2 and GRPO against plain fine-tuning, with random weights, here."""
+    """Measure time and memory of a step of stage 1, stage 2 and GRPO against plain fine-tuning, with random weights."""
     from flows.commands import bench as command
 
     command.training(recipe, sets or [], cases.split(","), rounds, layers, as_json=as_json)
@@ -85,7 +85,7 @@ def bench_training(
 @app.command("store")
 def bench_store(
     megabytes: Annotated[int, typer.Option(help="Size of the file.")] = 200,
-    rounds: Annotated[int, typer.Option(help="Measured rounds; one before them does not count.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Measured rounds, after one that does not count.")] = 5,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:

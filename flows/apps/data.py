@@ -1,4 +1,4 @@
-"""``mirage data``: check and look at data before it is trained on."""
+"""``mirage data``, ``teacher`` and ``scenes``: check training data, and try out what makes it."""
 
 from __future__ import annotations
 
@@ -7,31 +7,83 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Check your own data, and look at examples as the model sees them.", no_args_is_help=True)
+from flows.apps.options import RecipeOption, SetsOption, StoreOption
+
+data_app = typer.Typer(help="Check your own data, and show examples as the model sees them.", no_args_is_help=True)
+teacher_app = typer.Typer(help="Try the teacher that writes the reasoning chains.", no_args_is_help=True)
+scenes_app = typer.Typer(help="Render scenes with CogVideoX, and fine-tune it by LoRA.", no_args_is_help=True)
+
+SceneSetsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Settings below auxiliary_images.scenes, such as width=480."),
+]
 
 
-@app.command("check")
+@data_app.command("check")
 def data_check(
     file: Annotated[Path, typer.Argument(help="A JSONL file: question, images, answer, auxiliary_image.")],
 ) -> None:
-    """Read every line of a JSONL file and its pictures; every fault is shown with its line (exit status 1)."""
+    """Read every line of a JSONL file and its images; print every fault with its line (exit status 1)."""
     from flows.commands import data as command
 
     command.check(file)
 
 
-@app.command("preview")
+@data_app.command("preview")
 def data_preview(
     source: Annotated[str, typer.Argument(help="A JSONL file of your own, or an artifact of examples.")],
-    recipe: Annotated[str, typer.Option(help="Whose prompt, latents and tokenizer.")] = "tiny",
-    sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Override a setting; may be repeated.")
-    ] = None,
-    count: Annotated[int, typer.Option("--n", min=1, help="How many examples.")] = 3,
-    page: Annotated[Path | None, typer.Option("--html", help="Also write a page with the pictures.")] = None,
-    store: Annotated[str | None, typer.Option("--store", help="The store. [default: MIRAGE_STORE]")] = None,
+    recipe: Annotated[str, typer.Option(help="The recipe whose prompt, latents and tokenizer are used.")] = "tiny",
+    sets: SetsOption = None,
+    count: Annotated[int, typer.Option("--n", min=1, help="Number of examples.")] = 3,
+    page: Annotated[Path | None, typer.Option("--html", help="Also write a page with the images.")] = None,
+    store: StoreOption = None,
 ) -> None:
-    """Show examples as the model will see them: text, latents, label mask, auxiliary image and its target cells."""
+    """Show examples as the model sees them: text, latents, label mask, auxiliary image and its target cells.
+
+    Example: mirage data preview my-data.jsonl --n 1 --html preview.html
+    """
     from flows.commands import data as command
 
     command.show(source, recipe, sets or [], count, page, store)
+
+
+@teacher_app.command("try")
+def teacher_try(
+    recipe: RecipeOption = "tiny",
+    sets: SetsOption = None,
+    count: Annotated[int, typer.Option("--n", help="Number of problems.")] = 3,
+    store: StoreOption = None,
+) -> None:
+    """Let the recipe's teacher write a few chains; print them, what was rejected and why, and the cost."""
+    from flows.commands import teacher as command
+
+    command.try_out(recipe, sets or [], count, store)
+
+
+@scenes_app.command("try")
+def scenes_try(
+    description: Annotated[str, typer.Argument(help="The scene in words.")],
+    output: Annotated[Path, typer.Argument(help="The PNG file to write.")],
+    sets: SceneSetsOption = None,
+    seed: Annotated[int, typer.Option(help="The seed of the noise.")] = 42,
+) -> None:
+    """Render one frame from a description.
+
+    Example: mirage scenes try "a red cube on a table" cube.png
+    """
+    from flows.commands import scenes as command
+
+    command.try_out(description, output, sets or [], seed)
+
+
+@scenes_app.command("finetune")
+def scenes_finetune(
+    pairs: Annotated[Path, typer.Argument(help="A JSONL file of {description, image}, with the images beside it.")],
+    output: Annotated[Path, typer.Argument(help="The folder of the LoRA weights and of the checkpoint.")],
+    sets: SceneSetsOption = None,
+    seed: Annotated[int, typer.Option(help="The seed of weights, order and noise.")] = 42,
+) -> None:
+    """Fine-tune CogVideoX by LoRA on descriptions and frames; a run that was killed resumes."""
+    from flows.commands import scenes as command
+
+    command.train(pairs, output, sets or [], seed)

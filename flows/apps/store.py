@@ -1,4 +1,4 @@
-"""``mirage store``: a look into the store of artifacts."""
+"""``mirage store``: list, check, clean up and name artifacts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from flows.apps.options import JsonOption, StoreOption
 
-app = typer.Typer(help="Look into the store of artifacts.", no_args_is_help=True)
+app = typer.Typer(help="List, check, clean up and name the artifacts of the store.", no_args_is_help=True)
 
 
 @app.command("ls")
@@ -17,7 +17,10 @@ def store_ls(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List the artifacts, newest first."""
+    """List the artifacts, newest first.
+
+    Example: mirage store ls model
+    """
     from flows.commands import store as command
 
     command.list_artifacts(kind, store, as_json=as_json)
@@ -29,7 +32,10 @@ def store_show(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show an artifact's files, figures and origin."""
+    """Show an artifact's files, summary and origin.
+
+    Example: mirage store show model/c79ed3f314f4bfba129a
+    """
     from flows.commands import store as command
 
     command.show_artifact(reference, store, as_json=as_json)
@@ -39,11 +45,11 @@ def store_show(
 def store_verify(
     reference: Annotated[str | None, typer.Argument(help="One artifact. [default: all]")] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Take what is damaged out of use, so that its stage runs again.")
+        bool, typer.Option("--repair", help="Move damaged artifacts to the quarantine, so that their stages run again.")
     ] = False,
     store: StoreOption = None,
 ) -> None:
-    """Read every byte of one artifact, or of all, against the manifests; exit status 1 where one is damaged."""
+    """Check every byte of one artifact, or of all, against the manifests; exit status 1 where one is damaged."""
     from flows.commands import store as command
 
     command.verify(reference, store, repair=repair)
@@ -51,17 +57,20 @@ def store_verify(
 
 @app.command("gc")
 def store_gc(
-    delete: Annotated[bool, typer.Option("--delete", help="Remove it. [default: only show it]")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove what is found. [default: only show it]")] = False,
     older_than: Annotated[
-        str, typer.Option(metavar="AGE", help="Only what was written last so long ago: 2h, 7d. [default: 7d]")
+        str, typer.Option(metavar="AGE", help="Only what was last written longer ago: 2h, 7d. [default: 7d]")
     ] = "7d",
     keep_runs: Annotated[
-        int | None, typer.Option(min=1, help="Only that many of the newest runs keep their artifacts. [default: all]")
+        int | None, typer.Option(min=1, help="Keep the artifacts of only this many newest runs. [default: all]")
     ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find what nothing needs any more: uploads that were killed, dead checkpoints, artifacts without a run."""
+    """Find what nothing refers to any more: killed uploads, dead checkpoints, artifacts without a run.
+
+    Example: mirage store gc --older-than 2h --delete
+    """
     from flows.commands import store as command
 
     command.collect(older_than, keep_runs, store, delete=delete, as_json=as_json)
@@ -69,13 +78,16 @@ def store_gc(
 
 @app.command("point")
 def store_point(
-    name: Annotated[str, typer.Argument(help="The pointer: `nightly` is what mirage-evaluation/nightly evaluates.")],
+    name: Annotated[str, typer.Argument(help="The pointer; mirage-evaluation/nightly evaluates `nightly`.")],
     reference: Annotated[
         str, typer.Argument(metavar="ARTIFACT", help="An artifact's path, or the start of its digest.")
     ],
     store: StoreOption = None,
 ) -> None:
-    """Let a name stand for an artifact from now on."""
-    from flows.commands import point as command
+    """Point a name at an artifact.
+
+    Example: mirage store point nightly model/c79ed3f314f4bfba129a
+    """
+    from flows.commands import store as command
 
     command.point(name, reference, store)

@@ -1,15 +1,16 @@
-"""``mirage bench``: what the parts cost on this machine, in ratios."""
+"""``mirage bench``: measure speed and memory on this machine; results go to stdout, progress to stderr."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.table import Table
 
-from flows.commands.printing import aside, console
+from flows.commands.printing import console, stderr
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,52 +24,50 @@ if TYPE_CHECKING:
     from bench.training import Measured
     from mirage_core.types import ProgressEvent
 
+AnyRow = TypeVar("AnyRow")
+
 _BETTER = {"stage1": "less", "stage2": "less", "decode": "more", "group": "more", "answers": "more"}
 
 
 def latent(repeats: int, threads: int, *, quick: bool, as_json: bool) -> None:
-    """Measure the latent engine and print the rows; those that are done meanwhile go to stderr."""
+    """Compare training and decoding with latents to plain training and stock generate."""
     from bench.latent import measure
 
-    rows = measure(repeats, _tell, quick=quick, threads=threads)
-    if as_json:
-        console.print_json(json.dumps([asdict(row) for row in rows]))
-    else:
-        console.print(table(rows))
+    rows = measure(repeats, _log_latent, quick=quick, threads=threads)
+    _show(rows, latent_table, as_json=as_json)
 
 
 def orchestration(rounds: int, seconds: float | None, *, as_json: bool) -> None:
-    """Measure what Prefect costs on a server of its own; rounds that are done meanwhile go to stderr."""
+    """Compare the flow's wall time with the sum of its stages, on a temporary Prefect server."""
     from bench.orchestration import measure
 
-    aside.print("starting a temporary Prefect server (15 to 60 s)", markup=False)
-    rows = measure(walk, rounds, seconds, _tell_round)
-    if as_json:
-        console.print_json(json.dumps([asdict(row) for row in rows]))
-    else:
-        console.print(orchestration_table(rows))
+    _log("starting a temporary Prefect server (15 to 60 s)")
+    rows = measure(run_flow, rounds, seconds, _log_round)
+    _show(rows, orchestration_table, as_json=as_json)
 
 
 def synthesis(*, quick: bool, as_json: bool) -> None:
-    """Measure how fast data is made and print the rows; those that are done meanwhile go to stderr."""
+    """Measure how fast problems, images and chains are made."""
     from bench.synthesis import measure
 
-    rows = measure(_tell_synthesis, quick=quick)
-    if as_json:
-        console.print_json(json.dumps([asdict(row) for row in rows]))
-        return
-    shown = Table("kind", "samples", "processes", "samples / s", "seconds", "peak MiB", box=None, pad_edge=False)
+    rows = measure(_log_synthesis, quick=quick)
+    _show(rows, synthesis_table, as_json=as_json)
+
+
+def synthesis_table(rows: list[SynthesisRow]) -> Table:
+    """Return one row per kind and number of processes."""
+    table = Table("kind", "samples", "processes", "samples / s", "seconds", "peak MiB", box=None, pad_edge=False)
     for row in rows:
         seconds = f"{row.problems_s:.1f} + {row.pictures_s:.1f} + {row.chains_s:.1f}"
         figures = (f"{row.samples_per_second:.0f}", seconds, f"{row.peak_mib:.0f}")
-        shown.add_row(row.kind, str(row.samples), str(row.processes), *figures)
-    console.print(shown)
+        table.add_row(row.kind, str(row.samples), str(row.processes), *figures)
+    return table
 
 
 def grpo(
     model: Path, problems: Path, folder: Path, recipe: str, overrides: list[str], seeds: int, *, as_json: bool
 ) -> None:
-    """Run GRPO with several seeds and print what changed; what is under way goes to stderr."""
+    """Run GRPO with several seeds, and print reward and accuracy before and after."""
     from bench.grpo import measure
 
     result = measure(
@@ -78,13 +77,13 @@ def grpo(
         recipe=recipe,
         overrides=overrides,
         seeds=range(1, seeds + 1),
-        told=lambda said: aside.print(said, markup=False),
-        progress=_tell_progress,
+        log=_log,
+        progress=_log_progress,
     )
     if as_json:
         console.print_json(json.dumps(asdict(result)))
         return
-    shown = Table("on held-out problems", "before", "after", "difference", "95 %", box=None, pad_edge=False)
+    table = Table("on held-out problems", "before", "after", "difference", "95 %", box=None, pad_edge=False)
     changes = {
         "sampled reward": result.sampled_reward,
         "sampled accuracy": result.sampled_accuracy,
@@ -98,12 +97,12 @@ def grpo(
             f"{change.difference:+.3f}",
             f"{low:+.3f} {high:+.3f}",
         )
-        shown.add_row(name, *figures)
-    console.print(shown)
+        table.add_row(name, *figures)
+    console.print(table)
 
 
-def walk(recipe: str, overrides: list[str], store: str) -> None:
-    """The flow ``mirage`` in this process, with this store."""
+def run_flow(recipe: str, overrides: list[str], store: str) -> None:
+    """Run the flow ``mirage`` in this process, with this store."""
     from flows.full_pipeline import mirage
 
     os.environ["MIRAGE_STORE"] = store
@@ -111,45 +110,42 @@ def walk(recipe: str, overrides: list[str], store: str) -> None:
 
 
 def orchestration_table(rows: list[OrchestrationRow]) -> Table:
-    """The rows for people."""
-    shown = Table("case", "stages", "wall / stages", "wall ms", "stages ms", "ms a stage", box=None, pad_edge=False)
+    """Return one row per case."""
+    table = Table("case", "stages", "wall / stages", "wall ms", "stages ms", "ms a stage", box=None, pad_edge=False)
     for row in rows:
         figures = (f"{row.ratio:.3f}", f"{row.wall_ms:.0f}", f"{row.stages_ms:.0f}", f"{row.overhead_ms:.0f}")
-        shown.add_row(row.case, str(row.stages), *figures)
-    return shown
+        table.add_row(row.case, str(row.stages), *figures)
+    return table
 
 
 def store(url: str, megabytes: int, rounds: int, *, as_json: bool) -> None:
-    """Measure the store on S3 against boto3; rounds that are done meanwhile go to stderr."""
+    """Compare publishing and fetching on S3 with boto3."""
     from bench.store import measure
 
-    rows = measure(url, megabytes, rounds, _tell_store)
-    if as_json:
-        console.print_json(json.dumps([asdict(row) for row in rows]))
-    else:
-        console.print(store_table(rows))
+    rows = measure(url, megabytes, rounds, _log_store)
+    _show(rows, store_table, as_json=as_json)
 
 
 def store_table(rows: list[StoreRow]) -> Table:
-    """The rows for people."""
-    shown = Table("case", "MB", "ratio", "MB/s", "boto3 MB/s", box=None, pad_edge=False)
+    """Return one row per case."""
+    table = Table("case", "MB", "ratio", "MB/s", "boto3 MB/s", box=None, pad_edge=False)
     for row in rows:
         figures = (f"{row.ratio:.2f}", f"{row.ours_mb_s:.0f}", f"{row.boto3_mb_s:.0f}")
-        shown.add_row(row.case, str(row.megabytes), *figures)
-    return shown
+        table.add_row(row.case, str(row.megabytes), *figures)
+    return table
 
 
-def table(rows: list[Row]) -> Table:
-    """The rows for people."""
-    shown = Table("case", "batch", "k", "ratio", "better", "ms", "baseline ms", box=None, pad_edge=False)
+def latent_table(rows: list[Row]) -> Table:
+    """Return one row per case, batch and k."""
+    table = Table("case", "batch", "k", "ratio", "better", "ms", "baseline ms", box=None, pad_edge=False)
     for row in rows:
         figures = (f"{row.ratio:.3f}", _BETTER[row.case], f"{row.median_ms:.1f}", f"{row.baseline_ms:.1f}")
-        shown.add_row(row.case, str(row.batch), str(row.k), *figures)
-    return shown
+        table.add_row(row.case, str(row.batch), str(row.k), *figures)
+    return table
 
 
 def training(recipe: str, sets: list[str], cases: list[str], rounds: int, layers: int | None, *, as_json: bool) -> None:
-    """Measure a recipe's training steps and print the rows; those that are done meanwhile go to stderr."""
+    """Measure a recipe's training steps against plain fine-tuning."""
     from bench.training import CASES, measure
     from mirage_core.errors import InputError
     from mirage_core.recipes import load
@@ -157,53 +153,54 @@ def training(recipe: str, sets: list[str], cases: list[str], rounds: int, layers
     unknown = sorted(set(cases) - set(CASES))
     if unknown:
         raise InputError(f"--cases names {', '.join(unknown)}; expected some of {', '.join(CASES)}")
-    rows = measure(load(recipe, sets), _tell_training, cases=cases, rounds=rounds, layers=layers)
-    if as_json:
-        console.print_json(json.dumps([asdict(row) for row in rows]))
-        return
-    names = (
-        "case",
-        "rows at once",
-        "tokens",
-        "recomputed",
-        "s a step",
-        "over plain",
-        "GiB",
-        "planned",
-        "planned over it",
-    )
-    shown = Table(*names, box=None, pad_edge=False)
+    rows = measure(load(recipe, sets), _log_training, cases=cases, rounds=rounds, layers=layers)
+    _show(rows, training_table, as_json=as_json)
+
+
+def training_table(rows: list[Measured]) -> Table:
+    """Return one row per case."""
+    table = Table(
+        "case", "micro-batch", "tokens", "recomputed", "s / step", "ratio to plain", "GiB", "planned", "planned ratio",
+        box=None, pad_edge=False,
+    )  # fmt: skip
     for row in rows:
         memory = (f"{row.peak_bytes / 2**30:.2f}", f"{row.planned_bytes / 2**30:.2f}", f"{row.planned_ratio:.3f}")
         times = (f"{row.seconds:.3f}", f"{row.ratio:.3f}")
-        shown.add_row(row.case, str(row.rows), str(row.tokens), "yes" if row.checkpointing else "no", *times, *memory)
-    console.print(shown)
+        table.add_row(row.case, str(row.rows), str(row.tokens), "yes" if row.checkpointing else "no", *times, *memory)
+    return table
 
 
-def _tell_training(row: Measured) -> None:
-    said = f"{row.case}: {row.seconds:.3f} s a step, {row.peak_bytes / 2**30:.2f} GiB ({row.planned_ratio:.2f} planned)"
-    aside.print(said, markup=False)
+def _log_training(row: Measured) -> None:
+    _log(f"{row.case}: {row.seconds:.3f} s a step, {row.peak_bytes / 2**30:.2f} GiB ({row.planned_ratio:.2f} planned)")
 
 
-def _tell(row: Row) -> None:
-    aside.print(f"{row.case} batch {row.batch} k {row.k}: {row.ratio:.3f}", markup=False)
+def _log_latent(row: Row) -> None:
+    _log(f"{row.case} batch {row.batch} k {row.k}: {row.ratio:.3f}")
 
 
-def _tell_synthesis(row: SynthesisRow) -> None:
-    said = f"{row.kind}, {row.samples} samples, {row.processes} processes: {row.samples_per_second:.0f} a second"
-    aside.print(said, markup=False)
+def _log_synthesis(row: SynthesisRow) -> None:
+    _log(f"{row.kind}, {row.samples} samples, {row.processes} processes: {row.samples_per_second:.0f} a second")
 
 
-def _tell_progress(event: ProgressEvent) -> None:
+def _log_progress(event: ProgressEvent) -> None:
     if event.step is not None and event.total is not None:
-        aside.print(f"{event.stage} {event.step} of {event.total}", markup=False)
+        _log(f"{event.stage} {event.step} of {event.total}")
 
 
-def _tell_round(done: Round) -> None:
-    said = f"stages {done.direct:.2f} s, the flow {done.cold:.2f} s, cached {done.cached:.2f} s"
-    aside.print(said, markup=False)
+def _log_round(done: Round) -> None:
+    _log(f"stages {done.direct:.2f} s, the flow {done.cold:.2f} s, cached {done.cached:.2f} s")
 
 
-def _tell_store(done: StoreRound) -> None:
-    said = ", ".join(f"{case} {side} {seconds:.2f} s" for (case, side), seconds in sorted(done.seconds.items()))
-    aside.print(said, markup=False)
+def _log_store(done: StoreRound) -> None:
+    _log(", ".join(f"{case} {side} {seconds:.2f} s" for (case, side), seconds in sorted(done.seconds.items())))
+
+
+def _show(rows: list[AnyRow], table: Callable[[list[AnyRow]], Table], *, as_json: bool) -> None:
+    if as_json:
+        console.print_json(json.dumps([asdict(row) for row in rows]))  # type: ignore[call-overload]
+    else:
+        console.print(table(rows))
+
+
+def _log(message: str) -> None:
+    stderr.print(message, markup=False)

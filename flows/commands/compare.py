@@ -9,18 +9,18 @@ from pathlib import Path
 
 from rich.table import Table
 
-from flows.commands.printing import aside, console
-from flows.commands.score import rows_of
+from flows.commands.printing import console, print_line, stderr
+from flows.commands.score import benchmark_rows
 from flows.trained import use_task
 from mirage_core.errors import ArtifactMissing, InputError
 from mirage_core.evaluation.compare import Comparison, Side, compare_sides
-from mirage_core.evaluation.predictions_file import judged, read_outputs
+from mirage_core.evaluation.predictions_file import read_outputs, score_outputs
 from mirage_core.store import Store
 from mirage_core.store.records import PREDICTIONS_FILE, load_predictions, load_problems
 from mirage_core.types import Artifact, Problem
 from tasks.paths import open_store
 
-LISTED = 20
+MAX_LISTED = 20
 Problems = Mapping[str, Problem]
 
 
@@ -36,18 +36,20 @@ def compare(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Compare, print the lines and what flipped, and write the page where one is asked for."""
+    """Compare, print the table and the problems that flipped, and write the page if requested."""
     opened = open_store(store)
-    given: Problems = {}
+    benchmark_problems: Problems = {}
     if benchmark is not None:
         use_task(benchmark, None, opened)
-        given = {problem.id: problem for problem in rows_of(benchmark, data, opened)[0]}
-    (first, known), (second, others) = (_side(name, benchmark, given, rule, opened) for name in references)
+        benchmark_problems = {problem.id: problem for problem in benchmark_rows(benchmark, data, opened)[0]}
+    (first, first_problems), (second, second_problems) = (
+        _side(name, benchmark, benchmark_problems, rule, opened) for name in references
+    )
     if first.name == second.name:
         first, second = (
             replace(side, name=f"{side.name} ({name})") for side, name in zip((first, second), references, strict=True)
         )
-    problems = {**known, **others, **given}
+    problems = {**first_problems, **second_problems, **benchmark_problems}
     comparison = compare_sides(first, second, problems, common=common)
     if page is not None:
         from mirage_core.reports.compare_page import compare_html
@@ -58,11 +60,11 @@ def compare(
         return
     show(comparison)
     if page is not None:
-        console.print(f"page: {page}", markup=False)
+        print_line(f"page: {page}")
 
 
 def show(comparison: Comparison) -> None:
-    """The lines as a table, and the first problems that flipped."""
+    """Print the comparison as a table, and the first problems that flipped."""
     table = Table(
         "benchmark", "group", "n", comparison.first, comparison.second, "difference", "only 1st", "only 2nd", "p",
         box=None, pad_edge=False,
@@ -76,23 +78,23 @@ def show(comparison: Comparison) -> None:
         )  # fmt: skip
     console.print(table)
     for side, name in (("first", comparison.first), ("second", comparison.second)):
-        found = [flip.problem_id for flip in comparison.flips if flip.right == side]
-        more = f" ... and {len(found) - LISTED} more (--json, --page)" if len(found) > LISTED else ""
-        console.print(f"only {name} right: {len(found)}  {', '.join(found[:LISTED])}{more}", markup=False)
+        flipped = [flip.problem_id for flip in comparison.flips if flip.right == side]
+        more = f" ... and {len(flipped) - MAX_LISTED} more (--json, --page)" if len(flipped) > MAX_LISTED else ""
+        console.print(f"only {name} right: {len(flipped)}  {', '.join(flipped[:MAX_LISTED])}{more}", markup=False)
     if comparison.left_out:
-        aside.print(f"{comparison.left_out} problems that only one of them answered are left out", style="yellow")
+        stderr.print(f"{comparison.left_out} problems that only one side answered are left out", style="yellow")
 
 
 def _side(
-    reference: str, benchmark: str | None, given: Problems, rule: str | None, store: Store
+    reference: str, benchmark: str | None, problems: Problems, rule: str | None, store: Store
 ) -> tuple[Side, Problems]:
-    """One side, and the problems it brings: a file or folder of predictions, or an artifact of the store."""
+    """Return a side (a file or folder of predictions, or an artifact of the store) and the problems it refers to."""
     path = Path(reference).expanduser()
     if path.suffix == ".jsonl":
         if benchmark is None:
-            raise InputError(f"{reference} holds answers alone: say whose with --benchmark (and --data)")
-        outputs = read_outputs(path, benchmark, list(given.values()), partial=True)
-        scored = judged(benchmark, list(given.values()), outputs.texts, method=path.stem, rule=rule)
+            raise InputError(f"{reference} holds only answers: name their benchmark with --benchmark (and --data)")
+        outputs = read_outputs(path, benchmark, list(problems.values()), partial=True)
+        scored = score_outputs(benchmark, list(problems.values()), outputs.texts, method=path.stem, rule=rule)
         return Side(name=path.stem, scored=tuple(scored)), {}
     if path.suffix == ".parquet" or (path / PREDICTIONS_FILE).is_file():
         pairs = load_predictions(path)
@@ -103,26 +105,27 @@ def _side(
 
 
 def _evaluation(artifact: Artifact, store: Store) -> Artifact:
-    """The artifact itself, or the one evaluation of a model."""
+    """Return the artifact itself, or the only evaluation of a model."""
     if artifact.kind == "evaluation":
         return artifact
     if artifact.kind != "model":
         raise InputError(f"{artifact.path} is a {artifact.kind}, expected an evaluation or a model")
-    found = [one for one in store.list("evaluation") if _input(one, "model", store) == artifact.digest]
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    evaluations = [each for each in store.list("evaluation") if _input(each, "model", store) == artifact.digest]
+    if len(evaluations) == 1:
+        return evaluations[0]
+    if not evaluations:
         raise ArtifactMissing(
             f"no evaluation of {artifact.path} in {store.url}: `mirage evaluate --save FILE` makes one"
         )
-    raise InputError(f"{artifact.path} has {len(found)} evaluations, name one: {', '.join(one.path for one in found)}")
+    paths = ", ".join(each.path for each in evaluations)
+    raise InputError(f"{artifact.path} has {len(evaluations)} evaluations, name one: {paths}")
 
 
 def _problems_of(evaluation: Artifact, store: Store) -> Problems:
-    """The problems an evaluation was made on, none where they are no longer in the store."""
-    told = store.manifest(evaluation).about.get("inputs", {}).get("problems", {})
+    """Return the problems of an evaluation; none where they are no longer in the store."""
+    reference = store.manifest(evaluation).about.get("inputs", {}).get("problems", {})
     try:
-        artifact = store.get(str(told.get("path")))
+        artifact = store.get(str(reference.get("path")))
     except ArtifactMissing:
         return {}
     return {problem.id: problem for problem in load_problems(store.fetch(artifact), split="test")}

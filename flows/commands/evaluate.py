@@ -1,4 +1,4 @@
-"""``mirage evaluate``: judge a model on a file of the published layout, or on the newest run's test problems."""
+"""``mirage evaluate``: judge a trained model, or one behind an endpoint, on a benchmark's problems."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.table import Table
 
-from flows.commands.printing import aside, console
-from flows.trained import artifact_of, checkpoint, newest_trained, use_task
+from flows.commands.printing import console, log_progress, print_line, stderr
+from flows.commands.session import connect_to_prefect
+from flows.trained import artifact_of, find_checkpoint, newest_trained, use_task
 from mirage_core import benchmarks
 from mirage_core.benchmarks.auxiliary_input import has_auxiliary_input
+from mirage_core.config import Settings
 from mirage_core.errors import DataError, InputError
-from mirage_core.pipeline.pipeline import test_of
+from mirage_core.evaluation.endpoint import Form, HostedModel, evaluate_endpoint
+from mirage_core.llm_client.secrets import use_key_reader
+from mirage_core.methods import get_method
+from mirage_core.recipes import load
 from mirage_core.store import Store
-from mirage_core.store.records import PREDICTIONS_FILE, load_problems
-from mirage_core.types import Problem, ProgressEvent
-from tasks.log_lines import line_of
+from mirage_core.store.records import PREDICTIONS_FILE, load_problems, save_predictions
+from mirage_core.types import Problem, Variant
 from tasks.paths import open_store
+from tasks.secrets import read_key
+
+ENDPOINT_RECIPE = "qwen2.5-vl-7b"
+"""The recipe whose settings apply to a model behind an endpoint, unless --set says otherwise: greedy, 1,024 tokens."""
 
 
 def evaluate(
@@ -34,60 +42,102 @@ def evaluate(
     save: Path | None = None,
     as_json: bool,
 ) -> None:
-    """Answer, judge, and print accuracy with its interval for every level."""
+    """Answer the problems with a trained model, judge, and print accuracy with its interval for every level."""
     opened = open_store(store)
     use_task(benchmark, reference, opened)
     problems, source = problems_of(benchmark, data, opened)
-    chosen = checkpoint(reference, method, opened)
-    check_shown(chosen.method, problems)
-    aside.print(f"{chosen.name} ({chosen.method}) on {len(problems)} problems of {source}", markup=False)
+    checkpoint = find_checkpoint(reference, method, opened)
+    check_auxiliary_input(checkpoint.method, problems)
+    stderr.print(f"{checkpoint.name} ({checkpoint.method}) on {len(problems)} problems of {source}", markup=False)
 
     from mirage_core.evaluation.evaluate import evaluate as judge
-    from mirage_core.pipeline.stages.evaluate import latents_of
 
     with tempfile.TemporaryDirectory(prefix="mirage-evaluate-") as folder:
         metrics = judge(
-            chosen.folder,
+            checkpoint.folder,
             problems,
-            settings=chosen.settings,
-            method=chosen.method,
-            latents=latents_of(chosen.method),
+            settings=checkpoint.settings,
+            method=checkpoint.method,
+            latents=get_method(checkpoint.method).latents,
             output=Path(folder) / "output",
             scratch=Path(folder) / "scratch",
-            progress=say,
+            progress=log_progress,
         )
         if save is not None:
             shutil.copyfile(Path(folder) / "output" / PREDICTIONS_FILE, save)
-    tell({"benchmark": benchmark, "checkpoint": chosen.name, "data": source, **metrics}, as_json=as_json)
+    show({"benchmark": benchmark, "checkpoint": checkpoint.name, "data": source, **metrics}, as_json=as_json)
 
 
-def check_shown(method: str, problems: Sequence[Problem]) -> None:
-    """InputError where a model that was trained to see the auxiliary picture would not be shown it."""
-    if test_of(method) != "problems" and not all(has_auxiliary_input(problem) for problem in problems):
+def evaluate_hosted(
+    endpoint: str,
+    model: str | None,
+    benchmark: str,
+    data: Path | None,
+    *,
+    prompt: str,
+    variant: str,
+    sets: list[str],
+    save: Path | None,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Ask a model behind an OpenAI-compatible endpoint every problem, judge, and print the metrics."""
+    if model is None:
+        raise InputError("--endpoint needs --model, the model's name as the endpoint knows it")
+    hosted, settings = hosted_model(endpoint, model, prompt, variant, sets)
+    opened = open_store(store)
+    use_task(benchmark, None, opened)
+    problems, source = problems_of(benchmark, data, opened)
+    stderr.print(f"{model} at {endpoint} on {len(problems)} problems of {source}", markup=False)
+    if settings.runtime.teacher.api_key_block is not None:
+        connect_to_prefect()
+    with use_key_reader(read_key):
+        result = evaluate_endpoint(hosted, problems, settings.runtime.teacher, opened, log_progress)
+    if save is not None:
+        save_predictions(save, result.scored)
+    show({"benchmark": benchmark, "model": model, "data": source, **result.metrics}, as_json=as_json)
+
+
+def hosted_model(endpoint: str, model: str, prompt: str, variant: str, sets: list[str]) -> tuple[HostedModel, Settings]:
+    """Return the hosted model and the settings of its endpoint; InputError for an unknown prompt or variant."""
+    for word, known in ((prompt, get_args(Form)), (variant, get_args(Variant))):
+        if word not in known:
+            raise InputError(f"got {word!r}, expected one of {', '.join(known)}")
+    settings = load(ENDPOINT_RECIPE, [*sets, f"runtime.teacher.base_url={endpoint}"])
+    hosted = HostedModel(
+        model=model,
+        form=prompt,  # type: ignore[arg-type]  # checked above
+        variant=variant,  # type: ignore[arg-type]
+        evaluation=settings.evaluation,
+        seed=None if settings.teacher.seed is None else settings.seed,
+        revision=settings.teacher.revision,
+        max_tokens_field=settings.teacher.max_tokens_field,
+    )
+    return hosted, settings
+
+
+def check_auxiliary_input(method: str, problems: Sequence[Problem]) -> None:
+    """InputError where a method that needs the auxiliary image as an input gets problems without one."""
+    if get_method(method).problems != "problems" and not all(has_auxiliary_input(problem) for problem in problems):
         raise InputError(
-            f"the method {method} is shown each problem's auxiliary picture, and these problems have none among their "
-            f"images: its scores come with `mirage run --set 'evaluation.methods=[{method}]'`, or with a study"
+            f"the method {method} needs the auxiliary image as an input, and some of these problems have none: get "
+            f"its scores with `mirage run --set 'evaluation.methods=[{method}]'`, or with a study"
         )
 
 
-def tell(metrics: dict[str, Any], *, as_json: bool) -> None:
-    """Print the metrics."""
+def show(metrics: dict[str, Any], *, as_json: bool) -> None:
+    """Print the metrics; also the score over all orders of the options where the benchmark asks in several."""
     if as_json:
         console.print_json(json.dumps(metrics))
-    else:
-        show(metrics)
-
-
-def show(metrics: dict[str, Any]) -> None:
-    """The table, and the score over all orders of the options where the benchmark asks in several."""
-    console.print(table_of(metrics))
+        return
+    console.print(metrics_table(metrics))
     for row in metrics.get("protocols", []):
         if row["group"] == "all":
-            console.print(protocol_line(row), markup=False)
+            print_line(protocol_line(row))
 
 
 def protocol_line(row: dict[str, Any]) -> str:
-    """A protocol score in one line."""
+    """Return a protocol score as one line."""
     low, high = row["interval"]
     return (
         f"{row['protocol']}: mean over {row['orders']} orders {row['accuracy']:.1%} ({low:.1%} to {high:.1%}) of "
@@ -96,7 +146,7 @@ def protocol_line(row: dict[str, Any]) -> str:
 
 
 def problems_of(benchmark: str, data: Path | None, store: Store) -> tuple[list[Problem], str]:
-    """The problems to answer, and where they are from; DataError when there are none."""
+    """Return the problems to answer, and their source; DataError when there are none."""
     rules = benchmarks.get(benchmark)
     if data is not None:
         return rules.load(data), str(data)
@@ -104,14 +154,14 @@ def problems_of(benchmark: str, data: Path | None, store: Store) -> tuple[list[P
         return rules.load(Path(rules.source)), rules.source
     record = newest_trained(store)
     artifact = artifact_of(store, record, "problems")
-    found = [given for given in load_problems(store.fetch(artifact), split="test") if given.benchmark == benchmark]
-    if not found:
+    problems = [each for each in load_problems(store.fetch(artifact), split="test") if each.benchmark == benchmark]
+    if not problems:
         raise DataError(f"{artifact.path} holds no test problems of {benchmark}: give a file with --data")
-    return found, f"{artifact.path} (test)"
+    return problems, f"{artifact.path} (test)"
 
 
-def table_of(metrics: dict[str, Any]) -> Table:
-    """The rows of the metrics, a level a row."""
+def metrics_table(metrics: dict[str, Any]) -> Table:
+    """Return one row per level."""
     table = Table(
         "level", "accuracy", "95 % interval", "n", "unparsed", "used latents", "rule", box=None, pad_edge=False
     )
@@ -122,8 +172,3 @@ def table_of(metrics: dict[str, Any]) -> Table:
             str(row["n"]), str(row["unparsed"]), f"{row['latent_share']:.0%}", row["rule"],
         )  # fmt: skip
     return table
-
-
-def say(event: ProgressEvent) -> None:
-    """Progress goes to stderr, so that --json stays JSON."""
-    aside.print(line_of(event.stage, event), markup=False)

@@ -1,11 +1,11 @@
-"""``mirage answer --explain``: one question asked with its latents changed, as a page and in a few lines."""
+"""``mirage answer --explain``: ask one question again with its latents changed; print the effects and write a page."""
 
 from __future__ import annotations
 
 import webbrowser
 from pathlib import Path
 
-from flows.commands.printing import console
+from flows.commands.printing import no_progress, print_line
 from flows.trained import Checkpoint
 from mirage_core.config import Settings
 from mirage_core.errors import MirageError
@@ -13,59 +13,56 @@ from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.stage import stage_fingerprint
 from mirage_core.store import Store
 from mirage_core.store.records import load_problems
-from mirage_core.types import Problem, ProgressEvent
+from mirage_core.types import Problem
 
-OTHERS = 8
+MAX_OTHER_PROBLEMS = 8
 
 
 def explain(
-    problem: Problem, asked: str, chosen: Checkpoint, store: Store, page: Path, *, judged: bool, open_page: bool
+    problem: Problem, prompt: str, checkpoint: Checkpoint, store: Store, page: Path, *, judged: bool, open_page: bool
 ) -> None:
     """Ask, write the page, and print what changed."""
-    from mirage_core.analysis.explain_question import explained
-    from mirage_core.analysis.intervened_generation import open_asker
+    from mirage_core.analysis.explain_question import explain_question
+    from mirage_core.analysis.intervened_generation import load_runner
     from mirage_core.reports.diagnosis.question_page import question_lines, render_question
 
-    asker = open_asker(chosen.folder, chosen.settings)
-    auxiliary = auxiliary_of(problem, chosen.settings)
-    question = explained(
-        asker, chosen.settings, problem, other_problems(store, chosen.settings, problem),
-        model=chosen.name, asked=asked, auxiliary=auxiliary, judged=judged,
+    runner = load_runner(checkpoint.folder, checkpoint.settings)
+    auxiliary = draw_auxiliary_image(problem, checkpoint.settings)
+    question = explain_question(
+        runner, checkpoint.settings, problem, other_problems(store, checkpoint.settings, problem),
+        model=checkpoint.name, asked=prompt, auxiliary=auxiliary, judged=judged,
     )  # fmt: skip
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(render_question(question, problem, auxiliary), encoding="utf-8")
     for line in question_lines(question):
-        console.print(line, markup=False)
-    console.print(f"page: {page.resolve()}", markup=False)
+        print_line(line)
+    print_line(f"page: {page.resolve()}")
     if open_page:
         webbrowser.open(page.resolve().as_uri())
 
 
 def other_problems(store: Store, settings: Settings, problem: Problem) -> list[Problem]:
-    """Up to eight test problems of the same benchmark that the model's recipe has in the store, else none."""
-    from mirage_core.analysis.donors import spread_evenly
+    """Return up to eight test problems of the same benchmark from the store; none where the recipe has none there."""
+    from mirage_core.analysis.donors import stratified_sample
 
     stage = get_stage("problems")
     try:
-        found = store.find(stage.kind, stage_fingerprint(stage, settings, {}))
-        known = [] if found is None else load_problems(store.fetch(found), split="test")
-    except MirageError as fault:
-        console.print(f"other problems could not be read, so no latents are exchanged: {fault}", style="yellow")
+        artifact = store.find(stage.kind, stage_fingerprint(stage, settings, {}))
+        problems = [] if artifact is None else load_problems(store.fetch(artifact), split="test")
+    except MirageError as error:
+        print_line(f"other problems could not be read, so no latents are exchanged: {error}", "yellow")
         return []
-    alike = [each for each in known if each.benchmark == problem.benchmark and each.images != problem.images]
-    return [alike[at] for at in spread_evenly([each.group for each in alike], OTHERS, 0)]
+    others = [each for each in problems if each.benchmark == problem.benchmark and each.images != problem.images]
+    return [others[at] for at in stratified_sample([each.group for each in others], MAX_OTHER_PROBLEMS, 0)]
 
 
-def auxiliary_of(problem: Problem, settings: Settings) -> bytes | None:
-    """The picture that stage 1 would ground in, drawn; None where there is no map to draw it from."""
+def draw_auxiliary_image(problem: Problem, settings: Settings) -> bytes | None:
+    """Draw the auxiliary image that stage 1 would ground in; None for a problem without a map."""
     from mirage_core.synthesis import draw_auxiliary_images
 
     if "map" not in problem.facts:
         return None
-    pictures = settings.auxiliary_images
-    drawn = draw_auxiliary_images([problem], pictures, settings.problems.cell_px, settings.seed, _silent)
-    return drawn[0].image if drawn else None
-
-
-def _silent(event: ProgressEvent) -> None:
-    """Progress of one picture, which nobody needs."""
+    images = draw_auxiliary_images(
+        [problem], settings.auxiliary_images, settings.problems.cell_px, settings.seed, no_progress
+    )
+    return images[0].image if images else None

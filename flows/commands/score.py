@@ -1,4 +1,4 @@
-"""``mirage score``: answers that another system gave, judged by the scorers of every evaluation."""
+"""``mirage score``: score the answers of another system with the scorers of every evaluation."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 from rich.table import Table
 
 from flows.commands.evaluate import problems_of, protocol_line
-from flows.commands.printing import aside, console
+from flows.commands.printing import console, print_line, stderr
 from flows.trained import use_task
-from mirage_core.benchmarks.custom import jsonl_data as own
+from mirage_core.benchmarks.custom import jsonl_data
 from mirage_core.config import OwnData
-from mirage_core.evaluation.predictions_file import judged, read_outputs, summary
+from mirage_core.evaluation.predictions_file import read_outputs, score_outputs
+from mirage_core.evaluation.summary import benchmark_summary
 from mirage_core.reports.run import published_numbers as published
 from mirage_core.store import Store
 from mirage_core.store.records import save_predictions
@@ -33,16 +34,16 @@ def score(
     store: str | None,
     as_json: bool,
 ) -> None:
-    """Judge a file of predictions, and print accuracy with its interval, whole and a group."""
+    """Score a file of predictions, and print accuracy with its interval, overall and per group."""
     opened = open_store(store)
     use_task(benchmark, None, opened)
-    problems, source = rows_of(benchmark, data, opened)
+    problems, source = benchmark_rows(benchmark, data, opened)
     outputs = read_outputs(predictions, benchmark, problems, partial=partial)
-    scored = judged(benchmark, problems, outputs.texts, method=method or predictions.stem, rule=rule)
+    scored = score_outputs(benchmark, problems, outputs.texts, method=method or predictions.stem, rule=rule)
     if save is not None:
         save_predictions(save, scored)
-    told = {
-        **summary(benchmark, scored),
+    result = {
+        **benchmark_summary(benchmark, scored),
         "data": source,
         "predictions": str(predictions),
         "missing": len(outputs.missing),
@@ -52,38 +53,38 @@ def score(
         ],
     }
     if as_json:
-        console.print_json(json.dumps(told))
+        console.print_json(json.dumps(result))
     else:
-        show(told)
+        show(result)
 
 
-def rows_of(benchmark: str, data: Path | None, store: Store) -> tuple[list[Problem], str]:
-    """The problems in the order of the data's rows, and where they are from; of your own file every line counts."""
-    if benchmark == own.NAME and data is not None:
-        every = OwnData(file=str(data), test_share=1.0, validation_share=0.0)
-        return [row.problem for row in own.rows_of(every)], str(data)
+def benchmark_rows(benchmark: str, data: Path | None, store: Store) -> tuple[list[Problem], str]:
+    """Return the problems in the order of the data's rows, and their source; of a custom file every line counts."""
+    if benchmark == jsonl_data.NAME and data is not None:
+        all_test = OwnData(file=str(data), test_share=1.0, validation_share=0.0)
+        return [row.problem for row in jsonl_data.rows_of(all_test)], str(data)
     return problems_of(benchmark, data, store)
 
 
-def show(told: dict[str, Any]) -> None:
-    """The figures as a table, what is published of others below it."""
-    console.print(score_table(told))
-    for row in told["protocol"]:
+def show(result: dict[str, Any]) -> None:
+    """Print the scores as a table, and published scores of other systems below it."""
+    console.print(score_table(result))
+    for row in result["protocol"]:
         if row["group"] == "all":
-            console.print(protocol_line(row), markup=False)
-    if told["missing"]:
-        aside.print(f"{told['missing']} problems have no answer and are not counted (--partial)", style="yellow")
-    for number in told["published"]:
-        console.print(f"published  {number['accuracy']:.1%}  {number['label']} ({number['source']})", markup=False)
+            print_line(protocol_line(row))
+    if result["missing"]:
+        stderr.print(f"{result['missing']} problems have no answer and are not counted (--partial)", style="yellow")
+    for number in result["published"]:
+        print_line(f"published  {number['accuracy']:.1%}  {number['label']} ({number['source']})")
 
 
-def score_table(told: dict[str, Any]) -> Table:
-    """A group a row, all of them last."""
+def score_table(result: dict[str, Any]) -> Table:
+    """Return one row per group, and one over all of them last."""
     table = Table("group", "accuracy", "95 % interval", "n", "unparsed", "rule", box=None, pad_edge=False)
-    for row in [*told["groups"], {**told, "group": "all"}]:
+    for row in [*result["groups"], {**result, "group": "all"}]:
         low, high = row["interval"]
         table.add_row(
             row["group"], f"{row['accuracy']:.1%}", f"{low:.1%} to {high:.1%}", str(row["n"]), str(row["unparsed"]),
-            told["rule"],
+            result["rule"],
         )  # fmt: skip
     return table

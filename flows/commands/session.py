@@ -1,26 +1,24 @@
-""""""
+"""What a command shares with the processes it starts: the Prefect server, the store, keys, and SIGTERM."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from flows.commands.printing import console
+from deployments import local_stack
+from deployments.background import StackError
 from mirage_core.config import Settings
-from mirage_core.llm_client.secrets import keys_from
-from mirage_core.types import ProgressEvent
-from tasks.log_lines import line_of
-from tasks.paths import home, store_url, variable
+from mirage_core.llm_client.secrets import use_key_reader
+from tasks.paths import home, repository, store_url, variable
 from tasks.secrets import read_key
 
 
 @contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block: training finishes its step and saves, the record is written; exit status 143."""
+def exit_on_sigterm() -> Iterator[None]:
+    """Exit with status 143 on SIGTERM inside the block, after training has saved its step and the record is written."""
 
     def leave(number: int, _frame: object) -> None:
         sys.exit(128 + number)
@@ -32,43 +30,48 @@ def ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def environment(store: str | None) -> dict[str, str]:
-    """What the flow's process is told, and the UI shows: where the store is, and which block has its keys."""
+def flow_environment(store: str | None) -> dict[str, str]:
+    """Return the environment of the flow's process, which the UI shows: the store, and the block with its keys."""
     block = variable("MIRAGE_S3_BLOCK")
-    told = {"MIRAGE_STORE": store_url(store), "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json"}
-    return {**told, **({"MIRAGE_S3_BLOCK": block} if block else {})}
+    return {"MIRAGE_STORE": store_url(store), **({"MIRAGE_S3_BLOCK": block} if block else {})}
 
 
-def keys_of(settings: Settings) -> AbstractContextManager[None]:
-    """Let the work inside read the teacher's key; one that lies in a block needs the running server."""
+def provide_teacher_key(settings: Settings) -> AbstractContextManager[None]:
+    """Let the block read the teacher's key; one in a Prefect block needs the running server."""
     if settings.teacher.kind == "endpoint" and settings.runtime.teacher.api_key_block is not None:
         connect_to_prefect()
-    return keys_from(read_key)
+    return use_key_reader(read_key)
+
+
+def checkout_stack() -> local_stack.LocalStack:
+    """Return the local stack of this checkout."""
+    return local_stack.LocalStack(repository=repository(), home=home())
+
+
+def api_url() -> str:
+    """Return PREFECT_API_URL where it is set, else the local stack's API; StackError where no server runs."""
+    url = os.environ.get("PREFECT_API_URL") or local_stack.api_url(checkout_stack())
+    if url is None:
+        raise StackError(
+            "no Prefect server runs: start one with `make up` (or `mirage up`), name one in PREFECT_API_URL, "
+            "or run without one: mirage run --direct"
+        )
+    return url
 
 
 def connect_to_prefect() -> None:
-    """Point Prefect's client at the running server; before Prefect is imported."""
-    from flows.commands.stack import api_url
-
+    """Point Prefect's client at the running server. Call this before Prefect is imported."""
     os.environ["PREFECT_API_URL"] = api_url()
     os.environ.setdefault("PREFECT_HOME", str(home() / "prefect"))
 
 
-def absolute(recipe: str) -> str:
-    """A recipe's name as it is; a file's path made absolute, since the worker has a working folder of its own."""
+def connect_to_local_server() -> None:
+    """Point Prefect's client at the local server where one runs: the keys of an S3 store may be in a block."""
+    url = None if "PREFECT_API_URL" in os.environ else local_stack.api_url(checkout_stack())
+    if url:
+        os.environ["PREFECT_API_URL"] = url
+
+
+def absolute_recipe(recipe: str) -> str:
+    """Return a recipe's name unchanged, and a file's path made absolute: the worker has another working folder."""
     return os.path.abspath(recipe) if os.path.isfile(recipe) else recipe
-
-
-class DirectProgress:
-    """Prints a stage's progress events: steps a few seconds apart, everything else at once."""
-
-    def __init__(self, every_s: float = 5.0) -> None:
-        self._every_s = every_s
-        self._spoken = float("-inf")
-
-    def __call__(self, event: ProgressEvent) -> None:
-        """Print one event."""
-        now = time.monotonic()
-        if event.step is None or event.step == event.total or now - self._spoken >= self._every_s:
-            self._spoken = now
-            console.print(line_of(event.stage, event), markup=False)

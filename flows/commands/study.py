@@ -9,23 +9,23 @@ from pathlib import Path
 
 from rich.table import Table
 
-from flows.apps.study_names import DEPLOYED
-from flows.commands.printing import console
-from flows.commands.session import DirectProgress, connect_to_prefect, ended_by_sigterm, environment, keys_of
+from deployments.local_stack import STUDY_DEPLOYMENTS
+from flows.commands.printing import DirectProgress, console, print_line
+from flows.commands.session import connect_to_prefect, exit_on_sigterm, flow_environment, provide_teacher_key
 from mirage_core.errors import ArtifactMissing, InputError
 from mirage_core.store import Store
 from mirage_core.studies.grid import CellRun, grid
 from mirage_core.studies.loading import load_study, names
-from mirage_core.studies.plan import PlannedShare, plan_study
+from mirage_core.studies.plan import SharedStage, plan_study
 from mirage_core.studies.record import StudyRecord, newest_study
-from mirage_core.studies.run import run_study_direct
+from mirage_core.studies.run import run_study_in_process
 from mirage_core.studies.spec import Study
 from tasks.paths import open_store, store_url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A study as the command line asks for it."""
+class StudyRequest:
+    """A study with the seeds, cells and settings of the command line."""
 
     name: str
     seeds: tuple[int, ...]
@@ -34,32 +34,32 @@ class Asked:
     parallel: int
 
     def study(self) -> Study:
-        """The study, with these seeds and cells where there are any."""
+        """Load the study, with these seeds and cells where there are any."""
         return load_study(self.name, self.seeds, self.cells)
 
 
-def seeds_of(told: str | None) -> tuple[int, ...]:
-    """``1,2,3`` as numbers; InputError for anything else."""
-    if told is None:
+def parse_seeds(text: str | None) -> tuple[int, ...]:
+    """Return ``1,2,3`` as numbers; InputError for anything else."""
+    if text is None:
         return ()
     try:
-        return tuple(int(part) for part in told.split(","))
+        return tuple(int(part) for part in text.split(","))
     except ValueError as error:
-        raise InputError(f"got the seeds {told!r}, expected whole numbers such as 1,2,3") from error
+        raise InputError(f"got the seeds {text!r}, expected whole numbers such as 1,2,3") from error
 
 
-def cells_of(told: str | None) -> tuple[str, ...]:
-    """``a,b`` as names; InputError where there is none."""
-    names_told = tuple(part.strip() for part in (told or "").split(",") if part.strip())
-    if told is not None and not names_told:
-        raise InputError(f"got the cells {told!r}, expected names such as direct-sft,cot-sft; leave it out for all")
-    return names_told
+def parse_cells(text: str | None) -> tuple[str, ...]:
+    """Return ``a,b`` as names; InputError where there is none."""
+    cells = tuple(part.strip() for part in (text or "").split(",") if part.strip())
+    if text is not None and not cells:
+        raise InputError(f"got the cells {text!r}, expected names such as direct-sft,cot-sft; leave it out for all")
+    return cells
 
 
-def show_plan(asked: Asked, store: str | None, *, open_page: bool) -> None:
-    """Print the cells, and every stage once with the cells that share it; nothing is written."""
-    study, opened = asked.study(), open_store(store)
-    runs = grid(study, asked.sets)
+def show_plan(request: StudyRequest, store: str | None, *, open_page: bool) -> None:
+    """Print the cells, and every stage once with the cells that share it; write nothing."""
+    study, opened = request.study(), open_store(store)
+    runs = grid(study, request.sets)
     console.print(f"study {study.name}: {study.description}", markup=False)
     console.print(f"store: {store_url(store)}", markup=False)
     console.print(cells_table(runs))
@@ -76,53 +76,53 @@ def show_plan(asked: Asked, store: str | None, *, open_page: bool) -> None:
 
 
 def cells_table(runs: Sequence[CellRun]) -> Table:
-    """A row a cell and seed."""
+    """Return one row per cell and seed."""
     table = Table("cell", "seed", "method", "differs in", box=None, pad_edge=False)
     for run in runs:
-        changes = [one for one in run.sets if one.partition("=")[0] not in ("seed", "evaluation.methods")]
+        changes = [text for text in run.sets if text.partition("=")[0] not in ("seed", "evaluation.methods")]
         table.add_row(run.cell.name, str(run.seed), run.cell.method, ", ".join(changes))
     return table
 
 
-def stages_table(shares: Sequence[PlannedShare], runs: int) -> Table:
-    """A row a stage."""
+def stages_table(shares: Sequence[SharedStage], runs: int) -> Table:
+    """Return one row per stage."""
     table = Table("stage", "state", "shared by", box=None, pad_edge=False)
     for share in shares:
-        who = "all cells" if len(share.runs) == runs > 1 else ", ".join(share.runs)
-        table.add_row(share.label, "cached" if share.cached else "will run", who)
+        cells = "all cells" if len(share.runs) == runs > 1 else ", ".join(share.runs)
+        table.add_row(share.label, "cached" if share.cached else "will run", cells)
     return table
 
 
-def run_direct(asked: Asked, store: str | None, *, open_page: bool) -> None:
+def run_direct(request: StudyRequest, store: str | None, *, open_page: bool) -> None:
     """Run the study in this process; StudyIncomplete where a cell failed, after the report is made."""
-    study, opened = asked.study(), open_store(store)
-    with keys_of(grid(study, asked.sets)[0].settings), ended_by_sigterm():
-        result = run_study_direct(study, asked.sets, opened, DirectProgress(), parallel=asked.parallel)
+    study, opened = request.study(), open_store(store)
+    with provide_teacher_key(grid(study, request.sets)[0].settings), exit_on_sigterm():
+        result = run_study_in_process(study, request.sets, opened, DirectProgress(), parallel=request.parallel)
     show(result.record, opened)
     if open_page:
         open_report(result.record, opened)
     result.check()
 
 
-def run_deployment(asked: Asked, store: str | None, *, open_page: bool) -> None:
-    """Start the study's deployment, watch it to its end, then show what it gave."""
-    study = asked.study()
-    grid(study, asked.sets)  # a wrong setting is said here, before anything starts
+def run_deployment(request: StudyRequest, store: str | None, *, open_page: bool) -> None:
+    """Start the study's deployment, watch it to its end, then show its result."""
+    study = request.study()
+    grid(study, request.sets)  # a wrong setting is an error before anything starts
     connect_to_prefect()
     from flows.watch import start_and_watch
 
-    known = asked.name in names()
+    known = request.name in names()
     start_and_watch(
-        f"mirage-study/{asked.name if asked.name in DEPLOYED else DEPLOYED[0]}",
+        f"mirage-study/{request.name if request.name in STUDY_DEPLOYMENTS else STUDY_DEPLOYMENTS[0]}",
         parameters={
-            "study": asked.name if known else str(Path(asked.name).resolve()),
-            "seeds": list(asked.seeds),
-            "cells": list(asked.cells),
-            "overrides": list(asked.sets),
-            "parallel": asked.parallel,
+            "study": request.name if known else str(Path(request.name).resolve()),
+            "seeds": list(request.seeds),
+            "cells": list(request.cells),
+            "overrides": list(request.sets),
+            "parallel": request.parallel,
         },
-        environment=environment(store),
-        say=lambda line, style=None: console.print(line, style=style, markup=False),
+        environment=flow_environment(store),
+        log=print_line,
     )
     opened = open_store(store)
     record = newest_study(opened, study.name)
@@ -132,7 +132,7 @@ def run_deployment(asked: Asked, store: str | None, *, open_page: bool) -> None:
 
 
 def show(record: StudyRecord, store: Store) -> None:
-    """The cells with their states, the table, and the page's path."""
+    """Print the cells with their states, the table, and the page's path."""
     console.print(f"study {record.study}  {record.state} in {record.wall_seconds:.0f} s", markup=False)
     table = Table("cell", "seed", "state", "seconds", "stages run", "error", box=None, pad_edge=False)
     for cell in record.cells:
@@ -145,12 +145,12 @@ def show(record: StudyRecord, store: Store) -> None:
 
 
 def report_folder(record: StudyRecord, store: Store) -> Path:
-    """The report's files on this machine; ArtifactMissing where the study made none."""
+    """Return the report's files on this machine; ArtifactMissing where the study made none."""
     if record.report is None:
         raise ArtifactMissing(f"the study {record.study} made no report (state: {record.state}); run it again")
     return store.fetch(store.get(record.report))
 
 
 def open_report(record: StudyRecord, store: Store) -> None:
-    """Show the page in a browser."""
+    """Open the report's page in a browser."""
     webbrowser.open((report_folder(record, store) / "study.html").as_uri())

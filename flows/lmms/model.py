@@ -1,6 +1,6 @@
 """A Mirage checkpoint as a model of lmms-eval, with its own prompt ending, latents and decoding.
 
-Checked against lmms-eval 0.7.3: a "simple" model, whose requests are (context, generation settings, pictures of a
+Checked against lmms-eval 0.7.3: a "simple" model, whose requests are (context, generation settings, images of a
 document, document, task, split).
 """
 
@@ -16,27 +16,27 @@ import torch
 from lmms_eval.api.model import lmms
 from PIL import Image
 
-from flows.trained import Checkpoint, checkpoint
+from flows.trained import Checkpoint, find_checkpoint
 from mirage_core.benchmarks.answer_parsing import boxed
 from mirage_core.config import EvaluationSettings
 from mirage_core.errors import DataError, InputError
-from mirage_core.generation.generator import Answerer
+from mirage_core.generation.generator import Generator
+from mirage_core.methods import get_method
 from mirage_core.model.loading import load_model
-from mirage_core.pipeline.stages.evaluate import latents_of
 from mirage_core.types import Problem
 from tasks.paths import open_store
 
-_MARK = "<image>"
+_IMAGE_MARK = "<image>"
 _LATENTS = re.compile(r"<latents:\d+>")
 
 
 class Mirage(lmms):
     """Answers lmms-eval's requests with a trained model.
 
-    ``pretrained``: a model folder or an artifact of the store; ``method``: how it answers (default: as it
-    was trained). ``answer``: "final" hands over the box's text, or what follows the thought; "full" everything. The
-    longest answer is the checkpoint's own, not the task's: tasks ask for 16 tokens, and a thought needs more;
-    ``max_new_tokens`` overrules it. Tasks' stop words apply to the final answer.
+    ``pretrained``: a model folder or an artifact of the store; ``method``: how it answers (default: as trained).
+    ``answer``: "final" returns the text in the box, or after the reasoning; "full" everything. The length limit is the
+    checkpoint's, not the task's (often 16 tokens, too few for reasoning); ``max_new_tokens`` overrides it. Stop words
+    of tasks apply to the final answer.
     """
 
     is_simple = True
@@ -62,58 +62,60 @@ class Mirage(lmms):
         del max_batch_size  # of lmms-eval's automatic batch sizes
         self._full = answer == "full"
         self.batch_size = int(batch_size) if str(batch_size).isdigit() else 1
-        self._device = torch.device(device) if device else own_device()
-        chosen = checkpoint(str(pretrained), method, open_store(store))
-        self._answerer = _answerer(chosen, max_new_tokens, self._device)
+        self._device = torch.device(device) if device else local_device()
+        checkpoint = find_checkpoint(str(pretrained), method, open_store(store))
+        self._generator = _generator(checkpoint, max_new_tokens, self._device)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The model's device."""
         return self._device
 
     @property
     def tokenizer(self) -> Any:
         """The checkpoint's tokenizer."""
-        return self._answerer.loaded.processor.tokenizer
+        return self._generator.model.processor.tokenizer
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """An answer to every request, in their order."""
+        """Return an answer to every request, in order."""
         answers: list[str] = []
         for first in range(0, len(requests), self.batch_size):
             batch = [request.args for request in requests[first : first + self.batch_size]]
-            problems = [self._problem(arguments, first + at) for at, arguments in enumerate(batch)]
-            for arguments, samples in zip(batch, self._answerer.batch(problems), strict=True):
-                text = self._said(samples[0].prediction.output, arguments[1])
+            problems = [self._problem(arguments, first + index) for index, arguments in enumerate(batch)]
+            for arguments, samples in zip(batch, self._generator.predictions(problems), strict=True):
+                text = self._response(samples[0].output, arguments[1])
                 self.cache_hook.add_partial("generate_until", (arguments[0], arguments[1]), text)
                 answers.append(text)
         return answers
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Refused: an answer that thinks in latents has no likelihood under a fixed text."""
+        """Not supported: an answer with latents has no likelihood given a fixed text."""
         raise InputError(
-            f"mirage answers in its own words: {len(requests)} likelihoods were asked for; take a task with "
-            "output_type generate_until"
+            f"mirage only generates answers, got {len(requests)} requests of likelihoods: take a task with output_type "
+            "generate_until"
         )
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Refused: a checkpoint is trained on single questions."""
-        raise InputError(f"mirage answers single questions: {len(requests)} conversations were asked for")
+        """Not supported: a checkpoint is trained on single questions."""
+        raise InputError(f"mirage only answers single questions, got {len(requests)} conversations")
 
     def _problem(self, arguments: Sequence[Any], number: int) -> Problem:
-        """A request as a problem without an answer."""
+        """Return a request as a problem without an answer."""
         context, _, doc_to_visual, doc_id, task, split = arguments
         where = f"{task}, document {doc_id}"
-        images = tuple(encoded(picture, where) for picture in flat(doc_to_visual(self.task_dict[task][split][doc_id])))
+        images = tuple(
+            encode_png(image, where) for image in flatten(doc_to_visual(self.task_dict[task][split][doc_id]))
+        )
         text = str(context)
-        if text.count(_MARK) != len(images):
-            text = _MARK * len(images) + "\n" * bool(images) + text.replace(_MARK, "").lstrip()
+        if text.count(_IMAGE_MARK) != len(images):
+            text = _IMAGE_MARK * len(images) + "\n" * bool(images) + text.replace(_IMAGE_MARK, "").lstrip()
         return Problem(
             id=f"{task}-{split}-{doc_id}-{number}", benchmark="own", split="test", group=str(task), question=text,
             images=images, answer="",
         )  # fmt: skip
 
-    def _said(self, output: str, generation: Mapping[str, Any]) -> str:
-        """What is handed over of an output."""
+    def _response(self, output: str, generation: Mapping[str, Any]) -> str:
+        """Return the part of an output that lmms-eval gets."""
         if self._full:
             return output
         box = boxed(output)
@@ -124,41 +126,41 @@ class Mirage(lmms):
         return text
 
 
-def flat(visuals: Any) -> Iterator[Any]:
-    """The pictures of a document, however deep lmms-eval nests them; none where it has none."""
+def flatten(visuals: Any) -> Iterator[Any]:
+    """Yield the images of a document, however deep lmms-eval nests them."""
     if visuals is None:
         return
     if isinstance(visuals, list | tuple):
         for visual in visuals:
-            yield from flat(visual)
+            yield from flatten(visual)
     else:
         yield visuals
 
 
-def encoded(picture: Any, where: str) -> bytes:
-    """A picture of lmms-eval as PNG bytes; DataError for videos and sounds."""
-    if not isinstance(picture, Image.Image):
-        raise DataError(f"{where}: got {type(picture).__name__}, expected a picture: Mirage reads no video or sound")
+def encode_png(image: Any, where: str) -> bytes:
+    """Return an image of lmms-eval as PNG bytes; DataError for videos and sounds."""
+    if not isinstance(image, Image.Image):
+        raise DataError(f"{where}: got {type(image).__name__}, expected an image: Mirage reads no video or sound")
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "PNG")
+    image.convert("RGB").save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def own_device() -> torch.device:
-    """The GPU of this process among those that accelerate or torchrun started on this machine, else the CPU."""
+def local_device() -> torch.device:
+    """Return the GPU of this process (LOCAL_RANK of accelerate or torchrun), else the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
-def _answerer(chosen: Checkpoint, max_new_tokens: int | None, device: torch.device) -> Answerer:
-    settings = chosen.settings
-    asked = {"samples": 1} | ({"max_new_tokens": int(max_new_tokens)} if max_new_tokens else {})
-    evaluation = EvaluationSettings.model_validate({**settings.evaluation.model_dump(), **asked})
-    loaded = load_model(chosen.folder, dtype=settings.model.dtype, attention=settings.model.attention, device=device)
-    return Answerer(
-        loaded,
+def _generator(checkpoint: Checkpoint, max_new_tokens: int | None, device: torch.device) -> Generator:
+    settings = checkpoint.settings
+    overrides = {"samples": 1} | ({"max_new_tokens": int(max_new_tokens)} if max_new_tokens else {})
+    evaluation = EvaluationSettings.model_validate({**settings.evaluation.model_dump(), **overrides})
+    model = load_model(checkpoint.folder, dtype=settings.model.dtype, attention=settings.model.attention, device=device)
+    return Generator.for_evaluation(
+        model,
         settings.model_copy(update={"evaluation": evaluation}),
-        method=chosen.method,
-        latents=latents_of(chosen.method),
+        method=checkpoint.method,
+        latents=get_method(checkpoint.method).latents,
     )

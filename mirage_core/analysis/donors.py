@@ -1,4 +1,4 @@
-"""Who lends latents to whom: exchanges within strata of instances whose latents stand at the same positions."""
+"""Which instance donates its latents to which: assignments within strata whose latents stand at the same positions."""
 
 from __future__ import annotations
 
@@ -8,61 +8,61 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Partners = NDArray[np.int64]
-"""The index of each instance's donor [N]; -1 where it has none."""
+Donors = NDArray[np.int64]
+"""The index of each instance's donor [N]; NO_DONOR where it has none."""
 
-NOBODY = -1
+NO_DONOR = -1
 
 
-def derangement(strata: Sequence[Any], seed: int) -> Partners:
-    """Everyone gives to one other of its stratum and takes from one: a permutation without a fixed point.
+def derangement(strata: Sequence[Any], seed: int) -> Donors:
+    """Permute each stratum without a fixed point: every instance donates to one other and receives from one.
 
-    A stratum of one has no donor. The donors of all are drawn by ``seed`` alone.
+    A stratum of one instance has no donor. All donors are drawn by ``seed`` alone.
     """
-    partners = np.full(len(strata), NOBODY, dtype=np.int64)
+    donors = np.full(len(strata), NO_DONOR, dtype=np.int64)
     generator = np.random.default_rng(seed)
     for members in _members(strata):
         if len(members) < 2:
             continue
         drawn = generator.permutation(members)
-        partners[drawn] = np.roll(drawn, 1)  # one cycle through the stratum
-    return partners
+        donors[drawn] = np.roll(drawn, 1)  # one cycle through the stratum
+    return donors
 
 
-def donors(strata: Sequence[Any], suits: Callable[[int, int], bool], seed: int) -> Partners:
-    """A donor of the same stratum for each instance, drawn among those that ``suits(receiver, donor)``; else nobody."""
-    partners = np.full(len(strata), NOBODY, dtype=np.int64)
+def assign_donors(strata: Sequence[Any], is_suitable: Callable[[int, int], bool], seed: int) -> Donors:
+    """Draw each instance a donor of its stratum for which ``is_suitable(recipient, donor)`` holds; else NO_DONOR."""
+    donors = np.full(len(strata), NO_DONOR, dtype=np.int64)
     generator = np.random.default_rng(seed)
     for members in _members(strata):
-        for receiver in members:
-            candidates = (int(donor) for donor in generator.permutation(members) if donor != receiver)
-            partners[receiver] = next((donor for donor in candidates if suits(int(receiver), donor)), NOBODY)
-    return partners
+        for recipient in members:
+            candidates = (int(donor) for donor in generator.permutation(members) if donor != recipient)
+            donors[recipient] = next((donor for donor in candidates if is_suitable(int(recipient), donor)), NO_DONOR)
+    return donors
 
 
-def inverse(partners: Partners) -> Partners:
-    """Who takes from each instance, of a permutation with gaps [N]."""
-    taken = np.full(len(partners), NOBODY, dtype=np.int64)
-    known = np.flatnonzero(partners != NOBODY)
-    taken[partners[known]] = known
-    return taken
+def recipients_of(donors: Donors) -> Donors:
+    """The recipient of each instance [N], NO_DONOR where it has none: the inverse of a ``derangement``."""
+    recipients = np.full(len(donors), NO_DONOR, dtype=np.int64)
+    assigned = np.flatnonzero(donors != NO_DONOR)
+    recipients[donors[assigned]] = assigned
+    return recipients
 
 
-def spread_evenly(strata: Sequence[Any], wanted: int, seed: int) -> list[int]:
-    """Indices of ``wanted`` things, in their order, as evenly over the strata as they go; all where there are fewer."""
+def stratified_sample(strata: Sequence[Any], count: int, seed: int) -> list[int]:
+    """Sorted indices of ``count`` instances, spread over the strata as evenly as possible; all if there are fewer."""
     generator = np.random.default_rng(seed)
     queues = [list(generator.permutation(members)) for members in _members(strata)]
     chosen: list[int] = []
-    while len(chosen) < wanted and any(queues):
+    while len(chosen) < count and any(queues):
         for queue in queues:
-            if queue and len(chosen) < wanted:
+            if queue and len(chosen) < count:
                 chosen.append(int(queue.pop(0)))
     return sorted(chosen)
 
 
 def _members(strata: Sequence[Any]) -> list[NDArray[np.int64]]:
-    """The indices of every stratum, strata in the order in which they first come."""
-    found: dict[Any, list[int]] = {}
+    """The indices of every stratum, strata in order of first appearance."""
+    members: dict[Any, list[int]] = {}
     for index, stratum in enumerate(strata):
-        found.setdefault(stratum, []).append(index)
-    return [np.array(members, dtype=np.int64) for members in found.values()]
+        members.setdefault(stratum, []).append(index)
+    return [np.array(indices, dtype=np.int64) for indices in members.values()]

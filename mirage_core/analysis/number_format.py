@@ -1,8 +1,8 @@
-"""Figures of the causal analysis in words, the same on the page, in the verdict and in a terminal."""
+"""Figures of the causal analysis as text, the same on the page, in the verdict and in a terminal."""
 
 from __future__ import annotations
 
-from mirage_core.analysis.results import Estimate, Run, Seen, Way
+from mirage_core.analysis.results import Estimate
 
 
 def percent(share: float | None) -> str:
@@ -36,56 +36,8 @@ def p_words(p: float | None) -> str:
 
 def p_equals(p: float | None) -> str:
     """``p = .030``, ``p < .001``, in a sentence."""
-    said = p_words(p)
-    return f"p {said}" if said.startswith("<") else f"p = {said}"
-
-
-_SEEN: dict[Seen, str] = {
-    "present": "picture in view",
-    "cut": "picture cut off after the latents",
-    "hidden": "no picture",
-}
-_RUNS = {
-    "own": "own latents",
-    "own-alone": "own latents, text sees nothing else",
-    "clamp": "clamped to one tensor",
-    "mean": "mean latents",
-    "zero": "zeros",
-    "noise": "noise added",
-    "noise-only": "noise only",
-    "permute": "another problem's latents",
-    "swap": "latents of a problem with another answer",
-    "skip": "span skipped",
-    "other": "another problem's chain",
-    "truncate": "chain cut short",
-    "shuffle": "words shuffled",
-    "delete": "chain deleted",
-}
-_ORDER = tuple(_RUNS)
-_WAYS = {"vectors": ", vectors", "states": ", keys and values", None: ""}
-
-
-def seen_words(seen: Seen) -> str:
-    """What is left of the picture, for people."""
-    return _SEEN[seen]
-
-
-def run_label(run: Run) -> str:
-    """An intervention's name for people: ``noise added x 2``, ``another problem's latents, vectors``."""
-    return run_name(run.name, run.scale, run.way)
-
-
-def run_name(name: str, scale: float | None, way: Way | None) -> str:
-    """The same of its parts."""
-    return f"{_RUNS.get(name, name)}{'' if scale is None else f' x {scale:g}'}{_WAYS[way]}"
-
-
-def run_order(run: Run) -> tuple[int, int, str, float]:
-    """Sort key: with the picture first, exchanges before corruptions, small doses first."""
-    first = ("own", "permute", "swap")
-    names = [*first, *(name for name in _ORDER if name not in first)]
-    place = names.index(run.name) if run.name in names else len(names)
-    return (tuple(_SEEN).index(run.seen), place, run.way or "", run.scale or 0.0)
+    text = p_words(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def nats(estimate: Estimate) -> str:

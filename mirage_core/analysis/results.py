@@ -1,7 +1,7 @@
-"""What every measure of the causal analysis writes: frozen records, one JSON file a measure.
+"""The results of every measure of the causal analysis: frozen records, one JSON file per measure.
 
-X is the input (pictures and question), Z the latents, Y the answer. Shares and accuracies lie within 0 and 1, intervals
-are of 95 %, KL and log-probabilities are in nats. None: the figure is not defined (nothing to count), never zero.
+X is the input (images and question), Z the latents, Y the answer. Shares and accuracies lie within 0 and 1, intervals
+are 95 % intervals, KL and log-probabilities are in nats. None: the figure is undefined (nothing to count), never zero.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -21,10 +22,16 @@ from mirage_core.types import Problem
 
 RESULT_FILE = "measure.json"
 
-Seen = Literal["present", "cut", "hidden"]
-"""What is left of the picture: all of it; text after the span attends to nothing before the span; no picture at all."""
 Way = Literal["vectors", "states"]
-"""How latents are exchanged: the vectors that are fed, or the keys and values they leave in the cache."""
+"""How latents are patched: the vectors that are fed, or the keys and values that they leave in the cache."""
+
+
+class ImageAccess(StrEnum):
+    """What the answer can attend to of the image; the values are those in stored results and in ``analysis.views``."""
+
+    FULL = "present"
+    MASKED_AFTER_SPAN = "cut"  # text after the span attends to nothing before the span
+    NONE = "hidden"  # no token attends to an image token
 
 
 class Record(BaseModel):
@@ -43,44 +50,44 @@ class Estimate(Record):
 
 
 class Header(Record):
-    """What a measure was taken on."""
+    """The instances that a measure was computed on."""
 
     measure: str
     instances: int = Field(description="Problems that were answered.")
-    used: int = Field(description="Those the measure could use: of Z, answers with a whole first span.")
+    used: int = Field(description="Those the measure could use: for Z, answers with a whole first span.")
     num_latents: int = Field(description="k; 0 where no answer had a span.")
     seed: int
     groups: dict[str, int] = Field(description="Instances used, by benchmark/group.")
-    notes: tuple[str, ...] = Field((), description="What a reader must know: what was left out, and why.")
+    notes: tuple[str, ...] = Field((), description="For the reader: what was left out, and why.")
 
 
 # --- X -> Z: similarity -------------------------------------------------------------------------------------------
 
 
 class IndexSimilarity(Record):
-    """States at one place (latent ``index``; a token's number) compared between instances."""
+    """States at one position (latent ``index``; the number of a token) compared between instances."""
 
     index: int
     inter: Estimate = Field(description="Mean off-diagonal pairwise cosine between instances.")
-    inter_centred: Estimate = Field(description="The same after the mean over instances was taken away.")
+    inter_centred: Estimate = Field(description="The same after subtracting the mean over instances.")
     effective_rank: Estimate = Field(description="exp of the entropy of the normalised singular values, centred.")
     energy_share: Estimate = Field(description="Variance between instances over the mean squared length.")
     group_share: Estimate = Field(description="Share of the variance between instances that their groups explain.")
-    group_share_chance: float | None = Field(description="What groups drawn by lot explain: (groups - 1) / (n - 1).")
+    group_share_chance: float | None = Field(description="What random groups explain: (groups - 1) / (n - 1).")
 
 
 class StateSimilarity(Record):
-    """One kind of states: latents, or a baseline beside them."""
+    """One kind of states: latents, or one of their baselines."""
 
     states: Literal["latents", "text", "image"]
     n: int
     by_index: tuple[IndexSimilarity, ...]
-    intra: Estimate = Field(description="Mean off-diagonal cosine between the places of one instance.")
-    intra_centred: Estimate = Field(description="The same after the mean over instances at each place was taken away.")
-    intra_matrix: tuple[tuple[float, ...], ...] = Field(description="Mean cosine of place i with place j.")
+    intra: Estimate = Field(description="Mean off-diagonal cosine between the positions of one instance.")
+    intra_centred: Estimate = Field(description="The same after subtracting the mean over instances at each position.")
+    intra_matrix: tuple[tuple[float, ...], ...] = Field(description="Mean cosine of position i with position j.")
     instance_share: Estimate = Field(description="Share of all variance that the instance explains (two-way).")
-    index_share: Estimate = Field(description="Share of all variance that the place explains, whatever the input.")
-    rest_share: Estimate = Field(description="Share left to instance and place together.")
+    index_share: Estimate = Field(description="Share of all variance that the position explains, for any input.")
+    rest_share: Estimate = Field(description="Share of the interaction of instance and position.")
 
 
 class SimilarityResult(Record):
@@ -105,14 +112,14 @@ class Probe(Record):
     train: int
     test: int
     accuracy: Estimate
-    majority: float = Field(description="Held-out accuracy of the commonest class of the training part.")
-    shuffled: Estimate = Field(description="The same probe on shuffled labels: mean, lowest and highest; n of them.")
+    majority: float = Field(description="Held-out accuracy of the most frequent class of the training part.")
+    shuffled: Estimate = Field(description="The same probe on n sets of shuffled labels: mean, lowest, highest.")
     p_value: float = Field(description="(1 + shuffles at least as good) / (1 + shuffles).")
     penalty: float = Field(description="The ridge penalty chosen on an inner split.")
 
 
 class ProbesResult(Record):
-    """All probes, facts in their order, states in theirs."""
+    """All probes, ordered by fact, then by states."""
 
     header: Header
     probes: tuple[Probe, ...]
@@ -123,48 +130,48 @@ class ProbesResult(Record):
 
 
 class Run(Record):
-    """Answers under one intervention, beside the clean answers to the same problems.
+    """Answers under one intervention, compared with the clean answers to the same problems.
 
-    The clean answers are those with the instances' own latents under ``against``: the same view of the picture; of the
-    runs "own" with the picture cut or hidden, those with it present.
-    ``change``: accuracy minus that of the clean answers, Newcombe's paired interval; positive where it helps.
-    ``follow``: answers that are right for the DONOR's problem; ``follow_clean``: clean answers that are so already.
+    The clean answers are those with the instances' own latents and the image access ``against``: that of the run, or
+    full access for the runs "own" with less. ``change``: accuracy minus that of the clean answers, Newcombe's paired
+    interval; positive where the intervention helps. ``follow``: share of answers that are correct for the DONOR's
+    problem; ``follow_clean``: share of the clean answers that are.
     """
 
     name: str = Field(
-        description="own, clamp, mean, zero, noise, noise-only, permute, swap, skip; own-alone: text behind the span "
-        "sees nothing but the latents' vectors; of text chains: own, other, truncate, shuffle, delete."
+        description="own, clamp, mean, zero, noise, noise-only, permute, swap, skip; own-alone: text after the span "
+        "attends to nothing but the latents' vectors; of text chains: own, other, truncate, shuffle, delete."
     )
-    seen: Seen
-    way: Way | None = Field(None, description="Of exchanges between instances.")
-    scale: float | None = Field(None, description="noise: in standard deviations of the latents; truncate: share kept.")
-    against: Seen = "present"
+    seen: ImageAccess
+    way: Way | None = Field(None, description="Of latents patched from a donor.")
+    scale: float | None = Field(None, description="noise: in standard deviations of the latents; truncate: share left.")
+    against: ImageAccess = ImageAccess.FULL
     n: int
     accuracy: Estimate
     clean_accuracy: float | None
     change: Estimate
     p_value: float | None = Field(description="McNemar's test of the change.")
-    only_clean: int = Field(description="Right in the clean run alone.")
-    only_here: int = Field(description="Right under the intervention alone.")
-    changed: Estimate = Field(description="Share of answers that are not the clean run's, as read by the scorer.")
-    unparsed: Estimate = Field(description="Share of answers in which the scorer found none.")
-    kl: Estimate = Field(description="Mean KL(clean || here) of the first token of the answer; bootstrap interval.")
+    only_clean: int = Field(description="Correct in the clean run only.")
+    only_here: int = Field(description="Correct under the intervention only.")
+    changed: Estimate = Field(description="Share of answers that differ from the clean run's, as parsed.")
+    unparsed: Estimate = Field(description="Share of outputs in which the scorer found no answer.")
+    kl: Estimate = Field(description="Mean KL(clean || run) of the first answer token; bootstrap interval.")
     follow: Estimate | None = None
     follow_clean: Estimate | None = None
 
 
 class Dose(Record):
-    """Dose and response over the scales of noise added to the latents, the clean run at scale 0 first."""
+    """Dose-response over the scale of noise added to the latents; the first entry is the clean run, at scale 0."""
 
-    seen: Seen
+    seen: ImageAccess
     scales: tuple[float, ...]
     accuracy: tuple[float | None, ...]
     changed: tuple[float | None, ...]
     kl: tuple[float | None, ...]
-    isotonic: tuple[float | None, ...] = Field(description="Accuracy fitted to fall only.")
-    half_scale: float | None = Field(description="Scale at which half of the largest fall is reached; None: no fall.")
+    isotonic: tuple[float | None, ...] = Field(description="Accuracy, fitted to be non-increasing.")
+    half_scale: float | None = Field(description="Scale of half the total fall; None: no fall.")
     spearman: float | None = Field(description="Rank correlation of scale and accuracy: -1 falls throughout.")
-    trend_p: float | None = Field(description="Mantel's trend test: right ever less as the scale grows.")
+    trend_p: float | None = Field(description="Mantel's one-sided test that accuracy falls as the scale grows.")
 
 
 class InterventionsResult(Record):
@@ -174,7 +181,7 @@ class InterventionsResult(Record):
     runs: tuple[Run, ...]
     dose: tuple[Dose, ...]
     latent_std: float | None = Field(
-        description="What a scale of 1 means: the standard deviation of all numbers of all latents."
+        description="The unit of the scale: the standard deviation of all numbers of all latents."
     )
 
 
@@ -182,17 +189,17 @@ class InterventionsResult(Record):
 
 
 class Cell(Record):
-    """One of the four runs: whose input, whose latents; judged on X's answer."""
+    """One of the four runs: whose input x, whose latents z; judged on the answer to X."""
 
     x: Literal["own", "other"]
     z: Literal["own", "other"]
     accuracy: Estimate
     probability: Estimate = Field(description="Mean probability of the first token of the clean answer to X.")
-    kl: Estimate = Field(description="Mean KL from the clean run's first token of the answer.")
+    kl: Estimate = Field(description="Mean KL from the first answer token of the clean run.")
 
 
 class Effects(Record):
-    """Natural effects (Pearl 2001) on one outcome, X to X': negative where the outcome falls."""
+    """Natural effects (Pearl 2001) of changing X to X' on one outcome: negative where the outcome falls."""
 
     outcome: Literal["accuracy", "probability", "kl"]
     total: Estimate = Field(description="Y(X', Z(X')) - Y(X, Z(X)).")
@@ -203,7 +210,7 @@ class Effects(Record):
 
 
 class Mediation(Record):
-    """The four runs and their effects, for one way of exchanging latents."""
+    """The four runs and their effects, for one way of patching latents."""
 
     way: Way
     n: int
@@ -222,20 +229,20 @@ class MediationResult(Record):
 
 
 class Chance(Record):
-    """What can be had without seeing anything, for one benchmark and group or all."""
+    """Accuracy without any input, for one benchmark and one group or all of them."""
 
     benchmark: str
     group: str = Field(description='A group, or "all".')
     n: int
-    majority: float = Field(description="Accuracy of the one answer that is right most often, given to all.")
+    majority: float = Field(description="Accuracy of the single answer that is correct most often.")
     shuffled: Estimate = Field(description="Accuracy of clean answers given to other problems of the group.")
 
 
 class OnlyLatentsResult(Record):
-    """Latents as the only visual input, against chance and against the picture.
+    """Latents as the only visual input, against chance and against the image.
 
-    ``runs``: own latents with seen present (the clean run), cut and hidden; and, with the picture hidden, latents
-    of other instances, zero and noise-only beside them.
+    ``runs``: own latents under every image access (the clean run first); and, without image access, latents of other
+    instances, zeros and noise.
     """
 
     header: Header
@@ -244,14 +251,13 @@ class OnlyLatentsResult(Record):
 
 
 class TextChainResult(Record):
-    """The same questions asked of a chain in words: what the answer does when the chain is edited."""
+    """The same interventions on a reasoning chain in words: what the answer does when the chain is edited."""
 
     header: Header
     runs: tuple[Run, ...]
-    mean_words: float | None = Field(description="Words of the chains before the answer.")
+    mean_words: float | None = Field(description="Mean number of words before the answer.")
 
 
-Result = SimilarityResult | ProbesResult | InterventionsResult | MediationResult | OnlyLatentsResult | TextChainResult
 AnyResult = TypeVar("AnyResult", bound=Record)
 
 RESULTS: dict[str, type[Record]] = {
@@ -262,32 +268,32 @@ RESULTS: dict[str, type[Record]] = {
     "only-latents": OnlyLatentsResult,
     "text-chain": TextChainResult,
 }
-"""The record of every measure, by the measure's name (the stage's parameter ``measure``)."""
+"""The result class of every measure, by its name (the stage parameter ``measure``)."""
 
 
 def write_result(folder: Path, result: Record) -> None:
-    """Write a measure's record as ``measure.json``: the same record, the same bytes."""
+    """Write a result as ``measure.json``; the same result gives the same bytes."""
     text = json.dumps(result.model_dump(mode="json"), indent=1, allow_nan=False)
     (folder / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def read_result(folder: Path, kind: type[AnyResult]) -> AnyResult:
-    """Read a measure's record from its folder. DataError where the file is missing or of another form."""
+    """Read a result from its folder. DataError where the file is missing or malformed."""
     file = folder / RESULT_FILE
     try:
         return kind.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
-        raise DataError(f"{file} does not hold a {kind.__name__}: {error}; take the measure again") from error
+        raise DataError(f"{file} is no {kind.__name__}: {error}; compute the measure again") from error
 
 
 def result_kind(measure: str) -> type[Record]:
-    """The record of a measure; InputError names the known ones."""
+    """The result class of a measure; InputError names the known measures."""
     if measure not in RESULTS:
         raise InputError(f"got the measure {measure!r}, expected one of {', '.join(RESULTS)}")
     return RESULTS[measure]
 
 
-def header(
+def make_header(
     measure: str,
     problems: Sequence[Problem],
     used: NDArray[np.int64],
@@ -296,7 +302,7 @@ def header(
     seed: int,
     notes: Sequence[str] = (),
 ) -> Header:
-    """The head of a measure that could use the instances ``used`` [n] of ``problems`` [N]."""
+    """The header of a measure that could use the instances ``used`` [n] of ``problems`` [N]."""
     groups = Counter(f"{problems[at].benchmark}/{problems[at].group}" for at in used.tolist())
     return Header(
         measure=measure,
@@ -307,10 +313,3 @@ def header(
         groups=dict(sorted(groups.items())),
         notes=tuple(notes),
     )
-
-
-def without_span(instances: int, used: int) -> list[str]:
-    """The note on instances that a measure of latents had to leave out."""
-    if used == instances:
-        return []
-    return [f"{instances - used} of {instances} answers have no whole latent span and are left out."]

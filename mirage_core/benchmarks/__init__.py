@@ -1,4 +1,4 @@
-"""The benchmarks by name: how their rows are read, asked and scored; and the user's own task, where one is used."""
+"""The registry of benchmarks: how each loads, prompts and scores, and the users' own tasks in use."""
 
 from __future__ import annotations
 
@@ -13,50 +13,57 @@ from mirage_core.benchmarks import (
     mme_realworld,
     sat,
     tablevqa,
+    vsp_folder,
     vsp_planning,
     vsp_reasoning,
     vstar,
 )
-from mirage_core.benchmarks import vsp_folder as vsp_questions
-from mirage_core.benchmarks.benchmark import Ask, Benchmark, Judge, Load, Orders
-from mirage_core.benchmarks.custom import jsonl_data as own
+from mirage_core.benchmarks.benchmark import Benchmark, OptionOrders
+from mirage_core.benchmarks.custom import jsonl_data
 from mirage_core.benchmarks.custom.task import OwnTask, load_task
 from mirage_core.config import ProblemSettings
 from mirage_core.errors import InputError
 from mirage_core.recipes.task_file import read_task
 
-__all__ = ["NAMES", "PUBLIC", "Ask", "Benchmark", "Judge", "Load", "Orders", "get", "orders_of", "task_of", "use"]
+__all__ = ["NAMES", "PUBLIC", "Benchmark", "OptionOrders", "get", "orders_of", "task_of", "use"]
 
-_OURS = {
-    one.NAME: Benchmark(one.NAME, one.GROUPS, one.RULES, one.load, one.score, one.prompt, getattr(one, "ORDERS", None))
-    for one in (vsp_planning, vsp_reasoning, vsp_questions, jigsaw, sat, comt, own)
+PUBLIC = {
+    benchmark.name: benchmark
+    for benchmark in (
+        *blink.BENCHMARKS,
+        vstar.BENCHMARK,
+        *hr_bench.BENCHMARKS,
+        mme_realworld.BENCHMARK,
+        tablevqa.BENCHMARK,
+    )
 }
-_PUBLIC = (
-    *blink.BENCHMARKS,
-    vstar.BENCHMARK,
-    *hr_bench.BENCHMARKS,
-    mme_realworld.BENCHMARK,
-    tablevqa.BENCHMARK,
+"""The benchmarks that are for testing only, by name."""
+_TRAINABLE = (
+    vsp_planning.BENCHMARK,
+    vsp_reasoning.BENCHMARK,
+    vsp_folder.BENCHMARK,
+    jigsaw.BENCHMARK,
+    sat.BENCHMARK,
+    comt.BENCHMARK,
+    jsonl_data.BENCHMARK,
 )
-PUBLIC = {benchmark.name: benchmark for benchmark in _PUBLIC}
-"""The benchmarks that are only tested on, by name."""
-_BENCHMARKS = {**_OURS, **PUBLIC}
+_BENCHMARKS = {benchmark.name: benchmark for benchmark in _TRAINABLE} | PUBLIC
 NAMES = tuple(_BENCHMARKS)
 _TASKS: dict[str, OwnTask] = {}
-_USING = threading.Lock()
+_LOADING = threading.Lock()
 
 
 def use(problems: ProblemSettings) -> OwnTask | None:
-    """Make the own task of the settings known to this process by its name, and return it; None where there is none.
+    """Register the settings' own task in this process under its name and return it; None if there is none.
 
-    What was known by that name gives way: the file as it is now counts, or the one whose digest the settings hold.
-    Raises SettingsError when the file is no task, or has changed since the settings were read.
+    It replaces a task of the same name: the current file counts, or the one whose digest the settings have. Raises
+    SettingsError if the file is not a task, or has changed since the settings were read.
     """
     if problems.task is None:
         return None
-    with _USING:
+    with _LOADING:
         _, digest = read_task(problems.task)
-        task = next((known for known in _TASKS.values() if known.sha256 == digest), None)
+        task = next((loaded for loaded in _TASKS.values() if loaded.sha256 == digest), None)
         if task is None:
             task = load_task(problems.task, NAMES)
             _TASKS[task.name] = task
@@ -64,7 +71,7 @@ def use(problems: ProblemSettings) -> OwnTask | None:
 
 
 def task_of(name: str) -> OwnTask | None:
-    """The user's own task of a name, None where none is in use."""
+    """The user's own task of a name, None if none is in use."""
     return _TASKS.get(name)
 
 
@@ -79,11 +86,11 @@ def get(name: str) -> Benchmark:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise InputError(
-        f"unknown benchmark {name!r}; known: {', '.join(known)}{hint} (a task of your own is known where its recipe is)"
+        f"unknown benchmark {name!r}; known: {', '.join(known)}{hint} (your own task is known where its recipe is used)"
     )
 
 
-def orders_of(name: str) -> Orders | None:
-    """The protocol of a benchmark that asks in several orders; None for the others and for unknown names."""
-    found = _BENCHMARKS.get(name)
-    return found.orders if found else None
+def orders_of(name: str) -> OptionOrders | None:
+    """The protocol of a benchmark that asks in several option orders; None for other and unknown names."""
+    benchmark = _BENCHMARKS.get(name)
+    return benchmark.orders if benchmark else None

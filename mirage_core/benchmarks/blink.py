@@ -1,4 +1,4 @@
-"""BLINK's own rows: multi-view reasoning, and jigsaw in BLINK's words (benchmarks/jigsaw.py trains on cut pictures).
+"""BLINK's own rows: multi-view reasoning, and jigsaw in BLINK's words (benchmarks/jigsaw.py trains on cut images).
 
 Published as ``BLINK-Benchmark/BLINK``, configurations Multi-view_Reasoning (133) and Jigsaw (150), split val (answers
 of test are hidden): idx, question, prompt (with the options), choices, answer "(A)", image_1 to image_4, some null.
@@ -11,35 +11,40 @@ from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
-from mirage_core.benchmarks.multiple_choice import with_options
-from mirage_core.benchmarks.option_rows import RULE, choice_problem, prompt, score
+from mirage_core.benchmarks.multiple_choice import (
+    PUBLISHED_LETTER,
+    prompt,
+    published_problem,
+    score_published,
+    with_options,
+)
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Split
 
 SOURCE, PUBLISHED_SPLIT = "BLINK-Benchmark/BLINK", "val"
 CONFIGS = {"blink-multi-view": "Multi-view_Reasoning", "blink-jigsaw": "Jigsaw"}
-_MOST_IMAGES = 4
+_MAX_IMAGES = 4
 
 
 def load(name: str, file: str | Path, split: Split = "test") -> list[Problem]:
-    """The rows of one part of BLINK; DataError names the row, and refuses those whose answer is hidden."""
+    """The rows of one part of BLINK; DataError names a row that is invalid or whose answer is hidden."""
     rows = published_rows(str(file), config=CONFIGS[name], split=PUBLISHED_SPLIT)
     return [_problem(row, name, split) for row in rows]
 
 
 def _problem(row: PublishedRow, name: str, split: Split) -> Problem:
-    columns = [f"image_{at}" for at in range(1, _MOST_IMAGES + 1)]
-    images = tuple(row.picture(row.values[at], at) for at in columns if row.values.get(at) is not None)
+    columns = [f"image_{at}" for at in range(1, _MAX_IMAGES + 1)]
+    images = tuple(row.image(row.values[at], at) for at in columns if row.values.get(at) is not None)
     options, answer = row.texts("choices"), row.text("answer")
     if not images:
-        raise DataError(f"{row.where}: it has no picture in image_1 to image_{_MOST_IMAGES}")
+        raise DataError(f"{row.where}: it has no image in image_1 to image_{_MAX_IMAGES}")
     if answer == "hidden":
         raise DataError(f"{row.where}: the answer is hidden; BLINK publishes answers of the split val only")
     if "prompt" in row.values:
         body = row.text("prompt")
     else:
         body = with_options(row.text("question"), options)
-    return choice_problem(
+    return published_problem(
         f"{name}-{row.text('idx') if 'idx' in row.values else row.number - 1}",
         name,
         name.removeprefix("blink-"),
@@ -55,6 +60,14 @@ def _problem(row: PublishedRow, name: str, split: Split) -> Problem:
 
 
 BENCHMARKS = tuple(
-    Benchmark(name, (name.removeprefix("blink-"),), (RULE,), partial(load, name), score, prompt, source=SOURCE)
+    Benchmark(
+        name,
+        (name.removeprefix("blink-"),),
+        (PUBLISHED_LETTER,),
+        partial(load, name),
+        score_published,
+        prompt,
+        source=SOURCE,
+    )
     for name in CONFIGS
 )

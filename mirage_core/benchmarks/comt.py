@@ -1,10 +1,10 @@
-"""CoMT, chains of multi-modal thought: questions whose published rationale holds pictures.
+"""CoMT, chains of multi-modal thought: questions whose published rationale contains images.
 
 Published as ``data.jsonl`` beside ``images/<type>/``: id, question, option, image, rationale, answer, type and
 annotations.
-The picture of a rationale is the auxiliary image, the words round it are the chain. Mirage trains on the geometry
-part and does not publish which rows these are; here they are the rows of type "creation" (figures that gain a line),
-unless the settings name other types.
+The image of a rationale is the auxiliary image, the text around it is the chain. Mirage trains on the geometry part
+without publishing its rows; here these are the rows of type "creation" (figures that gain a line), unless the settings
+name other types.
 """
 
 from __future__ import annotations
@@ -14,36 +14,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirage_core.benchmarks.io.jsonl import Row, read_picture_file, read_rows
-from mirage_core.benchmarks.multiple_choice import RULE, prompt, right_letter, score, with_options
+from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.io.jsonl import Row, read_image_file, read_rows
+from mirage_core.benchmarks.multiple_choice import OPTION_LETTER, prompt, right_letter, score, with_options
 from mirage_core.errors import DataError
-from mirage_core.types import Given, Problem, Split
+from mirage_core.types import Problem, ProvidedImage, Split
 
 NAME = "comt"
 TYPES = ("creation", "deletion", "update", "selection")
-GROUPS = TYPES
-RULES = (RULE,)
-GEOMETRY = ("creation",)
-_MARK = re.compile(r"\[?\bIMAGE(\d+)\b(?::[^\]\s]*)?\]?")
+_IMAGE_REFERENCE = re.compile(r"\[?\bIMAGE(\d+)\b(?::[^\]\s]*)?\]?")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-__all__ = ["GEOMETRY", "GROUPS", "NAME", "RULES", "TYPES", "load", "prompt", "read", "score"]
 
 
 @dataclass(frozen=True, slots=True)
 class ComtRow:
-    """A problem, and its published picture and chain; ``given`` is None where the rationale shows no new picture."""
+    """A problem with its published image and chain; ``provided`` is None if the rationale shows no new image."""
 
     problem: Problem
-    given: Given | None
+    provided: ProvidedImage | None
 
 
 def load(file: Path, split: Split = "test") -> list[Problem]:
-    """The rows of a published ``data.jsonl`` (or the folder it lies in); DataError names file and line."""
+    """The rows of a published ``data.jsonl`` (or of its folder); DataError names file and line."""
     return [row.problem for row in read(file, split)]
 
 
 def read(file: Path, split: Split = "test") -> list[ComtRow]:
-    """Every row with what its rationale gives."""
+    """Every row with the image that its rationale provides."""
     path = file / "data.jsonl" if file.is_dir() else file
     return [_row(row, split) for row in read_rows(path)]
 
@@ -52,24 +49,26 @@ def _row(row: Row, split: Split) -> ComtRow:
     kind, names = row.text("type"), _image_names(row)
     if kind not in TYPES:
         raise DataError(f"{row.where}: type {kind!r} is none of {', '.join(TYPES)}")
-    asked, shown = _marks(row.text("question")), _marks(row.text("rationale"))
-    unknown = sorted({*asked, *shown} - set(names))
+    in_question, in_rationale = _references(row.text("question")), _references(row.text("rationale"))
+    unknown = sorted({*in_question, *in_rationale} - set(names))
     if unknown:
         raise DataError(f"{row.where}: IMAGE{unknown[0]} is mentioned, but the row names {sorted(names)} only")
-    inputs = asked or [number for number in names if number not in shown][:1] or [min(names)]
-    problem = _problem(row, split, kind, [_picture(row, kind, names[number]) for number in inputs], bool(asked))
-    new = [number for number in shown if number not in inputs]
-    return ComtRow(problem, _given(row, problem, kind, names, new[-1]) if new else None)
+    inputs = in_question or [number for number in names if number not in in_rationale][:1] or [min(names)]
+    images = [_image(row, kind, names[number]) for number in inputs]
+    problem = _problem(row, split, kind, images, question_has_references=bool(in_question))
+    new = [number for number in in_rationale if number not in inputs]
+    return ComtRow(problem, _provided_image(row, problem, kind, names, new[-1]) if new else None)
 
 
-def _problem(row: Row, split: Split, kind: str, images: list[bytes], marked: bool) -> Problem:
+def _problem(row: Row, split: Split, kind: str, images: list[bytes], question_has_references: bool) -> Problem:
     options = row.values.get("option")
     if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
         raise DataError(f"{row.where}: option is {str(options)[:60]!r}, expected a list of texts")
     texts = [re.sub(r"^\s*\(?[A-Z][.:)]\s*", "", option) for option in options]
-    question = _MARK.sub("<image>", row.text("question")) if marked else "<image>\n" + row.text("question")
+    question = row.text("question")
+    question = _IMAGE_REFERENCE.sub("<image>", question) if question_has_references else f"<image>\n{question}"
     try:
-        letter, words = right_letter(row.text("answer"), texts), with_options(question, texts)
+        letter, question = right_letter(row.text("answer"), texts), with_options(question, texts)
     except DataError as error:
         raise DataError(f"{row.where}: {error}") from error
     return Problem(
@@ -77,52 +76,57 @@ def _problem(row: Row, split: Split, kind: str, images: list[bytes], marked: boo
         benchmark=NAME,
         split=split,
         group=kind,
-        question=words,
+        question=question,
         images=tuple(images),
         answer=letter,
         facts={"options": texts, "type": kind},
     )
 
 
-def _given(row: Row, problem: Problem, kind: str, names: Mapping[int, str], number: int) -> Given:
-    """The last picture the rationale brings in, and the words on both sides of its first mention, as thoughts."""
+def _provided_image(row: Row, problem: Problem, kind: str, names: Mapping[int, str], number: int) -> ProvidedImage:
+    """The last new image of the rationale, and the text on both sides of its first mention, as thoughts."""
     rationale = row.text("rationale")
-    at = next(found for found in _MARK.finditer(rationale) if int(found.group(1)) == number)
-    before, after = (_MARK.sub("", text).strip() for text in (rationale[: at.start()], rationale[at.end() :]))
-    picture = _picture(row, kind, names[number])
-    return Given(
+    mention = next(match for match in _IMAGE_REFERENCE.finditer(rationale) if int(match.group(1)) == number)
+    sides = (rationale[: mention.start()], rationale[mention.end() :])
+    before, after = (_IMAGE_REFERENCE.sub("", text).strip() for text in sides)
+    return ProvidedImage(
         problem_id=problem.id,
-        image=picture,
+        image=_image(row, kind, names[number]),
         style="rationale",
         text_before=f"<think>{before}</think>",
         text_after=f"<think>{after.lstrip('.,;: ')}</think>\\boxed{{{problem.answer}}}",
     )
 
 
-def _marks(text: str) -> list[int]:
-    """The numbers of the pictures a text mentions, each once, in order."""
-    return list(dict.fromkeys(int(found) for found in _MARK.findall(text)))
+def _references(text: str) -> list[int]:
+    """The numbers of the images that a text mentions, each once, in order."""
+    return list(dict.fromkeys(int(number) for number in _IMAGE_REFERENCE.findall(text)))
 
 
 def _image_names(row: Row) -> dict[int, str]:
-    """Picture names by their number, from {"IMAGE0": "ID"} or ["[IMAGE0:ID]", ...]."""
+    """Image names by their number, from {"IMAGE0": "ID"} or ["[IMAGE0:ID]", ...]."""
     value = row.values.get("image")
     pairs: list[tuple[str, str]] = []
     if isinstance(value, dict):
         pairs = [(str(key), str(name)) for key, name in value.items()]
     elif isinstance(value, list):
         pairs = [(head, tail) for head, _, tail in (str(item).strip("[] ").partition(":") for item in value)]
-    found = {int(key.removeprefix("IMAGE")): name for key, name in pairs if re.fullmatch(r"IMAGE\d+", key) and name}
-    if not found or len(found) < len(pairs):
+    names = {int(key.removeprefix("IMAGE")): name for key, name in pairs if re.fullmatch(r"IMAGE\d+", key) and name}
+    if not names or len(names) < len(pairs):
         raise DataError(f'{row.where}: image is {str(value)[:80]!r}, expected {{"IMAGE0": "ID", ...}}')
-    return found
+    return names
 
 
-def _picture(row: Row, kind: str, name: str) -> bytes:
-    """The picture of an id: images/<type>/<id> with any usual suffix, inside the data set's folder."""
+def _image(row: Row, kind: str, name: str) -> bytes:
+    """The image of an id: images/<type>/<id> with any usual suffix, inside the data set's folder."""
     suffixes = [""] if name.lower().endswith(_SUFFIXES) else list(_SUFFIXES)
-    tried = [f"{folder}{name}{suffix}" for folder in (f"images/{kind}/", "images/", "") for suffix in suffixes]
-    for candidate in tried:
+    candidates = [f"{folder}{name}{suffix}" for folder in (f"images/{kind}/", "images/", "") for suffix in suffixes]
+    for candidate in candidates:
         if (row.file.parent / candidate).is_file():
-            return read_picture_file(row, "image", candidate)[0]
-    raise DataError(f"{row.where}: the picture {name!r} is missing; looked for {tried[0]} and {len(tried) - 1} others")
+            return read_image_file(row, "image", candidate)[0]
+    raise DataError(
+        f"{row.where}: the image {name!r} is missing; looked for {candidates[0]} and {len(candidates) - 1} others"
+    )
+
+
+BENCHMARK = Benchmark(NAME, TYPES, (OPTION_LETTER,), load, score, prompt)

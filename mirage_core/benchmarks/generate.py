@@ -1,6 +1,6 @@
-"""Problems made here: solvable mazes, level by level, that never cross a split.
+"""Generated problems: solvable mazes, level by level, whose splits share no map.
 
-Every (benchmark, split, level) draws from its own generator, so a change of one leaves the others as they were.
+Every (benchmark, split, level) has its own random generator, so a change of one does not affect the others.
 """
 
 from __future__ import annotations
@@ -35,35 +35,35 @@ _REPORT_EVERY = 100
 
 
 def generate_problems(settings: ProblemSettings, seed: int, progress: Progress) -> list[Problem]:
-    """Every generated problem of the settings, in one list."""
+    """Return every generated problem of the settings."""
     return list(generated_problems(settings, seed, progress))
 
 
 def generated_problems(settings: ProblemSettings, seed: int, progress: Progress) -> Iterator[Problem]:
-    """Every generated problem, one after another: benchmark by benchmark, split by split, levels taking turns.
+    """Yield every generated problem: benchmark by benchmark, split by split, alternating between levels.
 
     Maps are distinct (up to rotation and reflection) inside validation and test; train may repeat a map. Raises
-    DataError when a level has too few maps left, or an excluded file cannot be read.
+    DataError if a level has too few maps left, or an excluded file cannot be read.
     """
     excluded = excluded_forms([Path(name) for name in settings.exclude])
-    wanted = [
+    parts = [
         (name, split, data)
         for name, data in ((vsp_planning.NAME, settings.vsp_planning), (vsp_reasoning.NAME, settings.vsp_reasoning))
         if data is not None
         for split in SPLITS
     ]
-    total = sum(count for _, split, data in wanted for count in level_counts(data, split).values())
-    made = 0
-    for name, split, data in wanted:
+    total = sum(count for _, split, data in parts for count in level_counts(data, split).values())
+    done = 0
+    for name, split, data in parts:
         for problem in _problems_of_split(name, split, data, settings, seed, excluded):
             yield problem
-            made += 1
-            if made % _REPORT_EVERY == 0 or made == total:
-                progress(ProgressEvent(stage="problems", message=f"{name} {split}", step=made, total=total))
+            done += 1
+            if done % _REPORT_EVERY == 0 or done == total:
+                progress(ProgressEvent(stage="problems", message=f"{name} {split}", step=done, total=total))
 
 
 def excluded_forms(files: list[Path]) -> frozenset[str]:
-    """The canonical maps of published files: from ``map_desc``, or from the picture where a row has none."""
+    """The canonical maps of published files: from ``map_desc``, or from the image of a row without it."""
     return frozenset(
         canonical(vsp_planning.read_map(row) if "map_desc" in row.values else vsp_reasoning.read_map(row))
         for file in files
@@ -72,9 +72,9 @@ def excluded_forms(files: list[Path]) -> frozenset[str]:
 
 
 def level_counts(data: BenchmarkData, split: Split) -> dict[int, int]:
-    """How many problems of each level a split holds; a level named twice gets two shares.
+    """The number of problems of each level in a split; a level named twice gets two shares.
 
-    What does not divide goes to the first levels.
+    The first levels get the remainder.
     """
     if split == "test":
         return dict.fromkeys(data.test_levels, data.test_per_level)
@@ -91,16 +91,16 @@ def level_counts(data: BenchmarkData, split: Split) -> dict[int, int]:
 def _problems_of_split(
     name: str, split: Split, data: BenchmarkData, settings: ProblemSettings, seed: int, excluded: frozenset[str]
 ) -> Iterator[Problem]:
-    """The problems of one benchmark and split, the levels taking turns."""
+    """Yield the problems of one benchmark and split, alternating between levels."""
     counts = level_counts(data, split)
     begin, levels = 0, {}
     for level, count in counts.items():
         levels[level] = _draw_level(name, split, level, count, begin, settings, seed, excluded)
         begin += count
     for turn in range(max(counts.values(), default=0)):
-        for level, drawn in levels.items():
-            if turn < len(drawn):
-                yield _problem(f"{name}-{split}-{level}-{turn:05d}", name, split, *drawn[turn], settings.cell_px)
+        for level, mazes in levels.items():
+            if turn < len(mazes):
+                yield _problem(f"{name}-{split}-{level}-{turn:05d}", name, split, *mazes[turn], settings.cell_px)
 
 
 def _draw_level(
@@ -113,18 +113,18 @@ def _draw_level(
     seed: int,
     excluded: frozenset[str],
 ) -> list[tuple[Maze, str]]:
-    """Mazes of one level with their plans; ``begin`` carries the turn of outcomes on from the level before."""
+    """Draw the mazes of one level with their plans; ``begin`` continues the cycle of outcomes from the last level."""
     rng = np.random.default_rng([seed, zlib.crc32(f"{name}/{split}".encode()), level])
     taken = set(excluded)
-    drawn = []
+    mazes = []
     for index in range(count):
-        found = _draw(rng, name, split, level, begin + index, settings, taken)
-        if found is None:
+        drawn = _draw(rng, name, split, level, begin + index, settings, taken)
+        if drawn is None:
             raise DataError(_too_few(name, split, level, index, count, settings, len(excluded)))
-        drawn.append(found)
+        mazes.append(drawn)
         if split != "train":
-            taken.add(canonical(found[0]))
-    return drawn
+            taken.add(canonical(drawn[0]))
+    return mazes
 
 
 def _draw(
@@ -136,7 +136,7 @@ def _draw(
     settings: ProblemSettings,
     taken: set[str],
 ) -> tuple[Maze, str] | None:
-    """A maze of the split that is not taken, with its plan; None when many draws gave none."""
+    """Draw a maze of the split that is not taken, with its plan; None if many draws gave none."""
     for _ in range(_DRAWS):
         maze = random_maze(rng, level, settings.hole_probability)
         form = canonical(maze)
@@ -152,19 +152,19 @@ def _draw(
 
 
 def _too_few(
-    name: str, split: Split, level: int, got: int, wanted: int, settings: ProblemSettings, excluded: int
+    name: str, split: Split, level: int, got: int, expected: int, settings: ProblemSettings, excluded: int
 ) -> str:
-    which = "different " if split != "train" else ""
+    distinct = "different " if split != "train" else ""
     return (
-        f"{name}: {wanted} {which}{split} maps of level {level} are asked for, but after {got} no other was found in "
+        f"{name}: {expected} {distinct}{split} maps of level {level} are wanted, but after {got} no other was found in "
         f"{_DRAWS} draws (hole probability {settings.hole_probability}, {excluded} excluded maps, "
         f"plan_length_max {settings.plan_length_max}); ask for at most {got}, or use a larger level"
     )
 
 
 def _problem(identity: str, name: str, split: Split, maze: Maze, plan: str, cell_px: int) -> Problem:
-    picture = picture_bytes(render(maze, cell_px))
+    image = picture_bytes(render(maze, cell_px))
     if name == vsp_planning.NAME:
-        return vsp_planning.make_problem(identity, split, maze, picture, answer=plan)
+        return vsp_planning.make_problem(identity, split, maze, image, answer=plan)
     answer = vsp_reasoning.answer_of(maze, plan)
-    return vsp_reasoning.make_problem(identity, split, maze, picture, plan, answer)
+    return vsp_reasoning.make_problem(identity, split, maze, image, plan, answer)

@@ -1,7 +1,7 @@
-"""Jigsaw: which of two pieces is the missing lower right quarter of a picture.
+"""Jigsaw: which of two pieces is the missing lower right quarter of an image.
 
-Evaluated on BLINK's Jigsaw rows (``BLINK-Benchmark/BLINK``, configuration Jigsaw, split val); trained on pictures cut
-here. Training pictures and their near duplicates (perceptual hash) stay in one split.
+Evaluated on BLINK's Jigsaw rows (``BLINK-Benchmark/BLINK``, configuration Jigsaw, split val); trained on images cut
+here. An image and its near duplicates (perceptual hash) stay in one split.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mirage_core.benchmarks.benchmark import Benchmark
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
-from mirage_core.benchmarks.io.image_sources import source_pictures
-from mirage_core.benchmarks.multiple_choice import LETTERS, RULE, prompt, right_letter, score, with_options
+from mirage_core.benchmarks.io.image_sources import source_images
+from mirage_core.benchmarks.multiple_choice import LETTERS, OPTION_LETTER, prompt, right_letter, score, with_options
 from mirage_core.benchmarks.near_duplicates import near_groups, perceptual_hash
 from mirage_core.benchmarks.splits import split_of_form
 from mirage_core.config import JigsawData
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Progress, ProgressEvent, Split
 from mirage_core.worlds.jigsaw import cut_jigsaw, near_piece, same_piece
-from mirage_core.worlds.jigsaw.cut import squared
+from mirage_core.worlds.jigsaw.cut import centred_square
 from mirage_core.worlds.maze import picture_bytes
 
 NAME = "jigsaw"
 GROUPS = ("jigsaw",)
-RULES = (RULE,)
 CONFIG, PUBLISHED_SPLIT = "Jigsaw", "val"
 OPTIONS = ("the second image", "the third image")
-# BLINK's own words, character for character: they are part of the benchmark.
+# BLINK's question, character for character: it is part of the benchmark.
 QUESTION = (
     "Given the first image with the lower right corner missing, can you tell which one of the second image or the "
     "third image is the missing part? Imagine which image would be more appropriate to place in the missing spot. You "
@@ -40,17 +40,16 @@ QUESTION = (
 )
 _SHORT = "<image><image><image>\nPiece"
 _HISTOGRAM_BINS = 4
-__all__ = ["GROUPS", "NAME", "OPTIONS", "RULES", "jigsaw_problems", "load", "prompt", "score"]
 
 
 def load(file: str | Path, split: Split = "test") -> list[Problem]:
-    """BLINK's Jigsaw rows of a file, folder or hub id; rows whose answer is hidden are refused with a DataError."""
+    """BLINK's Jigsaw rows of a file, folder or hub id; DataError for rows whose answer is hidden."""
     rows = published_rows(str(file), config=CONFIG, split=PUBLISHED_SPLIT)
     return [_published(row, split) for row in rows]
 
 
 def _published(row: PublishedRow, split: Split) -> Problem:
-    images = tuple(row.picture(row.value(f"image_{at}"), f"image_{at}") for at in (1, 2, 3))
+    images = tuple(row.image(row.value(f"image_{at}"), f"image_{at}") for at in (1, 2, 3))
     answer, choices = row.text("answer"), row.texts("choices")
     if answer == "hidden":
         raise DataError(f"{row.where}: the answer is hidden; BLINK publishes answers of the split val only")
@@ -79,8 +78,8 @@ def _problem(
 
 
 @dataclass(slots=True)
-class _Survey:
-    """What the first reading of all pictures found: a hash, a colour histogram and the name of each."""
+class _ImageIndex:
+    """The result of the first pass over all images: name, hash, colour histogram and encoded square of each."""
 
     names: list[str] = field(default_factory=list)
     hashes: list[int] = field(default_factory=list)
@@ -89,24 +88,24 @@ class _Survey:
 
 
 def jigsaw_problems(data: JigsawData, seed: int, progress: Progress) -> Iterator[Problem]:
-    """Problems cut from the pictures of the settings, the wanted number of every split, in the order of the pictures.
+    """Yield problems cut from the images of the settings, the requested number of each split, in the images' order.
 
-    DataError when the pictures do not suffice: it says how many there are and how many fell away, and why.
+    DataError if there are too few images: it says how many there are and how many were unusable.
     """
     wanted: dict[Split, int] = {"train": data.train, "validation": data.validation, "test": data.test}
-    survey = _survey(data, seed, progress)
-    splits = _splits(survey)
-    partners = _partners(survey, splits) if data.wrong == "near" else None
+    index = _index_images(data, seed, progress)
+    splits = _splits(index)
+    partners = _partners(index, splits) if data.wrong == "near" else None
     counts = dict.fromkeys(wanted, 0)
-    alike = 0
-    for index, square in enumerate(survey.squares):
-        split = splits[index]
+    unusable = 0
+    for number, square in enumerate(index.squares):
+        split = splits[number]
         if counts[split] >= wanted[split]:
             continue
-        other = survey.squares[partners[index]] if partners and partners[index] >= 0 else None
-        problem = _cut(data, seed, split, survey.names[index], square, other)
+        other = index.squares[partners[number]] if partners and partners[number] >= 0 else None
+        problem = _cut(data, seed, split, index.names[number], square, other)
         if problem is None:
-            alike += 1
+            unusable += 1
             continue
         counts[split] += 1
         yield problem
@@ -114,54 +113,54 @@ def jigsaw_problems(data: JigsawData, seed: int, progress: Progress) -> Iterator
     missing = {split: wanted[split] - count for split, count in counts.items() if count < wanted[split]}
     if missing:
         raise DataError(
-            f"jigsaw: {missing} problems are missing. {data.pictures!r} gave {len(survey.names)} pictures, "
-            f"{alike} of them with no wrong piece that looks different; give more pictures or ask for fewer problems"
+            f"jigsaw: {missing} problems are missing. {data.pictures!r} has {len(index.names)} images, "
+            f"{unusable} of them with no wrong piece that looks different; give more images or ask for fewer problems"
         )
 
 
-def _survey(data: JigsawData, seed: int, progress: Progress) -> _Survey:
-    """Read every picture once: its square, hash and histogram. Drawn pictures are made in the number needed."""
-    survey = _Survey()
-    for picture in source_pictures(data, seed):
-        square = squared(picture.image, data.side_px)
-        survey.names.append(picture.name)
-        survey.hashes.append(perceptual_hash(square))
-        survey.histograms.append(_histogram(square))
-        survey.squares.append(picture_bytes(square))
-        if len(survey.names) % 200 == 0:
-            progress(ProgressEvent(stage="problems", message=f"jigsaw: {len(survey.names)} pictures read"))
-    return survey
+def _index_images(data: JigsawData, seed: int, progress: Progress) -> _ImageIndex:
+    """Read every image once: its square, hash and histogram. Drawn images are made in the number needed."""
+    index = _ImageIndex()
+    for source in source_images(data, seed):
+        square = centred_square(source.image, data.side_px)
+        index.names.append(source.name)
+        index.hashes.append(perceptual_hash(square))
+        index.histograms.append(_histogram(square))
+        index.squares.append(picture_bytes(square))
+        if len(index.names) % 200 == 0:
+            progress(ProgressEvent(stage="problems", message=f"jigsaw: {len(index.names)} images read"))
+    return index
 
 
-def _splits(survey: _Survey) -> list[Split]:
-    """The split of each picture: that of its group of near duplicates, by the digest of the group's first name."""
-    groups = near_groups(survey.hashes)
-    return [split_of_form(f"jigsaw/{survey.names[group]}") for group in groups]
+def _splits(index: _ImageIndex) -> list[Split]:
+    """The split of each image: that of its group of near duplicates, by the digest of the group's first name."""
+    groups = near_groups(index.hashes)
+    return [split_of_form(f"jigsaw/{index.names[group]}") for group in groups]
 
 
-def _partners(survey: _Survey, splits: list[Split]) -> list[int]:
-    """For each picture the one of the same split with the nearest colours that is not its duplicate; -1 where none."""
-    histograms, groups = np.stack(survey.histograms), np.array(near_groups(survey.hashes))
-    kinds = np.array(splits)
+def _partners(index: _ImageIndex, splits: list[Split]) -> list[int]:
+    """For each image the one of the same split with the nearest colours that is not its duplicate; -1 if none."""
+    histograms, groups = np.stack(index.histograms), np.array(near_groups(index.hashes))
+    split_names = np.array(splits)
     partners = []
-    for index, histogram in enumerate(histograms):
-        apart = np.abs(histograms - histogram).sum(axis=1)
-        apart[(kinds != kinds[index]) | (groups == groups[index])] = np.inf
-        best = int(apart.argmin())
-        partners.append(best if np.isfinite(apart[best]) else -1)
+    for number, histogram in enumerate(histograms):
+        distances = np.abs(histograms - histogram).sum(axis=1)
+        distances[(split_names != split_names[number]) | (groups == groups[number])] = np.inf
+        nearest = int(distances.argmin())
+        partners.append(nearest if np.isfinite(distances[nearest]) else -1)
     return partners
 
 
 def _cut(data: JigsawData, seed: int, split: Split, name: str, square: bytes, other: bytes | None) -> Problem | None:
-    """The problem of one picture; None where no wrong piece differs enough."""
+    """The problem of one image; None if no wrong piece differs enough."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     rng = np.random.default_rng(list(digest[:8]))
-    whole = _opened(square)
-    wrong = near_piece(whole, _opened(other)) if other is not None else None
-    wrong = wrong or same_piece(rng, whole)
+    image = _decoded(square)
+    wrong = near_piece(image, _decoded(other)) if other is not None else None
+    wrong = wrong or same_piece(rng, image)
     if wrong is None:
         return None
-    cut = cut_jigsaw(whole, data.side_px, wrong)
+    cut = cut_jigsaw(image, data.side_px, wrong)
     right_first = bool(rng.integers(2))
     pieces = (cut.right, cut.wrong) if right_first else (cut.wrong, cut.right)
     images = tuple(picture_bytes(part) for part in (cut.reference, *pieces))
@@ -170,11 +169,14 @@ def _cut(data: JigsawData, seed: int, split: Split, name: str, square: bytes, ot
 
 
 def _histogram(square: Image.Image) -> np.ndarray:
-    """Shares of colours in 4 x 4 x 4 bins, [64]."""
+    """Shares of colours in 4 x 4 x 4 bins [64]."""
     pixels = np.asarray(square, dtype=np.uint8).reshape(-1, 3) // (256 // _HISTOGRAM_BINS)
     index = (pixels[:, 0].astype(int) * _HISTOGRAM_BINS + pixels[:, 1]) * _HISTOGRAM_BINS + pixels[:, 2]
     return np.bincount(index, minlength=_HISTOGRAM_BINS**3) / len(index)
 
 
-def _opened(data: bytes) -> Image.Image:
+def _decoded(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+BENCHMARK = Benchmark(NAME, GROUPS, (OPTION_LETTER,), load, score, prompt)

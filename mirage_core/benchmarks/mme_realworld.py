@@ -1,4 +1,4 @@
-"""MME-RealWorld-Lite: large pictures of real places, with four options and "the image does not feature it".
+"""MME-RealWorld-Lite: large images of real places, with four options and "the image does not feature it".
 
 Published as ``yifanzhang114/MME-RealWorld-lite-lmms-eval``, split train, about 1,919 rows: index, bytes (base64),
 question, "multi-choice options" ("(A) text"), answer, category ("Perception/Monitoring"), l2-category.
@@ -9,12 +9,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mirage_core.benchmarks.answer_parsing import after_thought
 from mirage_core.benchmarks.benchmark import Benchmark
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
-from mirage_core.benchmarks.io.jsonl import LARGE_PICTURE_PIXELS
-from mirage_core.benchmarks.multiple_choice import LETTERS
-from mirage_core.benchmarks.option_rows import RULE, answer_text, choice_problem, prompt, score_letter
-from mirage_core.benchmarks.option_rows import score as score_by_letter
+from mirage_core.benchmarks.io.jsonl import LARGE_IMAGE_PIXELS
+from mirage_core.benchmarks.multiple_choice import (
+    LETTERS,
+    PUBLISHED_LETTER,
+    letter_score,
+    prompt,
+    published_problem,
+    score_published,
+)
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Score, Split
 
@@ -23,14 +29,14 @@ SOURCE, PUBLISHED_SPLIT = "yifanzhang114/MME-RealWorld-lite-lmms-eval", "train"
 TASKS = ("perception", "reasoning")
 AREAS = ("monitoring", "autonomous-driving", "ocr-with-complex-context", "diagram-and-table", "remote-sensing")
 GROUPS = tuple(f"{task}-{area}" for task in TASKS for area in AREAS)
-OWN_RULE = "mme-realworld"
-RULES = (RULE, OWN_RULE)
+OFFICIAL_RULE = "mme-realworld"
+RULES = (PUBLISHED_LETTER, OFFICIAL_RULE)
 ENDING = (
     "\nSelect the best answer to the above multiple-choice question based on the image. Respond with only the letter "
     "(A, B, C, D, or E) of the correct option.\nThe best answer is: "
 )
 _OPTION = re.compile(r"\s*[(（]?([A-Z])[)）.:]\s*(.*)", flags=re.DOTALL)
-# What its own scoring strikes out of an answer before it takes the first capital from A to E.
+# The official scoring removes these from an answer before it takes the first capital from A to E.
 _PREFIXES = (
     "The best answer is", "The correct answer is", "The answer is", "The answer", "The best option is",
     "The correct option is", "Best answer:", "Best option:",
@@ -45,14 +51,14 @@ def load(file: str | Path, split: Split = "test") -> list[Problem]:
 def _problem(row: PublishedRow, split: Split) -> Problem:
     options, group = [_option(row, text) for text in row.texts("multi-choice options")], _group(row)
     lines = "\n".join(f"({letter}) {text}" for letter, text in zip(LETTERS, options, strict=False))
-    return choice_problem(
+    return published_problem(
         f"{NAME}-{row.values.get('index', row.number - 1)}",
         NAME,
         group,
         split=split,
         body=f"{row.text('question').strip()} The choices are listed below:\n{lines}",
         ending=ENDING,
-        images=(row.picture(row.value("bytes"), "bytes", LARGE_PICTURE_PIXELS),),
+        images=(row.image(row.value("bytes"), "bytes", LARGE_IMAGE_PIXELS),),
         options=options,
         answer=row.text("answer"),
         where=row.where,
@@ -61,10 +67,10 @@ def _problem(row: PublishedRow, split: Split) -> Problem:
 
 
 def _option(row: PublishedRow, text: str) -> str:
-    found = _OPTION.fullmatch(text)
-    if found is None:
+    match = _OPTION.fullmatch(text)
+    if match is None:
         raise DataError(f"{row.where}: the option {text[:60]!r} has no letter, expected '(A) text'")
-    return found.group(2).strip()
+    return match.group(2).strip()
 
 
 def _group(row: PublishedRow) -> str:
@@ -76,18 +82,18 @@ def _group(row: PublishedRow) -> str:
     return group
 
 
-def score(problem: Problem, output: str, rule: str = RULE) -> Score:
-    """By the letter as everywhere here, or (``mme-realworld``) by the benchmark's own: its usual openings struck out,
-    the first capital from A to E; without one the first option whose text holds the answer."""
-    if rule != OWN_RULE:
-        return score_by_letter(problem, output, rule)
-    text = answer_text(output)
+def score(problem: Problem, output: str, rule: str = PUBLISHED_LETTER) -> Score:
+    """Score by ``published-letter`` or by the official rule ``mme-realworld``: without its usual opening phrases, the
+    first capital from A to E of the answer; else the first option whose letter in parentheses contains the answer."""
+    if rule != OFFICIAL_RULE:
+        return score_published(problem, output, rule)
+    text = after_thought(output)
     for prefix in _PREFIXES:
         text = text.replace(prefix, "")
-    found = re.search("[A-E]", text)
-    held = [f"({letter})" for letter in "ABCDE" if text.strip().lower() in f"({letter.lower()})"]
-    letter = found.group() if found else held[0][1] if held and text.strip() else None
-    return score_letter(problem, letter, OWN_RULE)
+    capital = re.search("[A-E]", text)
+    containing = [letter for letter in "ABCDE" if text.strip().lower() in f"({letter.lower()})"]
+    letter = capital.group() if capital else containing[0] if containing and text.strip() else None
+    return letter_score(problem, letter, OFFICIAL_RULE)
 
 
 BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, source=SOURCE)

@@ -1,30 +1,34 @@
-"""Questions with lettered options: how they are worded, asked and judged, whatever they are about.
+"""Questions with lettered options: their wording, their prompt, and two scoring rules.
 
-Shared by jigsaw, SAT, CoMT and a user's own questions. The options stand in the fact ``options``: a list of texts,
-the first is A.
+The options are the fact ``options``: a list of texts, the first is A. ``option-letter`` (``score``) serves jigsaw, SAT,
+CoMT and users' own questions, whose prompts ask for a box. ``published-letter`` (``score_published``) serves V*,
+HR-Bench, MME-RealWorld and BLINK, whose own prompts ask for a bare letter, so it reads that, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mirage_core.benchmarks.answer_parsing import letter_of, option_letter
+from mirage_core.benchmarks.answer_parsing import letter_of, option_letter, published_letter
+from mirage_core.benchmarks.benchmark import check_rule
 from mirage_core.benchmarks.vsp_prompts import PromptForm, check_form, with_ending
-from mirage_core.errors import DataError, SettingsError
-from mirage_core.types import Problem, Score, Variant
+from mirage_core.errors import DataError
+from mirage_core.types import Problem, Score, Split, Variant
 
-RULE = "option-letter"
+OPTION_LETTER = "option-letter"
+PUBLISHED_LETTER = "published-letter"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-MOST_OPTIONS = len(LETTERS)
+MAX_OPTIONS = len(LETTERS)
 
 
 def lettered(options: Sequence[str]) -> dict[str, str]:
-    """Options by their letters; DataError when there are fewer than two, too many, or two that read the same."""
+    """Options by their letters; DataError for fewer than two, too many, or two that read the same."""
     texts = [option.strip() for option in options]
-    if not 2 <= len(texts) <= MOST_OPTIONS:
-        raise DataError(f"got {len(texts)} options, expected 2 to {MOST_OPTIONS}")
+    if not 2 <= len(texts) <= MAX_OPTIONS:
+        raise DataError(f"got {len(texts)} options, expected 2 to {MAX_OPTIONS}")
     if len({text.casefold() for text in texts}) < len(texts) or not all(texts):
-        raise DataError(f"the options {texts} are not all different and non-empty: nobody could tell which is right")
+        raise DataError(f"the options {texts} are not all different and non-empty: the right one would be ambiguous")
     return dict(zip(LETTERS, texts, strict=False))
 
 
@@ -40,29 +44,74 @@ def with_options(question: str, options: Sequence[str]) -> str:
 
 
 def right_letter(answer: str, options: Sequence[str]) -> str:
-    """The letter of the right option, named by its letter ("(B)") or its text; DataError when it names none."""
-    named = lettered(options)
-    exact = [letter for letter, text in named.items() if text.casefold() == answer.strip().casefold()]
-    letter = exact[0] if exact else letter_of(answer.strip(), named)
+    """The letter of the right option, named by its letter ("(B)") or its text; DataError if it names none."""
+    texts = lettered(options)
+    exact = [letter for letter, text in texts.items() if text.casefold() == answer.strip().casefold()]
+    letter = exact[0] if exact else letter_of(answer.strip(), texts)
     if letter is None:
-        raise DataError(f"the answer {answer!r} is none of the options {named}")
+        raise DataError(f"the answer {answer!r} is none of the options {texts}")
     return letter
 
 
 def prompt(problem: Problem, form: PromptForm, variant: Variant) -> str:
-    """What a model is asked: the problem's words and the variant's ending, or the words alone and "Answer:"."""
+    """The prompt: the problem's question and the variant's ending, or the short question and "Answer:"."""
     check_form(form)
     if form == "short":
         return str(problem.facts.get("short", problem.question)).rstrip() + "\nAnswer:"
     return with_ending(problem.question, variant)
 
 
-def score(problem: Problem, output: str, rule: str = RULE) -> Score:
-    """Compare the chosen letter with the answer; nothing readable is unparsed, hence wrong.
+def score(problem: Problem, output: str, rule: str = OPTION_LETTER) -> Score:
+    """Compare the chosen letter with the answer under ``option-letter``; no readable letter is unparsed."""
+    check_rule(rule, (OPTION_LETTER,), problem.benchmark)
+    return letter_score(problem, option_letter(output, options_of(problem)), OPTION_LETTER)
 
-    There is one rule and the score names it; the planning rules are accepted, so that one setting serves all.
+
+def score_published(problem: Problem, output: str, rule: str = PUBLISHED_LETTER) -> Score:
+    """Compare the chosen letter with the answer under ``published-letter``; no readable letter is unparsed."""
+    check_rule(rule, (PUBLISHED_LETTER, OPTION_LETTER), problem.benchmark)
+    options = dict(zip(LETTERS, problem.facts["options"], strict=False))
+    return letter_score(problem, published_letter(output, options), PUBLISHED_LETTER)
+
+
+def letter_score(problem: Problem, letter: str | None, rule: str) -> Score:
+    """The score of a letter that was read under a rule."""
+    return Score(problem_id=problem.id, correct=letter == problem.answer, parsed=letter, rule=rule)
+
+
+def published_problem(
+    identity: str,
+    benchmark: str,
+    group: str,
+    *,
+    split: Split,
+    body: str,
+    ending: str,
+    images: tuple[bytes, ...],
+    options: Sequence[str],
+    answer: str,
+    where: str,
+    facts: Mapping[str, Any],
+) -> Problem:
+    """The problem of a published row: ``body`` is the question with its options in the benchmark's own layout.
+
+    The whole official prompt, with its ``ending``, is the fact ``official``. DataError, naming the row by ``where``,
+    for too few options or an answer that is none of their letters.
     """
-    if rule not in (RULE, "mirage", "vsp"):
-        raise SettingsError(f"unknown rule {rule!r} for {problem.benchmark}; expected {RULE}")
-    letter = option_letter(output, options_of(problem))
-    return Score(problem_id=problem.id, correct=letter == problem.answer, parsed=letter, rule=RULE)
+    letters = LETTERS[: len(options)]
+    letter = answer.strip().strip("()").upper()
+    if not 2 <= len(options) <= MAX_OPTIONS or len(letter) != 1 or letter not in letters:
+        raise DataError(
+            f"{where}: the answer {answer!r} is none of the letters {', '.join(letters)} of {len(options)} options"
+        )
+    question = "<image>\n" * len(images) + body.strip()
+    return Problem(
+        id=identity,
+        benchmark=benchmark,
+        split=split,
+        group=group,
+        question=question,
+        images=images,
+        answer=letter,
+        facts={"options": list(options), "official": question + ending, **facts},
+    )

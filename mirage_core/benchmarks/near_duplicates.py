@@ -1,6 +1,6 @@
-"""Near duplicates: pictures that look alike by their perceptual hash, questions that read alike.
+"""Near duplicates: images with similar perceptual hashes, questions that differ in punctuation only.
 
-A perceptual hash keeps 64 bits of a picture's low frequencies ("phash" of ImageHash): scaled, re-encoded or slightly
+A perceptual hash has 64 bits of an image's low frequencies ("phash" of ImageHash): scaled, re-encoded or slightly
 brightened copies differ in a few bits only.
 """
 
@@ -17,35 +17,35 @@ NEAR_BITS = 6
 _BLOCK = 512
 
 
-def perceptual_hash(picture: Image.Image) -> int:
-    """The 64-bit perceptual hash of a picture."""
+def perceptual_hash(image: Image.Image) -> int:
+    """The 64-bit perceptual hash of an image."""
     import imagehash
 
-    return int(str(imagehash.phash(picture)), 16)
+    return int(str(imagehash.phash(image)), 16)
 
 
 def perceptual_hash_of(data: bytes) -> int:
-    """The hash of an encoded picture that was checked before."""
+    """The hash of an encoded image that was checked before."""
     return perceptual_hash(Image.open(io.BytesIO(data)))
 
 
 def text_key(text: str) -> str:
-    """Equal for texts that differ in case, spaces and punctuation only."""
+    """A key that is equal for texts that differ in case, spaces and punctuation only."""
     plain = "".join(letter for letter in text.casefold() if letter.isalnum())
     return hashlib.sha256(plain.encode()).hexdigest()[:20]
 
 
 def near_pairs(first: Sequence[int], second: Sequence[int], bits: int = NEAR_BITS) -> Iterator[tuple[int, int]]:
-    """Index pairs (i, j) whose hashes ``first[i]`` and ``second[j]`` differ in at most ``bits`` bits."""
-    left, right = _words(first), _words(second)
+    """Yield index pairs (i, j) whose hashes ``first[i]`` and ``second[j]`` differ in at most ``bits`` bits."""
+    left, right = _as_uint64(first), _as_uint64(second)
     for begin in range(0, len(left), _BLOCK):
-        apart = np.bitwise_count(left[begin : begin + _BLOCK, None] ^ right[None, :])
-        for i, j in zip(*np.nonzero(apart <= bits), strict=True):
+        distances = np.bitwise_count(left[begin : begin + _BLOCK, None] ^ right[None, :])
+        for i, j in zip(*np.nonzero(distances <= bits), strict=True):
             yield begin + int(i), int(j)
 
 
 def near_groups(hashes: Sequence[int], bits: int = NEAR_BITS) -> list[int]:
-    """For each hash the lowest index of its group: hashes that are near, or linked by near ones, are one group."""
+    """The lowest index of each hash's group: hashes that are near, or linked by near ones, form a group."""
     group = list(range(len(hashes)))
 
     def find(index: int) -> int:
@@ -60,5 +60,5 @@ def near_groups(hashes: Sequence[int], bits: int = NEAR_BITS) -> list[int]:
     return [find(index) for index in range(len(hashes))]
 
 
-def _words(hashes: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
+def _as_uint64(hashes: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.uint64]]:
     return np.array(hashes, dtype=np.uint64)

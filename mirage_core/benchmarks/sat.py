@@ -1,7 +1,7 @@
 """SAT, spatial aptitude: questions about one or two frames of a scene, with two answers to choose from.
 
 Published as ``array/SAT``: image_bytes, question, answers, question_type, correct_answer. Every test row is asked in
-both orders of its options, since models favour a place; a training row stands in one order, chosen by its digest.
+both orders of its options, since models favour a position; a training row is asked in one, chosen by its digest.
 """
 
 from __future__ import annotations
@@ -9,20 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from mirage_core.benchmarks.benchmark import Orders
+from mirage_core.benchmarks.benchmark import Benchmark, OptionOrders
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
-from mirage_core.benchmarks.multiple_choice import LETTERS, RULE, prompt, score, with_options
+from mirage_core.benchmarks.multiple_choice import LETTERS, OPTION_LETTER, prompt, score, with_options
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Split
 
 NAME = "sat"
 SOURCE = "array/SAT"
-# What the data set calls its types: motion of things or of the viewer (dynamic), and one frame (static).
+# The data set's own types: motion of objects or of the viewer (dynamic), and one frame (static).
 DYNAMIC = ("action_consequence", "action_sequence", "ego_movement", "goal_aim", "obj_movement", "perspective")
 GROUPS = (*DYNAMIC, "static")
-RULES = (RULE,)
-ORDERS = Orders("both-orders", 2, "mean over both orders of the options", per_row=True)
-__all__ = ["DYNAMIC", "GROUPS", "NAME", "ORDERS", "RULES", "SOURCE", "load", "problems_of_row", "prompt", "score"]
+ORDERS = OptionOrders("both-orders", 2, per_row=True)
 
 
 def load(file: str | object, split: Split = "test") -> list[Problem]:
@@ -33,13 +31,13 @@ def load(file: str | object, split: Split = "test") -> list[Problem]:
 def problems_of_row(row: PublishedRow, split: Split) -> Iterator[Problem]:
     """The problems of a row: both orders of the options for testing, one for training.
 
-    The id holds the digest of the row's words and pictures: the same row has the same id wherever it lies.
+    The id contains the digest of the row's question and images: a row has the same id in any file.
     """
     question, answers, right = row.text("question"), row.texts("answers"), row.text("correct_answer")
-    pictures = row.value("image_bytes")
-    if not isinstance(pictures, list) or not pictures:
-        raise DataError(f"{row.where}: image_bytes is {type(pictures).__name__}, expected a list of pictures")
-    images = tuple(row.picture(picture, f"picture {at}") for at, picture in enumerate(pictures, start=1))
+    encoded = row.value("image_bytes")
+    if not isinstance(encoded, list) or not encoded:
+        raise DataError(f"{row.where}: image_bytes is {type(encoded).__name__}, expected a list of images")
+    images = tuple(row.image(image, f"image {number}") for number, image in enumerate(encoded, start=1))
     if right not in answers:
         raise DataError(f"{row.where}: correct_answer {right!r} is none of the answers {answers}")
     digest = _digest(question, images)
@@ -77,7 +75,10 @@ def _problem(
 
 
 def _digest(question: str, images: tuple[bytes, ...]) -> str:
-    whole = hashlib.sha256(question.encode())
+    digest = hashlib.sha256(question.encode())
     for image in images:
-        whole.update(hashlib.sha256(image).digest())
-    return whole.hexdigest()
+        digest.update(hashlib.sha256(image).digest())
+    return digest.hexdigest()
+
+
+BENCHMARK = Benchmark(NAME, GROUPS, (OPTION_LETTER,), load, score, prompt, ORDERS)

@@ -1,8 +1,8 @@
-"""Which split a maze belongs to: fixed by its canonical form, so that no two splits ever share a map.
+"""The split of a maze is fixed by its canonical form, so that no two splits ever share a map.
 
-The choice depends on no seed and no count: every benchmark, seed and data size keeps the same maps apart, and held-out
-maps are drawn from the same distribution as the others. (Taking the likeliest maps for testing would not be: at level 3
-only 879 solvable maps differ, and 150 of them hold 71 % of the probability.)
+The assignment does not depend on seeds or counts: every benchmark, seed and data size separates the same maps, and
+held-out maps have the same distribution as the others. (The likeliest maps as test maps would not: at level 3 only 879
+solvable maps differ, and 150 of them have 71 % of the probability.)
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ TEST_SHARE, VALIDATION_SHARE = 0.35, 0.10
 
 
 def split_of(maze: Maze) -> Split:
-    """The split a maze, in any of its 8 orientations, may stand in."""
+    """The split of a maze, the same for all of its 8 orientations."""
     return split_of_form(canonical(maze))
 
 
 def split_of_form(form: str) -> Split:
-    """The split of a canonical form: a fixed share of all forms, chosen by digest."""
+    """The split of a canonical form: a fixed share of all forms, by digest."""
     share = int.from_bytes(hashlib.sha256(form.encode()).digest()[:8], "big") / 2**64
     if share < TEST_SHARE:
         return "test"

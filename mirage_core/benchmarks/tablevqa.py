@@ -1,7 +1,7 @@
-"""TableVQA-Bench: questions about pictures of tables, answered in words, scored as its authors score them.
+"""TableVQA-Bench: questions about images of tables, answered in words, scored as its authors score them.
 
 Published as ``terryoo/TableVQA-Bench``, a split a part: vwtq 750, vwtq_syn 250, vtabfact 250, fintabnetqa 250, with
-qa_id, image, question, text_html_table, gt. Several right answers stand in gt divided by "|".
+qa_id, image, question, text_html_table, gt. "|" separates several right answers in gt.
 """
 
 from __future__ import annotations
@@ -13,144 +13,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirage_core.benchmarks.answer_parsing import boxed
-from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.answer_parsing import after_thought, boxed
+from mirage_core.benchmarks.benchmark import Benchmark, check_rule
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.multiple_choice import prompt
-from mirage_core.benchmarks.option_rows import answer_text
-from mirage_core.errors import DataError, SettingsError
+from mirage_core.errors import DataError
 from mirage_core.types import Problem, Score, Split
-
-_QUOTES = str.maketrans({**dict.fromkeys("‘’´`", "'"), **dict.fromkeys("“”", '"'), **dict.fromkeys("‐‑‒–—−", "-")})
-_NEAR = 1e-6
-_UNITS = (
-    "dollar", "gallons", "square feet", "shares", "mbtu", "mbpd", "mbbls", "mmbtu", "unit", "gwh", "year", "mmcf",
-    "mile", "mboe",
-)  # fmt: skip
-_SCALES = ((r" ?\bthousand\b", "e3"), (r" ?\bmillion\b", "e6"), (r" ?\bbillion\b", "e9"), (r" ?%", "e-2"))
-
-
-def normalized(text: str) -> str:
-    """A text without accents, footnote marks, closing parentheses, outer quotes and final full stop; small letters."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c) != "Mn")
-    plain, before = plain.translate(_QUOTES).strip(), None
-    while plain != before:
-        before, plain = plain, _trimmed(plain).strip()
-    return " ".join(plain.removesuffix(".").split()).lower()
-
-
-def _trimmed(text: str) -> str:
-    """The text without the one thing that its last character ends: a footnote, a parenthesis, or its outer quotes."""
-    if text.endswith(tuple("•♦†‡*#+")):
-        return text[:-1]
-    if text.endswith("]"):
-        opened = [at for at in range(text.rfind("]", 0, -1) + 1, len(text)) if text[at] == "["]
-        start = next((at for at in opened if at > 0 or text[1:-1].isdecimal()), len(text))
-        return text[:start]
-    if text.endswith(")"):
-        start = text.find(" (", text.rfind(")", 0, -1) + 1)
-        return text if start < 0 else text[:start]
-    quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1]
-    return text[1:-1] if quoted else text
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """What an answer says: ``kind`` number, date or text; ``exact`` tells values of one kind apart."""
-
-    kind: str
-    exact: object
-    spelling: str
-
-    def matches(self, other: Value) -> bool:
-        """Whether two values mean the same: the same spelling, numbers that are near, or one date."""
-        if self.spelling == other.spelling:
-            return True
-        if self.kind != other.kind or self.kind == "text":
-            return False
-        if isinstance(self.exact, int | float) and isinstance(other.exact, int | float):
-            return abs(self.exact - other.exact) < _NEAR
-        return self.exact == other.exact
-
-
-def same_values(wanted: str, given: str) -> bool:
-    """Whether two lists, divided by "|" (or "||"), hold as many different values, each wanted one among the given."""
-    first, second = _values(wanted), _values(given.replace("||", "|"))
-    return len(first) == len(second) and all(any(one.matches(other) for other in second) for one in first)
-
-
-def _values(text: str) -> list[Value]:
-    parts = [part.replace(r"\n", "\n").replace(r"\p", "|").replace("\\\\", "\\") for part in text.split("|")]
-    return list({(value.kind, value.exact): value for value in map(_value, parts)}.values())
-
-
-def _value(text: str) -> Value:
-    spelling, number = normalized(text), _number(text)
-    if number is not None:
-        return Value("number", round(number) if abs(number - round(number)) < _NEAR else number, spelling)
-    date = _date(text)
-    if date is not None and date[1] is date[2] is None and date[0] is not None:
-        return Value("number", date[0], spelling)
-    return Value("date", date, spelling) if date is not None else Value("text", spelling, spelling)
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _date(text: str) -> tuple[int | None, int | None, int | None] | None:
-    """Year, month and day of "2004-11-xx", where x stands for what is not known; None for no date."""
-    parts = text.lower().split("-")
-    if len(parts) != 3:
-        return None
-    unknown = (("xx", "xxxx"), ("xx",), ("xx",))
-    try:
-        year, month, day = (None if part in words else int(part) for part, words in zip(parts, unknown, strict=True))
-    except ValueError:
-        return None
-    if year is month is day is None or not _within(month, 12) or not _within(day, 31):
-        return None
-    return year, month, day
-
-
-def _within(part: int | None, most: int) -> bool:
-    return part is None or 1 <= part <= most
-
-
-def same_figure(wanted: str, given: str) -> bool:
-    """Whether two figures agree with their units; texts agree when they are spelled the same."""
-    return _figures(wanted)[0] == _figures(given)[0]
-
-
-def near_figure(wanted: str, given: str) -> bool:
-    """Whether two figures agree with their scales (million, %), or one of them without: FinTabNetQA's relieved rule."""
-    return any(one == other for one in _figures(wanted) for other in _figures(given))
-
-
-def _figures(text: str) -> tuple[float | str, float | str]:
-    """A figure with its scale, and without."""
-    plain = re.sub(r"[$(),]", "", normalized(text))
-    plain = re.sub(rf"\b({'|'.join(_UNITS)})s?\b", "", plain)
-    scaled = bare = plain
-    for pattern, power in _SCALES:
-        scaled, bare = re.sub(pattern, power, scaled), re.sub(pattern, "", bare)
-    try:
-        return float(scaled), float(bare)
-    except ValueError:
-        return scaled, bare
-
 
 NAME = "tablevqa"
 SOURCE = "terryoo/TableVQA-Bench"
 GROUPS = ("vwtq", "vwtq_syn", "vtabfact", "fintabnetqa")
 RULES = ("tablevqa", "tablevqa-exact")
 ENDING = "\nAnswer:"
-_TRUTHS = {"1": "true", "true": "true", "0": "false", "false": "false"}
-# The authors' words, with their examples; they are part of the benchmark.
+_TRUTH_VALUES = {"1": "true", "true": "true", "0": "false", "false": "false"}
+# The authors' prompts, with their examples; they are part of the benchmark.
 _WTQ = """\
 You are asked to answer questions asked on an image.
 You should answer the question with a single word.
@@ -185,6 +61,13 @@ Question: What was the percentage of net sales for selling, general and administ
 Answer: 34.2%
 Question: {question}"""
 PROMPTS = {"vwtq": _WTQ, "vwtq_syn": _WTQ, "vtabfact": _TABFACT, "fintabnetqa": _FINTABNET}
+_QUOTES = str.maketrans({**dict.fromkeys("‘’´`", "'"), **dict.fromkeys("“”", '"'), **dict.fromkeys("‐‑‒–—−", "-")})
+_TOLERANCE = 1e-6
+_UNITS = (
+    "dollar", "gallons", "square feet", "shares", "mbtu", "mbpd", "mbbls", "mmbtu", "unit", "gwh", "year", "mmcf",
+    "mile", "mboe",
+)  # fmt: skip
+_SCALES = ((r" ?\bthousand\b", "e3"), (r" ?\bmillion\b", "e6"), (r" ?\bbillion\b", "e9"), (r" ?%", "e-2"))
 
 
 def load(file: str | Path, split: Split = "test") -> list[Problem]:
@@ -197,7 +80,7 @@ def _rows(path: Path) -> Iterator[tuple[str, PublishedRow]]:
         files = [file for kind in ("*.parquet", "*.jsonl") for file in sorted(path.rglob(kind))]
     else:
         files = [path] if path.is_file() else []
-    parts = {file: part_of(file.relative_to(path.parent).as_posix()) for file in files}
+    parts = {file: part_of_path(file.relative_to(path.parent).as_posix()) for file in files}
     if path.is_dir() and not any(parts.values()):
         raise DataError(f"{path} holds no parquet or JSON-lines file named after {', '.join(GROUPS)}")
     for group in GROUPS:
@@ -206,31 +89,31 @@ def _rows(path: Path) -> Iterator[tuple[str, PublishedRow]]:
         for file in (file for file, part in parts.items() if part == group):
             yield from ((group, row) for row in published_rows(str(file)))
     if path.is_file() and parts[path] is None:
-        yield from ((_own_part(row), row) for row in published_rows(str(path)))
+        yield from ((_part_of_row(row), row) for row in published_rows(str(path)))
 
 
-def part_of(name: str) -> str | None:
-    """The part that a file's path names last, None where it names none."""
+def part_of_path(name: str) -> str | None:
+    """The part that a file's path names last, None if it names none."""
     named = re.findall("vwtq_syn|vwtq-syn|vwtq|vtabfact|fintabnetqa", name.casefold())
     return named[-1].replace("-", "_") if named else None
 
 
-def _own_part(row: PublishedRow) -> str:
-    """The part that a row of a mixed file says in its column ``part``."""
+def _part_of_row(row: PublishedRow) -> str:
+    """The part that a row of a mixed file names in its column ``part``."""
     part = row.values.get("part")
     if part not in GROUPS:
         raise DataError(
-            f"{row.where}: which part it belongs to is not known: name the file after one of {', '.join(GROUPS)}, or "
-            "give the rows a column 'part'"
+            f"{row.where}: its part is unknown: name the file after one of {', '.join(GROUPS)}, or give the rows a "
+            "column 'part'"
         )
     return str(part)
 
 
 def _problem(row: PublishedRow, part: str, split: Split) -> Problem:
-    wanted = str(row.value("gt")).strip()
+    answer = str(row.value("gt")).strip()
     if part == "vtabfact":
-        wanted = _TRUTHS.get(wanted.casefold(), "")
-    if not wanted:
+        answer = _TRUTH_VALUES.get(answer.casefold(), "")
+    if not answer:
         raise DataError(
             f"{row.where}: gt is {row.value('gt')!r}, expected {'0 or 1' if part == 'vtabfact' else 'text'}"
         )
@@ -241,47 +124,160 @@ def _problem(row: PublishedRow, part: str, split: Split) -> Problem:
         split=split,
         group=part,
         question=body,
-        images=(row.picture(row.value("image"), "image"),),
-        answer=wanted,
+        images=(row.image(row.value("image"), "image"),),
+        answer=answer,
         facts={"official": body + ENDING, "type": part},
     )
 
 
 def score(problem: Problem, output: str, rule: str = RULES[0]) -> Score:
-    """By the part's own rule, on the box's text or else the whole answer (after "Answer:", where it says that).
+    """Score by the part's own rule, on the box's text or else the whole answer (after its last "Answer:").
 
-    vwtq: the same set of values; vtabfact: names the right one of true and false, both or none is unparsed;
-    fintabnetqa: the same figure with its scale or without (``tablevqa-exact``: with its scale only).
+    vwtq: the same set of values; vtabfact: the right one of true and false, both or none is unparsed; fintabnetqa: the
+    same number with its scale or without (``tablevqa-exact``: with its scale only).
     """
-    if rule not in (*RULES, "mirage", "vsp"):
-        raise SettingsError(f"unknown rule {rule!r} for {NAME}; expected one of {', '.join(RULES)}")
-    used = RULES[1] if rule == RULES[1] else RULES[0]
+    check_rule(rule, RULES, NAME)
+    applied = RULES[1] if rule == RULES[1] else RULES[0]
     text = read_answer(output)
-    parsed = _truth(text) if problem.group == "vtabfact" else text
+    parsed = _truth_value(text) if problem.group == "vtabfact" else text
     if not parsed:
-        return Score(problem_id=problem.id, correct=False, parsed=None, rule=used)
-    return Score(problem_id=problem.id, correct=_right(problem, parsed, used), parsed=parsed, rule=used)
+        return Score(problem_id=problem.id, correct=False, parsed=None, rule=applied)
+    return Score(problem_id=problem.id, correct=_is_right(problem, parsed, applied), parsed=parsed, rule=applied)
 
 
 def read_answer(output: str) -> str:
-    """What an output answers: the box's text, else the text after its last "Answer:", else all of it."""
+    """The answer in an output: the box's text, else the text after its last "Answer:", else all of it."""
     box = boxed(output)
     if box is not None:
         return re.sub(r"\\text\w*\s*\{([^{}]*)\}", r"\1", box).replace("\\%", "%").replace("\\$", "$").strip()
-    return re.split(r"\banswer:", answer_text(output), flags=re.IGNORECASE)[-1].strip()
+    return re.split(r"\banswer:", after_thought(output), flags=re.IGNORECASE)[-1].strip()
 
 
-def _truth(text: str) -> str | None:
+def _truth_value(text: str) -> str | None:
     named = [word for word in ("true", "false") if word in text.casefold()]
     return named[0] if len(named) == 1 else None
 
 
-def _right(problem: Problem, parsed: str, rule: str) -> bool:
+def _is_right(problem: Problem, parsed: str, rule: str) -> bool:
     if problem.group == "vtabfact":
         return parsed == problem.answer
     if problem.group == "fintabnetqa":
-        return (same_figure if rule == RULES[1] else near_figure)(problem.answer, parsed)
+        return (same_number if rule == RULES[1] else same_number_relaxed)(problem.answer, parsed)
     return same_values(problem.answer, parsed)
 
 
 BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, source=SOURCE)
+
+
+def normalized(text: str) -> str:
+    """A text in lower case, without accents, footnote marks, closing parentheses, outer quotes and final full stop."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if unicodedata.category(c) != "Mn")
+    plain, before = plain.translate(_QUOTES).strip(), None
+    while plain != before:
+        before, plain = plain, _trimmed(plain).strip()
+    return " ".join(plain.removesuffix(".").split()).lower()
+
+
+def _trimmed(text: str) -> str:
+    """The text without what its last character ends: a footnote mark, a parenthesis, or its outer quotes."""
+    if text.endswith(tuple("•♦†‡*#+")):
+        return text[:-1]
+    if text.endswith("]"):
+        opened = [at for at in range(text.rfind("]", 0, -1) + 1, len(text)) if text[at] == "["]
+        start = next((at for at in opened if at > 0 or text[1:-1].isdecimal()), len(text))
+        return text[:start]
+    if text.endswith(")"):
+        start = text.find(" (", text.rfind(")", 0, -1) + 1)
+        return text if start < 0 else text[:start]
+    quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in text[1:-1]
+    return text[1:-1] if quoted else text
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A parsed answer: ``kind`` is number, date or text; ``exact`` distinguishes values of one kind."""
+
+    kind: str
+    exact: object
+    spelling: str
+
+    def matches(self, other: Value) -> bool:
+        """Whether two values are equal: the same spelling, numbers within 1e-6, or the same date."""
+        if self.spelling == other.spelling:
+            return True
+        if self.kind != other.kind or self.kind == "text":
+            return False
+        if isinstance(self.exact, int | float) and isinstance(other.exact, int | float):
+            return abs(self.exact - other.exact) < _TOLERANCE
+        return self.exact == other.exact
+
+
+def same_values(expected: str, answer: str) -> bool:
+    """Whether two lists, separated by "|" (or "||"), have as many different values and all expected ones match."""
+    first, second = _values(expected), _values(answer.replace("||", "|"))
+    return len(first) == len(second) and all(any(value.matches(other) for other in second) for value in first)
+
+
+def _values(text: str) -> list[Value]:
+    parts = [part.replace(r"\n", "\n").replace(r"\p", "|").replace("\\\\", "\\") for part in text.split("|")]
+    return list({(value.kind, value.exact): value for value in map(_value, parts)}.values())
+
+
+def _value(text: str) -> Value:
+    spelling, number = normalized(text), _number(text)
+    if number is not None:
+        return Value("number", round(number) if abs(number - round(number)) < _TOLERANCE else number, spelling)
+    date = _date(text)
+    if date is not None and date[1] is date[2] is None and date[0] is not None:
+        return Value("number", date[0], spelling)
+    return Value("date", date, spelling) if date is not None else Value("text", spelling, spelling)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _date(text: str) -> tuple[int | None, int | None, int | None] | None:
+    """Year, month and day of "2004-11-xx", where x marks an unknown part; None if it is not a date."""
+    parts = text.lower().split("-")
+    if len(parts) != 3:
+        return None
+    unknown = (("xx", "xxxx"), ("xx",), ("xx",))
+    try:
+        year, month, day = (None if part in words else int(part) for part, words in zip(parts, unknown, strict=True))
+    except ValueError:
+        return None
+    if year is month is day is None or not _within(month, 12) or not _within(day, 31):
+        return None
+    return year, month, day
+
+
+def _within(part: int | None, maximum: int) -> bool:
+    return part is None or 1 <= part <= maximum
+
+
+def same_number(expected: str, answer: str) -> bool:
+    """Whether two numbers agree with their scales; texts agree if they are spelled the same."""
+    return _scaled_and_bare(expected)[0] == _scaled_and_bare(answer)[0]
+
+
+def same_number_relaxed(expected: str, answer: str) -> bool:
+    """Whether two numbers agree with or without their scales (million, %): FinTabNetQA's relaxed rule."""
+    return any(first == second for first in _scaled_and_bare(expected) for second in _scaled_and_bare(answer))
+
+
+def _scaled_and_bare(text: str) -> tuple[float | str, float | str]:
+    """A number with its scale, and without."""
+    plain = re.sub(r"[$(),]", "", normalized(text))
+    plain = re.sub(rf"\b({'|'.join(_UNITS)})s?\b", "", plain)
+    scaled = bare = plain
+    for pattern, power in _SCALES:
+        scaled, bare = re.sub(pattern, power, scaled), re.sub(pattern, "", bare)
+    try:
+        return float(scaled), float(bare)
+    except ValueError:
+        return scaled, bare

@@ -1,6 +1,6 @@
-"""The prompts of spatial planning and spatial reasoning: the benchmark's own words, and short ones.
+"""The prompts of spatial planning and spatial reasoning, and the endings that ask for a direct or a reasoned answer.
 
-The long texts are the published ones, character for character; they are part of the benchmark.
+The texts are the published ones, character for character; they are part of the benchmark.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ ENDINGS: dict[Variant, str] = {"cot": _THINK + _DIRECT, "direct": _DIRECT}
 
 
 def with_ending(question: str, variant: Variant) -> str:
-    """The question with the ending of a variant, in place of the published ending it may have."""
+    """The question with the ending of a variant, which replaces a published ending."""
     if variant not in ENDINGS:
         raise InputError(f"unknown variant {variant!r}; expected one of {sorted(ENDINGS)}")
     for ending in ENDINGS.values():

@@ -1,6 +1,6 @@
-"""VSP spatial reasoning: a picture of a maze and a plan, and what comes of it: A success, B a hole, C neither.
+"""VSP spatial reasoning: an image of a maze and a plan, and the plan's outcome: A success, B a hole, C neither.
 
-Published as JSONL with ``text_input``, ``text_output``, ``image_input``, ``image_output``; the map is in the picture
+Published as JSONL with ``text_input``, ``text_output``, ``image_input``, ``image_output``; the map is in the image
 only.
 """
 
@@ -14,16 +14,17 @@ from typing import Any
 from PIL import Image
 
 from mirage_core.benchmarks.answer_parsing import boxed, letter_of, option_letter
-from mirage_core.benchmarks.io.jsonl import Row, read_picture, read_question, read_rows
+from mirage_core.benchmarks.benchmark import Benchmark, check_rule
+from mirage_core.benchmarks.io.jsonl import Row, read_image, read_question, read_rows
 from mirage_core.benchmarks.vsp_prompts import REASONING, PromptForm, check_form, with_ending
-from mirage_core.errors import DataError, SettingsError
+from mirage_core.errors import DataError
 from mirage_core.types import Problem, Score, Split, Variant
 from mirage_core.worlds.maze import Maze, Outcome, read_maze, walk
-from mirage_core.worlds.maze.reading import picture_level
+from mirage_core.worlds.maze.reading import image_level
 
 NAME = "vsp-reasoning"
 GROUPS = tuple(f"level-{level}" for level in range(3, 9))
-RULES = ("option-letter",)
+RULE = "option-letter"
 OPTIONS = {
     "A": "Action Success.",
     "B": "Action Failed. Falling into a hole.",
@@ -31,43 +32,42 @@ OPTIONS = {
 }
 LETTERS: dict[Outcome, str] = {"success": "A", "hole": "B", "safe": "C"}
 WORDS = {"U": "UP", "D": "DOWN", "L": "LEFT", "R": "RIGHT"}
-_PLANNING_RULES = ("mirage", "vsp")
 
 
 def load(file: Path, split: Split = "test") -> list[Problem]:
     """The rows of a published file, each checked; raises DataError naming file and line.
 
-    The level comes from the picture's size, the answer from ``text_output``'s box, the plan from the question. The
-    map (fact ``map``) is read from the picture, and is absent where that does not show the benchmark's art.
+    The level comes from the image's size, the answer from ``text_output``'s box, the plan from the question. The map
+    (fact ``map``) is read from the image, and is absent if that does not show the benchmark's art.
     """
     return [_problem_of_row(row, split) for row in read_rows(file)]
 
 
 def _problem_of_row(row: Row, split: Split) -> Problem:
-    question, (data, picture) = read_question(row), read_picture(row)
-    level = _level(row, picture)
+    question, (encoded, image) = read_question(row), read_image(row)
+    level = _level(row, image)
     answer = letter_of(boxed(row.text("text_output")) or "", OPTIONS)
     if answer is None:
         raise DataError(f"{row.where}: text_output boxes none of {', '.join(OPTIONS)}; add the answer as \\boxed{{A}}")
     facts: dict[str, Any] = {"plan": _plan_in(question, row)}
-    # Scoring needs no map; what does need one (chains, pictures) says so when the fact is absent.
+    # Scoring needs no map; chains and auxiliary images do, and report its absence.
     with contextlib.suppress(DataError):
-        facts["map"] = read_maze(picture).rows()
-    return _problem(f"{row.file.stem}-{row.line:05d}", split, level, question, data, answer, facts)
+        facts["map"] = read_maze(image).rows()
+    return _problem(f"{row.file.stem}-{row.line:05d}", split, level, question, encoded, answer, facts)
 
 
 def read_map(row: Row) -> Maze:
-    """The maze in the row's picture; raises DataError where it shows none."""
-    _, picture = read_picture(row)
+    """The maze in the row's image; DataError if it shows none."""
+    _, image = read_image(row)
     try:
-        return read_maze(picture)
+        return read_maze(image)
     except DataError as error:
         raise DataError(f"{row.where}: {error}") from error
 
 
-def _level(row: Row, picture: Image.Image) -> int:
+def _level(row: Row, image: Image.Image) -> int:
     try:
-        return picture_level(picture)
+        return image_level(image)
     except DataError as error:
         raise DataError(f"{row.where}: {error}") from error
 
@@ -85,19 +85,19 @@ def _plan_in(question: str, row: Row) -> str:
 
 
 def answer_of(maze: Maze, plan: str) -> str:
-    """What comes of a plan: the first hole or goal entered decides, as in the game."""
+    """The letter of a plan's outcome: the first hole or goal entered decides, as in the game."""
     return LETTERS[walk(maze, plan, stop_at_goal=True).outcome]
 
 
-def make_problem(identity: str, split: Split, maze: Maze, picture: bytes, plan: str, answer: str) -> Problem:
-    """A reasoning problem about a maze and a plan, in the published words."""
+def make_problem(identity: str, split: Split, maze: Maze, image: bytes, plan: str, answer: str) -> Problem:
+    """A reasoning problem about a maze and a plan, with the published question."""
     words = ", ".join(WORDS[move] for move in plan)
     question = with_ending(REASONING.replace("{plan}", words), "direct")
-    return _problem(identity, split, maze.level, question, picture, answer, {"map": maze.rows(), "plan": plan})
+    return _problem(identity, split, maze.level, question, image, answer, {"map": maze.rows(), "plan": plan})
 
 
 def _problem(
-    identity: str, split: Split, level: int, question: str, picture: bytes, answer: str, facts: dict[str, Any]
+    identity: str, split: Split, level: int, question: str, image: bytes, answer: str, facts: dict[str, Any]
 ) -> Problem:
     return Problem(
         id=identity,
@@ -105,27 +105,25 @@ def _problem(
         split=split,
         group=f"level-{level}",
         question=question,
-        images=(picture,),
+        images=(image,),
         answer=answer,
         facts=facts,
     )
 
 
 def prompt(problem: Problem, form: PromptForm, variant: Variant) -> str:
-    """What a model is asked, with one ``<image>``: the problem's own words and the variant's ending, or few words."""
+    """The prompt, with one ``<image>``: the problem's question and the variant's ending, or the short form."""
     check_form(form)
     if form == "short":
         return f"<image>\nPlan: {problem.facts['plan']}\nOutcome:"
     return with_ending(problem.question, variant)
 
 
-def score(problem: Problem, output: str, rule: str = "option-letter") -> Score:
-    """Compare the chosen letter with the answer; nothing readable is unparsed, hence wrong.
-
-    There is one rule, ``option-letter``, and it is what the score names; the planning rules are accepted so that one
-    setting serves both benchmarks.
-    """
-    if rule not in RULES + _PLANNING_RULES:
-        raise SettingsError(f"unknown rule {rule!r} for {NAME}; expected {RULES[0]}")
+def score(problem: Problem, output: str, rule: str = RULE) -> Score:
+    """Compare the chosen letter with the answer; no readable letter is unparsed, hence wrong."""
+    check_rule(rule, (RULE,), NAME)
     letter = option_letter(output, OPTIONS)
-    return Score(problem_id=problem.id, correct=letter == problem.answer, parsed=letter, rule=RULES[0])
+    return Score(problem_id=problem.id, correct=letter == problem.answer, parsed=letter, rule=RULE)
+
+
+BENCHMARK = Benchmark(NAME, GROUPS, (RULE,), load, score, prompt)

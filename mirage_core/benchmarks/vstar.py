@@ -1,7 +1,7 @@
-"""V*: small things in large photographs, asked with two or four options.
+"""V*: small objects in large photographs, asked with two or four options.
 
 Published as ``craigwu/vstar_bench``: ``test_questions.jsonl`` (image, text, category, label) beside the folders
-``direct_attributes`` and ``relative_position``, which hold the pictures, each with a JSON file (question, options with
+``direct_attributes`` and ``relative_position``, which hold the images, each with a JSON file (question, options with
 the right one first, target_object, bbox). 191 questions. A folder, the JSONL file, a parquet file with the columns of
 the JSONL, or the hub id are read.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, hub_folder, published_rows
-from mirage_core.benchmarks.io.jsonl import LARGE_PICTURE_PIXELS
-from mirage_core.benchmarks.option_rows import RULE, choice_problem, prompt, score
+from mirage_core.benchmarks.io.jsonl import LARGE_IMAGE_PIXELS
+from mirage_core.benchmarks.multiple_choice import PUBLISHED_LETTER, prompt, published_problem, score_published
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Split
 
@@ -46,7 +46,7 @@ def _rows(path: Path) -> Iterator[PublishedRow]:
 
 
 def _annotated(folder: Path) -> Iterator[PublishedRow]:
-    """The questions of the pictures' own JSON files; the right option takes a place fixed by the question's digest."""
+    """The questions of the images' own JSON files; the right option gets a position fixed by the question's digest."""
     files = sorted(file for group in GROUPS for file in (folder / group).glob("*.json"))
     for number, file in enumerate(files, start=1):
         try:
@@ -54,17 +54,17 @@ def _annotated(folder: Path) -> Iterator[PublishedRow]:
             question, (right, *wrong) = str(values["question"]), [str(option) for option in values["options"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file}: expected JSON with question and options, the right one first ({error})") from None
-        place = hashlib.sha256(f"{file.name}/{question}".encode()).digest()[0] % (1 + len(wrong))
-        options = [*wrong[:place], right, *wrong[place:]]
-        picture = next((name for name in file.parent.glob(file.stem + ".*") if name.suffix != ".json"), None)
-        if picture is None:
-            raise DataError(f"{file}: the picture {file.stem}.jpg is missing beside it")
+        position = hashlib.sha256(f"{file.name}/{question}".encode()).digest()[0] % (1 + len(wrong))
+        options = [*wrong[:position], right, *wrong[position:]]
+        image = next((path for path in file.parent.glob(file.stem + ".*") if path.suffix != ".json"), None)
+        if image is None:
+            raise DataError(f"{file}: the image {file.stem}.jpg is missing beside it")
         lines = [f"({letter}) {text}" for letter, text in zip("ABCDEFGH", options, strict=False)]
         row = {
-            "image": f"{file.parent.name}/{picture.name}",
+            "image": f"{file.parent.name}/{image.name}",
             "text": "\n".join([question, *lines]),
             "category": file.parent.name,
-            "label": "ABCDEFGH"[place],
+            "label": "ABCDEFGH"[position],
             "question_id": f"{file.parent.name}-{file.stem}",
         }
         yield PublishedRow(str(file), number, row, folder / QUESTIONS)
@@ -72,17 +72,17 @@ def _annotated(folder: Path) -> Iterator[PublishedRow]:
 
 def _problem(row: PublishedRow, split: Split) -> Problem:
     text, group = row.text("text").replace(ENDING.strip(), "").strip(), row.text("category")
-    options = [found.group(2) for found in _OPTION.finditer(_own_lines(text))]
+    options = [match.group(2) for match in _OPTION.finditer(_options_on_lines(text))]
     if group not in GROUPS:
         raise DataError(f"{row.where}: category {group!r} is none of {', '.join(GROUPS)}")
-    return choice_problem(
+    return published_problem(
         f"{NAME}-{row.values.get('question_id', row.number - 1)}",
         NAME,
         group,
         split=split,
-        body=_own_lines(text),
+        body=_options_on_lines(text),
         ending=ENDING,
-        images=(row.picture(row.value("image"), "image", LARGE_PICTURE_PIXELS),),
+        images=(row.image(row.value("image"), "image", LARGE_IMAGE_PIXELS),),
         options=options,
         answer=row.text("label"),
         where=row.where,
@@ -90,9 +90,9 @@ def _problem(row: PublishedRow, split: Split) -> Problem:
     )
 
 
-def _own_lines(text: str) -> str:
-    """Each option on a line of its own, also where a row has them all on one."""
+def _options_on_lines(text: str) -> str:
+    """A text with each option on its own line, also where a row has all of them on one."""
     return re.sub(r"\s*(\([A-H]\)\s)", r"\n\1", text).strip()
 
 
-BENCHMARK = Benchmark(NAME, GROUPS, (RULE,), load, score, prompt, source=SOURCE)
+BENCHMARK = Benchmark(NAME, GROUPS, (PUBLISHED_LETTER,), load, score_published, prompt, source=SOURCE)

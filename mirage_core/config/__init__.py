@@ -1,7 +1,7 @@
-"""Settings: one YAML a recipe, read into frozen pydantic models that refuse unknown keys.
+"""Settings: one YAML for each recipe, validated by frozen pydantic models that refuse unknown keys.
 
-The resolved settings are saved with every run. ``runtime`` never changes a result beyond rounding
-and is left out of every identity; everything else is part of the identity of the stages that read it.
+The resolved settings are saved with every run. ``runtime`` changes no result beyond rounding and is not part of any
+fingerprint; everything else is part of the fingerprint of the stages that read it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from mirage_core.config.analysis import AnalysisSettings, Measure
-from mirage_core.config.evaluation import EvaluationSettings, Method, ReportSettings
+from mirage_core.config.auxiliary_images import AuxiliaryImageSettings, SceneLoraSettings, SceneSettings
+from mirage_core.config.evaluation import EvaluationSettings, ReportSettings
+from mirage_core.config.inference import InferenceSettings
 from mirage_core.config.model import (
     ArchitectureSettings,
     LatentSettings,
@@ -18,7 +20,6 @@ from mirage_core.config.model import (
     PromptSettings,
     WarmupSettings,
 )
-from mirage_core.config.pictures import AuxiliaryImageSettings, SceneLoraSettings, SceneSettings
 from mirage_core.config.problems import (
     PUBLIC_SECTIONS,
     BenchmarkData,
@@ -32,7 +33,7 @@ from mirage_core.config.problems import (
     VSPFolderData,
 )
 from mirage_core.config.runtime import RuntimeSettings, TeacherRuntime, plain_url
-from mirage_core.config.section import Level, Positive, Probability, Section, StageName, identity
+from mirage_core.config.section import Level, Method, Positive, Probability, Section, StageName, as_recipe, identity
 from mirage_core.config.teacher import CaptionSettings, TeacherSettings
 from mirage_core.config.training import (
     GroundingSettings,
@@ -41,6 +42,7 @@ from mirage_core.config.training import (
     TrainSettings,
     ValidationSettings,
 )
+from mirage_core.methods import programs
 
 __all__ = [
     "PUBLIC_SECTIONS",
@@ -53,6 +55,7 @@ __all__ = [
     "EvaluationSettings",
     "GRPOSettings",
     "GroundingSettings",
+    "InferenceSettings",
     "JigsawData",
     "LatentSettings",
     "Level",
@@ -82,16 +85,17 @@ __all__ = [
     "VSPFolderData",
     "ValidationSettings",
     "WarmupSettings",
+    "as_recipe",
     "identity",
     "plain_url",
 ]
 
 
 class Settings(Section):
-    """A whole recipe."""
+    """All settings of a recipe."""
 
     recipe: str = Field(description="The recipe's name.")
-    description: str = Field("", description="What it is for.")
+    description: str = Field("", description="Its purpose.")
     seed: int = Field(42, ge=0)
     problems: ProblemSettings = ProblemSettings()
     auxiliary_images: AuxiliaryImageSettings = AuxiliaryImageSettings()
@@ -111,10 +115,15 @@ class Settings(Section):
     runtime: RuntimeSettings = RuntimeSettings()
 
     @model_validator(mode="after")
-    def _knows_its_endpoint(self) -> Settings:
-        """Known before hours of work, not when the chains are due."""
+    def _has_an_endpoint(self) -> Settings:
+        """Fail before hours of work, not when the chains are requested."""
         if self.teacher.kind == "endpoint" and self.runtime.teacher.base_url is None:
             raise ValueError(
                 "teacher.kind endpoint needs runtime.teacher.base_url, for example http://127.0.0.1:8000/v1"
             )
         return self
+
+    def training(self, program: str) -> TrainSettings | GRPOSettings:
+        """Return the section that a training program reads."""
+        section: TrainSettings | GRPOSettings = getattr(self, programs()[program].section)
+        return section

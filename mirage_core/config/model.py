@@ -1,4 +1,4 @@
-"""The model: how it is asked, its latent spans, its weights, and the warm-up of one from scratch."""
+"""Settings of the model: prompt, latent spans, weights, and the warm-up of a model from scratch."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ from mirage_core.config.section import Level, Positive, Section
 
 
 class PromptSettings(Section):
-    """How a problem is shown to the model; travels with every checkpoint."""
+    """How a problem is presented to the model; saved with every checkpoint."""
 
     form: Literal["benchmark", "short"] = Field(
         "benchmark", description="The benchmark's own prompt, or a short one for tiny models."
     )
     image_scale: float = Field(
-        1.0, gt=0, le=4.0, description="Pictures are resized by this before the processor (28/64: a cell a token)."
+        1.0, gt=0, le=4.0, description="Scale of images before the processor (28/64: one token for each cell)."
     )
-    max_pixels: Positive = Field(1003520, description="The processor's upper limit of pixels a picture.")
+    max_pixels: Positive = Field(1003520, description="The processor's upper limit of pixels of an image.")
 
 
 class LatentSettings(Section):
-    """The latent span: its length, how its targets are made, and how it ends. Paper, section 3.2."""
+    """The latent span: its length, its targets, and how it ends. Paper, section 3.2."""
 
-    num_latents: Positive = Field(4, description="k, latent tokens a span.")
-    compression: Literal["even", "drop_tail", "changed"] = Field(
+    num_latents: Positive = Field(4, description="k, the latent tokens of a span.")
+    compression: Literal["even", "drop_tail", "changed_patches"] = Field(
         "even",
-        description="even: every patch is averaged; drop_tail: the released code's rule; changed: only patches in "
-        "which the auxiliary picture differs from the problem's first picture, where they are of one size.",
+        description="even: average all patches; drop_tail: the released code's rule; changed_patches: average only "
+        "patches in which the auxiliary image differs from the problem's first image, if both have one size.",
     )
     end: Literal["exact", "free"] = Field("exact", description="exact: k latents; free: the model ends the span.")
-    max_latents: Positive = Field(8, description="Cap on latents a span when the end is free.")
-    max_spans: Positive = Field(4, description="Cap on spans an answer.")
-    fed: Literal["own", "blank"] = Field(
-        "own",
-        description="What stands in a span: the model's own hidden states; or, as a control, the embedding of "
-        "latent_pad, k blank tokens.",
+    max_latents: Positive = Field(8, description="Most latents of a span if the end is free.")
+    max_spans: Positive = Field(4, description="Most spans of an answer.")
+    input: Literal["hidden_state", "blank"] = Field(
+        "hidden_state",
+        description="The input embedding of a latent: the model's own previous hidden state; or, as a control, the "
+        "embedding of latent_pad (k blank tokens).",
     )
     bottleneck: Literal["none", "latent_kv", "latent_only"] = Field(
         "none",
-        description="What text after a span may attend to of what stands before it: everything; the latents' keys and "
-        "values; the latents' vectors alone.",
+        description="What text after a span may attend to before it: everything; the keys and values of the latents; "
+        "the latent vectors alone.",
     )
 
 
@@ -49,14 +49,14 @@ class WarmupSettings(Section):
     """Warm-up of a from-scratch base: dense perception of plain tasks, no planning."""
 
     steps: int = Field(700, ge=0, description="Optimizer steps.")
-    batch_size: Positive = Field(32, description="Pictures a step.")
+    batch_size: Positive = Field(32, description="Images of a step.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak rate.")
     warmup_steps: int = Field(30, ge=0, description="Steps of linear warm-up.")
-    dense_weight: float = Field(0.5, ge=0, description="Weight of the throw-away heads on the image positions.")
+    dense_weight: float = Field(0.5, ge=0, description="Loss weight of the temporary heads at image positions.")
     centring_weight: float = Field(1.0, ge=0, description="Weight of |mean f|^2 / E|f|^2 of the visual features.")
-    levels: tuple[Level, ...] = Field((3, 4, 5, 6), min_length=1, description="Sizes of the maps seen.")
-    walk_length_max: Positive = Field(9, description="Longest random walk read.")
-    schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="What follows the warm-up.")
+    levels: tuple[Level, ...] = Field((3, 4, 5, 6), min_length=1, description="Sizes of the maps.")
+    walk_length_max: Positive = Field(9, description="Longest random walk.")
+    schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="Schedule after the warm-up.")
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
 
@@ -79,7 +79,7 @@ class ArchitectureSettings(Section):
 
 
 class LoRASettings(Section):
-    """Low-rank adapters on the text model's matrices (arXiv 2106.09685) in place of training all weights."""
+    """Low-rank adapters on the text model's matrices (arXiv 2106.09685) instead of training all weights."""
 
     rank: Positive = Field(64, description="Rank of the adapters.")
     alpha: float = Field(128.0, gt=0, description="Adapters are scaled by alpha / rank.")
@@ -87,10 +87,10 @@ class LoRASettings(Section):
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
         min_length=1,
-        description="Names of the adapted linear layers; the vision tower's are left alone.",
+        description="Names of the adapted linear layers of the text model.",
     )
     train_latent_tokens: bool = Field(
-        True, description="Also train the embeddings (and output rows) of the latent tokens, which nothing taught."
+        True, description="Also train the embeddings (and output rows) of the latent tokens, which are new."
     )
 
 
@@ -99,8 +99,8 @@ class ModelSettings(Section):
 
     source: str = Field("from_scratch", description="from_scratch, a hub id, or a folder.")
     revision: str | None = Field(None, description="Hub revision; pin it for reproducible runs.")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Type of the weights in training.")
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Dtype of the weights in training.")
+    attention: Literal["sdpa", "eager"] = "sdpa"
     train_vision: bool = Field(False, description="Train the vision tower too (the paper freezes it).")
     lora: LoRASettings | None = Field(None, description="Train low-rank adapters; None: all weights.")
     architecture: ArchitectureSettings = ArchitectureSettings()
@@ -108,7 +108,7 @@ class ModelSettings(Section):
 
     @model_validator(mode="after")
     def _trains_one_or_the_other(self) -> ModelSettings:
-        """Adapters are for the text model: beside them nothing else is trained."""
+        """Adapters train the text model only."""
         if self.lora is not None and self.train_vision:
             raise ValueError("model.lora trains adapters of the text model alone: set train_vision to false")
         return self

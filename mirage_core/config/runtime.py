@@ -1,4 +1,4 @@
-"""How the work is done here: never part of an identity."""
+"""Settings of how and where work runs; never part of a fingerprint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mirage_core.config.section import Positive, Section, StageName
 
 
 class TeacherRuntime(Section):
-    """How the teacher's endpoint is reached. The key itself is never a setting, only where to find it."""
+    """How to reach the teacher's endpoint. The key is never a setting, only its location."""
 
     base_url: str | None = Field(
         None, description="The endpoint: http(s)://host[:port]/v1, without credentials, query or fragment."
@@ -20,18 +20,20 @@ class TeacherRuntime(Section):
         "OPENAI_API_KEY", pattern="^[A-Za-z_][A-Za-z0-9_]*$", description="The environment variable with the key."
     )
     api_key_block: str | None = Field(None, min_length=1, description="A Prefect Secret block with the key instead.")
-    concurrency: int = Field(8, gt=0, le=256, description="Requests under way at a time.")
+    concurrency: int = Field(8, gt=0, le=256, description="Concurrent requests.")
     requests_per_minute: int | None = Field(None, gt=0, description="Most requests in any minute; None: no limit.")
     tokens_per_minute: int | None = Field(None, gt=0, description="Most tokens in any minute; None: no limit.")
     connect_timeout_s: float = Field(10.0, gt=0, description="Longest time to connect.")
     timeout_s: float = Field(300.0, gt=0, description="Longest time from a request to the last byte of its answer.")
-    tries: Positive = Field(6, description="Times one request is sent while the endpoint fails, before giving up.")
+    tries: Positive = Field(6, description="Attempts of a request before giving up.")
     backoff_s: float = Field(1.0, ge=0, description="First wait after a failure; doubles each time, with jitter.")
     backoff_max_s: float = Field(60.0, ge=0, description="Longest such wait.")
-    retry_after_max_s: float = Field(900.0, ge=0, description="Longest Retry-After obeyed; a longer one ends the run.")
-    max_answer_bytes: int = Field(2**20, ge=1024, description="Larger answers are cut off unread.")
+    retry_after_max_s: float = Field(
+        900.0, ge=0, description="Longest accepted Retry-After; a longer one ends the run."
+    )
+    max_answer_bytes: int = Field(2**20, ge=1024, description="Larger answers are aborted.")
     price_prompt: float = Field(0.0, ge=0, description="Price of a million prompt tokens, in any currency.")
-    price_completion: float = Field(0.0, ge=0, description="Price of a million tokens written, in the same.")
+    price_completion: float = Field(0.0, ge=0, description="Price of a million completion tokens, in the same.")
 
     @field_validator("base_url")
     @classmethod
@@ -40,67 +42,65 @@ class TeacherRuntime(Section):
 
 
 class RuntimeSettings(Section):
-    """How the work is done here. Never part of an identity."""
+    """How and where work runs. Never part of a fingerprint."""
 
-    engine: Literal["deepspeed", "plain"] = Field("deepspeed", description="plain needs no compiler; same losses.")
+    engine: Literal["deepspeed", "plain"] = Field(
+        "deepspeed", description="plain: torch only, no DeepSpeed; same losses."
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(
         1, description="DeepSpeed shards the optimizer (1), also the gradients (2), also the weights (3)."
     )
     offload_optimizer: bool = Field(False, description="Keep and step the optimizer in main memory (ZeRO 1 to 3).")
     offload_parameters: bool = Field(False, description="Keep weights in main memory until needed (ZeRO-3).")
     offload_reference: bool = Field(
-        False, description="GRPO's frozen copy waits in main memory while the policy draws and learns."
+        False, description="Keep GRPO's reference model in main memory while the policy samples and learns."
     )
     fused_optimizer: bool = Field(True, description="AdamW in one kernel on a GPU; equal up to rounding.")
-    processes: Positive = Field(2, description="Training and evaluation processes on each machine.")
+    processes: Positive = Field(2, description="Training and evaluation processes of each machine.")
     launcher: Literal["direct", "torchrun", "deepspeed"] = Field(
-        "direct", description="Who starts the processes: this program itself, torchrun, or DeepSpeed's launcher."
+        "direct", description="What starts the processes: this program, torchrun, or DeepSpeed's launcher."
     )
     hosts: tuple[str, ...] = Field(
         (),
         description="Machines that train together, reached by ssh, this one first, sharing the store, its cache and "
         "TMPDIR (docs/several-hosts.md); empty: this one alone.",
     )
-    master_port: int = Field(29500, gt=0, lt=65536, description="Where the processes of several hosts meet.")
-    threads: Positive = Field(1, description="CPU threads a process.")
+    master_port: int = Field(29500, gt=0, lt=65536, description="Port of the rendezvous of several hosts.")
+    threads: Positive = Field(1, description="CPU threads of a process.")
     checkpoint_every: Positive = Field(50, description="Optimizer steps between checkpoints.")
     keep_checkpoints: Positive = Field(
-        2, description="Checkpoints kept in the store while a stage trains: the newest; more than one survive a fault."
+        2, description="Newest checkpoints kept in the store while a stage trains; several survive a damaged one."
     )
-    async_checkpoints: bool = Field(True, description="Train on while a checkpoint is written and sent to the store.")
+    async_checkpoints: bool = Field(True, description="Continue training while a checkpoint is written and uploaded.")
     generation_batch_size: int | None = Field(
-        None, gt=0, description="Answers GRPO draws at once in a process; None: all of a step."
+        None, gt=0, description="Answers that a GRPO process samples at once; None: all of a step."
     )
-    grace_s: Positive = Field(
-        300, description="Longest time for a step and a checkpoint once training was asked to end (SIGTERM)."
-    )
-    tensorboard: str | None = Field(None, description="A folder for TensorBoard's curves, one subfolder a stage.")
-    timeout_s: Positive = Field(6 * 3600, description="Longest time a stage may take, where timeouts does not name it.")
+    shutdown_grace_s: Positive = Field(300, description="Longest time for a last step and checkpoint after SIGTERM.")
+    tensorboard: str | None = Field(None, description="A folder for TensorBoard, with a subfolder for each stage.")
+    timeout_s: Positive = Field(6 * 3600, description="Time limit of a stage that timeouts does not name.")
     timeouts: dict[StageName, Positive] = Field(
-        default_factory=dict, description="Longest time of a stage by its name, in seconds: {relaxation: 3600}."
+        default_factory=dict, description="Time limits of stages in seconds: {relaxation: 3600}."
     )
-    stall_timeout_s: Positive = Field(900, description="Longest silence of a training process.")
+    stall_timeout_s: Positive = Field(900, description="Longest time without progress of a training process.")
     teacher: TeacherRuntime = TeacherRuntime()
-    scene_batch_size: Positive = Field(1, description="Scenes rendered at a time by CogVideoX.")
+    scene_batch_size: Positive = Field(1, description="Scenes that CogVideoX renders at once.")
     scene_offload: Literal["none", "model", "sequential"] = Field(
-        "none", description="Keep CogVideoX's parts off the GPU until they are needed: slower, 5B in 16 or 5 GiB."
+        "none", description="Keep CogVideoX's modules off the GPU until they are needed: slower, 5B in 16 or 5 GiB."
     )
 
     @property
     def world_size(self) -> int:
-        """Processes that train together, over all machines."""
+        """Processes of a training, over all machines."""
         return self.processes * max(1, len(self.hosts))
 
     def for_stage(self, name: str) -> RuntimeSettings:
-        """These settings with the time-out of one stage as the only one."""
+        """Return these settings with the time limit of one stage."""
         chosen = {str(stage): seconds for stage, seconds in self.timeouts.items()}.get(name, self.timeout_s)
         return self.model_copy(update={"timeout_s": chosen, "timeouts": {}})
 
-    shards: Positive = Field(
-        1, description="Parts that drawing, the teacher's chains and each evaluation are cut into, made side by side."
-    )
+    shards: Positive = Field(1, description="Shards of image drawing, teacher chains and evaluations, run in parallel.")
     task_runner: Literal["threads", "dask"] = Field(
-        "threads", description="Who makes the shards of a Prefect run: threads of the flow's process, or Dask workers."
+        "threads", description="What runs the shards of a Prefect run: threads of the flow's process, or Dask workers."
     )
     dask_address: str | None = Field(
         None, description="A Dask scheduler (tcp://host:8786); None: a local cluster of `shards` workers."
@@ -108,7 +108,7 @@ class RuntimeSettings(Section):
 
 
 def plain_url(url: str) -> str:
-    """An http(s) URL without credentials, query or fragment; ValueError says what it must not have, never the URL."""
+    """Check for an http(s) URL without credentials, query or fragment; the ValueError never shows the URL."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port

@@ -1,4 +1,4 @@
-"""Who writes the reasoning chains and captions, and what is accepted."""
+"""Settings of the teacher that writes reasoning chains and captions, and of what is accepted."""
 
 from __future__ import annotations
 
@@ -10,47 +10,49 @@ from mirage_core.config.section import Positive, Probability, Section
 
 
 class TeacherSettings(Section):
-    """Who writes the chains, of which form, and what is accepted. How an endpoint is reached is ``runtime.teacher``."""
+    """Who writes the chains, their form, and what is accepted. ``runtime.teacher``: how to reach an endpoint."""
 
     kind: Literal["oracle", "endpoint", "replay"] = Field(
         "oracle",
-        description="oracle: from the solver's own knowledge; endpoint: a model behind an OpenAI-compatible API "
-        "(runtime.teacher); replay: recorded answers of one.",
+        description="oracle: from the solver's knowledge; endpoint: a model behind an OpenAI-compatible API "
+        "(runtime.teacher); replay: recorded answers.",
     )
     variant: Literal["direct", "cot"] = Field("direct", description="direct: the answer only.")
-    model: str | None = Field(None, min_length=1, description="The asked model, as the endpoint names it.")
+    model: str | None = Field(None, min_length=1, description="The endpoint's name of the model.")
     revision: str | None = Field(
-        None, min_length=1, description="What the model's name alone does not say (a commit, a quantisation)."
+        None, min_length=1, description="Version of the model beyond its name (a commit, a quantisation)."
     )
     recording: str | None = Field(
-        None, min_length=1, description="replay: a JSONL file or a folder of answers; None: those kept in the store."
+        None, min_length=1, description="replay: a JSONL file or a folder of answers; None: those in the store."
     )
-    template: str = Field("mirage", min_length=1, description="The prompts: a set of the project's, or a folder.")
+    template: str = Field("mirage", min_length=1, description="The prompts: a set of this project, or a folder.")
     temperature: float | None = Field(0.0, ge=0, le=2, description="None: not sent.")
     top_p: Probability | None = Field(None, description="None: not sent.")
-    seed: int | None = Field(42, ge=0, description="Sent with every request; another asks anew. None: not sent.")
+    seed: int | None = Field(42, ge=0, description="Sent with every request; another seed asks again. None: not sent.")
     max_tokens: Positive = Field(2048, description="Longest answer, in tokens.")
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="What the endpoint calls it; newer hosted models want the second."
+        "max_tokens", description="The endpoint's name of the field; newer hosted models expect the second."
     )
-    attempts: Positive = Field(3, description="Answers a problem; a re-ask says what was wrong, the last one decides.")
-    min_thought_chars: int = Field(20, ge=0, description="Shortest text before, and after, the picture.")
-    max_thought_chars: Positive = Field(8000, description="Longest text before, and after, the picture.")
+    attempts: Positive = Field(
+        3, description="Attempts for each problem; a repeated request names the error; the last answer decides."
+    )
+    min_thought_chars: int = Field(20, ge=0, description="Shortest text before, and after, the image.")
+    max_thought_chars: Positive = Field(8000, description="Longest text before, and after, the image.")
     betrayals: tuple[str, ...] = Field(
         (
             "as given", "given answer", "answer given", "answer is given", "provided answer", "answer provided",
             "the provided solution", "known answer", "ground truth", "ground-truth", "reference answer",
             "according to the answer", "i was told", "i am told", "auxiliary image", "helper image", "hint image",
         ),
-        description="Words that betray that the answer or the picture was given; capitals and spacing do not matter.",
+        description="Phrases that reveal that the answer or the image was given; case and spacing are ignored.",
     )  # fmt: skip
     min_accepted: Probability = Field(
-        0.8, description="Share of the problems that must get an acceptable chain; the stage fails below it."
+        0.8, description="Smallest share of problems with an accepted chain; below it the stage fails."
     )
 
     @model_validator(mode="after")
     def _has_something_to_ask(self) -> TeacherSettings:
-        """An endpoint needs a model, and something to write."""
+        """An endpoint needs a model, and a chain to write."""
         if self.kind == "oracle":
             return self
         if self.model is None:
@@ -64,9 +66,11 @@ class TeacherSettings(Section):
 
 
 class CaptionSettings(Section):
-    """CapImagine's data: what the auxiliary image shows, in words; the teacher of the chains writes it."""
+    """Captions of auxiliary images for CapImagine, written by the teacher of the chains."""
 
-    polish: bool = Field(True, description="An endpoint rewrites each whole chain so that its parts go together.")
-    judge: bool = Field(True, description="An endpoint judges each chain; conflicts and ambiguity are left out.")
-    shortest: Positive = Field(10, description="Letters a caption has at least.")
-    longest: Positive = Field(1200, description="Letters a caption has at most.")
+    polish: bool = Field(True, description="An endpoint rewrites each chain so that its parts fit together.")
+    judge: bool = Field(
+        True, description="An endpoint judges each chain; contradictory and ambiguous ones are left out."
+    )
+    shortest: Positive = Field(10, description="Fewest letters of a caption.")
+    longest: Positive = Field(1200, description="Most letters of a caption.")

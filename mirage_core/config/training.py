@@ -1,4 +1,4 @@
-"""Training: the supervised stages, GRPO, and what is watched meanwhile."""
+"""Settings of training: the supervised stages, GRPO, and validation."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from mirage_core.config.section import Positive, Probability, Section
 
 
 class ValidationSettings(Section):
-    """What is measured on the validation split while a stage trains, and what follows from it.
+    """Metrics on the validation split while a stage trains, and their use.
 
-    It is measured before the first step, every so many, and after the last.
+    They are measured before the first step, every ``every`` steps, and after the last.
     """
 
     every: int | None = Field(None, gt=0, description="Optimizer steps between validations; None: none.")
-    examples: Positive = Field(64, description="Validation examples whose losses are taken.")
-    problems: int = Field(0, ge=0, description="Validation problems answered (greedily) for an accuracy; 0: none.")
+    examples: Positive = Field(64, description="Validation examples for the loss.")
+    problems: int = Field(0, ge=0, description="Validation problems answered (greedily) for the accuracy; 0: none.")
     metric: Literal["loss", "accuracy"] = Field(
-        "loss", description="What best means; accuracy needs problems, and GRPO has no other."
+        "loss", description="The metric of the best weights; accuracy needs problems; GRPO has accuracy only."
     )
     patience: int | None = Field(
-        None, gt=0, description="Stop after so many validations in a row without a better one; None: never."
+        None, gt=0, description="Stop after so many validations without an improvement; None: never."
     )
-    keep_best: bool = Field(False, description="The result is the best weights by the metric, not the last ones.")
+    keep_best: bool = Field(False, description="Return the best weights by the metric, not the last ones.")
 
     @model_validator(mode="after")
-    def _is_measured(self) -> ValidationSettings:
-        """Nothing can be best that is not measured."""
+    def _metric_is_measured(self) -> ValidationSettings:
+        """The best weights need a metric that is measured."""
         if self.every is None and (self.patience is not None or self.keep_best):
             raise ValueError("patience and keep_best need every, the steps between validations")
         if self.metric == "accuracy" and not self.problems:
@@ -40,24 +40,26 @@ class TrainSettings(Section):
     """One supervised training stage. Steps count optimizer steps; epochs are used where steps is None."""
 
     steps: int | None = Field(None, ge=0, description="Optimizer steps; None: from epochs.")
-    epochs: float = Field(15, gt=0, description="Passes over the training examples, where steps is None.")
-    batch_size: Positive = Field(1, description="Examples an optimizer step, over all processes.")
-    micro_batch_size: int | None = Field(None, gt=0, description="Examples a forward pass and process; None: as one.")
+    epochs: float = Field(15, gt=0, description="Passes over the training examples, if steps is None.")
+    batch_size: Positive = Field(1, description="Examples of an optimizer step, over all processes.")
+    micro_batch_size: int | None = Field(
+        None, gt=0, description="Examples of a forward pass of one process; None: all."
+    )
     learning_rate: float = Field(1e-5, gt=0, description="Peak rate of AdamW.")
     warmup_steps: int = Field(10, ge=0, description="Steps of linear warm-up.")
-    schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="What follows the warm-up.")
+    schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="Schedule after the warm-up.")
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    gradient_checkpointing: bool = Field(False, description="Compute activations again in the backward pass.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     optimizer: Literal["adamw", "adamw_8bit"] = Field(
-        "adamw", description="adamw_8bit keeps its moments in 8 bits (bitsandbytes, on a GPU)."
+        "adamw", description="adamw_8bit: moments in 8 bits (bitsandbytes, on a GPU)."
     )
-    batch_by: Literal["chance", "group", "length"] = Field(
-        "chance",
-        description="What a batch has in common, for less padding: nothing; benchmark and level; the number of tokens.",
+    batch_by: Literal["random", "group", "length"] = Field(
+        "random",
+        description="What the examples of a batch share, for less padding: nothing; benchmark and level; length.",
     )
-    stop_above: float | None = Field(
-        5.0, gt=1, description="Stop when the smoothed loss is this many times that of the first steps; None: go on."
+    max_loss_ratio: float | None = Field(
+        5.0, gt=1, description="Stop if the smoothed loss exceeds this multiple of the first steps' loss; None: never."
     )
     validation: ValidationSettings = ValidationSettings()
 
@@ -68,26 +70,26 @@ class GroundingSettings(TrainSettings):
     text_weight: float = Field(0.1, ge=0, description="gamma, the weight of the text loss.")
     horizon: Positive = Field(
         1,
-        description="Latents predicted in a row, fed on the model's own between, before a target is fed again; 1: "
-        "every target (paper); latent.num_latents or more: none.",
+        description="Latents predicted from the model's own before a target is fed again; 1: every target is fed "
+        "(paper); latent.num_latents or more: none.",
     )
 
 
 class RelaxationSettings(TrainSettings):
-    """Stage 2: the text loss alone (paper, Eq. 4), and, all off by default, what may make the latents matter."""
+    """Stage 2: the text loss (paper, Eq. 4), and options, off by default, that may make the latents matter."""
 
     bottleneck_ramp: Probability = Field(
         0.0,
-        description="Share of the steps over which latent.bottleneck comes on: the share of a batch's rows under it "
-        "rises from 0 to 1; 0: on for every row from the first step.",
+        description="Share of the steps in which latent.bottleneck is introduced: the share of a batch's rows under it "
+        "rises from 0 to 1; 0: every row from the first step.",
     )
     grounding_weight: float = Field(
-        0.0, ge=0, description="Weight of 1 - cosine of the rolled-out latents and their targets beside the text loss."
+        0.0, ge=0, description="Weight of 1 - cosine of rolled-out latents and targets in the loss."
     )
     latent_noise: float = Field(
-        0.0, ge=0, description="Gaussian noise on every latent that is fed, in units of its own standard deviation."
+        0.0, ge=0, description="Gaussian noise on every input latent, in units of its standard deviation."
     )
-    latent_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the latents that are fed as zeros instead.")
+    latent_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the input latents that are set to zero.")
 
 
 class GRPOSettings(Section):
@@ -96,43 +98,46 @@ class GRPOSettings(Section):
     enabled: bool = True
     steps: int = Field(100, ge=0, description="Policy updates.")
     prompts_per_step: Positive = 8
-    group_size: Positive = Field(8, description="Sampled answers a prompt.")
-    micro_batch_size: int | None = Field(None, gt=0, description="Answers a forward pass and process; None: all.")
+    group_size: Positive = Field(8, description="Sampled answers of each prompt.")
+    micro_batch_size: int | None = Field(None, gt=0, description="Answers of a forward pass of one process; None: all.")
     learning_rate: float = Field(1e-6, gt=0)
     warmup_steps: int = Field(0, ge=0)
     temperature: float = Field(1.0, gt=0)
     top_p: Probability = 1.0
-    clip: float = Field(0.2, gt=0, description="Ratios below 1 - clip gain nothing.")
-    clip_high: float | None = Field(None, gt=0, description="Ratios above 1 + clip_high gain nothing; None: clip.")
+    clip: float = Field(0.2, gt=0, description="Lower clipping range of the ratio: 1 - clip.")
+    clip_high: float | None = Field(None, gt=0, description="Upper clipping range: 1 + clip_high; None: clip.")
     updates_per_rollout: Positive = Field(1, description="Optimizer steps on the same answers; 1 is on-policy.")
-    silent_groups: Literal["keep", "drop", "redraw"] = Field(
+    zero_variance_groups: Literal["keep", "drop", "redraw"] = Field(
         "keep",
-        description="Groups of equal rewards: they count in the mean, or not, or other prompts replace them.",
+        description="Groups of equal rewards: keep them in the mean, drop them, or redraw other prompts.",
     )
-    redraws: Positive = Field(3, description="Most times other prompts are drawn for a round, where they are redrawn.")
-    group_accuracy: tuple[Probability, Probability] | None = Field(
+    max_resamples: Positive = Field(
+        3, description="Most times other prompts are drawn for a round, where they are redrawn."
+    )
+    accuracy_filter: tuple[Probability, Probability] | None = Field(
         None,
-        description="Learn only from groups whose share of right answers is above the first and at most the second.",
+        description="Train only on groups whose share of correct answers is above the first and at most the second.",
     )
     advantage: Literal["std", "mean"] = Field(
-        "std", description="std: reward less the group's mean, over its standard deviation; mean: not divided."
+        "std", description="std: (reward - mean) / standard deviation of the group; mean: reward - mean."
     )
-    kl_weight: float = Field(0.01, ge=0, description="Weight of the KL to the model it began with; 0: no reference.")
-    accuracy_reward: float = Field(1.0, description="For a right answer (paper: 1).")
-    format_reward: float = Field(0.1, description="For a well-formed one (paper: 0.1).")
+    kl_weight: float = Field(0.01, ge=0, description="Weight of the KL to the starting model; 0: no reference model.")
+    accuracy_reward: float = Field(1.0, description="Reward of a correct answer (paper: 1).")
+    format_reward: float = Field(0.1, description="Reward of a well-formed answer (paper: 0.1).")
     latents: Literal["recompute", "replay"] = Field(
-        "recompute", description="recompute: exact gradient through the latents; replay: constants, cheaper and biased."
+        "recompute",
+        description="recompute: exact gradient through the latents; replay: constant latents, cheaper, biased.",
     )
     max_new_tokens: Positive = 512
     max_grad_norm: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
-    gradient_checkpointing: bool = Field(False, description="Compute activations again in the backward pass.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     validation: ValidationSettings = ValidationSettings()
 
     @model_validator(mode="after")
     def _measures_answers(self) -> GRPOSettings:
-        """There is no loss of a policy on held-out problems: only its answers can be measured."""
+        """A policy has no loss on held-out problems: only its answers can be measured."""
         watched = self.validation
         if watched.every is not None and not watched.problems:
             raise ValueError("grpo.validation.every needs grpo.validation.problems, the number of problems answered")
@@ -141,8 +146,8 @@ class GRPOSettings(Section):
         return self
 
     @model_validator(mode="after")
-    def _some_group_can_teach(self) -> GRPOSettings:
-        """A range of accuracies that no group can have would leave nothing to learn from."""
-        if self.group_accuracy is not None and self.group_accuracy[0] >= self.group_accuracy[1]:
-            raise ValueError(f"group_accuracy is {self.group_accuracy}: the first must be below the second")
+    def _accuracy_filter_is_a_range(self) -> GRPOSettings:
+        """A range that no group can be in would leave no training data."""
+        if self.accuracy_filter is not None and self.accuracy_filter[0] >= self.accuracy_filter[1]:
+            raise ValueError(f"accuracy_filter is {self.accuracy_filter}: the first must be below the second")
         return self

@@ -1,1 +1,1 @@
-"""What a training set holds: its card, contact sheet, near duplicates, statistics and a preview of examples."""
+"""Documentation of a training set: card, contact sheet, near duplicates, statistics, preview of examples."""

@@ -1,4 +1,4 @@
-"""The card of a data set: what is in it, where it is from, what was left out, and what it shares with the test."""
+"""The card of a data set: its content, sources, rejections, and what it shares with the test problems."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mirage_core.dataset_card.duplicates import Duplicate, Trace, shared_with_test
+from mirage_core.dataset_card.duplicates import Duplicate, ProblemKey, shared_with_test
 from mirage_core.dataset_card.statistics import Tally
 from mirage_core.types import Rejection
 
@@ -18,28 +18,28 @@ SOURCES: dict[str, tuple[str, str]] = {
     "comt": ("huggingface.co/datasets/czh-up/comt", "as its page says"),
     "own": ("the user's own file", "that of the file"),
 }
-EXAMPLES_OF_A_REASON = 3
+EXAMPLES_PER_REASON = 3
 
 
 def data_card(
     tally: Tally,
     rejections: Sequence[Rejection],
-    tests: Sequence[Trace],
+    tests: Sequence[ProblemKey],
     settings: Mapping[str, Any],
     inputs: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The card as JSON; ``settings`` are those the data depends on, ``inputs`` the digests it was made from."""
+    """Return the card as JSON; ``settings``: those the data depends on, ``inputs``: digests of its sources."""
     benchmarks = sorted({benchmark for benchmark, _, _ in tally.groups})
     return {
         "examples": tally.total,
         "counts": _counts(tally),
-        "test_problems": dict(sorted(Counter(trace.benchmark for trace in tests).items())),
+        "test_problems": dict(sorted(Counter(key.benchmark for key in tests).items())),
         "chains_by": dict(sorted(tally.writers.items())),
         "variants": dict(sorted(tally.variants.items())),
         "auxiliary_images": dict(sorted(tally.styles.items())),
         "rejections": _rejections(rejections),
         "left_out": sum(rejection.left_out for rejection in rejections),
-        "shared_with_test": [_told(duplicate) for duplicate in shared_with_test(tally.traces, tests)],
+        "shared_with_test": [_as_json(duplicate) for duplicate in shared_with_test(tally.keys, tests)],
         "sources": {name: _source(name) for name in benchmarks},
         "settings": dict(settings),
         "made_from": dict(inputs),
@@ -47,7 +47,7 @@ def data_card(
 
 
 def _counts(tally: Tally) -> list[dict[str, Any]]:
-    """How many examples of each benchmark, group and split."""
+    """Return the number of examples of each benchmark, group and split."""
     return [
         {"benchmark": benchmark, "group": group, "split": split, "examples": count}
         for (benchmark, group, split), count in sorted(tally.groups.items())
@@ -55,13 +55,13 @@ def _counts(tally: Tally) -> list[dict[str, Any]]:
 
 
 def _rejections(rejections: Sequence[Rejection]) -> list[dict[str, Any]]:
-    """How often each reason was met, and a few cases to look up in rejections.parquet."""
+    """Return the count of each reason, and a few cases to look up in rejections.parquet."""
     reasons = Counter(rejection.reason for rejection in rejections)
     return [
         {
             "reason": reason,
             "answers": count,
-            "for_example": [r.problem_id for r in rejections if r.reason == reason][:EXAMPLES_OF_A_REASON],
+            "for_example": [r.problem_id for r in rejections if r.reason == reason][:EXAMPLES_PER_REASON],
         }
         for reason, count in reasons.most_common()
     ]
@@ -72,12 +72,12 @@ def _source(benchmark: str) -> dict[str, str]:
     return {"from": where, "licence": licence}
 
 
-def _told(duplicate: Duplicate) -> dict[str, Any]:
+def _as_json(duplicate: Duplicate) -> dict[str, Any]:
     return {"example": duplicate.example_id, "test": duplicate.test_id, "how": duplicate.how}
 
 
 def card_markdown(card: Mapping[str, Any]) -> str:
-    """The card for people."""
+    """Return the card as Markdown."""
     lines = [
         "# Data card",
         "",
@@ -98,7 +98,7 @@ def card_markdown(card: Mapping[str, Any]) -> str:
         "",
         "## Where it is from",
         "",
-        *(f"- {name}: {told['from']}; licence: {told['licence']}" for name, told in card["sources"].items()),
+        *(f"- {name}: {source['from']}; licence: {source['licence']}" for name, source in card["sources"].items()),
         *(f"- made from {name} {digest[:12]}" for name, digest in card["made_from"].items()),
         "",
     ]
@@ -108,17 +108,17 @@ def card_markdown(card: Mapping[str, Any]) -> str:
 def _rejected_lines(card: Mapping[str, Any]) -> list[str]:
     if not card["rejections"]:
         return ["No answer of the teacher was rejected."]
-    told = [
+    reasons = [
         f"- {r['reason']}: {r['answers']} answers, such as {', '.join(r['for_example'])}" for r in card["rejections"]
     ]
-    return [*told, f"- {card['left_out']} problems were left out. Every rejected answer: rejections.parquet"]
+    return [*reasons, f"- {card['left_out']} problems were left out. Every rejected answer: rejections.parquet"]
 
 
 def _shared_lines(shared: Sequence[Mapping[str, Any]]) -> list[str]:
     if not shared:
         return ["Nothing: no map, picture (perceptual hash) or question of the test stands among the examples."]
-    shown = [f"- {one['example']} and {one['test']}: {one['how']}" for one in shared[:20]]
-    return shown + ([f"- and {len(shared) - 20} more: card.json"] if len(shared) > 20 else [])
+    lines = [f"- {pair['example']} and {pair['test']}: {pair['how']}" for pair in shared[:20]]
+    return lines + ([f"- and {len(shared) - 20} more: card.json"] if len(shared) > 20 else [])
 
 
 def _listed(counts: Mapping[str, int]) -> str:

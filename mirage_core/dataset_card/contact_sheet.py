@@ -1,4 +1,4 @@
-"""A contact sheet: a few examples of every benchmark and group, question beside imagined picture, as PNG and HTML."""
+"""A contact sheet: a few examples of every benchmark and group with their images, as PNG and HTML."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from mirage_core.types import TrainingExample
 _TILE, _LINE, _GAP = 180, 16, 10
 
 
-def contact_sheet(chosen: Sequence[TrainingExample]) -> bytes:
-    """A sample as one PNG: a row an example, its pictures, then the picture to imagine in a red frame."""
-    columns = max((len(example.problem.images) + 1 for example in chosen), default=1)
+def contact_sheet(examples: Sequence[TrainingExample]) -> bytes:
+    """Draw a sample as one PNG: a row for each example, its images, then the auxiliary image in a red frame."""
+    columns = max((len(example.problem.images) + 1 for example in examples), default=1)
     height = _TILE + _LINE + _GAP
-    sheet = Image.new("RGB", (columns * (_TILE + _GAP) + _GAP, max(1, len(chosen)) * height + _GAP), (255, 255, 255))
+    sheet = Image.new("RGB", (columns * (_TILE + _GAP) + _GAP, max(1, len(examples)) * height + _GAP), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
-    for row, example in enumerate(chosen):
+    for row, example in enumerate(examples):
         top = _GAP + row * height
         problem = example.problem
         draw.text((_GAP, top), f"{problem.id}   answer {problem.answer}"[: columns * 30], fill=(40, 40, 40))
@@ -35,8 +35,8 @@ def contact_sheet(chosen: Sequence[TrainingExample]) -> bytes:
     return buffer.getvalue()
 
 
-def contact_page(chosen: Sequence[TrainingExample], title: str) -> str:
-    """The same sample as a self-contained page, with questions and chains."""
+def contact_page(examples: Sequence[TrainingExample], title: str) -> str:
+    """Render the same sample as a self-contained page, with questions and chains."""
     from jinja2 import Environment, FileSystemLoader
 
     from mirage_core.dataset_card.preview import data_url
@@ -44,7 +44,7 @@ def contact_page(chosen: Sequence[TrainingExample], title: str) -> str:
     folder = Path(__file__).with_name("templates")
     environment = Environment(loader=FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["data_url"] = data_url
-    return environment.get_template("contact_sheet.html").render(examples=chosen, title=title)
+    return environment.get_template("contact_sheet.html").render(examples=examples, title=title)
 
 
 def _thumbnail(data: bytes) -> Image.Image:

@@ -1,6 +1,6 @@
-"""What training examples share with test problems: the same maze, a picture that looks alike, the same question.
+"""Near duplicates of test problems among training examples: the same maze, a similar image, the same question.
 
-Mazes are compared by their canonical form: pictures of two mazes look alike to a perceptual hash that are not.
+Mazes are compared by their canonical form, because a perceptual hash cannot tell images of different mazes apart.
 """
 
 from __future__ import annotations
@@ -15,65 +15,63 @@ from mirage_core.worlds.maze import canonical, maze_from_rows
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
-    """What a problem is recognised by: its maze, or its pictures' hashes and its words."""
+class ProblemKey:
+    """What identifies a problem: its maze, or its image hashes, and its normalized question."""
 
     problem_id: str
     benchmark: str
     maze: str | None
-    pictures: tuple[int, ...]
-    words: str
+    image_hashes: tuple[int, ...]
+    question: str
 
 
 @dataclass(frozen=True, slots=True)
 class Duplicate:
-    """An example and a test problem that share something."""
+    """A training example and a test problem that share something, and what."""
 
     example_id: str
     test_id: str
     how: str
 
 
-def trace_of(problem: Problem) -> Trace:
-    """The trace of a problem; pictures are hashed only where there is no maze to compare."""
+def problem_key(problem: Problem) -> ProblemKey:
+    """Return the key of a problem; images are hashed only without a maze."""
     maze = canonical(maze_from_rows(problem.facts["map"])) if "map" in problem.facts else None
-    pictures = () if maze else tuple(perceptual_hash_of(image) for image in problem.images)
-    return Trace(problem.id, problem.benchmark, maze, pictures, text_key(problem.question))
+    hashes = () if maze else tuple(perceptual_hash_of(image) for image in problem.images)
+    return ProblemKey(problem.id, problem.benchmark, maze, hashes, text_key(problem.question))
 
 
-def shared_with_test(trained: Sequence[Trace], tested: Sequence[Trace]) -> list[Duplicate]:
-    """Every pair of an example and a test problem of one benchmark that share a maze, or a picture."""
-    found: list[Duplicate] = []
-    for benchmark in sorted({trace.benchmark for trace in tested}):
-        left = [trace for trace in trained if trace.benchmark == benchmark]
-        right = [trace for trace in tested if trace.benchmark == benchmark]
-        found += [*_same_maze(left, right), *_alike(left, right)]
-    return found
+def shared_with_test(trained: Sequence[ProblemKey], tested: Sequence[ProblemKey]) -> list[Duplicate]:
+    """Return all pairs of an example and a test problem of one benchmark that share a maze or an image."""
+    duplicates: list[Duplicate] = []
+    for benchmark in sorted({key.benchmark for key in tested}):
+        left = [key for key in trained if key.benchmark == benchmark]
+        right = [key for key in tested if key.benchmark == benchmark]
+        duplicates += [*_same_maze(left, right), *_similar_images(left, right)]
+    return duplicates
 
 
-def _same_maze(trained: Sequence[Trace], tested: Sequence[Trace]) -> list[Duplicate]:
+def _same_maze(trained: Sequence[ProblemKey], tested: Sequence[ProblemKey]) -> list[Duplicate]:
     by_maze = defaultdict(list)
-    for trace in tested:
-        if trace.maze:
-            by_maze[trace.maze].append(trace.problem_id)
+    for key in tested:
+        if key.maze:
+            by_maze[key.maze].append(key.problem_id)
     return [
-        Duplicate(trace.problem_id, test, "the same map")
-        for trace in trained
-        for test in by_maze.get(trace.maze or "", ())
+        Duplicate(key.problem_id, test, "the same map") for key in trained for test in by_maze.get(key.maze or "", ())
     ]
 
 
-def _alike(trained: Sequence[Trace], tested: Sequence[Trace]) -> list[Duplicate]:
-    """Problems with a picture that looks alike; where the question is the same too, it is said."""
-    left = [(trace, picture) for trace in trained for picture in trace.pictures]
-    right = [(trace, picture) for trace in tested for picture in trace.pictures]
-    pairs = near_pairs([picture for _, picture in left], [picture for _, picture in right])
-    found = {(left[i][0], right[j][0]) for i, j in pairs}
+def _similar_images(trained: Sequence[ProblemKey], tested: Sequence[ProblemKey]) -> list[Duplicate]:
+    """Return the problems with a similar image, noting where the question is the same too."""
+    left = [(key, image) for key in trained for image in key.image_hashes]
+    right = [(key, image) for key in tested for image in key.image_hashes]
+    pairs = near_pairs([image for _, image in left], [image for _, image in right])
+    similar = {(left[i][0], right[j][0]) for i, j in pairs}
     return [
-        Duplicate(one.problem_id, other.problem_id, _how(one, other))
-        for one, other in sorted(found, key=lambda pair: (pair[0].problem_id, pair[1].problem_id))
+        Duplicate(example.problem_id, test.problem_id, _how(example, test))
+        for example, test in sorted(similar, key=lambda pair: (pair[0].problem_id, pair[1].problem_id))
     ]
 
 
-def _how(one: Trace, other: Trace) -> str:
-    return "pictures alike" + (", the same question" if one.words == other.words else "")
+def _how(example: ProblemKey, test: ProblemKey) -> str:
+    return "pictures alike" + (", the same question" if example.question == test.question else "")

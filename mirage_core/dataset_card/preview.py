@@ -1,4 +1,4 @@
-"""Training examples as the model will see them: tokens, label mask, latent span, and the cells of its k targets."""
+"""Training examples as the model sees them: tokens, label mask, latent span, and the image cells of its k targets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LONG_RUN = 6
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of tokens of one part: their text, and how many they are."""
+    """A run of tokens of one part: their text and count."""
 
     part: Part
     text: str
@@ -37,9 +37,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """One example: its pieces in order, the auxiliary image as PNG with its target cells, and figures.
+    """One example: its pieces in order, the auxiliary image as PNG with its target cells, and counts.
 
-    ``cells`` [rows, columns] says which latent each merged patch of the auxiliary image is averaged into, -1: none.
+    ``cells`` [rows, columns]: the latent that each merged patch of the auxiliary image is averaged into, -1: none.
     """
 
     problem_id: str
@@ -56,9 +56,9 @@ class Preview:
 
 
 def preview(example: TrainingExample, encoder: Encoder, processor: Any, latent: LatentSettings) -> Preview:
-    """Encode an example as training does, and take it apart for people.
+    """Encode an example as training does, and split it into readable pieces.
 
-    Raises what encoding raises, and InputError when the auxiliary image has fewer merged patches than latents.
+    Raises what encoding raises, and InputError if the auxiliary image has fewer merged patches than latents.
     """
     from mirage_core.latent.examples import IGNORED
     from mirage_core.latent.tokens import token_ids
@@ -67,10 +67,10 @@ def preview(example: TrainingExample, encoder: Encoder, processor: Any, latent: 
     labels = encoded.labels.tolist()
     kinds: list[tuple[Part, int]] = []
     for token, label in zip(encoded.ids.tolist(), labels, strict=True):
-        plain: Part = "prompt" if label == IGNORED else "supervised"
-        kinds.append(({ids.image_pad: "image", ids.latent_pad: "latent"}.get(token, plain), token))  # type: ignore[arg-type]
-    merge, kept = processor.image_processor.merge_size, encoded.auxiliary_kept
-    cells = target_cells(encoded.auxiliary_grid_thw[0].tolist(), merge, latent, kept[0] if kept else None)
+        default: Part = "prompt" if label == IGNORED else "supervised"
+        kinds.append(({ids.image_pad: "image", ids.latent_pad: "latent"}.get(token, default), token))  # type: ignore[arg-type]
+    merge, masks = processor.image_processor.merge_size, encoded.auxiliary_patch_masks
+    cells = target_cells(encoded.auxiliary_grid_thw[0].tolist(), merge, latent, masks[0] if masks else None)
     return Preview(
         problem_id=example.problem.id,
         benchmark=example.problem.benchmark,
@@ -86,10 +86,10 @@ def preview(example: TrainingExample, encoder: Encoder, processor: Any, latent: 
     )
 
 
-def target_cells(grid_thw: Sequence[int], merge: int, latent: LatentSettings, kept: Tensor | None = None) -> np.ndarray:
-    """The latent each merged patch is averaged into, [rows, columns], -1 where none: what ``compress`` does.
+def target_cells(grid_thw: Sequence[int], merge: int, latent: LatentSettings, mask: Tensor | None = None) -> np.ndarray:
+    """Return the latent that ``compress`` averages each merged patch into, [rows, columns], -1: none.
 
-    ``kept`` [rows * columns]: which patches targets are made of; None: all. Of latents that share one the first.
+    ``mask`` [rows * columns]: the patches that targets are made of; None: all. If latents share a patch, the first.
     """
     from mirage_core.latent.compress import compress
 
@@ -97,14 +97,14 @@ def target_cells(grid_thw: Sequence[int], merge: int, latent: LatentSettings, ke
     import torch
 
     patches = torch.eye(rows * columns)
-    averaged = compress(patches if kept is None else patches[kept], latent.num_latents, latent.compression)  # [K, P]
+    averaged = compress(patches if mask is None else patches[mask], latent.num_latents, latent.compression)  # [K, P]
     used = averaged.sum(0) > 0
     return torch.where(used, averaged.argmax(0), -1).reshape(rows, columns).numpy()
 
 
-def with_cells(picture: bytes, cells: np.ndarray) -> bytes:
-    """The picture as PNG, every merged patch tinted and numbered by the latent it goes into."""
-    shown = Image.open(io.BytesIO(picture)).convert("RGBA")
+def with_cells(image: bytes, cells: np.ndarray) -> bytes:
+    """Return the image as PNG, with every merged patch tinted and numbered by its latent."""
+    shown = Image.open(io.BytesIO(image)).convert("RGBA")
     shown = shown.resize((max(shown.width, 320), round(shown.height * max(shown.width, 320) / shown.width)))
     sheet = Image.new("RGBA", shown.size, (0, 0, 0, 0))
     draw = ImageDraw.Draw(sheet)
@@ -121,7 +121,7 @@ def with_cells(picture: bytes, cells: np.ndarray) -> bytes:
 
 
 def preview_page(previews: Sequence[Preview], title: str) -> str:
-    """A self-contained HTML page of previews."""
+    """Render a self-contained HTML page of previews."""
     from jinja2 import Environment, FileSystemLoader
 
     folder = Path(__file__).with_name("templates")
@@ -130,10 +130,10 @@ def preview_page(previews: Sequence[Preview], title: str) -> str:
     return environment.get_template("preview.html").render(previews=previews, title=title)
 
 
-def data_url(picture: bytes) -> str:
-    """An encoded picture as a data URL."""
-    kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(picture).decode('ascii')}"
+def data_url(image: bytes) -> str:
+    """Return an encoded image as a data URL."""
+    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 
 
 def _pieces(kinds: Sequence[tuple[Part, int]], tokenizer: Any) -> list[Piece]:

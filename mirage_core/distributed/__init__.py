@@ -1,1 +1,1 @@
-"""Processes that train together: launched on one or several hosts, supervised, stopped, joined in a group."""
+"""Processes that run a job together: launched on one or several hosts, supervised, stopped, joined in a group."""

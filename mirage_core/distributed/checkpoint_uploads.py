@@ -1,4 +1,4 @@
-"""What the parent of a job does with its checkpoints: hand each on, the newest first, while the processes train on."""
+"""Uploads of a job's checkpoints in its parent process: one at a time, the newest first, while training goes on."""
 
 from __future__ import annotations
 
@@ -9,67 +9,69 @@ from collections.abc import Callable
 from pathlib import Path
 
 OnCheckpoint = Callable[[int, Path], None]
+"""Called with the step and the folder of a complete checkpoint."""
 
 
-class Uploads:
-    """Hands checkpoints to ``keep``, one at a time, and deletes those a newer one has replaced.
+class CheckpointUploads:
+    """Passes checkpoints to ``on_checkpoint``, one at a time, and deletes those that a newer one has replaced.
 
-    In the background where asked for: then ``keep`` runs in a thread, what is offered meanwhile waits (the newest
-    alone), and its error is raised by the next call.
+    With ``background`` the call runs in a thread; of the checkpoints submitted meanwhile only the newest waits, and an
+    error of the call is raised by the next method called here.
     """
 
-    def __init__(self, keep: OnCheckpoint, *, background: bool) -> None:
-        self._keep, self._background = keep, background
-        self._waiting: tuple[int, Path] | None = None
-        self._offered: list[Path] = []
+    def __init__(self, on_checkpoint: OnCheckpoint, *, background: bool) -> None:
+        self._on_checkpoint, self._background = on_checkpoint, background
+        self._pending: tuple[int, Path] | None = None
+        self._submitted: list[Path] = []
         self._thread: threading.Thread | None = None
-        self._problem: BaseException | None = None
+        self._error: BaseException | None = None
 
-    def offer(self, step: int, folder: Path) -> None:
-        """A checkpoint is complete on the disk."""
-        self._waiting = (step, folder)
-        self._offered.append(folder)
-        self.look()
+    def submit(self, step: int, folder: Path) -> None:
+        """Take a checkpoint that is complete on the disk."""
+        self._pending = (step, folder)
+        self._submitted.append(folder)
+        self.start_next()
 
-    def look(self) -> None:
-        """Start with what waits, unless something is under way."""
+    def start_next(self) -> None:
+        """Start the pending upload, unless one is under way."""
         if self._thread is not None and self._thread.is_alive():
             return
         self._join()
-        if self._waiting is None:
+        if self._pending is None:
             return
-        (step, folder), self._waiting = self._waiting, None
+        (step, folder), self._pending = self._pending, None
         if not self._background:
-            self._hand_on(step, folder)
+            self._upload(step, folder)
             return
-        run = contextvars.copy_context().run  # so that who logs in there is known
-        self._thread = threading.Thread(target=run, args=(self._guarded, step, folder), name="uploads", daemon=True)
+        run = contextvars.copy_context().run  # so that the thread's log lines belong to the same run
+        self._thread = threading.Thread(target=run, args=(self._upload_guarded, step, folder), name="uploads")
+        self._thread.daemon = True
         self._thread.start()
 
-    def settle(self, *, newest: bool) -> None:
-        """Return when nothing is under way; with ``newest`` what waits is handed on first."""
+    def finish(self, *, upload_pending: bool) -> None:
+        """Return when nothing is under way; with ``upload_pending`` the pending checkpoint is uploaded first."""
         self._join()
-        if newest:
-            self.look()
+        if upload_pending:
+            self.start_next()
             self._join()
 
     def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
-        if self._problem is not None:
-            problem, self._problem = self._problem, None
-            raise problem
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
 
-    def _guarded(self, step: int, folder: Path) -> None:
+    def _upload_guarded(self, step: int, folder: Path) -> None:
         try:
-            self._hand_on(step, folder)
+            self._upload(step, folder)
         except BaseException as error:
-            self._problem = error
+            self._error = error
 
-    def _hand_on(self, step: int, folder: Path) -> None:
-        self._keep(step, folder)
-        place = self._offered.index(folder)
-        for replaced in self._offered[:place]:
+    def _upload(self, step: int, folder: Path) -> None:
+        self._on_checkpoint(step, folder)
+        index = self._submitted.index(folder)
+        for replaced in self._submitted[:index]:
             shutil.rmtree(replaced, ignore_errors=True)
-        del self._offered[:place]
+        del self._submitted[:index]

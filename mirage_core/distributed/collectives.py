@@ -1,4 +1,4 @@
-"""The processes of one training job as a group: joining, adding up, waiting for each other."""
+"""Collectives of a job's processes: join the torch process group, sum, take the maximum, wait for each other."""
 
 from __future__ import annotations
 
@@ -9,77 +9,71 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the launcher notices silence long before
-_HERE: dict[str, int] = {}
-"""This process's place on its host, where it was said."""
+from mirage_core.distributed.context import current_process
+
+COLLECTIVE_TIMEOUT = timedelta(hours=2)  # the launcher notices a silent process long before
 
 
 @contextmanager
-def joined(rank: int, world_size: int, rendezvous: Path | None) -> Iterator[None]:
-    """Be process ``rank`` of ``world_size`` inside the block; they meet at a file, which must be new.
+def torch_process_group(rendezvous: Path | None) -> Iterator[None]:
+    """Join the current process with the others of its job inside the block; they meet at a file, which must be new.
 
-    Without one they meet where the environment says (MASTER_ADDR and MASTER_PORT, as torchrun sets them).
-
-    After an error the group is left as it is: taking it down could wait for processes that are gone.
+    Without a file they meet at MASTER_ADDR and MASTER_PORT, as torchrun sets them. After an error the group stays as it
+    is: taking it down could wait for processes that are gone.
     """
-    device = process_device(rank, world_size)
+    process = current_process()
     dist.init_process_group(
-        "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl",
+        "gloo" if process_device().type == "cpu" else "cpu:gloo,cuda:nccl",
         init_method="env://" if rendezvous is None else rendezvous.absolute().as_uri(),
-        rank=rank,
-        world_size=world_size,
+        rank=process.rank,
+        world_size=process.world_size,
         timeout=COLLECTIVE_TIMEOUT,
     )
     yield
     dist.destroy_process_group()
 
 
-def on_this_host(rank: int, size: int) -> None:
-    """Say which process of this host this is, of how many; until then all processes are taken to be of this host."""
-    _HERE.update(rank=rank, size=size)
-
-
-def process_device(rank: int, world_size: int) -> torch.device:
-    """A GPU of its own for every process where this host has enough of them, else the CPU for all."""
-    number = _HERE.get("rank", rank)
-    if torch.cuda.device_count() < _HERE.get("size", world_size):
+def process_device() -> torch.device:
+    """Return this process's own GPU where the host has one for each of its processes, else the CPU."""
+    process = current_process()
+    if torch.cuda.device_count() < process.local_size:
         return torch.device("cpu")
-    torch.cuda.set_device(number)
-    return torch.device("cuda", number)
+    torch.cuda.set_device(process.local_rank)
+    return torch.device("cuda", process.local_rank)
 
 
-def group_rank() -> int:
-    """The number of this process in the group; 0 outside of one."""
-    return dist.get_rank() if dist.is_initialized() else 0
+def sum_over_processes(values: Mapping[str, float]) -> dict[str, float]:
+    """Return each value's sum over all processes, in double precision; every process passes the same keys."""
+    return _reduced(values, dist.ReduceOp.SUM)
 
 
-def group_size() -> int:
-    """The number of processes in the group; 1 outside of one."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+def max_over_processes(values: Mapping[str, float]) -> dict[str, float]:
+    """Return each value's maximum over all processes; every process passes the same keys."""
+    return _reduced(values, dist.ReduceOp.MAX)
 
 
-def added(values: Mapping[str, float]) -> dict[str, float]:
-    """Each value's sum over all processes, in double precision, for the same keys everywhere."""
+def _reduced(values: Mapping[str, float], operation: dist.ReduceOp.RedOpType) -> dict[str, float]:
     names = sorted(values)
-    if group_size() == 1:
+    if not _in_group():
         return {name: float(values[name]) for name in names}
-    sums = torch.tensor([float(values[name]) for name in names], dtype=torch.float64)
-    dist.all_reduce(sums)
-    return dict(zip(names, sums.tolist(), strict=True))
+    reduced = torch.tensor([float(values[name]) for name in names], dtype=torch.float64)
+    dist.all_reduce(reduced, op=operation)
+    return dict(zip(names, reduced.tolist(), strict=True))
 
 
-def largest(values: Mapping[str, float]) -> dict[str, float]:
-    """Each value's maximum over all processes, for the same keys everywhere."""
-    names = sorted(values)
-    if group_size() == 1:
-        return {name: float(values[name]) for name in names}
-    most = torch.tensor([float(values[name]) for name in names], dtype=torch.float64)
-    dist.all_reduce(most, op=dist.ReduceOp.MAX)
-    return dict(zip(names, most.tolist(), strict=True))
+def all_reduce_sum(tensor: Tensor) -> None:
+    """Replace a tensor by its sum over all processes, in place."""
+    if _in_group():
+        dist.all_reduce(tensor)
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
-    if group_size() > 1:
+    """Return when every process has called this."""
+    if _in_group():
         dist.barrier()
+
+
+def _in_group() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1

@@ -1,7 +1,7 @@
-"""One host's part of a job: starts torchrun or DeepSpeed's launcher there, and ends it with whoever started this.
+"""One host's part of a job: starts torchrun or DeepSpeed's launcher, and ends it together with whoever started this.
 
-`python -m mirage_core.distributed.host_agent JOB.json ...`, run by distributed/hosts.py. Its standard input stays open
-as long as the job runs: when the parent is gone, here or at the other end of ssh, it is closed, and everything ends.
+`python -m mirage_core.distributed.host_agent JOB.json ...`, run by process_group.py. Its standard input stays open as
+long as the job runs: when the parent is gone, here or at the other end of ssh, it is closed, and everything ends.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ from pathlib import Path
 
 import psutil
 
-from mirage_core.distributed.hosts import NOT_SHARED, Place, launch_command
 from mirage_core.distributed.job import read_job
+from mirage_core.distributed.process_group import NOT_SHARED, HostSpec, launch_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the host's processes to their end; the launcher's exit status, or NOT_SHARED with the reason on stdout."""
+    """Run the host's processes to their end; returns the launcher's status, or NOT_SHARED with the reason on stdout."""
     parser = argparse.ArgumentParser(description="One host's part of a Mirage job.")
     parser.add_argument("job", type=Path)
     for name in ("--launcher", "--worker", "--address"):
         parser.add_argument(name, required=True)
     for name in ("--host", "--hosts", "--processes", "--port", "--grace"):
         parser.add_argument(name, type=int, required=True)
-    given = parser.parse_args(arguments)
-    missing = unseen(given.job)
+    options = parser.parse_args(arguments)
+    missing = missing_paths(options.job)
     if missing:
         sys.stdout.write(missing)
         return NOT_SHARED
-    place = Place(given.host, given.hosts, given.processes, given.address, given.port)
-    run = [given.worker, str(given.job), "--ends-with", str(os.getpid())]
-    command = launch_command(given.launcher, place, run, given.grace)
+    host = HostSpec(options.host, options.hosts, options.processes, options.address, options.port)
+    run = [options.worker, str(options.job), "--ends-with", str(os.getpid())]
+    command = launch_command(options.launcher, host, run, options.grace)
     launcher = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     threading.Thread(target=end_when_closed, args=(launcher,), name="end-with-parent", daemon=True).start()
     status = launcher.wait()
     return status if status >= 0 else 128 - status
 
 
-def unseen(job_file: Path) -> str:
-    """What this host does not see of a job, in words; empty where all is there."""
+def missing_paths(job_file: Path) -> str:
+    """Return a message about the paths of a job that this host does not see; empty where it sees all."""
     if not job_file.is_file():
         return (
             f"the job's folder {job_file.parent} is not seen here: it must lie on storage that all hosts share under "
@@ -52,27 +52,22 @@ def unseen(job_file: Path) -> str:
         )
     job = read_job(job_file)
     needed = [*job.inputs.values(), job.output, job.scratch, *([job.resume_from] if job.resume_from else [])]
-    gone = sorted(str(path) for path in needed if not path.exists())
-    if not gone:
+    missing = sorted(str(path) for path in needed if not path.exists())
+    if not missing:
         return ""
     return (
-        f"{', '.join(gone)} is not seen here: the store, its cache (MIRAGE_HOME) and TMPDIR must lie on storage that "
-        "all hosts share under the same paths"
+        f"{', '.join(missing)} is not seen here: the store, its cache (MIRAGE_HOME) and TMPDIR must lie on storage "
+        "that all hosts share under the same paths"
     )
 
 
 def end_when_closed(launcher: subprocess.Popen[bytes]) -> None:
-    """Wait for the end of the standard input, then end the launcher with all it has started."""
-    while os.read(sys.stdin.fileno(), 4096):  # no buffer, whose lock would be held when this process ends
+    """Wait for the end of the standard input, then kill the launcher and all it has started."""
+    while os.read(sys.stdin.fileno(), 4096):  # no buffer, whose lock would be taken when this process ends
         pass
-    end_tree(launcher.pid)
-
-
-def end_tree(pid: int) -> None:
-    """Kill a process and all its descendants (torchrun's are in sessions of their own)."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        first = psutil.Process(pid)
-        for process in [first, *first.children(recursive=True)]:
+        first = psutil.Process(launcher.pid)
+        for process in [first, *first.children(recursive=True)]:  # torchrun's are in sessions of their own
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 

@@ -1,7 +1,7 @@
-"""When a device runs out of memory: how that is recognised, and the same work in smaller portions.
+"""Out of memory on a device: recognised in the errors of any library, answered by halving the micro-batch.
 
-The global batch stays as it is; only the number of examples a process computes at once is halved, so that losses
-and gradients are equal up to rounding.
+The global batch stays as it is; a process computes fewer examples at once, so losses and gradients are equal up to
+rounding.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from mirage_core.config import GRPOSettings
 from mirage_core.distributed.job import Job
 from mirage_core.errors import OutOfMemory
+from mirage_core.methods import programs
 from mirage_core.types import Progress, ProgressEvent
 
 SIGNS = (
@@ -22,108 +24,86 @@ SIGNS = (
     "cudaErrorMemoryAllocation",
     "can't allocate memory",  # torch's allocator of the CPU
 )  # fmt: skip
-"""How libraries say it in the message of a RuntimeError; torch and Python also have kinds of their own for it."""
+"""What libraries write in the message of a RuntimeError; torch and Python also have error classes of their own."""
 
 WARMUP_GROUP = 8
-"""Pictures of the warm-up whose features are centred together: its smallest portion."""
-
-_SMALLEST = {"warmup": WARMUP_GROUP}
+"""Images of the warm-up whose features are centred together: its smallest micro-batch."""
 
 
-def is_out_of_memory(problem: BaseException) -> bool:
-    """Whether an error of any library says that the memory of a device (or of the machine) is used up."""
-    kinds = {kind.__name__ for kind in type(problem).__mro__}
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library means that a device (or the machine) has no memory left."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
     if kinds & {"OutOfMemoryError", "MemoryError"}:
         return True
-    return "RuntimeError" in kinds and any(sign in str(problem) for sign in SIGNS)
+    return "RuntimeError" in kinds and any(sign in str(error) for sign in SIGNS)
 
 
-def fitted(job: Job, run: Callable[[Job], None], progress: Progress) -> dict[str, Any]:
-    """Run a job; each time the memory does not do, run it again with half the portion.
+def run_with_oom_backoff(job: Job, run: Callable[[Job], None], progress: Progress) -> dict[str, Any]:
+    """Run a job; each time it is out of memory, run it again with half the micro-batch.
 
-    Returns what to tell of it in the artifact's summary: nothing where it fitted at once. OutOfMemory when even the
-    smallest portion is too much.
+    Returns what the artifact's summary says about it: nothing if it fitted at once. OutOfMemory when even the smallest
+    micro-batch does not fit.
     """
-    whole = portion_of(job)
+    initial = micro_batch_size(job)
     while True:
         try:
             run(job)
         except OutOfMemory as error:
-            smaller = in_smaller_portions(job)
+            size, smaller = micro_batch_size(job), halve_micro_batch(job)
             if smaller is None:
                 raise OutOfMemory(
-                    f"the memory does not do for {job.program}, not even {portion_of(job)} at once: "
-                    f"{advice(job.program)}. {error}"
+                    f"out of memory in {job.program} even with a micro-batch of {size}: {advice(job.program)}. {error}"
                 ) from error
-            said = f"out of memory with {portion_of(job)} at once, going on with {smaller.portion} ({_brief(error)})"
-            progress(ProgressEvent(stage=job.program, message=said))
+            reason = str(error).splitlines()[0][:160]
+            message = f"out of memory with a micro-batch of {size}, going on with {smaller.portion} ({reason})"
+            progress(ProgressEvent(stage=job.program, message=message))
             job = smaller
         else:
-            return {} if job.portion is None else {"portion": job.portion, "portion_that_did_not_fit": whole}
+            return {} if job.portion is None else {"portion": job.portion, "portion_that_did_not_fit": initial}
 
 
-def _brief(problem: BaseException) -> str:
-    return str(problem).splitlines()[0][:160]
+def micro_batch_size(job: Job) -> int:
+    """Return how much a process computes at once: examples; images of a warm-up; answers of GRPO; problems."""
+    local = _local_batch_size(job)
+    section = job.settings.training(job.program) if job.program in programs() else None
+    return min(job.portion or (section and section.micro_batch_size) or local, local)
 
 
-def portion_of(job: Job) -> int:
-    """How much a process computes at once: examples; pictures of a warm-up; answers of GRPO; problems."""
-    whole = _whole(job)
-    return min(job.portion or _chosen(job) or whole, whole)
+def generation_batch_size(job: Job) -> int | None:
+    """Return how many answers of GRPO a process decodes side by side; None: all of a step.
 
-
-def answers_at_once(job: Job) -> int | None:
-    """How many answers GRPO draws side by side in a process: None for all of a step.
-
-    Where the memory did not do for a whole portion, fewer are drawn in the same proportion.
+    After an out-of-memory error they are fewer, in the proportion of the micro-batch.
     """
-    chosen = job.settings.runtime.generation_batch_size
+    wanted = job.settings.runtime.generation_batch_size
     if job.portion is None:
-        return chosen
-    before = portion_of(job.model_copy(update={"portion": None}))
-    return math.ceil((chosen or _whole(job)) * portion_of(job) / before)
+        return wanted
+    initial = micro_batch_size(job.model_copy(update={"portion": None}))
+    return math.ceil((wanted or _local_batch_size(job)) * micro_batch_size(job) / initial)
 
 
-def in_smaller_portions(job: Job) -> Job | None:
-    """The same job with half the portion; None where it is the smallest already."""
-    size, smallest = portion_of(job), _SMALLEST.get(job.program, 1)
+def halve_micro_batch(job: Job) -> Job | None:
+    """Return the same job with half the micro-batch; None where it is the smallest already."""
+    size, smallest = micro_batch_size(job), WARMUP_GROUP if job.program == "warmup" else 1
     if size <= smallest:
         return None
     return job.model_copy(update={"portion": max(smallest, math.ceil(size / 2))})
 
 
-def _whole(job: Job) -> int:
-    """What falls to one process in a step."""
+def _local_batch_size(job: Job) -> int:
+    """Return one process's share of a step."""
     settings, processes = job.settings, job.settings.runtime.world_size
-    if job.program == "grpo":
-        return math.ceil(settings.grpo.prompts_per_step / processes) * settings.grpo.group_size
     if job.program == "evaluate":
         return settings.evaluation.batch_size  # a process takes whole batches
-    sizes = {
-        "warmup": settings.model.warmup.batch_size,
-        "text": settings.direct_sft.batch_size,
-        "capimagine": settings.capimagine.batch_size,
-        "grounding": settings.grounding.batch_size,
-        "relaxation": settings.relaxation.batch_size,
-    }
-    return math.ceil(sizes[job.program] / processes)
-
-
-def _chosen(job: Job) -> int | None:
-    """What the settings say, where they can."""
-    settings = job.settings
-    chosen = {
-        "text": settings.direct_sft.micro_batch_size,
-        "capimagine": settings.capimagine.micro_batch_size,
-        "grounding": settings.grounding.micro_batch_size,
-        "relaxation": settings.relaxation.micro_batch_size,
-        "grpo": settings.grpo.micro_batch_size,
-    }
-    return chosen.get(job.program)
+    if job.program == "warmup":
+        return math.ceil(settings.model.warmup.batch_size / processes)
+    section = settings.training(job.program)
+    if isinstance(section, GRPOSettings):
+        return math.ceil(section.prompts_per_step / processes) * section.group_size
+    return math.ceil(section.batch_size / processes)
 
 
 def advice(program: str) -> str:
-    """The settings that make a job smaller when its smallest portion does not fit."""
+    """Return the settings that make a job smaller when its smallest micro-batch does not fit."""
     always = "lower prompt.max_pixels or prompt.image_scale, or use a device with more memory"
     if program == "evaluate":
         return f"lower evaluation.samples or evaluation.max_new_tokens, {always}"
@@ -134,8 +114,7 @@ def advice(program: str) -> str:
             "set grpo.gradient_checkpointing=true, a lower runtime.generation_batch_size, a lower grpo.max_new_tokens, "
             f"runtime.offload_reference=true or grpo.kl_weight=0 (no second model on the device), {always}"
         )
-    section = {"text": "direct_sft"}.get(program, program)
     return (
-        f"set {section}.gradient_checkpointing=true, model.dtype=bfloat16, a higher runtime.zero_stage with more "
-        f"runtime.processes, {always}"
+        f"set {programs()[program].section}.gradient_checkpointing=true, model.dtype=bfloat16, a higher "
+        f"runtime.zero_stage with more runtime.processes, {always}"
     )

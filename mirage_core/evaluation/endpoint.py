@@ -1,7 +1,7 @@
-"""A model behind an OpenAI-compatible endpoint, evaluated like any other: the same prompts, scorers and tables.
+"""Evaluate a model behind an OpenAI-compatible endpoint with the same prompts, scorers and tables as any other.
 
-Requests go through the teachers' client: its pace, its patience, and its ledger, so that no answer is paid for twice
-and an evaluation that was cut short goes on where it stopped.
+Requests go through the teachers' client, with its rate limit, retries and response cache: no answer is paid for twice,
+and an interrupted evaluation resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from mirage_core.benchmarks.vsp_prompts import PromptForm
 from mirage_core.config import EvaluationSettings, TeacherRuntime, TeacherSettings
 from mirage_core.errors import DataError, SettingsError
 from mirage_core.evaluation.summary import metrics_of
-from mirage_core.llm_client.cached_client import Source
-from mirage_core.llm_client.client import Refused
-from mirage_core.llm_client.messages import IMAGE, Message, data_url
+from mirage_core.llm_client.cached_client import AnswerSource
+from mirage_core.llm_client.client import RefusedError
+from mirage_core.llm_client.messages import IMAGE, Message, image_part, text_part
 from mirage_core.llm_client.request import Request, make_request
 from mirage_core.llm_client.response_cache import Answer
 from mirage_core.store import Store
 from mirage_core.teacher.attempts import run
-from mirage_core.teacher.teacher import source_of
+from mirage_core.teacher.teacher import source_factory
 from mirage_core.types import Prediction, Problem, Progress, ProgressEvent, Scored, Variant
 
 Form = Literal["official", "benchmark", "short"]
@@ -34,11 +34,11 @@ _REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hosted:
-    """A hosted model and how it is asked.
+class HostedModel:
+    """A hosted model and how it is prompted.
 
-    ``form`` official: the benchmark's own prompt to the last word, where it has one; benchmark, short: the prompts of
-    our own models, with the ending of ``variant``. ``seed`` is sent, plus the number of the sample; None: not sent.
+    ``form`` official: the benchmark's own prompt, verbatim, if it has one; benchmark, short: the prompts of our own
+    models, with the ending of ``variant``. ``seed`` plus the number of the sample is sent; None: not sent.
     """
 
     model: str
@@ -50,7 +50,7 @@ class Hosted:
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
     def request(self, problem: Problem, sample: int) -> Request:
-        """Exactly what is sent for one sample of a problem."""
+        """The request for one sample of a problem."""
         settings = TeacherSettings(
             kind="endpoint",
             variant="cot",
@@ -66,31 +66,34 @@ class Hosted:
 
 
 @dataclass(frozen=True, slots=True)
-class HostedAnswers:
-    """The judged answers in the problems' order, the metrics, and what the answers cost."""
+class HostedResult:
+    """The scored answers in the problems' order, and the metrics with the usage of the endpoint."""
 
     scored: list[Scored]
     metrics: dict[str, Any]
 
 
 def evaluate_endpoint(
-    hosted: Hosted, problems: Sequence[Problem], runtime: TeacherRuntime, store: Store, progress: Progress
-) -> HostedAnswers:
-    """Ask about every problem, judge, and count; answers that the endpoint refuses or cuts are judged as they are.
+    hosted: HostedModel, problems: Sequence[Problem], runtime: TeacherRuntime, store: Store, progress: Progress
+) -> HostedResult:
+    """Send, judge and count every problem; refused answers count as empty, truncated ones as they are.
 
     Raises:
         DataError: there are no problems.
-        SettingsError: no endpoint is set, or several samples would be one answer many times.
-        TeacherError: the endpoint answers nothing (the key, the model); TeacherUnavailable: it may later.
+        SettingsError: no endpoint is set, or all samples would be the same answer.
+        EndpointError: the endpoint answers no request (the key, the model); EndpointUnavailable: it may later.
     """
     _check(hosted, problems)
-    chosen = TeacherSettings(kind="endpoint", variant="cot", model=hosted.model)
+    settings = TeacherSettings(kind="endpoint", variant="cot", model=hosted.model)
 
-    def say(said: str) -> None:
-        progress(ProgressEvent(stage="evaluation", message=said))
+    def log(message: str) -> None:
+        progress(ProgressEvent(stage="evaluation", message=message))
 
-    source = source_of(chosen, runtime, store)(say)
-    answers = run(_answers(hosted, problems, source, runtime.concurrency, _told(progress, hosted, problems)))
+    def on_answered(count: int) -> None:
+        progress(ProgressEvent(stage="evaluation", message=hosted.model, step=count, total=len(problems)))
+
+    source = source_factory(settings, runtime, store)(log)
+    answers = run(_answers(hosted, problems, source, runtime.concurrency, on_answered))
     scored = [
         (prediction, judge(problem, prediction, hosted.evaluation.planning_rule))
         for problem, samples in zip(problems, answers, strict=True)
@@ -98,45 +101,45 @@ def evaluate_endpoint(
         for prediction in [_prediction(hosted, problem, sample, answer)]
     ]
     endings = Counter(answer.finish if answer else _REFUSED for samples in answers for answer in samples)
-    account = {**source.account.lasting(), **source.account.passing(runtime)}
-    told = {
+    usage = {**source.usage.deterministic(), **source.usage.this_run(runtime)}
+    extra = {
         "prompt": hosted.form,
         "variant": hosted.variant,
         "endings": dict(sorted(endings.items())),
         "served": sorted({answer.served for samples in answers for answer in samples if answer}),
-        "account": account,
+        "account": usage,
     }
-    return HostedAnswers(scored, {**metrics_of(scored, method=hosted.model, latents="off"), **told})
+    return HostedResult(scored, {**metrics_of(scored, method=hosted.model, latents="off"), **extra})
 
 
 def question_messages(problem: Problem, form: Form, variant: Variant) -> tuple[Message, ...]:
-    """The problem as one chat message, its pictures where they stand; DataError when marks and pictures disagree."""
+    """The problem as one chat message, with images in place of their marks; DataError if the numbers differ."""
     pieces = re.split(f"({IMAGE})", question_of(problem, form, variant))
     if pieces.count(IMAGE) != len(problem.images):
         raise DataError(
-            f"{problem.id}: its prompt has {pieces.count(IMAGE)} times {IMAGE} for {len(problem.images)} pictures"
+            f"{problem.id}: its prompt has {pieces.count(IMAGE)} times {IMAGE} for {len(problem.images)} images"
         )
-    pictures = iter(problem.images)
+    images = iter(problem.images)
     parts: list[Message] = []
     for piece in pieces:
         if piece == IMAGE:
-            parts.append({"type": "image_url", "image_url": {"url": data_url(next(pictures), problem.id)}})
+            parts.append(image_part(next(images), problem.id))
         elif piece.strip():
-            parts.append({"type": "text", "text": piece.strip()})
+            parts.append(text_part(piece.strip()))
     return ({"role": "user", "content": parts},)
 
 
 def question_of(problem: Problem, form: Form, variant: Variant) -> str:
-    """What is asked, with one ``<image>`` a picture; SettingsError where a benchmark has no official prompt."""
+    """The prompt, with one ``<image>`` an image; SettingsError if a benchmark has no official prompt."""
     if form == "official":
         if "official" not in problem.facts:
-            raise SettingsError(f"{problem.benchmark} has no official prompt beside its own: use --prompt benchmark")
+            raise SettingsError(f"{problem.benchmark} has no official prompt besides its own: use --prompt benchmark")
         return str(problem.facts["official"])
-    asked: PromptForm = form
-    return benchmarks.get(problem.benchmark).prompt(problem, asked, variant)
+    own_form: PromptForm = form
+    return benchmarks.get(problem.benchmark).prompt(problem, own_form, variant)
 
 
-def _check(hosted: Hosted, problems: Sequence[Problem]) -> None:
+def _check(hosted: HostedModel, problems: Sequence[Problem]) -> None:
     if not problems:
         raise DataError("nothing to evaluate: got no problems, expected at least one; look at the split and the file")
     if hosted.evaluation.samples > 1 and (hosted.evaluation.temperature == 0 or hosted.seed is None):
@@ -146,42 +149,37 @@ def _check(hosted: Hosted, problems: Sequence[Problem]) -> None:
         )
 
 
-def _told(progress: Progress, hosted: Hosted, problems: Sequence[Problem]) -> Callable[[int], None]:
-    """Tell how many of all problems are answered."""
-
-    def done(finished: int) -> None:
-        progress(ProgressEvent(stage="evaluation", message=hosted.model, step=finished, total=len(problems)))
-
-    return done
-
-
 async def _answers(
-    hosted: Hosted, problems: Sequence[Problem], source: Source, concurrency: int, done: Callable[[int], None]
+    hosted: HostedModel,
+    problems: Sequence[Problem],
+    source: AnswerSource,
+    concurrency: int,
+    on_answered: Callable[[int], None],
 ) -> list[list[Answer | None]]:
-    """The samples of every problem, in order, some problems at a time; None for what the endpoint refuses."""
+    """The samples of every problem, in order, ``concurrency`` problems at a time; None: refused by the endpoint."""
     numbers = iter(range(len(problems)))
-    found: dict[int, list[Answer | None]] = {}
+    answers: dict[int, list[Answer | None]] = {}
 
     async def worker() -> None:
         for number in numbers:
             samples = range(hosted.evaluation.samples)
-            found[number] = [await _answer(hosted, problems[number], sample, source) for sample in samples]
-            done(len(found))
+            answers[number] = [await _answer(hosted, problems[number], sample, source) for sample in samples]
+            on_answered(len(answers))
 
     async with source, asyncio.TaskGroup() as group:
         for _ in range(min(concurrency, len(problems))):
             group.create_task(worker())
-    return [found[number] for number in range(len(problems))]
+    return [answers[number] for number in range(len(problems))]
 
 
-async def _answer(hosted: Hosted, problem: Problem, sample: int, source: Source) -> Answer | None:
+async def _answer(hosted: HostedModel, problem: Problem, sample: int, source: AnswerSource) -> Answer | None:
     try:
         return await source.answer(hosted.request(problem, sample), problem.id, f"evaluation/{hosted.form}", 1)
-    except Refused:
+    except RefusedError:
         return None
 
 
-def _prediction(hosted: Hosted, problem: Problem, sample: int, answer: Answer | None) -> Prediction:
+def _prediction(hosted: HostedModel, problem: Problem, sample: int, answer: Answer | None) -> Prediction:
     return Prediction(
         problem_id=problem.id,
         benchmark=problem.benchmark,

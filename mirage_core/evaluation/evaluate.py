@@ -1,7 +1,7 @@
-"""Evaluation of a model folder by several processes: fixed batches, each saved as soon as it is finished.
+"""Evaluate a model folder with several processes: fixed batches, each saved as soon as it is finished.
 
-Batches are cut before anything starts, so neither their number of processes nor a retry changes an answer. Processes
-take the next batch that is not taken yet.
+Batches are fixed before anything starts, so neither the number of processes nor a retry changes an answer. Processes
+claim the next unclaimed batch.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from typing import Any
 
 from mirage_core.config import Settings
 from mirage_core.distributed.collectives import process_device
+from mirage_core.distributed.context import current_process
 from mirage_core.distributed.job import Job
 from mirage_core.distributed.launch import run_job
-from mirage_core.distributed.oom import fitted
+from mirage_core.distributed.oom import run_with_oom_backoff
 from mirage_core.errors import DataError, TrainingProcessDied
+from mirage_core.evaluation.compare import problem_content
 from mirage_core.evaluation.summary import metrics_of
-from mirage_core.generation.generator import Answerer, Latents, fixed_batches
+from mirage_core.generation.decode import Latents
+from mirage_core.generation.generator import Generator, fixed_batches
 from mirage_core.model.loading import load_model
 from mirage_core.store.records import (
     PREDICTIONS_FILE,
@@ -46,36 +49,35 @@ def evaluate(
     scratch: Path,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Answer all problems with the model in a folder; writes predictions.parquet and metrics.json, returns the metrics.
+    """Answer all problems with the model in a folder; write predictions.parquet and metrics.json, return the metrics.
 
-    What an earlier attempt with the same model, problems and settings left in ``scratch`` is used again.
-
-    Where the memory does not do for a whole batch, its problems are answered in portions: ``memory`` in what is
-    returned (not in the file) says so.
+    Batches that an earlier attempt with the same model, problems and settings left in ``scratch`` are reused. If a
+    batch does not fit into memory, its problems are answered in portions: ``memory`` in the returned metrics (not in
+    the file) says so.
 
     Raises:
-        DataError: there are no problems, or two of one id.
-        OutOfMemory: not even one problem at once fits.
-        TrainingProcessDied: a process ended early; another attempt goes on with the batches that are missing.
+        DataError: there are no problems, or two have one id.
+        OutOfMemory: not even one problem fits.
+        TrainingProcessDied: a process ended early; another attempt continues with the missing batches.
     """
-    _check(problems)
+    _check_problems(problems)
     plan = _plan(model, problems, settings, method, latents)
     _prepare(scratch, plan, problems)
     batches = fixed_batches(problems, settings.evaluation.batch_size)
     missing = [index for index in range(len(batches)) if not _batch_file(scratch, index).is_file()]
     done = len(batches) - len(missing)
-    said = f"{method}: {len(problems)} problems"
-    progress(ProgressEvent(stage="evaluation", message=said, step=done, total=len(batches)))
-    told: dict[str, Any] = {}
+    message = f"{method}: {len(problems)} problems"
+    progress(ProgressEvent(stage="evaluation", message=message, step=done, total=len(batches)))
+    memory: dict[str, Any] = {}
     if missing:
         job = _job(model, settings, method, latents, output, scratch)
-        told = fitted(job, lambda fitting: _run_anew(fitting, progress), progress)
+        memory = run_with_oom_backoff(job, lambda fitting: _run(fitting, progress), progress)
     metrics = _write(_merge(scratch, problems, len(batches)), method=method, latents=latents, output=output)
-    return {**metrics, "memory": told} if told else metrics
+    return {**metrics, "memory": memory} if memory else metrics
 
 
-def _run_anew(job: Job, progress: Progress) -> None:
-    """Run the evaluation's processes; what an attempt before claimed and did not finish is free again."""
+def _run(job: Job, progress: Progress) -> None:
+    """Run the evaluation's processes; batches that an earlier attempt claimed and did not finish are unclaimed."""
     shutil.rmtree(_claims(job.scratch), ignore_errors=True)
     _claims(job.scratch).mkdir(parents=True)
     run_job(job, progress=progress, on_checkpoint=_no_checkpoint)
@@ -86,61 +88,61 @@ def problems_of_batches(
     batch_size: int,
     choose: Callable[[Sequence[tuple[int, ...]]], Sequence[tuple[int, ...]]],
 ) -> list[Problem]:
-    """Return the problems of some neighbouring batches, in their order.
+    """Return the problems of some consecutive batches, in their order.
 
-    Cutting them into batches again gives these very batches, so their answers are those of the whole.
+    Splitting them into batches again gives the same batches, so their answers equal those of the full evaluation.
     """
-    chosen = {index for batch in choose(fixed_batches(problems, batch_size)) for index in batch}
-    return [problem for index, problem in enumerate(problems) if index in chosen]
+    selected = {index for batch in choose(fixed_batches(problems, batch_size)) for index in batch}
+    return [problem for index, problem in enumerate(problems) if index in selected]
 
 
 def merge_folders(
     folders: Sequence[Path], problems: Sequence[Problem], *, method: str, latents: Latents, output: Path
 ) -> dict[str, Any]:
-    """Write what ``evaluate`` of all problems writes, from folders that hold the answers to a part of them each.
+    """Merge folders with the answers to a part of the problems each into what ``evaluate`` of all problems writes.
 
     Raises:
         DataError: a problem has no answer.
     """
-    found = _by_problem(pair for folder in folders for pair in load_predictions(folder))
-    missing = [problem.id for problem in problems if problem.id not in found]
+    answers = _by_problem(pair for folder in folders for pair in load_predictions(folder))
+    missing = [problem.id for problem in problems if problem.id not in answers]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(problems)} problems have no answer in the parts, the first is {missing[0]}: the "
             "parts do not belong to these problems; evaluate again"
         )
-    scored = [pair for problem in problems for pair in found[problem.id]]
+    scored = [pair for problem in problems for pair in answers[problem.id]]
     return _write(scored, method=method, latents=latents, output=output)
 
 
-def evaluate_rank(job: Job, rank: int, world_size: int, emit: Progress) -> None:
-    """Answer batches nobody has taken, until none is left: one process's part of an evaluation job."""
+def evaluate_rank(job: Job, progress: Progress) -> None:
+    """Answer unclaimed batches until none is left: the work of one process of an evaluation job."""
     problems = load_problems(job.input("problems"))
     batches = fixed_batches(problems, job.settings.evaluation.batch_size)
-    wanted = job.settings.model
-    device = process_device(rank, world_size)
-    loaded = load_model(job.input("model"), dtype=wanted.dtype, attention=wanted.attention, device=device)
-    answerer = Answerer(
-        loaded, job.settings, method=job.options["method"], latents=job.options["latents"], seed=job.seed
+    settings = job.settings.model
+    device = process_device()
+    model = load_model(job.input("model"), dtype=settings.dtype, attention=settings.attention, device=device)
+    generator = Generator.for_evaluation(
+        model, job.settings, method=job.options["method"], latents=job.options["latents"], seed=job.seed
     )
     for index, indices in enumerate(batches):
-        if _batch_file(job.scratch, index).is_file() or not _take(job.scratch, index):
+        if _batch_file(job.scratch, index).is_file() or not _claim(job.scratch, index):
             continue
         scored = [
-            pair for part in _parts(indices, job.portion) for pair in answerer.scored([problems[at] for at in part])
+            pair for part in _parts(indices, job.portion) for pair in generator.scored([problems[at] for at in part])
         ]
-        _save_batch(_batch_file(job.scratch, index), scored, rank)
-        emit(_event(job, scored, len(batches)))
+        _save_batch(_batch_file(job.scratch, index), scored)
+        progress(_event(job, scored, len(batches)))
 
 
 def _parts(indices: Sequence[int], portion: int | None) -> list[Sequence[int]]:
-    """A batch as it is answered: at once, or in portions where the memory did not do."""
+    """A batch as one part, or in portions if it did not fit into memory."""
     size = portion or len(indices)
     return [indices[first : first + size] for first in range(0, len(indices), size)]
 
 
 def _write(scored: Sequence[Scored], *, method: str, latents: Latents, output: Path) -> dict[str, Any]:
-    """Write predictions.parquet and metrics.json; returns the metrics."""
+    """Write predictions.parquet and metrics.json, and return the metrics."""
     output.mkdir(parents=True, exist_ok=True)
     save_predictions(output / PREDICTIONS_FILE, scored)
     metrics = metrics_of(scored, method=method, latents=latents)
@@ -148,34 +150,29 @@ def _write(scored: Sequence[Scored], *, method: str, latents: Latents, output: P
     return metrics
 
 
-def _check(problems: Sequence[Problem]) -> None:
+def _check_problems(problems: Sequence[Problem]) -> None:
     if not problems:
         raise DataError("nothing to evaluate: got no problems, expected at least one; look at the split and the file")
     seen: set[str] = set()
     for problem in problems:
         if problem.id in seen:
-            raise DataError(f"two problems are called {problem.id!r}; ids must be unique within an evaluation")
+            raise DataError(f"two problems have the id {problem.id!r}; ids must be unique within an evaluation")
         seen.add(problem.id)
 
 
 def _plan(model: Path, problems: Sequence[Problem], settings: Settings, method: str, latents: str) -> dict[str, Any]:
-    """What the batches in a scratch folder are answers to; batches of anything else are thrown away."""
+    """What decides the batches in a scratch folder; batches of another plan are deleted."""
     return {
         "model": _digest_files(model),
-        "problems": hashlib.sha256(repr([_identity(problem) for problem in problems]).encode()).hexdigest(),
+        "problems": hashlib.sha256(repr([problem_content(problem) for problem in problems]).encode()).hexdigest(),
         "settings": settings.model_dump(mode="json", exclude={"runtime", "report", "analysis"}),
         "method": method,
         "latents": latents,
     }
 
 
-def _identity(problem: Problem) -> tuple[str, ...]:
-    pictures = [hashlib.sha256(image).hexdigest() for image in problem.images]
-    return (problem.id, problem.benchmark, problem.group, problem.question, problem.answer, *pictures)
-
-
 def _digest_files(folder: Path) -> str:
-    """sha256 over the names and contents of a folder's files."""
+    """The sha256 of the names and contents of a folder's files."""
     digest = hashlib.sha256()
     for file in sorted(path for path in folder.iterdir() if path.is_file()):
         with file.open("rb") as opened:
@@ -184,7 +181,7 @@ def _digest_files(folder: Path) -> str:
 
 
 def _prepare(scratch: Path, plan: dict[str, Any], problems: Sequence[Problem]) -> None:
-    """Make the scratch folder fit this plan: batches of another plan go, claims of a dead attempt are void."""
+    """Prepare the scratch folder for this plan: delete batches of another plan, and all claims."""
     plan_file = scratch / "plan.json"
     text = json.dumps(plan, sort_keys=True)
     if not plan_file.is_file() or plan_file.read_text(encoding="utf-8") != text:
@@ -209,33 +206,33 @@ def _job(model: Path, settings: Settings, method: str, latents: str, output: Pat
 
 
 def _merge(scratch: Path, problems: Sequence[Problem], batches: int) -> list[Scored]:
-    """Put the batches' answers together in the problems' order."""
+    """Merge the answers of all batches in the problems' order."""
     files = [_batch_file(scratch, index) for index in range(batches)]
     for index, file in enumerate(files):
         if not file.is_file():
             raise TrainingProcessDied(
-                f"evaluation ended without batch {index} of {batches}; run it again, finished batches are kept"
+                f"evaluation ended without batch {index} of {batches}; run it again, finished batches are reused"
             )
-    found = _by_problem(pair for file in files for pair in load_predictions(file))
-    return [pair for problem in problems for pair in found[problem.id]]
+    answers = _by_problem(pair for file in files for pair in load_predictions(file))
+    return [pair for problem in problems for pair in answers[problem.id]]
 
 
 def _by_problem(pairs: Iterable[Scored]) -> dict[str, list[Scored]]:
-    found: dict[str, list[Scored]] = {}
+    answers: dict[str, list[Scored]] = {}
     for pair in pairs:
-        found.setdefault(pair[0].problem_id, []).append(pair)
-    return found
+        answers.setdefault(pair[0].problem_id, []).append(pair)
+    return answers
 
 
-def _save_batch(file: Path, scored: Sequence[Scored], rank: int) -> None:
-    """Save under another name first: a batch file that exists is complete."""
-    half = file.with_suffix(f".rank-{rank}.part")
-    save_predictions(half, scored)
-    os.replace(half, file)
+def _save_batch(file: Path, scored: Sequence[Scored]) -> None:
+    """Save under a temporary name first: an existing batch file is complete."""
+    partial = file.with_suffix(f".rank-{current_process().rank}.part")
+    save_predictions(partial, scored)
+    os.replace(partial, file)
 
 
-def _take(scratch: Path, index: int) -> bool:
-    """Claim a batch; creating a file that must not exist is atomic, so only one process succeeds."""
+def _claim(scratch: Path, index: int) -> bool:
+    """Claim a batch; exclusive creation of a file is atomic, so only one process succeeds."""
     try:
         (_claims(scratch) / f"{index:05d}").open("x").close()
     except FileExistsError:
@@ -256,7 +253,7 @@ def _event(job: Job, scored: Sequence[Scored], batches: int) -> ProgressEvent:
 
 
 def _no_checkpoint(step: int, folder: Path) -> None:
-    """An evaluation keeps finished batches instead of checkpoints."""
+    """An evaluation saves finished batches instead of checkpoints."""
 
 
 def _batches(scratch: Path) -> Path:

@@ -1,4 +1,4 @@
-"""From verdicts to figures: accuracy per benchmark and group, with everything needed to doubt it.
+"""Accuracy per benchmark and group, with intervals and everything that qualifies it.
 
 Definitions used everywhere in the project:
 
@@ -57,27 +57,35 @@ def accuracy_rows(scored: Sequence[Scored]) -> list[AccuracyRow]:
 
 def pooled_row(scored: Iterable[Scored], benchmark: str, method: str, groups: Iterable[str]) -> AccuracyRow | None:
     """Return one micro row over some groups of one benchmark and method, or None when nothing is there."""
-    wanted = frozenset(groups)
+    selected = frozenset(groups)
     part = [pair for pair in scored if pair[0].benchmark == benchmark and pair[0].method == method]
-    part = [pair for pair in part if pair[0].group in wanted]
-    return _row(benchmark, method, "+".join(sorted(wanted)), part) if part else None
+    part = [pair for pair in part if pair[0].group in selected]
+    return _row(benchmark, method, "+".join(sorted(selected)), part) if part else None
 
 
 def paired(scored: Sequence[Scored], benchmark: str, first: str, second: str, groups: Iterable[str] = ()) -> PairedTest:
     """McNemar's exact test between two methods on one benchmark; of several samples the first one counts."""
-    wanted = frozenset(groups)
+    selected = frozenset(groups)
 
-    def right(method: str) -> dict[str, bool]:
-        return {
-            prediction.problem_id: score.correct
-            for prediction, score in scored
-            if prediction.benchmark == benchmark
-            and prediction.method == method
-            and prediction.sample == 0
-            and (not wanted or prediction.group in wanted)
-        }
+    def correct(method: str) -> dict[str, bool]:
+        return correct_by_problem(
+            pair
+            for pair in scored
+            if (pair[0].benchmark, pair[0].method) == (benchmark, method)
+            and (not selected or pair[0].group in selected)
+        )
 
-    return mcnemar(first, right(first), second, right(second))
+    return mcnemar(first, correct(first), second, correct(second))
+
+
+def first_samples(scored: Iterable[Scored]) -> dict[str, Scored]:
+    """The first sample's answer to every problem, by the problem's id."""
+    return {prediction.problem_id: (prediction, score) for prediction, score in scored if prediction.sample == 0}
+
+
+def correct_by_problem(scored: Iterable[Scored]) -> dict[str, bool]:
+    """Whether the first sample of every problem is correct, by the problem's id."""
+    return {problem_id: score.correct for problem_id, (_, score) in first_samples(scored).items()}
 
 
 def run_scores(rows: Iterable[AccuracyRow]) -> list[dict[str, Any]]:
@@ -150,7 +158,7 @@ def _group_of(prediction: Prediction) -> str:
 
 
 def _by(answers: Iterable[Scored], key: Callable[[Prediction], Any]) -> dict[Any, list[Scored]]:
-    """Sort answers into lists by a key of the prediction, keeping their order."""
+    """Group answers by a key of the prediction, in their order."""
     parts: dict[Any, list[Scored]] = defaultdict(list)
     for pair in answers:
         parts[key(pair[0])].append(pair)

@@ -1,8 +1,7 @@
-"""Benchmarks that ask each question in several orders of its options: the mean over the orders, and who held firm.
+"""Scores of benchmarks that ask each question in several orders of its options: mean over orders, and consistency.
 
-An answer that only stands in some orders is luck in part. The mean over the orders is the benchmark's own score; its
-interval is over questions, since the orders of one question are not independent. The share of questions that are right
-in every order is reported beside it.
+The mean over the orders is the benchmark's own score; its interval is over questions, since the orders of one question
+are not independent. The share of questions that are right in every order is reported beside it.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mirage_core.benchmarks import Orders, orders_of
+from mirage_core.benchmarks import OptionOrders, orders_of
 from mirage_core.evaluation.metrics import ALL
 from mirage_core.evaluation.statistics import wilson
 from mirage_core.types import Scored
 
-Asked = Mapping[int, float]
-"""The share of right samples of one question, by the order it was asked in."""
+SharesByOrder = Mapping[int, float]
+"""The share of right samples of one question, by the order of its options."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProtocolRow:
-    """One method's protocol score on one group; shares are of the questions that were answered in every order."""
+    """One method's protocol score on one group; shares are of the questions with answers in every order."""
 
     benchmark: str
     method: str
@@ -40,9 +39,9 @@ class ProtocolRow:
 
 
 def protocol_rows(scored: Sequence[Scored]) -> list[ProtocolRow]:
-    """A row a (benchmark, method, group) and one over all groups, for the benchmarks that have a protocol.
+    """Return a row a (benchmark, method, group) and one over all groups, for benchmarks with a protocol.
 
-    Nothing where no question was answered in every order.
+    Groups without a question that has answers in every order have no row.
     """
     parts: defaultdict[tuple[str, str], list[Scored]] = defaultdict(list)
     for pair in scored:
@@ -52,8 +51,8 @@ def protocol_rows(scored: Sequence[Scored]) -> list[ProtocolRow]:
         orders = orders_of(benchmark)
         if orders is not None:
             groups = [*sorted({prediction.group for prediction, _ in pairs}), ALL]
-            found = (_row(orders, benchmark, method, group, pairs) for group in groups)
-            rows += [row for row in found if row is not None]
+            group_rows = (_row(orders, benchmark, method, group, pairs) for group in groups)
+            rows += [row for row in group_rows if row is not None]
     return rows
 
 
@@ -63,14 +62,14 @@ def as_json(row: ProtocolRow) -> dict[str, Any]:
     return {**asdict(row), **lists}
 
 
-def _row(orders: Orders, benchmark: str, method: str, group: str, pairs: Sequence[Scored]) -> ProtocolRow | None:
-    asked, firm = _by_question(orders, [pair for pair in pairs if group in (ALL, pair[0].group)])
-    complete = {question: shares for question, shares in asked.items() if len(shares) == orders.count}
+def _row(orders: OptionOrders, benchmark: str, method: str, group: str, pairs: Sequence[Scored]) -> ProtocolRow | None:
+    questions, consistency = _by_question(orders, [pair for pair in pairs if group in (ALL, pair[0].group)])
+    complete = {question: shares for question, shares in questions.items() if len(shares) == orders.count}
     if not complete:
         return None
     count = len(complete)
     by_order = tuple(sum(shares[at] for shares in complete.values()) / count for at in range(orders.count))
-    accuracy, consistent = sum(by_order) / orders.count, sum(firm[question] for question in complete) / count
+    accuracy, consistent = sum(by_order) / orders.count, sum(consistency[question] for question in complete) / count
     return ProtocolRow(
         benchmark=benchmark,
         method=method,
@@ -78,7 +77,7 @@ def _row(orders: Orders, benchmark: str, method: str, group: str, pairs: Sequenc
         protocol=orders.name,
         orders=orders.count,
         questions=count,
-        incomplete=len(asked) - count,
+        incomplete=len(questions) - count,
         accuracy=accuracy,
         interval=wilson(accuracy * count, count),
         by_order=by_order,
@@ -87,21 +86,22 @@ def _row(orders: Orders, benchmark: str, method: str, group: str, pairs: Sequenc
     )
 
 
-def _by_question(orders: Orders, pairs: Sequence[Scored]) -> tuple[dict[str, Asked], dict[str, float]]:
-    """The right share of every question by order, and the share of its samples that are right in every order."""
+def _by_question(orders: OptionOrders, pairs: Sequence[Scored]) -> tuple[dict[str, SharesByOrder], dict[str, float]]:
+    """Return each question's share of right samples by order, and its share of samples right in every order."""
     right: defaultdict[str, defaultdict[int, dict[int, bool]]] = defaultdict(lambda: defaultdict(dict))
     for prediction, score in pairs:
-        told = orders.asked(prediction.problem_id)
-        if told is not None:
-            right[told[0]][told[1]][prediction.sample] = score.correct
-    shares: dict[str, Asked] = {
+        parsed = orders.parse_id(prediction.problem_id)
+        if parsed is not None:
+            question, order = parsed
+            right[question][order][prediction.sample] = score.correct
+    shares: dict[str, SharesByOrder] = {
         question: {order: sum(samples.values()) / len(samples) for order, samples in by_order.items()}
         for question, by_order in right.items()
     }
-    return shares, {question: _firm(by_order) for question, by_order in right.items()}
+    return shares, {question: _consistent_share(by_order) for question, by_order in right.items()}
 
 
-def _firm(by_order: Mapping[int, Mapping[int, bool]]) -> float:
+def _consistent_share(by_order: Mapping[int, Mapping[int, bool]]) -> float:
     samples = set.intersection(*(set(answers) for answers in by_order.values()))
-    held = [all(answers[sample] for answers in by_order.values()) for sample in samples]
-    return sum(held) / len(held) if held else 0.0
+    consistent = [all(answers[sample] for answers in by_order.values()) for sample in samples]
+    return sum(consistent) / len(consistent) if consistent else 0.0

@@ -1,8 +1,8 @@
-"""Answers that another system gave: a JSONL file of {row, output}, judged by the scorers of every evaluation.
+"""Predictions of another system: a JSONL file of {row, output}, judged by the scorers of every evaluation.
 
-``row`` counts the rows of the data from 0. Where a row is asked in several orders (SAT), ``order`` says which, 0 as
-published when it is left out; a file without any ``order`` is judged on the published order alone. ``id``, the
-problem's own, may stand in the place of ``row``. Other keys are not read.
+``row`` counts the rows of the data from 0. If a row is asked in several orders (SAT), ``order`` says which (default 0,
+the published one); a file without any ``order`` is judged on the published order alone. ``id``, the problem's own, can
+replace ``row``. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -10,21 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mirage_core.benchmarks import get, orders_of
 from mirage_core.benchmarks.io.jsonl import Row, read_rows
+from mirage_core.benchmarks.judge import judge
 from mirage_core.errors import DataError, SettingsError
-from mirage_core.evaluation import option_orders as protocol
-from mirage_core.evaluation.metrics import ALL, AccuracyRow, accuracy_rows
 from mirage_core.types import Prediction, Problem, Scored
 
-SHOWN = 5
+MAX_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a file answers, by problem, and which problems it was expected to answer."""
+    """The outputs of a file by problem id, and the problems it is expected to answer."""
 
     texts: Mapping[str, str]
     expected: tuple[str, ...]
@@ -32,112 +30,77 @@ class Outputs:
     @property
     def missing(self) -> tuple[str, ...]:
         """The expected problems without an answer."""
-        return tuple(identity for identity in self.expected if identity not in self.texts)
+        return tuple(problem_id for problem_id in self.expected if problem_id not in self.texts)
 
 
 def read_outputs(file: Path, benchmark: str, problems: Sequence[Problem], *, partial: bool = False) -> Outputs:
     """Read a file of predictions for the problems of one data file, in their order.
 
     Raises:
-        DataError: a row is unknown, stands twice, or (unless ``partial``) is missing; the message names lines.
+        DataError: a row is unknown, duplicate, or (unless ``partial``) missing; the message names lines.
     """
-    places = _places(benchmark, problems)
+    index = _problem_index(benchmark, problems)
     known = {problem.id for problem in problems}
     texts: dict[str, str] = {}
     lines: dict[str, int] = {}
     for row in read_rows(file):
-        identity = _problem_of(row, places, known)
-        if identity in lines:
+        problem_id = _problem_id(row, index, known)
+        if problem_id in lines:
             raise DataError(
-                f"{row.where}: {_named(row)} is answered on line {lines[identity]} already; keep one answer"
+                f"{row.where}: {_row_name(row)} is answered on line {lines[problem_id]} already; keep one answer"
             )
-        texts[identity], lines[identity] = _output(row), row.line
-    ordered = any(order for (_, order), identity in places.items() if identity in texts)
-    expected = tuple(one for (_, order), one in places.items() if order == 0 or ordered)
+        texts[problem_id], lines[problem_id] = _output(row), row.line
+    has_orders = any(order for (_, order), problem_id in index.items() if problem_id in texts)
+    expected = tuple(problem_id for (_, order), problem_id in index.items() if order == 0 or has_orders)
     outputs = Outputs(texts, expected)
     if outputs.missing and not partial:
-        raise DataError(_missing(file, outputs, places))
+        raise DataError(_missing_message(file, outputs, index))
     return outputs
 
 
-def judged(
+def score_outputs(
     benchmark: str, problems: Sequence[Problem], outputs: Mapping[str, str], *, method: str, rule: str | None = None
 ) -> list[Scored]:
-    """Judge the answers in the problems' order; SettingsError for a rule that the benchmark does not have."""
-    scorer = get(benchmark)
-    if rule is not None and rule not in scorer.rules:
-        raise SettingsError(f"{benchmark} has no rule {rule!r}; known: {', '.join(scorer.rules)}")
+    """Judge outputs in the problems' order; SettingsError for a rule that the benchmark does not have."""
+    rules = get(benchmark).rules
+    if rule is not None and rule not in rules:
+        raise SettingsError(f"{benchmark} has no rule {rule!r}; known: {', '.join(rules)}")
     return [
-        (prediction, scorer.score(problem, prediction.output, rule=rule or scorer.rules[0]))
+        (prediction, judge(problem, prediction, rule or rules[0]))
         for problem in problems
         if problem.id in outputs
         for prediction in [_prediction(problem, outputs[problem.id], method)]
     ]
 
 
-def summary(benchmark: str, scored: Sequence[Scored]) -> dict[str, Any]:
-    """The figures of one system on one benchmark as JSON values.
-
-    ``accuracy`` and ``interval`` are the protocol's where the benchmark has one and every order was answered, else
-    plain accuracy. Raises DataError when nothing was answered.
-    """
-    if not scored:
-        raise DataError(f"nothing to score: no problem of {benchmark} has an answer")
-    rows = accuracy_rows(scored)
-    protocols = protocol.protocol_rows(scored)
-    plain = next(row for row in rows if row.group == ALL)
-    whole = next((row for row in protocols if row.group == ALL and not row.incomplete), None)
-    return {
-        "benchmark": benchmark,
-        "method": plain.method,
-        "rule": plain.rule,
-        "accuracy": whole.accuracy if whole else plain.accuracy,
-        "interval": list(whole.interval if whole else plain.interval),
-        "n": plain.n,
-        "unparsed": plain.unparsed,
-        "groups": [_group(row) for row in rows if row.group != ALL],
-        "protocol": [protocol.as_json(row) for row in protocols],
-    }
-
-
-def _group(row: AccuracyRow) -> dict[str, Any]:
-    return {
-        "group": row.group,
-        "accuracy": row.accuracy,
-        "interval": list(row.interval),
-        "n": row.n,
-        "unparsed": row.unparsed,
-    }
-
-
-def _places(benchmark: str, problems: Sequence[Problem]) -> dict[tuple[int, int], str]:
-    """Every problem by its row in the data and the order it is asked in."""
+def _problem_index(benchmark: str, problems: Sequence[Problem]) -> dict[tuple[int, int], str]:
+    """The id of every problem by its row in the data and the order of its options."""
     orders = orders_of(benchmark)
     if orders is None or not orders.per_row:
         return {(row, 0): problem.id for row, problem in enumerate(problems)}
-    places: dict[tuple[int, int], str] = {}
+    index: dict[tuple[int, int], str] = {}
     row = -1
     for problem in problems:
-        told = orders.asked(problem.id)
-        order = told[1] if told else 0
+        parsed = orders.parse_id(problem.id)
+        order = parsed[1] if parsed else 0
         row += order == 0
-        places[row, order] = problem.id
-    return places
+        index[row, order] = problem.id
+    return index
 
 
-def _problem_of(row: Row, places: Mapping[tuple[int, int], str], known: set[str]) -> str:
+def _problem_id(row: Row, index: Mapping[tuple[int, int], str], known: set[str]) -> str:
     if "id" in row.values and "row" not in row.values:
         if row.values["id"] not in known:
             raise DataError(
                 f"{row.where}: the id {row.values['id']!r} is none of the {len(known)} problems of the data"
             )
         return str(row.values["id"])
-    at, order = _number(row, "row"), _number(row, "order", 0)
-    if (at, order) not in places:
-        last, most = max(place for place, _ in places), max(place for _, place in places)
-        orders = f" in the orders 0 to {most}" if most else ""
-        raise DataError(f"{row.where}: {_named(row)} is unknown; the data has the rows 0 to {last}{orders}")
-    return places[at, order]
+    number, order = _number(row, "row"), _number(row, "order", 0)
+    if (number, order) not in index:
+        last_row, last_order = max(each for each, _ in index), max(each for _, each in index)
+        orders = f" in the orders 0 to {last_order}" if last_order else ""
+        raise DataError(f"{row.where}: {_row_name(row)} is unknown; the data has the rows 0 to {last_row}{orders}")
+    return index[number, order]
 
 
 def _number(row: Row, key: str, default: int | None = None) -> int:
@@ -148,25 +111,27 @@ def _number(row: Row, key: str, default: int | None = None) -> int:
 
 
 def _output(row: Row) -> str:
-    if row.values.get("output", 0) is None:  # no answer was given: unparsed
+    if row.values.get("output", 0) is None:  # no answer: unparsed
         return ""
     return row.text("output")
 
 
-def _named(row: Row) -> str:
+def _row_name(row: Row) -> str:
     if "row" not in row.values:
         return f"the problem {row.values['id']!r}"
     return f"row {row.values['row']}" + (f", order {row.values['order']}" if "order" in row.values else "")
 
 
-def _missing(file: Path, outputs: Outputs, places: Mapping[tuple[int, int], str]) -> str:
+def _missing_message(file: Path, outputs: Outputs, index: Mapping[tuple[int, int], str]) -> str:
     missing = set(outputs.missing)
-    ordered = any(order for _, order in places)
-    named = [f"{row}, order {order}" if ordered else str(row) for (row, order), one in places.items() if one in missing]
-    more = f" and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+    has_orders = any(order for _, order in index)
+    names = [
+        f"{row}, order {order}" if has_orders else str(row) for (row, order), each in index.items() if each in missing
+    ]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return (
         f"{file} answers {len(outputs.texts)} of {len(outputs.expected)} rows; missing: row "
-        f"{'; '.join(named[:SHOWN])}{more}. Answer every row, or score what is there with --partial"
+        f"{'; '.join(names[:MAX_NAMED])}{more}. Answer every row, or score what is there with --partial"
     )
 
 

@@ -1,4 +1,4 @@
-""""""
+"""The rule by which reports select the answers that they show, and its implementation."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SELECTION_RULE = (
 )
 
 
-def choose(scored: Sequence[Scored], count: int, seed: int) -> list[Scored]:
-    """Pick up to ``count`` answers of one method and benchmark by SELECTION_RULE, right ones first."""
+def select_samples(scored: Sequence[Scored], count: int, seed: int) -> list[Scored]:
+    """Select up to ``count`` answers of one method and benchmark by SELECTION_RULE, right ones first."""
     order = sorted((pair for pair in scored if pair[0].sample == 0), key=lambda pair: _rank(pair[0].problem_id, seed))
     right = [pair for pair in order if pair[1].correct]
     wrong = [pair for pair in order if not pair[1].correct]
-    shown_wrong = min(len(wrong), max(count // 2, count - len(right)))
-    return right[: count - shown_wrong] + wrong[:shown_wrong]
+    num_wrong = min(len(wrong), max(count // 2, count - len(right)))
+    return right[: count - num_wrong] + wrong[:num_wrong]
 
 
 def _rank(problem_id: str, seed: int) -> str:

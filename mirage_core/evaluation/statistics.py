@@ -1,4 +1,4 @@
-"""The statistics a comparison needs: intervals for a share and a paired difference, McNemar's test, Holm's way."""
+"""Statistics of comparisons: intervals of a share and of a paired difference, McNemar's test, Holm's correction."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from math import comb, erfc, sqrt
 from mirage_core.errors import InputError
 
 Z_95 = 1.959963984540054
-# Up to as many discordant pairs McNemar's test is exact, in whole numbers; beyond them the approximation is as good
-# (it differs by less than 0.0001) and does not take seconds.
+# Up to so many discordant pairs McNemar's test is exact, in integers; beyond, the approximation differs by less than
+# 0.0001 and is much faster.
 EXACT_UP_TO = 1000
 
 
 def wilson(successes: float, n: float, z: float = Z_95) -> tuple[float, float]:
-    """Return the Wilson score interval of a share, (0, 1) when nothing was observed.
+    """Return the Wilson score interval of a share; (0, 1) without observations.
 
-    ``successes`` may be fractional: with several samples a problem it is the sum of the problems' shares. ``n`` is so
-    where counts are means over repeats.
+    ``successes`` may be fractional: with several samples a problem it is the sum of the problems' shares; ``n`` too, if
+    counts are means over repeats.
     """
     if n < 0 or successes < 0 or successes > n + 1e-9:
         raise InputError(f"wilson needs 0 <= successes <= n, got successes={successes}, n={n}")
@@ -28,7 +28,7 @@ def wilson(successes: float, n: float, z: float = Z_95) -> tuple[float, float]:
     centre = share + z * z / (2 * n)
     half = z * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    # At the ends the bound is exact in theory; rounding must not move it off 0 or 1.
+    # At the ends the bound is exactly 0 or 1; rounding must not change that.
     low = 0.0 if share == 0 else max(0.0, (centre - half) / scale)
     high = 1.0 if share == 1 else min(1.0, (centre + half) / scale)
     return (low, high)
@@ -36,7 +36,7 @@ def wilson(successes: float, n: float, z: float = Z_95) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedTest:
-    """McNemar's test on problems both methods answered: who alone was right, and the two-sided p."""
+    """McNemar's test on problems that two methods answered: counts of who was right, and the two-sided p-value."""
 
     first: str
     second: str
@@ -46,6 +46,16 @@ class PairedTest:
     only_second: int
     neither: int
     p_value: float
+
+    @property
+    def first_accuracy(self) -> float:
+        """Accuracy of the first method; ZeroDivisionError without problems."""
+        return (self.both + self.only_first) / self.n
+
+    @property
+    def second_accuracy(self) -> float:
+        """Accuracy of the second method; ZeroDivisionError without problems."""
+        return (self.both + self.only_second) / self.n
 
     @property
     def difference(self) -> float:
@@ -98,8 +108,8 @@ def paired_interval(
 
     Counts may be fractional, where they are means over repeats.
 
-    Newcombe's method 10 (Statist. Med. 17 (1998) 2635-2650): the Wilson intervals of the two shares, put together
-    with their correlation.
+    Newcombe's method 10 (Statist. Med. 17 (1998) 2635-2650): the Wilson intervals of the two shares, combined with
+    their correlation.
     """
     n = both + only_first + only_second + neither
     if n == 0:
@@ -109,12 +119,12 @@ def paired_interval(
     phi = _correlation(both, only_first, only_second, neither)
     down, up = (first - low_1, high_2 - second), (high_1 - first, second - low_2)
     difference = (only_first - only_second) / n
-    return (max(-1.0, difference - _added(*down, phi)), min(1.0, difference + _added(*up, phi)))
+    return (max(-1.0, difference - _combined(*down, phi)), min(1.0, difference + _combined(*up, phi)))
 
 
-def _added(one: float, other: float, phi: float) -> float:
-    """The length of two distances put together at the angle whose cosine is ``phi``."""
-    return sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))
+def _combined(first: float, second: float, phi: float) -> float:
+    """Combine two distances whose correlation is ``phi``."""
+    return sqrt(max(0.0, first * first - 2 * phi * first * second + second * second))
 
 
 def _correlation(both: float, only_first: float, only_second: float, neither: float) -> float:

@@ -1,6 +1,6 @@
-"""Zones of the cached columns of every row, and what its next columns may see of them.
+"""The segment of every cached column of every row, and the attention mask of the next columns.
 
-Legend: n rows, C columns so far, W new columns, m columns written into places reserved for them.
+Legend: n rows, C columns so far, W new columns, m columns written into reserved ones.
 """
 
 from __future__ import annotations
@@ -9,44 +9,47 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mirage_core.latent.bottleneck import Zone
+from mirage_core.latent.bottleneck import Segment
 
-NOWHERE = len(Zone)
-"""Padding, pictures that are hidden, columns not written yet: seen by nobody."""
+UNUSED = len(Segment)
+"""The segment of padding, hidden images and reserved columns: no token attends to it."""
 
 _BEFORE_ALL = -1
 
 
-class ZonedColumns:
-    """A column is seen where the table shows its zone, from its position on; columns may lie in any order."""
+class CacheMask:
+    """A column is visible to tokens at its position or later whose segment may attend to its segment.
 
-    def __init__(self, held: Tensor, table: Tensor) -> None:
-        """Of prompts, columns ``held`` [n, C] may be seen; ``table`` [q, k] as ``latent.bottleneck.sight`` makes it."""
-        self._table = pad(table.to(held.device), (0, 1, 0, 1), value=False)
-        self._zones = torch.where(held, int(Zone.BEFORE), NOWHERE)
-        self._positions = torch.full_like(self._zones, _BEFORE_ALL)
+    Columns may be in any order of positions.
+    """
 
-    def append(self, zones: Tensor, positions: Tensor) -> None:
-        """One more column: the zone and the position of every row [n]."""
-        self._zones = torch.cat([self._zones, zones[:, None]], dim=1)
+    def __init__(self, visible: Tensor, table: Tensor) -> None:
+        """``visible`` [n, C]: the columns of the prompts that may be attended to; ``table``: see attention_table."""
+        self._table = pad(table.to(visible.device), (0, 1, 0, 1), value=False)
+        self._segments = torch.where(visible, int(Segment.BEFORE), UNUSED)
+        self._positions = torch.full_like(self._segments, _BEFORE_ALL)
+
+    def append(self, segments: Tensor, positions: Tensor) -> None:
+        """Add one column: the segment and the position of every row [n]."""
+        self._segments = torch.cat([self._segments, segments[:, None]], dim=1)
         self._positions = torch.cat([self._positions, positions[:, None]], dim=1)
 
     def reserve(self, columns: int) -> None:
-        """So many more columns, seen by nobody until they are written."""
-        self._zones = pad(self._zones, (0, columns), value=NOWHERE)
+        """Add so many columns, hidden until they are written."""
+        self._segments = pad(self._segments, (0, columns), value=UNUSED)
         self._positions = pad(self._positions, (0, columns), value=_BEFORE_ALL)
 
-    def write(self, rows: Tensor, columns: Tensor, zone: Zone, positions: Tensor) -> None:
-        """Reserved columns [m] of these rows [m] now hold tokens of ``zone`` at ``positions`` [m]."""
-        self._zones[rows, columns] = int(zone)
+    def write(self, rows: Tensor, columns: Tensor, segment: Segment, positions: Tensor) -> None:
+        """Write tokens of one segment at ``positions`` [m] into reserved ``columns`` [m] of ``rows`` [m]."""
+        self._segments[rows, columns] = int(segment)
         self._positions[rows, columns] = positions
 
-    def allowed(self, zones: Tensor, positions: Tensor) -> Tensor:
-        """What new columns of these zones and positions [n, W] may see: boolean [n, W, C]."""
-        columns = self._zones[:, None].expand(-1, zones.shape[1], -1)
-        shown = self._table[zones].gather(2, columns)
-        return shown & (self._positions[:, None] <= positions[..., None])
+    def allowed(self, segments: Tensor, positions: Tensor) -> Tensor:
+        """The columns that new ones of these segments and positions [n, W] may attend to: boolean [n, W, C]."""
+        columns = self._segments[:, None].expand(-1, segments.shape[1], -1)
+        by_segment = self._table[segments].gather(2, columns)
+        return by_segment & (self._positions[:, None] <= positions[..., None])
 
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
-        self._zones, self._positions = self._zones[rows], self._positions[rows]
+    def select(self, rows: Tensor) -> None:
+        """Continue with these rows only."""
+        self._segments, self._positions = self._segments[rows], self._positions[rows]

@@ -1,24 +1,25 @@
 """Batched decoding with a latent mode for every row.
 
-Prompts are encoded once and repeated for their samples; rows that are done leave the batch. Legend: P prompts,
-n rows still going, V vocabulary, D hidden.
+Prompts are encoded once and repeated for their samples; finished rows are dropped. Legend: P prompts, n unfinished
+rows, V vocabulary, D hidden.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mirage_core.config import LatentSettings
 from mirage_core.errors import InputError
-from mirage_core.generation.decode_state import Continuation, SpanRules
+from mirage_core.generation.decode_state import DecodeState, SpanRules
 from mirage_core.generation.interventions import Interventions, SpanStates
-from mirage_core.generation.latent_modes import Fed, Ints, LatentModes
-from mirage_core.generation.sampling import SamplingRules, draw
+from mirage_core.generation.latent_modes import Ints, LatentModes, StepInput
+from mirage_core.generation.sampling import SamplingRules, sample_tokens
 from mirage_core.generation.trajectory import Recorder, Trajectory
 from mirage_core.latent.bottleneck import Bottleneck
 from mirage_core.latent.collate import collate_prompts
@@ -26,44 +27,65 @@ from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone
 
-__all__ = ["DecodeSettings", "Observer", "SamplingRules", "Step", "Trajectory", "decode", "sampling_rules"]
+__all__ = ["DecodeSettings", "Latents", "Observer", "SamplingRules", "Step", "Trajectory", "decode", "sampling_rules"]
 
-_COMPACT_BELOW = 0.8  # rows still going over rows carried, below which the others are dropped
+Latents = Literal["on", "off"]
+
+_COMPACT_BELOW = 0.8  # finished rows are dropped when fewer than this share of the rows is unfinished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodeSettings:
-    """How answers are drawn.
+    """How answers are decoded.
 
     ``max_new_tokens`` counts text tokens with latent_start and latent_end, not latents. ``latents`` "off" bans
-    latent_start. ``end`` "exact": num_latents a span; "free": the model ends it, after max_latents at the latest.
-    ``banned``: further ids that never come. ``bottleneck``: what text after a span may attend to, as the model was
-    trained. ``fed``: what latents are; "blank": the embedding of latent_pad, a control.
+    latent_start. ``end`` "exact": num_latents a span; "free": the model ends it, after at most max_latents.
+    ``banned``: further ids with probability 0. ``bottleneck``: what text after a span may attend to, as in training.
+    ``latent_input``: "hidden_state", or the control "blank": the embedding of latent_pad.
     """
 
     max_new_tokens: int
     num_latents: int
     temperature: float = 0.0
     top_p: float = 1.0
-    latents: Literal["on", "off"] = "on"
+    latents: Latents = "on"
     end: Literal["exact", "free"] = "exact"
     max_latents: int = 8
     max_spans: int = 4
     samples: int = 1
     banned: tuple[int, ...] = ()
     bottleneck: Bottleneck = "none"
-    fed: Literal["own", "blank"] = "own"
+    latent_input: Literal["hidden_state", "blank"] = "hidden_state"
+
+    @classmethod
+    def of(cls, latent: LatentSettings, *, max_new_tokens: int, **overrides: Any) -> DecodeSettings:
+        """Decode spans as a recipe's latent settings say; ``overrides``: any other field."""
+        settings = cls(
+            max_new_tokens=max_new_tokens,
+            num_latents=latent.num_latents,
+            end=latent.end,
+            max_latents=latent.max_latents,
+            max_spans=latent.max_spans,
+            bottleneck=latent.bottleneck,
+            latent_input=latent.input,
+        )
+        return replace(settings, **overrides)
+
+    @property
+    def span_limit(self) -> int:
+        """The largest number of latents of a span."""
+        return self.max_latents if self.end == "free" else self.num_latents
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step as an observer sees it: ``rows`` [n] (prompt * samples + sample) still going, their last hidden states
-    [n, D], raw logits [n, V] (None where no row needed them), and what they are fed next."""
+    """One step for an observer: the unfinished ``rows`` [n] (prompt * samples + sample), their last hidden states
+    [n, D], raw logits [n, V] (None if no row samples a token), and their next ``inputs``."""
 
     rows: Ints
     hidden: Tensor
     logits: Tensor | None
-    fed: Fed
+    inputs: StepInput
 
 
 Observer = Callable[[Step], None]
@@ -82,31 +104,36 @@ def sampling_rules(ids: TokenIds, settings: DecodeSettings) -> SamplingRules:
 
 
 def latent_modes(input_ids: Tensor, ids: TokenIds, settings: DecodeSettings) -> LatentModes:
-    """The modes of rows that go on from prompts [P, T], padded on the left.
+    """The modes of rows that continue prompts [P, T], padded on the left.
 
-    InputError where a prompt begins a span and latents are off.
+    InputError if a prompt starts a span and latents are off.
     """
     started = (input_ids == ids.latent_start).sum(1).cpu().numpy().repeat(settings.samples)
     in_span = (input_ids[:, -1] == ids.latent_start).cpu().numpy().repeat(settings.samples)
     if in_span.any() and settings.latents == "off":
         raise InputError("A prompt ends in latent_start, but latents are off.")
-    free_end = settings.end == "free"
-    span = settings.max_latents if free_end else settings.num_latents
-    return LatentModes(in_span, started, span=span, free_end=free_end, start=ids.latent_start, end=ids.latent_end)
+    return LatentModes(
+        in_span,
+        started,
+        num_latents=settings.span_limit,
+        free_end=settings.end == "free",
+        start=ids.latent_start,
+        end=ids.latent_end,
+    )
 
 
 def span_rules(
     ids: TokenIds, settings: DecodeSettings, interventions: Interventions | None = None, *, record_states: bool = False
 ) -> SpanRules:
-    """What stands in spans and what sees what, under these settings and what is changed of them."""
-    changed = interventions or Interventions()
+    """The inputs of spans and the attention rules, under these settings and interventions."""
+    changes = interventions or Interventions()
     return SpanRules(
-        longest=settings.max_latents if settings.end == "free" else settings.num_latents,
-        blank=ids.latent_pad if settings.fed == "blank" else None,
-        bottleneck=changed.bottleneck or settings.bottleneck,
-        hide_latents=changed.hide_latents,
-        hidden=ids.image_pad if changed.image == "hidden" else None,
-        kept=record_states or changed.states is not None,
+        num_latents=settings.span_limit,
+        blank_token=ids.latent_pad if settings.latent_input == "blank" else None,
+        bottleneck=changes.bottleneck or settings.bottleneck,
+        hide_latents=changes.hide_latents,
+        hidden_token=ids.image_pad if changes.image == "hidden" else None,
+        needs_states=record_states or changes.states is not None,
     )
 
 
@@ -122,14 +149,13 @@ def decode(
     interventions: Interventions | None = None,
     record_states: bool = False,
 ) -> list[list[Trajectory]]:
-    """Answers to every prompt: outer list prompts, inner list samples (each prompt is encoded once).
+    """Decode answers to every prompt: outer list prompts, inner list samples (each prompt is encoded once).
 
-    A prompt that ends in latent_start goes on with latents. A row ends with end_of_turn (or the pad token), or at
-    max_new_tokens. ``generator`` lives on the model's device. Greedy answers do not depend on the rest of the batch;
-    nor do sampled ones with ``uniform`` [prompts * samples, max_new_tokens], numbers in [0, 1) that decide the draws
-    of a row one after the other. ``interventions``: what is changed on the way. ``record_states``: answers come with
-    ``span_states``, keys and values of their spans, for an exchange in another run. InputError for settings that
-    cannot be met, unknown ids, latents in a prompt.
+    A prompt that ends in latent_start is continued by latents. A row ends with end_of_turn (or the pad token), or at
+    max_new_tokens. ``generator`` is on the model's device. Greedy answers do not depend on the rest of the batch; nor
+    do sampled ones with ``uniform`` [prompts * samples, max_new_tokens]: numbers in [0, 1) that decide the sampled
+    tokens of a row one after the other. ``record_states``: trajectories have ``span_states``, for interventions in
+    another run. InputError for settings that cannot be met, unknown ids, latents in a prompt.
     """
     check_settings(settings)
     _check_uniform(uniform, len(prompts) * settings.samples, settings.max_new_tokens)
@@ -137,16 +163,16 @@ def decode(
     if not prompts:
         return []
     with torch.inference_mode():
-        run = _Decoding(backbone, prompts, ids, settings, uniform, interventions, record_states)
-        while run.going():
+        run = _DecodeRun(backbone, prompts, ids, settings, uniform, interventions, record_states)
+        while run.unfinished():
             run.step(generator, observe)
-    with torch.inference_mode(False):  # latents that can be trained with, even if the caller is in inference mode
+    with torch.inference_mode(False):  # latents are inputs of training, even if the caller is in inference mode
         flat = run.trajectories()
     return [flat[index : index + settings.samples] for index in range(0, len(flat), settings.samples)]
 
 
-class _Decoding:
-    """A decoding under way: what it goes on from, and for every row its mode and its count."""
+class _DecodeRun:
+    """A decoding in progress: the state that is continued, and the mode and counts of every row."""
 
     def __init__(
         self,
@@ -161,133 +187,136 @@ class _Decoding:
         self._backbone, self._settings, self._uniform = backbone, settings, uniform
         self._interventions, self._record_states = interventions or Interventions(), record_states
         self._rules = sampling_rules(ids, settings)
-        self._stops = (ids.end_of_turn, ids.pad)
+        self._stop_tokens = (ids.end_of_turn, ids.pad)
         batch = collate_prompts(prompts, ids, backbone.position_ids).to(backbone.device)
         self._modes = latent_modes(batch.input_ids, ids, settings)
-        # a prompt may have begun a span of its own
-        steps = settings.max_new_tokens + (settings.max_spans + 1) * self._modes.span
+        # a prompt may have started a span of its own
+        steps = settings.max_new_tokens + (settings.max_spans + 1) * self._modes.num_latents
         self._rows = np.arange(len(prompts) * settings.samples)
-        self._counts = np.zeros_like(self._rows)
         self._interventions.check(len(self._rows))
-        self._drawn = np.zeros_like(self._rows)
-        self._latents, self._spans = np.zeros_like(self._rows), np.zeros_like(self._rows)
+        self._num_tokens, self._num_sampled = np.zeros_like(self._rows), np.zeros_like(self._rows)
+        self._num_latents, self._num_spans = np.zeros_like(self._rows), np.zeros_like(self._rows)
         self._recorder = Recorder(len(self._rows))
         self._alive = np.ones(len(self._rows), dtype=bool)
         rules = span_rules(ids, settings, interventions, record_states=record_states)
-        self._going_on = Continuation(backbone, batch, samples=settings.samples, steps=steps, rules=rules)
+        self._state = DecodeState(backbone, batch, samples=settings.samples, steps=steps, rules=rules)
 
-    def going(self) -> bool:
-        """Whether any row is still going."""
+    def unfinished(self) -> bool:
+        """Whether any row is unfinished."""
         return len(self._rows) > 0
 
     def trajectories(self) -> list[Trajectory]:
         """The answers of all rows."""
-        return self._recorder.trajectories(self._stops)
+        return self._recorder.trajectories(self._stop_tokens)
 
     def step(self, generator: torch.Generator | None, observe: Observer | None) -> None:
-        """Draw where text goes on, feed every row its token or latent, drop rows that are done."""
-        logits, drawn, log_probs = self._draw(generator)
-        fed = self._modes.feed(drawn)
-        vectors = self._vectors(fed)
-        self._report(fed, logits, log_probs, vectors, observe)
-        self._counts += ~fed.latent
-        self._latents += fed.latent
-        stopped = ~fed.latent & np.isin(fed.tokens, self._stops)
-        done = stopped | (self._counts >= self._settings.max_new_tokens)
-        self._alive &= ~done
+        """Sample tokens, run every row by its token or latent, and drop finished rows."""
+        logits, sampled, log_probs = self._sample(generator)
+        inputs = self._modes.advance(sampled)
+        latents = self._latent_inputs(inputs)
+        self._record(inputs, logits, log_probs, latents, observe)
+        self._num_tokens += ~inputs.is_latent
+        self._num_latents += inputs.is_latent
+        stopped = ~inputs.is_latent & np.isin(inputs.tokens, self._stop_tokens)
+        self._alive &= ~(stopped | (self._num_tokens >= self._settings.max_new_tokens))
         if not self._alive.any():
             self._rows = self._rows[:0]
             return
         if self._alive.mean() < _COMPACT_BELOW:
-            fed, vectors = self._compact(fed, vectors)
-        self._going_on.feed(fed, vectors, self._exchanged(fed))
-        self._spans += fed.closes
+            inputs, latents = self._drop_finished(inputs, latents)
+        self._state.step(inputs, latents, self._replaced_states(inputs))
+        self._num_spans += inputs.closes_span
 
-    def _vectors(self, fed: Fed) -> Tensor:
-        """What the rows are fed where a latent is due [n, D]; rows that are done are not intervened in."""
-        vectors = self._going_on.vectors()
-        places = np.flatnonzero(fed.latent & self._alive)
-        if self._interventions.latents is None or not len(places):
-            return vectors
-        at = torch.from_numpy(places).to(vectors.device)
-        changed = self._interventions.fed(self._rows[places], self._latents[places], vectors[at])
-        return vectors.index_copy(0, at, changed)
+    def _latent_inputs(self, inputs: StepInput) -> Tensor:
+        """The next inputs of rows in latent mode [n, D]; interventions apply to unfinished rows only."""
+        latents = self._state.latent_inputs()
+        selected = np.flatnonzero(inputs.is_latent & self._alive)
+        if self._interventions.latents is None or not len(selected):
+            return latents
+        index = torch.from_numpy(selected).to(latents.device)
+        numbers = self._num_latents[selected]
+        replacement = self._interventions.replace_latents(self._rows[selected], numbers, latents[index])
+        return latents.index_copy(0, index, replacement)
 
-    def _exchanged(self, fed: Fed) -> dict[int, SpanStates]:
-        """Whose states the spans get that close now, by the place of their row."""
+    def _replaced_states(self, inputs: StepInput) -> dict[int, SpanStates]:
+        """The states that replace those of the spans that close now, by index of the row."""
         if self._interventions.states is None:
             return {}
-        closing = np.flatnonzero(fed.closes & self._alive).tolist()
-        given = ((at, self._interventions.donor(int(self._rows[at]), int(self._spans[at]))) for at in closing)
-        return {at: states for at, states in given if states is not None}
+        closing = np.flatnonzero(inputs.closes_span & self._alive).tolist()
+        donors = ((at, self._interventions.donor(int(self._rows[at]), int(self._num_spans[at]))) for at in closing)
+        return {at: states for at, states in donors if states is not None}
 
-    def _report(
+    def _record(
         self,
-        fed: Fed,
+        inputs: StepInput,
         logits: Tensor | None,
         log_probs: Tensor | None,
-        vectors: Tensor,
+        latents: Tensor,
         observe: Observer | None,
     ) -> None:
-        """Record the rows still going, and show them to the observer."""
+        """Record the unfinished rows, and show them to the observer."""
         if self._record_states:
-            for at in np.flatnonzero(fed.closes & self._alive).tolist():
-                self._recorder.keep_states(int(self._rows[at]), self._going_on.states(at))
-        rows, hidden = self._rows, self._going_on.hidden[:, 0]
-        if not self._alive.all():  # rows that are done but still carried
-            going = np.flatnonzero(self._alive)
-            index = torch.from_numpy(going).to(hidden.device)
-            rows, hidden, vectors, fed = rows[going], hidden[index], vectors[index], fed.of(going)
+            for at in np.flatnonzero(inputs.closes_span & self._alive).tolist():
+                self._recorder.record_states(int(self._rows[at]), self._state.span_states(at))
+        rows, hidden = self._rows, self._state.hidden[:, 0]
+        if not self._alive.all():  # finished rows that are not dropped yet
+            alive = np.flatnonzero(self._alive)
+            index = torch.from_numpy(alive).to(hidden.device)
+            rows, hidden, latents, inputs = rows[alive], hidden[index], latents[index], inputs.select(alive)
             logits = None if logits is None else logits[index]
             log_probs = None if log_probs is None else log_probs[index]
-        self._recorder.record(rows, fed, log_probs, vectors)
+        self._recorder.record(rows, inputs, log_probs, latents)
         if observe is not None:
-            observe(Step(rows, hidden, logits, fed))
+            observe(Step(rows, hidden, logits, inputs))
 
-    def _draw(self, generator: torch.Generator | None) -> tuple[Tensor | None, Ints, Tensor | None]:
-        """Raw logits, ids drawn and their log-probabilities; nothing is computed when no row needs it."""
-        if not self._modes.draws().any():
+    def _sample(self, generator: torch.Generator | None) -> tuple[Tensor | None, Ints, Tensor | None]:
+        """Raw logits, sampled ids and their log-probabilities; not computed if no row needs them."""
+        if not self._modes.samples_token().any():
             return None, np.zeros(len(self._rows), dtype=np.int64), None
         device = self._backbone.device
-        logits = self._backbone.logits(self._going_on.hidden[:, 0])
+        logits = self._backbone.logits(self._state.hidden[:, 0])
         may_end = torch.from_numpy(self._modes.may_end()).to(device)
         scores = self._rules.scores(logits, may_end, torch.from_numpy(self._modes.spans_started).to(device))
-        decided = None if self._uniform is None else self._chances(self._uniform)
-        chosen, log_probs = draw(scores, self._settings.temperature == 0, self._settings.top_p, generator, decided)
-        return logits, chosen.cpu().numpy(), log_probs
+        numbers = None if self._uniform is None else self._next_numbers(self._uniform)
+        greedy = self._settings.temperature == 0
+        tokens, log_probs = sample_tokens(scores, greedy, self._settings.top_p, generator, numbers)
+        return logits, tokens.cpu().numpy(), log_probs
 
-    def _chances(self, uniform: Tensor) -> Tensor:
-        """The number that decides each row now [n]; a row uses its own from left to right, one a draw."""
-        chances = uniform[self._rows, self._drawn % uniform.shape[1]]
-        self._drawn += self._modes.draws()
-        return chances
+    def _next_numbers(self, uniform: Tensor) -> Tensor:
+        """The number that decides each row's token [n]; a row uses its own from left to right, one a sampled token."""
+        numbers = uniform[self._rows, self._num_sampled % uniform.shape[1]]
+        self._num_sampled += self._modes.samples_token()
+        return numbers
 
-    def _compact(self, fed: Fed, vectors: Tensor) -> tuple[Fed, Tensor]:
-        """Drop the rows that are done from everything carried on, and from what comes next."""
-        kept = np.flatnonzero(self._alive)
-        self._rows, self._counts, self._alive = self._rows[kept], self._counts[kept], self._alive[kept]
-        self._drawn, self._latents, self._spans = self._drawn[kept], self._latents[kept], self._spans[kept]
-        self._modes.keep(kept)
-        self._going_on.keep(kept)
-        return fed.of(kept), vectors[torch.from_numpy(kept).to(vectors.device)]
+    def _drop_finished(self, inputs: StepInput, latents: Tensor) -> tuple[StepInput, Tensor]:
+        """Drop finished rows from the state, the counts, and the next inputs."""
+        alive = np.flatnonzero(self._alive)
+        self._rows, self._alive = self._rows[alive], self._alive[alive]
+        self._num_tokens, self._num_sampled = self._num_tokens[alive], self._num_sampled[alive]
+        self._num_latents, self._num_spans = self._num_latents[alive], self._num_spans[alive]
+        self._modes.select(alive)
+        self._state.select(alive)
+        return inputs.select(alive), latents[torch.from_numpy(alive).to(latents.device)]
 
 
 def check_settings(settings: DecodeSettings) -> None:
-    """Refuse settings that mean nothing."""
+    """InputError for settings out of range."""
     for name in ("max_new_tokens", "num_latents", "max_latents", "samples"):
         if getattr(settings, name) < 1:
             raise InputError(f"{name} is {getattr(settings, name)}; it must be 1 or more.")
     if settings.temperature < 0 or not 0 <= settings.top_p <= 1 or settings.max_spans < 0:
         raise InputError(f"temperature and max_spans must not be negative, top_p within 0 and 1: {settings}.")
-    if settings.bottleneck not in get_args(Bottleneck) or settings.fed not in ("own", "blank"):
-        raise InputError(f"bottleneck is one of {get_args(Bottleneck)}, fed 'own' or 'blank': {settings}.")
-    if settings.samples > 1 and settings.temperature == 0:
-        raise InputError(f"{settings.samples} samples at temperature 0 are all alike; set a temperature above 0.")
-
-
-def _check_uniform(uniform: Tensor | None, rows: int, draws: int) -> None:
-    """Refuse numbers that are too few or too many."""
-    if uniform is not None and uniform.shape != (rows, draws):
+    if settings.bottleneck not in get_args(Bottleneck) or settings.latent_input not in ("hidden_state", "blank"):
         raise InputError(
-            f"uniform has the shape {tuple(uniform.shape)}; expected prompts * samples, tokens: {(rows, draws)}."
+            f"bottleneck is one of {get_args(Bottleneck)}, latent_input 'hidden_state' or 'blank': got {settings}."
+        )
+    if settings.samples > 1 and settings.temperature == 0:
+        raise InputError(f"{settings.samples} samples at temperature 0 are all the same; set a temperature above 0.")
+
+
+def _check_uniform(uniform: Tensor | None, rows: int, tokens: int) -> None:
+    """InputError for a wrong number of uniform numbers."""
+    if uniform is not None and uniform.shape != (rows, tokens):
+        raise InputError(
+            f"uniform has the shape {tuple(uniform.shape)}; expected prompts * samples, tokens: {(rows, tokens)}."
         )

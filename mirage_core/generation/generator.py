@@ -1,180 +1,225 @@
-"""Answers of a loaded model: the problem encoded as in training, decoded, written as text, judged."""
+"""One model answers problems: prompts encoded as in training, answers decoded, written as text, and judged.
+
+Evaluation, validation during training, GRPO's rollouts and analysis all answer through ``Generator``.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
-from mirage_core.benchmarks.judge import judge
-from mirage_core.config import EvaluationSettings, LatentSettings, PromptSettings, Settings
+from mirage_core.benchmarks.judge import Scorer, judge
+from mirage_core.config import EvaluationSettings, InferenceSettings, LatentSettings, Settings
 from mirage_core.errors import SettingsError
-from mirage_core.generation.decode import DecodeSettings, Trajectory, decode
-from mirage_core.generation.trajectory import output_text
+from mirage_core.generation.decode import DecodeSettings, Latents, Observer, decode
+from mirage_core.generation.interventions import Interventions
+from mirage_core.generation.trajectory import Trajectory, output_text
 from mirage_core.latent.encoder import Encoder
+from mirage_core.latent.examples import EncodedPrompt
+from mirage_core.model.features import with_features
 from mirage_core.model.loading import LoadedModel
-from mirage_core.types import Prediction, Problem, Progress, ProgressEvent, Scored, Variant
+from mirage_core.types import Prediction, Problem, Score, Scored
 
-Latents = Literal["on", "off"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Use:
-    """How a model is to be used: the prompt, the latents and the variant it was trained with."""
-
-    prompt: PromptSettings
-    latent: LatentSettings
-    variant: Variant
+UniformNumbers = Callable[[Problem], Tensor]
+"""The numbers in [0, 1) that decide the sampled answers to a problem: [samples, max_new_tokens]."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """A prediction with the latents that were fed, [k, D] a span."""
+@dataclass(frozen=True, slots=True)
+class AnsweredProblem:
+    """The answers to one problem, a trajectory a sample, and the prompt that they continue."""
 
-    prediction: Prediction
-    latents: tuple[Tensor, ...]
+    problem: Problem
+    prompt: EncodedPrompt
+    trajectories: list[Trajectory]
 
 
-def use_of(loaded: LoadedModel, settings: Settings) -> Use:
-    """Read from mirage.json how a model is to be used; a model this project did not make is used as the recipe says.
+class Generator:
+    """Answers problems with one model; greedy answers, and the samples of one seed, do not depend on the batch.
 
-    Raises:
-        SettingsError: mirage.json holds settings this version does not know.
+    ``method`` labels predictions; ``planning_rule`` and ``scorer`` judge them. ``share_features``: compute the image
+    features of a prompt once, for its answers and for training on them, if the vision tower is frozen.
     """
-    about = loaded.about
-    try:
-        return Use(
-            prompt=PromptSettings.model_validate(about["prompt"]) if "prompt" in about else settings.prompt,
-            latent=LatentSettings.model_validate(about["latent"]) if "latent" in about else settings.latent,
-            variant=about.get("variant", settings.teacher.variant),
-        )
-    except ValidationError as error:
-        raise SettingsError(
-            f"mirage.json of the model holds prompt or latent settings this version does not know: {error}; "
-            "train it again, or use the version that made it"
-        ) from error
-
-
-def decode_settings(evaluation: EvaluationSettings, latent: LatentSettings, latents: Latents) -> DecodeSettings:
-    """Put together how answers are drawn. Several samples at temperature 0 would be one answer many times: refused."""
-    if evaluation.samples > 1 and evaluation.temperature == 0:
-        raise SettingsError(
-            f"evaluation.samples is {evaluation.samples} at evaluation.temperature 0, which gives the same answer each "
-            "time; set samples to 1, or a temperature above 0 (the released code uses 0.7)"
-        )
-    return DecodeSettings(
-        max_new_tokens=evaluation.max_new_tokens,
-        num_latents=latent.num_latents,
-        temperature=evaluation.temperature,
-        top_p=evaluation.top_p,
-        latents=latents,
-        end=latent.end,
-        max_latents=latent.max_latents,
-        max_spans=latent.max_spans,
-        samples=evaluation.samples,
-        bottleneck=latent.bottleneck,
-        fed=latent.fed,
-    )
-
-
-class Answerer:
-    """Answers problems with one model: the same problem, sample and seed give the same answer in any batch."""
 
     def __init__(
-        self, loaded: LoadedModel, settings: Settings, *, method: str, latents: Latents = "on", seed: int | None = None
+        self,
+        model: LoadedModel,
+        inference: InferenceSettings,
+        decoding: DecodeSettings,
+        *,
+        planning_rule: str,
+        scorer: Scorer = judge,
+        method: str = "",
+        seed: int = 0,
+        share_features: bool = False,
     ) -> None:
-        use = use_of(loaded, settings)
-        self.loaded = loaded
-        self.method = method
-        self.seed = settings.seed if seed is None else seed
-        self.rule = settings.evaluation.planning_rule
-        self.batch_size = settings.evaluation.batch_size
-        self.drawing = decode_settings(settings.evaluation, use.latent, latents)
-        self.encoder = Encoder(loaded.processor, use.latent, use.prompt, use.variant)
-        loaded.backbone.eval()
+        self.model, self.decoding, self.method, self.seed = model, decoding, method, seed
+        self.encoder = Encoder(model.processor, inference.latent, inference.prompt, inference.variant)
+        self._planning_rule, self._scorer, self._share_features = planning_rule, scorer, share_features
 
-    def answer(self, problem: Problem) -> Answer:
-        """Answer one problem once, whatever the number of samples is."""
-        return self.batch([problem])[0][0]
+    @classmethod
+    def for_evaluation(
+        cls, model: LoadedModel, settings: Settings, *, method: str, latents: Latents = "on", seed: int | None = None
+    ) -> Generator:
+        """Generate as evaluation does: the model in evaluation mode, used as its mirage.json says.
 
-    def batch(self, problems: Sequence[Problem]) -> list[list[Answer]]:
-        """Answer a batch: outer list problems, inner list samples."""
+        Raises:
+            SettingsError: mirage.json holds unknown settings, or several samples are asked for at temperature 0.
+        """
+        inference = InferenceSettings.from_metadata(model.about, settings)
+        model.backbone.eval()
+        return cls(
+            model,
+            inference,
+            evaluation_decoding(settings.evaluation, inference.latent, latents),
+            planning_rule=settings.evaluation.planning_rule,
+            method=method,
+            seed=settings.seed if seed is None else seed,
+        )
+
+    def prompts(self, problems: Sequence[Problem]) -> list[EncodedPrompt]:
+        """The prompts of these problems."""
         prompts = [self.encoder.prompt(problem) for problem in problems]
-        drawn = decode(self.loaded.backbone, prompts, self.loaded.ids, self.drawing, uniform=self._chances(problems))
+        backbone = self.model.backbone
+        return with_features(backbone, prompts) if self._share_features and not backbone.trains_vision else prompts
+
+    def generate(
+        self, problems: Sequence[Problem], uniform: UniformNumbers | None = None, *, max_rows: int | None = None
+    ) -> list[AnsweredProblem]:
+        """Answer problems, in their order.
+
+        ``uniform`` decides sampled tokens; without it (seed, problem, sample) do. ``max_rows``: decode at most so many
+        answers side by side (None: all); this limits memory and changes no answer. A prompt is encoded once for its
+        samples, or once for every ``max_rows`` of them.
+        """
+        at_once = len(problems) if max_rows is None else max(1, max_rows // self.decoding.samples)
+        chunks = [problems[first : first + at_once] for first in range(0, len(problems), max(1, at_once))]
+        return [answers for chunk in chunks for answers in self._generate(chunk, uniform, max_rows)]
+
+    def decode(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        *,
+        observe: Observer | None = None,
+        interventions: Interventions | None = None,
+        record_states: bool = False,
+    ) -> list[list[Trajectory]]:
+        """Continue prompts greedily under interventions: outer list prompts, inner list samples. See ``decode``."""
+        return decode(
+            self.model.backbone,
+            prompts,
+            self.model.ids,
+            self.decoding,
+            observe=observe,
+            interventions=interventions,
+            record_states=record_states,
+        )
+
+    def predictions(self, problems: Sequence[Problem]) -> list[list[Prediction]]:
+        """Answer problems as one batch: outer list problems, inner list samples."""
         return [
-            [self._answer(problem, trajectory, sample) for sample, trajectory in enumerate(trajectories)]
-            for problem, trajectories in zip(problems, drawn, strict=True)
+            [self.prediction(answers.problem, each, sample=sample) for sample, each in enumerate(answers.trajectories)]
+            for answers in self.generate(problems)
         ]
 
     def scored(self, problems: Sequence[Problem]) -> list[Scored]:
-        """Answer a batch and judge every answer, problem by problem, sample by sample."""
-        answers = self.batch(problems)
+        """Answer problems as one batch and judge every answer, problem by problem, sample by sample."""
         return [
-            (answer.prediction, judge(problem, answer.prediction, self.rule))
-            for problem, samples in zip(problems, answers, strict=True)
-            for answer in samples
+            (prediction, self.judge(problem, prediction))
+            for problem, predictions in zip(problems, self.predictions(problems), strict=True)
+            for prediction in predictions
         ]
 
-    def _chances(self, problems: Sequence[Problem]) -> Tensor | None:
-        """What decides sampled tokens, [problems * samples, max_new_tokens]; None where nothing is left to chance."""
-        if self.drawing.temperature == 0:
-            return None
-        rows = [
-            chances(self.seed, problem.id, sample, self.drawing.max_new_tokens)
-            for problem in problems
-            for sample in range(self.drawing.samples)
-        ]
-        return torch.stack(rows).to(self.loaded.backbone.device)
-
-    def _answer(self, problem: Problem, trajectory: Trajectory, sample: int) -> Answer:
+    def prediction(
+        self, problem: Problem, trajectory: Trajectory, *, sample: int = 0, prefix_text: str = ""
+    ) -> Prediction:
+        """A trajectory as a prediction, its tokens as text; ``prefix_text``: the part of the answer in its prompt."""
         tokens = trajectory.token_ids
-        prediction = Prediction(
+        text = output_text(self.model.processor.tokenizer, self.model.ids, tokens, trajectory.spans)
+        return Prediction(
             problem_id=problem.id,
             benchmark=problem.benchmark,
             group=problem.group,
             method=self.method,
-            output=output_text(self.loaded.processor.tokenizer, self.loaded.ids, tokens, trajectory.spans),
+            output=prefix_text + text,
             token_ids=tokens,
             spans=trajectory.spans,
             finished=trajectory.finished,
             sample=sample,
         )
-        return Answer(prediction=prediction, latents=trajectory.latents)
+
+    def judge(self, problem: Problem, prediction: Prediction) -> Score:
+        """Score a prediction on a problem, its own or another."""
+        return self._scorer(problem, prediction, self._planning_rule)
+
+    def _generate(
+        self, problems: Sequence[Problem], uniform: UniformNumbers | None, max_rows: int | None
+    ) -> list[AnsweredProblem]:
+        """Answer one chunk of problems, their samples in portions of at most ``max_rows``."""
+        prompts, samples = self.prompts(problems), self.decoding.samples
+        numbers = self._uniform_numbers(problems, uniform)
+        width = samples if max_rows is None else min(samples, max_rows)
+        trajectories: list[list[Trajectory]] = [[] for _ in problems]
+        for first in range(0, samples, width):
+            part = None if numbers is None else numbers[:, first : first + width].flatten(0, 1)
+            decoding = replace(self.decoding, samples=min(width, samples - first))
+            decoded = decode(self.model.backbone, prompts, self.model.ids, decoding, uniform=part)
+            for answers, added in zip(trajectories, decoded, strict=True):
+                answers.extend(added)
+        return [AnsweredProblem(*parts) for parts in zip(problems, prompts, trajectories, strict=True)]
+
+    def _uniform_numbers(self, problems: Sequence[Problem], uniform: UniformNumbers | None) -> Tensor | None:
+        """What decides sampled tokens [problems, samples, max_new_tokens]; None for greedy answers."""
+        if uniform is None and self.decoding.temperature == 0:
+            return None
+        numbers = [self._seeded_numbers(problem) if uniform is None else uniform(problem) for problem in problems]
+        return torch.stack(numbers).to(self.model.backbone.device)
+
+    def _seeded_numbers(self, problem: Problem) -> Tensor:
+        """The numbers of one problem's samples [samples, max_new_tokens]."""
+        length = self.decoding.max_new_tokens
+        return torch.stack(
+            [seeded_numbers(self.seed, problem.id, sample, length) for sample in range(self.decoding.samples)]
+        )
 
 
-def predict(answerer: Answerer, problems: Sequence[Problem], progress: Progress) -> list[Scored]:
-    """Answer and judge problems in this process, in their order (``mirage answer`` and other small files)."""
-    found: dict[str, list[Scored]] = {}
-    batches = fixed_batches(problems, answerer.batch_size)
-    for number, indices in enumerate(batches, start=1):
-        for pair in answerer.scored([problems[index] for index in indices]):
-            found.setdefault(pair[0].problem_id, []).append(pair)
-        progress(ProgressEvent(stage="evaluation", step=number, total=len(batches)))
-    return [pair for problem in problems for pair in found[problem.id]]
+def evaluation_decoding(evaluation: EvaluationSettings, latent: LatentSettings, latents: Latents) -> DecodeSettings:
+    """How an evaluation decodes; SettingsError for several samples at temperature 0, which would all be the same."""
+    if evaluation.samples > 1 and evaluation.temperature == 0:
+        raise SettingsError(
+            f"evaluation.samples is {evaluation.samples} at evaluation.temperature 0, which gives the same answer each "
+            "time; set samples to 1, or a temperature above 0 (the released code uses 0.7)"
+        )
+    return DecodeSettings.of(
+        latent,
+        max_new_tokens=evaluation.max_new_tokens,
+        temperature=evaluation.temperature,
+        top_p=evaluation.top_p,
+        samples=evaluation.samples,
+        latents=latents,
+    )
 
 
 def fixed_batches(problems: Sequence[Problem], batch_size: int) -> list[tuple[int, ...]]:
-    """Cut problems into batches of like prompts: indices, the same whatever the number of processes.
+    """Split problems into batches of similar prompts: indices, the same whatever the number of processes.
 
-    Prompts are alike in length when benchmark, group (the picture's size) and question length agree, so little of a
-    batch is padding; no picture needs decoding for that.
+    Prompts are similar in length when benchmark, group (the size of the image) and question length agree, so little of
+    a batch is padding. No image is decoded for it.
     """
-    order = sorted(range(len(problems)), key=lambda index: (*_size(problems[index]), index))
+    order = sorted(range(len(problems)), key=lambda index: (*_prompt_size(problems[index]), index))
     return [tuple(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
 
 
-def chances(seed: int, problem_id: str, sample: int, length: int) -> Tensor:
-    """Numbers in [0, 1) that decide the tokens of one sample, [length]: a function of the arguments alone."""
+def seeded_numbers(seed: int, problem_id: str, sample: int, length: int) -> Tensor:
+    """Numbers in [0, 1) that decide the tokens of one sample [length]: a function of the arguments alone."""
     digest = hashlib.sha256(f"{seed}/{sample}/{problem_id}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return torch.rand(length, dtype=torch.float64, generator=generator)
 
 
-def _size(problem: Problem) -> tuple[str, str, int, int]:
+def _prompt_size(problem: Problem) -> tuple[str, str, int, int]:
     plan = str(problem.facts.get("plan", ""))
     return (problem.benchmark, problem.group, len(problem.question), len(plan))

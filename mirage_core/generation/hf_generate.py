@@ -1,4 +1,4 @@
-"""``model.generate`` with latents: stock preparation, processors, stopping criteria and streaming round our loop.
+"""``model.generate`` with latents: our decoding, with stock preparation, processors, stopping criteria and streaming.
 
     model.generate(**inputs, custom_generate=latent_generate(backbone, ids, num_latents=4), max_new_tokens=64)
 
@@ -18,8 +18,8 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from mirage_core.errors import InputError, SettingsError
 from mirage_core.generation.decode import DecodeSettings, check_settings, latent_modes, sampling_rules, span_rules
-from mirage_core.generation.decode_state import Continuation
-from mirage_core.generation.latent_modes import Fed
+from mirage_core.generation.decode_state import DecodeState
+from mirage_core.generation.latent_modes import Ints, StepInput
 from mirage_core.generation.trajectory import Recorder
 from mirage_core.latent.bottleneck import Bottleneck
 from mirage_core.latent.collate import collate_prompts
@@ -30,15 +30,15 @@ from mirage_core.model.backbone import Backbone
 _IMAGES = {"pixel_values": no_pixels, "image_grid_thw": no_grids}
 _REFUSED = {
     "inputs_embeds": "input_ids are needed",
-    "pixel_values_videos": "there are no videos with latents",
-    "past_key_values": "every answer starts from its whole prompt",
+    "pixel_values_videos": "videos are not supported",
+    "past_key_values": "every answer starts from its complete prompt",
     "mm_encoder_outputs": "pixel_values and image_grid_thw are needed",
 }
 
 
 @dataclass
 class LatentGenerateOutput(GenerateDecoderOnlyOutput):  # type: ignore[misc]
-    """What stock ``generate`` returns with ``return_dict_in_generate``; ``latents``: a tuple a row, [k, D] a span."""
+    """The output of stock ``generate`` with ``return_dict_in_generate``; ``latents``: a tuple a row, [k, D] a span."""
 
     latents: tuple[tuple[Tensor, ...], ...] | None = None
 
@@ -53,15 +53,15 @@ def latent_generate(
     max_latents: int = 8,
     max_spans: int = 4,
     bottleneck: Bottleneck = "none",
-    fed: Literal["own", "blank"] = "own",
+    latent_input: Literal["hidden_state", "blank"] = "hidden_state",
 ) -> LatentGenerate:
-    """The ``custom_generate`` of ``backbone.model.generate``: spans of latents as ``decode`` makes them.
+    """Return the ``custom_generate`` of ``backbone.model.generate``: latent spans are decoded as by ``decode``.
 
-    ``bottleneck`` and ``fed`` are those the model was trained with (``latent`` in its mirage.json).
+    ``bottleneck`` and ``latent_input`` are those the model was trained with (``latent`` in its mirage.json).
 
-    In the sequences a latent stands as latent_pad, and counts as a token (max_new_tokens, min_length). Everything of
-    a GenerationConfig that draws one token after the other is honoured. SettingsError for a name or a folder, which
-    would run code from there, and for ids the model does not have.
+    In the sequences a latent is latent_pad, and counts as a token (max_new_tokens, min_length). All options of a
+    GenerationConfig for greedy decoding and sampling apply. SettingsError for a name or a folder, whose code is never
+    run, and for ids the model does not have.
     """
     if not isinstance(backbone, Backbone) or not isinstance(ids, TokenIds):
         raise SettingsError(
@@ -77,7 +77,7 @@ def latent_generate(
         max_latents=max_latents,
         max_spans=max_spans,
         bottleneck=bottleneck,
-        fed=fed,
+        latent_input=latent_input,
     )
     check_settings(settings)
     return LatentGenerate(backbone, ids, settings)
@@ -85,7 +85,7 @@ def latent_generate(
 
 @dataclass(frozen=True)
 class LatentGenerate:
-    """A callable for ``custom_generate``; made by ``latent_generate``."""
+    """The callable for ``custom_generate`` that ``latent_generate`` returns."""
 
     backbone: Backbone
     ids: TokenIds
@@ -93,14 +93,14 @@ class LatentGenerate:
     streamer: Any = None
     images: dict[str, Tensor] = field(default_factory=dict)
 
-    def take(self, streamer: Any, inputs: dict[str, Any]) -> tuple[LatentGenerate, dict[str, Any]]:
-        """The same with a streamer and the pictures among the inputs, and the other inputs (see stock_generate.py)."""
-        refused = [f"{name} ({why})" for name, why in _REFUSED.items() if inputs.get(name) is not None]
+    def bind_inputs(self, streamer: Any, inputs: dict[str, Any]) -> tuple[LatentGenerate, dict[str, Any]]:
+        """Bind the streamer and the images among the inputs; also returns the other inputs (see stock_generate.py)."""
+        refused = [f"{name} ({reason})" for name, reason in _REFUSED.items() if inputs.get(name) is not None]
         if refused:
-            raise InputError(f"generate with latents was given {', '.join(refused)}; leave it out.")
+            raise InputError(f"generate with latents got {', '.join(refused)}; leave it out.")
         images = {name: inputs[name] for name in _IMAGES if inputs.get(name) is not None}
-        left = {name: value for name, value in inputs.items() if name not in _IMAGES}
-        return replace(self, streamer=streamer, images=images), left
+        remaining = {name: value for name, value in inputs.items() if name not in _IMAGES}
+        return replace(self, streamer=streamer, images=images), remaining
 
     def __call__(
         self,
@@ -111,140 +111,141 @@ class LatentGenerate:
         generation_config: Any,
         **model_kwargs: Any,
     ) -> LatentGenerateOutput | Tensor:
-        """Called by stock ``generate``. InputError for a GenerationConfig that latents cannot follow (beams, say)."""
+        """Called by stock ``generate``. InputError for a GenerationConfig that needs more (beam search, say)."""
         if model is not self.backbone.model:
-            raise SettingsError("latent_generate was made for another model; give it the Backbone of this one.")
-        _check(generation_config)
-        run = _Run(self, input_ids, model_kwargs.get("attention_mask"), generation_config)
-        while run.going.any():
+            raise SettingsError("latent_generate got the Backbone of another model; pass the Backbone of this one.")
+        _check_config(generation_config)
+        run = _GenerateRun(self, input_ids, model_kwargs.get("attention_mask"), generation_config)
+        while run.alive.any():
             run.step(logits_processor, stopping_criteria)
         if self.streamer is not None:
             self.streamer.end()
         return run.output() if generation_config.return_dict_in_generate else run.input_ids
 
     def prompts(self, input_ids: Tensor, attention_mask: Tensor | None) -> list[EncodedPrompt]:
-        """The rows of input_ids [B, T] without their padding, each with its pictures."""
-        held = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        rows = [row[kept.bool()].cpu() for row, kept in zip(input_ids, held, strict=True)]
+        """The rows of input_ids [B, T] without their padding, each with its images."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        rows = [ids[row_mask.bool()].cpu() for ids, row_mask in zip(input_ids, mask, strict=True)]
         pixels, grids = (self.images.get(name, none()) for name, none in _IMAGES.items())
-        images = _images_of(self.backbone, self.ids, rows, grids.cpu())
-        patches = [int(shown.prod(-1).sum()) for shown in images]
-        pieces = pixels[: sum(patches)].split(patches)
+        row_grids = _split_grids(self.backbone, self.ids, rows, grids.cpu())
+        patches = [int(row_grid.prod(-1).sum()) for row_grid in row_grids]
+        row_pixels = pixels[: sum(patches)].split(patches)
         return [
-            EncodedPrompt(ids=row, pixel_values=piece, grid_thw=shown)
-            for row, piece, shown in zip(rows, pieces, images, strict=True)
+            EncodedPrompt(ids=ids, pixel_values=pixel_values, grid_thw=row_grid)
+            for ids, pixel_values, row_grid in zip(rows, row_pixels, row_grids, strict=True)
         ]
 
 
 @dataclass
-class _Kept:
-    """What stock ``generate`` returns beside the sequences, one tensor [B, V] a step; None: not asked for."""
+class _StepOutputs:
+    """The outputs of stock ``generate`` beside the sequences, one tensor [B, V] a step; None: not requested."""
 
     scores: tuple[Tensor, ...] | None
     logits: tuple[Tensor, ...] | None
 
 
-class _Run:
-    """A generation under way; every row is carried to the end, as in stock code."""
+class _GenerateRun:
+    """A generation in progress; finished rows are carried to the end, as in stock code."""
 
-    def __init__(self, made: LatentGenerate, input_ids: Tensor, mask: Tensor | None, config: Any) -> None:
-        self._made, self._sampled = made, bool(config.do_sample)
-        self._rules = sampling_rules(made.ids, made.settings)
-        self._pad = made.ids.pad if config.pad_token_id is None else int(config.pad_token_id)
+    def __init__(self, generate: LatentGenerate, input_ids: Tensor, mask: Tensor | None, config: Any) -> None:
+        self._generate, self._do_sample = generate, bool(config.do_sample)
+        self._rules = sampling_rules(generate.ids, generate.settings)
+        self._pad = generate.ids.pad if config.pad_token_id is None else int(config.pad_token_id)
         samples = int(config.num_return_sequences or 1)
-        prompts = made.prompts(input_ids[::samples], None if mask is None else mask[::samples])  # each encoded once
-        batch = collate_prompts(prompts, made.ids, made.backbone.position_ids).to(made.backbone.device)
-        self._modes = latent_modes(batch.input_ids, made.ids, replace(made.settings, samples=samples))
+        backbone, ids = generate.backbone, generate.ids
+        prompts = generate.prompts(input_ids[::samples], None if mask is None else mask[::samples])  # each encoded once
+        batch = collate_prompts(prompts, ids, backbone.position_ids).to(backbone.device)
+        self._modes = latent_modes(batch.input_ids, ids, replace(generate.settings, samples=samples))
         self._recorder = Recorder(len(input_ids))
-        asked = bool(config.return_dict_in_generate)
-        self._kept = _Kept(
-            () if asked and config.output_scores else None, () if asked and config.output_logits else None
+        as_dict = bool(config.return_dict_in_generate)
+        self._outputs = _StepOutputs(
+            () if as_dict and config.output_scores else None, () if as_dict and config.output_logits else None
         )
-        self._rows = Continuation(
-            made.backbone,
+        self._state = DecodeState(
+            backbone,
             batch,
             samples=samples,
             steps=max(1, config.max_length - input_ids.shape[1]),
-            rules=span_rules(made.ids, made.settings),
+            rules=span_rules(ids, generate.settings),
         )
         self.input_ids = input_ids
-        self.going = np.ones(len(input_ids), dtype=bool)
+        self.alive = np.ones(len(input_ids), dtype=bool)
 
     def step(self, logits_processor: Any, stopping_criteria: Any) -> None:
-        """One column: draw where text goes on, record, stop rows, feed."""
-        fed = self._modes.feed(self._draw(logits_processor))
-        rows = np.flatnonzero(self.going)
-        vectors = self._rows.vectors()
-        self._recorder.record(rows, fed.of(rows), None, vectors[torch.from_numpy(rows).to(vectors.device)])
-        column = self._column(fed)
+        """Run one column: sample, record, stop rows, continue."""
+        inputs = self._modes.advance(self._next_tokens(logits_processor))
+        rows = np.flatnonzero(self.alive)
+        latents = self._state.latent_inputs()
+        self._recorder.record(rows, inputs.select(rows), None, latents[torch.from_numpy(rows).to(latents.device)])
+        column = self._column(inputs)
         self.input_ids = torch.cat([self.input_ids, column[:, None]], dim=-1)
-        self.going &= ~stopping_criteria(self.input_ids, self._kept.scores).cpu().numpy().astype(bool)
-        if self._made.streamer is not None:
-            self._made.streamer.put(column.cpu())
-        if self.going.any():
-            self._rows.feed(fed, vectors)
+        self.alive &= ~stopping_criteria(self.input_ids, self._outputs.scores).cpu().numpy().astype(bool)
+        if self._generate.streamer is not None:
+            self._generate.streamer.put(column.cpu())
+        if self.alive.any():
+            self._state.step(inputs, latents)
 
     def output(self) -> LatentGenerateOutput:
-        """Sequences with what else was asked for."""
+        """The sequences with everything that was requested."""
         latents = tuple(row.latents for row in self._recorder.trajectories(()))
-        kept = self._kept
-        return LatentGenerateOutput(sequences=self.input_ids, scores=kept.scores, logits=kept.logits, latents=latents)
+        scores, logits = self._outputs.scores, self._outputs.logits
+        return LatentGenerateOutput(sequences=self.input_ids, scores=scores, logits=logits, latents=latents)
 
-    def _draw(self, logits_processor: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """The next id of every row [B]; meaningless where a latent or a forced latent_end comes."""
-        kept, modes = self._kept, self._modes
-        if not modes.draws().any() and kept.scores is None and kept.logits is None:
-            return np.zeros(len(self.going), dtype=np.int64)
-        logits = self._made.backbone.logits(self._rows.hidden[:, 0]).float()
+    def _next_tokens(self, logits_processor: Any) -> Ints:
+        """The next id of every row [B]; ignored before a latent or a forced latent_end."""
+        outputs, modes = self._outputs, self._modes
+        if not modes.samples_token().any() and outputs.scores is None and outputs.logits is None:
+            return np.zeros(len(self.alive), dtype=np.int64)
+        logits = self._generate.backbone.logits(self._state.hidden[:, 0]).float()
         may_end, started = (
             torch.from_numpy(state).to(logits.device) for state in (modes.may_end(), modes.spans_started)
         )
         allowed = self._rules.scores(logits, may_end, started).to(self.input_ids.device)
         scores = logits_processor(self.input_ids, allowed)
-        if kept.scores is not None:
-            kept.scores = (*kept.scores, scores)
-        if kept.logits is not None:
-            kept.logits = (*kept.logits, logits)
-        if self._sampled:
-            chosen = torch.multinomial(torch.softmax(scores, dim=-1), 1).squeeze(1)
+        if outputs.scores is not None:
+            outputs.scores = (*outputs.scores, scores)
+        if outputs.logits is not None:
+            outputs.logits = (*outputs.logits, logits)
+        if self._do_sample:
+            tokens = torch.multinomial(torch.softmax(scores, dim=-1), 1).squeeze(1)
         else:
-            chosen = scores.argmax(-1)
-        return chosen.cpu().numpy()
+            tokens = scores.argmax(-1)
+        return np.asarray(tokens.cpu().numpy())
 
-    def _column(self, fed: Fed) -> Tensor:
-        """The next column of the sequences [B]: tokens, latent_pad for latents, padding for rows that have ended."""
-        ids = np.where(fed.latent, self._made.ids.latent_pad, fed.tokens)
-        return torch.from_numpy(np.where(self.going, ids, self._pad)).to(self.input_ids.device)
+    def _column(self, inputs: StepInput) -> Tensor:
+        """The next column of the sequences [B]: tokens, latent_pad for latents, padding for finished rows."""
+        ids = np.where(inputs.is_latent, self._generate.ids.latent_pad, inputs.tokens)
+        return torch.from_numpy(np.where(self.alive, ids, self._pad)).to(self.input_ids.device)
 
 
-def _images_of(backbone: Backbone, ids: TokenIds, rows: list[Tensor], grids: Tensor) -> list[Tensor]:
-    """The grids [n, 3] of each row's pictures: they come in order, and fill its image_pad tokens."""
+def _split_grids(backbone: Backbone, ids: TokenIds, rows: list[Tensor], grids: Tensor) -> list[Tensor]:
+    """Split grids [N, 3] into those of each row's images, which fill its image_pad tokens in order."""
     tokens = backbone.image_tokens(grids)
-    found: list[Tensor] = []
+    row_grids: list[Tensor] = []
     begin = 0
     for index, row in enumerate(rows):
-        wanted = int((row == ids.image_pad).sum())
+        expected = int((row == ids.image_pad).sum())
         end = begin
-        while sum(tokens[begin:end]) < wanted and end < len(tokens):
+        while sum(tokens[begin:end]) < expected and end < len(tokens):
             end += 1
-        if sum(tokens[begin:end]) != wanted:
+        if sum(tokens[begin:end]) != expected:
             raise InputError(
-                f"Row {index} has {wanted} image_pad tokens, the next images are of {tokens[begin:end]} tokens. "
+                f"Row {index} has {expected} image_pad tokens, the next images are of {tokens[begin:end]} tokens. "
                 "Encode text and images together, with one processor."
             )
-        found.append(grids[begin:end])
+        row_grids.append(grids[begin:end])
         begin = end
-    return found
+    return row_grids
 
 
-def _check(config: Any) -> None:
-    """Refuse what does not draw one token after the other, and what is not recorded."""
+def _check_config(config: Any) -> None:
+    """InputError for everything but greedy decoding and sampling, and for outputs that are not recorded."""
     mode = config.get_generation_mode()
     if mode not in (GenerationMode.GREEDY_SEARCH, GenerationMode.SAMPLE):
         raise InputError(
             f"generate with latents is greedy or sampled, got {mode.value}; set num_beams=1, no assistant."
         )
     if config.guidance_scale not in (None, 1):
-        raise InputError("guidance_scale needs a second model pass that knows no latents; leave it out.")
+        raise InputError("guidance_scale needs a second model pass, which has no latents; leave it out.")
     if config.return_dict_in_generate and (config.output_attentions or config.output_hidden_states):
-        raise InputError("output_attentions and output_hidden_states are not kept with latents; leave them out.")
+        raise InputError("output_attentions and output_hidden_states are not recorded with latents; leave them out.")

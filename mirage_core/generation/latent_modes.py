@@ -1,6 +1,6 @@
-"""The latent mode of every row while decoding: text, so many latents to go, or the end of the span due.
+"""The latent mode of every row during decoding: in text, or in a span with so many latents left.
 
-Legend: n rows. Plain numpy: a few small arrays a step, on the host, whatever the device of the model.
+Legend: n rows. Plain numpy on the host, whatever the device of the model: a few small arrays a step.
 """
 
 from __future__ import annotations
@@ -11,54 +11,57 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-Flags = NDArray[np.bool_]
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
-    """What the rows are fed next: a latent where ``latent`` [n], else ``tokens`` [n]; ``forced`` [n]: not drawn;
-    ``closes`` [n]: the token is the latent_end of a span, forced or drawn."""
+class StepInput:
+    """The next input of every row: a latent where ``is_latent`` [n], else ``tokens`` [n]; ``forced`` [n]: not sampled;
+    ``closes_span`` [n]: the token is the latent_end of a span, forced or sampled."""
 
-    latent: Flags
+    is_latent: Mask
     tokens: Ints
-    forced: Flags
-    closes: Flags
+    forced: Mask
+    closes_span: Mask
 
-    def of(self, rows: Ints) -> Fed:
-        """The same for these rows only."""
-        return Fed(self.latent[rows], self.tokens[rows], self.forced[rows], self.closes[rows])
+    def select(self, rows: Ints) -> StepInput:
+        """The inputs of these rows only."""
+        return StepInput(self.is_latent[rows], self.tokens[rows], self.forced[rows], self.closes_span[rows])
 
 
 class LatentModes:
-    """One countdown a row: 0 in text, else the latents still to be fed plus one for latent_end."""
+    """A countdown for every row: 0 in text, else the number of latents left plus one for latent_end."""
 
-    def __init__(self, in_span: Flags, spans_started: Ints, *, span: int, free_end: bool, start: int, end: int) -> None:
+    def __init__(
+        self, in_span: Mask, spans_started: Ints, *, num_latents: int, free_end: bool, start: int, end: int
+    ) -> None:
+        """Spans have ``num_latents`` latents, or at most so many with ``free_end``; ``start``, ``end``: token ids."""
         self.spans_started = spans_started
-        self.span, self._free_end, self._start, self._end = span, free_end, start, end
-        self._countdown: Ints = np.where(in_span, span + 1, 0)
+        self.num_latents, self._free_end, self._start, self._end = num_latents, free_end, start, end
+        self._countdown: Ints = np.where(in_span, num_latents + 1, 0)
 
-    def may_end(self) -> Flags:
-        """Rows inside a span that the model may end now: its end is free, and one latent was fed."""
+    def may_end(self) -> Mask:
+        """Rows inside a span that the model may end now: the end is free, and the span has a latent."""
         if not self._free_end:
             return np.zeros(len(self._countdown), dtype=bool)
-        return (self._countdown >= 1) & (self._countdown <= self.span)
+        return (self._countdown >= 1) & (self._countdown <= self.num_latents)
 
-    def draws(self) -> Flags:
-        """Rows whose next token matters: text, and spans that may end."""
+    def samples_token(self) -> Mask:
+        """Rows whose sampled token is used: those in text, and in spans that may end."""
         return (self._countdown == 0) | (self.may_end() & (self._countdown > 1))
 
-    def feed(self, drawn: Ints) -> Fed:
-        """Move every row on, given the ids drawn for it (ignored where ``draws`` is False)."""
+    def advance(self, sampled: Ints) -> StepInput:
+        """Advance every row by the token sampled for it (ignored where ``samples_token`` is False)."""
         countdown = self._countdown
         forced = countdown == 1
-        closes = self.draws() & (countdown > 1) & (drawn == self._end)
-        latent = (countdown > 1) & ~closes
-        tokens = np.where(forced, self._end, drawn)
-        starts = (countdown == 0) & (drawn == self._start)
+        ends = self.samples_token() & (countdown > 1) & (sampled == self._end)
+        is_latent = (countdown > 1) & ~ends
+        tokens = np.where(forced, self._end, sampled)
+        starts = (countdown == 0) & (sampled == self._start)
         self.spans_started = self.spans_started + starts
-        self._countdown = np.where(starts, self.span + 1, np.where(latent, countdown - 1, 0))
-        return Fed(latent, tokens, forced, forced | closes)
+        self._countdown = np.where(starts, self.num_latents + 1, np.where(is_latent, countdown - 1, 0))
+        return StepInput(is_latent, tokens, forced, forced | ends)
 
-    def keep(self, rows: Ints) -> None:
-        """Go on with these rows only."""
+    def select(self, rows: Ints) -> None:
+        """Continue with these rows only."""
         self.spans_started, self._countdown = self.spans_started[rows], self._countdown[rows]

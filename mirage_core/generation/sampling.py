@@ -1,4 +1,4 @@
-"""Which token comes next: bans, temperature, top-p. The same rules serve decoding and its log-probabilities.
+"""Sampling of the next token: bans, temperature, top-p; the same rules give log-probabilities in training.
 
 Legend: n rows, V vocabulary.
 """
@@ -13,11 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingRules:
-    """The distribution text tokens are drawn from, before top-p.
+    """The distribution of text tokens, before top-p.
 
-    ``banned`` ids never come; latent_start not once ``max_spans`` spans were started; latent_end only where
-    ``free_end`` and inside a span (after at least one latent). A temperature of 0 means greedy, and
-    counts as 1 in log-probabilities.
+    ``banned`` ids have probability 0, as has latent_start after ``max_spans`` spans, and latent_end except with
+    ``free_end`` inside a span (after at least one latent). A temperature of 0 means greedy, and counts as 1 in
+    log-probabilities.
     """
 
     temperature: float
@@ -28,7 +28,7 @@ class SamplingRules:
     free_end: bool
 
     def scores(self, logits: Tensor, in_span: Tensor, spans_started: Tensor) -> Tensor:
-        """float32 logits [n, V] after the bans and over the temperature. in_span [n] bool, spans_started [n]."""
+        """Logits [n, V] in float32, after bans and temperature; ``in_span`` [n] bool, ``spans_started`` [n]."""
         scores = logits.float() / (self.temperature or 1.0)
         minus_inf = float("-inf")
         if self.banned:
@@ -39,7 +39,7 @@ class SamplingRules:
         return scores.index_copy(-1, columns, scores[..., columns].masked_fill(forbidden, minus_inf))
 
 
-def draw(
+def sample_tokens(
     scores: Tensor,
     greedy: bool,
     top_p: float,
@@ -48,28 +48,28 @@ def draw(
 ) -> tuple[Tensor, Tensor]:
     """Next ids [n] from scores [n, V], and their log-probabilities [n] before top-p.
 
-    ``uniform`` [n] in [0, 1) decides every row's draw by itself; otherwise ``generator`` draws for all rows.
+    ``uniform`` [n] in [0, 1) decides the token of each row; otherwise ``generator`` does for all rows.
     """
     if greedy:
-        chosen = scores.argmax(-1)
+        tokens = scores.argmax(-1)
     else:
         probabilities = torch.softmax(scores if top_p >= 1.0 else _nucleus(scores, top_p), dim=-1)
         if uniform is None:
-            chosen = torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
+            tokens = torch.multinomial(probabilities, 1, generator=generator).squeeze(-1)
         else:
-            chosen = _decided(probabilities, uniform)
-    return chosen, scores.gather(-1, chosen[:, None]).squeeze(-1) - scores.logsumexp(-1)
+            tokens = _inverse_cdf(probabilities, uniform)
+    return tokens, scores.gather(-1, tokens[:, None]).squeeze(-1) - scores.logsumexp(-1)
 
 
-def _decided(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """The id [n] at which the cumulated probability first exceeds ``uniform``; never one of probability zero."""
-    cumulated = probabilities.double().cumsum(-1)
-    level = uniform.to(cumulated)[:, None] * cumulated[:, -1:]
-    return torch.searchsorted(cumulated, level, right=True).squeeze(-1)
+def _inverse_cdf(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """The ids [n] at which the cumulative probability first exceeds ``uniform`` [n]; never ones of probability 0."""
+    cumulative = probabilities.double().cumsum(-1)
+    level = uniform.to(cumulative)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, level, right=True).squeeze(-1)
 
 
 def _nucleus(scores: Tensor, top_p: float) -> Tensor:
-    """Scores with everything outside the smallest set of probability ``top_p`` at minus infinity."""
+    """Scores with all tokens outside the smallest set of probability ``top_p`` at minus infinity."""
     ordered, index = scores.sort(dim=-1, descending=True)
     probabilities = ordered.softmax(-1)
     outside = probabilities.cumsum(-1) - probabilities >= top_p

@@ -1,6 +1,6 @@
-"""What every row was fed in the span it is in, and in which columns it stands; and how many spans it has closed.
+"""The latents of the open span of every row, their cache columns, and the number of spans each row has closed.
 
-Legend: n rows, K most latents of a span, D hidden, r rows that close their span, m latents of those spans.
+Legend: n rows, K most latents of a span, D hidden, m latents of several rows.
 """
 
 from __future__ import annotations
@@ -9,65 +9,65 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mirage_core.generation.latent_modes import Fed, Ints
-from mirage_core.latent.bottleneck import Zone
+from mirage_core.generation.latent_modes import Ints, StepInput
+from mirage_core.latent.bottleneck import Segment
 
 
-class OpenSpans:
-    """Kept where the span's latents are needed once more when it closes, or where text after it sees less.
+class SpanBuffer:
+    """Needed where the latents of a span are used again when it closes, or where attention depends on segments.
 
-    ``closed`` [n]: spans each row has closed; ``counts`` [n]: latents it was fed in the one it is in; ``columns``
-    [n, K]: where these stand in the cache.
+    ``closed`` [n]: spans each row has closed; ``counts`` [n]: latents of its open span; ``columns`` [n, K]: their
+    columns in the cache.
     """
 
-    def __init__(self, rows: int, span: int) -> None:
-        """At most ``span`` latents a span."""
+    def __init__(self, rows: int, num_latents: int) -> None:
+        """At most ``num_latents`` latents a span."""
         self.closed: Ints = np.zeros(rows, dtype=np.int64)
         self.counts: Ints = np.zeros(rows, dtype=np.int64)
-        self.columns: Ints = np.zeros((rows, span), dtype=np.int64)
+        self.columns: Ints = np.zeros((rows, num_latents), dtype=np.int64)
         self._vectors: Tensor | None = None
 
-    def feed(self, fed: Fed, embedded: Tensor, column: int) -> None:
-        """One column: what the rows were fed [n, D], and where it stands in the cache."""
-        rows = np.flatnonzero(fed.latent)
+    def append(self, inputs: StepInput, embedded: Tensor, column: int) -> None:
+        """Add one step: the embedded inputs [n, D], and their column in the cache."""
+        rows = np.flatnonzero(inputs.is_latent)
         if len(rows):
-            places = (_moved(rows, embedded), _moved(self.counts[rows], embedded))
+            cells = (_as_tensor(rows, embedded), _as_tensor(self.counts[rows], embedded))
             if self._vectors is None:
                 self._vectors = embedded.new_zeros(*self.columns.shape, embedded.shape[-1])
-            self._vectors[places] = embedded[places[0]]
+            self._vectors[cells] = embedded[cells[0]]
             self.columns[rows, self.counts[rows]] = column
             self.counts[rows] += 1
-        self.counts[fed.closes] = 0
-        self.closed += fed.closes
+        self.counts[inputs.closes_span] = 0
+        self.closed += inputs.closes_span
 
-    def zones(self, fed: Fed) -> Ints:
-        """The zone [n] of what the rows are fed next."""
-        text = np.where((self.closed > 0) | fed.closes, int(Zone.AFTER), int(Zone.BEFORE))
-        return np.where(fed.latent, int(Zone.LATENT), text)
+    def segments(self, inputs: StepInput) -> Ints:
+        """The segments [n] of the next inputs."""
+        text = np.where((self.closed > 0) | inputs.closes_span, int(Segment.AFTER), int(Segment.BEFORE))
+        return np.where(inputs.is_latent, int(Segment.LATENT), text)
 
     def latents(self, row: int) -> Tensor:
-        """What a row was fed in its span so far [k, D]."""
-        return self._all()[row, : int(self.counts[row])]
+        """The latents [k, D] of a row's open span."""
+        return self._buffer()[row, : int(self.counts[row])]
 
     def replace(self, row: int, latents: Tensor) -> None:
-        """As if a row had been fed ``latents`` [k, D] in its span."""
-        self._all()[row, : len(latents)] = latents
+        """Replace the latents of a row's open span by ``latents`` [k, D]."""
+        self._buffer()[row, : len(latents)] = latents
 
-    def gathered(self, rows: Ints, index: Ints) -> Tensor:
-        """Latents [m, D] of open spans: the ``index``-th [m] of each row [m]."""
-        vectors = self._all()
-        return vectors[_moved(rows, vectors), _moved(index, vectors)]
+    def gather(self, rows: Ints, index: Ints) -> Tensor:
+        """Latents [m, D] of open spans: number ``index`` [m] of row ``rows`` [m]."""
+        vectors = self._buffer()
+        return vectors[_as_tensor(rows, vectors), _as_tensor(index, vectors)]
 
-    def keep(self, rows: Ints) -> None:
-        """Go on with these rows only."""
+    def select(self, rows: Ints) -> None:
+        """Continue with these rows only."""
         self.closed, self.counts, self.columns = self.closed[rows], self.counts[rows], self.columns[rows]
-        self._vectors = None if self._vectors is None else self._vectors[_moved(rows, self._vectors)]
+        self._vectors = None if self._vectors is None else self._vectors[_as_tensor(rows, self._vectors)]
 
-    def _all(self) -> Tensor:
+    def _buffer(self) -> Tensor:
         if self._vectors is None:
-            raise RuntimeError("No row was fed a latent yet, so no span can close.")
+            raise RuntimeError("No row has an open span with a latent, so no span can close.")
         return self._vectors
 
 
-def _moved(array: Ints, like: Tensor) -> Tensor:
+def _as_tensor(array: Ints, like: Tensor) -> Tensor:
     return torch.from_numpy(array).to(like.device)

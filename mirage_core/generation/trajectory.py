@@ -1,4 +1,4 @@
-"""Decoded answers, and the record that is kept of them while they grow. Legend: n rows, D hidden."""
+"""Decoded answers, their recorder, and their text. Legend: n rows, D hidden, k latents of a span."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ import torch
 from torch import Tensor
 
 from mirage_core.generation.interventions import SpanStates
-from mirage_core.generation.latent_modes import Fed, Ints
+from mirage_core.generation.latent_modes import Ints, StepInput
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.types import LatentSpan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trajectory:
-    """One answer: text tokens (latent_start and latent_end among them, latents not), and what stood between.
+    """One answer: its text tokens (latent_start and latent_end included, latents not) and its latent spans.
 
-    ``spans[i].position``: the span's latents stand before token_ids[position]. ``latents``: what was fed,
-    [k, D] a span. ``sampled``: False where a token was forced (latent_end of an exact span, or at the cap).
-    ``log_probs``: of sampled tokens, under the distribution at the temperature, after the bans, BEFORE
-    top-p (what ``losses.text_log_probs`` recomputes); temperature 0 counts as 1; 0.0 where forced.
-    ``finished``: it ended with end_of_turn (its last token), not at the length limit. ``span_states``: keys and values
-    of every span, as the row computed them, where decoding was asked to record them; else empty.
+    ``spans[i].position``: the span's latents are before token_ids[position]. ``latents``: [k, D] a span, as they were
+    input. ``sampled``: False for forced tokens (latent_end of an exact span, or at the cap). ``log_probs``: of sampled
+    tokens, at the temperature (0 counts as 1), after the bans, BEFORE top-p (as ``losses.text_log_probs`` recomputes
+    them); 0.0 if forced. ``finished``: the last token is end_of_turn, so the answer did not reach the length limit.
+    ``span_states``: keys and values of every span, if decoding records them; else empty.
     """
 
     token_ids: tuple[int, ...]
@@ -39,7 +38,7 @@ class Trajectory:
 
 @dataclass
 class _Row:
-    """A growing answer; ``latents`` by the text position before which they stand."""
+    """An answer being decoded; ``latents`` by the text position that they precede."""
 
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
@@ -48,11 +47,11 @@ class _Row:
     states: list[SpanStates] = field(default_factory=list)
 
     def trajectory(self, stops: tuple[int, ...]) -> Trajectory:
-        """The answer as it stands."""
+        """The answer so far."""
         return Trajectory(
             token_ids=tuple(self.tokens),
-            spans=tuple(LatentSpan(position=at, num_latents=len(fed)) for at, fed in self.latents.items()),
-            latents=tuple(torch.stack(fed) for fed in self.latents.values()),
+            spans=tuple(LatentSpan(position=at, num_latents=len(span)) for at, span in self.latents.items()),
+            latents=tuple(torch.stack(span) for span in self.latents.values()),
             log_probs=tuple(self.log_probs),
             sampled=tuple(self.sampled),
             finished=bool(self.tokens) and self.tokens[-1] in stops,
@@ -61,27 +60,29 @@ class _Row:
 
 
 class Recorder:
-    """Keeps what every row was fed, one row answer each."""
+    """Records the inputs of every row."""
 
     def __init__(self, rows: int) -> None:
         self._rows = [_Row() for _ in range(rows)]
         self._latents: list[tuple[list[_Row], list[int], Tensor]] = []
 
-    def record(self, rows: Ints, fed: Fed, log_probs: Tensor | None, vectors: Tensor) -> None:
-        """One step of the rows [n] still going; where they are in latent mode they are fed vectors [n, D]."""
-        drawn = [0.0] * len(rows) if log_probs is None else log_probs.tolist()
-        columns = zip(rows.tolist(), fed.latent.tolist(), fed.tokens.tolist(), fed.forced.tolist(), drawn, strict=True)
-        for row, latent, token, forced, log_prob in columns:
-            if latent:
+    def record(self, rows: Ints, inputs: StepInput, log_probs: Tensor | None, latents: Tensor) -> None:
+        """Add one step of unfinished rows [n]; ``latents`` [n, D] are the inputs of those in latent mode."""
+        values = [0.0] * len(rows) if log_probs is None else log_probs.tolist()
+        is_latent, tokens, forced = inputs.is_latent.tolist(), inputs.tokens.tolist(), inputs.forced.tolist()
+        for row, in_span, token, not_sampled, log_prob in zip(
+            rows.tolist(), is_latent, tokens, forced, values, strict=True
+        ):
+            if in_span:
                 continue
             answer = self._rows[row]
             answer.tokens.append(token)
-            answer.sampled.append(not forced)
-            answer.log_probs.append(0.0 if forced else log_prob)
-        self._keep_latents(rows, fed, vectors)
+            answer.sampled.append(not not_sampled)
+            answer.log_probs.append(0.0 if not_sampled else log_prob)
+        self._record_latents(rows, inputs, latents)
 
-    def keep_states(self, row: int, states: SpanStates) -> None:
-        """What the span left behind that this row closes now."""
+    def record_states(self, row: int, states: SpanStates) -> None:
+        """Add the states of the span that this row closes now."""
         self._rows[row].states.append(states)
 
     def trajectories(self, stops: tuple[int, ...]) -> list[Trajectory]:
@@ -92,25 +93,25 @@ class Recorder:
         self._latents = []
         return [row.trajectory(stops) for row in self._rows]
 
-    def _keep_latents(self, rows: Ints, fed: Fed, vectors: Tensor) -> None:
-        places = np.flatnonzero(fed.latent)
-        if not len(places):
+    def _record_latents(self, rows: Ints, inputs: StepInput, latents: Tensor) -> None:
+        index = np.flatnonzero(inputs.is_latent)
+        if not len(index):
             return
-        answers = [self._rows[row] for row in rows[places].tolist()]
-        chosen = vectors[torch.from_numpy(places).to(vectors.device)]
-        self._latents.append((answers, [len(answer.tokens) for answer in answers], chosen))
+        answers = [self._rows[row] for row in rows[index].tolist()]
+        vectors = latents[torch.from_numpy(index).to(latents.device)]
+        self._latents.append((answers, [len(answer.tokens) for answer in answers], vectors))
 
 
 def output_text(tokenizer: Any, ids: TokenIds, token_ids: Sequence[int], spans: Sequence[LatentSpan]) -> str:
-    """Write tokens as text, each span as ``<latents:k>`` in its place; its borders and the end of turn are left out."""
-    silent = {ids.latent_start, ids.latent_end, ids.end_of_turn, ids.pad}
-    marks = {span.position: span.num_latents for span in spans}
+    """Decode tokens to text, with ``<latents:k>`` for each span; its borders and the end of turn are left out."""
+    omitted = {ids.latent_start, ids.latent_end, ids.end_of_turn, ids.pad}
+    num_latents = {span.position: span.num_latents for span in spans}
     parts: list[str] = []
     run: list[int] = []
     for position in range(len(token_ids) + 1):
-        if position in marks:
-            parts += [tokenizer.decode(run, clean_up_tokenization_spaces=False), f"<latents:{marks[position]}>"]
+        if position in num_latents:
+            parts += [tokenizer.decode(run, clean_up_tokenization_spaces=False), f"<latents:{num_latents[position]}>"]
             run = []
-        if position < len(token_ids) and token_ids[position] not in silent:
+        if position < len(token_ids) and token_ids[position] not in omitted:
             run.append(token_ids[position])
     return "".join([*parts, tokenizer.decode(run, clean_up_tokenization_spaces=False)])

@@ -1,1 +1,1 @@
-"""Latent spans: their tokens, their targets, and how they are laid out in a batch."""
+"""Latent spans: their tokens, their targets, and how examples are encoded and collated."""

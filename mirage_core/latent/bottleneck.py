@@ -1,8 +1,8 @@
 """What the text after a latent span may attend to: everything, the latents' keys and values, or their vectors alone.
 
-Without a bottleneck a model may answer from the picture and leave its latents unread, which is what arXiv 2602.22766
-found. Tokens of a row stand in zones, and a table says which zone sees which; within what it sees, a token sees what
-stands before it. Rows without a span stand in zone BEFORE as a whole.
+Without a bottleneck a model may answer from the image and ignore its latents (arXiv 2602.22766). Every token of a row
+belongs to a segment, and a table says which segments a segment may attend to, causally. A row without a span is
+BEFORE throughout.
 """
 
 from __future__ import annotations
@@ -18,100 +18,103 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mirage_core.errors import InputError
-from mirage_core.latent.spans import Flat, Ints, Spans, offsets_of
+from mirage_core.latent.spans import FlatTokens, Ints, Spans, offsets_of
 
 Bottleneck = Literal["none", "latent_kv", "latent_only"]
-"""none: text after a span sees all that stands before it. latent_kv: of what stands before the first latent it sees
-nothing, but it sees the keys and values of the latents, which themselves saw the picture. latent_only: it sees the
-latents' vectors, encoded a second time without anything that stands before them."""
+"""none: text after a span attends to all tokens before it. latent_kv: to no token before the first latent, but to the
+keys and values of the latents, which themselves attended to the image. latent_only: to the latents' vectors, encoded
+again without any context before them."""
 
 
-class Zone(IntEnum):
-    """Where a token stands in its row."""
+class Segment(IntEnum):
+    """The part of its row that a token belongs to."""
 
     BEFORE = 0
-    """Prompt, pictures, text up to the first latent_start, and that."""
+    """Prompt, images, and text up to and including the first latent_start."""
     LATENT = 1
-    """Latents, as they are rolled out: they see everything before them but READ."""
+    """Latents, as they are rolled out: they attend to everything before them but REENCODED."""
     AFTER = 2
-    """Text after the first span, latent_end included, and the latent_start of later spans."""
-    READ = 3
+    """Text after the first span: its latent_end, and the latent_start of later spans, included."""
+    REENCODED = 3
     """The same latents encoded again for the text after them, at the same positions (latent_only)."""
 
 
-def sight(bottleneck: Bottleneck, *, hide_latents: bool = False) -> Tensor:
-    """Whether a token of zone q may attend to one of zone k that is not behind it: boolean [q, k].
+def attention_table(bottleneck: Bottleneck, *, hide_latents: bool = False) -> Tensor:
+    """Whether a token of segment q may attend to an earlier one of segment k: boolean [q, k].
 
-    ``hide_latents``: the text after a span sees no latent either, though every position stays as it is; what is left
-    of an answer then owes nothing to them.
+    ``hide_latents``: the text after a span attends to no latent; all positions stay the same.
     """
-    table = torch.ones(len(Zone), len(Zone), dtype=torch.bool)
-    table[: Zone.AFTER, Zone.READ] = False
+    table = torch.ones(len(Segment), len(Segment), dtype=torch.bool)
+    table[: Segment.AFTER, Segment.REENCODED] = False
     if bottleneck != "none":
-        table[Zone.AFTER :, Zone.BEFORE] = False
+        table[Segment.AFTER :, Segment.BEFORE] = False
     if bottleneck == "latent_only":
-        table[Zone.AFTER :, Zone.LATENT] = False
+        table[Segment.AFTER :, Segment.LATENT] = False
     if hide_latents:
-        table[Zone.AFTER, Zone.LATENT] = table[Zone.AFTER, Zone.READ] = False
+        table[Segment.AFTER, Segment.LATENT] = table[Segment.AFTER, Segment.REENCODED] = False
     return table
 
 
 @dataclass(frozen=True, slots=True)
-class Zoned:
-    """Rows as they are laid out.
+class SegmentedRows:
+    """Rows with the segment of every token.
 
-    ``flat``: their tokens [m]; ``spans``: the spans in them; ``zones`` [m]: values of Zone; ``source`` [m]: which of
-    the tokens that were given each of them is; ``own`` [n]: where each of these stands now.
+    ``flat``: their m tokens, reencoded latents included; ``spans``: the spans in them; ``segments`` [m]: values of
+    Segment; ``source`` [m]: the index of each token among the n input tokens; ``own`` [n]: the index of each input
+    token in ``flat``.
     """
 
-    flat: Flat
+    flat: FlatTokens
     spans: Spans
-    zones: NDArray[np.uint8]
+    segments: NDArray[np.uint8]
     source: Ints
     own: Ints
 
 
-def in_zones(flat: Flat, spans: Spans, bottleneck: Bottleneck, under: Sequence[bool] | None = None) -> Zoned:
-    """Rows with their zones, and under latent_only every span a second time right behind itself.
+def assign_segments(
+    flat: FlatTokens, spans: Spans, bottleneck: Bottleneck, bottleneck_rows: Sequence[bool] | None = None
+) -> SegmentedRows:
+    """Assign segments to the tokens of rows; under latent_only repeat every span right after itself.
 
-    ``under`` [B]: the rows that are under the bottleneck (None: all); the others stand in zone BEFORE as a whole.
-    InputError where ``under`` does not tell of every row.
+    ``bottleneck_rows`` [B]: the rows with the bottleneck (None: all); the others are BEFORE throughout. InputError
+    unless it has one value a row.
     """
     rows = len(flat.lengths)
-    if under is not None and len(under) != rows:
-        raise InputError(f"under tells of {len(under)} rows, but {rows} are laid out; give one value a row.")
-    chosen = np.ones(rows, dtype=bool) if under is None else np.array(under, dtype=bool)
-    every = np.arange(len(flat.ids), dtype=np.int64)
-    if bottleneck == "none" or not chosen[flat.rows[spans.first]].any():
-        return Zoned(flat, spans, np.zeros(len(every), dtype=np.uint8), every, every)
+    if bottleneck_rows is not None and len(bottleneck_rows) != rows:
+        raise InputError(f"bottleneck_rows has {len(bottleneck_rows)} values for {rows} rows; give one value a row.")
+    mask = np.ones(rows, dtype=bool) if bottleneck_rows is None else np.array(bottleneck_rows, dtype=bool)
+    index = np.arange(len(flat.ids), dtype=np.int64)
+    if bottleneck == "none" or not mask[flat.rows[spans.first]].any():
+        return SegmentedRows(flat, spans, np.zeros(len(index), dtype=np.uint8), index, index)
     if bottleneck == "latent_kv":
-        return Zoned(flat, spans, _zones(flat, spans, chosen), every, every)
-    return _read_again(flat, spans, chosen)
+        return SegmentedRows(flat, spans, _segments(flat, spans, mask), index, index)
+    return _with_reencoded_spans(flat, spans, mask)
 
 
-def _read_again(flat: Flat, spans: Spans, under: NDArray[np.bool_]) -> Zoned:
-    """The spans of the rows ``under`` the bottleneck once more, each behind itself."""
-    again = under[flat.rows[spans.first]]
-    twice = Spans(spans.first[again], spans.lengths[again], spans.index[again])
-    behind = np.repeat(twice.first + twice.lengths, twice.lengths)
-    source = np.insert(np.arange(len(flat.ids), dtype=np.int64), behind, twice.latents)
-    read = np.insert(np.zeros(len(flat.ids), dtype=bool), behind, True)
+def _with_reencoded_spans(flat: FlatTokens, spans: Spans, bottleneck_rows: NDArray[np.bool_]) -> SegmentedRows:
+    """Repeat the spans of ``bottleneck_rows`` [B], each right after itself."""
+    repeated = bottleneck_rows[flat.rows[spans.first]]
+    copies = Spans(spans.first[repeated], spans.lengths[repeated], spans.index[repeated])
+    insert_at = np.repeat(copies.first + copies.lengths, copies.lengths)
+    source = np.insert(np.arange(len(flat.ids), dtype=np.int64), insert_at, copies.latents)
+    reencoded = np.insert(np.zeros(len(flat.ids), dtype=bool), insert_at, True)
     rows = flat.rows[source]
     lengths = np.bincount(rows, minlength=len(flat.lengths))
-    wide = Flat(flat.ids[source], rows, offsets_of(rows, lengths), lengths)
-    own = np.flatnonzero(~read)
-    moved = Spans(own[spans.first], spans.lengths, spans.index)
-    zones = _zones(wide, moved, under)
-    zones[read] = Zone.READ
-    return Zoned(wide, moved, zones, source, own)
+    wide = FlatTokens(flat.ids[source], rows, offsets_of(rows, lengths), lengths)
+    own = np.flatnonzero(~reencoded)
+    wide_spans = Spans(own[spans.first], spans.lengths, spans.index)
+    segments = _segments(wide, wide_spans, bottleneck_rows)
+    segments[reencoded] = Segment.REENCODED
+    return SegmentedRows(wide, wide_spans, segments, source, own)
 
 
-def _zones(flat: Flat, spans: Spans, under: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Zones [m] of rows under a bottleneck: BEFORE their first latent, LATENT, and AFTER; BEFORE in the other rows."""
-    begin = np.full(len(flat.lengths), len(flat.ids), dtype=np.int64)
+def _segments(flat: FlatTokens, spans: Spans, bottleneck_rows: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Segments [m]: BEFORE up to the first latent of a row, LATENT, and AFTER; BEFORE in rows without a bottleneck."""
+    first_latent = np.full(len(flat.lengths), len(flat.ids), dtype=np.int64)
     firsts = spans.first[spans.index == 0]
-    begin[flat.rows[firsts]] = firsts
-    zones = np.where(np.arange(len(flat.ids)) < begin[flat.rows], Zone.BEFORE, Zone.AFTER).astype(np.uint8)
-    zones[spans.latents] = Zone.LATENT
-    zones[~under[flat.rows]] = Zone.BEFORE
-    return zones
+    first_latent[flat.rows[firsts]] = firsts
+    before = np.arange(len(flat.ids)) < first_latent[flat.rows]
+    segments = np.where(before, Segment.BEFORE, Segment.AFTER).astype(np.uint8)
+    segments[spans.latents] = Segment.LATENT
+    segments[~bottleneck_rows[flat.rows]] = Segment.BEFORE
+    return segments

@@ -1,10 +1,10 @@
-"""Lay examples out in a batch whose latent spans share columns.
+"""Collate examples into a batch whose latent spans share columns.
 
-The columns are blocks: [segment 0 | K latents | segment 1 | K latents | ... | tail]. A row's text before
-its first span ends at the right edge of segment 0, its latents start at the left edge of the block, and so
-on; what is left after its last span runs on to the right. Rows with fewer spans use the first blocks and let
-their text run through the others. Padding is masked and positions are those of the unpadded row, so a row
-means the same in every batch. Legend: B rows, T columns, S spans of the batch, N images, n tokens of all rows.
+The columns are [text 0 | K latents | text 1 | K latents | ... | tail]. A row's text before its first span is
+right-aligned in text 0, its latents are left-aligned in the first block of latents, and so on; the text after its last
+span continues to the right. Rows with fewer spans use the first blocks, and their text continues through the others.
+Padding is masked and positions are those of the unpadded row, so a row gives the same result in every batch.
+Legend: B rows, T columns, S spans of the batch, N images, n tokens of all rows.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import torch
 from torch import Tensor
 
 from mirage_core.errors import InputError
-from mirage_core.latent.bottleneck import Bottleneck, Zoned, in_zones
+from mirage_core.latent.bottleneck import Bottleneck, SegmentedRows, assign_segments
 from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
-from mirage_core.latent.spans import Flat, Ints, Spans, find_spans, flatten, no_spans
+from mirage_core.latent.spans import FlatTokens, Ints, Spans, find_spans, flatten, no_spans
 from mirage_core.latent.tokens import TokenIds
 
 Positions = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(ids [n] of all rows end to end, row lengths [B], grid_thw [N, 3]) -> positions [3, n] of the model."""
+"""(ids [n] of all rows, concatenated, row lengths [B], grid_thw [N, 3]) -> positions [3, n] of the model."""
 
-_STAY = ("grid_thw", "auxiliary_grid_thw")  # planned with in Python, so they stay on the CPU
+_CPU_FIELDS = ("grid_thw", "auxiliary_grid_thw")  # Python code reads them
 
 
 @dataclass(frozen=True, slots=True)
 class SpanBlock:
-    """The columns of one latent block: its first column, and the most latents a row has in it."""
+    """The columns of one block of latents: its first column, and the largest number of latents a row has in it."""
 
     start: int
     width: int
@@ -39,26 +39,25 @@ class SpanBlock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentBatch:
-    """Rows of tokens with their latent spans; columns as the module's docstring says.
+    """Rows of tokens with their latent spans, in the columns that the module docstring describes.
 
-    ``labels`` [B, T] are already shifted: the id that the hidden state AT a column must predict, else
-    IGNORED (the next token of a row need not stand in the next column). ``span_rows``,
-    ``span_starts``, ``span_lengths``, ``span_blocks`` [S] tell each span's row, first latent column, number
-    of latents, and block, row by row. ``blocks`` is empty when the batch was not aligned, or has no
-    span. ``causal`` is True when padding stands only right of each row's tokens, so that, but for a bottleneck, plain
-    causal attention is exact. Grids stay on the CPU; ``image_rows`` [N] is the row of each input image.
-    ``image_features``, ``auxiliary_features``: features [n_i, F] of each image (F: backbone.feature_size) where they
-    are known already (a frozen vision tower); the pixels are then not looked at. ``auxiliary_kept``: which merged
-    patches [n_i] of each auxiliary image its targets are made of, on the CPU; empty: all. ``zones`` [B, T]: values of
-    Zone, by which ``bottleneck`` tells what may attend to what; BEFORE throughout rows that it does not concern. Where
-    a row's latents are read again (latent_only), these columns stand behind the span, at the positions of its latents.
+    ``labels`` [B, T] are shifted: the id that the hidden state AT a column must predict, else IGNORED (the next token
+    of a row need not be in the next column). ``span_rows``, ``span_starts``, ``span_lengths``, ``span_blocks`` [S]:
+    row, first latent column, number of latents and block of each span, row by row. ``blocks`` is empty if the batch is
+    not aligned or has no span. ``causal``: all padding is right of the row's tokens, so that plain causal attention is
+    exact without a bottleneck. ``image_rows`` [N]: the row of each input image; grids stay on the CPU.
+    ``image_features``, ``auxiliary_features``: features [n_i, F] of each image (F: backbone.feature_size) if they are
+    precomputed (frozen vision tower); pixels are then ignored. ``auxiliary_patch_masks``: the merged patches [n_i] of
+    each auxiliary image that its targets average, on the CPU; empty: all. ``segments`` [B, T]: values of Segment,
+    which decide attention under a ``bottleneck``; BEFORE in rows without one. The reencoded latents of a span
+    (latent_only) are in the columns right after it, at the positions of its latents.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
     labels: Tensor
-    zones: Tensor
+    segments: Tensor
     bottleneck: Bottleneck
     blocks: tuple[SpanBlock, ...]
     aligned: bool
@@ -74,7 +73,7 @@ class LatentBatch:
     auxiliary_grid_thw: Tensor
     image_features: tuple[Tensor, ...] = ()
     auxiliary_features: tuple[Tensor, ...] = ()
-    auxiliary_kept: tuple[Tensor, ...] = ()
+    auxiliary_patch_masks: tuple[Tensor, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -82,9 +81,9 @@ class LatentBatch:
         return self.input_ids.shape[0]
 
     def to(self, device: torch.device | str) -> LatentBatch:
-        """The batch on ``device``; grids, and which patches are kept, stay where they are."""
+        """The batch on ``device``; grids and patch masks stay on the CPU."""
         tensors = {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in tensors.items() if k not in _STAY}
+        moved: dict[str, Any] = {k: v.to(device, non_blocking=True) for k, v in tensors.items() if k not in _CPU_FIELDS}
         return replace(
             self,
             **moved,
@@ -100,48 +99,51 @@ def collate(
     *,
     align: bool = True,
     bottleneck: Bottleneck = "none",
-    under: Sequence[bool] | None = None,
+    bottleneck_rows: Sequence[bool] | None = None,
 ) -> LatentBatch:
-    """Lay out examples. ``positions``: ``backbone.position_ids``.
+    """Collate examples. ``positions``: ``backbone.position_ids``.
 
-    With ``align`` False rows are only padded on the right: enough, and faster, wherever latents are
-    given rather than rolled out (plain text, grounding, replay). ``under`` [B]: the rows that are under the
-    ``bottleneck``; None: all. InputError for an empty batch, a latent_pad outside a span, auxiliary images that do not
-    match the spans, or an ``under`` that does not match the examples.
+    With ``align`` False rows are only padded on the right: sufficient, and faster, wherever latents are inputs and not
+    rolled out (plain text, grounding, replay). ``bottleneck_rows`` [B]: the rows with the ``bottleneck``; None: all.
+    InputError for an empty batch, a latent_pad outside a span, auxiliary images that do not match the spans, or
+    ``bottleneck_rows`` that do not match the examples.
     """
-    _check(examples)
+    _check_rows(examples)
     flat = flatten([example.ids for example in examples])
     spans = find_spans(flat, ids)
     _check_auxiliary(examples, flat, spans)
-    laid = in_zones(flat, spans, bottleneck, under)
-    columns, blocks, width = _align(laid.flat, laid.spans) if align else _pad_right(laid.flat)
+    segmented = assign_segments(flat, spans, bottleneck, bottleneck_rows)
+    if align:
+        columns, blocks, width = _align(segmented.flat, segmented.spans)
+    else:
+        columns, blocks, width = segmented.flat.offsets, (), int(segmented.flat.lengths.max())
     labels = torch.cat([example.labels for example in examples]).numpy()
     return LatentBatch(
-        **_place(flat, laid, columns, width, ids, positions, examples),
-        labels=torch.from_numpy(_shifted_labels(flat, columns[laid.own], width, labels)),
+        **_token_fields(flat, segmented, columns, width, ids, positions, examples),
+        labels=torch.from_numpy(_shifted_labels(flat, columns[segmented.own], width, labels)),
         bottleneck=bottleneck,
         blocks=blocks,
         aligned=align,
-        causal=bool((columns == laid.flat.offsets).all()),
+        causal=bool((columns == segmented.flat.offsets).all()),
         span_rows=torch.from_numpy(flat.rows[spans.first]),
-        span_starts=torch.from_numpy(columns[laid.spans.first]),
+        span_starts=torch.from_numpy(columns[segmented.spans.first]),
         span_lengths=torch.from_numpy(spans.lengths),
         span_blocks=torch.from_numpy(spans.index),
-        **_auxiliary(examples),
+        **_auxiliary_fields(examples),
     )
 
 
 def collate_prompts(prompts: Sequence[EncodedPrompt], ids: TokenIds, positions: Positions) -> LatentBatch:
-    """Lay out prompts for decoding: padded on the left, no span, no label. InputError for latents in a prompt."""
-    _check(prompts)
+    """Collate prompts for decoding: padded on the left, no span, no label. InputError for latents in a prompt."""
+    _check_rows(prompts)
     flat = flatten([prompt.ids for prompt in prompts])
     if (flat.ids == ids.latent_pad).any():
-        raise InputError("A prompt holds latent_pad tokens. End it in latent_start, and decoding supplies the latents.")
+        raise InputError("A prompt contains latent_pad tokens. End it in latent_start; decoding generates the latents.")
     width = int(flat.lengths.max())
     columns = flat.offsets + (width - flat.lengths)[flat.rows]
     none = torch.empty(0, dtype=torch.long)
     return LatentBatch(
-        **_place(flat, in_zones(flat, no_spans(), "none"), columns, width, ids, positions, prompts),
+        **_token_fields(flat, assign_segments(flat, no_spans(), "none"), columns, width, ids, positions, prompts),
         labels=torch.full((len(prompts), width), IGNORED),
         bottleneck="none",
         blocks=(),
@@ -151,134 +153,130 @@ def collate_prompts(prompts: Sequence[EncodedPrompt], ids: TokenIds, positions: 
         span_starts=none,
         span_lengths=none,
         span_blocks=none,
-        **_auxiliary(()),
+        **_auxiliary_fields(()),
     )
 
 
-def _pad_right(flat: Flat) -> tuple[Ints, tuple[SpanBlock, ...], int]:
-    return flat.offsets, (), int(flat.lengths.max())
-
-
-def _align(flat: Flat, spans: Spans) -> tuple[Ints, tuple[SpanBlock, ...], int]:
-    """The column of each token [n], the latent blocks, and the width of the batch."""
+def _align(flat: FlatTokens, spans: Spans) -> tuple[Ints, tuple[SpanBlock, ...], int]:
+    """Return the column of each token [n], the blocks of latents, and the width of the batch."""
     columns = np.empty_like(flat.offsets)
     row_starts = np.cumsum(flat.lengths) - flat.lengths
-    placed = np.zeros_like(flat.lengths)  # tokens of each row that have their column
+    placed = np.zeros_like(flat.lengths)  # tokens of each row that have a column
     blocks: list[SpanBlock] = []
     edge = 0
     for block in range(int(spans.index.max()) + 1 if len(spans.index) else 0):
-        here = spans.index == block
-        rows, first, lengths = flat.rows[spans.first[here]], spans.first[here], spans.lengths[here]
+        in_block = spans.index == block
+        rows, first, lengths = flat.rows[spans.first[in_block]], spans.first[in_block], spans.lengths[in_block]
         before = first - row_starts[rows] - placed[rows]
         start = edge + int(before.max())
-        shift = np.full_like(flat.lengths, edge)  # rows without a span here simply run on
+        shift = np.full_like(flat.lengths, edge)  # text of rows without a span in this block continues
         shift[rows] = start - before
         until = np.minimum(flat.lengths, placed + (start - edge))
         until[rows] = placed[rows] + before
-        _put(columns, flat, placed, until, shift)
+        _assign_columns(columns, flat, placed, until, shift)
         placed = until
         shift[rows], until = start, placed.copy()
         until[rows] += lengths
-        _put(columns, flat, placed, until, shift)
+        _assign_columns(columns, flat, placed, until, shift)
         placed = until
         blocks.append(SpanBlock(start, int(lengths.max())))
         edge = start + blocks[-1].width
-    _put(columns, flat, placed, flat.lengths, np.full_like(flat.lengths, edge))
+    _assign_columns(columns, flat, placed, flat.lengths, np.full_like(flat.lengths, edge))
     return columns, tuple(blocks), edge + int((flat.lengths - placed).max())
 
 
-def _put(columns: Ints, flat: Flat, begin: Ints, end: Ints, first_column: Ints) -> None:
-    """Give tokens [begin, end) of every row the columns from ``first_column`` on."""
-    chosen = (flat.offsets >= begin[flat.rows]) & (flat.offsets < end[flat.rows])
-    rows = flat.rows[chosen]
-    columns[chosen] = flat.offsets[chosen] - begin[rows] + first_column[rows]
+def _assign_columns(columns: Ints, flat: FlatTokens, begin: Ints, end: Ints, first_column: Ints) -> None:
+    """Assign the columns from ``first_column`` on to tokens [begin, end) of every row, in place."""
+    selected = (flat.offsets >= begin[flat.rows]) & (flat.offsets < end[flat.rows])
+    rows = flat.rows[selected]
+    columns[selected] = flat.offsets[selected] - begin[rows] + first_column[rows]
 
 
-def _place(
-    flat: Flat,
-    laid: Zoned,
+def _token_fields(
+    flat: FlatTokens,
+    segmented: SegmentedRows,
     columns: Ints,
     width: int,
     ids: TokenIds,
     positions: Positions,
     encoded: Sequence[EncodedExample] | Sequence[EncodedPrompt],
 ) -> dict[str, Any]:
-    """Ids, mask, positions and zones in their columns, and the pixels of all rows end to end."""
-    rows, at = len(flat.lengths), (laid.flat.rows, columns)
+    """Ids, mask, positions and segments in their columns, and the images of all rows, concatenated."""
+    rows, cells = len(flat.lengths), (segmented.flat.rows, columns)
     grid = torch.cat([row.grid_thw for row in encoded])
     input_ids = np.full((rows, width), ids.pad, dtype=np.int64)
-    input_ids[at] = laid.flat.ids
+    input_ids[cells] = segmented.flat.ids
     mask = np.zeros((rows, width), dtype=bool)
-    mask[at] = True
-    zones = np.zeros((rows, width), dtype=np.uint8)
-    zones[at] = laid.zones
+    mask[cells] = True
+    segments = np.zeros((rows, width), dtype=np.uint8)
+    segments[cells] = segmented.segments
     position_ids = np.zeros((3, rows, width), dtype=np.int64)
     flat_positions = positions(torch.from_numpy(flat.ids), torch.from_numpy(flat.lengths), grid)
-    position_ids[:, *at] = flat_positions.numpy()[:, laid.source]
+    position_ids[:, *cells] = flat_positions.numpy()[:, segmented.source]
     images = torch.tensor([len(row.grid_thw) for row in encoded])
     return {
         "input_ids": torch.from_numpy(input_ids),
         "attention_mask": torch.from_numpy(mask),
         "position_ids": torch.from_numpy(position_ids),
-        "zones": torch.from_numpy(zones),
+        "segments": torch.from_numpy(segments),
         "pixel_values": _cat_pixels([row.pixel_values for row in encoded]),
         "grid_thw": grid,
         "image_rows": torch.repeat_interleave(torch.arange(rows), images),
-        "image_features": _all_features([row.image_features for row in encoded], len(grid)),
+        "image_features": _batch_features([row.image_features for row in encoded], len(grid)),
     }
 
 
-def _shifted_labels(flat: Flat, columns: Ints, width: int, labels: Ints) -> Ints:
-    """Each label at the column of the row's token before it [B, T]; a row's first token has none."""
+def _shifted_labels(flat: FlatTokens, columns: Ints, width: int, labels: Ints) -> Ints:
+    """Each label at the column of the token before it in its row [B, T]; a row's first token has none."""
     shifted = np.full((len(flat.lengths), width), IGNORED, dtype=np.int64)
-    follows = np.flatnonzero(flat.offsets > 0)
-    shifted[flat.rows[follows], columns[follows - 1]] = labels[follows]
+    predicted = np.flatnonzero(flat.offsets > 0)
+    shifted[flat.rows[predicted], columns[predicted - 1]] = labels[predicted]
     return shifted
 
 
-def _auxiliary(examples: Sequence[EncodedExample]) -> dict[str, Any]:
-    """Pixels or features of the auxiliary images of all rows end to end."""
+def _auxiliary_fields(examples: Sequence[EncodedExample]) -> dict[str, Any]:
+    """Pixels or features of the auxiliary images of all rows, concatenated."""
     grids = torch.cat([no_grids(), *(example.auxiliary_grid_thw for example in examples)])
     return {
         "auxiliary_pixel_values": _cat_pixels([example.auxiliary_pixel_values for example in examples]),
         "auxiliary_grid_thw": grids,
-        "auxiliary_features": _all_features([example.auxiliary_features for example in examples], len(grids)),
-        "auxiliary_kept": tuple(kept for example in examples for kept in example.auxiliary_kept),
+        "auxiliary_features": _batch_features([example.auxiliary_features for example in examples], len(grids)),
+        "auxiliary_patch_masks": tuple(mask for example in examples for mask in example.auxiliary_patch_masks),
     }
 
 
-def _all_features(features: Sequence[tuple[Tensor, ...]], images: int) -> tuple[Tensor, ...]:
-    """Features computed beforehand, of all images of a batch or of none."""
-    found = tuple(image for row in features for image in row)
-    if found and len(found) != images:
+def _batch_features(features: Sequence[tuple[Tensor, ...]], images: int) -> tuple[Tensor, ...]:
+    """Precomputed features of all images of a batch, or of none."""
+    by_image = tuple(image for row in features for image in row)
+    if by_image and len(by_image) != images:
         raise InputError(
-            f"{len(found)} of {images} images of a batch come with features, the others with pixels; "
-            "give all of them to with_features, or none."
+            f"{len(by_image)} of {images} images of a batch have features, the others pixels; pass all of them to "
+            "with_features, or none."
         )
-    return found
+    return by_image
 
 
 def _cat_pixels(pixels: Sequence[Tensor]) -> Tensor:
-    """Patches of all images [P, C], skipping rows without any."""
+    """Patches of all images [P, C]; rows without any are skipped."""
     present = [patches for patches in pixels if len(patches)]
     return torch.cat(present) if present else no_pixels()
 
 
-def _check(rows: Sequence[EncodedExample] | Sequence[EncodedPrompt]) -> None:
+def _check_rows(rows: Sequence[EncodedExample] | Sequence[EncodedPrompt]) -> None:
     if not rows:
-        raise InputError("An empty batch cannot be laid out; give at least one row.")
+        raise InputError("Cannot collate an empty batch; give at least one row.")
     lengths = [len(row.ids) for row in rows]
     empty = [index for index, length in enumerate(lengths) if not length]
     if empty:
         raise InputError(f"Rows {empty} have no token.")
 
 
-def _check_auxiliary(examples: Sequence[EncodedExample], flat: Flat, spans: Spans) -> None:
-    """Auxiliary images come one a span in every row, or not at all."""
+def _check_auxiliary(examples: Sequence[EncodedExample], flat: FlatTokens, spans: Spans) -> None:
+    """InputError unless every row has one auxiliary image a span, or no row has any."""
     images = np.array([len(example.auxiliary_grid_thw) for example in examples])
-    held = np.bincount(flat.rows[spans.first], minlength=len(examples))
-    if images.any() and (images != held).any():
-        row = int(np.flatnonzero(images != held)[0])
+    num_spans = np.bincount(flat.rows[spans.first], minlength=len(examples))
+    if images.any() and (images != num_spans).any():
+        row = int(np.flatnonzero(images != num_spans)[0])
         raise InputError(
-            f"Row {row} has {images[row]} auxiliary images for {held[row]} latent spans; one a span is needed."
+            f"Row {row} has {images[row]} auxiliary images for {num_spans[row]} latent spans; give one image a span."
         )

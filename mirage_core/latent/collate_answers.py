@@ -1,4 +1,4 @@
-"""Answers laid out beside their prompts, so that a prompt is encoded once for all its answers.
+"""Collate answers apart from their prompts, so that a prompt is encoded once for all its answers.
 
 Legend: P prompts, B answers, T columns.
 """
@@ -20,8 +20,8 @@ from mirage_core.latent.tokens import TokenIds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerBatch:
-    """``prompts``: P rows, every prompt but for its last token. ``answers``: B rows, each the last token of its prompt
-    and what followed, at the positions behind the prompt. ``owners`` [B]: the row of each answer's prompt."""
+    """``prompts``: P rows, each a prompt without its last token. ``answers``: B rows, each the last token of its prompt
+    and the answer, at the positions after the prompt. ``owners`` [B]: the row of each answer's prompt."""
 
     prompts: LatentBatch
     answers: LatentBatch
@@ -41,23 +41,23 @@ def collate_answers(
     *,
     bottleneck: Bottleneck = "none",
 ) -> AnswerBatch:
-    """Lay out groups of answers to a prompt each, every answer encoded with its prompt (``encode_rollout``).
+    """Collate groups of answers to one prompt each; every answer is encoded with its prompt (``encode_rollout``).
 
     ``positions``: ``backbone.position_ids``. InputError for an empty batch, a prompt of fewer than two tokens, and
     an answer that does not begin with its prompt.
     """
-    _check(groups)
+    _check_groups(groups)
     prompts = collate_prompts([replace(prompt, ids=prompt.ids[:-1]) for prompt, _ in groups], ids, positions)
-    cut = [_answer_of(prompt, answer) for prompt, group in groups for answer in group]
-    answers = collate(cut, ids, positions, bottleneck=bottleneck)
+    without_prompts = [_without_prompt(prompt, answer) for prompt, group in groups for answer in group]
+    answers = collate(without_prompts, ids, positions, bottleneck=bottleneck)
     owners = torch.tensor([row for row, (_, group) in enumerate(groups) for _ in group])
-    behind = (prompts.position_ids.amax((0, 2)) + 1)[owners]
-    moved = (answers.position_ids + behind[:, None]).masked_fill(~answers.attention_mask, 0)
-    return AnswerBatch(prompts=prompts, answers=replace(answers, position_ids=moved), owners=owners)
+    offsets = (prompts.position_ids.amax((0, 2)) + 1)[owners]
+    position_ids = (answers.position_ids + offsets[:, None]).masked_fill(~answers.attention_mask, 0)
+    return AnswerBatch(prompts=prompts, answers=replace(answers, position_ids=position_ids), owners=owners)
 
 
-def _answer_of(prompt: EncodedPrompt, answer: EncodedExample) -> EncodedExample:
-    """The last token of the prompt and what follows it; the pictures stay with the prompt."""
+def _without_prompt(prompt: EncodedPrompt, answer: EncodedExample) -> EncodedExample:
+    """Keep the last token of the prompt and the answer; the images stay with the prompt."""
     first = len(prompt.ids) - 1
     return replace(
         answer,
@@ -69,7 +69,7 @@ def _answer_of(prompt: EncodedPrompt, answer: EncodedExample) -> EncodedExample:
     )
 
 
-def _check(groups: Sequence[tuple[EncodedPrompt, Sequence[EncodedExample]]]) -> None:
+def _check_groups(groups: Sequence[tuple[EncodedPrompt, Sequence[EncodedExample]]]) -> None:
     for row, (prompt, answers) in enumerate(groups):
         length = len(prompt.ids)
         if length < 2:

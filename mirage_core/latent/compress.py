@@ -15,31 +15,33 @@ from torch import Tensor
 
 from mirage_core.errors import InputError
 
-Compression = Literal["even", "drop_tail", "changed"]
+Compression = Literal["even", "drop_tail", "changed_patches"]
 
 
 def compress(features_PD: Tensor, num_latents: int, mode: Compression) -> Tensor:
     """Average runs of patches, in raster order, to [K, D], detached.
 
-    ``even``: every patch counts, runs differ by one patch at most, longer ones first. ``drop_tail``: the
-    released code's rule, equal runs, up to K - 1 trailing patches dropped. InputError when K > P in both. ``changed``:
-    as ``even``, of patches that were chosen (``changed``); where they are fewer than K, latents in a row share one.
+    ``even``: all patches, in runs that differ by one patch at most, longer ones first. ``drop_tail``: the released
+    code's rule, equal runs, up to K - 1 trailing patches dropped. InputError when K > P in both. ``changed_patches``:
+    as ``even``, of the patches selected by ``changed_patches``; if they are fewer than K, neighbouring latents share
+    one.
     """
     return _average(features_PD.detach(), num_latents, mode)
 
 
 def compress_all(features: Sequence[Tensor], num_latents: int, mode: Compression) -> Tensor:
-    """Compress N images of any sizes to [N, K, D], detached; images never mix."""
+    """Compress N images of any sizes to [N, K, D], detached, each by itself."""
     sizes = {image.shape[0] for image in features}
     if len(sizes) != 1:
         return torch.stack([compress(image, num_latents, mode) for image in features])
     return _average(torch.stack(list(features)).detach(), num_latents, mode)
 
 
-def changed(auxiliary_PC: Tensor, image_PC: Tensor, merged: int) -> Tensor:
-    """Which merged patches [P / merged] of an auxiliary picture differ from another's, both as pixels [P, C].
+def changed_patches(auxiliary_PC: Tensor, image_PC: Tensor, merged: int) -> Tensor:
+    """Mask [P / merged] of the merged patches in which an auxiliary image differs from another image.
 
-    Those of one merged patch stand together. All of them where the pictures are of other sizes, or do not differ.
+    Both are patches of pixels [P, C]; the ``merged`` patches of one merged patch are adjacent. All True if the images
+    have different sizes or do not differ.
     """
     patches = len(auxiliary_PC) // merged
     if auxiliary_PC.shape != image_PC.shape:
@@ -49,23 +51,23 @@ def changed(auxiliary_PC: Tensor, image_PC: Tensor, merged: int) -> Tensor:
 
 
 def _average(features: Tensor, num_latents: int, mode: Compression) -> Tensor:
-    """Averages [..., K, D] of features [..., P, D], summed in float32 whatever their type."""
+    """Average features [..., P, D] to [..., K, D], in float32 whatever their type."""
     weights = _weights(features.shape[-2], num_latents, mode).to(features.device)
     return (weights @ features.float()).to(features.dtype)
 
 
 @lru_cache(maxsize=256)
 def _weights(patches: int, num_latents: int, mode: Compression) -> Tensor:
-    """The averaging matrix [K, P]; a normal tensor even when first needed in inference mode."""
-    if mode not in ("even", "drop_tail", "changed"):
-        raise InputError(f"Unknown compression {mode!r}; known: even, drop_tail, changed.")
-    if mode == "changed" and num_latents > patches:
+    """Return the averaging matrix [K, P]; a normal tensor also when first computed in inference mode."""
+    if mode not in ("even", "drop_tail", "changed_patches"):
+        raise InputError(f"Unknown compression {mode!r}; known: even, drop_tail, changed_patches.")
+    if mode == "changed_patches" and num_latents > patches:
         shared = np.eye(patches, dtype=np.float32)[np.arange(num_latents) * patches // num_latents]
         with torch.inference_mode(False):
             return torch.from_numpy(shared)
     if num_latents > patches:
         raise InputError(
-            f"{num_latents} latents were asked of an image of {patches} merged patches. "
+            f"{num_latents} latents cannot be averages of an image of {patches} merged patches. "
             f"Set latent.num_latents to {patches} or less, or give larger auxiliary images (prompt.image_scale)."
         )
     used = patches - patches % num_latents if mode == "drop_tail" else patches

@@ -1,6 +1,6 @@
-"""From problems and training examples to token ids and pixels.
+"""Encode problems and training examples as token ids and pixels.
 
-A target is text_before, a latent span where the auxiliary image stands (or its caption), text_after, end of turn,
+A target is text_before, a latent span in place of the auxiliary image (or its caption), text_after, end of turn,
 newline. As in the released code everything after "<|im_start|>assistant" is supervised, the newline, latent_start and
 latent_end too, but no latent_pad. Legend: T tokens, P patches, N images.
 """
@@ -18,9 +18,9 @@ from torch import Tensor
 from mirage_core import benchmarks
 from mirage_core.config import LatentSettings, PromptSettings
 from mirage_core.errors import DataError, InputError
-from mirage_core.latent.compress import changed
+from mirage_core.latent.compress import changed_patches
 from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
-from mirage_core.latent.images import open_picture, picture_size
+from mirage_core.latent.images import image_size, open_image
 from mirage_core.latent.tokens import TokenIds, token_ids
 from mirage_core.types import LatentSpan, Problem, ReasoningChain, TrainingExample, Variant
 
@@ -31,7 +31,7 @@ _SPECIAL = re.compile(r"<\|\w+\|>")
 class Encoder:
     """Encodes problems for one processor, with the prompt and latent settings of one recipe.
 
-    SettingsError when the processor's tokenizer lacks the latent tokens.
+    SettingsError if the processor's tokenizer lacks the latent tokens.
     """
 
     def __init__(self, processor: Any, latent: LatentSettings, prompt: PromptSettings, variant: Variant) -> None:
@@ -41,12 +41,12 @@ class Encoder:
         self._size = {"shortest_edge": smallest, "longest_edge": max(prompt.max_pixels, smallest)}
 
     def prompt(self, problem: Problem) -> EncodedPrompt:
-        """The chat prompt up to and including the newline after "<|im_start|>assistant".
+        """Encode the chat prompt up to and including the newline after "<|im_start|>assistant".
 
-        DataError for text that holds special tokens, and for pictures that are broken or do not match the text.
+        DataError for text that contains special tokens, and for images that are broken or do not match the text.
         """
         question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
-        pixels, grids = self.pixels(problem.images, f"a picture of problem {problem.id}")
+        pixels, grids = self.pixels(problem.images, f"an image of problem {problem.id}")
         ids = np.array(self._tokenize(self._chat(question, problem)))
         merged = self._processor.image_processor.merge_size**2
         repeats = np.ones_like(ids)
@@ -56,10 +56,10 @@ class Encoder:
     def example(
         self, example: TrainingExample, *, with_latents: bool, with_targets: bool | None = None
     ) -> EncodedExample:
-        """The prompt and its whole chain, with a latent span where the auxiliary image stands, or without.
+        """Encode the prompt and its chain, with a latent span in place of the auxiliary image, or without.
 
-        ``with_targets``: encode the auxiliary image too (by default where there are latents; only grounding needs it).
-        DataError as for ``prompt``; InputError for a chain of another variant than the prompt's.
+        ``with_targets``: encode the auxiliary image too (default: with latents; only grounding needs it).
+        DataError as for ``prompt``; InputError if chain and prompt are of different variants.
         """
         chain = example.chain
         if chain.variant != self._variant:
@@ -72,13 +72,12 @@ class Encoder:
         ignored = np.full(len(prompt.ids), IGNORED)
         newline = len(self._tokenize("\n"))
         ignored[-newline:] = prompt.ids[-newline:].numpy()
-        wanted = with_latents if with_targets is None else with_targets
         pixels, grids = no_pixels(), no_grids()
-        kept: tuple[Tensor, ...] = ()
-        if wanted and with_latents:
+        patch_masks: tuple[Tensor, ...] = ()
+        if with_latents and with_targets is not False:
             name = f"the auxiliary image of problem {chain.problem_id}"
             pixels, grids = self.pixels((example.auxiliary_image.image,), name)
-            kept = self._kept(pixels, grids, prompt)
+            patch_masks = self._patch_masks(pixels, grids, prompt)
         return EncodedExample(
             ids=torch.cat([prompt.ids, torch.from_numpy(answer)]),
             labels=torch.from_numpy(np.concatenate([ignored, labels])),
@@ -86,31 +85,31 @@ class Encoder:
             grid_thw=prompt.grid_thw,
             auxiliary_pixel_values=pixels,
             auxiliary_grid_thw=grids,
-            auxiliary_kept=kept,
+            auxiliary_patch_masks=patch_masks,
         )
 
-    def _kept(self, pixels: Tensor, grids: Tensor, prompt: EncodedPrompt) -> tuple[Tensor, ...]:
-        """Which merged patches of the auxiliary image targets are made of; nothing where all are."""
-        if self._latent.compression != "changed":
+    def _patch_masks(self, pixels: Tensor, grids: Tensor, prompt: EncodedPrompt) -> tuple[Tensor, ...]:
+        """The mask of the auxiliary image's merged patches that targets average; empty: all of them."""
+        if self._latent.compression != "changed_patches":
             return ()
         first = prompt.pixel_values[: int(prompt.grid_thw[0].prod())] if len(prompt.grid_thw) else no_pixels()
-        alike = len(prompt.grid_thw) > 0 and torch.equal(prompt.grid_thw[0], grids[0])
+        same_size = len(prompt.grid_thw) > 0 and torch.equal(prompt.grid_thw[0], grids[0])
         merged = int(self._processor.image_processor.merge_size) ** 2
-        return (changed(pixels, first if alike else no_pixels(), merged),)
+        return (changed_patches(pixels, first if same_size else no_pixels(), merged),)
 
     def length(self, example: TrainingExample, *, with_latents: bool) -> int:
-        """The number of tokens that ``example`` gives, without decoding a picture: its header tells its size.
+        """The number of tokens of ``example``, without decoding an image: sizes come from the headers.
 
         DataError as for ``prompt``.
         """
         problem = example.problem
         question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
         text = len(self._tokenize(self._chat(question, problem))) - len(problem.images)  # each has one image_pad
-        pictures = sum(self._image_tokens(data, f"a picture of problem {problem.id}") for data in problem.images)
-        return text + pictures + len(self._answer(example.chain, with_latents))
+        images = sum(self._image_tokens(data, f"an image of problem {problem.id}") for data in problem.images)
+        return text + images + len(self._answer(example.chain, with_latents))
 
     def _answer(self, chain: ReasoningChain, with_latents: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Ids of the target text; latents and a caption stand at the same place, never both."""
+        """Ids of the target text; latents replace the caption."""
         ids = self._ids
         end = [ids.end_of_turn, *self._tokenize("\n")]
         if not with_latents:
@@ -119,13 +118,13 @@ class Encoder:
         return np.array([*self._tokenize(chain.text_before), *span, *self._tokenize(chain.text_after), *end])
 
     def _chat(self, question: str, problem: Problem) -> str:
-        """The rendered chat, with one image_pad for each picture."""
+        """Render the chat, with one image_pad for each image."""
         _refuse_special(question, f"the question of problem {problem.id}")
         pieces = question.split(IMAGE_MARK)
         if len(pieces) != len(problem.images) + 1:
             raise DataError(
-                f"Problem {problem.id} has {len(problem.images)} pictures, its question {len(pieces) - 1} times "
-                f"{IMAGE_MARK}; each picture stands where one of them is."
+                f"Problem {problem.id} has {len(problem.images)} images, but its question has {len(pieces) - 1} times "
+                f"{IMAGE_MARK}; write one for each image."
             )
         content: list[dict[str, str]] = []
         for index, piece in enumerate(pieces):
@@ -141,9 +140,9 @@ class Encoder:
         return ids
 
     def _image_tokens(self, data: bytes, what: str) -> int:
-        """Merged patches of an encoded picture, by the processor's own rule."""
+        """The number of merged patches of an image file, by the processor's own rule."""
         processor = self._processor.image_processor
-        width, height = picture_size(data, self._prompt.image_scale, what)
+        width, height = image_size(data, self._prompt.image_scale, what)
         limits = {"min_pixels": self._size["shortest_edge"], "max_pixels": self._size["longest_edge"]}
         try:
             patches: int = processor.get_number_of_image_patches(height, width, limits)
@@ -152,12 +151,12 @@ class Encoder:
         return patches // int(processor.merge_size) ** 2
 
     def pixels(self, images: Sequence[bytes], what: str) -> tuple[Tensor, Tensor]:
-        """Patches [P, C] and grids [N, 3] of encoded pictures. DataError, naming ``what``, where one is broken."""
+        """Patches [P, C] and grids [N, 3] of image files. DataError, naming ``what``, if one is broken."""
         if not images:
             return no_pixels(), no_grids()
-        pictures = [open_picture(data, self._prompt.image_scale, what) for data in images]
+        opened = [open_image(data, self._prompt.image_scale, what) for data in images]
         try:
-            encoded = self._processor.image_processor(images=pictures, size=self._size, return_tensors="pt")
+            encoded = self._processor.image_processor(images=opened, size=self._size, return_tensors="pt")
         except ValueError as error:
             raise DataError(f"{what}: {error}") from error
         return encoded["pixel_values"], encoded["image_grid_thw"]
@@ -170,17 +169,20 @@ def encode_rollout(
     sampled: Sequence[bool],
     ids: TokenIds,
 ) -> EncodedExample:
-    """A sampled answer as an example: latents put back at its spans, only sampled tokens labelled (GRPO).
+    """Encode a sampled answer as an example: latent_pad at its spans, labels at sampled tokens only (GRPO).
 
     ``token_ids``, ``spans``, ``sampled``: those of a Trajectory.
     """
     tokens = np.array(token_ids, dtype=np.int64)
     labels = np.where(np.array(sampled, dtype=bool), tokens, IGNORED)
-    at = np.array([span.position for span in spans], dtype=np.int64).repeat([span.num_latents for span in spans])
-    answer = torch.from_numpy(np.insert(tokens, at, ids.latent_pad))
+    lengths = [span.num_latents for span in spans]
+    insert_at = np.array([span.position for span in spans], dtype=np.int64).repeat(lengths)
+    answer = torch.from_numpy(np.insert(tokens, insert_at, ids.latent_pad))
     return EncodedExample(
         ids=torch.cat([prompt.ids, answer]),
-        labels=torch.cat([torch.full_like(prompt.ids, IGNORED), torch.from_numpy(np.insert(labels, at, IGNORED))]),
+        labels=torch.cat(
+            [torch.full_like(prompt.ids, IGNORED), torch.from_numpy(np.insert(labels, insert_at, IGNORED))]
+        ),
         pixel_values=prompt.pixel_values,
         grid_thw=prompt.grid_thw,
         auxiliary_pixel_values=no_pixels(),
@@ -190,7 +192,7 @@ def encode_rollout(
 
 
 def _refuse_special(text: str, what: str) -> None:
-    """Text must not smuggle in special tokens: they would be read as structure."""
-    found = _SPECIAL.search(text)
-    if found:
-        raise DataError(f"{what} holds the special token {found.group()}; remove it from the text.")
+    """DataError for text with special tokens, which would be read as structure."""
+    match = _SPECIAL.search(text)
+    if match:
+        raise DataError(f"{what} contains the special token {match.group()}; remove it from the text.")

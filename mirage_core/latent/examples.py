@@ -1,4 +1,4 @@
-"""Token ids and pixels of one prompt or one training example, ready to be laid out in a batch."""
+"""Token ids and pixels of one prompt or one training example, ready to be collated."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ def no_grids() -> Tensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedPrompt:
-    """A prompt up to where the model goes on; it may end in latent_start.
+    """A prompt that the model continues; it may end in latent_start.
 
     ``ids`` [T] int64; ``pixel_values`` [P, C] patches of its images; ``grid_thw`` [N, 3] their grids.
-    ``image_features``: [n_i, F] an image (F: backbone.feature_size), where they were computed beforehand (the pixels
-    are then left out).
+    ``image_features``: [n_i, F] an image (F: backbone.feature_size), if precomputed (there are then no pixels).
     """
 
     ids: Tensor
@@ -39,11 +38,11 @@ class EncodedPrompt:
 class EncodedExample:
     """A prompt with its answer.
 
-    ``labels`` [T]: the token's own id where it is to be predicted, else IGNORED (never a latent_pad).
-    ``auxiliary_*``: one image a latent span, in order; empty without latents and where no targets
-    are needed (relaxation, GRPO). ``image_features``: as in EncodedPrompt;
-    ``auxiliary_features``: the same of the auxiliary images, or their first D columns, which is all that is used.
-    ``auxiliary_kept``: which merged patches [n] of each auxiliary image targets are made of; empty: all.
+    ``labels`` [T]: the token's own id where it is predicted, else IGNORED (never a latent_pad).
+    ``auxiliary_*``: one image a latent span, in order; empty without latents and where no targets are needed
+    (relaxation, GRPO). ``image_features``: as in EncodedPrompt; ``auxiliary_features``: the same of the auxiliary
+    images, or only their first D columns (all that is used). ``auxiliary_patch_masks``: the merged patches [n] of each
+    auxiliary image that targets average; empty: all.
     """
 
     ids: Tensor
@@ -54,4 +53,4 @@ class EncodedExample:
     auxiliary_grid_thw: Tensor
     image_features: tuple[Tensor, ...] = ()
     auxiliary_features: tuple[Tensor, ...] = ()
-    auxiliary_kept: tuple[Tensor, ...] = ()
+    auxiliary_patch_masks: tuple[Tensor, ...] = ()

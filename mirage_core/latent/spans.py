@@ -1,4 +1,4 @@
-"""Rows of tokens end to end, and the latent spans in them.
+"""Rows of tokens as one flat array, and the latent spans in them.
 
 Legend: B rows, S spans of all rows, n tokens of all rows.
 """
@@ -20,8 +20,8 @@ Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Flat:
-    """All rows end to end: ids [n], the row of each token [n], its offset in its row [n], row lengths [B]."""
+class FlatTokens:
+    """The tokens of all rows, concatenated: ids [n], their rows [n], offsets in the row [n], and row lengths [B]."""
 
     ids: Ints
     rows: Ints
@@ -31,7 +31,7 @@ class Flat:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Spans in row order: first latent (index into the flat tokens) [S], length [S], index in its row [S]."""
+    """Spans in row order: index of the first latent in the flat tokens [S], length [S], number in its row [S]."""
 
     first: Ints
     lengths: Ints
@@ -39,32 +39,32 @@ class Spans:
 
     @property
     def latents(self) -> Ints:
-        """All latents, as indices into the flat tokens."""
+        """The indices of all latents in the flat tokens."""
         offsets = np.arange(self.lengths.sum()) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
         return np.repeat(self.first, self.lengths) + offsets
 
 
-def flatten(rows: Sequence[Tensor]) -> Flat:
-    """Ids of rows, end to end."""
+def flatten(rows: Sequence[Tensor]) -> FlatTokens:
+    """Concatenate the ids of rows."""
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     index = np.repeat(np.arange(len(rows), dtype=np.int64), lengths)
-    return Flat(torch.cat(list(rows)).numpy(), index, offsets_of(index, lengths), lengths)
+    return FlatTokens(torch.cat(list(rows)).numpy(), index, offsets_of(index, lengths), lengths)
 
 
 def offsets_of(rows: Ints, lengths: Ints) -> Ints:
-    """The offset of every token [n] in its row, out of its row [n] and the row lengths [B]."""
+    """Return the offset of every token in its row [n], from the tokens' rows [n] and the row lengths [B]."""
     starts = np.cumsum(lengths) - lengths
     return np.arange(len(rows), dtype=np.int64) - starts[rows]
 
 
 def no_spans() -> Spans:
-    """Spans of rows without any."""
+    """Return the spans of rows that have none."""
     empty = np.empty(0, dtype=np.int64)
     return Spans(empty, empty, empty)
 
 
-def find_spans(flat: Flat, ids: TokenIds) -> Spans:
-    """Every run of latent_pad; InputError for a run that does not follow latent_start in its row."""
+def find_spans(flat: FlatTokens, ids: TokenIds) -> Spans:
+    """Return every run of latent_pad; InputError for a run that does not follow latent_start in its row."""
     pads = np.flatnonzero(flat.ids == ids.latent_pad)
     if not len(pads):
         return no_spans()

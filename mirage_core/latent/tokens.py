@@ -1,4 +1,4 @@
-"""The three latent tokens, and the ids of every token the engine treats specially."""
+"""The three latent tokens, and the ids of all tokens with a special role."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _TOKENS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenIds:
-    """Ids of the special tokens of one tokenizer; none is ever hard-coded."""
+    """Ids of the special tokens of one tokenizer."""
 
     latent_start: int
     latent_pad: int
@@ -43,7 +43,7 @@ class TokenIds:
     pad: int
 
     def check(self, vocab_size: int) -> None:
-        """Refuse ids a model of ``vocab_size`` rows cannot embed, and ids used twice."""
+        """SettingsError for ids outside ``vocab_size``, and for ids used twice."""
         named = {field.name: int(getattr(self, field.name)) for field in fields(self)}
         outside = {name: value for name, value in named.items() if not 0 <= value < vocab_size}
         if outside:
@@ -52,11 +52,11 @@ class TokenIds:
                 "Use the tokenizer saved with the model, or add_latent_tokens(tokenizer, model)."
             )
         if len(set(named.values())) != len(named):
-            raise SettingsError(f"Two special tokens share an id: {named}. The tokenizer is not usable.")
+            raise SettingsError(f"Two special tokens share an id: {named}. Use another tokenizer.")
 
 
 def token_ids(tokenizer: Any) -> TokenIds:
-    """The special ids of ``tokenizer``; SettingsError names the tokens it lacks."""
+    """Return the special ids of ``tokenizer``; SettingsError names the tokens it lacks."""
     vocabulary = tokenizer.get_vocab()
     missing = [token for token in _TOKENS.values() if token not in vocabulary]
     if missing:
@@ -68,28 +68,28 @@ def token_ids(tokenizer: Any) -> TokenIds:
 
 
 def add_latent_tokens(tokenizer: Any, model: PreTrainedModel) -> TokenIds:
-    """Add the latent tokens and grow the embeddings where they do not fit; returns the ids.
+    """Add the latent tokens, extend the embeddings if needed, and return the ids.
 
-    A padded vocabulary is never shrunk (the released code does). New rows start as the mean of the
-    old ones, so that the result does not depend on a random generator.
+    A padded vocabulary is never shrunk (the released code does). New rows are the mean of the old ones, so that the
+    result does not depend on a random generator.
     """
     tokenizer.add_tokens(list(LATENT_TOKENS), special_tokens=True)
     needed, present = len(tokenizer), model.get_input_embeddings().weight.shape[0]
     if needed > present:
-        _grow(model, present, needed)
+        _extend_embeddings(model, present, needed)
     ids = token_ids(tokenizer)
     ids.check(model.get_input_embeddings().weight.shape[0])
     return ids
 
 
 def name_latent_tokens(tokenizer: Any) -> TokenIds:
-    """Add the latent tokens to a tokenizer alone, for looking at data without a model; returns the ids."""
+    """Add the latent tokens to a tokenizer without a model (to inspect data), and return the ids."""
     tokenizer.add_tokens(list(LATENT_TOKENS), special_tokens=True)
     return token_ids(tokenizer)
 
 
-def _grow(model: PreTrainedModel, present: int, needed: int) -> None:
-    """Grow input and output embeddings to ``needed`` rows, new rows at the mean of the old."""
+def _extend_embeddings(model: PreTrainedModel, present: int, needed: int) -> None:
+    """Extend input and output embeddings to ``needed`` rows; new rows are the mean of the old."""
     model.resize_token_embeddings(needed, mean_resizing=False)
     for table in (model.get_input_embeddings(), model.get_output_embeddings()):
         weight = table.weight.data

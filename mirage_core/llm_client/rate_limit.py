@@ -1,4 +1,4 @@
-"""How fast an endpoint is asked: requests and tokens a minute, and pauses that hold for everybody."""
+"""Rate limit of an endpoint: requests and tokens a minute, pauses for all requests, and Retry-After headers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from email.utils import parsedate_to_datetime
 MINUTE = 60.0
 
 
-class Pace:
-    """Lets requests pass one after the other so that no window of a minute holds more than was allowed.
+class RateLimiter:
+    """Delays requests so that no window of a minute exceeds the limits.
 
-    ``clock`` (seconds) and ``sleep`` can be given for tests. A request larger than the tokens of a whole minute passes
-    when nothing else was asked within one.
+    ``clock`` (seconds) and ``sleep`` can be replaced in tests. A request larger than the tokens of a whole minute
+    passes when no other was sent within a minute.
     """
 
     def __init__(
@@ -31,42 +31,42 @@ class Pace:
         self._tokens = tokens
         self._clock = clock
         self._sleep = sleep
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._not_before = 0.0
-        self._passed: deque[list[float]] = deque()  # [when, tokens] of the last minute
+        self._recent: deque[list[float]] = deque()  # [when, tokens] of the last minute
 
-    async def admit(self, tokens: int) -> list[float]:
-        """Wait until a request of about so many tokens may be sent; returns its entry, for ``settle``."""
-        async with self._turn:
+    async def acquire(self, tokens: int) -> list[float]:
+        """Wait until a request of about ``tokens`` may be sent; returns its entry, for ``correct``."""
+        async with self._lock:
             while (wait := self._wait(tokens)) > 0:
                 await self._sleep(wait)
             entry = [self._clock(), float(tokens)]
-            self._passed.append(entry)
+            self._recent.append(entry)
             return entry
 
-    def settle(self, entry: list[float], tokens: int) -> None:
-        """Put the tokens that a request really cost in the place of the guess."""
+    def correct(self, entry: list[float], tokens: int) -> None:
+        """Replace the estimated tokens of a request by the actual ones."""
         entry[1] = float(tokens)
 
-    def hold(self, seconds: float) -> None:
-        """Let nobody pass for so long."""
+    def pause(self, seconds: float) -> None:
+        """Let no request pass for ``seconds``."""
         self._not_before = max(self._not_before, self._clock() + seconds)
 
     def _wait(self, tokens: int) -> float:
         now = self._clock()
-        while self._passed and self._passed[0][0] <= now - MINUTE:
-            self._passed.popleft()
+        while self._recent and self._recent[0][0] <= now - MINUTE:
+            self._recent.popleft()
         waits = [self._not_before - now]
-        if self._requests is not None and len(self._passed) >= self._requests:
-            waits.append(self._passed[0][0] + MINUTE - now)
+        if self._requests is not None and len(self._recent) >= self._requests:
+            waits.append(self._recent[0][0] + MINUTE - now)
         if self._tokens is not None:
             waits.append(self._wait_for_tokens(tokens, self._tokens) - now)
         return max(waits)
 
     def _wait_for_tokens(self, tokens: int, allowed: int) -> float:
-        """When enough of the last minute's requests have gone by for this one to fit."""
-        spent, free_at = sum(entry[1] for entry in self._passed), 0.0
-        for when, cost in self._passed:
+        """Return the time at which enough of the last minute's requests have expired for this one to fit."""
+        spent, free_at = sum(entry[1] for entry in self._recent), 0.0
+        for when, cost in self._recent:
             if spent + tokens <= allowed:
                 break
             spent -= cost
@@ -75,7 +75,7 @@ class Pace:
 
 
 def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
-    """Seconds to wait, None where nothing (readable) is asked; a date counts from the server's own clock if told."""
+    """Return the seconds to wait; None without a readable header. A date is relative to the server's clock if sent."""
     for name, divisor in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         seconds = _number(headers.get(name, ""))
         if seconds is not None:
@@ -83,8 +83,8 @@ def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> floa
     until = _date(headers.get("retry-after", ""))
     if until is None:
         return None
-    told = _date(headers.get("date", "")) or now or datetime.now(UTC)
-    return max(0.0, (until - told).total_seconds())
+    current = _date(headers.get("date", "")) or now or datetime.now(UTC)
+    return max(0.0, (until - current).total_seconds())
 
 
 def _number(text: str) -> float | None:

@@ -1,7 +1,7 @@
-"""A teacher's paid answers: each kept at once, one file an answer, and found again by the digest of its request.
+"""Cache of paid answers: one file an answer, written at once, under the digest of its request; and recordings.
 
-In the store they lie under ``answers/<model>/<digest>.json``: whatever ends a run, on whichever machine the next one
-is, no answer is paid for twice. Recordings (a JSONL file, or a folder of such files) are read in the same form.
+Files in the store: ``answers/<model>/<digest>.json``. After a crash, or on another machine, no answer is paid for
+twice. Recordings (a JSONL file, or a folder of such files) have the same format.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mirage_core.errors import DataError, TeacherError
+from mirage_core.errors import DataError, EndpointError
 from mirage_core.store import Store
-from mirage_core.store.digests import OWN, canonical_json
+from mirage_core.store.digests import OWN_SHA256, canonical_json
 
 logger = logging.getLogger(__name__)
 ANSWERS = "answers"
@@ -27,7 +27,7 @@ _DIGEST = "^[0-9a-f]{64}$"
 
 
 class Answer(BaseModel):
-    """What a model answered to one request, and what that cost."""
+    """The answer of a model to one request, and its tokens."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -44,54 +44,54 @@ class Answer(BaseModel):
     completion_tokens: int | None = Field(None, ge=0)
 
     def to_line(self) -> bytes:
-        """One line of JSON, with a sha256 of its own: damage to a paid answer is noticed."""
-        told = self.model_dump(mode="json")
-        return canonical_json({**told, OWN: _own_sha256(told)}) + b"\n"
+        """Return one line of JSON with its own sha256, to detect damage."""
+        content = self.model_dump(mode="json")
+        return canonical_json({**content, OWN_SHA256: _own_sha256(content)}) + b"\n"
 
 
-class Answers(Protocol):
-    """Where answers are kept."""
+class ResponseCache(Protocol):
+    """Storage of answers by the digest of their request."""
 
     def find(self, digest: str) -> Answer | None:
-        """The answer to a request, None where there is none."""
+        """Return the answer to a request; None where there is none."""
 
-    def keep(self, answer: Answer) -> Answer:
-        """Keep an answer so that it outlives this process; the one that was kept first is what counts."""
+    def save(self, answer: Answer) -> Answer:
+        """Save an answer durably; returns the one that was saved first."""
 
 
-class StoredAnswers:
-    """The answers of one model in the store; raises StoreUnavailable when the store does not answer."""
+class StoredResponseCache:
+    """The cached answers of one model in the store; raises StoreUnavailable when the store does not answer."""
 
     def __init__(self, store: Store, model: str) -> None:
-        self._place = store.place
+        self._backend = store.backend
         self._folder = f"{ANSWERS}/{_folder_of(model)}"
-        self._there = {name.removesuffix(".json") for name in self._place.sizes(self._folder)}
+        self._digests = {name.removesuffix(".json") for name in self._backend.sizes(self._folder)}
 
     def find(self, digest: str) -> Answer | None:
-        """The kept answer; a damaged file counts as none, with a warning."""
-        if digest not in self._there:
+        """Return the cached answer; a damaged file counts as none, with a warning."""
+        if digest not in self._digests:
             return None
         key = self._key(digest)
         try:
-            answer = _parsed(self._place.read(key))
+            answer = _parse(self._backend.read(key))
         except FileNotFoundError:
             return None
         if answer is None or answer.request != digest:
-            logger.warning("%s in %s is damaged: it is asked again", key, self._place.url)
+            logger.warning("%s in %s is damaged: the request is sent again", key, self._backend.url)
             return None
         return answer
 
-    def keep(self, answer: Answer) -> Answer:
-        """Keep an answer; where another machine kept one meanwhile, that is returned."""
+    def save(self, answer: Answer) -> Answer:
+        """Save an answer; if another machine saved one in the meantime, that one is returned."""
         key = self._key(answer.request)
-        if not self._place.create(key, answer.to_line()):
-            self._there.add(answer.request)
+        if not self._backend.create(key, answer.to_line()):
+            self._digests.add(answer.request)
             first = self.find(answer.request)
             if first is not None:
                 return first
-            self._place.write(key, answer.to_line())
-        _to_disk(self._place.local(key))
-        self._there.add(answer.request)
+            self._backend.write(key, answer.to_line())
+        _fsync(self._backend.local(key))
+        self._digests.add(answer.request)
         return answer
 
     def _key(self, digest: str) -> str:
@@ -103,23 +103,23 @@ class Recording:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._answers = {answer.request: answer for answer in _recorded(path)}
+        self._answers = {answer.request: answer for answer in _read_recording(path)}
         if not self._answers:
             raise DataError(
                 f"the recording {path} holds no answers; expected JSON lines as under {ANSWERS}/ of a store"
             )
 
     def find(self, digest: str) -> Answer | None:
-        """The recorded answer."""
+        """Return the recorded answer."""
         return self._answers.get(digest)
 
-    def keep(self, answer: Answer) -> Answer:
-        """A recording is finished: what it does not hold cannot be answered."""
-        raise TeacherError(f"the recording {self._path} takes no answers (problem {answer.problem})")
+    def save(self, answer: Answer) -> Answer:
+        """Raise EndpointError: a recording is read-only."""
+        raise EndpointError(f"the recording {self._path} takes no answers (problem {answer.problem})")
 
 
 def recording_files(path: Path) -> list[Path]:
-    """The files of a recording in order; DataError when there is nothing."""
+    """Return the files of a recording in order; DataError when there are none."""
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix in (".json", ".jsonl") and file.is_file())
         if files:
@@ -129,42 +129,42 @@ def recording_files(path: Path) -> list[Path]:
     raise DataError(f"there is no recording {path}: expected a JSONL file, or a folder of answers such as a store's")
 
 
-def _recorded(path: Path) -> Iterator[Answer]:
+def _read_recording(path: Path) -> Iterator[Answer]:
     for file in recording_files(path):
         lines = [(number, line) for number, line in enumerate(file.read_bytes().split(b"\n"), 1) if line.strip()]
         for number, line in lines:
-            answer = _parsed(line)
+            answer = _parse(line)
             if answer is not None:
                 yield answer
             elif number == lines[-1][0]:
-                logger.warning("%s, line %d is not a whole answer (its writer was killed?): left out", file, number)
+                logger.warning("%s, line %d is not a whole answer (its writer was killed?): skipped", file, number)
             else:
-                raise DataError(f"{file}, line {number} is not an answer: take the recording as it was written")
+                raise DataError(f"{file}, line {number} is not an answer: use the recording as it was written")
 
 
-def _parsed(line: bytes) -> Answer | None:
-    """The answer of a line; None for damage. A line without a sha256 of its own was written by an earlier version."""
+def _parse(line: bytes) -> Answer | None:
+    """Parse a line; None if it is damaged. A line without its own sha256 was written by an earlier version."""
     try:
-        told = json.loads(line)
-        if not isinstance(told, dict):
+        content = json.loads(line)
+        if not isinstance(content, dict):
             return None
-        own = told.pop(OWN, None)
-        return Answer.model_validate(told) if own in (None, _own_sha256(told)) else None
+        own = content.pop(OWN_SHA256, None)
+        return Answer.model_validate(content) if own in (None, _own_sha256(content)) else None
     except ValueError:  # pydantic's ValidationError is one
         return None
 
 
-def _own_sha256(told: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(told)).hexdigest()
+def _own_sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 def _folder_of(model: str) -> str:
-    """The model's name as one that a store allows."""
+    """Return the model's name as a valid folder name of a store."""
     return re.sub(r"[^A-Za-z0-9._+=@-]+", "-", model).strip(".-")[:120] or "model"
 
 
-def _to_disk(path: Path | None) -> None:
-    """Make sure of a local file's bytes and name, also where the machine itself goes down."""
+def _fsync(path: Path | None) -> None:
+    """Flush a local file and its folder entry to disk, to survive a crash of the machine."""
     if path is None:
         return
     for target in (path, path.parent):

@@ -1,4 +1,4 @@
-"""Where an endpoint's key comes from: whoever starts the work says how it is read; only the client holds it."""
+"""The key of an endpoint, read by a function that the caller sets, and its redaction from logs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pydantic import SecretStr
 from mirage_core.config import TeacherRuntime
 from mirage_core.errors import SettingsError
 
-ReadKey = Callable[[TeacherRuntime], SecretStr | None]
+KeyReader = Callable[[TeacherRuntime], SecretStr | None]
 
 
 def no_key(runtime: TeacherRuntime) -> SecretStr | None:  # noqa: ARG001 (a ReadKey)
-    """Nobody said where the key is: none is sent."""
+    """Return no key: the default."""
     return None
 
 
-_reader: ContextVar[ReadKey] = ContextVar("reader of the teacher's key", default=no_key)
+_reader: ContextVar[KeyReader] = ContextVar("key reader", default=no_key)
 
 
 @contextmanager
-def keys_from(reader: ReadKey) -> Iterator[None]:
-    """Let the work inside read keys with ``reader``; tasks and flows know the environment, this floor does not."""
+def use_key_reader(reader: KeyReader) -> Iterator[None]:
+    """Read keys with ``reader`` inside the block; only tasks and flows may access the environment."""
     token = _reader.set(reader)
     try:
         yield
@@ -33,8 +33,8 @@ def keys_from(reader: ReadKey) -> Iterator[None]:
         _reader.reset(token)
 
 
-def key_of(runtime: TeacherRuntime) -> SecretStr | None:
-    """The endpoint's key, None where it needs none; SettingsError for one that no HTTP header can hold."""
+def read_api_key(runtime: TeacherRuntime) -> SecretStr | None:
+    """Return the endpoint's key, None where it needs none; SettingsError for a key that no HTTP header can carry."""
     key = _reader.get()(runtime)
     if key is None or not key.get_secret_value().strip():
         return None
@@ -47,36 +47,36 @@ def key_of(runtime: TeacherRuntime) -> SecretStr | None:
     return SecretStr(plain)
 
 
-HIDDEN = "[key]"
+REDACTED = "[key]"
 _LIBRARIES = ("openai", "httpx", "httpx2", "httpcore", "httpcore2", "anyio")
 
 
-class _Redacted(logging.Filter):
+class _RedactingFilter(logging.Filter):
     def __init__(self, secret: str) -> None:
         super().__init__()
         self._secret = secret
 
     def filter(self, record: logging.LogRecord) -> bool:
-        said = record.getMessage()
-        if self._secret in said:
-            record.msg, record.args = said.replace(self._secret, HIDDEN), ()
+        message = record.getMessage()
+        if self._secret in message:
+            record.msg, record.args = message.replace(self._secret, REDACTED), ()
         return True
 
 
 @contextmanager
-def logs_without(secret: str | None) -> Iterator[None]:
-    """Keep a secret out of the lines that the HTTP libraries log inside."""
+def redact_logs(secret: str | None) -> Iterator[None]:
+    """Redact a secret in the log lines of the HTTP libraries inside the block."""
     if secret is None:
         yield
         return
-    redacted = _Redacted(secret)
-    # A logger's filter does not see what its children log, so each is given it.
+    redacting = _RedactingFilter(secret)
+    # A logger's filter does not see its children's records, so each logger gets one.
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] in _LIBRARIES]
     loggers = [logging.getLogger(name) for name in names]
     for logger in loggers:
-        logger.addFilter(redacted)
+        logger.addFilter(redacting)
     try:
         yield
     finally:
         for logger in loggers:
-            logger.removeFilter(redacted)
+            logger.removeFilter(redacting)

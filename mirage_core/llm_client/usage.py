@@ -1,4 +1,4 @@
-"""What a teacher's answers cost: tokens, which belong to the artifact, and how they were come by, which does not."""
+"""Usage of an endpoint: tokens of all answers (part of the artifact); requests, money and time of this run (not)."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from mirage_core.llm_client.response_cache import Answer
 
 
 @dataclass(slots=True)
-class Account:
-    """Counts as the work goes on."""
+class Usage:
+    """Counters, updated with every answer."""
 
     answers: int = 0
-    kept: int = 0
+    cached: int = 0
     requests: int = 0
     retries: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    bought_prompt_tokens: int = 0
-    bought_completion_tokens: int = 0
+    new_prompt_tokens: int = 0
+    new_completion_tokens: int = 0
     without_usage: int = 0
     seen: set[str] = field(default_factory=set)
     started: float = field(default_factory=time.monotonic)
 
-    def note(self, answer: Answer, *, kept: bool) -> None:
-        """Count an answer, once however many problems it serves: ``kept``, it was paid for before."""
+    def count(self, answer: Answer, *, cached: bool) -> None:
+        """Count an answer, once for all problems that share it; ``cached``: it was paid for earlier."""
         if answer.request in self.seen:
             return
         self.seen.add(answer.request)
         prompt, completion = answer.prompt_tokens or 0, answer.completion_tokens or 0
         self.answers += 1
-        self.kept += kept
+        self.cached += cached
         self.prompt_tokens += prompt
         self.completion_tokens += completion
-        self.bought_prompt_tokens += 0 if kept else prompt
-        self.bought_completion_tokens += 0 if kept else completion
+        self.new_prompt_tokens += 0 if cached else prompt
+        self.new_completion_tokens += 0 if cached else completion
         self.without_usage += answer.prompt_tokens is None or answer.completion_tokens is None
 
-    def lasting(self) -> dict[str, int]:
-        """What depends on the answers alone: the same after a kill, a retry, or on another machine."""
+    def deterministic(self) -> dict[str, int]:
+        """Return what depends on the answers only: equal after a kill, a retry, or on another machine."""
         return {
             "answers": self.answers,
             "prompt_tokens": self.prompt_tokens,
@@ -49,18 +49,18 @@ class Account:
             "answers_without_usage": self.without_usage,
         }
 
-    def passing(self, prices: TeacherRuntime) -> dict[str, Any]:
-        """How the answers were come by this time: what was sent, what was there, money (in the prices' unit), time."""
+    def this_run(self, prices: TeacherRuntime) -> dict[str, Any]:
+        """Return what depends on this run: requests, cached answers, cost (in the currency of ``prices``), seconds."""
         return {
             "requests": self.requests,
             "retries": self.retries,
-            "kept_answers": self.kept,
+            "kept_answers": self.cached,
             "cost": cost(prices, self.prompt_tokens, self.completion_tokens),
-            "cost_now": cost(prices, self.bought_prompt_tokens, self.bought_completion_tokens),
+            "cost_now": cost(prices, self.new_prompt_tokens, self.new_completion_tokens),
             "seconds": round(time.monotonic() - self.started, 3),
         }
 
 
 def cost(prices: TeacherRuntime, prompt_tokens: int, completion_tokens: int) -> float:
-    """The price of so many tokens."""
+    """Return the price of the tokens."""
     return round((prompt_tokens * prices.price_prompt + completion_tokens * prices.price_completion) / 1e6, 6)

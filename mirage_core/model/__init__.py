@@ -1,1 +1,1 @@
-"""The model: its backbone, latent rollout, decoding, and how it is built, loaded and saved."""
+"""The model: backbone, latent rollout, LoRA adapters, processor; building, loading, saving and export."""

@@ -1,6 +1,6 @@
-"""The seam to a stock model: what the latent engine needs of it, whatever its type.
+"""The interface of the latent engine to a stock model of any supported type.
 
-What differs from model to model is in backbones/, the only place that knows their inside. Legend: B rows, T columns,
+What differs between models is in backbones/, the only place that depends on their structure. Legend: B rows, T columns,
 D hidden, V vocabulary, P patches, N images, F width of image features (D, or more with DeepStack).
 """
 
@@ -13,47 +13,47 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mirage_core.errors import InputError, SettingsError
-from mirage_core.model.backbones import Inside, inside_class
+from mirage_core.model.backbones import ModelAdapter, adapter_class
 from mirage_core.model.backbones.adapter import Rotary
 from mirage_core.model.cache import Cache, GrowingCache
-from mirage_core.model.packing import Embedded, Packing
+from mirage_core.model.packing import InputEmbeddings, Packing
 from mirage_core.model.stock_generate import guard_generate
 
-__all__ = ["Backbone", "Embedded", "Rotary"]
+__all__ = ["Backbone", "InputEmbeddings", "Rotary"]
 
 
 class Backbone(nn.Module):
-    """A stock model as the latent engine needs it; ``config.model_type`` says which of backbones/ knows its inside.
+    """A stock model as the latent engine uses it, by the adapter for its ``config.model_type``.
 
-    Nothing here relies on state kept inside the model (rope_deltas): positions are always explicit.
+    Nothing depends on state stored in the model (rope_deltas): positions are always explicit.
     The vision tower runs without gradient when none of its weights is trained. SettingsError for an unknown type,
     an attention implementation that cannot take the masks of latent batches, and for sliding windows.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self._inside: Inside = inside_class(model.config.model_type)(model)
+        self._adapter: ModelAdapter = adapter_class(model.config.model_type)(model)
         self.model = model
         guard_generate(model)
 
     @property
     def hidden_size(self) -> int:
         """D."""
-        return self._inside.hidden_size
+        return self._adapter.hidden_size
 
     @property
     def feature_size(self) -> int:
         """F."""
-        return self.hidden_size * (1 + self._inside.deep_layers)
+        return self.hidden_size * (1 + self._adapter.deepstack_layers)
 
     @property
     def vocab_size(self) -> int:
-        """V, rows of the embedding table (it may be padded beyond the tokenizer)."""
-        return self._inside.vocab_size
+        """V, the size of the embedding table (it may be padded beyond the tokenizer)."""
+        return self._adapter.vocab_size
 
     @property
     def device(self) -> torch.device:
-        """Where the language model's weights are."""
+        """Device of the language model's weights."""
         return self._norm_weight.device
 
     @property
@@ -63,37 +63,38 @@ class Backbone(nn.Module):
 
     @property
     def _norm_weight(self) -> Tensor:
-        weight: Tensor = self._inside.text.norm.weight
+        weight: Tensor = self._adapter.text.norm.weight
         return weight
 
     @property
     def sharded(self) -> bool:
-        """Whether the weights are shared out to processes (ZeRO-3): all must then run the same modules in one order."""
+        """Whether weights are sharded over processes (ZeRO-3): all must then run the same modules in the same order."""
         return hasattr(self._norm_weight, "ds_id")
 
     @property
     def layers(self) -> list[nn.Module]:
-        """The decoder layers of the language model, in their order."""
-        return list(self._inside.layers)
+        """The decoder layers of the language model, in order."""
+        return list(self._adapter.layers)
 
     @property
     def vision(self) -> nn.Module:
         """The vision tower, merger included."""
-        tower: nn.Module = self._inside.vision
+        tower: nn.Module = self._adapter.vision
         return tower
 
     def freeze_vision(self) -> None:
         """Train the language model only (the paper)."""
-        self._inside.vision.requires_grad_(False)
+        self._adapter.vision.requires_grad_(False)
 
     @property
     def trains_vision(self) -> bool:
         """Whether any weight of the vision tower is trained."""
-        return any(weight.requires_grad for weight in self._inside.vision.parameters())
+        return any(weight.requires_grad for weight in self._adapter.vision.parameters())
 
     def image_features(self, pixel_values: Tensor, grid_thw: Tensor, *, checkpointing: bool = False) -> list[Tensor]:
-        """Features [n_i, F] of each image [N], in raster order, as ``embed`` takes them; ``merged`` cuts out the
-        merged patch features. pixel_values [P, C], grid_thw [N, 3]. InputError when the patches do not fit the grids.
+        """Return features [n_i, F] of each image [N] in raster order, for ``embed``; ``merged`` selects D of F.
+
+        pixel_values [P, C], grid_thw [N, 3]. InputError when the patches do not fit the grids.
         """
         if not len(grid_thw):
             return []
@@ -104,54 +105,54 @@ class Backbone(nn.Module):
         trained = self.trains_vision
         with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             pixels = pixel_values.to(self.device, self.dtype)
-            features = self._inside.encode_images(pixels, grids, checkpointing=checkpointing and trained)
-        return list(features.split([size // self._inside.merged_patches for size in sizes]))
+            features = self._adapter.encode_images(pixels, grids, checkpointing=checkpointing and trained)
+        return list(features.split([size // self._adapter.merged_patches for size in sizes]))
 
     def image_tokens(self, grid_thw: Tensor) -> list[int]:
-        """How many tokens each image [N] fills."""
-        return [int(patches) // self._inside.merged_patches for patches in grid_thw.prod(-1)]
+        """Return the number of tokens of each image [N]."""
+        return [int(patches) // self._adapter.merged_patches for patches in grid_thw.prod(-1)]
 
     def merged(self, features: Tensor) -> Tensor:
-        """Of features [n, F] of an image what stands at its tokens [n, D]: the space that latents live in."""
+        """Return the input embeddings [n, D] within features [n, F] of an image: the space of the latents."""
         return features[..., : self.hidden_size]
 
-    def embed(self, input_ids: Tensor, image_features: list[Tensor]) -> Embedded:
-        """Inputs [B, T, D], image features in place of the image_pad tokens, row by row.
+    def embed(self, input_ids: Tensor, image_features: list[Tensor]) -> InputEmbeddings:
+        """Return inputs [B, T, D] with image features in place of the image_pad tokens, row by row.
 
         InputError when there are more or fewer features than image_pad tokens.
         """
         tokens = self.embed_text(input_ids)
-        places = (input_ids.flatten() == self._inside.image_token).nonzero().squeeze(1)
-        given = sum(len(features) for features in image_features)
-        if given != len(places):
-            raise InputError(f"{given} image features for {len(places)} image_pad tokens; they must be equal.")
-        if not given:
-            return Embedded(tokens)
+        index = (input_ids.flatten() == self._adapter.image_token).nonzero().squeeze(1)
+        num_features = sum(len(features) for features in image_features)
+        if num_features != len(index):
+            raise InputError(f"{num_features} image features for {len(index)} image_pad tokens; they must be equal.")
+        if not num_features:
+            return InputEmbeddings(tokens)
         features = torch.cat(image_features).to(tokens.dtype)
-        flat = tokens.flatten(0, 1).index_copy(0, places, self.merged(features))
-        return Embedded(flat.view_as(tokens), *self._deep(features, places, tokens.shape))
+        flat = tokens.flatten(0, 1).index_copy(0, index, self.merged(features))
+        return InputEmbeddings(flat.view_as(tokens), *self._deep(features, index, tokens.shape))
 
-    def _deep(self, features: Tensor, places: Tensor, shape: torch.Size) -> tuple[Tensor | None, int]:
-        """What images add to the first layers [L, B, T, D], and the column behind the last image."""
-        layers, size = self._inside.deep_layers, self.hidden_size
+    def _deep(self, features: Tensor, index: Tensor, shape: torch.Size) -> tuple[Tensor | None, int]:
+        """Return what images add to the first layers [L, B, T, D], and the column after the last image."""
+        layers, size = self._adapter.deepstack_layers, self.hidden_size
         if not layers:
             return None, 0
         added = features[:, size:].unflatten(1, (layers, size)).transpose(0, 1)
-        nothing = features.new_zeros(layers, shape[0] * shape[1], size)
-        deep = nothing.index_copy(1, places, added).unflatten(1, shape[:2])
-        return deep, int((places % shape[1]).max()) + 1
+        zeros = features.new_zeros(layers, shape[0] * shape[1], size)
+        deep = zeros.index_copy(1, index, added).unflatten(1, shape[:2])
+        return deep, int((index % shape[1]).max()) + 1
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
-        """Embeddings [B, T, D] of text tokens."""
-        return self._inside.embed_text(input_ids)
+        """Return embeddings [B, T, D] of text tokens."""
+        return self._adapter.embed_text(input_ids)
 
     def position_ids(self, ids: Tensor, lengths: Tensor, grid_thw: Tensor) -> Tensor:
-        """3-D positions [3, n] of rows laid end to end (CPU tensors: ids [n], lengths [B], grid_thw [N, 3]).
+        """Return 3-D positions [3, n] of rows laid end to end (CPU tensors: ids [n], lengths [B], grid_thw [N, 3]).
 
         InputError for ids the model does not have, and image_pad tokens that do not fit the grids.
         """
         self.check_ids(ids)
-        return self._inside.positions(ids, lengths, grid_thw)
+        return self._adapter.positions(ids, lengths, grid_thw)
 
     def check_ids(self, ids: Tensor) -> None:
         """Refuse ids that the embedding table does not have."""
@@ -162,11 +163,11 @@ class Backbone(nn.Module):
             )
 
     def rotary(self, position_ids: Tensor) -> Rotary:
-        """Cosines and sines [B, T, head size] of positions [3, B, T]."""
-        return self._inside.rotary(position_ids)
+        """Return cosines and sines [B, T, head size] of positions [3, B, T]."""
+        return self._adapter.rotary(position_ids)
 
     def attention_bias(self, allowed: Tensor) -> Tensor:
-        """An additive mask from a boolean one (True: may attend); right for sdpa and eager alike.
+        """Return an additive mask of a boolean one (True: may attend), valid for sdpa and eager.
 
         Eager attention silently adds a boolean mask to the scores, and sdpa would convert it in every layer.
         """
@@ -175,7 +176,7 @@ class Backbone(nn.Module):
 
     def hidden(
         self,
-        inputs: Tensor | Embedded,
+        inputs: Tensor | InputEmbeddings,
         rotary: Rotary,
         bias: Tensor | None,
         cache: Cache | None = None,
@@ -183,41 +184,41 @@ class Backbone(nn.Module):
         checkpointing: bool = False,
         packing: Packing | None = None,
     ) -> Tensor:
-        """Last hidden states after the final norm [B, T, D]; ``cache`` is extended by the new columns.
+        """Return the last hidden states after the final norm [B, T, D]; extends ``cache`` by the new columns.
 
-        ``inputs`` as ``embed`` gives them, or a plain tensor [B, T, D] of text and latents without an image.
-        ``bias`` [B, 1, T, columns so far]; None where plain causal attention is meant: without a cache,
-        with an empty one, or for a single column. ``checkpointing`` (with a GrowingCache or none)
-        recomputes each layer in the backward pass; unlike stock checkpointing it keeps the cache. With ``packing``
-        inputs, rotary and result are those of the tokens alone [1, n, ...], of columns that bias and cache speak of.
+        ``inputs``: from ``embed``, or a tensor [B, T, D] of text and latents without an image. ``bias`` [B, 1, T,
+        columns so far]; None means plain causal attention: without a cache, with an empty one, or for one column.
+        ``checkpointing`` (with a GrowingCache or none) recomputes each layer in the backward pass; unlike stock
+        checkpointing it supports the cache. With ``packing``, inputs, rotary and result are packed tokens
+        [1, n, ...]; bias and cache are of the padded columns.
         """
-        given = inputs if isinstance(inputs, Embedded) else Embedded(inputs)
-        inside, hidden = self._inside, given.tokens
+        embedded = inputs if isinstance(inputs, InputEmbeddings) else InputEmbeddings(inputs)
+        adapter, hidden = self._adapter, embedded.tokens
         if bias is None and self.model.config._attn_implementation == "eager":
             bias = self._causal_bias(hidden.shape[1] if packing is None else packing.columns, hidden.device)
-        deep = () if given.deep is None else given.deep
-        for index in range(len(inside.layers)):
+        deep = () if embedded.deep is None else embedded.deep
+        for index in range(len(adapter.layers)):
             if checkpointing:
-                hidden = _checkpointed(inside, index, hidden, rotary, bias, cache, packing)
+                hidden = _checkpointed(adapter, index, hidden, rotary, bias, cache, packing)
             else:
-                hidden = inside.run_layer(index, hidden, rotary, bias, cache, packing)
+                hidden = adapter.run_layer(index, hidden, rotary, bias, cache, packing)
             if index < len(deep):
                 hidden = hidden + deep[index]
-        return inside.norm(hidden)
+        return adapter.norm(hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., D]."""
-        return self._inside.logits(hidden)
+        """Return logits [..., V] of hidden states [..., D]."""
+        return self._adapter.logits(hidden)
 
     def _causal_bias(self, columns: int, device: torch.device) -> Tensor | None:
-        """Eager attention knows no causality of its own."""
+        """Return the causal mask, which eager attention does not apply itself."""
         if columns == 1:
             return None
         return self.attention_bias(torch.ones(columns, columns, dtype=torch.bool, device=device).tril()[None, None])
 
 
 def _checkpointed(
-    inside: Inside,
+    adapter: ModelAdapter,
     index: int,
     hidden: Tensor,
     rotary: Rotary,
@@ -225,27 +226,27 @@ def _checkpointed(
     cache: Cache | None,
     packing: Packing | None,
 ) -> Tensor:
-    """One decoder layer that keeps only its input and its keys and values.
+    """Run one decoder layer that saves only its input and its keys and values for the backward pass.
 
-    The cache of this layer goes in and comes out as plain tensors, so that the recomputation reads what the
-    first pass read; a cache that is updated in passing would be updated twice.
+    The layer's cache is passed in and out as tensors, so that the recomputation reads what the first pass read; a
+    cache updated as a side effect would be updated twice.
     """
     if cache is None:
         return checkpoint(  # type: ignore[no-any-return]
-            inside.run_layer, index, hidden, rotary, bias, None, packing, use_reentrant=False
+            adapter.run_layer, index, hidden, rotary, bias, None, packing, use_reentrant=False
         )
     if not isinstance(cache, GrowingCache):
         raise SettingsError(f"Checkpointing needs a GrowingCache, got {type(cache).__name__}.")
     parts = cache.layers.get(index, ())
     output, keys, values = checkpoint(
-        _run_with_parts, inside, index, hidden, rotary, bias, packing, *parts, use_reentrant=False
+        _run_with_parts, adapter, index, hidden, rotary, bias, packing, *parts, use_reentrant=False
     )
     cache.layers[index] = (*parts, keys, values)
     return output  # type: ignore[no-any-return]
 
 
 def _run_with_parts(
-    inside: Inside,
+    adapter: ModelAdapter,
     index: int,
     hidden: Tensor,
     rotary: Rotary,
@@ -253,9 +254,9 @@ def _run_with_parts(
     packing: Packing | None,
     *parts: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A decoder layer over cached parts (keys, values, keys, ...): its output, its new keys and values."""
+    """Run a decoder layer over cached parts (keys, values, keys, ...); returns output, new keys, new values."""
     cache = GrowingCache()
     if parts:
         cache.layers[index] = parts
-    output = inside.run_layer(index, hidden, rotary, bias, cache, packing)
+    output = adapter.run_layer(index, hidden, rotary, bias, cache, packing)
     return output, *cache.layers[index][-2:]  # type: ignore[return-value]

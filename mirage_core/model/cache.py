@@ -13,28 +13,28 @@ from torch import Tensor
 
 
 class Cache(Protocol):
-    """What a stock attention layer asks of a cache: extend one layer, get all its keys and values."""
+    """What a stock attention layer needs of a cache: extend one layer, get all its keys and values."""
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Append [B, heads, new, head size] to a layer; the layer's whole keys and values."""
+        """Append [B, heads, new, head size] to a layer; returns all keys and values of the layer."""
         ...
 
 
 class GrowingCache:
-    """Differentiable: keeps the parts of every pass and concatenates them when read."""
+    """Differentiable: stores the parts of every pass and concatenates them when read."""
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[Tensor, ...]] = {}
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Append without touching what was there: older parts stay valid for the backward pass."""
+        """Append without changing older parts, which stay valid for the backward pass."""
         parts = self.layers[layer_idx] = (*self.layers.get(layer_idx, ()), keys, values)
         if len(parts) == 2:
             return keys, values
         return torch.cat(parts[::2], dim=2), torch.cat(parts[1::2], dim=2)
 
     def repeated(self, rows: Tensor) -> GrowingCache:
-        """A cache that begins with these rows [B] of this one; gradients of a row taken twice add up."""
+        """Return a cache of these rows [B] of this one; gradients of a row taken twice add up."""
         cache = GrowingCache()
         cache.layers = {
             layer: tuple(part.index_select(0, rows) for part in parts) for layer, parts in self.layers.items()
@@ -65,7 +65,7 @@ class FixedCache:
         self.length += columns
 
     def reserve(self, columns: int) -> int:
-        """Count ``columns`` more, zero until ``write`` fills them in some row; the first of them."""
+        """Append ``columns`` zero columns, for ``write`` to fill in some rows; returns the first of them."""
         first = self.length
         for layer, pair in self._buffers.items():
             if pair[0].shape[2] < first + columns:
@@ -73,24 +73,24 @@ class FixedCache:
                     self._grown(pair, pair[0], first + columns, 0),
                     self._grown(pair, pair[1], first + columns, 1),
                 )
-            for buffer in pair:  # a weight of zero times what lay in memory may be no number
+            for buffer in pair:  # zero times uninitialized memory may be NaN
                 buffer[:, :, first : first + columns] = 0
         self.length += columns
         return first
 
     def write(self, layer_idx: int, rows: Tensor, columns: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put keys and values [m, heads, head size] over those of ``rows``, ``columns`` [m] of a layer."""
+        """Overwrite keys and values at ``rows``, ``columns`` [m] of a layer with [m, heads, head size]."""
         for buffer, new in zip(self._buffers[layer_idx], (keys, values), strict=True):
             buffer[rows, :, columns] = new
 
     def read(self, row: int, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [layers, heads, k, head size] of some columns [k] of a row, copied."""
+        """Return copies of keys and values [layers, heads, k, head size] of some columns [k] of a row."""
         pairs = [self._buffers[layer] for layer in sorted(self._buffers)]
         keys, values = (torch.stack([pair[which][row][:, columns] for pair in pairs]) for which in (0, 1))
         return keys, values
 
     def repeat(self, times: int) -> None:
-        """Every row ``times`` times, in place of one (samples of a prompt that was encoded once)."""
+        """Repeat every row ``times`` times (samples of a prompt that was encoded once)."""
         rows = self._buffers[0][0].shape[0]
         device = self._buffers[0][0].device
         self.select(torch.arange(rows, device=device).repeat_interleave(times))
@@ -115,8 +115,10 @@ class FixedCache:
 
 @dataclass(frozen=True, slots=True)
 class ReservedColumns:
-    """``cache`` as a pass sees it whose last column is appended; of the others, in each of ``rows`` [m] that of
-    ``sources`` [m] goes to the reserved one of ``columns`` [m], and what is left is padding and goes nowhere."""
+    """A view of ``cache`` for a pass whose last column is appended and whose other columns fill reserved ones.
+
+    In row ``rows`` [m], column ``sources`` [m] of the pass is written to ``columns`` [m]; the rest is padding.
+    """
 
     cache: FixedCache
     rows: Tensor
@@ -124,7 +126,7 @@ class ReservedColumns:
     columns: Tensor
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int) -> tuple[Tensor, Tensor]:
-        """Write one layer; its whole keys and values."""
-        given = (part[self.rows, :, self.sources] for part in (keys, values))
-        self.cache.write(layer_idx, self.rows, self.columns, *given)
+        """Write one layer; returns all its keys and values."""
+        reserved = (part[self.rows, :, self.sources] for part in (keys, values))
+        self.cache.write(layer_idx, self.rows, self.columns, *reserved)
         return self.cache.update(keys[:, :, -1:], values[:, :, -1:], layer_idx)

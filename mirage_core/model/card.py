@@ -1,16 +1,21 @@
-"""The model card, README.md of a model folder: a function of what mirage.json says, and of scores where there are any.
+"""The model card (README.md of a model folder): a function of mirage.json and, where there are any, of scores.
 
-The front matter is what the Hugging Face hub reads. No date, no host, no path of this machine.
+The front matter is metadata of the Hugging Face hub. A card is part of a model artifact, so its bytes enter the model's
+digest: it contains no date, host or local path, and its wording must not change.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
+from mirage_core.methods import programs
 
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+ABOUT_FILE = "mirage.json"
 CARD_FILE = "README.md"
 UNKNOWN = "unknown"
 _APACHE = {"license": "apache-2.0"}
@@ -19,7 +24,7 @@ _RESEARCH = {
     "license_name": "qwen-research",
     "license_link": "https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct/blob/main/LICENSE",
 }
-# Of the models' own cards on the hub; from scratch: this project's licence.
+# As stated on the models' own hub cards; models trained from scratch have this project's licence.
 LICENCES: dict[str, dict[str, str]] = {
     "from_scratch": _APACHE,
     "Qwen/Qwen2.5-VL-3B-Instruct": _RESEARCH,
@@ -29,15 +34,16 @@ LICENCES: dict[str, dict[str, str]] = {
     "Qwen/Qwen3-VL-4B-Instruct": _APACHE,
     "Qwen/Qwen3-VL-8B-Instruct": _APACHE,
 }
-NAMES = {
-    "base": "base model",
-    "warmup": "warm-up from scratch",
-    "text": "supervised fine-tuning on text",
-    "capimagine": "imagination as text",
-    "grounding": "stage 1, grounding",
-    "relaxation": "stage 2, relaxation",
-    "grpo": "stage 3, GRPO",
-}
+_FRONT_MATTER_ORDER = (
+    "license",
+    "license_name",
+    "license_link",
+    "library_name",
+    "pipeline_tag",
+    "tags",
+    "base_model",
+    "base_model_relation",
+)
 NOT_EVALUATED = "Not evaluated yet. `mirage export` and `mirage push` add the newest evaluation's scores."
 
 _USE = """With latents, by this project (settings are read from `mirage.json`):
@@ -52,11 +58,11 @@ For text alone, by stock transformers:
 from transformers import AutoModelForImageTextToText
 model = AutoModelForImageTextToText.from_pretrained("FOLDER")
 ```"""
-_ADAPTER_TOO = (
+_USE_WITH_ADAPTER = (
     "The weights hold what the last stage's adapters learnt; `adapter/` has them alone, in peft's form, for the model "
     "that this stage began with."
 )
-_ADAPTER_ONLY = """Adapters alone, for the model that the last stage below began with:
+_USE_ADAPTER_ONLY = """Adapters alone, for the model that the last stage below began with:
 
 ```python
 from peft import PeftModel
@@ -65,73 +71,81 @@ model = PeftModel.from_pretrained(begun_with, "FOLDER")
 
 
 def model_card(about: Mapping[str, Any]) -> str:
-    """The card of a model out of its mirage.json.
+    """Return the card of a model, given the content of its mirage.json.
 
-    ``about["scores"]``: rows of the score table, as evaluations keep them (``metrics.run_scores``).
-    ``about["licence"]``: an identifier of the hub's list; by default that of the base model where it is known.
+    ``about["scores"]``: rows of the score table, as evaluations store them (``metrics.run_scores``).
+    ``about["licence"]``: a licence identifier of the hub; default: the licence of the base model, if known.
     """
     scores: Sequence[Mapping[str, Any]] = about.get("scores", ())
     parts = [
-        f"---\n{_front_matter(about, scores)}---",
+        f"---\n{_front_matter(about, scores)}\n---",
         f"# {_title(about)}",
-        _what_it_is(about),
+        _description(about),
         "## Use\n\n" + _use(about),
         "## Scores\n\n" + (_score_table(scores) if scores else NOT_EVALUATED),
         "## Data\n\n" + _data(about),
-        "## Making\n\n" + _making(about),
+        "## Making\n\n" + _training(about),
         "## Made with\n\n" + _made_with(about),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def licence_of(about: Mapping[str, Any]) -> dict[str, str]:
-    """The licence as the hub's front matter has it: the one chosen, or that of the model it all began with."""
+def licence_fields(about: Mapping[str, Any]) -> dict[str, str]:
+    """Return the licence fields of the front matter: the chosen licence, or that of the base model."""
     if "licence" in about:
         return {"license": str(about["licence"])}
     return LICENCES.get(str(about.get("source")), {"license": UNKNOWN})
 
 
 def _front_matter(about: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]) -> str:
+    """Return the hub's metadata as YAML, keys in a fixed order."""
+    from huggingface_hub import ModelCardData
+
     source = str(about.get("source", "from_scratch"))
-    matter: dict[str, Any] = {
-        **licence_of(about),
-        "library_name": "transformers",
-        "pipeline_tag": "image-text-to-text",
-        "tags": ["mirage", "latent-visual-tokens"],
-    }
+    fields: dict[str, Any] = {**licence_fields(about)}
     if source != "from_scratch":
-        matter |= {"base_model": source, "base_model_relation": "finetune"}
-    if scores:
-        matter["model-index"] = [{"name": _title(about), "results": [_result(row) for row in scores]}]
-    text: str = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True)
-    return text
+        fields |= {"base_model": source, "base_model_relation": "finetune"}
+    data = ModelCardData(
+        **fields,
+        library_name="transformers",
+        pipeline_tag="image-text-to-text",
+        tags=["mirage", "latent-visual-tokens"],
+        model_name=_title(about) if scores else None,
+        eval_results=[_eval_result(row) for row in scores] or None,
+    )
+    return data.to_yaml(original_order=list(_FRONT_MATTER_ORDER))
 
 
-def _result(row: Mapping[str, Any]) -> dict[str, Any]:
+def _eval_result(row: Mapping[str, Any]) -> EvalResult:
+    from huggingface_hub import EvalResult
+
     low, high = row["interval"]
-    name = f"{row['benchmark']}, level {row['level']}, {row['method']}"
-    return {
-        "task": {"type": "image-text-to-text"},
-        "dataset": {"name": name, "type": row["benchmark"]},
-        "metrics": [
-            {
-                "type": "accuracy",
-                "value": round(row["accuracy"], 4),
-                "name": f"accuracy (95 % interval {low:.4f} to {high:.4f}, n = {row['n']})",
-            }
-        ],
-    }
+    return EvalResult(
+        task_type="image-text-to-text",
+        dataset_type=row["benchmark"],
+        dataset_name=f"{row['benchmark']}, level {row['level']}, {row['method']}",
+        metric_type="accuracy",
+        metric_value=round(row["accuracy"], 4),
+        metric_name=f"accuracy (95 % interval {low:.4f} to {high:.4f}, n = {row['n']})",
+    )
+
+
+def _stage_title(stage: str, unknown: str | None = None) -> str:
+    """Return the name of a stage of mirage.json on the card; an unknown one keeps its own, or is ``unknown``."""
+    titles = {"base": "base model", "warmup": "warm-up from scratch"}
+    titles |= {name: program.title for name, program in programs().items()}
+    return titles.get(stage, unknown or stage)
 
 
 def _title(about: Mapping[str, Any]) -> str:
     recipe = about.get("recipe", "a model")
-    return f"Mirage: {recipe}, {NAMES.get(str(about.get('stage')), 'a model folder')}"
+    return f"Mirage: {recipe}, {_stage_title(str(about.get('stage')), 'a model folder')}"
 
 
-def _what_it_is(about: Mapping[str, Any]) -> str:
+def _description(about: Mapping[str, Any]) -> str:
     latent, source = about.get("latent"), about.get("source", "")
-    made = "random weights" if source == "from_scratch" else str(source) or "a model folder"
-    text = f"A vision-language model made from {made} by Mirage"
+    origin = "random weights" if source == "from_scratch" else str(source) or "a model folder"
+    text = f"A vision-language model made from {origin} by Mirage"
     if latent is None:
         return f"{text}."
     return (
@@ -142,12 +156,12 @@ def _what_it_is(about: Mapping[str, Any]) -> str:
 
 
 def _use(about: Mapping[str, Any]) -> str:
-    told = about.get("adapter", "keep" if _adapted(about) else "drop")
-    return {"keep": f"{_USE}\n\n{_ADAPTER_TOO}", "drop": _USE, "only": _ADAPTER_ONLY}[told]
+    adapter = about.get("adapter", "keep" if _trained_adapters(about) else "drop")
+    return {"keep": f"{_USE}\n\n{_USE_WITH_ADAPTER}", "drop": _USE, "only": _USE_ADAPTER_ONLY}[adapter]
 
 
-def _adapted(about: Mapping[str, Any]) -> bool:
-    """Whether the last stage trained adapters."""
+def _trained_adapters(about: Mapping[str, Any]) -> bool:
+    """Return whether the last stage trained adapters."""
     return any(chapter["model"]["lora"] is not None for chapter in about.get("history", ())[-1:])
 
 
@@ -164,7 +178,7 @@ def _score_table(scores: Sequence[Mapping[str, Any]]) -> str:
 
 def _data(about: Mapping[str, Any]) -> str:
     rows = [
-        [NAMES.get(chapter["stage"], chapter["stage"]), kind, benchmark, _counts(counts), f"`{data['digest'][:16]}`"]
+        [_stage_title(chapter["stage"]), kind, benchmark, _counts(counts), f"`{data['digest'][:16]}`"]
         for chapter in about.get("history", ())
         for kind, data in chapter["data"].items()
         for benchmark, counts in data["counts"].items()
@@ -178,32 +192,32 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{split} {count:,}" for split, count in counts.items())
 
 
-def _making(about: Mapping[str, Any]) -> str:
-    begun = [f"- begun from: {about['source']}" if "source" in about else "- begun from: a model folder"]
-    begun += [
+def _training(about: Mapping[str, Any]) -> str:
+    origin = [f"- begun from: {about['source']}" if "source" in about else "- begun from: a model folder"]
+    origin += [
         f"- {name} of that: `{about[key]}`"
         for key, name in (("revision", "revision"), ("folder", "sha256"))
         if about.get(key)
     ]
-    chapters = [_chapter(number, chapter) for number, chapter in enumerate(about.get("history", ()), start=1)]
-    whole = ["All settings of the recipe are in `mirage.json`."] if "settings" in about else []
-    return "\n\n".join(["\n".join(begun), *chapters, *whole])
+    chapters = [_training_stage(number, chapter) for number, chapter in enumerate(about.get("history", ()), start=1)]
+    settings = ["All settings of the recipe are in `mirage.json`."] if "settings" in about else []
+    return "\n\n".join(["\n".join(origin), *chapters, *settings])
 
 
-def _chapter(number: int, chapter: Mapping[str, Any]) -> str:
-    told = {**chapter["settings"], "seed": chapter["seed"], "model": chapter["model"]}
-    text = json.dumps(told, indent=1, ensure_ascii=False)
-    begun = f"Begun with the model of sha256 `{chapter['begun_with']}`.\n\n" if chapter.get("begun_with") else ""
-    return f"### {number}. {NAMES.get(chapter['stage'], chapter['stage'])}\n\n{begun}```json\n{text}\n```"
+def _training_stage(number: int, chapter: Mapping[str, Any]) -> str:
+    settings = {**chapter["settings"], "seed": chapter["seed"], "model": chapter["model"]}
+    text = json.dumps(settings, indent=1, ensure_ascii=False)
+    origin = f"Begun with the model of sha256 `{chapter['begun_with']}`.\n\n" if chapter.get("begun_with") else ""
+    return f"### {number}. {_stage_title(chapter['stage'])}\n\n{origin}```json\n{text}\n```"
 
 
 def _made_with(about: Mapping[str, Any]) -> str:
-    made = about.get("made_with")
-    if made is None:
+    provenance = about.get("made_with")
+    if provenance is None:
         return "Not noted here: commit and versions stand in the artifact's manifest; `mirage export` joins them."
-    versions = [[name, number] for name, number in made["versions"].items()]
-    said = f"`{made['commit']}`" if made["commit"] else "not known (an installed package)"
-    return f"Commit of this project: {said}.\n\n" + _table(["library", "version"], versions)
+    versions = [[name, version] for name, version in provenance["versions"].items()]
+    commit = f"`{provenance['commit']}`" if provenance["commit"] else "not known (an installed package)"
+    return f"Commit of this project: {commit}.\n\n" + _table(["library", "version"], versions)
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

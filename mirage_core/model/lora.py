@@ -1,19 +1,20 @@
-"""Low-rank adapters on the text model (LoRA, arXiv 2106.09685) by peft: put in, left out for a while, listed.
+"""Low-rank adapters on the text model (LoRA, arXiv 2106.09685) by peft: add, disable, list; trainable token rows.
 
-They belong to one training stage: it starts from its input model's weights, which stay as they are, and what it saves
-has them folded in (model/plain_weights.py), beside the adapters alone.
+Adapters belong to one training stage: it starts from its input model's weights, which stay frozen, and saves weights
+with the adapters merged in (weights.py) beside the adapters themselves.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import embedding, linear
 
 from mirage_core.config import LoRASettings
 from mirage_core.errors import SettingsError
@@ -22,14 +23,13 @@ from mirage_core.model.backbone import Backbone
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-from collections.abc import Sequence
 
-from torch import Tensor
-from torch.nn.functional import embedding, linear
+ADAPTER = "default"
+"""peft's name of the adapters; part of the names of their weights."""
 
 
-class LearnedRows(nn.Module):
-    """A layer of which the rows ``ids`` are replaced by ``rows`` [n, D], which learn."""
+class TrainableTokenRows(nn.Module):
+    """A token table (embedding or output layer) with trainable ``rows`` [n, D] in place of its rows ``ids``."""
 
     ids: Tensor
 
@@ -42,129 +42,125 @@ class LearnedRows(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The whole table [V, D] as it stands now, a copy."""
-        whole: Any = self.base_layer.weight
-        return whole.detach().index_copy(0, self.ids, self.rows.detach())  # type: ignore[no-any-return]
+        """A copy of the table [V, D] with the trained rows."""
+        table: Any = self.base_layer.weight
+        return table.detach().index_copy(0, self.ids, self.rows.detach())  # type: ignore[no-any-return]
 
 
-class LearnedEmbedding(LearnedRows):
-    """Embeddings of tokens."""
+class TrainableEmbedding(TrainableTokenRows):
+    """An input embedding with trainable token rows."""
 
     def forward(self, input_ids: Tensor) -> Tensor:
-        """Embeddings [..., D] of ids [...]."""
-        found: Tensor = self.base_layer(input_ids)
+        """Return embeddings [..., D] of ids [...]."""
+        frozen: Tensor = self.base_layer(input_ids)
         if self.disable_adapters:
-            return found
-        same = input_ids[..., None] == self.ids
-        learned = embedding(same.int().argmax(-1), self.rows)
-        return torch.where(same.any(-1, keepdim=True), learned, found)
+            return frozen
+        match = input_ids[..., None] == self.ids
+        trained = embedding(match.int().argmax(-1), self.rows)
+        return torch.where(match.any(-1, keepdim=True), trained, frozen)
 
 
-class LearnedOutput(LearnedRows):
-    """Logits of tokens."""
+class TrainableOutput(TrainableTokenRows):
+    """An output layer with trainable token rows."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., D]."""
-        found: Tensor = self.base_layer(hidden)
+        """Return logits [..., V] of hidden states [..., D]."""
+        frozen: Tensor = self.base_layer(hidden)
         if self.disable_adapters:
-            return found
-        return found.index_copy(-1, self.ids, linear(hidden, self.rows))
+            return frozen
+        return frozen.index_copy(-1, self.ids, linear(hidden, self.rows))
 
 
-def learn_rows(model: Any, ids: Sequence[int]) -> None:
-    """Let the rows ``ids`` of a stock model's embeddings and output learn: one set of rows where the two are tied."""
+def add_trainable_rows(model: Any, ids: Sequence[int]) -> None:
+    """Make rows ``ids`` of a stock model's embedding and output layer trainable; one shared set where they are tied."""
     table, output = model.get_input_embeddings(), model.get_output_embeddings()
-    chosen = list(ids)
-    rows = nn.Parameter(table.weight.detach()[chosen].clone())
+    ids = list(ids)
+    rows = nn.Parameter(table.weight.detach()[ids].clone())
     tied = output.weight is table.weight
-    output_rows = rows if tied else nn.Parameter(output.weight.detach()[chosen].clone())
-    _replace(model, table, LearnedEmbedding(table, chosen, rows))
-    _replace(model, output, LearnedOutput(output, chosen, output_rows))
+    output_rows = rows if tied else nn.Parameter(output.weight.detach()[ids].clone())
+    _replace(model, table, TrainableEmbedding(table, ids, rows))
+    _replace(model, output, TrainableOutput(output, ids, output_rows))
 
 
-def _replace(model: nn.Module, layer: nn.Module, by: nn.Module) -> None:
+def _replace(model: nn.Module, layer: nn.Module, replacement: nn.Module) -> None:
     name = next(name for name, module in model.named_modules() if module is layer)
     parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, by)
-
-
-ADAPTER = "default"
-"""What peft calls the adapters; part of the names of their weights."""
+    setattr(model.get_submodule(parent), child, replacement)
 
 
 def add_adapters(backbone: Backbone, settings: LoRASettings, ids: TokenIds, seed: int) -> None:
-    """Put adapters into the text model, in the dtype of its weights; from then on nothing else learns.
+    """Add adapters to the text model, in the dtype of its weights, and freeze everything else.
 
-    They change nothing at first (B is zero); the seed decides A. With ``train_latent_tokens`` the embeddings and
-    output rows of the latent tokens learn too. SettingsError for a name of ``target_modules`` that no layer has,
-    and for a model that has adapters.
+    B is zero at first, so outputs do not change; the seed decides A. With ``train_latent_tokens`` the embedding and
+    output rows of the latent tokens are trained too. SettingsError for a name in ``target_modules`` that no layer
+    has, and for a model that already has adapters.
     """
     from peft import inject_adapter_in_model
 
     if has_adapters(backbone):
-        raise SettingsError("The model has adapters already; load its folder again, whose weights hold them.")
-    config = _config(backbone, settings, latent_tokens(ids) if settings.train_latent_tokens else [])
+        raise SettingsError("The model already has adapters; load its folder again, whose weights have them merged.")
+    config = _config(backbone, settings, latent_token_ids(ids) if settings.train_latent_tokens else [])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(replace(config, trainable_token_indices=None), backbone.model, ADAPTER)
     backbone.model.peft_config = {ADAPTER: config}
     if settings.train_latent_tokens:
-        learn_rows(backbone.model, latent_tokens(ids))
+        add_trainable_rows(backbone.model, latent_token_ids(ids))
 
 
-def latent_tokens(ids: TokenIds) -> list[int]:
-    """The ids whose rows learn beside the adapters."""
+def latent_token_ids(ids: TokenIds) -> list[int]:
+    """Return the ids whose rows are trained beside the adapters."""
     return sorted([ids.latent_start, ids.latent_pad, ids.latent_end])
 
 
 def has_adapters(backbone: nn.Module) -> bool:
-    """Whether a model is being trained by adapters."""
-    return bool(_adapted(backbone))
+    """Return whether a model has adapters."""
+    return bool(_adapter_layers(backbone))
 
 
 def adapter_config(backbone: Backbone) -> LoraConfig:
-    """peft's configuration of the adapters."""
+    """Return peft's configuration of the adapters."""
     config: LoraConfig = backbone.model.peft_config[ADAPTER]
     return config
 
 
 @contextmanager
-def without_adapters(backbone: nn.Module) -> Iterator[None]:
-    """Inside the block the model computes as it did before it had adapters: GRPO's reference model.
+def adapters_disabled(backbone: nn.Module) -> Iterator[None]:
+    """Disable the adapters inside the block, as GRPO's reference model; SettingsError for a model without adapters.
 
-    Only forward passes without gradient belong inside. SettingsError for a model without adapters.
+    Only for forward passes without gradient.
     """
-    layers = _adapted(backbone)
+    layers = _adapter_layers(backbone)
     if not layers:
         raise SettingsError(
-            "The model has no adapters that could be left out, so it is no reference of its own. Set model.lora, or "
-            "take a frozen copy."
+            "The model has no adapters to disable, so it cannot be its own reference model. Set model.lora, or use a "
+            "frozen copy."
         )
     before = [layer.disable_adapters for layer in layers]
     try:
         for layer in layers:
-            _leave_out(layer, True)
+            _set_disabled(layer, True)
         yield
     finally:
-        for layer, left_out in zip(layers, before, strict=True):
-            _leave_out(layer, left_out)
+        for layer, disabled in zip(layers, before, strict=True):
+            _set_disabled(layer, disabled)
 
 
-def _leave_out(layer: Any, left_out: bool) -> None:
-    """peft's own switch also takes the gradient from the weights, which an engine may hold in the middle of a step."""
-    if isinstance(layer, LearnedRows):
-        layer.disable_adapters = left_out
+def _set_disabled(layer: Any, disabled: bool) -> None:
+    """Set the flag only: peft's own switch also changes requires_grad, which an engine may rely on during a step."""
+    if isinstance(layer, TrainableTokenRows):
+        layer.disable_adapters = disabled
     else:
-        layer._disable_adapters = left_out
+        layer._disable_adapters = disabled
 
 
-def _adapted(backbone: nn.Module) -> list[Any]:
-    """The layers with adapters, and those with rows that learn."""
-    kinds: tuple[type, ...] = (LearnedRows,)
+def _adapter_layers(backbone: nn.Module) -> list[Any]:
+    """Return the layers with adapters, and those with trainable token rows."""
+    kinds: tuple[type, ...] = (TrainableTokenRows,)
     if hasattr(getattr(backbone, "model", None), "peft_config"):
         from peft.tuners.lora import LoraLayer
 
-        kinds = (LearnedRows, LoraLayer)
+        kinds = (TrainableTokenRows, LoraLayer)
     return [module for module in backbone.modules() if isinstance(module, kinds)]
 
 
@@ -175,29 +171,29 @@ def _config(backbone: Backbone, settings: LoRASettings, tokens: list[int]) -> Lo
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft divides it by r, whatever it is
         lora_dropout=settings.dropout,
-        target_modules=_pattern(backbone, settings.target_modules),
-        trainable_token_indices=dict.fromkeys(_tables(backbone.model), tokens) if tokens else None,
+        target_modules=_target_pattern(backbone, settings.target_modules),
+        trainable_token_indices=dict.fromkeys(_token_tables(backbone.model), tokens) if tokens else None,
     )
 
 
-def _pattern(backbone: Backbone, targets: tuple[str, ...]) -> str:
-    """A pattern of the adapted layers' names: those of the text model alone, the vision tower has layers so called."""
+def _target_pattern(backbone: Backbone, targets: tuple[str, ...]) -> str:
+    """Return a pattern of the adapted layers' names in the text model; the vision tower uses some names too."""
     names = {module: name for name, module in backbone.model.named_modules()}
     layers = re.escape(names[backbone.layers[0]].removesuffix(".0"))
-    linear = [name for module, name in names.items() if isinstance(module, nn.Linear)]
-    patterns = {target: rf"{layers}\.\d+\.(?:\w+\.)*{re.escape(target)}" for target in targets}
-    unknown = [target for target, one in patterns.items() if not any(re.fullmatch(one, name) for name in linear)]
+    linear_layers = [name for module, name in names.items() if isinstance(module, nn.Linear)]
+    prefix = rf"{layers}\.\d+\.(?:\w+\.)*"
+    unknown = [t for t in targets if not any(re.fullmatch(prefix + re.escape(t), name) for name in linear_layers)]
     if unknown:
-        known = {name.rpartition(".")[2] for name in linear if re.match(rf"{layers}\.\d+\.", name)}
+        known = {name.rpartition(".")[2] for name in linear_layers if re.match(rf"{layers}\.\d+\.", name)}
         raise SettingsError(
             f"model.lora.target_modules names {', '.join(unknown)}, which no layer of the text model is called; "
             f"expected some of {', '.join(sorted(known))}."
         )
-    return rf"{layers}\.\d+\.(?:\w+\.)*(?:{'|'.join(re.escape(target) for target in targets)})"
+    return rf"{prefix}(?:{'|'.join(re.escape(target) for target in targets)})"
 
 
-def _tables(model: Any) -> list[str]:
-    """The names of the embedding table and of the output layer, as peft finds them; one where the two are tied."""
+def _token_tables(model: Any) -> list[str]:
+    """Return peft's names of the embedding and the output layer; one name where the two are tied."""
     table, output = model.get_input_embeddings(), model.get_output_embeddings()
     tables = [table] if output.weight is table.weight else [table, output]
     return [name.rpartition(".")[2] for name, module in model.named_modules() if module in tables]

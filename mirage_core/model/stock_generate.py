@@ -1,7 +1,7 @@
-"""Stock ``model.generate`` with a callable of ours: remote code refused, streamer and pictures handed on.
+"""Stock ``model.generate`` with custom callables: remote code is refused, streamer and images are passed on.
 
-Stock code (transformers 5.23) runs code from a folder or the hub when ``custom_generate`` is a name. From a callable
-it keeps the streamer, and what it hands on of the pictures (features without grids) is not enough to place them.
+Stock code (transformers 5.23) runs code from a folder or the hub when ``custom_generate`` is a name. A callable gets
+no streamer from it, and of the images only features without grids.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from mirage_core.errors import SettingsError
 
 
 @runtime_checkable
-class Taking(Protocol):
-    """A ``custom_generate`` callable that takes the streamer and some inputs by itself."""
+class CustomGenerate(Protocol):
+    """A ``custom_generate`` callable that needs the streamer and some inputs itself."""
 
-    def take(self, streamer: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """The callable with what it took of the keyword arguments of ``generate``, and those that are left."""
+    def bind_inputs(self, streamer: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Return the callable bound to its inputs, and the remaining keyword arguments of ``generate``."""
         ...
 
 
 def guard_generate(model: Any) -> None:
-    """Make ``model.generate`` refuse names and folders, and hand streamer and pictures to callables that take them."""
+    """Make ``model.generate`` refuse names and folders, and pass streamer and images to callables."""
     model.generate = MethodType(_generate, model)
 
 
-def _generate(model: Any, *given: Any, **named: Any) -> Any:
-    """Stock ``generate``; SettingsError for a ``custom_generate`` that is no callable."""
+def _generate(model: Any, *args: Any, **kwargs: Any) -> Any:
+    """Run stock ``generate``; SettingsError for a ``custom_generate`` that is not a callable."""
     stock = type(model).generate
-    bound = signature(stock).bind(model, *given, **named)
-    chosen = bound.arguments.get("custom_generate")
-    if isinstance(chosen, str | os.PathLike):
+    bound = signature(stock).bind(model, *args, **kwargs)
+    custom = bound.arguments.get("custom_generate")
+    if isinstance(custom, str | os.PathLike):
         raise SettingsError(
-            f"custom_generate is {str(chosen)!r}, which would run code from there. Give it a callable, such as "
+            f"custom_generate is {str(custom)!r}, which would run code from there. Give it a callable, such as "
             "mirage_core.generation.hf_generate.latent_generate(backbone, ids, num_latents=4)."
         )
-    if isinstance(chosen, Taking):
-        taken, left = chosen.take(bound.arguments.get("streamer"), bound.arguments.get("kwargs", {}))
-        bound.arguments |= {"custom_generate": taken, "kwargs": left}
+    if isinstance(custom, CustomGenerate):
+        custom, remaining = custom.bind_inputs(bound.arguments.get("streamer"), bound.arguments.get("kwargs", {}))
+        bound.arguments |= {"custom_generate": custom, "kwargs": remaining}
     return stock(*bound.args, **bound.kwargs)

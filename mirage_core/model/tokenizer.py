@@ -1,7 +1,7 @@
-"""The small byte-level tokenizer of a from-scratch model: Qwen's form, a few hundred tokens, no hub.
+"""The small byte-level tokenizer of a from-scratch model: Qwen's format, a few hundred tokens, no hub.
 
-Every byte is a token of its own, so any text encodes. Merges are learned from the plain words below, which are
-cut so that moves, option letters, digits and brackets are never merged: in ``\\boxed{RRD}`` each move is one token.
+Every byte is a token, so any text can be encoded. Merges are learned from the texts below, which are split so that
+moves, option letters, digits and brackets are never merged: in ``\\boxed{RRD}`` each move is one token.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SPECIAL_TOKENS = (
 )  # fmt: skip
 BYTES = 256
 
-# The Qwen2.5-VL turn layout. A system turn stands only where the caller gives one: the stock default sentence
-# would be a fifth of a tiny model's tokens and carries nothing.
+# The Qwen2.5-VL turn layout. A system turn only where the caller passes one: the stock default sentence would be a
+# fifth of a tiny model's tokens without information.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -34,10 +34,10 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# Moves, options and brackets stand alone whatever the words around them are.
-_ALONE = re.compile(r"[{}\[\]()<>/]|\b[UDLR]+\b|\b[A-D]\b|\d")
+# Moves, options and brackets are never part of a merge.
+_NEVER_MERGED = re.compile(r"[{}\[\]()<>/]|\b[UDLR]+\b|\b[A-D]\b|\d")
 
-# What comes in every turn of the direct variant: frequent here, so that each of these words is one token.
+# Words of every turn of the direct variant: repeated often, so that each becomes one token.
 _FRAME = """
 system
 user
@@ -73,12 +73,12 @@ CORPUS = _FRAME * 20 + _PROSE * 2
 
 
 def build_tokenizer(vocab_size: int) -> Qwen2Tokenizer:
-    """A Qwen2 tokenizer of exactly ``vocab_size`` tokens: bytes, merges, then Qwen's special and the latent tokens.
+    """Build a Qwen2 tokenizer of exactly ``vocab_size`` tokens: bytes, merges, Qwen's special and the latent tokens.
 
-    Deterministic. Raises SettingsError when ``vocab_size`` leaves no room, or the corpus has too few merges.
+    Deterministic. Raises SettingsError when ``vocab_size`` is too small, or needs more merges than the corpus gives.
     """
     count = vocab_size - BYTES - len(SPECIAL_TOKENS)
-    merges = _learned_merges(count) if count > 0 else []
+    merges = _learn_merges(count) if count > 0 else []
     if count < 0 or len(merges) < count:
         low, high = BYTES + len(SPECIAL_TOKENS), BYTES + len(SPECIAL_TOKENS) + len(merges)
         way_out = f"set model.architecture.vocab_size to at least {low}" if count < 0 else f"set it to at most {high}"
@@ -87,7 +87,7 @@ def build_tokenizer(vocab_size: int) -> Qwen2Tokenizer:
 
 
 def _qwen_tokenizer(merges: list[tuple[str, str]]) -> Qwen2Tokenizer:
-    """Qwen2Tokenizer over the byte alphabet and the merges, with the special tokens last."""
+    """Return a Qwen2Tokenizer over the byte alphabet and the merges, with the special tokens last."""
     pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(left + right for left, right in merges), *SPECIAL_TOKENS]
     tokenizer = Qwen2Tokenizer(
         vocab={piece: index for index, piece in enumerate(pieces)},
@@ -102,8 +102,8 @@ def _qwen_tokenizer(merges: list[tuple[str, str]]) -> Qwen2Tokenizer:
     return tokenizer
 
 
-def _learned_merges(count: int) -> list[tuple[str, str]]:
-    """At most ``count`` merges of byte-level BPE over the corpus, in order of learning."""
+def _learn_merges(count: int) -> list[tuple[str, str]]:
+    """Learn at most ``count`` merges of byte-level BPE from the corpus, in order of learning."""
     learner = Tokenizer(models.BPE())
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -117,5 +117,5 @@ def _learned_merges(count: int) -> list[tuple[str, str]]:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    learner.train_from_iterator(_ALONE.sub("\n", CORPUS).split("\n"), trainer)
+    learner.train_from_iterator(_NEVER_MERGED.sub("\n", CORPUS).split("\n"), trainer)
     return [(left, right) for left, right in json.loads(learner.to_str())["model"]["merges"]]

@@ -1,4 +1,4 @@
-"""The walk of a diagnosis, written once: the road to a model, one clean run, every measure, the looks, the page."""
+"""The stages of a diagnosis: a model by its recipe, one clean run, every measure, the latent lens, and the page."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from mirage_core.config import Settings
 from mirage_core.errors import InputError
-from mirage_core.pipeline.pipeline import Step, judged, methods, model_of, test_of, trained_for
+from mirage_core.methods import get_method
+from mirage_core.pipeline.pipeline import Step, methods_of, run_to_evaluations
 from mirage_core.pipeline.stages.diagnosis import MEASURED, in_order
-from mirage_core.pipeline.stages.evaluate import latents_of
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 
@@ -18,12 +18,12 @@ Handle = TypeVar("Handle")
 
 RECORDS = "diagnoses"
 ON_TEXT = ("text-chain",)
-"""What can be measured on a model that answers without latents."""
+"""What can be measured of a model that answers without latents."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Diagnosed:
-    """What is diagnosed: the method, the measures to take, and a model and problems where they were chosen."""
+class DiagnosisTarget:
+    """What is diagnosed: a method, the measures, and a model and problems where they were chosen."""
 
     method: str
     measures: tuple[str, ...]
@@ -40,98 +40,84 @@ def diagnose(
     auxiliary_images: Handle | None = None,
     method: str | None = None,
 ) -> dict[str, Handle]:
-    """Measure a model and write its page: collect, each measure, looks, diagnosis; the handle of each by its label.
+    """Measure a model and write its page: collect, each measure, looks, diagnosis; returns the handles by label.
 
-    ``method``: how the model answers, None where nothing is to be looked at.
+    ``method``: how the model answers; None leaves the latent lens out.
     """
-    drawn = {} if auxiliary_images is None else {"auxiliary_images": auxiliary_images}
-    collected = step("collect", {}, model=model, problems=problems)
-    made = {
-        MEASURED + name: step("measure", {"measure": name}, model=model, problems=problems, collected=collected)
-        for name in in_order(measures)
-    }
-    if method is not None and looked_at(method):
-        made["looks"] = step("looks", {"method": method}, model=model, problems=problems, collected=collected, **drawn)
-    page = step("diagnosis", {}, problems=problems, collected=collected, **drawn, **made)
-    return {"collect": collected, **made, "diagnosis": page}
+    images = {} if auxiliary_images is None else {"auxiliary_images": auxiliary_images}
+    inputs = {"model": model, "problems": problems, "collected": step("collect", {}, model=model, problems=problems)}
+    parts = {MEASURED + name: step("measure", {"measure": name}, **inputs) for name in in_order(measures)}
+    if method is not None and get_method(method).latents == "on":
+        parts["looks"] = step("looks", {"method": method}, **inputs, **images)
+    page = step("diagnosis", {}, problems=problems, collected=inputs["collected"], **images, **parts)
+    return {"collect": inputs["collected"], **parts, "diagnosis": page}
 
 
-def road_to(settings: Settings, method: str, step: Step[Handle]) -> dict[str, Handle]:
-    """Walk a recipe as far as the model of ``method``: handles of ``model``, ``problems``, ``auxiliary_images``."""
+def run_to_model(settings: Settings, method: str, step: Step[Handle]) -> dict[str, Handle]:
+    """Run a recipe up to the model of ``method``; returns handles of ``model``, ``problems``, ``auxiliary_images``."""
 
-    def unjudged(name: str, params: Mapping[str, Any], /, **inputs: Handle) -> Handle:
+    def without_evaluation(name: str, params: Mapping[str, Any], /, **inputs: Handle) -> Handle:
         return inputs["model"] if name == "evaluation" else step(name, params, **inputs)
 
-    one = settings.model_copy(update={"evaluation": settings.evaluation.model_copy(update={"methods": (method,)})})
-    made = judged(one, unjudged)
+    evaluation = settings.evaluation.model_copy(update={"methods": (method,)})
+    handles = run_to_evaluations(settings.model_copy(update={"evaluation": evaluation}), without_evaluation)
+    judged = get_method(method)
     return {
-        "model": made[model_of(method)],
-        "problems": made[test_of(method)],
-        "auxiliary_images": made["auxiliary-images"],
+        "model": handles[judged.stage],
+        "problems": handles[judged.problems],
+        "auxiliary_images": handles["auxiliary-images"],
     }
 
 
-def walked(settings: Settings, chosen: Diagnosed, step: Step[Artifact]) -> dict[str, Artifact]:
-    """Walk to the page: along the recipe to its model, or from a model that was chosen; the artifact of each label."""
-    if chosen.model is None:
-        made = road_to(settings, chosen.method, step)
-        given = {**made, **({} if chosen.problems is None else {"problems": chosen.problems})}
-        return diagnose(step, chosen.measures, method=chosen.method, **given)
-    if chosen.problems is None and test_of(chosen.method) != "problems":
-        raise InputError(f"{chosen.method} is asked problems of its own: choose them beside the model")
-    problems = chosen.problems or step("problems", {})
-    return diagnose(step, chosen.measures, model=chosen.model, problems=problems, method=chosen.method)
+def diagnose_target(settings: Settings, target: DiagnosisTarget, step: Step[Artifact]) -> dict[str, Artifact]:
+    """Run to the page, from the recipe or from a chosen model; returns the artifact of each label."""
+    if target.model is None:
+        inputs = run_to_model(settings, target.method, step)
+        if target.problems is not None:
+            inputs["problems"] = target.problems
+        return diagnose(step, target.measures, method=target.method, **inputs)
+    if target.problems is None and get_method(target.method).problems != "problems":
+        raise InputError(f"{target.method} has problems of its own: choose them beside the model")
+    problems = target.problems or step("problems", {})
+    return diagnose(step, target.measures, model=target.model, problems=problems, method=target.method)
 
 
-def looked_at(method: str) -> bool:
-    """Whether a method's answers have latents to look at."""
-    return latents_of(method) == "on"
-
-
-def furthest(settings: Settings) -> str:
-    """The method of a recipe that is diagnosed: the furthest trained with latents, else the furthest trained.
+def default_method(settings: Settings) -> str:
+    """Return the method of a recipe to diagnose: the furthest trained with latents, else the furthest trained.
 
     InputError where the recipe trains nothing.
     """
-    wanted = methods(settings)
-    trained = sorted(
-        (method for method in wanted if trained_for(method)), key=lambda method: _rank(method), reverse=True
-    )
+    trained = [method for method in map(get_method, methods_of(settings)) if method.stages]
     if not trained:
         raise InputError(
             f"the recipe {settings.recipe} trains no model (evaluation.methods is "
             f"{', '.join(settings.evaluation.methods)}): add stage-2 to them, or choose a model"
         )
-    return trained[0]
+    return max(trained, key=lambda method: (method.latents == "on", len(method.stages), method.name)).name
 
 
-def _rank(method: str) -> tuple[bool, int, str]:
-    """Later is further: with latents, then by the stages that were trained."""
-    return looked_at(method), len(trained_for(method)), method
+def select_measures(settings: Settings, method: str, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the measures to run: those named, else the recipe's; for a model without latents those of its text.
 
-
-def chosen_measures(settings: Settings, method: str, named: Sequence[str]) -> tuple[str, ...]:
-    """The measures to take: those named, else the recipe's; of a model without latents those on its text.
-
-    InputError for one that is not known, or that a model without latents cannot answer.
+    InputError for an unknown one, or one that needs latents where the model has none.
     """
     from mirage_core.analysis.results import RESULTS
 
-    unknown = [name for name in named if name not in RESULTS]
+    unknown = [name for name in names if name not in RESULTS]
     if unknown:
         raise InputError(f"got the measure {unknown[0]!r}, expected some of {', '.join(RESULTS)}")
-    if latents_of(method) == "on":
-        return in_order(named or settings.analysis.measures)
-    impossible = [name for name in named if name not in ON_TEXT]
+    if get_method(method).latents == "on":
+        return in_order(names or settings.analysis.measures)
+    impossible = [name for name in names if name not in ON_TEXT]
     if impossible:
         raise InputError(
-            f"{method} answers without latents, so {', '.join(impossible)} cannot be taken: "
+            f"{method} answers without latents, so {', '.join(impossible)} cannot be measured: "
             f"expected {', '.join(ON_TEXT)}"
         )
     return ON_TEXT
 
 
-def keep_record(store: Store, page: Artifact) -> None:
-    """Note a diagnosis in the store, so that `mirage store gc` keeps the page and all it was made from."""
+def save_diagnosis_record(store: Store, page: Artifact) -> None:
+    """Record a diagnosis in the store, so that `mirage store gc` keeps the page and all of its inputs."""
     name = page.path.rpartition("/")[2]
     store.write_json(f"{RECORDS}/{name}.json", {"diagnosis": page.model_dump(mode="json")})

@@ -1,4 +1,4 @@
-"""Patience with transient faults: the same work again after a growing, random wait. Prefect does it for its tasks."""
+"""Retries without an orchestrator: of work after transient errors, and of the pipeline after lost artifacts."""
 
 from __future__ import annotations
 
@@ -10,22 +10,24 @@ from typing import TypeVar
 
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, MirageError
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
 DELAYS_S: tuple[float, ...] = (5, 10, 20, 40, 80)
-"""Before the second attempt, the third, ...: a store that is away for a minute or two is waited for."""
+"""Before the second attempt, the third, ...: a store that is unavailable for a minute or two is waited for."""
 JITTER = 0.5
-"""A wait is up to this share longer, so that many runs do not come back in the same moment."""
+"""A delay is up to this share longer, so that many runs do not retry at the same moment."""
+MAX_RERUNS = 3
+"""How often one artifact may be lost in a run: what is damaged again and again has a cause of its own."""
 
 
-def retried(
-    work: Callable[[], Done],
-    say: Callable[[str], None],
+def retry_transient(
+    work: Callable[[], Result],
+    log: Callable[[str], None],
     *,
     delays: Sequence[float] | None = None,
     sleep: Callable[[float], None] = time.sleep,
-) -> Done:
-    """What ``work`` gives; tried again after transient MirageErrors only, the last one is raised on."""
+) -> Result:
+    """Return the result of ``work``, retried after transient MirageErrors; the last one is raised."""
     for delay in DELAYS_S if delays is None else delays:
         try:
             return work()
@@ -33,25 +35,19 @@ def retried(
             if not error.transient:
                 raise
             wait = delay * (1 + random.uniform(0, JITTER))
-            say(f"{type(error).__name__}: {str(error).splitlines()[0]} -- tried again in {wait:.0f} s")
+            log(f"{type(error).__name__}: {str(error).splitlines()[0]} -- tried again in {wait:.0f} s")
             sleep(wait)
     return work()
 
 
-Walked = TypeVar("Walked")
-
-WALKS = 3
-"""How often one artifact may be found damaged in a run: what is damaged again and again has a cause of its own."""
-
-
-def healed(walk: Callable[[], Walked], say: Callable[[str], None]) -> Walked:
-    """What ``walk`` gives; taken again where an input was lost, until one artifact was lost ``WALKS`` times."""
+def rerun_on_lost_artifact(pipeline: Callable[[], Result], log: Callable[[str], None]) -> Result:
+    """Run the pipeline; when an input artifact is missing or damaged, rerun it, up to MAX_RERUNS losses of one."""
     lost: Counter[str] = Counter()
     while True:
         try:
-            return walk()
+            return pipeline()
         except (ArtifactDamaged, ArtifactMissing) as error:
             lost.update(error.lost or ("",))
-            if max(lost.values()) >= WALKS:
+            if max(lost.values()) >= MAX_RERUNS:
                 raise
-            say(f"{error} -- the road is walked again from its start: only the stages of what was lost run again")
+            log(f"{error} -- the pipeline runs again from its start: only the stages of what was lost run again")

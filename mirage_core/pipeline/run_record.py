@@ -1,4 +1,4 @@
-"""The record of a run: what was done, how long it took, and the scores; one JSON in the store under runs/."""
+"""The record of a run: its stages, seconds and scores; one JSON in the store under runs/."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mirage_core.store import Store
 from mirage_core.types import Artifact
 
 RunState = Literal["Running", "Completed", "Failed", "Cancelled", "Crashed"]
-"""Crashed: killed, as a later attempt at the same run found. A killed run without one says Running for ever."""
+"""Crashed: killed, as a later attempt at the same run found; a killed run without one stays Running."""
 StageState = Literal["Completed", "Cached", "Failed"]
 
 
@@ -49,7 +49,7 @@ class ScoreLine(BaseModel):
 
 
 class Attempt(BaseModel):
-    """An earlier attempt at the same run: its own record has the rest."""
+    """An earlier attempt at the same run, in short; it has a record of its own."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,20 +60,20 @@ class Attempt(BaseModel):
 
     @classmethod
     def of(cls, record: RunRecord) -> Attempt:
-        """The attempt that a record tells; one that still says Running was killed."""
+        """Return the attempt of a record; one that is still Running was killed."""
         state: RunState = "Crashed" if record.state == "Running" else record.state
         return cls(id=record.id, started=record.started, state=state, wall_seconds=record.wall_seconds)
 
 
 class RunRecord(BaseModel):
-    """An attempt at a run of the road (or of a part of it), as ``mirage report --json`` prints it."""
+    """An attempt at a run of the pipeline (or of a part of it), as ``mirage report --json`` prints it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str
-    flow_run: str | None = Field(None, description="The orchestrator's name of the run, the same in every attempt.")
+    flow_run: str | None = Field(None, description="The orchestrator's id of the run, the same in every attempt.")
     attempts: tuple[Attempt, ...] = Field((), description="The attempts at this run before this one, oldest first.")
-    faults: tuple[str, ...] = Field((), description="Artifacts found damaged or missing, and made again.")
+    faults: tuple[str, ...] = Field((), description="Artifacts found damaged or missing, and produced again.")
     recipe: str
     started: str = Field(description="UTC, ISO 8601.")
     wall_seconds: float = Field(0.0, description="Of this attempt; of a killed one, up to its last finished stage.")
@@ -85,7 +85,7 @@ class RunRecord(BaseModel):
 
 
 def new_record(recipe: str, settings: dict[str, Any], flow_run: str | None = None) -> RunRecord:
-    """An empty record that starts now; ``flow_run`` is a UUID, whose first digits become part of the record's id."""
+    """Return an empty record that starts now; the first digits of ``flow_run`` (a UUID) end its id."""
     now = datetime.now(UTC)
     name = f"{now.strftime('%Y%m%dT%H%M%S.%fZ')}-{flow_run[:8] if flow_run else secrets.token_hex(3)}"
     return RunRecord(
@@ -94,29 +94,29 @@ def new_record(recipe: str, settings: dict[str, Any], flow_run: str | None = Non
 
 
 def earlier_attempts(store: Store, record: RunRecord) -> list[RunRecord]:
-    """The records of the attempts at the same flow run before this one, oldest first."""
+    """Return the records of the attempts at the same flow run before this one, oldest first."""
     if record.flow_run is None:
         return []
     suffix = f"-{record.id.rpartition('-')[2]}.json"
     names = [name for name in store.names("runs/") if name.endswith(suffix) and name != f"runs/{record.id}.json"]
-    found = [load_record(store, name) for name in sorted(names)]
-    return [earlier for earlier in found if earlier.flow_run == record.flow_run]
+    records = (load_record(store, name) for name in sorted(names))
+    return [earlier for earlier in records if earlier.flow_run == record.flow_run]
 
 
 def scores_of(artifacts: Iterable[Artifact]) -> tuple[ScoreLine, ...]:
-    """The score rows that evaluations carry in their summaries; other artifacts are passed over."""
+    """Return the score rows in the summaries of evaluations; other artifacts are ignored."""
     rows = (row for artifact in artifacts if artifact.kind == "evaluation" for row in artifact.summary["scores"])
     return tuple(ScoreLine.model_validate(row) for row in rows)
 
 
-def first_line(problem: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
-    said = str(problem).strip().splitlines()
-    return f"{type(problem).__name__}: {said[0]}" if said else type(problem).__name__
+def first_line(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def save_record(store: Store, record: RunRecord) -> str:
-    """Write the record (again); returns its name in the store."""
+    """Write (or overwrite) the record; returns its name in the store."""
     name = f"runs/{record.id}.json"
     store.write_json(name, record.model_dump(mode="json"))
     return name
@@ -131,7 +131,7 @@ def load_record(store: Store, name: str) -> RunRecord:
 
 
 def newest_record(store: Store) -> RunRecord:
-    """The record of the run that started last; ArtifactMissing where there was none."""
+    """Return the record of the run that started last; ArtifactMissing where there was none."""
     names = store.names("runs/")
     if not names:
         raise ArtifactMissing(f"there is no run in {store.url} yet: start one with `mirage run` or `make run`")

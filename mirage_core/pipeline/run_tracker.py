@@ -1,4 +1,4 @@
-"""The book of a run: every stage with its state and seconds, kept as the run's record in the store."""
+"""Tracking of a run: every stage with its state and seconds, written to the store as the run's record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import TracebackType
 
 from mirage_core.config import Settings, identity
 from mirage_core.errors import ArtifactError
-from mirage_core.pipeline.recovery import retried
+from mirage_core.pipeline.recovery import retry_transient
 from mirage_core.pipeline.run_record import (
     Attempt,
     RunRecord,
@@ -28,11 +28,11 @@ from mirage_core.types import Artifact
 logger = logging.getLogger(__name__)
 
 
-class RunBook:
+class RunTracker:
     """Writes ``runs/<id>.json`` when the run starts, after each stage, and when it ends, however it ends.
 
-    Use it as a context. ``flow_run`` is the orchestrator's name of the run, the same in every attempt at it: the
-    attempts before this one are then told in the record, and one that was killed is marked Crashed.
+    Use it as a context manager. ``flow_run`` is the orchestrator's id of the run, the same in every attempt: the record
+    lists the attempts before this one, and one that was killed is marked Crashed.
     """
 
     def __init__(self, settings: Settings, store: Store, flow_run: str | None = None) -> None:
@@ -42,52 +42,52 @@ class RunBook:
         self._lines: dict[str, StageLine] = {}
         self._artifacts: dict[str, Artifact] = {}
 
-    def stage(self, name: str, work: Callable[[], tuple[Artifact, bool]]) -> Artifact:
-        """Do one stage's ``work`` (its artifact, and whether it was cached) and note how it went."""
-        begun = time.monotonic()
+    def track(self, name: str, work: Callable[[], tuple[Artifact, bool]]) -> Artifact:
+        """Do one stage's ``work`` (its artifact, and whether it was cached) and record how it went."""
+        started = time.monotonic()
         try:
             artifact, cached = work()
         except BaseException as error:
-            self._note(failed_line(name, time.monotonic() - begun, error))
+            self._add(failed_line(name, time.monotonic() - started, error))
             raise
-        self._note(stage_line(name, StageResult(artifact=artifact, cached=cached, seconds=time.monotonic() - begun)))
+        self._add(stage_line(name, StageResult(artifact=artifact, cached=cached, seconds=time.monotonic() - started)))
         self._artifacts[name] = artifact
-        self._keep("Running")
+        self._save("Running")
         return artifact
 
-    def lost(self, said: str) -> None:
-        """Note what was found damaged or missing, and is made again."""
-        self.record = self.record.model_copy(update={"faults": (*self.record.faults, said)})
+    def add_fault(self, message: str) -> None:
+        """Record an artifact that was found damaged or missing, and whose stage runs again."""
+        self.record = self.record.model_copy(update={"faults": (*self.record.faults, message)})
 
-    def __enter__(self) -> RunBook:
-        self._open()
-        self._keep("Running")
+    def __enter__(self) -> RunTracker:
+        self._link_earlier_attempts()
+        self._save("Running")
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if problem is None:
+        if error is None:
             self._update("Completed", None)
-            retried(lambda: save_record(self._store, self.record), logger.warning)
+            retry_transient(lambda: save_record(self._store, self.record), logger.warning)
         else:
-            # What is no Exception (KeyboardInterrupt, an orchestrator's signal) was somebody's wish.
-            self._keep("Failed" if isinstance(problem, Exception) else "Cancelled", first_line(problem))
+            # What is no Exception (KeyboardInterrupt, an orchestrator's signal) was asked for.
+            self._save("Failed" if isinstance(error, Exception) else "Cancelled", first_line(error))
 
-    def _open(self) -> None:
-        """Tell the earlier attempts at the same run; one that still says Running was killed."""
+    def _link_earlier_attempts(self) -> None:
+        """List the earlier attempts at the same run; one that is still Running was killed."""
         try:
             before = earlier_attempts(self._store, self.record)
             for record in before:
                 if record.state == "Running":
                     save_record(self._store, record.model_copy(update={"state": "Crashed"}))
         except ArtifactError as error:
-            logger.warning("the earlier attempts at this run are not told: %s", error)
+            logger.warning("the earlier attempts at this run are not listed: %s", error)
             return
         self.record = self.record.model_copy(update={"attempts": tuple(Attempt.of(record) for record in before)})
 
-    def _note(self, line: StageLine) -> None:
-        """One line a stage: where the road was walked again, what was done last; work that was done counts."""
+    def _add(self, line: StageLine) -> None:
+        """Keep one line a stage: after a rerun the last one, with the seconds of all of its work."""
         before = self._lines.get(line.name)
         if before is None:
             self._lines[line.name] = line
@@ -95,13 +95,13 @@ class RunBook:
             seconds = round(before.seconds + line.seconds, 3)
             self._lines[line.name] = line.model_copy(update={"seconds": seconds})
 
-    def _keep(self, state: RunState, error: str | None = None) -> None:
-        """Write the record as far as it goes; a store that does not answer is what the stages will say better."""
+    def _save(self, state: RunState, error: str | None = None) -> None:
+        """Write the record so far; a store that does not answer is only logged, the stages raise better errors."""
         self._update(state, error)
         try:
             save_record(self._store, self.record)
-        except ArtifactError as error:
-            logger.warning("the record of this run could not be written: %s", error)
+        except ArtifactError as failure:
+            logger.warning("the record of this run could not be written: %s", failure)
 
     def _update(self, state: RunState, error: str | None) -> None:
         self.record = self.record.model_copy(
@@ -116,7 +116,7 @@ class RunBook:
 
 
 def stage_line(name: str, result: StageResult) -> StageLine:
-    """The record's line of a stage that gave its artifact."""
+    """Return the record's line of a stage that finished."""
     return StageLine(
         name=name,
         state="Cached" if result.cached else "Completed",
@@ -127,6 +127,6 @@ def stage_line(name: str, result: StageResult) -> StageLine:
     )
 
 
-def failed_line(name: str, seconds: float, problem: BaseException) -> StageLine:
-    """The record's line of a stage that failed."""
-    return StageLine(name=name, state="Failed", seconds=round(seconds, 3), error=first_line(problem))
+def failed_line(name: str, seconds: float, error: BaseException) -> StageLine:
+    """Return the record's line of a stage that failed."""
+    return StageLine(name=name, state="Failed", seconds=round(seconds, 3), error=first_line(error))

@@ -1,7 +1,7 @@
-"""Fan-out: a stage's shares as artifacts of their own, made anywhere, merged into what one process would have made.
+"""Fan-out: a stage's shards as artifacts of their own, produced anywhere, merged into the bytes of one process.
 
-How a stage is cut never enters its identity; a share's identity is the stage's and the share. Shards stay in the store
-until the merged artifact is published, so that a failed one is made again alone.
+Sharding never enters a stage's identity; a shard's identity is the stage's and its spec. Shards stay in the store until
+the merged artifact is published, so that a failed one runs again alone.
 """
 
 from __future__ import annotations
@@ -23,20 +23,31 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from mirage_core.config import Settings
-from mirage_core.distributed.worker import end_with_parent
+from mirage_core.distributed.worker import die_with_parent
 from mirage_core.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, InputError, TrainingProcessDied
-from mirage_core.pipeline.stage import Cut, Share, Stage, StageContext, StageResult, label, run_stage, stage_fingerprint
+from mirage_core.methods import import_registered
+from mirage_core.pipeline.stage import (
+    Sharding,
+    ShardSpec,
+    Stage,
+    StageContext,
+    StageResult,
+    label,
+    run_stage,
+    stage_fingerprint,
+)
 from mirage_core.store import Store
 from mirage_core.types import Artifact, Progress, ProgressEvent
 
 SHARD = "shard"
-# A shard that is damaged again and again points to the store, not to the shard.
-MADE_AT_MOST = 3
+MAX_ATTEMPTS = 3
+"""A shard that is damaged that often points to the store, not to the shard."""
 GRACE_S = 10.0
+"""Seconds between the interrupt and the kill of a child process."""
 
 
 class Shard(BaseModel):
-    """One share of a stage's work, as JSON that any machine with the same store can act on."""
+    """One shard of a stage's work, as JSON that any machine with the same store can run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,16 +55,16 @@ class Shard(BaseModel):
     settings: Settings
     params: dict[str, Any]
     inputs: dict[str, Artifact]
-    share: Share
+    spec: ShardSpec
 
     @property
     def label(self) -> str:
         """The name people see: ``evaluation/stage-2 1 of 4``."""
-        return f"{label(self.stage, self.params)} {self.share}"
+        return f"{label(self.stage, self.params)} {self.spec}"
 
 
 FanOut = Callable[[Sequence[Shard], Progress], Sequence[Artifact]]
-"""Makes every shard somewhere, with ``run_shard``, and returns their artifacts in the same order."""
+"""Runs every shard somewhere, with ``run_shard``; returns their artifacts in the same order."""
 
 
 def run_stage_in_shards(
@@ -67,12 +78,12 @@ def run_stage_in_shards(
     fan_out: FanOut,
     guard: AbstractContextManager[object] | None = None,
 ) -> StageResult:
-    """``run_stage``, with the work shared out where ``runtime.shards`` says so and the stage can be cut."""
-    if stage.cut is None or settings.runtime.shards == 1:
+    """``run_stage``, with the work in ``runtime.shards`` shards where the stage can be split."""
+    sharding = stage.sharding
+    if sharding is None or settings.runtime.shards == 1:
         return run_stage(stage, settings, inputs, store, progress, params, guard=guard)
-    cut = stage.cut
     result = run_stage(
-        replace(stage, run=lambda context: _fanned_out(stage, cut, context, fan_out)),
+        replace(stage, run=lambda context: _run_all(stage, sharding, context, fan_out)),
         settings,
         inputs,
         store,
@@ -86,38 +97,38 @@ def run_stage_in_shards(
 
 
 def run_shard(shard: Shard, store: Store, progress: Progress) -> StageResult:
-    """Give a shard's artifact: from the store where it is there, else by doing its share of the work."""
+    """Return a shard's artifact: from the store where it is there, else run it."""
     from mirage_core.pipeline.registry import get_stage
 
     stage = get_stage(shard.stage)
-    if stage.cut is None:
-        raise InputError(f"got a shard of the stage {stage.name}, which cannot be cut")
-    part = shard_stage(stage, stage.cut, shard)
+    if stage.sharding is None:
+        raise InputError(f"got a shard of the stage {stage.name}, which cannot be split")
+    part = shard_stage(stage, stage.sharding, shard)
     return run_stage(part, shard.settings, shard.inputs, store, progress, shard.params)
 
 
-def shard_stage(stage: Stage, cut: Cut, shard: Shard) -> Stage:
-    """A share of a stage as a stage: of the kind ``shard``, identified by the whole stage and the share."""
+def shard_stage(stage: Stage, sharding: Sharding, shard: Shard) -> Stage:
+    """Return a shard as a stage: of the kind ``shard``, identified by the whole stage's fingerprint and the spec."""
     of = stage_fingerprint(stage, shard.settings, shard.inputs, shard.params)
-    told = {"of": of, "share": shard.share.model_dump()}
+    part = {"of": of, "share": shard.spec.model_dump()}
     return replace(
         stage,
         kind=SHARD,
-        identity=lambda settings: told,  # noqa: ARG005 (the whole stage's fingerprint has them)
-        run=lambda context: {**cut.run(context, shard.share), **told},
-        cut=None,
+        identity=lambda settings: part,  # noqa: ARG005 (the whole stage's fingerprint has them)
+        run=lambda context: {**sharding.run(context, shard.spec), **part},
+        sharding=None,
     )
 
 
 def drop_shards(store: Store, of: str) -> None:
-    """Remove the shards of a stage's fingerprint, however it was cut: their work is in the merged artifact."""
+    """Remove the shards of a stage's fingerprint, however many: their work is in the merged artifact."""
     for artifact in store.list(SHARD):
         if artifact.summary.get("of") == of:
             store.remove(artifact)
 
 
-def _fanned_out(stage: Stage, cut: Cut, context: StageContext, fan_out: FanOut) -> dict[str, Any]:
-    count = min(context.settings.runtime.shards, cut.pieces(context))
+def _run_all(stage: Stage, sharding: Sharding, context: StageContext, fan_out: FanOut) -> dict[str, Any]:
+    count = min(context.settings.runtime.shards, sharding.max_shards(context))
     if count <= 1:
         return stage.run(context)
     shards = [
@@ -126,29 +137,29 @@ def _fanned_out(stage: Stage, cut: Cut, context: StageContext, fan_out: FanOut) 
             settings=context.settings,
             params=dict(context.params),
             inputs=dict(context.inputs),
-            share=Share(index=index, count=count),
+            spec=ShardSpec(index=index, count=count),
         )
         for index in range(count)
     ]
-    return cut.merge(context, _verified_folders(shards, context.store, context.progress, fan_out))
+    return sharding.merge(context, _verified_folders(shards, context.store, context.progress, fan_out))
 
 
 def _verified_folders(shards: Sequence[Shard], store: Store, progress: Progress, fan_out: FanOut) -> list[Path]:
-    """The local folder of every shard, every byte verified; a shard whose bytes are wrong is made again, alone."""
+    """Return the verified local folder of every shard; a damaged shard runs again, alone."""
     folders: dict[int, Path] = {}
     fault: ArtifactError | None = None
-    for _ in range(MADE_AT_MOST):
-        missing = [shard for shard in shards if shard.share.index not in folders]
+    for _ in range(MAX_ATTEMPTS):
+        missing = [shard for shard in shards if shard.spec.index not in folders]
         for shard, artifact in zip(missing, fan_out(missing, progress), strict=True):
             try:
-                folders[shard.share.index] = store.fetch(artifact)
-            except (ArtifactDamaged, ArtifactMissing) as error:  # out of use from here on: the store saw to that
+                folders[shard.spec.index] = store.fetch(artifact)
+            except (ArtifactDamaged, ArtifactMissing) as error:  # the store has quarantined it
                 fault = error
-                progress(ProgressEvent(stage=shard.stage, message=f"shard {shard.share} is made again: {error}"))
+                progress(ProgressEvent(stage=shard.stage, message=f"shard {shard.spec} runs again: {error}"))
         if len(folders) == len(shards):
             return [folders[index] for index in range(len(shards))]
     raise ArtifactError(
-        f"a shard of {shards[0].stage} was damaged {MADE_AT_MOST} times: look at the store {store.url} and its disk, "
+        f"a shard of {shards[0].stage} was damaged {MAX_ATTEMPTS} times: check the store {store.url} and its disk, "
         "then run again"
     ) from fault
 
@@ -157,16 +168,16 @@ def _verified_folders(shards: Sequence[Shard], store: Store, progress: Progress,
 
 
 def in_processes(reopen: Callable[[], Store]) -> FanOut:
-    """A fan-out to fresh processes of this machine, one a shard; ``reopen`` opens the store in each (picklable).
+    """Return a fan-out to new processes of this machine, one a shard; ``reopen`` opens the store in each (picklable).
 
-    A shard that fails lets the others finish: they are kept, and only it is made again by the next attempt.
+    When a shard fails the others finish and stay: only it runs again in the next attempt.
     Raises TrainingProcessDied when a process was killed; no process outlives this one.
     """
 
     def fan_out(shards: Sequence[Shard], progress: Progress) -> list[Artifact]:
         spawn = multiprocessing.get_context("spawn")
         stopped = spawn.Event()
-        with ProcessPoolExecutor(len(shards), spawn, _heed, (os.getpid(), stopped)) as pool:
+        with ProcessPoolExecutor(len(shards), spawn, _follow_parent, (os.getpid(), stopped)) as pool:
             try:
                 futures = [pool.submit(_in_child, shard.model_dump_json(), reopen) for shard in shards]
                 return _gathered(shards, futures, progress)
@@ -179,29 +190,30 @@ def in_processes(reopen: Callable[[], Store]) -> FanOut:
 
 
 def _gathered(shards: Sequence[Shard], futures: Sequence[Future[str]], progress: Progress) -> list[Artifact]:
-    """Every shard's artifact, each told as it comes; the first error is raised when all have ended."""
-    open_ = set(futures)
-    while open_:
-        _, open_ = wait(open_, return_when="FIRST_COMPLETED")
-        good = sum(future.done() and future.exception() is None for future in futures)
-        progress(ProgressEvent(stage=shards[0].stage, message="shards", step=good, total=len(shards)))
+    """Return every shard's artifact, reporting each as it finishes; the first error is raised when all have ended."""
+    running = set(futures)
+    while running:
+        _, running = wait(running, return_when="FIRST_COMPLETED")
+        finished = sum(future.done() and future.exception() is None for future in futures)
+        progress(ProgressEvent(stage=shards[0].stage, message="shards", step=finished, total=len(shards)))
     try:
         return [Artifact.model_validate_json(future.result()) for future in futures]
     except BrokenProcessPool as error:
         raise TrainingProcessDied(
-            f"a process that made a shard of {shards[0].stage} was killed; run again: finished shards are kept"
+            f"a process that ran a shard of {shards[0].stage} was killed; run again: finished shards are kept"
         ) from error
 
 
 def _in_child(shard: str, reopen: Callable[[], Store]) -> str:
-    """Make one shard in a child process; JSON in and out."""
+    """Run one shard in a child process; JSON in and out."""
+    import_registered()
     result = run_shard(Shard.model_validate_json(shard), reopen(), _silent)
     return result.artifact.model_dump_json()
 
 
-def _heed(parent: int, stopped: Event) -> None:
-    """Let this child process end with its parent, and be interrupted (then killed) when the parent gives up."""
-    end_with_parent(parent)
+def _follow_parent(parent: int, stopped: Event) -> None:
+    """End this child process with its parent; interrupt it (then kill it) when the parent stops."""
+    die_with_parent(parent)
 
     def watch() -> None:
         stopped.wait()
@@ -209,8 +221,8 @@ def _heed(parent: int, stopped: Event) -> None:
         time.sleep(GRACE_S)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    threading.Thread(target=watch, name="heed-the-parent", daemon=True).start()
+    threading.Thread(target=watch, name="follow-parent", daemon=True).start()
 
 
 def _silent(event: ProgressEvent) -> None:
-    """A child's progress has no reader."""
+    """Ignore a child's progress: it has no reader."""

@@ -1,4 +1,4 @@
-"""A stage and how it is run: fingerprint, look in the store, else work in an empty folder and publish."""
+"""A stage and how it runs: its fingerprint, a look in the store, else work in an empty folder that is published."""
 
 from __future__ import annotations
 
@@ -9,26 +9,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mirage_core.config import Settings, identity
 from mirage_core.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, InputError, StoreUnavailable
-from mirage_core.pipeline.provenance import made_with
-from mirage_core.pipeline.work_dirs import drop_scratch, kept_scratch, work_folder
+from mirage_core.pipeline.provenance import provenance
+from mirage_core.pipeline.work_dirs import drop_scratch, persistent_scratch, work_folder
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact, Progress, ProgressEvent
-
-if TYPE_CHECKING:
-    pass  # SELF
-
 
 Item = TypeVar("Item")
 
 
-class Share(BaseModel):
-    """One of ``count`` equal, contiguous parts of a stage's work."""
+class ShardSpec(BaseModel):
+    """One of ``count`` equal, contiguous shards of a stage's work."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,11 +32,11 @@ class Share(BaseModel):
     count: int = Field(gt=0)
 
     def bounds(self, items: int) -> tuple[int, int]:
-        """Where this share of so many items begins and ends; the shares together hold each item once."""
+        """Return where this shard of so many items begins and ends; the shards together hold each item once."""
         return items * self.index // self.count, items * (self.index + 1) // self.count
 
-    def of(self, items: Sequence[Item]) -> Sequence[Item]:
-        """The items of this share, in their order."""
+    def select(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return the items of this shard, in their order."""
         begin, end = self.bounds(len(items))
         return items[begin:end]
 
@@ -49,16 +45,16 @@ class Share(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """How a stage is cut.
+class Sharding:
+    """How a stage's work is split into shards.
 
-    ``pieces`` says how many parts the work has at most. ``run`` does one share into the output folder. ``merge`` is
-    given the folders of all shares, in order, and writes the very files that the stage's own ``run`` would have
-    written, byte for byte; like ``run`` it returns the summary.
+    ``max_shards`` returns how many shards the work has at most. ``run`` does one shard into the output folder.
+    ``merge`` takes the folders of all shards, in order, and writes the very files that the stage's own ``run`` would
+    have written, byte for byte; like ``run`` it returns the summary.
     """
 
-    pieces: Callable[[StageContext], int]
-    run: Callable[[StageContext, Share], dict[str, Any]]
+    max_shards: Callable[[StageContext], int]
+    run: Callable[[StageContext, ShardSpec], dict[str, Any]]
     merge: Callable[[StageContext, Sequence[Path]], dict[str, Any]]
 
 
@@ -83,14 +79,14 @@ class StageContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One step of the road.
+    """One step of the pipeline.
 
-    ``identity`` picks the settings that change the result, ``runtime`` never. ``run`` fills the output
-    folder and returns a few figures for people. Raise ``version`` whenever the code changes the result.
-    ``inputs`` are the names it needs, None for a stage that takes whatever it is given (the report).
+    ``identity`` selects the settings that change the result, never ``runtime``. ``run`` fills the output folder and
+    returns a summary: a few figures for people. Raise ``version`` whenever the code changes the result.
+    ``inputs`` are the names it needs, None for a stage that takes any (the report).
     ``checkpoints``: it resumes from the store's; ``keeps_scratch``: from what it left in its scratch folder.
     ``gpu``: it runs a model, so that two of them must not share a GPU.
-    ``cut``: how it is shared out to several processes or machines (``stages/shards.py``).
+    ``sharding``: how it is split over several processes or machines (``pipeline/shards.py``).
     """
 
     name: str
@@ -103,7 +99,7 @@ class Stage:
     checkpoints: bool = False
     keeps_scratch: bool = False
     gpu: bool = False
-    cut: Cut | None = None
+    sharding: Sharding | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,19 +112,19 @@ class StageResult:
 
 
 def label(name: str, params: Mapping[str, Any]) -> str:
-    """The name people see: ``evaluation/stage-2``, ``measure/probes``, the stage's name otherwise."""
-    chosen = params.get("method") or params.get("measure")
-    return f"{name}/{chosen}" if chosen else name
+    """Return the name people see: ``evaluation/stage-2``, ``measure/probes``, the stage's name otherwise."""
+    variant = params.get("method") or params.get("measure")
+    return f"{name}/{variant}" if variant else name
 
 
 def stage_fingerprint(
     stage: Stage, settings: Settings, inputs: Mapping[str, Artifact], params: Mapping[str, Any] | None = None
 ) -> str:
-    """What a stage's result depends on, as one sha256: its version, settings, parameters and input digests."""
-    chosen = dict(params or {})
-    _check_call(stage, inputs, chosen)
-    relevant = {"settings": stage.identity(settings), "params": chosen}
-    return fingerprint(stage.name, stage.version, relevant, {name: given.digest for name, given in inputs.items()})
+    """Return a sha256 of all a stage's result depends on: its version, settings, parameters and input digests."""
+    _check_call(stage, inputs, params or {})
+    relevant = {"settings": stage.identity(settings), "params": dict(params or {})}
+    digests = {name: artifact.digest for name, artifact in inputs.items()}
+    return fingerprint(stage.name, stage.version, relevant, digests)
 
 
 def run_stage(
@@ -141,82 +137,118 @@ def run_stage(
     *,
     guard: AbstractContextManager[object] | None = None,
 ) -> StageResult:
-    """Give the stage's artifact: from the store where it is there, else by running it and publishing.
+    """Return the stage's artifact: from the store where it is there, else run the stage and publish.
 
-    ``guard`` is entered round the work alone (it may wait for a GPU); the store is looked into again inside it.
+    ``guard`` is entered around the work alone (it may wait for a GPU); the store is checked again inside it.
     Raises what the stage raises; ArtifactDamaged or ArtifactMissing whose ``lost`` names the inputs that could not be
-    read; StoreUnavailable when there is no room left on a disk.
+    read; StoreUnavailable when a disk is full.
     """
     _use_task(settings)
-    chosen = dict(params or {})
-    named = label(stage.name, chosen)
+    call = _Call(stage, settings, inputs, store, progress, dict(params or {}))
     started = time.monotonic()
-    identified = stage_fingerprint(stage, settings, inputs, chosen)
-    found = store.find(stage.kind, identified)
-    if found is not None:
-        drop_scratch(_unfinished(store, identified))
-        return _found(found, named, progress, started)
+    cached = store.find(stage.kind, call.fingerprint)
+    if cached is not None:
+        drop_scratch(call.scratch)
+        return call.cached(cached, started)
     store.check_writable()
     with guard or nullcontext():
-        found = store.find(stage.kind, identified) if guard else None
-        if found is not None:
-            return _found(found, named, progress, started)
-        return _worked(stage, settings, inputs, store, progress, chosen, identified)
+        cached = store.find(stage.kind, call.fingerprint) if guard else None
+        return call.cached(cached, started) if cached is not None else call.run()
 
 
-def _unfinished(store: Store, identified: str) -> Path:
-    """Where a stage that keeps its scratch leaves it until its artifact is published."""
-    return store.cache / "unfinished" / identified[:20]
+class _Call:
+    """One call of a stage: its arguments, its label, and its fingerprint."""
 
+    def __init__(
+        self,
+        stage: Stage,
+        settings: Settings,
+        inputs: Mapping[str, Artifact],
+        store: Store,
+        progress: Progress,
+        params: Mapping[str, Any],
+    ) -> None:
+        self.stage, self.settings, self.inputs, self.params = stage, settings, inputs, params
+        self.store, self.label = store, label(stage.name, params)
+        self.fingerprint = stage_fingerprint(stage, settings, inputs, params)
+        self.progress: Progress = lambda event: progress(replace(event, stage=self.label))
 
-def _found(artifact: Artifact, named: str, progress: Progress, started: float) -> StageResult:
-    progress(ProgressEvent(stage=named, message=f"cached: {artifact.path}"))
-    return StageResult(artifact=artifact, cached=True, seconds=time.monotonic() - started)
+    @property
+    def scratch(self) -> Path:
+        """The scratch folder of a stage that keeps it, until its artifact is published."""
+        return self.store.cache / "unfinished" / self.fingerprint[:20]
 
+    def cached(self, artifact: Artifact, started: float) -> StageResult:
+        """Return the result of a stage that had finished before."""
+        self._log(f"cached: {artifact.path}")
+        return StageResult(artifact=artifact, cached=True, seconds=time.monotonic() - started)
 
-def _worked(
-    stage: Stage,
-    settings: Settings,
-    inputs: Mapping[str, Artifact],
-    store: Store,
-    progress: Progress,
-    chosen: Mapping[str, Any],
-    identified: str,
-) -> StageResult:
-    """Run the stage in folders of its own and publish what it made; its seconds are those of the work."""
-    named = label(stage.name, chosen)
-    started = time.monotonic()
-    progress(ProgressEvent(stage=named, message=f"started: {stage.kind}/{identified[:20]}"))
-
-    def told(event: ProgressEvent) -> None:
-        progress(replace(event, stage=named))
-
-    with _room_watched(named), _folders(stage, store, identified) as (output, scratch):
-        context = StageContext(
-            settings=settings.model_copy(update={"runtime": settings.runtime.for_stage(stage.name)}),
-            params=chosen,
-            inputs=dict(inputs),
-            input_paths=_fetched(inputs, store, told),
-            output=output,
-            scratch=scratch,
-            store=store,
-            fingerprint=identified,
-            progress=told,
-        )
-        summary = stage.run(context)
+    def run(self) -> StageResult:
+        """Run the stage in its own folders and publish its files; its seconds are those of the work."""
+        stage, store, started = self.stage, self.store, time.monotonic()
+        self._log(f"started: {stage.kind}/{self.fingerprint[:20]}")
+        with _full_disk_explained(self.label), self._folders() as (output, scratch):
+            context = StageContext(
+                settings=self.settings.model_copy(update={"runtime": self.settings.runtime.for_stage(stage.name)}),
+                params=self.params,
+                inputs=dict(self.inputs),
+                input_paths=_fetched(self.inputs, store, self.progress),
+                output=output,
+                scratch=scratch,
+                store=store,
+                fingerprint=self.fingerprint,
+                progress=self.progress,
+            )
+            summary = stage.run(context)
+            about = self._about(time.monotonic() - started)
+            artifact = store.publish(
+                stage.kind, self.fingerprint, output, summary=summary, about=about, progress=self.progress
+            )
+        self._check_round_trip(artifact)
+        if stage.checkpoints:
+            store.drop_checkpoints(self.fingerprint)
         seconds = time.monotonic() - started
-        about = _about(stage, settings, inputs, chosen, identified, seconds)
-        artifact = store.publish(stage.kind, identified, context.output, summary=summary, about=about, progress=told)
-    _check_round_trip(store, stage, identified, artifact)
-    if stage.checkpoints:
-        store.drop_checkpoints(identified)
-    seconds = time.monotonic() - started
-    progress(ProgressEvent(stage=named, message=f"done in {seconds:.1f} s: {artifact.path}"))
-    return StageResult(artifact=artifact, cached=False, seconds=seconds)
+        self._log(f"done in {seconds:.1f} s: {artifact.path}")
+        return StageResult(artifact=artifact, cached=False, seconds=seconds)
+
+    def _log(self, message: str) -> None:
+        self.progress(ProgressEvent(stage=self.label, message=message))
+
+    @contextmanager
+    def _folders(self) -> Iterator[tuple[Path, Path]]:
+        """An empty output folder and a scratch folder, removed afterwards; a persistent scratch only after success."""
+        with work_folder(self.stage.name) as folder, ExitStack() as stack:
+            output, scratch = folder / "output", folder / "scratch"
+            output.mkdir()
+            scratch.mkdir()
+            if self.stage.keeps_scratch:
+                scratch = stack.enter_context(persistent_scratch(self.scratch))
+            yield output, scratch
+
+    def _about(self, seconds: float) -> dict[str, Any]:
+        return {
+            "stage": self.stage.name,
+            "version": self.stage.version,
+            "params": dict(self.params),
+            "fingerprint": self.fingerprint,
+            "inputs": {name: {"path": each.path, "digest": each.digest} for name, each in self.inputs.items()},
+            "seconds": round(seconds, 3),
+            "settings": identity(self.settings),
+            "made_with": provenance(),
+        }
+
+    def _check_round_trip(self, artifact: Artifact) -> None:
+        stored = self.store.find(self.stage.kind, self.fingerprint)
+        if stored is None or stored.digest != artifact.digest:
+            raise ArtifactError(
+                f"{artifact.path} was published with the digest {artifact.digest[:12]}, but the store now gives "
+                f"{stored.digest[:12] if stored else 'nothing'}: something else writes to or deletes from this store; "
+                "stop it, then run again"
+            )
 
 
 def _use_task(settings: Settings) -> None:
-    """Let this process, whatever it is, know the user's own task."""
+    """Register the user's own task in this process, whatever process it is."""
     if settings.problems.task is not None:
         from mirage_core import benchmarks
 
@@ -224,52 +256,20 @@ def _use_task(settings: Settings) -> None:
 
 
 def _fetched(inputs: Mapping[str, Artifact], store: Store, progress: Progress) -> dict[str, Path]:
-    """The verified local folder of every input; all are looked at before the first fault is raised."""
+    """Return the verified local folder of every input; all are checked before the first fault is raised."""
     folders: dict[str, Path] = {}
     faults: list[ArtifactDamaged | ArtifactMissing] = []
     lost: list[str] = []
-    for name, given in inputs.items():
+    for name, artifact in inputs.items():
         try:
-            folders[name] = store.fetch(given, progress)
+            folders[name] = store.fetch(artifact, progress)
         except (ArtifactDamaged, ArtifactMissing) as error:
             faults.append(error)
-            lost.append(given.path)
+            lost.append(artifact.path)
     if faults:
         faults[0].lost = tuple(lost)
         raise faults[0]
     return folders
-
-
-@contextmanager
-def _folders(stage: Stage, store: Store, identified: str) -> Iterator[tuple[Path, Path]]:
-    """An empty output folder and a scratch folder; both go afterwards, a kept scratch only when the work is done."""
-    with work_folder(stage.name) as folder, ExitStack() as stack:
-        output, scratch = folder / "output", folder / "scratch"
-        output.mkdir()
-        scratch.mkdir()
-        if stage.keeps_scratch:
-            scratch = stack.enter_context(kept_scratch(_unfinished(store, identified)))
-        yield output, scratch
-
-
-def _about(
-    stage: Stage,
-    settings: Settings,
-    inputs: Mapping[str, Artifact],
-    params: Mapping[str, Any],
-    identified: str,
-    seconds: float,
-) -> dict[str, Any]:
-    return {
-        "stage": stage.name,
-        "version": stage.version,
-        "params": dict(params),
-        "fingerprint": identified,
-        "inputs": {name: {"path": given.path, "digest": given.digest} for name, given in inputs.items()},
-        "seconds": round(seconds, 3),
-        "settings": identity(settings),
-        "made_with": made_with(),
-    }
 
 
 def _check_call(stage: Stage, inputs: Mapping[str, Artifact], params: Mapping[str, Any]) -> None:
@@ -282,19 +282,9 @@ def _check_call(stage: Stage, inputs: Mapping[str, Artifact], params: Mapping[st
         raise InputError(f"stage {stage.name} got the parameters {sorted(params)}, expected {sorted(stage.params)}")
 
 
-def _check_round_trip(store: Store, stage: Stage, identified: str, artifact: Artifact) -> None:
-    found = store.find(stage.kind, identified)
-    if found is None or found.digest != artifact.digest:
-        raise ArtifactError(
-            f"{artifact.path} was published with the digest {artifact.digest[:12]}, but the store now gives "
-            f"{found.digest[:12] if found else 'nothing'}: something else writes to or deletes from this store; "
-            "stop it, then run again"
-        )
-
-
 @contextmanager
-def _room_watched(named: str) -> Iterator[None]:
-    """Turn a full disk, wherever it was noticed, into an error that says the way out."""
+def _full_disk_explained(stage_label: str) -> Iterator[None]:
+    """Turn a full disk, wherever it was noticed, into an error that names the way out."""
     try:
         yield
     except StoreUnavailable:
@@ -303,11 +293,11 @@ def _room_watched(named: str) -> Iterator[None]:
         if not _is_full_disk(error):
             raise
         raise StoreUnavailable(
-            f"stage {named}: no space left on {tempfile.gettempdir()} or on the store's disk ({error}). Nothing was "
-            "published. Free some room, or point TMPDIR and the store's root to a larger disk, then run again"
+            f"stage {stage_label}: no space left on {tempfile.gettempdir()} or on the store's disk ({error}). Nothing "
+            "was published. Free some room, or point TMPDIR and the store's root to a larger disk, then run again"
         ) from error
 
 
-def _is_full_disk(problem: BaseException) -> bool:
-    full = isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or "No space left on device" in str(problem)
+def _is_full_disk(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)

@@ -1,4 +1,4 @@
-"""The trend: a point a night, kept in the store under trend/<pointer>/, and each compared with the one before."""
+"""The trend: a point a night, stored under trend/<pointer>/, each compared with the one before."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, InputError
-from mirage_core.evaluation.regression import Change, compare
+from mirage_core.evaluation.compare import Change, compare_evaluations
 from mirage_core.pipeline.run_record import ScoreLine
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact, Scored
 
+logger = logging.getLogger(__name__)
+TREND = "trend"
+ALPHA = 0.05
+
+ComparisonOutcome = Literal["first night", "new series", "same model", "compared", "not comparable"]
+
 
 class Exchange(BaseModel):
-    """Latents permuted between problems, the picture in view: the change of accuracy with its interval."""
+    """Latents permuted between problems, the image in view: the change of accuracy with its interval."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,20 +32,20 @@ class Exchange(BaseModel):
     n: int
     change: float | None
     interval: tuple[float, float] | None
-    follow: float | None = Field(description="Answers right for the lender's problem.")
+    follow: float | None = Field(description="Answers correct for the donor's problem.")
     follow_clean: float | None = Field(description="Clean answers that are.")
 
     @property
     def said(self) -> str:
-        """The figures in words."""
+        """The change with its interval and n."""
         if self.change is None or self.interval is None:
             return "–"
         low, high = self.interval
         return f"{100 * self.change:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f}), n = {self.n}"
 
 
-class LatentsLine(BaseModel):
-    """The line of a night: verdicts, exchanges, the page; or why there are none. It never makes a night fail."""
+class LatentsSummary(BaseModel):
+    """The diagnosis of a night: verdict, exchanges, the page; or why there is none. It never makes a night fail."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,21 +54,21 @@ class LatentsLine(BaseModel):
     page: str | None = Field(None, description="The diagnosis in the store.")
 
 
-def latents_line(store: Store, page: Artifact, figures: str) -> LatentsLine:
-    """Read the line from a diagnosis; ``figures`` is the name of its JSON. ArtifactDamaged where that is none."""
+def latents_summary(store: Store, page: Artifact, figures: str) -> LatentsSummary:
+    """Return the summary of a diagnosis; ``figures`` is the name of its JSON. ArtifactDamaged where it is not one."""
     try:
-        told: Any = json.loads((store.fetch(page) / figures).read_text(encoding="utf-8"))
-        runs = told["measures"].get("interventions", {}).get("runs", [])
+        diagnosis: Any = json.loads((store.fetch(page) / figures).read_text(encoding="utf-8"))
+        runs = diagnosis["measures"].get("interventions", {}).get("runs", [])
         exchanges = tuple(_exchange(run) for run in runs if run["name"] == "permute" and run["seen"] == "present")
-        said = str(told["verdict"]["headline"])
+        headline = str(diagnosis["verdict"]["headline"])
     except (KeyError, TypeError, AttributeError, ValueError, FileNotFoundError) as error:
         raise ArtifactDamaged(f"{page.path}/{figures} is not a diagnosis ({error}): diagnose again") from error
-    return LatentsLine(said=said, exchanges=exchanges, page=page.path)
+    return LatentsSummary(said=headline, exchanges=exchanges, page=page.path)
 
 
-def not_measured(problem: Exception) -> LatentsLine:
-    """The line of a night whose diagnosis failed."""
-    return LatentsLine(said=f"not measured: {problem}")
+def not_measured(error: Exception) -> LatentsSummary:
+    """Return the summary of a night whose diagnosis failed."""
+    return LatentsSummary(said=f"not measured: {error}")
 
 
 def _exchange(run: dict[str, Any]) -> Exchange:
@@ -78,15 +84,8 @@ def _exchange(run: dict[str, Any]) -> Exchange:
     )
 
 
-logger = logging.getLogger(__name__)
-TREND = "trend"
-ALPHA = 0.05
-
-Outcome = Literal["first night", "new series", "same model", "compared", "not comparable"]
-
-
 class Reference(BaseModel):
-    """An artifact by its place and content."""
+    """An artifact by its path and digest."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -106,11 +105,11 @@ class NightBefore(BaseModel):
 
 
 class Comparison(BaseModel):
-    """How a night went against the one before; ``said`` is the outcome in a sentence."""
+    """A night compared with the one before; ``said`` is the outcome in a sentence."""
 
     model_config = ConfigDict(frozen=True)
 
-    outcome: Outcome
+    outcome: ComparisonOutcome
     said: str
     alpha: float = ALPHA
     before: NightBefore | None = None
@@ -123,11 +122,11 @@ class Comparison(BaseModel):
 
 
 class TrendPoint(BaseModel):
-    """One night. ``series`` is one word for the test problems and the rules: nights of one series can be compared."""
+    """One night. ``series`` identifies the test problems and the rules: nights of one series can be compared."""
 
     model_config = ConfigDict(frozen=True)
 
-    night: str = Field(description="The id of the night's run: a night that is tried again replaces its point.")
+    night: str = Field(description="The id of the night's run: a night that is retried replaces its point.")
     time: str = Field(description="UTC, ISO 8601.")
     pointer: str
     method: str
@@ -140,53 +139,53 @@ class TrendPoint(BaseModel):
     use: dict[str, Any] = Field(description="The evaluation's version and settings.")
     scores: tuple[ScoreLine, ...]
     comparison: Comparison
-    latents: LatentsLine | None = Field(None, description="What a diagnosis of the night's model says; no drop of it.")
+    latents: LatentsSummary | None = Field(None, description="The diagnosis of the night's model; never a drop.")
 
     @property
     def series(self) -> str:
-        """What has to be equal for two nights to be compared."""
+        """A digest of what must be equal in two nights to compare them."""
         return fingerprint("trend", 1, {"problems": self.test_problems, "rules": self.rules}, {})[:12]
 
 
 def reference_to(artifact: Artifact) -> Reference:
-    """An artifact as points tell it."""
+    """Return an artifact as points record it."""
     return Reference(path=artifact.path, digest=artifact.digest)
 
 
 def folder(pointer: str) -> str:
-    """Where the trend of a pointer is kept in the store."""
+    """Return the folder of a pointer's trend in the store."""
     return f"{TREND}/{pointer}"
 
 
 def load_points(store: Store, pointer: str) -> list[TrendPoint]:
-    """Every night of a pointer, oldest first; ArtifactDamaged names a point that cannot be read."""
+    """Return every night of a pointer, oldest first; ArtifactDamaged names a point that cannot be read."""
     names = [name for name in store.names(f"{folder(pointer)}/nights") if name.endswith(".json")]
     return [_load(store, name) for name in sorted(names)]
 
 
 def save_point(store: Store, point: TrendPoint) -> list[TrendPoint]:
-    """Keep a night's point, in the place of an earlier attempt of the same night; returns every night there is now.
+    """Save a night's point, replacing an earlier attempt of the same night; returns all nights.
 
-    A record beside the folder names the last evaluation of every series: the next night is compared with it, so
-    `mirage store gc` must not take it; of older nights only the figures stay.
+    A record beside the folder names the last evaluation of every series, which the next night is compared with: so
+    `mirage store gc` keeps it; of older nights only the figures stay.
     """
     stamp = point.time.replace(":", "").replace("+0000", "Z")
     store.write_json(f"{folder(point.pointer)}/nights/{stamp}-{point.night}.json", point.model_dump(mode="json"))
     points = load_points(store, point.pointer)
-    last = {each.series: each.evaluation.model_dump(mode="json") for each in points}
+    last = {night.series: night.evaluation.model_dump(mode="json") for night in points}
     store.write_json(f"{folder(point.pointer)}.json", {"compared_with_next": last})
     return points
 
 
 def now() -> str:
-    """This second, as points tell it."""
+    """Return the current second, as points record it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def compared(store: Store, point: TrendPoint, points: Sequence[TrendPoint], alpha: float) -> TrendPoint:
-    """The night compared with the one before: on the same problems and by the same rules, or not at all.
+def with_comparison(store: Store, point: TrendPoint, points: Sequence[TrendPoint], alpha: float) -> TrendPoint:
+    """Return the night with its comparison to the one before: on the same problems and rules, or none.
 
-    A night that is tried again is not compared with itself, and keeps its time.
+    A retried night is not compared with itself, and keeps its time.
     """
     earlier = next((other for other in points if other.night == point.night), None)
     time = earlier.time if earlier else point.time
@@ -195,32 +194,32 @@ def compared(store: Store, point: TrendPoint, points: Sequence[TrendPoint], alph
 
 
 def _comparison(store: Store, point: TrendPoint, others: Sequence[TrendPoint], alpha: float) -> Comparison:
-    alike = [other for other in others if other.series == point.series]
-    if not alike:
-        return _not_comparable_yet(others, point, alpha)
-    before = alike[-1]
-    told = NightBefore(night=before.night, time=before.time, model=before.model, evaluation=before.evaluation)
+    series = [other for other in others if other.series == point.series]
+    if not series:
+        return _first_of_series(others, point, alpha)
+    before = series[-1]
+    reference = NightBefore(night=before.night, time=before.time, model=before.model, evaluation=before.evaluation)
     if (before.model.digest, before.evaluation.path) == (point.model.digest, point.evaluation.path):
-        said = f"the same model as on {before.time}, its answers are known: nothing to compare"
-        return Comparison(outcome="same model", said=said, alpha=alpha, before=told)
+        message = f"the same model as on {before.time}, its answers are known: nothing to compare"
+        return Comparison(outcome="same model", said=message, alpha=alpha, before=reference)
     answers = _answers(store, point.evaluation)
     try:
         answers_before = _answers(store, before.evaluation)
     except (ArtifactMissing, ArtifactDamaged) as error:
-        said = f"the evaluation of {before.time} cannot be read any more, so nothing was compared: {error}"
-        logger.warning("%s", said)
-        return Comparison(outcome="not comparable", said=said, alpha=alpha, before=told)
-    said = "; ".join([f"compared with the night of {before.time}", *_also_changed(before, point)])
-    changes = tuple(compare(answers_before, answers))
-    return Comparison(outcome="compared", said=said, alpha=alpha, before=told, changes=changes)
+        message = f"the evaluation of {before.time} cannot be read any more, so nothing was compared: {error}"
+        logger.warning("%s", message)
+        return Comparison(outcome="not comparable", said=message, alpha=alpha, before=reference)
+    message = "; ".join([f"compared with the night of {before.time}", *_also_changed(before, point)])
+    changes = tuple(compare_evaluations(answers_before, answers))
+    return Comparison(outcome="compared", said=message, alpha=alpha, before=reference, changes=changes)
 
 
 def drop_message(point: TrendPoint, page: str) -> str:
-    """What a night with a significant drop fails with: the figures, both digests, and the way out."""
+    """Return the error of a night with a significant drop: the figures, both digests, and the way out."""
     compared_with = point.comparison.before
     if compared_with is None or not point.comparison.drops:
-        raise InputError(f"the night {point.night} has no significant drop, so there is nothing to say of one")
-    rows = "; ".join(in_words(change) for change in point.comparison.drops)
+        raise InputError(f"the night {point.night} has no significant drop, so there is no message about one")
+    rows = "; ".join(describe_change(change) for change in point.comparison.drops)
     return (
         f"significant drop of {point.pointer} against the night of {compared_with.time}: {rows}. "
         f"Model now {point.model.path} (digest {point.model.digest}), before {compared_with.model.path} "
@@ -229,8 +228,8 @@ def drop_message(point: TrendPoint, page: str) -> str:
     )
 
 
-def in_words(change: Change) -> str:
-    """One row of a comparison: ``vsp-planning 83.0 % -> 61.0 % (...)``."""
+def describe_change(change: Change) -> str:
+    """Return one row of a comparison as text: ``vsp-planning 83.0 % -> 61.0 % (...)``."""
     low, high = change.interval
     return (
         f"{change.benchmark} {change.before:.1%} -> {change.now:.1%} ({100 * change.difference:+.1f} points, 95 % "
@@ -248,14 +247,14 @@ def _load(store: Store, name: str) -> TrendPoint:
         ) from error
 
 
-def _not_comparable_yet(others: Sequence[TrendPoint], point: TrendPoint, alpha: float) -> Comparison:
+def _first_of_series(others: Sequence[TrendPoint], point: TrendPoint, alpha: float) -> Comparison:
     if not others:
         return Comparison(outcome="first night", said="the first night: nothing to compare with yet", alpha=alpha)
     last = others[-1]
     changed = ["the test problems"] if last.test_problems != point.test_problems else []
     changed += ["the rule of judging"] if last.rules != point.rules else []
-    said = f"{' and '.join(changed)} changed since {last.time}: a new series begins, nothing is compared"
-    return Comparison(outcome="new series", said=said, alpha=alpha)
+    message = f"{' and '.join(changed)} changed since {last.time}: a new series begins, nothing is compared"
+    return Comparison(outcome="new series", said=message, alpha=alpha)
 
 
 def _answers(store: Store, evaluation: Reference) -> list[Scored]:
@@ -266,21 +265,21 @@ def _answers(store: Store, evaluation: Reference) -> list[Scored]:
 
 
 def _also_changed(before: TrendPoint, point: TrendPoint) -> list[str]:
-    """What besides the model's weights is not as it was: it may explain a difference too."""
-    said = ["the model is the same, its evaluation is not"] if before.model.digest == point.model.digest else []
-    said += [f"the method was {before.method}, now {point.method}"] if before.method != point.method else []
+    """List what changed besides the model's weights: it may explain a difference too."""
+    changes = ["the model is the same, its evaluation is not"] if before.model.digest == point.model.digest else []
+    changes += [f"the method was {before.method}, now {point.method}"] if before.method != point.method else []
     names = _differing(before.use, point.use)
-    said += [f"the evaluation's settings differ in {', '.join(names)}"] if names else []
-    return said
+    changes += [f"the evaluation's settings differ in {', '.join(names)}"] if names else []
+    return changes
 
 
-def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """The dotted names of the leaves in which two nested mappings differ."""
-    found: list[str] = []
-    for name in sorted(one.keys() | other.keys()):
-        old, new = one.get(name), other.get(name)
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return the dotted names of the leaves in which two nested mappings differ."""
+    names: list[str] = []
+    for name in sorted(first.keys() | second.keys()):
+        old, new = first.get(name), second.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += _differing(old, new, f"{prefix}{name}.")
+            names += _differing(old, new, f"{prefix}{name}.")
         elif old != new:
-            found.append(f"{prefix}{name}")
-    return found
+            names.append(f"{prefix}{name}")
+    return names

@@ -1,4 +1,4 @@
-"""Writes trend.html and trend.json of a pointer into the store, from its nights."""
+"""trend.html and trend.json of a pointer, written into the store from its nights."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ def write_trend(store: Store, pointer: str, points: Sequence[TrendPoint]) -> byt
     listed = [as_json(point) for point in points]
     store.write_json(f"{folder(pointer)}/{FIGURES}", {"pointer": pointer, "nights": listed})
     page = trend_html(pointer, listed, figure)
-    store.place.write(f"{folder(pointer)}/{PAGE}", page.encode())
+    store.backend.write(f"{folder(pointer)}/{PAGE}", page.encode())
     return figure.light
 
 
-def page_of(store: Store, pointer: str) -> str:
-    """Where the page of a pointer is."""
+def page_url(store: Store, pointer: str) -> str:
+    """Return the URL of a pointer's page."""
     return f"{store.url}/{folder(pointer)}/{PAGE}"
 
 
 def as_json(point: TrendPoint) -> dict[str, Any]:
-    """A night as JSON, with what a reader would have to work out: its series and its drops."""
-    told: dict[str, Any] = json.loads(point.model_dump_json())
-    told["series"] = point.series
+    """Return a night as JSON, with its series and its drops."""
+    night: dict[str, Any] = json.loads(point.model_dump_json())
+    night["series"] = point.series
     dropped = {change.benchmark for change in point.comparison.drops}
-    told["comparison"]["drops"] = [row for row in told["comparison"]["changes"] if row["benchmark"] in dropped]
-    return told
+    night["comparison"]["drops"] = [row for row in night["comparison"]["changes"] if row["benchmark"] in dropped]
+    return night
 
 
 def nights_of(points: Sequence[TrendPoint]) -> dict[str, Sequence[Night]]:
-    """The points as the plot takes them, a list a benchmark."""
+    """Return the points for the plot, one list a benchmark."""
     from mirage_core.reports.trend import Night
 
     nights: dict[str, list[Night]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""Where stages work: folders that go when the work ends, also when its process was killed, and kept scratch."""
+"""Folders that stages work in: removed when the work ends, also of a killed process; and scratch that persists."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _LOCK = ".lock"
 
 @contextmanager
 def work_folder(name: str) -> Iterator[Path]:
-    """An empty folder for one piece of work, removed afterwards; those that killed processes left go first.
+    """An empty folder for one piece of work, removed afterwards; those of killed processes are removed first.
 
-    Its lock lies beside it from before it is made until after it is gone: so others know whether somebody works
-    there, and a process that is killed while it clears up leaves nothing that is not found.
+    Its lock file exists from before the folder is created until after it is removed: others know by it whether the
+    folder is in use, and a process that is killed while it cleans up leaves nothing that cannot be found.
     """
     parent = Path(tempfile.gettempdir())
     sweep(parent)
     while True:
         folder = parent / f"{PREFIX}{name}-{secrets.token_hex(4)}"
-        with _locked(_lock_of(folder)) as mine:
-            if not mine:
-                continue  # somebody looked in this moment whether it is in use
+        with _locked(_lock_of(folder)) as locked:
+            if not locked:
+                continue  # another process is checking whether it is in use
             folder.mkdir(mode=0o700)
             try:
                 yield folder
@@ -41,22 +41,22 @@ def sweep(parent: Path) -> list[Path]:
     """Remove the work folders in ``parent`` whose process is gone; returns what was removed."""
     removed = []
     for file in parent.glob(f"{PREFIX}*{_LOCK}"):
-        with suppress(OSError), file.open("r") as lock:  # in use, somebody else's, or gone meanwhile
+        with suppress(OSError), file.open("r") as lock:  # in use, of another user, or removed meanwhile
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             folder = file.with_name(file.name.removesuffix(_LOCK))
             shutil.rmtree(folder, ignore_errors=True)
-            if not folder.exists():  # else its last rank is just ending: next time
+            if not folder.exists():  # else its last rank is still exiting: next time
                 file.unlink()
                 removed.append(folder)
     return removed
 
 
 @contextmanager
-def kept_scratch(folder: Path) -> Iterator[Path]:
-    """A folder that stays when the work fails and goes when it is done; another one while somebody else works in it."""
+def persistent_scratch(folder: Path) -> Iterator[Path]:
+    """A folder that stays when the work fails and is removed when it is done; a temporary one while it is in use."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(_lock_of(folder)) as mine:
-        if not mine:
+    with _locked(_lock_of(folder)) as locked:
+        if not locked:
             with tempfile.TemporaryDirectory(prefix="mirage-scratch-") as other:
                 yield Path(other)
             return
@@ -66,9 +66,9 @@ def kept_scratch(folder: Path) -> Iterator[Path]:
 
 
 def drop_scratch(folder: Path) -> None:
-    """Remove what a killed process has left in a kept scratch whose work is done; nothing where somebody is in it."""
+    """Remove what a killed process left in a persistent scratch folder whose work is done; not while it is in use."""
     if folder.exists() or _lock_of(folder).exists():
-        with kept_scratch(folder):
+        with persistent_scratch(folder):
             pass
 
 
@@ -78,7 +78,7 @@ def _lock_of(folder: Path) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file, which is gone afterwards; False where somebody else holds it."""
+    """Lock a file, and remove it afterwards; False where another process has the lock."""
     while True:
         with path.open("w") as lock:
             try:
@@ -87,7 +87,7 @@ def _locked(path: Path) -> Iterator[bool]:
                 yield False
                 return
             if not _is_still(path, lock.fileno()):
-                continue  # who held it has removed it since it was opened
+                continue  # its owner has removed it since it was opened
             try:
                 yield True
             finally:

@@ -1,4 +1,4 @@
-"""What a recipe will need before it starts: memory of every stage on every device, tokens, operations, hours.
+"""What a recipe will need: memory of every stage on a device, tokens, operations, hours.
 
-Counted from sizes alone: no weights are read. See docs/real-size.md.
+Computed from sizes alone: no weights are read. See docs/real-size.md.
 """

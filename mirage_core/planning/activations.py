@@ -1,8 +1,7 @@
-"""What a forward pass keeps for its backward pass, and what the backward pass needs on top: bytes by formula.
+"""Bytes that a forward pass saves for its backward pass, and that the backward pass needs on top, by formula.
 
-The formulas follow the code that runs (stock decoder layers, training/losses.py, model/passes.py), one term for each
-tensor that autograd keeps; tests hold them against live tensors. Legend: D hidden, F intermediate, H heads,
-V vocabulary, C columns of a pass, k latents, b bytes of a number of the model's type.
+The formulas follow the code that runs (stock decoder layers, training/sft/losses.py, model/forward/passes.py), one term
+for each tensor that autograd saves; tests compare them with live tensors. Legend: b bytes of the model's dtype.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ FLOAT = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """How a model computes: ``number``, bytes of a number of its type; whether layers are computed again in the
-    backward pass; ``adapters``: ranks of all adapters of a layer together (0: all weights learn)."""
+class ComputeConfig:
+    """How a model computes: ``dtype_bytes`` of a number; ``checkpointing``: layers are recomputed in the backward
+    pass; ``adapters``: the sum of the ranks of a layer's adapters (0: all weights are trained)."""
 
-    number: int
+    dtype_bytes: int
     checkpointing: bool = False
     adapters: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """What a process computes at once: ``rows`` alike, the columns of each of their ``passes``, labelled tokens a row.
+    """A micro-batch of one process: ``rows`` of equal length, the columns of each of their ``passes``, labels of a row.
 
-    ``prompts``, ``prompt``: how many prompts of how many tokens are encoded before, for all rows that go on from
-    them (GRPO). ``padded``: rows differ in length, so that attention runs on columns and all else on tokens.
-    ``patches``: of a row's pictures, where the vision tower learns; ``fed``: image features that a row is given.
+    ``prompts``, ``prompt``: prompts and tokens of each, encoded once for all rows that continue them (GRPO).
+    ``padded``: rows differ in length, so attention runs on columns and everything else on tokens. ``patches``: of a
+    row's images if the vision tower is trained; ``image_features``: precomputed features of a row.
     """
 
     rows: int
@@ -40,11 +39,11 @@ class Batch:
     prompt: int = 0
     padded: bool = False
     patches: int = 0
-    fed: int = 0
+    image_features: int = 0
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the layers."""
+        """Tokens that pass through the layers."""
         return self.prompts * self.prompt + self.rows * sum(self.passes)
 
     @property
@@ -54,123 +53,120 @@ class Batch:
 
     @property
     def longest(self) -> int:
-        """Tokens of the pass that has most."""
+        """Tokens of the longest pass."""
         return max(self.prompts * self.prompt, self.rows * max(self.passes))
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one pass, each over what those before it left."""
+        """Whether there is more than one pass, each reading the cache of those before it."""
         return bool(self.prompts) or len(self.passes) > 1
 
 
-def rolled_out(before: int, after: int, num_latents: int) -> tuple[int, ...]:
-    """The columns of the passes of stage 2: up to latent_start, latents one by one but the last, which goes with the
-    text behind it."""
+def rollout_passes(before: int, after: int, num_latents: int) -> tuple[int, ...]:
+    """Return the columns of the passes of stage 2: up to latent_start, each latent but the last, the last one with the
+    text after it."""
     return (before, *([1] * (num_latents - 1)), after + 1)
 
 
-def token_kept(tower: Tower, form: Form, *, padded: bool = False) -> int:
-    """What one decoder layer keeps of a token, but for keys and values.
+def token_activations(tower: Tower, config: ComputeConfig, *, padded: bool = False) -> int:
+    """Return the bytes that one decoder layer saves of a token, without keys and values.
 
-    Two norms keep their input in float32 and, where their weight learns, the normed token; then the input of every
-    matrix, q, what attention gives; of the MLP the gate, its activation, the other half and their product.
+    Two norms save their input in float32 and, if their weight is trained, the normed token; then the input of every
+    matrix, q, the output of attention; of the MLP the gate, its activation, the other half and their product.
     """
-    b, hidden = form.number, tower.hidden
-    norms = 2 * ((FLOAT + (0 if form.adapters else b)) * hidden + FLOAT) + 2 * b * hidden
+    b, hidden = config.dtype_bytes, tower.hidden
+    norms = 2 * ((FLOAT + (0 if config.adapters else b)) * hidden + FLOAT) + 2 * b * hidden
     attention = 2 * b * hidden + FLOAT * tower.heads + (b * hidden if padded else 0)
-    return norms + attention + 4 * b * tower.intermediate + b * form.adapters
+    return norms + attention + 4 * b * tower.intermediate + b * config.adapters
 
 
-def layer_kept(tower: Tower, batch: Batch, at: int, form: Form) -> int:
-    """What one decoder layer keeps of pass ``at``."""
+def layer_activations(tower: Tower, batch: Batch, at: int, config: ComputeConfig) -> int:
+    """Return the bytes that one decoder layer saves of pass ``at``."""
     tokens = batch.rows * batch.passes[at]
-    return tokens * token_kept(tower, form, padded=batch.padded) + _keys_and_values(tower, batch, at, form.number)
+    return tokens * token_activations(tower, config, padded=batch.padded) + _keys_and_values(
+        tower, batch, at, config.dtype_bytes
+    )
 
 
-def prompts_kept(tower: Tower, batch: Batch, form: Form) -> int:
-    """What one decoder layer keeps of the prompts, keys and values included."""
-    return batch.prompts * batch.prompt * (token_kept(tower, form) + 2 * form.number * tower.kv_hidden)
+def prompt_activations(tower: Tower, batch: Batch, config: ComputeConfig) -> int:
+    """Return the bytes that one decoder layer saves of the prompts, with keys and values."""
+    return batch.prompts * batch.prompt * (token_activations(tower, config) + 2 * config.dtype_bytes * tower.kv_hidden)
 
 
-def _for_rows(tower: Tower, batch: Batch, b: int) -> int:
-    """Keys and values of the prompts, once for every row that goes on from them (one layer)."""
+def _prompt_cache_of_rows(tower: Tower, batch: Batch, b: int) -> int:
+    """Return the keys and values of the prompts in one layer, repeated for every row that continues them."""
     return 2 * b * tower.kv_hidden * batch.rows * batch.prompt if batch.prompts else 0
 
 
 def _keys_and_values(tower: Tower, batch: Batch, at: int, b: int) -> int:
-    """Keys and values that a pass reads: all columns so far, anew in every pass after the first; where a mask is
-    needed, once for every head."""
+    """Return the keys and values that a pass reads: all columns so far, copied in every pass after the first; with a
+    mask, repeated for every head."""
     seen = batch.rows * ((batch.prompt if batch.prompts else 0) + sum(batch.passes[: at + 1]))
     masked = (at > 0 or batch.prompts > 0) and batch.passes[at] > 1
     return 2 * b * seen * (tower.hidden if masked else tower.kv_hidden)
 
 
-def cached(tower: Tower, batch: Batch, b: int) -> int:
-    """Keys and values of all layers and columns."""
-    own = 2 * b * tower.kv_hidden * batch.tokens
-    return tower.layers * (own + _for_rows(tower, batch, b))
+def kv_cache_bytes(tower: Tower, batch: Batch, b: int) -> int:
+    """Return the keys and values of all layers and columns."""
+    columns = 2 * b * tower.kv_hidden * batch.tokens
+    return tower.layers * (columns + _prompt_cache_of_rows(tower, batch, b))
 
 
-def kept(sizes: ModelSizes, batch: Batch, form: Form) -> int:
-    """Everything that is kept between forward and backward pass, but for the logits."""
-    tower, b = sizes.text, form.number
+def saved_activations(sizes: ModelSizes, batch: Batch, config: ComputeConfig) -> int:
+    """Return everything that is saved between forward and backward pass, without the logits."""
+    tower, b = sizes.text, config.dtype_bytes
     ends = batch.tokens * (FLOAT + 2 * b) * tower.hidden + batch.labelled * b * tower.hidden
-    if form.checkpointing:
+    if config.checkpointing:
         layers = tower.layers * batch.tokens * b * tower.hidden
-        layers += cached(tower, batch, b) if batch.several else 0
+        layers += kv_cache_bytes(tower, batch, b) if batch.several else 0
     else:
-        layers = tower.layers * sum(layer_kept(tower, batch, at, form) for at in range(len(batch.passes)))
-        layers += tower.layers * prompts_kept(tower, batch, form) if batch.prompts else 0
-    return layers + ends + given(sizes, batch, b) + vision_kept(sizes, batch, form)
+        layers = tower.layers * sum(layer_activations(tower, batch, at, config) for at in range(len(batch.passes)))
+        layers += tower.layers * prompt_activations(tower, batch, config) if batch.prompts else 0
+    return layers + ends + input_features(sizes, batch, b) + vision_activations(sizes, batch, config)
 
 
-def given(sizes: ModelSizes, batch: Batch, b: int) -> int:
-    """Image features that come with the batch."""
-    return (batch.prompts or batch.rows) * batch.fed * sizes.text.hidden * b
+def input_features(sizes: ModelSizes, batch: Batch, b: int) -> int:
+    """Return the bytes of the precomputed image features of the batch."""
+    return (batch.prompts or batch.rows) * batch.image_features * sizes.text.hidden * b
 
 
-def recomputed(sizes: ModelSizes, batch: Batch, form: Form) -> int:
-    """With checkpointing: the layer that is computed again, of its longest pass."""
-    prompts = prompts_kept(sizes.text, batch, form) if batch.prompts else 0
-    return max(prompts, *(layer_kept(sizes.text, batch, at, form) for at in range(len(batch.passes))))
+def recomputed_layer(sizes: ModelSizes, batch: Batch, config: ComputeConfig) -> int:
+    """Return, with checkpointing, the activations of the layer that is recomputed, in its longest pass."""
+    prompts = prompt_activations(sizes.text, batch, config) if batch.prompts else 0
+    return max(prompts, *(layer_activations(sizes.text, batch, at, config) for at in range(len(batch.passes))))
 
 
-def in_flight(sizes: ModelSizes, batch: Batch, b: int) -> int:
-    """Gradients on their way through one layer, of its MLP's inner tokens."""
+def gradients_in_flight(sizes: ModelSizes, batch: Batch, b: int) -> int:
+    """Return the gradients in flight through one layer: of the inner activations of its MLP."""
     return batch.longest * b * 2 * (sizes.text.intermediate + sizes.text.hidden)
 
 
-def first_pass(batch: Batch) -> int:
-    """Tokens of the first pass: of the prompts, where these are encoded before."""
+def first_pass_tokens(batch: Batch) -> int:
+    """Return the tokens of the first pass: the prompts where these are encoded once."""
     return batch.prompts * batch.prompt or batch.rows * batch.passes[0]
 
 
-def waiting(tower: Tower, batch: Batch, b: int) -> int:
-    """Gradients of the first pass's keys and values in all layers, which later passes gave."""
-    return 2 * b * tower.kv_hidden * tower.layers * first_pass(batch)
+def waiting_gradients(tower: Tower, batch: Batch, b: int) -> int:
+    """Return the gradients of the first pass's keys and values in all layers, which later passes left."""
+    return 2 * b * tower.kv_hidden * tower.layers * first_pass_tokens(batch)
 
 
-def vision_kept(sizes: ModelSizes, batch: Batch, form: Form) -> int:
-    """What a vision tower that learns keeps; nothing where it is frozen."""
-    tower, patches, b = sizes.vision, (batch.prompts or batch.rows) * batch.patches, form.number
+def vision_activations(sizes: ModelSizes, batch: Batch, config: ComputeConfig) -> int:
+    """Return the bytes that a trained vision tower saves; 0 where it is frozen."""
+    tower, patches, b = sizes.vision, (batch.prompts or batch.rows) * batch.patches, config.dtype_bytes
     norms = 2 * ((FLOAT + b) * tower.hidden + FLOAT) + 2 * b * tower.hidden
     block = patches * (norms + 7 * b * tower.hidden + 4 * b * tower.intermediate + FLOAT * tower.heads)
     ends = patches * (b * sizes.patch + (FLOAT + 4 * b) * tower.hidden)
-    if form.checkpointing:
+    if config.checkpointing:
         return patches * tower.layers * b * tower.hidden + (block + ends if patches else 0)
     return tower.layers * block + ends
 
 
 def loss_forward(sizes: ModelSizes, batch: Batch) -> int:
-    """The most that cross-entropy holds in the forward pass: the logits in float32 and their logarithms."""
+    """Return the peak of cross-entropy in the forward pass: logits in float32 and log-probabilities."""
     return 2 * FLOAT * batch.labelled * sizes.vocabulary
 
 
-def loss_kept(sizes: ModelSizes, batch: Batch) -> int:
-    """What cross-entropy (or the log-probabilities of GRPO) keeps."""
-    return FLOAT * batch.labelled * sizes.vocabulary
-
-
 def loss_backward(sizes: ModelSizes, batch: Batch, *, policy: bool) -> int:
-    """The most that its backward pass holds: what is kept, and two gradients; of log-probabilities one more."""
+    """Return the peak of its backward pass: what is saved, and two gradients; of log-probabilities three."""
     return (4 if policy else 3) * FLOAT * batch.labelled * sizes.vocabulary

@@ -1,4 +1,4 @@
-"""The shape of what a stage computes at once, from the lengths of a recipe's rows.
+"""The shape of a stage's micro-batch, from the token counts of a recipe's rows.
 
 Legend: k latents a span.
 """
@@ -9,24 +9,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirage_core.config import Settings
-from mirage_core.planning.activations import Batch, rolled_out
+from mirage_core.methods import TRAIN_STAGES
+from mirage_core.planning.activations import Batch, rollout_passes
 from mirage_core.planning.sizes import ModelSizes
 from mirage_core.planning.token_counts import RecipeRows
 
 WARMUP_FRAME = 16
-"""Tokens of a warm-up's exercise beside its picture and answer (training/warmup.py)."""
+"""Tokens of a warm-up example besides its image and answer (training/warmup/tasks.py)."""
 AUXILIARY_LABELS = 20
-"""Tokens that label the pictures where the auxiliary one is an input (benchmarks/auxiliary_input.py)."""
-ROLLED_OUT = ("relaxation", "without-stage-1")
-"""The supervised stages whose latents are always the model's own; those of grounding with a horizon above 1."""
+"""Tokens that label the images where the auxiliary image is an input (benchmarks/auxiliary_input.py)."""
+
+
+def sees_auxiliary(name: str) -> bool:
+    """Return whether a training stage reads auxiliary images: as an input, or as targets that are fed."""
+    stage = TRAIN_STAGES[name]
+    return stage.data == "auxiliary-examples" or stage.program.latents == "teacher_forced"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The figures of a row that stands for all: its longest or its mean (rounded).
+    """Token counts of one row that represents all rows: the maximum of each part, or its rounded mean.
 
-    ``read``: latents that the text after them reads again; ``blank``: blank tokens stand in a span, and nothing is
-    rolled out; ``led``: grounding feeds targets alone.
+    ``reread``: latents that are encoded a second time for the text after them; ``blank``: spans hold blank tokens, so
+    there is no rollout; ``teacher_forced``: grounding feeds target latents only.
     """
 
     prompt: int
@@ -36,46 +41,53 @@ class Shape:
     caption: int
     auxiliary: int
     num_latents: int
-    read: int = 0
+    reread: int = 0
     blank: bool = False
-    led: bool = True
+    teacher_forced: bool = True
 
     @classmethod
-    def most(cls, rows: RecipeRows, settings: Settings) -> Shape:
-        """As long as any in every part."""
-        return cls(**_spans(settings) | {name: rows.most(name) for name in _PARTS})
+    def longest(cls, rows: RecipeRows, settings: Settings) -> Shape:
+        """The maximum of every part."""
+        return cls(**_spans(settings) | {name: rows.max(name) for name in _PARTS})
 
     @classmethod
     def mean(cls, rows: RecipeRows, settings: Settings) -> Shape:
-        """As long as they are on average."""
+        """The mean of every part."""
         return cls(**_spans(settings) | {name: round(rows.mean(name)) for name in _PARTS})
 
     def batch(self, name: str, count: int, padded: bool) -> Batch:
-        """So many rows of it for a training stage; ``padded``: rows of several lengths come together."""
-        differ = padded and count > 1
+        """Return ``count`` rows for a training stage; ``padded``: rows of different lengths share a batch."""
+        mixed_lengths = padded and count > 1
         text = self.before + self.after
-        if name in ("direct-sft", "auxiliary-input", "capimagine"):
-            caption = self.caption if name == "capimagine" else 0
-            shown = self.auxiliary if name == "auxiliary-input" else 0
+        stage = TRAIN_STAGES[name]
+        if not stage.latents:
+            caption = self.caption if stage.data == "captions" else 0
+            shown = self.auxiliary if sees_auxiliary(name) else 0
             length = self.prompt + text + caption + (shown + AUXILIARY_LABELS if shown else 0)
-            given = self.image + shown
-            return Batch(rows=count, passes=(length,), labels=text + caption + 1, padded=differ, fed=given)
-        begun, labels = self.prompt + self.before + 1, text + 3
-        given = self.image + (0 if name in ROLLED_OUT else self.auxiliary)
+            return Batch(
+                rows=count,
+                passes=(length,),
+                labels=text + caption + 1,
+                padded=mixed_lengths,
+                image_features=self.image + shown,
+            )
+        prefix, labels = self.prompt + self.before + 1, text + 3
+        features = self.image + (self.auxiliary if sees_auxiliary(name) else 0)
         if self.rolls_out(name):
-            passes = self._passes(begun, self.after + 1)
-            return Batch(rows=count, passes=passes, labels=labels, padded=differ, fed=given)
-        length = begun + self.num_latents + self.read + 1 + self.after
-        return Batch(rows=count, passes=(length,), labels=labels, padded=differ, fed=given)
+            passes = self._passes(prefix, self.after + 1)
+        else:
+            passes = (prefix + self.num_latents + self.reread + 1 + self.after,)
+        return Batch(rows=count, passes=passes, labels=labels, padded=mixed_lengths, image_features=features)
 
     def rolls_out(self, name: str) -> bool:
-        """Whether a stage takes a pass a latent."""
-        return name in ROLLED_OUT or (name == "grounding" and not self.led)
+        """Return whether a stage runs one forward pass for each latent."""
+        latents = TRAIN_STAGES[name].program.latents
+        return latents == "rolled_out" or (latents == "teacher_forced" and not self.teacher_forced)
 
     def answers(self, prompts: int, count: int, tokens: int) -> Batch:
-        """So many answers of ``tokens`` text tokens with one span, to ``prompts`` prompts that are encoded once."""
-        begun = 2 + min(self.before, tokens // 2)
-        passes = self._passes(begun, tokens - begun + 1)
+        """Return ``count`` answers of ``tokens`` text tokens and one span to ``prompts`` prompts, encoded once."""
+        prefix = 2 + min(self.before, tokens // 2)
+        passes = self._passes(prefix, tokens - prefix + 1)
         return Batch(
             rows=count,
             passes=passes,
@@ -83,30 +95,30 @@ class Shape:
             prompts=prompts,
             prompt=self.prompt - 1,
             padded=count > 1,
-            fed=self.image,
+            image_features=self.image,
         )
 
-    def _passes(self, begun: int, after: int) -> tuple[int, ...]:
-        """The columns of the passes of rows with one span, between so many tokens up to latent_start and after it."""
+    def _passes(self, prefix: int, after: int) -> tuple[int, ...]:
+        """Return the columns of each pass: ``prefix`` tokens up to latent_start, one span, ``after`` tokens."""
         if self.blank:
-            return (begun + self.num_latents + self.read + after,)
-        return rolled_out(begun, self.read + after, self.num_latents)
+            return (prefix + self.num_latents + self.reread + after,)
+        return rollout_passes(prefix, self.reread + after, self.num_latents)
 
 
 def _spans(settings: Settings) -> dict[str, Any]:
-    """What a recipe has in a span, and behind it."""
+    """Return the latents of a span, those encoded again after it, and how they are fed."""
     latent = settings.latent
-    again = latent.num_latents if latent.bottleneck == "latent_only" else 0
-    blank = latent.fed == "blank"
-    led = blank or settings.grounding.horizon == 1
-    return {"num_latents": latent.num_latents, "read": again, "blank": blank, "led": led}
+    reread = latent.num_latents if latent.bottleneck == "latent_only" else 0
+    blank = latent.input == "blank"
+    teacher_forced = blank or settings.grounding.horizon == 1
+    return {"num_latents": latent.num_latents, "reread": reread, "blank": blank, "teacher_forced": teacher_forced}
 
 
 _PARTS = ("prompt", "image", "before", "after", "caption", "auxiliary")
 
 
 def exercises(sizes: ModelSizes, level: int, count: int) -> Batch:
-    """So many warm-up exercises of a level: a picture, and its map in symbols."""
+    """Return ``count`` warm-up examples of a level: an image, and its map as symbols."""
     answer = level * (level + 1) + 3
     return Batch(
         rows=count,

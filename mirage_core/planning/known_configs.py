@@ -1,4 +1,4 @@
-"""Configurations of the models that the recipes name, so that planning them needs no hub.
+"""Configurations of the models of the recipes, so that a plan needs no download.
 
 The sizes are those of config.json in https://huggingface.co/Qwen/Qwen2.5-VL-3B-Instruct and
 https://huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct; built from them the models have the 3,754,622,976 and 8,292,166,656

@@ -1,6 +1,6 @@
-"""What this device does in a second, from a few steps of the recipe's own model, cut to a few layers.
+"""The speed of this device, measured by a few steps of the recipe's model, reduced to a few layers.
 
-Random weights and random text: rates depend on sizes alone.
+Weights and text are random: the speed depends on sizes alone.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from mirage_core.model.backbone import Backbone
 from mirage_core.model.cache import FixedCache
 from mirage_core.planning.batch_shapes import Shape
 from mirage_core.planning.flops import Rates, training
-from mirage_core.planning.random_model import StandInRows, random_model
+from mirage_core.planning.random_model import RandomRows, random_model
 from mirage_core.planning.sizes import sizes_of
-from mirage_core.planning.stages import form_of
+from mirage_core.planning.stages import compute_config
 from mirage_core.planning.token_counts import RecipeRows
 from mirage_core.training.sft.losses import LossParts, relaxation_loss, text_loss
 
@@ -26,19 +26,19 @@ LAYERS = 4
 ROUNDS = 3
 ROWS_DRAWN = 8
 COPIED = 2**26
-"""Numbers of the tensor whose copying tells the memory's speed (256 MiB)."""
+"""Elements of the tensor that is copied to measure the memory bandwidth (256 MiB)."""
 
 
 def measured_rates(settings: Settings, rows: RecipeRows, device: torch.device) -> Rates:
-    """The rates of ``device`` for the recipe's model; takes seconds on a GPU, a minute or so on a CPU."""
+    """Measure the rates of ``device`` for the recipe's model; takes seconds on a GPU, about a minute on a CPU."""
     backbone = random_model(settings.model, device, layers=LAYERS)
     latent = settings.latent
-    made = StandInRows(backbone, Shape.mean(rows, settings), bottleneck=latent.bottleneck)
+    random_rows = RandomRows(backbone, Shape.mean(rows, settings), bottleneck=latent.bottleneck)
     count = _rows_at_once(settings)
-    plain, rolled = made.batch("direct-sft", count), made.batch("relaxation", count)
+    plain, rolled = random_rows.batch("direct-sft", count), random_rows.batch("relaxation", count)
 
     def relaxation() -> LossParts:
-        return relaxation_loss(backbone, rolled, blank=latent.fed == "blank")
+        return relaxation_loss(backbone, rolled, blank=latent.input == "blank")
 
     return Rates(
         training=_rate(settings, rows, backbone, "direct-sft", count, lambda: text_loss(backbone, plain)),
@@ -50,30 +50,30 @@ def measured_rates(settings: Settings, rows: RecipeRows, device: torch.device) -
 
 
 def _rows_at_once(settings: Settings) -> int:
-    """The rows that a process of stage 2 computes at once."""
-    mine = max(1, settings.relaxation.batch_size // settings.runtime.world_size)
-    return min(settings.relaxation.micro_batch_size or mine, mine)
+    """Return the micro-batch of a process in stage 2."""
+    local_batch = max(1, settings.relaxation.batch_size // settings.runtime.world_size)
+    return min(settings.relaxation.micro_batch_size or local_batch, local_batch)
 
 
 def _rate(
     settings: Settings, rows: RecipeRows, backbone: Backbone, name: str, count: int, loss: Callable[[], LossParts]
 ) -> float:
-    """TFLOP/s of forward and backward pass."""
+    """Measure the TFLOP/s of forward and backward pass."""
 
     def step() -> None:
         backbone.zero_grad(set_to_none=True)
         loss().total.backward()
 
     batch = Shape.mean(rows, settings).batch(name, count, padded=False)
-    _, operations = training(sizes_of(backbone.model.config), batch, form_of(settings.model, False))
+    _, operations = training(sizes_of(backbone.model.config), batch, compute_config(settings.model, False))
     return operations / seconds_of(step, backbone.device) / 1e12
 
 
 @torch.no_grad()
 def _column(backbone: Backbone) -> float:
-    """Milliseconds that a layer takes for one column of a decoding."""
-    cache, places = FixedCache(), torch.zeros(3, ROWS_DRAWN, 1, dtype=torch.long, device=backbone.device)
-    rotary = backbone.rotary(places)
+    """Measure the milliseconds that a layer takes for one decoding step."""
+    cache, positions = FixedCache(), torch.zeros(3, ROWS_DRAWN, 1, dtype=torch.long, device=backbone.device)
+    rotary = backbone.rotary(positions)
     inputs = torch.zeros(ROWS_DRAWN, 1, backbone.hidden_size, dtype=backbone.dtype, device=backbone.device)
 
     def column() -> None:
@@ -84,19 +84,19 @@ def _column(backbone: Backbone) -> float:
 
 
 def _memory(device: torch.device) -> float:
-    """GB/s of copying."""
+    """Measure the GB/s of copying."""
     source = torch.zeros(COPIED, device=device)
     target = torch.empty_like(source)
     return 2 * 4 * COPIED / seconds_of(lambda: target.copy_(source), device) / 1e9
 
 
 def seconds_of(work: Callable[[], object], device: torch.device, rounds: int = ROUNDS) -> float:
-    """The median time of some work, after one round that does not count."""
-    taken = []
+    """Return the median time of ``work`` after one warm-up round."""
+    times = []
     for _ in range(rounds + 1):
-        began = time.perf_counter()
+        start = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken[1:])
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])

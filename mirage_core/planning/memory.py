@@ -1,7 +1,7 @@
-"""The memory of a stage on one device: its moments, and the one that needs most.
+"""The memory of a stage on one device, in bytes: the candidates for its peak, and the largest of them.
 
-A moment is a point of a step at which memory peaks: the loss, a layer's backward pass, the optimizer's step, drawing
-answers. Each says what of, so that advice can be given. Bytes.
+A moment is a point of a step where memory may peak: the loss, a layer's backward pass, the optimizer step, sampling
+answers. Each lists its bytes by what they hold, so that advice can be given.
 """
 
 from __future__ import annotations
@@ -12,168 +12,177 @@ from dataclasses import dataclass
 from mirage_core.planning.activations import (
     FLOAT,
     Batch,
-    Form,
-    cached,
-    first_pass,
-    in_flight,
-    kept,
-    layer_kept,
+    ComputeConfig,
+    first_pass_tokens,
+    gradients_in_flight,
+    kv_cache_bytes,
+    layer_activations,
     loss_backward,
     loss_forward,
-    prompts_kept,
-    recomputed,
-    waiting,
+    prompt_activations,
+    recomputed_layer,
+    saved_activations,
+    waiting_gradients,
 )
-from mirage_core.planning.resident_memory import Held
+from mirage_core.planning.resident_memory import ResidentMemory
 from mirage_core.planning.sizes import ModelSizes
 
 HEADROOM = 64
-"""Columns that a decoding's cache is larger than what is in it (model/cache.py)."""
-DRAWING = 28
-"""Bytes of a logit while a token is drawn: scores, chances, their double sums (model/sampling.py)."""
+"""Columns that a KV cache is larger than its content at the start (model/cache.py)."""
+SAMPLING_BYTES = 28
+"""Bytes of a logit while a token is sampled: scores, probabilities, their float64 sums (generation/sampling.py)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """A point of a step: bytes by what they are of."""
+    """A point of a step, and its bytes by what they hold."""
 
     name: str
     parts: Mapping[str, int]
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Bytes of all parts."""
         return sum(self.parts.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """One training step of one process: its model, what is computed at once, and how.
+    """One training step of one process: its model, its micro-batch, and how it computes.
 
-    ``accumulating``: gradients of earlier portions are there already; ``policy``: GRPO's log-probabilities.
+    ``accumulating``: gradients of earlier micro-batches are present; ``policy``: log-probabilities for GRPO.
     """
 
     sizes: ModelSizes
     batch: Batch
-    form: Form
+    config: ComputeConfig
     accumulating: bool = False
     policy: bool = False
 
 
 def peak(moments: Sequence[Moment]) -> Moment:
-    """The moment that needs most."""
+    """Return the moment with the most bytes."""
     return max(moments, key=lambda moment: moment.total)
 
 
-def training_moments(held: Held, work: Work) -> list[Moment]:
-    """The moments of a supervised step, or of learning from drawn answers."""
-    sizes, batch, b = work.sizes, work.batch, work.form.number
-    fixed = {"weights": held.weights, "optimizer": held.optimizer, "buffers": held.buffers}
-    earlier = held.gradients if work.accumulating else 0
+def training_moments(resident: ResidentMemory, work: Work) -> list[Moment]:
+    """Return the moments of a supervised step, or of a policy update."""
+    sizes, batch, b = work.sizes, work.batch, work.config.dtype_bytes
+    fixed = {"weights": resident.weights, "optimizer": resident.optimizer, "buffers": resident.buffers}
+    accumulated = resident.gradients if work.accumulating else 0
     head = _head_gradient(work)
     logits = max(
         loss_forward(sizes, batch),
         loss_backward(sizes, batch, policy=work.policy),
         b * batch.labelled * sizes.vocabulary + head,
     )
-    activations, flight = kept(sizes, batch, work.form), in_flight(sizes, batch, b)
-    if work.form.checkpointing:
-        flight += recomputed(sizes, batch, work.form)
+    activations, in_flight = saved_activations(sizes, batch, work.config), gradients_in_flight(sizes, batch, b)
+    if work.config.checkpointing:
+        in_flight += recomputed_layer(sizes, batch, work.config)
     tied = head if sizes.tied else 0
     inputs = batch.tokens * b * sizes.text.hidden
-    named = {
-        "loss": {"gradients": earlier, "activations": activations, "logits": logits},
-        "first layers": {"gradients": max(earlier, head), "activations": activations + flight},
-        "last layers": {"gradients": _late_gradients(held, work), "activations": _late(work) + flight},
-        "between passes": {"gradients": _late_gradients(held, work), "activations": _between(work, activations)},
-        "embedding": {"gradients": held.gradients + tied, "activations": inputs},
-        "step": {"gradients": held.gradients, "stepping": held.stepping},
+    points = {
+        "loss": {"gradients": accumulated, "activations": activations, "logits": logits},
+        "first layers": {"gradients": max(accumulated, head), "activations": activations + in_flight},
+        "last layers": {
+            "gradients": _late_gradients(resident, work),
+            "activations": _late_activations(work) + in_flight,
+        },
+        "between passes": {
+            "gradients": _late_gradients(resident, work),
+            "activations": _activations_between_passes(work, activations),
+        },
+        "embedding": {"gradients": resident.gradients + tied, "activations": inputs},
+        "step": {"gradients": resident.gradients, "stepping": resident.stepping},
     }
-    return [Moment(name=name, parts={**fixed, **parts}) for name, parts in named.items()]
+    return [Moment(name=name, parts={**fixed, **parts}) for name, parts in points.items()]
 
 
 def _head_gradient(work: Work) -> int:
-    """The gradient of the output layer, which comes first; none where only adapters learn."""
-    return 0 if work.form.adapters else work.form.number * work.sizes.table
+    """Return the gradient of the output layer, which comes first; none if only adapters are trained."""
+    return 0 if work.config.adapters else work.config.dtype_bytes * work.sizes.table
 
 
-def _late_gradients(held: Held, work: Work) -> int:
-    """Gradients when the backward pass comes to the layers next to the input: all but the table's, and theirs.
+def _late_gradients(resident: ResidentMemory, work: Work) -> int:
+    """Return the gradients when the backward pass reaches the first layer: without its own and the embedding's.
 
-    After several passes all layers have had some.
+    With several passes every layer already has a gradient.
     """
-    if work.accumulating or work.form.adapters:
-        return held.gradients
+    if work.accumulating or work.config.adapters:
+        return resident.gradients
     missing = 0 if work.sizes.tied else work.sizes.table
     missing += 0 if work.batch.several else work.sizes.layer
-    return round(held.gradients * (1 - missing / work.sizes.language))
+    return round(resident.gradients * (1 - missing / work.sizes.language))
 
 
-def _late(work: Work) -> int:
-    """What is still kept then, beside the layer that is computed again: nothing of one pass, of several the first."""
+def _late_activations(work: Work) -> int:
+    """Return the activations still saved then: the first layer's of one pass, all layers' of the first of several."""
     batch, tower = work.batch, work.sizes.text
     if not batch.several:
-        return 0 if work.form.checkpointing else layer_kept(tower, batch, 0, work.form)
-    grown = waiting(tower, batch, work.form.number)
-    if work.form.checkpointing:
-        return first_pass(batch) * work.form.number * tower.hidden * tower.layers + grown
-    first = prompts_kept(tower, batch, work.form) if batch.prompts else layer_kept(tower, batch, 0, work.form)
-    return tower.layers * first + grown
+        return 0 if work.config.checkpointing else layer_activations(tower, batch, 0, work.config)
+    waiting = waiting_gradients(tower, batch, work.config.dtype_bytes)
+    if work.config.checkpointing:
+        return first_pass_tokens(batch) * work.config.dtype_bytes * tower.hidden * tower.layers + waiting
+    first = (
+        prompt_activations(tower, batch, work.config)
+        if batch.prompts
+        else layer_activations(tower, batch, 0, work.config)
+    )
+    return tower.layers * first + waiting
 
 
-def _between(work: Work, activations: int) -> int:
-    """Of several passes: all but the last one's, and the gradients of what it read of those before it."""
-    batch, tower, form = work.batch, work.sizes.text, work.form
+def _activations_between_passes(work: Work, activations: int) -> int:
+    """Return, for several passes, all but the last one's activations plus the gradients of the cache it read."""
+    batch, tower, config = work.batch, work.sizes.text, work.config
     if not batch.several:
         return 0
     tokens = batch.rows * batch.passes[-1]
-    last = layer_kept(tower, batch, len(batch.passes) - 1, form)
-    done = tokens * form.number * tower.hidden if form.checkpointing else last
-    return activations - tower.layers * done + cached(tower, batch, form.number)
+    last = layer_activations(tower, batch, len(batch.passes) - 1, config)
+    done = tokens * config.dtype_bytes * tower.hidden if config.checkpointing else last
+    return activations - tower.layers * done + kv_cache_bytes(tower, batch, config.dtype_bytes)
 
 
 def reference_moment(resident: Mapping[str, int], sizes: ModelSizes, batch: Batch, b: int) -> Moment:
-    """GRPO: the reference's pass, without gradient. ``resident``: what lies on the device meanwhile."""
-    passing = cached(sizes.text, batch, b) + _passing(sizes, batch.longest, b)
+    """Return the forward pass of GRPO's reference, without gradient; ``resident``: bytes allocated meanwhile."""
+    passing = kv_cache_bytes(sizes.text, batch, b) + _inference_activations(sizes, batch.longest, b)
     parts = {"activations": passing, "logits": 3 * FLOAT * batch.labelled * sizes.vocabulary}
     return Moment(name="reference", parts={**resident, **parts})
 
 
-def drawing_moment(
+def sampling_moment(
     resident: Mapping[str, int], sizes: ModelSizes, b: int, *, prompts: int, samples: int, prompt: int, steps: int
 ) -> Moment:
-    """Drawing ``samples`` answers to each of ``prompts`` prompts, ``steps`` columns each: the cache, and one column.
+    """Return the sampling of ``samples`` answers of ``steps`` columns to each of ``prompts`` prompts.
 
-    ``resident``: what lies on the device meanwhile.
+    ``resident``: bytes allocated meanwhile.
     """
     rows = prompts * samples
-    column = rows * sizes.vocabulary * DRAWING + _passing(sizes, rows, b)
-    prefill = _passing(sizes, prompts * prompt, b)
-    one = 2 * b * sizes.text.kv_hidden
-    cache = rows * sizes.text.layers * one * capacity(prompt, steps)
-    growing = rows * one * capacity(prompt, steps)
+    column = rows * sizes.vocabulary * SAMPLING_BYTES + _inference_activations(sizes, rows, b)
+    prefill = _inference_activations(sizes, prompts * prompt, b)
+    layer_cache = rows * 2 * b * sizes.text.kv_hidden * capacity(prompt, steps)
+    cache = sizes.text.layers * layer_cache
     return Moment(
         name="drawing",
-        parts={**resident, "cache": cache, "activations": max(prefill, growing + column)},
+        parts={**resident, "cache": cache, "activations": max(prefill, layer_cache + column)},
     )
 
 
 def capacity(prompt: int, steps: int) -> int:
-    """Columns that a decoding's cache has room for at its end: it doubles when full (model/cache.py)."""
-    room = prompt + HEADROOM
-    while room < prompt + steps:
-        room = 2 * room
-    return room
+    """Return the columns that a KV cache has allocated at the end: it doubles when full (model/cache.py)."""
+    columns = prompt + HEADROOM
+    while columns < prompt + steps:
+        columns *= 2
+    return columns
 
 
-def pictures_moment(weights: int, sizes: ModelSizes, b: int, patches: int) -> Moment:
-    """Encoding pictures without gradient: one block's inner tokens."""
+def image_encoding_moment(weights: int, sizes: ModelSizes, b: int, patches: int) -> Moment:
+    """Return the encoding of images without gradient: one block's inner activations."""
     tower = sizes.vision
     inner = max(3 * b * tower.intermediate, 4 * b * tower.hidden + 4 * FLOAT * tower.hidden)
     block = patches * (sizes.patch * (FLOAT + b) + 2 * b * tower.hidden + inner)
     return Moment(name="pictures", parts={"weights": weights, "activations": block})
 
 
-def _passing(sizes: ModelSizes, tokens: int, b: int) -> int:
-    """Inner tokens of one layer in a pass without gradient."""
+def _inference_activations(sizes: ModelSizes, tokens: int, b: int) -> int:
+    """Return the inner activations of one layer in a pass without gradient."""
     return tokens * (b * 3 * sizes.text.intermediate + (FLOAT + 2 * b) * sizes.text.hidden)

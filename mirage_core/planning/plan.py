@@ -1,29 +1,29 @@
-"""The plan of a recipe: for every stage that will run, its memory on a device, steps, tokens, operations and hours."""
+"""The plan of a recipe: memory, steps, tokens, operations and hours of every stage, and advice if it does not fit."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mirage_core.config import RuntimeSettings, Settings
+from mirage_core.config import RuntimeSettings, Settings, as_recipe
 from mirage_core.errors import SettingsError
 from mirage_core.planning.flops import Rates
 from mirage_core.planning.memory import Moment, peak
 from mirage_core.planning.sizes import ModelSizes, model_sizes
-from mirage_core.planning.stages import StageWork, stages_of
+from mirage_core.planning.stages import StageWork, stage_work
 from mirage_core.planning.token_counts import RecipeRows, recipe_rows
 
 GIB = 2**30
 CONTEXT = 0.75 * GIB
-"""What a GPU has gone before the first tensor: the driver's context, kernels, workspaces of the libraries."""
+"""Bytes that a GPU uses before the first tensor: the driver's context, kernels, library workspaces."""
 FRAGMENTS = 0.05
-"""Share of the peak that the allocator holds beside what is asked of it."""
+"""Share of the peak that the allocator reserves beyond what is requested."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
-    """One stage. Bytes are of one device, ``main`` of one process's main memory; ``needed``: with what a GPU takes
-    beside tensors; ``hours``: None without a rate; ``advice``: settings with which it fits (all of them together)."""
+    """The plan of one stage. Bytes are of one device, ``main``: of one process's main memory; ``needed``: with the
+    overhead of a GPU; ``hours``: None without a rate; ``advice``: settings that together make it fit."""
 
     name: str
     steps: int
@@ -42,7 +42,7 @@ class StagePlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A recipe's plan for so many devices of ``gpu_gib`` GiB."""
+    """The plan of a recipe for ``gpus`` devices of ``gpu_gib`` GiB each."""
 
     recipe: str
     gpus: int
@@ -55,18 +55,18 @@ class Plan:
 
     @property
     def hours(self) -> float | None:
-        """All stages, one after the other."""
+        """The hours of all stages, one after the other."""
         known = [stage.hours for stage in self.stages]
         return None if None in known else sum(hours for hours in known if hours is not None)
 
     @property
     def fits(self) -> bool:
-        """Whether every stage does."""
+        """Whether every stage fits."""
         return all(stage.fits for stage in self.stages)
 
 
 def on_gpus(settings: Settings, gpus: int | None) -> Settings:
-    """The settings with that many processes, over all their hosts; SettingsError where they do not divide."""
+    """Return the settings with ``gpus`` processes over all hosts; SettingsError if they do not divide."""
     hosts = max(1, len(settings.runtime.hosts))
     if gpus is None:
         return settings
@@ -76,9 +76,9 @@ def on_gpus(settings: Settings, gpus: int | None) -> Settings:
 
 
 def make_plan(settings: Settings, gpu_gib: float, rates: Rates | None = None) -> Plan:
-    """The plan; ``settings.runtime`` says how many devices there are. Raises what ``recipe_rows`` raises."""
+    """Return the plan for the devices of ``settings.runtime``. Raises what ``recipe_rows`` raises."""
     sizes, rows = model_sizes(settings.model), recipe_rows(settings)
-    stages = tuple(_stage(settings, sizes, rows, work, gpu_gib) for work in stages_of(settings, sizes, rows, rates))
+    stages = tuple(_stage(settings, sizes, rows, work, gpu_gib) for work in stage_work(settings, sizes, rows, rates))
     return Plan(
         recipe=settings.recipe,
         gpus=settings.runtime.world_size,
@@ -92,9 +92,9 @@ def make_plan(settings: Settings, gpu_gib: float, rates: Rates | None = None) ->
 
 
 def _stage(settings: Settings, sizes: ModelSizes, rows: RecipeRows, work: StageWork, gpu_gib: float) -> StagePlan:
-    most = peak(work.moments)
-    needs = needed(most.total)
-    fits = needs <= gpu_gib * GIB
+    moment = peak(work.moments)
+    required = needed(moment.total)
+    fits = required <= gpu_gib * GIB
     return StagePlan(
         name=work.name,
         steps=work.steps,
@@ -103,9 +103,9 @@ def _stage(settings: Settings, sizes: ModelSizes, rows: RecipeRows, work: StageW
         model_flops_per_step=work.model_flops,
         flops_per_step=work.flops,
         hours=None if work.seconds is None else work.steps * work.seconds / 3600,
-        moment=most,
+        moment=moment,
         main=work.main,
-        needed=needs,
+        needed=required,
         fits=fits,
         advice=() if fits else advice(settings, sizes, rows, work.name, gpu_gib),
         notes=work.notes,
@@ -113,46 +113,47 @@ def _stage(settings: Settings, sizes: ModelSizes, rows: RecipeRows, work: StageW
 
 
 def needed(tensors: int) -> int:
-    """What a GPU must have for tensors of so many bytes."""
+    """Return the memory that a GPU needs for tensors of so many bytes."""
     return round(tensors * (1 + FRAGMENTS) + CONTEXT)
 
 
 def advice(settings: Settings, sizes: ModelSizes, rows: RecipeRows, name: str, gpu_gib: float) -> tuple[str, ...]:
-    """Settings to change, the cheapest first, until the stage fits; says so where none of them does.
+    """Return the settings to change, the cheapest first, until the stage fits; a text that says so if none helps.
 
-    What turns out not to be needed beside the others is left out again.
+    Changes that turn out to be unnecessary beside the later ones are removed again.
     """
     tried: list[tuple[str, object]] = []
     for setting, value in _changes(settings, name):
         changed = _changed(settings, [*tried, (setting, value)])
-        if changed is None or _need(changed, sizes, rows, name) >= _need(_must(settings, tried), sizes, rows, name):
+        before = _changed(settings, tried) or settings
+        if changed is None or _need(changed, sizes, rows, name) >= _need(before, sizes, rows, name):
             continue
         tried.append((setting, value))
         if _need(changed, sizes, rows, name) <= gpu_gib * GIB:
-            return tuple(_said(pair) for pair in _needed_of(settings, sizes, rows, name, gpu_gib, tried))
+            return tuple(_as_option(pair) for pair in _necessary(settings, sizes, rows, name, gpu_gib, tried))
     return ("nothing that can be set makes it fit: use more GPUs, larger ones, or a smaller model",)
 
 
-def _needed_of(
+def _necessary(
     settings: Settings, sizes: ModelSizes, rows: RecipeRows, name: str, gpu_gib: float, tried: list[tuple[str, object]]
 ) -> list[tuple[str, object]]:
-    """The changes without those that it fits without."""
-    kept = list(tried)
+    """Return the changes that are necessary to fit."""
+    necessary = list(tried)
     for pair in tried:
-        fewer = [other for other in kept if other is not pair]
+        fewer = [other for other in necessary if other is not pair]
         changed = _changed(settings, fewer)
         if changed is not None and _need(changed, sizes, rows, name) <= gpu_gib * GIB:
-            kept = fewer
-    return kept
+            necessary = fewer
+    return necessary
 
 
 def _need(settings: Settings, sizes: ModelSizes, rows: RecipeRows, name: str) -> int:
-    (work,) = (work for work in stages_of(settings, sizes, rows, None) if work.name == name)
+    (work,) = (work for work in stage_work(settings, sizes, rows, None) if work.name == name)
     return needed(peak(work.moments).total)
 
 
 def _changes(settings: Settings, name: str) -> Iterator[tuple[str, object]]:
-    """What may help, the cheapest first."""
+    """Yield the changes that may save memory, the cheapest first."""
     section = name.replace("-", "_")
     if name == "evaluation":
         yield from (("evaluation.batch_size", size) for size in (8, 1))
@@ -183,18 +184,13 @@ def _changes(settings: Settings, name: str) -> Iterator[tuple[str, object]]:
         yield "runtime.offload_parameters", True
 
 
-def _said(pair: tuple[str, object]) -> str:
-    setting, value = pair
-    told = {"True": "true"}.get(str(value), str(value))
-    return f"--set {setting}={told}"
-
-
-def _must(settings: Settings, changes: list[tuple[str, object]]) -> Settings:
-    return _changed(settings, changes) or settings
+def _as_option(change: tuple[str, object]) -> str:
+    setting, value = change
+    return f"--set {setting}={'true' if value is True else value}"
 
 
 def _changed(settings: Settings, changes: list[tuple[str, object]]) -> Settings | None:
-    """The settings with changes; None where they do not go together."""
+    """Return the settings with the changes; None where they are not valid together."""
     for setting, value in changes:
         try:
             settings = with_setting(settings, setting, value)
@@ -204,11 +200,11 @@ def _changed(settings: Settings, changes: list[tuple[str, object]]) -> Settings 
 
 
 def with_setting(settings: Settings, dotted: str, value: object) -> Settings:
-    """The settings with one changed, checked anew; ValueError where they do not allow it."""
-    told = settings.model_dump(mode="json")
+    """Return the settings with one changed, validated again; ValueError if it is not allowed."""
+    data = as_recipe(settings)
     *path, last = dotted.split(".")
-    section = told
+    section = data
     for name in path:
         section = section[name]
     section[last] = value
-    return Settings.model_validate(told)
+    return Settings.model_validate(data)

@@ -1,7 +1,4 @@
-"""The sizes of a model, out of its configuration alone: its modules are built without memory and counted.
-
-Legend: D hidden, F intermediate, H heads, V vocabulary.
-"""
+"""The sizes of a model from its configuration alone: its modules are built on the meta device and counted."""
 
 from __future__ import annotations
 
@@ -19,14 +16,14 @@ from mirage_core.config import LoRASettings, ModelSettings
 from mirage_core.errors import SettingsError
 from mirage_core.latent.tokens import LATENT_TOKENS, token_ids
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.backbones import inside_class
-from mirage_core.model.loading import FROM_SCRATCH, load_processor_of, scratch_config
+from mirage_core.model.backbones import adapter_class
+from mirage_core.model.loading import FROM_SCRATCH, load_base_processor, scratch_config
 from mirage_core.planning.known_configs import KNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tower:
-    """A stack of layers: sizes of one, how many, and the head size of its attention."""
+    """A stack of ``layers`` equal layers, and the sizes of one."""
 
     hidden: int
     intermediate: int
@@ -36,18 +33,18 @@ class Tower:
 
     @property
     def head_size(self) -> int:
-        """Elements of a head."""
+        """Elements of an attention head."""
         return self.hidden // self.heads
 
     @property
     def kv_hidden(self) -> int:
-        """Elements of a token's keys, and of its values."""
+        """Elements of a token's keys, or of its values, in one layer."""
         return self.kv_heads * self.head_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSizes:
-    """Parameters by part, and the towers they are in.
+    """Parameters by part, and the sizes of the towers.
 
     ``parameters``: "layers", "embedding", "head" (absent where it is tied), "vision", "rest"; ``layer``: of one
     decoder layer; ``linear``: inputs and outputs of the text model's linear layers by name (one layer's).
@@ -83,40 +80,40 @@ class ModelSizes:
         return self.vocabulary * self.text.hidden
 
     def trained(self, settings: ModelSettings) -> int:
-        """Parameters that learn: all, all but the vision tower's, or the adapters'."""
+        """Return the trained parameters: all, all but the vision tower's, or the adapters'."""
         vision = self.parameters["vision"] if settings.train_vision else 0
         if settings.lora is not None:
             return vision + self.adapters(settings.lora)
         return vision + self.language
 
     def adapters(self, settings: LoRASettings) -> int:
-        """Parameters of the adapters, and of the latent tokens' rows where they learn."""
+        """Return the parameters of the adapters, and of the latent tokens' embeddings if they are trained."""
         matrices = [sum(self.linear[name]) for name in settings.target_modules if name in self.linear]
         rows = len(LATENT_TOKENS) * self.text.hidden * (1 if self.tied else 2) if settings.train_latent_tokens else 0
         return settings.rank * self.text.layers * sum(matrices) + rows
 
 
 def model_sizes(settings: ModelSettings) -> ModelSizes:
-    """The sizes of a recipe's model; of a hub id that is not built in, config.json is fetched.
+    """Return the sizes of a recipe's model; config.json is downloaded for a hub id that is not built in.
 
-    SettingsError where there is no configuration, or its type is unknown.
+    SettingsError if there is no configuration, or its type is unknown.
     """
     return sizes_of(model_config(settings))
 
 
 def model_config(settings: ModelSettings) -> Any:
-    """The stock configuration of a recipe's model."""
+    """Return the stock configuration of a recipe's model."""
     if settings.source == FROM_SCRATCH:
-        ids = token_ids(load_processor_of(settings).tokenizer)
+        ids = token_ids(load_base_processor(settings).tokenizer)
         return scratch_config(settings.architecture, ids, settings.dtype)
     raw = _raw_config(settings.source, settings.revision)
-    return inside_class(raw.get("model_type")).stock_class.config_class(**raw)  # type: ignore[misc]
+    return adapter_class(raw.get("model_type")).stock_class.config_class(**raw)  # type: ignore[misc]
 
 
 def sizes_of(config: Any) -> ModelSizes:
-    """The sizes of a stock configuration, as ``model_config`` or a loaded model has it."""
+    """Return the sizes of a stock configuration, from ``model_config`` or a loaded model."""
     with torch.device("meta"):
-        model = inside_class(config.model_type).stock_class(config)
+        model = adapter_class(config.model_type).stock_class(config)
     text, vision = config.text_config, config.vision_config
     backbone = Backbone(model)
     layer = backbone.layers[0]
@@ -150,7 +147,7 @@ def sizes_of(config: Any) -> ModelSizes:
 
 
 def _parameters(backbone: Backbone) -> dict[str, int]:
-    """``ModelSizes.parameters``: weights by part; tied tables are one, the embedding."""
+    """Return ``ModelSizes.parameters``: parameters by part; a tied table counts once, as the embedding."""
     model = backbone.model
     parts = {
         "head": [model.get_output_embeddings()],
@@ -166,7 +163,7 @@ def _parameters(backbone: Backbone) -> dict[str, int]:
 
 
 def _raw_config(source: str, revision: str | None) -> dict[str, Any]:
-    """config.json of a folder, of a known hub id, or from the hub."""
+    """Return config.json of a folder, of a known hub id, or from the hub."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return _read(folder / "config.json")
@@ -174,19 +171,19 @@ def _raw_config(source: str, revision: str | None) -> dict[str, Any]:
         return dict(KNOWN[source])
     try:
         return _read(Path(huggingface_hub.hf_hub_download(source, "config.json", revision=revision)))
-    except Exception as fault:
+    except Exception as error:
         # The hub's client raises errors of many kinds (its own, of HTTP, of the network, of the disk).
         raise SettingsError(
-            f"{source} is no folder here, and its config.json could not be fetched: {fault}. Known without a hub: "
+            f"{source} is no folder here, and its config.json could not be fetched: {error}. Known without a hub: "
             f"{', '.join(KNOWN)}"
-        ) from fault
+        ) from error
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as fault:
-        raise SettingsError(f"{file} cannot be read as JSON ({fault}); set model.source to a model folder") from fault
-    if not isinstance(found, dict):
-        raise SettingsError(f"{file} holds a {type(found).__name__}, expected an object")
-    return found
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{file} cannot be read as JSON ({error}); set model.source to a model folder") from error
+    if not isinstance(config, dict):
+        raise SettingsError(f"{file} holds a {type(config).__name__}, expected an object")
+    return config

@@ -1,7 +1,7 @@
-"""The stages of a recipe as work: what a process computes at once, the moments of its memory, seconds a step.
+"""The work of every stage of a recipe: its micro-batch, the moments of its memory, the seconds of a step.
 
-Rows are taken as long as the longest one sampled for memory, and as long as the mean for tokens and time; answers as
-long as they may become. Legend: k latents a span.
+Memory is planned for the longest sampled row and the longest allowed answer, tokens and time for the mean row.
+Legend: k latents a span.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mirage_core.config import GRPOSettings, ModelSettings, RuntimeSettings, Settings, TrainSettings
+from mirage_core.methods import TRAIN_STAGES, enabled_methods, get_method
 from mirage_core.model.loading import FROM_SCRATCH
-from mirage_core.planning.activations import Form
-from mirage_core.planning.batch_shapes import Shape, exercises
+from mirage_core.planning.activations import ComputeConfig
+from mirage_core.planning.batch_shapes import Shape, exercises, sees_auxiliary
 from mirage_core.planning.flops import (
     Rates,
     column_seconds,
-    drawing_seconds,
     encoding,
     forward,
+    sampling_seconds,
     step_seconds,
     training,
     training_seconds,
@@ -27,25 +28,22 @@ from mirage_core.planning.flops import (
 from mirage_core.planning.memory import (
     Moment,
     Work,
-    drawing_moment,
-    pictures_moment,
+    image_encoding_moment,
     reference_moment,
+    sampling_moment,
     training_moments,
 )
-from mirage_core.planning.resident_memory import BYTES, Held, held
+from mirage_core.planning.resident_memory import BYTES, ResidentMemory, resident_memory
 from mirage_core.planning.sizes import ModelSizes
 from mirage_core.planning.token_counts import RecipeRows
 from mirage_core.training.data.feature_cache import CHUNK, FEATURE_LIMIT_BYTES
 from mirage_core.training.data.sampler import steps_of
 
-_SECTIONS = {"direct-sft": "direct_sft", "auxiliary-input": "direct_sft", "without-stage-1": "relaxation"}
-"""The section a stage reads, where it is not called like the stage."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageWork:
-    """What a stage does: ``at_once``, rows a process computes at once; ``tokens``, ``flops``: of a step of all
-    processes; ``seconds`` of a step (None without rates); ``main``: bytes in main memory."""
+    """The work of a stage. ``at_once``: rows of a micro-batch of one process; ``tokens``, ``flops``: of one step of all
+    processes; ``seconds``: of one step (None without rates); ``main``: bytes in main memory."""
 
     name: str
     steps: int
@@ -59,76 +57,68 @@ class StageWork:
     notes: tuple[str, ...] = ()
 
 
-def stages_of(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates | None) -> list[StageWork]:
-    """Every stage that runs a model, in the order of the road."""
-    return list(_stages(settings, sizes, rows, rates))
-
-
-def _stages(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates | None) -> Iterator[StageWork]:
-    wanted = {method for method in settings.evaluation.methods if settings.grpo.enabled or not method.endswith("grpo")}
+def stage_work(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates | None) -> Iterator[StageWork]:
+    """Yield every stage that runs a model, in the order of the pipeline."""
+    methods = enabled_methods(settings.evaluation.methods, grpo=settings.grpo.enabled)
+    needed = {name for method in methods for name in get_method(method).stages}
     if settings.model.source == FROM_SCRATCH and settings.model.warmup.steps:
         yield _warmup(settings, sizes, rates)
-    for name, section, method in (
-        ("direct-sft", settings.direct_sft, {"direct-sft", "direct-sft-grpo"}),
-        ("auxiliary-input", settings.direct_sft, {"auxiliary-input"}),
-        ("capimagine", settings.capimagine, {"capimagine", "capimagine-grpo"}),
-        ("grounding", settings.grounding, {"stage-1", "stage-2", "grpo"}),
-        ("without-stage-1", settings.relaxation, {"without-stage-1", "without-stage-1-grpo"}),
-        ("relaxation", settings.relaxation, {"stage-2", "grpo"}),
-    ):
-        if wanted & method:
-            yield _supervised(settings, sizes, rows, rates, name, section)
-    for name in ("direct-sft-grpo", "capimagine-grpo", "without-stage-1-grpo", "grpo"):
-        if name in wanted:
-            # Answers are taken to hold a span also where the model has no latents: at most k tokens too many.
+    for name, stage in TRAIN_STAGES.items():
+        if name not in needed:
+            continue
+        section = settings.training(stage.program.name)
+        if isinstance(section, GRPOSettings):
+            # A model without latents is planned with one span an answer too: at most k tokens too many.
             yield replace(_grpo(settings, sizes, rows, rates), name=name)
-    yield _evaluation(settings, sizes, rows, rates, len(wanted))
+        else:
+            yield _supervised(settings, sizes, rows, rates, name, section)
+    yield _evaluation(settings, sizes, rows, rates, len(set(methods)))
 
 
 def _supervised(
     settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates | None, name: str, section: TrainSettings
 ) -> StageWork:
-    runtime, world = settings.runtime, settings.runtime.world_size
-    mine = math.ceil(section.batch_size / world)
-    at_once = min(section.micro_batch_size or mine, mine)
-    form = form_of(settings.model, section.gradient_checkpointing)
-    held_ = held(sizes, settings.model, runtime, section.optimizer)
-    largest = Shape.most(rows, settings).batch(name, at_once, section.batch_by != "group")
+    runtime, world_size = settings.runtime, settings.runtime.world_size
+    local_batch = math.ceil(section.batch_size / world_size)
+    at_once = min(section.micro_batch_size or local_batch, local_batch)
+    config = compute_config(settings.model, section.gradient_checkpointing)
+    resident = resident_memory(sizes, settings.model, runtime, section.optimizer)
+    longest = Shape.longest(rows, settings).batch(name, at_once, section.batch_by != "group")
     shape = Shape.mean(rows, settings)
     mean = shape.batch(name, section.batch_size, padded=False)
     if settings.model.train_vision:
-        largest = replace(largest, patches=sizes.merged_patches * rows.most("image"))
+        longest = replace(longest, patches=sizes.merged_patches * rows.max("image"))
         mean = replace(mean, patches=round(sizes.merged_patches * rows.mean("image")))
-    own, executed = training(sizes, mean, form)
-    work = Work(sizes=sizes, batch=largest, form=form, accumulating=at_once < mine)
-    moments = [*training_moments(held_, work), _pictures(sizes, rows, form)]
-    notes = [_idle(f"{_SECTIONS.get(name, name)}.batch_size", section.batch_size, world)]
-    if not settings.model.train_vision and _features(sizes, rows, form, name) > FEATURE_LIMIT_BYTES:
-        notes.append(f"image features exceed {FEATURE_LIMIT_BYTES >> 30} GiB: pictures are encoded at every step")
-        executed += encoding(sizes, sizes.merged_patches * section.batch_size * rows.mean("image"))
+    model_flops, executed_flops = training(sizes, mean, config)
+    work = Work(sizes=sizes, batch=longest, config=config, accumulating=at_once < local_batch)
+    moments = [*training_moments(resident, work), _image_encoding(sizes, rows, config)]
+    notes = [_idle_note(f"{TRAIN_STAGES[name].program.section}.batch_size", section.batch_size, world_size)]
+    if not settings.model.train_vision and _features(sizes, rows, config, name) > FEATURE_LIMIT_BYTES:
+        notes.append(f"image features exceed {FEATURE_LIMIT_BYTES >> 30} GiB: images are encoded in every step")
+        executed_flops += encoding(sizes, sizes.merged_patches * section.batch_size * rows.mean("image"))
     seconds = None
     if rates is not None:
         rate = rates.rolling if shape.rolls_out(name) else rates.training
-        busiest, portions = executed * mine / section.batch_size, math.ceil(mine / at_once)
-        seconds = training_seconds(sizes, mean, form, busiest, rate, rates, portions=portions)
-        seconds += _stepping(settings, sizes, form, rates)
+        busiest, micro_batches = executed_flops * local_batch / section.batch_size, math.ceil(local_batch / at_once)
+        seconds = training_seconds(sizes, mean, config, busiest, rate, rates, micro_batches=micro_batches)
+        seconds += _optimizer_seconds(settings, sizes, config, rates)
     return StageWork(
         name=name,
         steps=steps_of(section.steps, section.epochs, rows.train, section.batch_size),
         at_once=at_once,
         tokens=mean.tokens,
-        model_flops=own,
-        flops=executed,
+        model_flops=model_flops,
+        flops=executed_flops,
         seconds=seconds,
         moments=tuple(moments),
-        main=held_.main,
+        main=resident.main,
         notes=tuple(note for note in notes if note),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Portions:
-    """What one process has of a GRPO step: prompts, answers, and how many of these are learned and drawn at once."""
+class _LocalRollouts:
+    """A GRPO step of one process: prompts, answers, and how many answers are trained on and sampled at once."""
 
     prompts: int
     answers: int
@@ -136,220 +126,235 @@ class _Portions:
     drawn: int
 
 
-def _portions(settings: Settings) -> _Portions:
-    chosen, runtime = settings.grpo, settings.runtime
-    prompts = math.ceil(chosen.prompts_per_step / runtime.world_size)
-    answers = prompts * chosen.group_size
-    learned = min(chosen.micro_batch_size or answers, answers)
+def _local_rollouts(settings: Settings) -> _LocalRollouts:
+    grpo, runtime = settings.grpo, settings.runtime
+    prompts = math.ceil(grpo.prompts_per_step / runtime.world_size)
+    answers = prompts * grpo.group_size
+    learned = min(grpo.micro_batch_size or answers, answers)
     drawn = min(runtime.generation_batch_size or answers, answers)
-    return _Portions(prompts, answers, learned, drawn)
+    return _LocalRollouts(prompts, answers, learned, drawn)
 
 
 def _grpo(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates | None) -> StageWork:
-    chosen, world = settings.grpo, settings.runtime.world_size
-    form, mine = form_of(settings.model, chosen.gradient_checkpointing), _portions(settings)
-    held_ = held(sizes, settings.model, settings.runtime, chosen.optimizer)
-    copy = sizes.total * form.number if chosen.kl_weight > 0 and settings.model.lora is None else 0
+    grpo, world_size = settings.grpo, settings.runtime.world_size
+    config, local = compute_config(settings.model, grpo.gradient_checkpointing), _local_rollouts(settings)
+    resident = resident_memory(sizes, settings.model, settings.runtime, grpo.optimizer)
+    reference_bytes = sizes.total * config.dtype_bytes if grpo.kl_weight > 0 and settings.model.lora is None else 0
     shape = Shape.mean(rows, settings)
-    whole = shape.answers(mine.prompts, mine.answers, _expected(shape, chosen))
-    own, executed = training(sizes, whole, form)
-    reference = forward(sizes, whole.tokens, shape.prompt / 2, whole.labelled) if chosen.kl_weight > 0 else 0.0
-    begun = mine.prompts * shape.prompt + mine.answers * sum(whole.passes)
-    drawing = forward(sizes, begun, shape.prompt, whole.labelled)
+    batch = shape.answers(local.prompts, local.answers, _expected_tokens(shape, grpo))
+    model_flops, executed_flops = training(sizes, batch, config)
+    reference_flops = forward(sizes, batch.tokens, shape.prompt / 2, batch.labelled) if grpo.kl_weight > 0 else 0.0
+    tokens = local.prompts * shape.prompt + local.answers * sum(batch.passes)
+    sampling = forward(sizes, tokens, shape.prompt, batch.labelled)
     seconds = None
     if rates is not None:
-        portions, rounds = math.ceil(mine.answers / mine.learned), 1 / chosen.updates_per_rollout
+        micro_batches, rounds = math.ceil(local.answers / local.learned), 1 / grpo.updates_per_rollout
         seconds = (
-            training_seconds(sizes, whole, form, executed, rates.rolling, rates, portions=portions)
-            + reference * rounds / (rates.rolling * 1e12)
-            + rounds * _drawing(settings, sizes, shape, form, rates, mine.answers, mine.drawn)
-            + _stepping(settings, sizes, form, rates)
+            training_seconds(sizes, batch, config, executed_flops, rates.rolling, rates, micro_batches=micro_batches)
+            + reference_flops * rounds / (rates.rolling * 1e12)
+            + rounds * _sampling_time(settings, sizes, shape, config, rates, local.answers, local.drawn)
+            + _optimizer_seconds(settings, sizes, config, rates)
         )
-    notes = [_idle("grpo.prompts_per_step", chosen.prompts_per_step, world)]
-    notes.append(f"answers are taken to have {_expected(shape, chosen)} tokens; for memory {chosen.max_new_tokens}")
+    notes = [_idle_note("grpo.prompts_per_step", grpo.prompts_per_step, world_size)]
+    notes.append(f"answers are taken to have {_expected_tokens(shape, grpo)} tokens; for memory {grpo.max_new_tokens}")
     return StageWork(
         name="grpo",
-        steps=chosen.steps,
-        at_once=mine.learned,
-        tokens=float(whole.tokens * world),
-        model_flops=own * world,
-        flops=(executed + reference + drawing) * world,
+        steps=grpo.steps,
+        at_once=local.learned,
+        tokens=float(batch.tokens * world_size),
+        model_flops=model_flops * world_size,
+        flops=(executed_flops + reference_flops + sampling) * world_size,
         seconds=seconds,
-        moments=_grpo_moments(settings, sizes, Shape.most(rows, settings), held_, copy),
-        main=held_.main + (copy if settings.runtime.offload_reference else 0),
+        moments=_grpo_moments(settings, sizes, Shape.longest(rows, settings), resident, reference_bytes),
+        main=resident.main + (reference_bytes if settings.runtime.offload_reference else 0),
         notes=tuple(note for note in notes if note),
     )
 
 
-def _grpo_moments(settings: Settings, sizes: ModelSizes, longest: Shape, held_: Held, copy: int) -> tuple[Moment, ...]:
-    """What is on the device while GRPO learns, draws answers, asks the reference (``copy``: its bytes)."""
-    chosen, runtime, mine = settings.grpo, settings.runtime, _portions(settings)
-    form = form_of(settings.model, chosen.gradient_checkpointing)
-    batch = longest.answers(math.ceil(mine.learned / chosen.group_size), mine.learned, chosen.max_new_tokens)
-    work = Work(sizes=sizes, batch=batch, form=form, accumulating=mine.learned < mine.answers, policy=True)
-    resident, waiting = _resident(held_, sizes, form, runtime), 0 if runtime.offload_reference else copy
-    drawing = drawing_moment(
-        resident,
+def _grpo_moments(
+    settings: Settings, sizes: ModelSizes, longest: Shape, resident: ResidentMemory, reference_bytes: int
+) -> tuple[Moment, ...]:
+    """Return the moments of GRPO: a policy update, sampling, the reference model of ``reference_bytes``."""
+    grpo, runtime, local = settings.grpo, settings.runtime, _local_rollouts(settings)
+    config = compute_config(settings.model, grpo.gradient_checkpointing)
+    batch = longest.answers(math.ceil(local.learned / grpo.group_size), local.learned, grpo.max_new_tokens)
+    work = Work(sizes=sizes, batch=batch, config=config, accumulating=local.learned < local.answers, policy=True)
+    while_sampling = _resident_while_sampling(resident, sizes, config, runtime)
+    sampling = sampling_moment(
+        while_sampling,
         sizes,
-        form.number,
-        prompts=math.ceil(mine.drawn / chosen.group_size),
-        samples=min(mine.drawn, chosen.group_size),
+        config.dtype_bytes,
+        prompts=math.ceil(local.drawn / grpo.group_size),
+        samples=min(local.drawn, grpo.group_size),
         prompt=longest.prompt,
-        steps=_columns(settings, chosen.max_new_tokens),
+        steps=_columns(settings, grpo.max_new_tokens),
     )
-    moments = [_beside(moment, waiting) for moment in (*training_moments(held_, work), drawing)]
-    if chosen.kl_weight > 0:
-        moments.append(_beside(reference_moment(resident, sizes, batch, form.number), copy))
+    idle_reference = 0 if runtime.offload_reference else reference_bytes
+    moments = [_with_reference(moment, idle_reference) for moment in (*training_moments(resident, work), sampling)]
+    if grpo.kl_weight > 0:
+        reference = reference_moment(while_sampling, sizes, batch, config.dtype_bytes)
+        moments.append(_with_reference(reference, reference_bytes))
     return tuple(moments)
 
 
-def _expected(shape: Shape, chosen: GRPOSettings) -> int:
-    """Tokens of an answer: as the examples have, half more, but no more than allowed."""
-    return min(chosen.max_new_tokens, round(1.5 * (shape.before + shape.after)) + 2)
+def _expected_tokens(shape: Shape, grpo: GRPOSettings) -> int:
+    """Return the expected tokens of an answer: 1.5 times those of an example, at most the allowed ones."""
+    return min(grpo.max_new_tokens, round(1.5 * (shape.before + shape.after)) + 2)
 
 
-def _drawing(
-    settings: Settings, sizes: ModelSizes, shape: Shape, form: Form, rates: Rates, answers: int, at_once: int
+def _sampling_time(
+    settings: Settings, sizes: ModelSizes, shape: Shape, config: ComputeConfig, rates: Rates, answers: int, at_once: int
 ) -> float:
-    """Seconds of drawing a step's answers of one process, portion after portion."""
-    chosen = settings.grpo
-    # The longest answer of a portion decides how long it takes.
-    columns = _columns(settings, min(chosen.max_new_tokens, 2 * _expected(shape, chosen)))
-    samples = min(at_once, chosen.group_size)
-    portion = drawing_seconds(
+    """Return the seconds in which one process samples the answers of a step, batch after batch."""
+    grpo = settings.grpo
+    # A batch takes as long as its longest answer.
+    columns = _columns(settings, min(grpo.max_new_tokens, 2 * _expected_tokens(shape, grpo)))
+    samples = min(at_once, grpo.group_size)
+    batch_seconds = sampling_seconds(
         sizes,
         prompts=math.ceil(at_once / samples),
         samples=samples,
         prompt=shape.prompt,
         columns=columns,
-        number=form.number,
+        dtype_bytes=config.dtype_bytes,
         rates=rates,
     )
-    return math.ceil(answers / at_once) * portion
+    return math.ceil(answers / at_once) * batch_seconds
 
 
 def _columns(settings: Settings, tokens: int) -> int:
-    """Columns of an answer: its text and one span for each that it may begin."""
+    """Return the columns of an answer: its text, and a span for each that it may begin."""
     latent = settings.latent
     span = latent.max_latents if latent.end == "free" else latent.num_latents
     return tokens + (latent.max_spans + 1) * span
 
 
-def _resident(held_: Held, sizes: ModelSizes, form: Form, runtime: RuntimeSettings) -> dict[str, int]:
-    """What lies on a device between steps; ZeRO-3's weights are made whole to draw answers (training/whole.py)."""
+def _resident_while_sampling(
+    resident: ResidentMemory, sizes: ModelSizes, config: ComputeConfig, runtime: RuntimeSettings
+) -> dict[str, int]:
+    """Return the resident memory between steps; ZeRO-3 gathers all weights (training/engine/gather_weights.py)."""
     sharded = runtime.engine == "deepspeed" and runtime.zero_stage == 3
-    whole = sizes.total * form.number if sharded else 0
-    return {"weights": held_.weights + whole, "optimizer": held_.optimizer, "buffers": 0 if sharded else held_.buffers}
+    gathered = sizes.total * config.dtype_bytes if sharded else 0
+    return {
+        "weights": resident.weights + gathered,
+        "optimizer": resident.optimizer,
+        "buffers": 0 if sharded else resident.buffers,
+    }
 
 
-def _beside(moment: Moment, reference: int) -> Moment:
-    """A moment with the frozen copy's weights."""
+def _with_reference(moment: Moment, reference: int) -> Moment:
+    """Return the moment with the reference model's weights."""
     return replace(moment, parts={**moment.parts, "reference": reference})
 
 
 def _evaluation(
     settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates | None, methods: int
 ) -> StageWork:
-    chosen, world = settings.evaluation, settings.runtime.world_size
-    form, longest, shape = form_of(settings.model, False), Shape.most(rows, settings), Shape.mean(rows, settings)
-    columns = _columns(settings, chosen.max_new_tokens)
-    weights = {"weights": sizes.total * form.number}
-    drawing = drawing_moment(
+    evaluation, world_size = settings.evaluation, settings.runtime.world_size
+    config = compute_config(settings.model, False)
+    longest, shape = Shape.longest(rows, settings), Shape.mean(rows, settings)
+    columns = _columns(settings, evaluation.max_new_tokens)
+    weights = {"weights": sizes.total * config.dtype_bytes}
+    sampling = sampling_moment(
         weights,
         sizes,
-        form.number,
-        prompts=chosen.batch_size,
-        samples=chosen.samples,
+        config.dtype_bytes,
+        prompts=evaluation.batch_size,
+        samples=evaluation.samples,
         prompt=longest.prompt,
         steps=columns,
     )
-    pictures = pictures_moment(
-        weights["weights"], sizes, form.number, chosen.batch_size * sizes.merged_patches * longest.image
+    encoding_images = image_encoding_moment(
+        weights["weights"], sizes, config.dtype_bytes, evaluation.batch_size * sizes.merged_patches * longest.image
     )
-    batches = math.ceil(rows.test / chosen.batch_size)
-    answered = min(chosen.max_new_tokens, 2 * (shape.before + shape.after) + 2)
-    tokens = chosen.batch_size * (shape.prompt + chosen.samples * answered)
-    flops = forward(sizes, tokens, shape.prompt, chosen.batch_size * answered)
-    flops += encoding(sizes, sizes.merged_patches * chosen.batch_size * shape.image)
+    batches = math.ceil(rows.test / evaluation.batch_size)
+    answered = min(evaluation.max_new_tokens, 2 * (shape.before + shape.after) + 2)
+    tokens = evaluation.batch_size * (shape.prompt + evaluation.samples * answered)
+    flops = forward(sizes, tokens, shape.prompt, evaluation.batch_size * answered)
+    flops += encoding(sizes, sizes.merged_patches * evaluation.batch_size * shape.image)
     seconds = None
     if rates is not None:
-        rows_ = chosen.batch_size * chosen.samples
+        decoded_rows = evaluation.batch_size * evaluation.samples
         seconds = flops / (rates.training * 1e12) + (answered + settings.latent.num_latents) * column_seconds(
-            sizes, rows_, shape.prompt + answered, form.number, rates
+            sizes, decoded_rows, shape.prompt + answered, config.dtype_bytes, rates
         )
     return StageWork(
         name="evaluation",
-        steps=methods * math.ceil(batches / world),
-        at_once=chosen.batch_size * chosen.samples,
+        steps=methods * math.ceil(batches / world_size),
+        at_once=evaluation.batch_size * evaluation.samples,
         tokens=float(tokens),
         model_flops=flops,
         flops=flops,
         seconds=seconds,
-        moments=(drawing, pictures),
+        moments=(sampling, encoding_images),
         main=0,
         notes=(f"of {methods} methods on {rows.test} problems; steps are batches of a process",),
     )
 
 
 def _warmup(settings: Settings, sizes: ModelSizes, rates: Rates | None) -> StageWork:
-    """Every weight learns, the vision tower's too; pictures have one token a cell."""
-    chosen, world = settings.model.warmup, settings.runtime.world_size
+    """All weights are trained, the vision tower too; an image has one token for each cell."""
+    warmup, world_size = settings.model.warmup, settings.runtime.world_size
     model = settings.model.model_copy(update={"lora": None, "train_vision": True})
-    form, held_ = form_of(model, False), held(sizes, model, settings.runtime, "adamw")
-    mine = math.ceil(chosen.batch_size / world)
-    largest = exercises(sizes, max(chosen.levels), mine)
-    own, executed = training(
-        sizes, exercises(sizes, round(sum(chosen.levels) / len(chosen.levels)), chosen.batch_size), form
+    config, resident = compute_config(model, False), resident_memory(sizes, model, settings.runtime, "adamw")
+    local_batch = math.ceil(warmup.batch_size / world_size)
+    largest = exercises(sizes, max(warmup.levels), local_batch)
+    model_flops, executed_flops = training(
+        sizes, exercises(sizes, round(sum(warmup.levels) / len(warmup.levels)), warmup.batch_size), config
     )
     seconds = None
     if rates is not None:
-        busiest = executed * mine / chosen.batch_size
-        seconds = training_seconds(sizes, largest, form, busiest, rates.training, rates, portions=1)
-        seconds += _stepping(settings, sizes, form, rates)
+        busiest = executed_flops * local_batch / warmup.batch_size
+        seconds = training_seconds(sizes, largest, config, busiest, rates.training, rates, micro_batches=1)
+        seconds += _optimizer_seconds(settings, sizes, config, rates)
     return StageWork(
         name="base",
-        steps=chosen.steps,
-        at_once=mine,
-        tokens=float(exercises(sizes, max(chosen.levels), chosen.batch_size).tokens),
-        model_flops=own,
-        flops=executed,
+        steps=warmup.steps,
+        at_once=local_batch,
+        tokens=float(exercises(sizes, max(warmup.levels), warmup.batch_size).tokens),
+        model_flops=model_flops,
+        flops=executed_flops,
         seconds=seconds,
-        moments=tuple(training_moments(held_, Work(sizes=sizes, batch=largest, form=form))),
-        main=held_.main,
+        moments=tuple(training_moments(resident, Work(sizes=sizes, batch=largest, config=config))),
+        main=resident.main,
     )
 
 
-def form_of(model: ModelSettings, checkpointing: bool) -> Form:
-    """How a model of these settings computes."""
+def compute_config(model: ModelSettings, checkpointing: bool) -> ComputeConfig:
+    """Return how a model with these settings computes."""
     ranks = model.lora.rank * len(model.lora.target_modules) if model.lora else 0
-    return Form(number=BYTES[model.dtype], checkpointing=checkpointing, adapters=ranks)
+    return ComputeConfig(dtype_bytes=BYTES[model.dtype], checkpointing=checkpointing, adapters=ranks)
 
 
-def _pictures(sizes: ModelSizes, rows: RecipeRows, form: Form) -> Moment:
-    """Pictures are encoded before training, so many examples at a time, when only weights are there."""
-    widest = max(rows.most("image"), rows.most("auxiliary"))
-    return pictures_moment(sizes.total * form.number, sizes, form.number, CHUNK * sizes.merged_patches * widest)
+def _image_encoding(sizes: ModelSizes, rows: RecipeRows, config: ComputeConfig) -> Moment:
+    """Return the encoding of images before training, CHUNK examples at a time, with only the weights resident."""
+    patches = CHUNK * sizes.merged_patches * max(rows.max("image"), rows.max("auxiliary"))
+    return image_encoding_moment(sizes.total * config.dtype_bytes, sizes, config.dtype_bytes, patches)
 
 
-def _features(sizes: ModelSizes, rows: RecipeRows, form: Form, name: str) -> float:
-    """Bytes of the image features of all examples."""
-    images = rows.mean("image") + (rows.mean("auxiliary") if name in ("grounding", "auxiliary-input") else 0.0)
-    return rows.train * images * sizes.text.hidden * form.number
+def _features(sizes: ModelSizes, rows: RecipeRows, config: ComputeConfig, name: str) -> float:
+    """Return the bytes of the image features of all examples."""
+    images = rows.mean("image") + (rows.mean("auxiliary") if sees_auxiliary(name) else 0.0)
+    return rows.train * images * sizes.text.hidden * config.dtype_bytes
 
 
-def _stepping(settings: Settings, sizes: ModelSizes, form: Form, rates: Rates) -> float:
+def _optimizer_seconds(settings: Settings, sizes: ModelSizes, config: ComputeConfig, rates: Rates) -> float:
     runtime = settings.runtime
     deep = runtime.engine == "deepspeed"
     return step_seconds(
         sizes.trained(settings.model),
         runtime.world_size,
-        shared=deep and runtime.zero_stage > 0,
+        sharded=deep and runtime.zero_stage > 0,
         offloaded=deep and runtime.offload_optimizer,
-        number=form.number,
+        dtype_bytes=config.dtype_bytes,
         rates=rates,
     )
 
 
-def _idle(setting: str, batch: int, world: int) -> str:
-    """Said where a step has less to do than there are processes."""
-    return f"{setting} is {batch}: {world - batch} of {world} processes have nothing to do" if batch < world else ""
+def _idle_note(setting: str, batch: int, world_size: int) -> str:
+    """Return a note where a batch has fewer rows than there are processes, else an empty text."""
+    return (
+        f"{setting} is {batch}: {world_size - batch} of {world_size} processes have nothing to do"
+        if batch < world_size
+        else ""
+    )

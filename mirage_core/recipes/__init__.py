@@ -1,17 +1,19 @@
-"""Recipes: one YAML each, read into settings; a key or a name that is not known is refused with the nearest one."""
+"""Recipes: one YAML file each, read into settings; an unknown key or name is refused with the nearest known one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from mirage_core.config import Settings
+from mirage_core.config import Settings, as_recipe
 from mirage_core.errors import SettingsError
 from mirage_core.recipes.keys import check_keys, explain, nearest
+from mirage_core.recipes.renames import in_current_words, nested
 from mirage_core.recipes.task_file import beside, with_task
 
 FOLDER = Path(__file__).parent
@@ -20,64 +22,70 @@ LARGEST = 1_000_000
 
 
 def names() -> list[str]:
-    """The recipes that come with the project."""
+    """Return the recipes that come with the project."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load(name_or_path: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Settings:
     """Read a recipe by its name, or a YAML file, and apply overrides (``"a.b=c"`` with c in YAML, or dotted keys).
 
-    A YAML file may say ``extends: tiny`` (a recipe, or a file beside it) and then holds only what differs. The file
-    of ``problems.task`` is looked for beside the recipe that names it, and its digest becomes part of the settings.
-    Raises SettingsError naming the full dotted path, what was got and what was expected.
+    A YAML file may contain ``extends: tiny`` (a recipe, or a file beside it) and then holds only the differences. The
+    file of ``problems.task`` is relative to the recipe that names it, and its digest becomes part of the settings.
+    SettingsError names the full dotted path, the value and what is expected.
     """
     path = _find(str(name_or_path), Path.cwd())
     data = {**_resolved(path, ()), **_named(path)}
-    for dotted, value in _pairs(overrides):
-        data = merge(data, _nested(dotted, value))
+    return with_task(validated(data, overrides, f"recipe {data.get('recipe', path.stem)}"))
+
+
+def validated(data: Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any], name: str) -> Settings:
+    """Validate a recipe's data (with current names) with overrides applied one after another."""
+    pairs = [nested(dotted, value) for dotted, value in _pairs(overrides)]
+    in_current_words(reduce(merge, pairs, {}), "--set")  # warns once, refuses an old name beside its new one
+    data = reduce(merge, (in_current_words(pair, "--set", warn=False) for pair in pairs), data)
     check_keys(data, Settings)
     try:
-        return with_task(Settings.model_validate(data))
+        return Settings.model_validate(data)
     except ValidationError as error:
-        lines = "\n".join(explain(error, Settings) for error in error.errors())
-        raise SettingsError(f"the settings of recipe {data.get('recipe')} are not valid:\n{lines}") from error
+        lines = "\n".join(explain(detail, Settings) for detail in error.errors())
+        raise SettingsError(f"the settings of {name} are not valid:\n{lines}") from error
 
 
 def dump(settings: Settings) -> str:
-    """Settings as YAML that ``load`` reads back."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """Return settings as YAML that ``load`` reads back."""
+    return yaml.safe_dump(as_recipe(settings), sort_keys=False, allow_unicode=True)
 
 
 def merge(base: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """The base with the other's values; mappings are merged key by key, everything else is replaced."""
+    """Return ``base`` with the values of ``other``; mappings are merged key by key, everything else is replaced."""
     merged = dict(base)
     for key, value in other.items():
-        there = merged.get(key)
-        merged[key] = merge(there, value) if isinstance(there, Mapping) and isinstance(value, Mapping) else value
+        existing = merged.get(key)
+        merged[key] = merge(existing, value) if isinstance(existing, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
 def _find(name: str, beside: Path) -> Path:
-    """The file of a recipe's name or of a path; SettingsError names the nearest known recipe."""
+    """Return the file of a recipe's name or of a path; SettingsError names the nearest known recipe."""
     if name in names():
         return FOLDER / f"{name}.yaml"
     path = (beside / Path(name).expanduser()).resolve()
     if path.is_file():
         return path
-    looks_like_path = "/" in name or name.endswith(SUFFIXES)
+    is_path = "/" in name or name.endswith(SUFFIXES)
     raise SettingsError(
         f"there is no recipe file {path}: give the path of a YAML file, or one of {', '.join(names())}"
-        if looks_like_path
+        if is_path
         else f"got the recipe {name!r}, expected one of {', '.join(names())}, or a YAML file{nearest(name, names())}"
     )
 
 
 def _resolved(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
-    """A recipe's data on top of the recipe it extends."""
+    """Return a recipe's data merged onto the recipe that it extends."""
     if path in before:
-        chain = " -> ".join(found.name for found in (*before, path))
-        raise SettingsError(f"recipes extend one another in a circle: {chain}; take one 'extends' out")
-    data = beside(read_yaml(path), path.parent)
+        chain = " -> ".join(recipe.name for recipe in (*before, path))
+        raise SettingsError(f"recipes extend one another in a circle: {chain}; remove one 'extends'")
+    data = in_current_words(beside(read_yaml(path), path.parent), str(path))
     parent = data.pop("extends", None)
     if parent is None:
         return data
@@ -87,15 +95,15 @@ def _resolved(path: Path, before: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _named(path: Path) -> dict[str, str]:
-    """A recipe that does not say its name has its file's; it never has the name of the one it extends."""
+    """Return the name of a recipe that does not state one: its file's, never that of the recipe it extends."""
     return {} if "recipe" in read_yaml(path) else {"recipe": path.stem}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping; SettingsError for one that is not, and for keys that are given twice."""
+    """Read a YAML file that holds a mapping; SettingsError for another file, and for repeated keys."""
     try:
         if path.stat().st_size > LARGEST:
-            raise SettingsError(f"{path} has more than {LARGEST} bytes: that is not a recipe")
+            raise SettingsError(f"{path} has more than {LARGEST} bytes: it is not a recipe")
         text = path.read_text(encoding="utf-8")
         _refuse_repeated(yaml.compose(text, Loader=yaml.SafeLoader), str(path))
         data = yaml.safe_load(text)
@@ -109,7 +117,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _refuse_repeated(node: yaml.Node | None, where: str) -> None:
-    """YAML lets the last of two equal keys win, silently; here that is an error."""
+    """Refuse repeated keys, of which YAML silently uses the last."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
@@ -133,10 +141,3 @@ def _parse(text: str) -> tuple[str, Any]:
         return dotted.strip(), yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise SettingsError(f"the value of the override {text!r} is not YAML: {error}") from error
-
-
-def _nested(dotted: str, value: Any) -> dict[str, Any]:
-    for part in reversed(dotted.split(".")):
-        value = {part: value}
-    nested: dict[str, Any] = value
-    return nested

@@ -1,21 +1,22 @@
-"""What is wrong with a recipe's keys and values, in words: the dotted path, what was got, what was expected."""
+"""Error messages about a recipe's keys and values: the dotted path, what was got, what was expected."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from mirage_core.config import Settings
+from mirage_core.config.renamed import NEW_NAMES, OLD_NAMES
 from mirage_core.errors import SettingsError
 
 
 def check_keys(data: Mapping[Any, Any], model: type[BaseModel], at: str = "") -> None:
-    """Refuse a key that the settings do not have, naming the nearest that they have."""
+    """Refuse unknown keys; SettingsError names the nearest known one."""
     for key, value in data.items():
         dotted = f"{at}{key}"
         if key not in model.model_fields:
@@ -32,8 +33,8 @@ def check_keys(data: Mapping[Any, Any], model: type[BaseModel], at: str = "") ->
 
 
 def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """One line about one of pydantic's errors."""
-    path = [str(part) for part in error["loc"] if part != "[key]"]  # pydantic's word for a mapping's wrong name
+    """Return one line about one of pydantic's errors."""
+    path = [str(part) for part in error["loc"] if part != "[key]"]  # pydantic's mark of a mapping's key
     dotted = ".".join(path) or "the recipe"
     message = error["msg"][:1].lower() + error["msg"][1:]
     if error["type"] == "missing":
@@ -43,13 +44,13 @@ def explain(error: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The question after a wrong name, or nothing when no known name is near."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {found[0]}?" if found else ""
+    """Return a question to append to a wrong name, empty if no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The section a key stands for, None for a plain value."""
+    """Return the section of a key, None for a plain value."""
     annotation = model.model_fields[key].annotation
     for candidate in (annotation, *get_args(annotation)):
         if isinstance(candidate, type) and issubclass(candidate, BaseModel):
@@ -58,12 +59,12 @@ def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
 
 
 def is_mapping(model: type[BaseModel], key: str) -> bool:
-    """Whether a key's plain value is a mapping (``runtime.timeouts``), whose names pydantic checks."""
+    """Return whether a key's plain value is a mapping (``runtime.timeouts``), whose names pydantic checks."""
     return get_origin(model.model_fields[key].annotation) is dict
 
 
 def dotted_names(model: type[BaseModel], at: str = "") -> Iterator[str]:
-    """Every key of the settings by its dotted path."""
+    """Yield every key of the settings by its dotted path."""
     for key in model.model_fields:
         yield f"{at}{key}"
         section = section_of(model, key)
@@ -72,25 +73,32 @@ def dotted_names(model: type[BaseModel], at: str = "") -> Iterator[str]:
 
 
 def _unknown(key: str, dotted: str, model: type[BaseModel], at: str) -> str:
-    """What to say of a key that is not there; one of exactly that name in another section comes first."""
+    """The message for an unknown key; a setting of exactly that name (old or new) in another section comes first."""
     siblings = list(model.model_fields)
-    near = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
-    exact = [name for name in dotted_names(Settings) if name.rpartition(".")[2] == key]
-    found = exact or [f"{at}{name}" for name in near] or _elsewhere(key)
-    hint = f"; did you mean {' or '.join(found[:3])}?" if found else ""
+    exact = _everywhere(NEW_NAMES.get(key, key))
+    candidates = exact or [f"{at}{name}" for name in _near(key, siblings, 0.6)]
+    candidates = candidates or [name for near in _near(key, _leaves(), 0.7) for name in _everywhere(near)]
+    hint = f"; did you mean {' or '.join(candidates[:3])}?" if candidates else ""
     return f"got the unknown setting {dotted}, expected one of {', '.join(siblings)}{hint}"
 
 
-def _elsewhere(key: str) -> list[str]:
-    """Where a key of nearly that name stands in another section."""
-    everywhere = list(dotted_names(Settings))
-    last = {name.rpartition(".")[2] for name in everywhere}
-    near = difflib.get_close_matches(key, last, n=1, cutoff=0.7)
-    return [name for name in everywhere if near and name.rpartition(".")[2] == near[0]]
+def _near(key: str, names: Collection[str], cutoff: float) -> list[str]:
+    """The name nearest to a key, by its current or its old spelling; empty where none is near."""
+    spellings = {OLD_NAMES.get(name, name): name for name in names} | {name: name for name in names}
+    return [spellings[near] for near in difflib.get_close_matches(key, spellings, n=1, cutoff=cutoff)]
+
+
+def _leaves() -> set[str]:
+    return {name.rpartition(".")[2] for name in dotted_names(Settings)}
+
+
+def _everywhere(leaf: str) -> list[str]:
+    """The dotted paths of every setting of that name."""
+    return [name for name in dotted_names(Settings) if name.rpartition(".")[2] == leaf]
 
 
 def _described(path: list[str], model: type[BaseModel]) -> str:
-    """What the settings say of a key: its description."""
+    """Return the description of a key."""
     section: type[BaseModel] | None = model
     for number, part in enumerate(path):
         if section is None or part not in section.model_fields:
@@ -107,6 +115,6 @@ def _about(model: type[BaseModel], key: str) -> str:
 
 
 def _brief(value: Any) -> str:
-    # Credentials and queries of a URL are nobody's business.
+    # Credentials and queries of a URL must not be shown.
     text = re.sub(r"(//[^\s'\"?]*\?)[^\s'\"]+", r"\1...", re.sub(r"//[^/@\s'\"]+@", "//...@", repr(value)))
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,4 +1,4 @@
-"""Where a user's own task stands, and its file's sha256: fixed when a recipe is read, the same for the whole run."""
+"""The file of a user's own task and its sha256: resolved when a recipe is read, fixed for the whole run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A recipe's data with the file of its own task, where that is a relative path, looked for in ``folder``."""
+    """Return a recipe's data with a relative path of its task resolved in ``folder``."""
     problems = data.get("problems")
     task = problems.get("task") if isinstance(problems, Mapping) else None
     module = task.get("module") if isinstance(task, Mapping) else None
@@ -25,12 +25,12 @@ def beside(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         return data
     if not is_path(module):
         return data
-    found = str(folder / Path(module).expanduser())
-    return {**data, "problems": {**problems, "task": {**task, "module": found}}}
+    resolved = str(folder / Path(module).expanduser())
+    return {**data, "problems": {**problems, "task": {**task, "module": resolved}}}
 
 
 def with_task(settings: Settings) -> Settings:
-    """The settings with the place and the digest of their own task; SettingsError where it is not there, or another."""
+    """Return the settings with the path and digest of their task; SettingsError if it is missing or has changed."""
     task = settings.problems.task
     if task is None:
         return settings
@@ -41,25 +41,25 @@ def with_task(settings: Settings) -> Settings:
 
 
 def read_task(task: TaskData) -> tuple[bytes, str]:
-    """The text of a task's file and its sha256; SettingsError when it is not the one the settings name."""
+    """Return the content of a task's file and its sha256; SettingsError if it is not the file of the settings."""
     path = task_file(task.module)
     try:
         if path.stat().st_size > LARGEST:
-            raise SettingsError(f"{path} has more than {LARGEST} bytes: that is no task's file")
-        text = path.read_bytes()
+            raise SettingsError(f"{path} has more than {LARGEST} bytes: it is not a task")
+        content = path.read_bytes()
     except OSError as error:
         raise SettingsError(f"problems.task.module: {path} cannot be read: {error.strerror}") from error
-    digest = hashlib.sha256(text).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
     if task.sha256 not in (None, digest):
         raise SettingsError(
-            f"problems.task: {path} has changed: its sha256 is {digest[:12]}..., these settings are of "
-            f"{str(task.sha256)[:12]}.... Bring the file back as it was, or start the recipe again with the new one"
+            f"problems.task: {path} has changed: its sha256 is {digest[:12]}..., the settings have "
+            f"{str(task.sha256)[:12]}.... Restore the file, or start the recipe again with the new one"
         )
-    return text, digest
+    return content, digest
 
 
 def task_file(module: str) -> Path:
-    """The file of a path or of a dotted module name; SettingsError says what is wrong with it."""
+    """Return the file of a path or of a dotted module name; SettingsError if there is none."""
     if not is_path(module):
         return _dotted_file(module)
     path = Path(module).expanduser().resolve()
@@ -72,7 +72,7 @@ def task_file(module: str) -> Path:
 
 
 def is_path(module: str) -> bool:
-    """Whether a module is named by its file: everything that is no dotted name, or ends with .py."""
+    """Return whether a module is given by its file: not a dotted name, or ending in .py."""
     return module.endswith(".py") or _DOTTED.fullmatch(module) is None
 
 

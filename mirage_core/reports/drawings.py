@@ -1,7 +1,8 @@
-"""Pictures of a report: opened with suspicion, and a plan drawn over its map."""
+"""Images of a report: checked and decoded, drawn on, and encoded for a page."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
 from io import BytesIO
 from itertools import pairwise
@@ -17,41 +18,57 @@ WRONG_COLOUR = (220, 38, 38)
 NEUTRAL_COLOUR = (37, 99, 200)
 _OVERSAMPLE = 4
 MAX_PIXELS = 80_000_000
+IMAGE_WIDTH = 200
 
 
-def open_picture(data: bytes, name: str) -> Image.Image:
-    """Decode an encoded picture to RGB; a broken or enormous one is a DataError that names it."""
+def open_image(data: bytes, name: str) -> Image.Image:
+    """Decode an image to RGB. DataError, with ``name``, for a broken image or one of more than MAX_PIXELS."""
     try:
-        with Image.open(BytesIO(data)) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise DataError(f"{name}: {picture.width}x{picture.height} pixels, at most {MAX_PIXELS} are accepted")
-            return picture.convert("RGB")
+        with Image.open(BytesIO(data)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS} are accepted")
+            return image.convert("RGB")
     except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name}: not a readable picture ({error}); expected PNG or JPEG bytes") from error
+        raise DataError(f"{name}: not a readable image ({error}); expected PNG or JPEG bytes") from error
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """Encoded image bytes as a data URI for a page."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def image_uri(image: Image.Image | bytes, width: int = IMAGE_WIDTH) -> str:
+    """A copy of an image, at most ``width`` pixels wide, as a data URI: lossy WebP, some kilobytes."""
+    shown = open_image(image, "image") if isinstance(image, bytes) else image
+    if shown.width > width:
+        shown = shown.resize((width, max(1, round(shown.height * width / shown.width))), Image.Resampling.LANCZOS)
+    buffer = BytesIO()
+    shown.save(buffer, "WEBP", quality=84, method=4)
+    return data_uri(buffer.getvalue(), "webp")
 
 
 def draw_plan(
-    picture: Image.Image, cells: Sequence[Cell], shape: tuple[int, int], colour: tuple[int, int, int]
+    image: Image.Image, cells: Sequence[Cell], shape: tuple[int, int], colour: tuple[int, int, int]
 ) -> Image.Image:
-    """Draw a walk over a map: a line from cell centre to cell centre with an arrow head at its end.
+    """Draw a path over a map: a line from cell centre to cell centre with an arrow head at its end.
 
     ``cells`` are (row, column), the start first; ``shape`` is (rows, columns) of the map.
     """
     if not cells:
-        raise DataError("a walk has at least its start cell, got no cells")
-    overlay = Image.new("RGBA", (picture.width * _OVERSAMPLE, picture.height * _OVERSAMPLE), (0, 0, 0, 0))
+        raise DataError("a path has at least its start cell, got no cells")
+    overlay = Image.new("RGBA", (image.width * _OVERSAMPLE, image.height * _OVERSAMPLE), (0, 0, 0, 0))
     pen = ImageDraw.Draw(overlay)
     side = (overlay.width / shape[1], overlay.height / shape[0])
     points = [((column + 0.5) * side[0], (row + 0.5) * side[1]) for row, column in _moves(cells)]
     unit = min(side)
     _stroke(pen, points, (255, 255, 255, 235), unit * 0.19, unit)
     _stroke(pen, points, (*colour, 255), unit * 0.11, unit)
-    small = overlay.resize(picture.size, Image.Resampling.BOX)
-    return Image.alpha_composite(picture.convert("RGBA"), small).convert("RGB")
+    small = overlay.resize(image.size, Image.Resampling.BOX)
+    return Image.alpha_composite(image.convert("RGBA"), small).convert("RGB")
 
 
 def _moves(cells: Sequence[Cell]) -> list[Cell]:
-    """Drop repeats, which are moves off the grid: the player stays where it is."""
+    """Drop repeated cells, which are moves off the grid that leave the player in place."""
     return [cell for index, cell in enumerate(cells) if index == 0 or cell != cells[index - 1]]
 
 
@@ -62,7 +79,7 @@ def _stroke(
     width: float,
     unit: float,
 ) -> None:
-    """A round line through the points, a dot at the start and an arrow head (or a second dot) at the end."""
+    """A round line through the points, with a dot at the start and an arrow head at the end."""
     radius = width / 2
     for a, b in pairwise(points):
         pen.line([a, b], fill=colour, width=round(width))
@@ -83,6 +100,6 @@ def _head(
     colour: tuple[int, int, int, int],
     size: float,
 ) -> None:
-    """A triangle round the last point, pointing the way of the last move."""
+    """A triangle around the last point, in the direction of the last move."""
     turns = (0.0, 2 * pi / 3, -2 * pi / 3)
     pen.polygon([(tip[0] + size * cos(angle + t), tip[1] + size * sin(angle + t)) for t in turns], fill=colour)

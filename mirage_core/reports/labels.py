@@ -2,19 +2,8 @@
 
 from __future__ import annotations
 
-METHODS = {
-    "zero-shot": "Zero-shot (the base model)",
-    "direct-sft": "Direct SFT",
-    "direct-sft-grpo": "Direct SFT + GRPO",
-    "auxiliary-input": "Auxiliary picture as input (upper bound)",
-    "capimagine": "CapImagine (imagination as text)",
-    "capimagine-grpo": "CapImagine + GRPO",
-    "stage-1": "Mirage, stage 1 alone",
-    "without-stage-1": "Mirage, without stage 1",
-    "without-stage-1-grpo": "Mirage, without stage 1, + GRPO",
-    "stage-2": "Mirage, stage 2",
-    "grpo": "Mirage + GRPO",
-}
+from mirage_core.methods import METHODS, TRAIN_STAGES
+
 BENCHMARKS = {
     "vsp-planning": "VSP spatial planning",
     "vsp-reasoning": "VSP spatial reasoning",
@@ -30,19 +19,6 @@ BENCHMARKS = {
     "mme-realworld-lite": "MME-RealWorld-Lite",
     "tablevqa": "TableVQA-Bench",
     "own": "Your own questions",
-}
-STAGES = {
-    "base": "Base model, warmed up from scratch",
-    "direct-sft": "Direct SFT",
-    "auxiliary-input": "Auxiliary picture as input",
-    "capimagine": "CapImagine",
-    "grounding": "Stage 1, grounding",
-    "without-stage-1": "Relaxation without stage 1",
-    "relaxation": "Stage 2, relaxation",
-    "direct-sft-grpo": "GRPO after direct SFT",
-    "capimagine-grpo": "GRPO after CapImagine",
-    "without-stage-1-grpo": "GRPO without stage 1",
-    "grpo": "GRPO",
 }
 RULES = {
     "mirage": "Mirage's rule: the boxed moves are walked to the end; right when the FINAL cell is the goal",
@@ -60,7 +36,7 @@ RULES = {
 
 def method_label(method: str) -> str:
     """Return a method's name for people; a method of one's own keeps its name."""
-    return METHODS.get(method, method)
+    return METHODS[method].label if method in METHODS else method
 
 
 def short_label(method: str) -> str:
@@ -80,10 +56,12 @@ def group_label(group: str) -> str:
 
 def stage_label(stage: str) -> str:
     """Return a stage's name for people."""
-    return STAGES.get(stage, stage)
+    if stage == "base":
+        return "Base model, warmed up from scratch"
+    return TRAIN_STAGES[stage].label if stage in TRAIN_STAGES else stage
 
 
 def method_order(method: str) -> tuple[int, str]:
-    """Sort key: the road's order, then methods of one's own by name."""
+    """Return a sort key: the order of the registry, then other methods by name."""
     known = list(METHODS)
     return (known.index(method) if method in known else len(known), method)

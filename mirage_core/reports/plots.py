@@ -1,4 +1,4 @@
-"""Plots of a report, as PNG bytes in a light and a dark theme: the same data give the same bytes."""
+"""Plots of a report as PNG bytes, in a light and a dark theme; the same data give the same bytes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DPI = 160
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """Colours of a plot: paper, ink, faint lines, one colour a known method, and a series for anything else."""
+    """Colours of a plot: paper, ink, faint lines, one colour per known method, and a series for anything else."""
 
     name: str
     paper: str
@@ -52,14 +52,15 @@ DARK = Theme(
 
 
 def panel_png(panel: Panel, theme: Theme = LIGHT) -> bytes:
-    """Draw one panel of training curves: every logged value faint, its running mean strong."""
+    """Draw one panel of training curves: every logged value as a faint line, its running mean as a strong one."""
     figure, axes = _figure(4.7, 2.9, theme)
     baselines = [name for name in panel.curves if is_baseline(name)]
     learned = [name for name in panel.curves if name not in baselines]
-    colours = {name: theme.series[at % len(theme.series)] for at, name in enumerate(_measured(learned))}
+    quantities = dict.fromkeys(name.removeprefix(VALIDATION) for name in learned)  # training and validation share one
+    colours = {name: theme.series[at % len(theme.series)] for at, name in enumerate(quantities)}
     for name in learned:
-        held_out = name.startswith(VALIDATION)
-        _curve(axes, name, panel.curves[name], colours[name.removeprefix(VALIDATION)], "--" if held_out else "-")
+        line = "--" if name.startswith(VALIDATION) else "-"
+        _curve(axes, name, panel.curves[name], colours[name.removeprefix(VALIDATION)], line)
     for index, name in enumerate(baselines):
         _curve(axes, name, panel.curves[name], theme.muted, ("--", ":")[index % 2])
     values = [value for points in panel.curves.values() for _, value in points]
@@ -76,14 +77,14 @@ def panel_png(panel: Panel, theme: Theme = LIGHT) -> bytes:
     axes.set_xlabel("optimizer step", color=theme.muted, fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if len(panel.curves) > 1:
-        _legend(axes, theme, 3 if len(panel.curves) > 4 else 2)
+        legend(axes, theme, 3 if len(panel.curves) > 4 else 2)
     elif panel.kind.key not in ("loss", "gradient", "rate"):
         axes.set_title(curve_label(next(iter(panel.curves))), loc="left", color=theme.muted, fontsize=8.5)
     return png(figure)
 
 
 def scores_png(rows: Sequence[AccuracyRow], theme: Theme = LIGHT, width: float = 7.2) -> bytes:
-    """Draw accuracy bars by group and method, one row of axes a benchmark, with Wilson 95 % intervals."""
+    """Draw accuracy bars by group and method, one row of axes per benchmark, with Wilson 95 % intervals."""
     names = sorted({row.benchmark for row in rows})
     columns = 5 if width > 6 else 3
     figure = bare_figure(width, 0.5 + 2.75 * len(names), theme)
@@ -106,18 +107,13 @@ def scores_png(rows: Sequence[AccuracyRow], theme: Theme = LIGHT, width: float =
     return png(figure, tight=False)
 
 
-def _measured(names: Sequence[str]) -> list[str]:
-    """What is measured, on whichever examples: a figure on held-out ones has the colour of the same in training."""
-    return list(dict.fromkeys(name.removeprefix(VALIDATION) for name in names))
-
-
 def is_baseline(name: str) -> bool:
-    """Whether a curve is a yardstick (the best constant vector, the input's own features), not the model."""
+    """Whether a curve is a baseline (the best constant vector, the input's own features), not the model."""
     return "constant" in name or "input" in name
 
 
 def curve_label(name: str) -> str:
-    """Return a curve's name for a legend."""
+    """The label of a curve in a legend."""
     return name.replace("_", " ").replace("/", " ")
 
 
@@ -138,17 +134,17 @@ def _curve(axes: Axes, name: str, points: Sequence[tuple[int, float]], colour: s
 
 
 def _bars(axes: Axes, rows: Sequence[AccuracyRow], theme: Theme) -> None:
-    """Bars of one benchmark: a cluster a group, ``all`` last and set apart."""
+    """Bars of one benchmark: one cluster per group, ``all`` last and set apart."""
     groups = sorted({row.group for row in rows}, key=lambda group: (group == ALL, group))
     methods = sorted({row.method for row in rows}, key=method_order)
     width = 0.84 / len(methods)
     for index, method in enumerate(methods):
-        mine = {row.group: row for row in rows if row.method == method}
-        present = [group for group in groups if group in mine]
-        at = [_place(groups, group) + (index - (len(methods) - 1) / 2) * width for group in present]
-        heights = [mine[group].accuracy for group in present]
-        lows = [max(0.0, mine[group].accuracy - mine[group].interval[0]) for group in present]
-        highs = [max(0.0, mine[group].interval[1] - mine[group].accuracy) for group in present]
+        by_group = {row.group: row for row in rows if row.method == method}
+        present = [group for group in groups if group in by_group]
+        at = [_cluster_x(groups, group) + (index - (len(methods) - 1) / 2) * width for group in present]
+        heights = [by_group[group].accuracy for group in present]
+        lows = [max(0.0, by_group[group].accuracy - by_group[group].interval[0]) for group in present]
+        highs = [max(0.0, by_group[group].interval[1] - by_group[group].accuracy) for group in present]
         colour = theme.methods.get(method, theme.series[index % len(theme.series)])
         axes.bar(at, heights, width * 0.9, color=colour, label=short_label(method), zorder=2)
         axes.errorbar(
@@ -156,7 +152,7 @@ def _bars(axes: Axes, rows: Sequence[AccuracyRow], theme: Theme) -> None:
         )
         for x, height, high in zip(at, heights, highs, strict=True):
             axes.text(x, height + high + 0.015, f"{100 * height:.0f}", ha="center", fontsize=6.8, color=theme.muted)
-    axes.set_xticks([_place(groups, group) for group in groups], [group_label(group) for group in groups])
+    axes.set_xticks([_cluster_x(groups, group) for group in groups], [group_label(group) for group in groups])
     axes.set_ylim(0, 1.12)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1.0])
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -164,7 +160,7 @@ def _bars(axes: Axes, rows: Sequence[AccuracyRow], theme: Theme) -> None:
     axes.grid(axis="x", visible=False)
 
 
-def _place(groups: Sequence[str], group: str) -> float:
+def _cluster_x(groups: Sequence[str], group: str) -> float:
     return groups.index(group) + (0.18 if group == ALL and len(groups) > 1 else 0.0)
 
 
@@ -176,11 +172,12 @@ def _figure(width: float, height: float, theme: Theme) -> tuple[Figure, Axes]:
 
 
 def bare_figure(width: float, height: float, theme: Theme) -> Figure:
+    """A figure without axes, of ``width`` by ``height`` inches."""
     return Figure(figsize=(width, height), dpi=DPI, facecolor=theme.paper)
 
 
 def style_axes(axes: Axes, theme: Theme) -> None:
-    """Quiet axes: no box, horizontal grid only, small muted numbers."""
+    """Style axes: no box, horizontal grid only, small muted numbers."""
     axes.set_facecolor(theme.paper)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
@@ -191,7 +188,8 @@ def style_axes(axes: Axes, theme: Theme) -> None:
     axes.set_axisbelow(True)
 
 
-def _legend(axes: Axes, theme: Theme, columns: int) -> None:
+def legend(axes: Axes, theme: Theme, columns: int) -> None:
+    """Draw a legend above the axes."""
     axes.legend(
         loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, frameon=False, labelcolor=theme.ink,
         fontsize=7.8, handlelength=1.4, columnspacing=1.2, handletextpad=0.5, borderpad=0.1,
@@ -199,7 +197,7 @@ def _legend(axes: Axes, theme: Theme, columns: int) -> None:
 
 
 def png(figure: Figure, *, tight: bool = True) -> bytes:
-    """Encode without dates or versions, so that the bytes depend on the data alone."""
+    """Encode as PNG without dates or versions, so that the bytes depend on the data alone."""
     buffer = BytesIO()
     options: dict[str, Any] = {"bbox_inches": "tight", "pad_inches": 0.12} if tight else {}
     figure.savefig(buffer, format="png", metadata={"Software": None}, facecolor=figure.get_facecolor(), **options)

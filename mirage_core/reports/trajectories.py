@@ -1,15 +1,14 @@
-"""Sample trajectories of a report: which ones are shown, and what of each."""
+"""Sample trajectories of a report: the text, the images and the explanation of one answer."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mirage_core.benchmarks import get, vsp_planning, vsp_reasoning
 from mirage_core.benchmarks.vsp_prompts import PromptForm
-from mirage_core.reports.drawings import NEUTRAL_COLOUR, RIGHT_COLOUR, WRONG_COLOUR, draw_plan, open_picture
+from mirage_core.reports.drawings import NEUTRAL_COLOUR, RIGHT_COLOUR, WRONG_COLOUR, draw_plan, open_image
 from mirage_core.types import Problem, Scored, Variant
 from mirage_core.worlds.maze import MOVES, maze_from_rows, walk
 
@@ -18,7 +17,7 @@ LATENTS = re.compile(r"<latents:(\d+)>")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A run of an output: text, or ``num_latents`` latents (then the text is empty)."""
+    """A part of an output: text, or ``num_latents`` latents (then the text is empty)."""
 
     text: str
     num_latents: int = 0
@@ -26,14 +25,14 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One answer with everything needed to judge it; ``pictures`` are named RGB pictures in the order shown."""
+    """One answer with everything needed to judge it; ``images``: RGB images and their names, in the order shown."""
 
     problem: Problem
     scored: Scored
     pieces: tuple[Piece, ...]
     verdict: str
     explanation: str
-    pictures: tuple[tuple[str, Any], ...]
+    images: tuple[tuple[str, Any], ...]
 
     @property
     def text(self) -> str:
@@ -42,7 +41,7 @@ class Sample:
 
 
 def sample(problem: Problem, scored: Scored, auxiliary_image: bytes | None) -> Sample:
-    """Build what a page shows of one answer."""
+    """Build the sample that a page shows of one answer."""
     prediction, score = scored
     verdict = "right" if score.correct else "unparsed" if score.parsed is None else "wrong"
     return Sample(
@@ -51,61 +50,55 @@ def sample(problem: Problem, scored: Scored, auxiliary_image: bytes | None) -> S
         pieces=pieces(prediction.output),
         verdict=verdict,
         explanation=explain(problem, scored),
-        pictures=tuple(_pictures(problem, scored, auxiliary_image)),
+        images=tuple(_images(problem, scored, auxiliary_image)),
     )
 
 
 def pieces(output: str) -> tuple[Piece, ...]:
-    """Split an output at its ``<latents:k>`` marks, keeping the order; empty text is left out."""
-    found: list[Piece] = []
+    """Split an output at its ``<latents:k>`` marks, in order; empty text is left out."""
+    parts: list[Piece] = []
     at = 0
     for mark in LATENTS.finditer(output):
-        found += [Piece(output[at : mark.start()]), Piece("", int(mark.group(1)))]
+        parts += [Piece(output[at : mark.start()]), Piece("", int(mark.group(1)))]
         at = mark.end()
-    found.append(Piece(output[at:]))
-    return tuple(piece for piece in found if piece.text or piece.num_latents)
+    parts.append(Piece(output[at:]))
+    return tuple(piece for piece in parts if piece.text or piece.num_latents)
 
 
 def explain(problem: Problem, scored: Scored) -> str:
-    """Say in one sentence why the verdict is what it is."""
+    """The reason for the verdict, in one sentence."""
     prediction, score = scored
     if score.parsed is None:
-        cut = "" if prediction.finished else " before the length limit cut it"
-        return f"No answer could be read{cut}: it counts as wrong, and as unparsed."
+        limit = "" if prediction.finished else " before the length limit"
+        return f"No answer could be read{limit}: it counts as wrong, and as unparsed."
     if not _has_map(problem) or problem.benchmark != vsp_planning.NAME:
         return f"Answered {score.parsed}, the reference is {problem.answer}."
     steps = walk(maze_from_rows(problem.facts["map"]), score.parsed, stop_at_goal=score.rule == "vsp")
     row, column = steps.cells[-1]
-    place = f"row {row + 1}, column {column + 1}"
+    cell = f"row {row + 1}, column {column + 1}"
     ends = {
         "success": "reaches the goal",
-        "hole": f"falls into the hole in {place}",
-        "safe": f"ends on safe ice in {place}, not at the goal",
+        "hole": f"falls into the hole in {cell}",
+        "safe": f"ends on safe ice in {cell}, not at the goal",
     }
     return f"The plan {score.parsed} {ends[steps.outcome]}; a shortest one is {problem.answer}."
 
 
 def question_text(problem: Problem, form: PromptForm, variant: Variant) -> str:
-    """The prompt as the model saw it, the picture shown as a word."""
-    asked = get(problem.benchmark).prompt(problem, form, variant)
-    return asked.replace("<image>", "[picture]").strip()
-
-
-def by_id(problems: Sequence[Problem]) -> Mapping[str, Problem]:
-    """Problems by their id."""
-    return {problem.id: problem for problem in problems}
+    """The prompt as the model saw it, with a placeholder for the image."""
+    return get(problem.benchmark).prompt(problem, form, variant).replace("<image>", "[image]").strip()
 
 
 def _has_map(problem: Problem) -> bool:
     return "map" in problem.facts
 
 
-def _pictures(problem: Problem, scored: Scored, auxiliary_image: bytes | None) -> list[tuple[str, Any]]:
-    """Input, auxiliary image (the truth, which the model never saw), and the plan it answered or had to judge."""
-    shown = [("input", open_picture(image, f"{problem.id}, input picture")) for image in problem.images]
+def _images(problem: Problem, scored: Scored, auxiliary_image: bytes | None) -> list[tuple[str, Any]]:
+    """The input, the auxiliary image (the truth, hidden from the model), and the plan it answered or had to judge."""
+    shown = [("input", open_image(image, f"{problem.id}, input image")) for image in problem.images]
     first = shown[0][1]
     if auxiliary_image is not None:
-        truth = open_picture(auxiliary_image, f"{problem.id}, auxiliary image")
+        truth = open_image(auxiliary_image, f"{problem.id}, auxiliary image")
         shown.append(("auxiliary image", truth))
     plan = _plan_to_draw(problem, scored)
     if plan is not None:
@@ -121,7 +114,7 @@ def _pictures(problem: Problem, scored: Scored, auxiliary_image: bytes | None) -
 
 
 def _plan_to_draw(problem: Problem, scored: Scored) -> str | None:
-    """The plan a planning answer names, None where there is none or no map to draw it on."""
+    """The plan of a planning answer; None where there is no plan, or no map to draw it on."""
     plan = scored[1].parsed
     if problem.benchmark != vsp_planning.NAME or not _has_map(problem) or not plan or set(plan) - set(MOVES):
         return None

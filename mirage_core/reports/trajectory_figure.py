@@ -1,4 +1,4 @@
-"""One trajectory as a picture: what the model saw, the auxiliary image, what it wrote, the verdict."""
+"""One trajectory as a figure: the input image, the auxiliary image, the output, the verdict."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from mirage_core.reports.trajectories import Sample
 CAPTIONS = {
     "input": "what the model saw",
     "auxiliary image": "its auxiliary image: the truth,\nwhich the model did not see",
-    "the model's plan": "the answer, walked on the map",
+    "the model's plan": "the answer, drawn on the map",
     "the plan to judge": "the plan it was asked about",
 }
 _CHARACTER = 0.0104  # width of a monospaced character at this size, in shares of the strip
 _WIDTH = 82  # characters a line
-_SQUARES = 12  # squares drawn of one span, at most
+_MAX_SQUARES = 12  # squares drawn for one span
 _LINE = 0.2  # height of a line of output, in inches
 
 
 def storyboard_png(sample: Sample, theme: Theme = LIGHT) -> bytes:
-    """Draw a sample: its pictures side by side, its text with latents as squares below, the verdict last."""
+    """Draw a sample: its images side by side, its text with latents as squares below, the verdict last."""
     lines = _layout(sample)
     strip = 0.75 + _LINE * 1.3 * len(lines)
     height = 3.35 + strip
     figure = bare_figure(8.4, height, theme)
     _title(figure, sample, theme, height)
-    count = len(sample.pictures)
-    for index, (name, picture) in enumerate(sample.pictures):
+    count = len(sample.images)
+    for index, (name, image) in enumerate(sample.images):
         left = 0.5 + (index - count / 2) * 0.315
         axes = figure.add_axes((left + 0.02, (strip + 0.42) / height, 0.275, 2.25 / height))
-        axes.imshow(np.asarray(picture), interpolation="antialiased")
+        axes.imshow(np.asarray(image), interpolation="antialiased")
         axes.set_axis_off()
         axes.text(0.5, -0.04, CAPTIONS.get(name, name), transform=axes.transAxes, ha="center", va="top",
                   fontsize=8, color=theme.muted, linespacing=1.35)  # fmt: skip
@@ -46,10 +46,10 @@ def storyboard_png(sample: Sample, theme: Theme = LIGHT) -> bytes:
 
 def _title(figure: Figure, sample: Sample, theme: Theme, height: float) -> None:
     prediction = sample.scored[0]
-    place = f"{benchmark_label(prediction.benchmark)}, {group_label(prediction.group)}"
+    group = f"{benchmark_label(prediction.benchmark)}, {group_label(prediction.group)}"
     figure.text(0.04, 1 - 0.2 / height, method_label(prediction.method), fontsize=11.5, fontweight="bold",
                 color=theme.ink, va="top")  # fmt: skip
-    figure.text(0.96, 1 - 0.22 / height, place, fontsize=9, color=theme.muted, va="top", ha="right")
+    figure.text(0.96, 1 - 0.22 / height, group, fontsize=9, color=theme.muted, va="top", ha="right")
 
 
 def _layout(sample: Sample) -> list[list[tuple[str, int]]]:
@@ -60,7 +60,7 @@ def _layout(sample: Sample) -> list[list[tuple[str, int]]]:
         shown = " ".join(textwrap.shorten(piece.text, 420, placeholder=" …").split())
         parts = textwrap.wrap(shown, _WIDTH, drop_whitespace=False) if piece.text else [""]
         for part in parts:
-            size = len(part) if piece.text else 2 * min(piece.num_latents, _SQUARES) + 16
+            size = len(part) if piece.text else 2 * min(piece.num_latents, _MAX_SQUARES) + 16
             if used and used + size > _WIDTH:
                 lines.append([])
                 used = 0
@@ -92,8 +92,8 @@ def _text(axes: Axes, x: float, row: int, text: str, theme: Theme) -> float:
 
 
 def _latents(axes: Axes, x: float, row: int, count: int, theme: Theme) -> float:
-    """A latent token is a square: it has a place in the sequence, but no word."""
-    shown = min(count, _SQUARES)
+    """Draw latent tokens as squares: they have a position in the sequence, but no word."""
+    shown = min(count, _MAX_SQUARES)
     for index in range(shown):
         axes.add_patch(
             FancyBboxPatch(

@@ -1,4 +1,4 @@
-"""The trend as one HTML page that needs nothing else: the plot, the last comparison, and every night."""
+"""The trend of nightly evaluations as one self-contained HTML page: the plot, the last comparison, every night."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ from mirage_core.reports.plots import DARK, LIGHT, Theme, bare_figure, png, styl
 from mirage_core.reports.run.findings import p_words, percent
 
 PANEL_HEIGHT = 2.3
+READING = (
+    "Share of the test problems answered right; bands and bars are Wilson 95 % intervals. A dotted line: another "
+    "model, named by its digest. A solid line: other problems or another rule, so that the two sides cannot be "
+    "compared. A triangle: significantly worse than the night before."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Night:
-    """One night on one benchmark. Points of one ``series`` answered the same problems, judged by the same rule."""
+    """One night on one benchmark. Nights of one ``series`` answered the same problems, judged by the same rule."""
 
     time: datetime
     series: str
@@ -33,8 +38,39 @@ class Night:
     dropped: bool
 
 
+def trend_html(pointer: str, points: Sequence[Mapping[str, Any]], figure: Figure) -> str:
+    """The page of a pointer's nights (trend points as JSON, oldest first); everything in it is escaped."""
+    environment = page_environment(
+        percent=percent, p_words=p_words, benchmark=benchmark_label, method=short_label, points=_points
+    )
+    benchmarks = sorted({score["benchmark"] for point in points for score in point["scores"]})
+    template = environment.get_template("trend.html")
+    return (
+        template.render(
+            pointer=pointer,
+            nights=list(points)[::-1],
+            last=points[-1],
+            benchmarks=benchmarks,
+            figure=figure,
+            diagnosed=[point for point in reversed(points) if point.get("latents")],
+        )
+        + "\n"
+    )
+
+
+def trend_figure(nights: Mapping[str, Sequence[Night]]) -> Figure:
+    """The plot of all nights, by benchmark, in both themes."""
+    return Figure(
+        file="trend.png",
+        title="Accuracy over the nights",
+        reading=READING,
+        light=trend_png(dict(nights), LIGHT),
+        dark=trend_png(dict(nights), DARK),
+    )
+
+
 def trend_png(nights: dict[str, Sequence[Night]], theme: Theme = LIGHT, width: float = 7.2) -> bytes:
-    """Draw a panel a benchmark, nights in time's order; a line never runs from one series to the next."""
+    """Draw one panel per benchmark, nights by time; no line connects two series."""
     figure = bare_figure(width, 0.4 + PANEL_HEIGHT * max(1, len(nights)), theme)
     for index, (benchmark, points) in enumerate(sorted(nights.items())):
         axes = figure.add_subplot(len(nights), 1, index + 1)
@@ -56,10 +92,10 @@ def _panel(axes: Axes, points: Sequence[Night], theme: Theme) -> None:
             times, values, yerr=[_gaps(values, lows), _gaps(highs, values)],
             color=colour, marker="o", markersize=3.5, linewidth=1.5, elinewidth=0.7,
         )  # fmt: skip
-    fell = [night for night in points if night.dropped]
-    if fell:
-        where = [date2num(night.time) for night in fell]
-        axes.plot(where, [night.accuracy for night in fell], "v", color=theme.series[4], markersize=9, zorder=5)
+    dropped = [night for night in points if night.dropped]
+    if dropped:
+        times = [date2num(night.time) for night in dropped]
+        axes.plot(times, [night.accuracy for night in dropped], "v", color=theme.series[4], markersize=9, zorder=5)
     _marks(axes, points, theme)
     axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -72,23 +108,23 @@ def _panel(axes: Axes, points: Sequence[Night], theme: Theme) -> None:
 
 
 def _marks(axes: Axes, points: Sequence[Night], theme: Theme) -> None:
-    """A line where another model comes, with the start of its digest; a stronger one where a series begins.
+    """Mark each new model by a line with the start of its digest, and each new series by a stronger line.
 
-    A mark too close to the one before it goes without words.
+    A mark too close to the one before it has no text.
     """
     room = 0.11 * _span(points)
-    worded = float("-inf")
+    last_text = float("-inf")
     for before, night in pairwise(points):
         if (before.model, before.series) == (night.model, night.series):
             continue
         at = (date2num(before.time) + date2num(night.time)) / 2
-        fresh = before.series != night.series
-        axes.axvline(at, color=theme.ink if fresh else theme.muted, linewidth=0.9, linestyle="-" if fresh else ":")
-        if at - worded >= room:
-            worded = at
-            said = "new series" if fresh else night.model[:7]
+        new = before.series != night.series
+        axes.axvline(at, color=theme.ink if new else theme.muted, linewidth=0.9, linestyle="-" if new else ":")
+        if at - last_text >= room:
+            last_text = at
+            text = "new series" if new else night.model[:7]
             axes.text(
-                at, 1.02, said, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=6.8,
+                at, 1.02, text, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=6.8,
                 color=theme.muted,
             )  # fmt: skip
 
@@ -111,44 +147,6 @@ def _runs(points: Sequence[Night]) -> list[list[Night]]:
 
 def _gaps(highs: Sequence[float], lows: Sequence[float]) -> list[float]:
     return [max(0.0, high - low) for high, low in zip(highs, lows, strict=True)]
-
-
-READING = (
-    "Share of the test problems answered right; bands and bars are Wilson 95 % intervals. A dotted line: another "
-    "model, named by its digest. A full line: other problems or another rule, so that what stands left of it cannot be "
-    "compared with what stands right of it. A triangle: significantly worse than the night before."
-)
-
-
-def trend_figure(nights: Mapping[str, Sequence[Night]]) -> Figure:
-    """The plot of all nights, a list of them a benchmark, on light and on dark paper."""
-    return Figure(
-        file="trend.png",
-        title="Accuracy over the nights",
-        reading=READING,
-        light=trend_png(dict(nights), LIGHT),
-        dark=trend_png(dict(nights), DARK),
-    )
-
-
-def trend_html(pointer: str, points: Sequence[Mapping[str, Any]], figure: Figure) -> str:
-    """The page of a pointer's nights (JSON forms of trend points, oldest first); everything in it is escaped."""
-    environment = page_environment(
-        percent=percent, p_words=p_words, benchmark=benchmark_label, method=short_label, points=_points
-    )
-    benchmarks = sorted({score["benchmark"] for point in points for score in point["scores"]})
-    template = environment.get_template("trend.html")
-    return (
-        template.render(
-            pointer=pointer,
-            nights=list(points)[::-1],
-            last=points[-1],
-            benchmarks=benchmarks,
-            figure=figure,
-            diagnosed=[point for point in reversed(points) if point.get("latents")],
-        )
-        + "\n"
-    )
 
 
 def _points(share: float) -> str:

@@ -1,4 +1,4 @@
-"""Sealed folders: files in a content-addressed folder, the manifest beside it; read, and every fault named."""
+"""Artifact folders: files in a content-addressed folder and the manifest beside it; read, verified and downloaded."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mirage_core.errors import ArtifactDamaged
-from mirage_core.store.backends.base import Place
+from mirage_core.store.backends.base import Backend
 from mirage_core.store.backends.errors import store_error
-from mirage_core.store.backends.local import LocalPlace
+from mirage_core.store.backends.local import LocalBackend
 from mirage_core.store.digests import DigestMemory, file_sha256
 from mirage_core.store.manifest import MANIFEST, FileEntry, Manifest, parse_manifest
-from mirage_core.store.transfer import Meter, each
+from mirage_core.store.transfer import TransferProgress, for_each_file
 from mirage_core.types import Progress
 
 logger = logging.getLogger(__name__)
@@ -23,43 +23,43 @@ _DIGESTS = DigestMemory()
 
 
 class FileDamaged(ArtifactDamaged):
-    """One file of a sealed folder is not what its manifest says; ``name`` is which."""
+    """A file of an artifact folder differs from its manifest; ``name`` is the file's."""
 
-    def __init__(self, place: Place, path: str, name: str, fault: str) -> None:
-        super().__init__(f"{path} in {place.url} is damaged: {fault}")
+    def __init__(self, backend: Backend, path: str, name: str, fault: str) -> None:
+        super().__init__(f"{path} in {backend.url} is damaged: {fault}")
         self.name = name
 
 
-def read_sealed(place: Place, path: str) -> Manifest:
-    """The manifest of a sealed folder; FileNotFoundError where there is none, ArtifactDamaged where it is broken."""
+def read_manifest(backend: Backend, path: str) -> Manifest:
+    """Read the manifest of an artifact folder; FileNotFoundError where it is missing, ArtifactDamaged if broken."""
     key = f"{path}/{MANIFEST}"
     try:
-        return parse_manifest(place.read(key), f"{key} in {place.url}")
+        return parse_manifest(backend.read(key), f"{key} in {backend.url}")
     except ArtifactDamaged:
-        return parse_manifest(place.read(key), f"{key} in {place.url}")  # nothing is called damaged at one look
+        return parse_manifest(backend.read(key), f"{key} in {backend.url}")  # read twice: the first may be misread
 
 
-def find_sealed(place: Place, path: str) -> Manifest | None:
-    """The manifest of a folder whose files are all there in their sizes, or None; faults are told as warnings."""
+def find_manifest(backend: Backend, path: str) -> Manifest | None:
+    """Return the manifest of a folder whose files all have the right size, else None; log faults as warnings."""
     try:
-        manifest = read_sealed(place, path)
+        manifest = read_manifest(backend, path)
     except FileNotFoundError:
         return None
     except ArtifactDamaged as error:
-        logger.warning("%s; taken as absent", error)
+        logger.warning("%s; treated as absent", error)
         return None
-    faults = size_faults(manifest.files, place.sizes(f"{path}/{manifest.folder}"))
+    faults = size_faults(manifest.files, backend.sizes(f"{path}/{manifest.folder}"))
     if faults:
-        logger.warning("%s in %s is faulty and taken as absent: %s", path, place.url, "; ".join(faults))
+        logger.warning("%s in %s is faulty and treated as absent: %s", path, backend.url, "; ".join(faults))
         return None
     return manifest
 
 
-def size_faults(files: Iterable[FileEntry], there: Mapping[str, int]) -> list[str]:
-    """What is wrong with the sizes of the files that are there, one line a file."""
+def size_faults(files: Iterable[FileEntry], sizes: Mapping[str, int]) -> list[str]:
+    """List the files that are missing or have the wrong size, one line each."""
     faults = []
     for entry in files:
-        size = there.get(entry.name)
+        size = sizes.get(entry.name)
         if size is None:
             faults.append(f"{entry.name} is missing")
         elif size != entry.size:
@@ -67,63 +67,64 @@ def size_faults(files: Iterable[FileEntry], there: Mapping[str, int]) -> list[st
     return faults
 
 
-def every_fault(place: Place, path: str, manifest: Manifest) -> list[str]:
-    """Every fault of a sealed folder, its bytes read again from the place itself; empty when it is good."""
-    there = place.sizes(f"{path}/{manifest.folder}")
-    strangers = sorted(set(there) - {entry.name for entry in manifest.files})
-    return file_faults(place, path, manifest, manifest.files) + [f"{name} is not in the manifest" for name in strangers]
+def all_faults(backend: Backend, path: str, manifest: Manifest) -> list[str]:
+    """List every fault of an artifact folder, its bytes read again from the backend; empty when it is good."""
+    unknown = sorted(set(backend.sizes(f"{path}/{manifest.folder}")) - {entry.name for entry in manifest.files})
+    return file_faults(backend, path, manifest, manifest.files) + [f"{name} is not in the manifest" for name in unknown]
 
 
-def file_faults(place: Place, path: str, manifest: Manifest, files: Iterable[FileEntry]) -> list[str]:
-    """The faults of some of a sealed folder's files, read again from the place itself."""
-    there = place.sizes(f"{path}/{manifest.folder}")
-    faults = size_faults(files, there)
+def file_faults(backend: Backend, path: str, manifest: Manifest, files: Iterable[FileEntry]) -> list[str]:
+    """List the faults of some of an artifact folder's files, their bytes read again from the backend."""
+    sizes = backend.sizes(f"{path}/{manifest.folder}")
+    faults = size_faults(files, sizes)
     for entry in files:
         key = f"{path}/{manifest.folder}/{entry.name}"
-        if there.get(entry.name) == entry.size and _stored_sha256(place, key) != entry.sha256:
+        if sizes.get(entry.name) == entry.size and _stored_sha256(backend, key) != entry.sha256:
             faults.append(f"{entry.name} has another sha256 than its manifest says")
     return faults
 
 
-def local_files(place: Place, cache: Path, path: str, manifest: Manifest, progress: Progress | None = None) -> Path:
-    """A local folder with the files, every sha256 verified: the stored folder itself, or a copy in the cache.
+def local_files(backend: Backend, cache: Path, path: str, manifest: Manifest, progress: Progress | None = None) -> Path:
+    """Return a local folder with the files, every sha256 verified: the stored folder itself, or a copy in the cache.
 
     Raises FileDamaged, naming the folder and the file.
     """
-    inside = f"{path}/{manifest.folder}"
-    folder = place.local(inside)
+    prefix = f"{path}/{manifest.folder}"
+    folder = backend.local(prefix)
     if folder is not None:
         for entry in manifest.files:
             fault = _fault(folder / entry.name, entry)
             if fault:
-                raise FileDamaged(place, path, entry.name, fault)
+                raise FileDamaged(backend, path, entry.name, fault)
         return folder
-    copies = LocalPlace(cache)
-    copies.clear_leftovers()
-    folder = cache / hashlib.sha256(place.url.encode()).hexdigest()[:12] / inside
-    meter = Meter(f"fetching {path}", sum(entry.size for entry in manifest.files), progress)
+    cached = LocalBackend(cache)
+    cached.clear_leftovers()
+    folder = cache / hashlib.sha256(backend.url.encode()).hexdigest()[:12] / prefix
+    transferred = TransferProgress(f"fetching {path}", sum(entry.size for entry in manifest.files), progress)
 
-    def bring(entry: FileEntry) -> None:
-        fault = _download(place, f"{inside}/{entry.name}", copies, folder / entry.name, entry, meter)
+    def download(entry: FileEntry) -> None:
+        fault = _download(backend, f"{prefix}/{entry.name}", cached, folder / entry.name, entry, transferred)
         if fault:
-            raise FileDamaged(place, path, entry.name, fault)
+            raise FileDamaged(backend, path, entry.name, fault)
 
-    each(place, manifest.files, bring, meter)
+    for_each_file(backend, manifest.files, download, transferred)
     return folder
 
 
-def _download(place: Place, key: str, copies: LocalPlace, target: Path, entry: FileEntry, meter: Meter) -> str | None:
-    """Bring one file into the cache, unless it is there; the fault of what has arrived, or None."""
+def _download(
+    backend: Backend, key: str, cached: LocalBackend, target: Path, entry: FileEntry, transferred: TransferProgress
+) -> str | None:
+    """Download a file into the cache, unless it is there; return the fault of what arrived, or None."""
     if _fault(target, entry) is None:
-        meter.count(entry.size)
+        transferred.count(entry.size)
         return None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with copies.fresh() as fresh:
-            place.get(key, fresh, meter.count, entry.size)
-            fault = _fault(fresh, entry, remember=False)
+        with cached.temporary_file() as temporary:
+            backend.get(key, temporary, transferred.count, entry.size)
+            fault = _fault(temporary, entry, remember=False)
             if fault is None:
-                os.replace(fresh, target)
+                os.replace(temporary, target)
         return fault
     except FileNotFoundError:
         return f"{entry.name} is missing"
@@ -132,7 +133,7 @@ def _download(place: Place, key: str, copies: LocalPlace, target: Path, entry: F
 
 
 def _fault(path: Path, entry: FileEntry, remember: bool = True) -> str | None:
-    """What is wrong with a local file, or None; bytes are read only where the size is right."""
+    """The fault of a local file, or None; its bytes are read only if its size is right."""
     if not path.is_file():
         return f"{entry.name} is missing"
     size = path.stat().st_size
@@ -143,14 +144,14 @@ def _fault(path: Path, entry: FileEntry, remember: bool = True) -> str | None:
     return None
 
 
-def _stored_sha256(place: Place, key: str) -> str | None:
-    """The sha256 of a file as the place has it now; None where it has gone meanwhile."""
-    stored = place.local(key)
+def _stored_sha256(backend: Backend, key: str) -> str | None:
+    """The sha256 of a file as the backend now returns it; None where it was removed meanwhile."""
+    local = backend.local(key)
     try:
-        if stored is not None:
-            return file_sha256(stored)
+        if local is not None:
+            return file_sha256(local)
         with tempfile.TemporaryDirectory(prefix="mirage-verify-") as folder:
-            place.get(key, Path(folder) / "file")
+            backend.get(key, Path(folder) / "file")
             return file_sha256(Path(folder) / "file")
     except FileNotFoundError:
         return None

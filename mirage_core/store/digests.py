@@ -1,4 +1,4 @@
-"""Identity: one sha256 over what changes a result, and over nothing else."""
+"""Digests: canonical JSON, fingerprints of stages, sha256 of files, and JSON records that carry their own sha256."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 from mirage_core.errors import InputError
 
+OWN_SHA256 = "own_sha256"
 SETTLED_NS = 2_000_000_000
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one spelling of a JSON value: sorted keys, no spaces, UTF-8; InputError for anything that is not JSON."""
+    """Encode a JSON value in one way only: sorted keys, no spaces, UTF-8; InputError for anything that is not JSON."""
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -25,7 +26,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def fingerprint(stage: str, version: int, settings: Any, inputs: Mapping[str, str]) -> str:
-    """What a stage's result depends on, as a sha256 in hex: its name, version, settings (JSON) and input digests."""
+    """The sha256 (hex) over all that a stage's result depends on: name, version, settings (JSON), input digests."""
     identity = {"stage": stage, "version": version, "settings": settings, "inputs": dict(inputs)}
     return hashlib.sha256(canonical_json(identity)).hexdigest()
 
@@ -37,62 +38,54 @@ def file_sha256(path: Path) -> str:
 
 
 class DigestMemory:
-    """Remembers the digests of files that have not changed since (same inode, time and size), in this process."""
+    """Caches the digests of unchanged files (same inode, time and size) in this process."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int, int, int], str] = {}
+        self._digests: dict[tuple[str, int, int, int], str] = {}
         self._lock = threading.Lock()
 
     def sha256(self, path: Path) -> str:
-        """The file's sha256, read from the disk only when the file is new or has changed."""
+        """The file's sha256; the file is read only if it is new or has changed."""
         status = path.stat()
         key = (str(path), status.st_ino, status.st_mtime_ns, status.st_size)
         with self._lock:
-            known = self._known.get(key)
-        if known is None:
-            known = file_sha256(path)
-            # A file written a moment ago could change again within one tick of the clock: not remembered yet.
+            digest = self._digests.get(key)
+        if digest is None:
+            digest = file_sha256(path)
+            # A file written just now could change again within one tick of the clock: it is not cached yet.
             if time.time_ns() - status.st_mtime_ns > SETTLED_NS:
                 with self._lock:
-                    self._known[key] = known
-        return known
-
-
-OWN = "own_sha256"
+                    self._digests[key] = digest
+        return digest
 
 
 def dump_checked(value: Mapping[str, Any], *, allow_nan: bool = True) -> bytes:
-    """The record as JSON for people, UTF-8; its last entry is the sha256 of the same text without that entry."""
+    """Encode a record as indented JSON, UTF-8; its last entry is the sha256 of the same text without that entry."""
     plain = _text(value, allow_nan)
-    return _text({**value, OWN: hashlib.sha256(plain).hexdigest()}, allow_nan)
+    return _text({**value, OWN_SHA256: hashlib.sha256(plain).hexdigest()}, allow_nan)
 
 
 def load_checked(data: bytes) -> dict[str, Any]:
-    """Read a record back; ValueError for what is no JSON object, or not what was written.
+    """Decode a record; ValueError if it is not a JSON object, or not what was written.
 
-    One without a sha256 of its own was written by an earlier version (or by hand) and is taken as it is.
+    A record without its own sha256 was written by an earlier version (or by hand) and is accepted.
     """
     value = json.loads(data)
     if not isinstance(value, dict):
         raise ValueError(f"got {type(value).__name__}, expected an object")
-    if OWN not in value:
-        _check_last(value)
-    elif value.pop(OWN) is None or dump_checked(value) != data:
-        raise ValueError(f"its content does not have the sha256 it tells under {OWN}")
+    if OWN_SHA256 not in value:
+        _check_misnamed_digest(value)
+    elif value.pop(OWN_SHA256) is None or dump_checked(value) != data:
+        raise ValueError(f"its content does not have the sha256 recorded under {OWN_SHA256}")
     return value
 
 
-def _check_last(value: Mapping[str, Any]) -> None:
-    """ValueError where the last entry is the sha256 of the others: the damage is in its name."""
+def _check_misnamed_digest(value: Mapping[str, Any]) -> None:
+    """Raise ValueError if the last entry is the sha256 of the others: then its name is what is damaged."""
     for last in list(value)[-1:]:
-        if value[last] == _without(value, last):
-            raise ValueError(f"it tells its sha256 under {last!r}, expected {OWN}")
-
-
-def _without(value: Mapping[str, Any], name: str) -> str:
-    """The sha256 of a record without one of its entries."""
-    rest = {key: inner for key, inner in value.items() if key != name}
-    return hashlib.sha256(_text(rest, allow_nan=True)).hexdigest()
+        rest = {key: item for key, item in value.items() if key != last}
+        if value[last] == hashlib.sha256(_text(rest, allow_nan=True)).hexdigest():
+            raise ValueError(f"its sha256 is recorded under {last!r}, expected {OWN_SHA256}")
 
 
 def _text(value: Mapping[str, Any], allow_nan: bool) -> bytes:

@@ -1,7 +1,7 @@
-"""Collecting garbage: what nobody refers to any more and what killed writers have left, found first, then removed.
+"""Garbage collection: find what nothing refers to and what killed writers have left, then remove it.
 
-Nothing that a record, a pointer or a kept artifact refers to is ever taken. Files are removed only
-after a record of it (see quarantine), so a publisher that fills the same folder at that moment starts anew.
+Artifacts that a record, a pointer or a kept artifact refers to are never removed. Files are removed only after a
+record of it is written (see quarantine), so a publisher that fills the same folder at that moment starts again.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mirage_core.store.backends.base import Place
+from mirage_core.store.backends.base import Backend
 from mirage_core.store.backends.entries import Entry, Unfinished
-from mirage_core.store.inventory import Inventory, mentioned, reachable, take_inventory
+from mirage_core.store.inventory import Inventory, artifact_paths, reachable, take_inventory
 from mirage_core.store.manifest import MANIFEST, parse_manifest
 from mirage_core.store.pointers import POINTERS
 from mirage_core.store.quarantine import retire
 
 RUNS = "runs"
 
-Sort = Literal["unfinished", "files", "quarantined", "checkpoint", "artifact", "record"]
+GarbageKind = Literal["unfinished", "files", "quarantined", "checkpoint", "artifact", "record"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Garbage:
-    """One thing that can go: where it is, its bytes, when it was written last (seconds since 1970), and why."""
+    """A removable item: its kind (``sort``), path, bytes, last write (seconds since 1970) and the reason (``why``)."""
 
-    sort: Sort
+    sort: GarbageKind
     path: str
     size: int
     since: float
@@ -36,141 +36,142 @@ class Garbage:
 
 
 def find_garbage(
-    place: Place, older_than_s: float, *, keep_runs: int | None = None, now: float | None = None
+    backend: Backend, older_than_s: float, *, keep_runs: int | None = None, now: float | None = None
 ) -> list[Garbage]:
-    """All that can go and was written last more than ``older_than_s`` seconds ago; nothing is changed.
+    """Find all that can go and was last written more than ``older_than_s`` seconds ago; changes nothing.
 
-    ``keep_runs``: only that many of the newest run records (all, where None) keep what they refer to.
+    ``keep_runs``: only that many of the newest run records (all, if None) keep what they refer to.
     """
     cutoff = (time.time() if now is None else now) - older_than_s
-    uploads = place.unfinished()
-    there = take_inventory(place)
-    found = [
-        *_uploads(uploads),
-        *_checkpoints(there, cutoff),
-        *_folders(there),
-        *_artifacts(there, _referred(there, keep_runs, cutoff)),
-        *_records(there),
+    uploads = backend.unfinished()
+    inventory = take_inventory(backend)
+    items = [
+        *_unfinished(uploads),
+        *_checkpoints(inventory, cutoff),
+        *_folders(inventory),
+        *_artifacts(inventory, _referenced(inventory, keep_runs, cutoff)),
+        *_records(inventory),
     ]
-    return [item for item in found if item.since <= cutoff or item.sort == "checkpoint"]
+    return [item for item in items if item.since <= cutoff or item.sort == "checkpoint"]
 
 
-def remove_garbage(place: Place, found: Iterable[Garbage]) -> list[Garbage]:
-    """Remove what was found; gives what really went, the rest came into use meanwhile."""
-    return [item for item in found if _removed(place, item)]
+def remove_garbage(backend: Backend, items: Iterable[Garbage]) -> list[Garbage]:
+    """Remove garbage; return what was removed, since other items came into use meanwhile."""
+    return [item for item in items if _removed(backend, item)]
 
 
-def _referred(there: Inventory, keep_runs: int | None, cutoff: float) -> set[str]:
-    """The paths that something keeps; a run that has written its record lately always does."""
-    roots: set[str] = set()
-    runs = sorted((name for name in there.records if name.startswith(f"{RUNS}/")), reverse=True)
+def _referenced(inventory: Inventory, keep_runs: int | None, cutoff: float) -> set[str]:
+    """The paths of artifacts in use; a run record written after ``cutoff`` always keeps its references."""
+    runs = sorted((name for name in inventory.records if name.startswith(f"{RUNS}/")), reverse=True)
     old = runs[keep_runs:] if keep_runs is not None else []
-    dropped = {name for name in old if there.entries[name].modified <= cutoff}
-    for name in set(there.records).difference(dropped):
-        roots.update(mentioned(_present(name, there.records[name])))
-    inputs = {path: list(mentioned(dict(found.about))) for path, found in there.manifests.items() if found is not None}
+    dropped = {name for name in old if inventory.entries[name].modified <= cutoff}
+    roots: set[str] = set()
+    for name in set(inventory.records).difference(dropped):
+        roots.update(artifact_paths(_current(name, inventory.records[name])))
+    inputs = {
+        path: list(artifact_paths(dict(manifest.about)))
+        for path, manifest in inventory.manifests.items()
+        if manifest is not None
+    }
     return reachable(roots, inputs)
 
 
-def _present(name: str, record: Any) -> Any:
-    """A record without what it tells of the past: a pointer keeps what it points at, not what it once did."""
+def _current(name: str, record: Any) -> Any:
+    """A record without its history: a pointer keeps its target, not its earlier ones."""
     if name.startswith(f"{POINTERS}/") and isinstance(record, Mapping):
         return {key: value for key, value in record.items() if key != "history"}
     return record
 
 
-def _uploads(uploads: Iterable[Unfinished]) -> Iterator[Garbage]:
+def _unfinished(uploads: Iterable[Unfinished]) -> Iterator[Garbage]:
     for upload in uploads:
         why = "a write that was never finished"
         yield Garbage(sort="unfinished", path=upload.key, size=upload.size, since=upload.since, why=why, upload=upload)
 
 
-def _checkpoints(there: Inventory, cutoff: float) -> Iterator[Garbage]:
-    published = {path.split("/")[1] for path, manifest in there.manifests.items() if manifest is not None}
-    for run, files in there.checkpoints.items():
+def _checkpoints(inventory: Inventory, cutoff: float) -> Iterator[Garbage]:
+    published = {path.split("/")[1] for path, manifest in inventory.manifests.items() if manifest is not None}
+    for run, files in inventory.checkpoints.items():
         if run in published:
-            yield _sum("checkpoint", f"checkpoints/{run}", files, "its run is published")
+            yield _total("checkpoint", f"checkpoints/{run}", files, "its run is published")
         elif max(entry.modified for entry in files.values()) <= cutoff:
-            yield _sum("checkpoint", f"checkpoints/{run}", files, "its run does not go on")
+            yield _total("checkpoint", f"checkpoints/{run}", files, "its run does not go on")
         else:
-            yield from _steps(run, files, cutoff)
+            yield from _incomplete_steps(run, files, cutoff)
 
 
-def _steps(run: str, files: Mapping[str, Entry], cutoff: float) -> Iterator[Garbage]:
-    """The steps of a live run that were never completed."""
+def _incomplete_steps(run: str, files: Mapping[str, Entry], cutoff: float) -> Iterator[Garbage]:
+    """The steps of a live run whose upload was never completed."""
     for step in sorted({name.split("/")[2] for name in files}):
         path = f"checkpoints/{run}/{step}"
-        inside = {name: entry for name, entry in files.items() if name.startswith(f"{path}/")}
-        if f"{path}/{MANIFEST}" not in inside and max(entry.modified for entry in inside.values()) <= cutoff:
-            yield _sum("checkpoint", path, inside, "its upload was never finished")
+        step_files = {name: entry for name, entry in files.items() if name.startswith(f"{path}/")}
+        if f"{path}/{MANIFEST}" not in step_files and max(e.modified for e in step_files.values()) <= cutoff:
+            yield _total("checkpoint", path, step_files, "its upload was never finished")
 
 
-def _folders(there: Inventory) -> Iterator[Garbage]:
-    """The file folders that no manifest names; where the manifest cannot be read, all of them stay."""
-    for (path, folder), files in there.folders.items():
-        manifest = there.manifests.get(path)
-        if path in there.manifests and (manifest is None or manifest.folder == folder):
+def _folders(inventory: Inventory) -> Iterator[Garbage]:
+    """The files folders that no manifest names; where the manifest cannot be read, all of them stay."""
+    for (path, folder), files in inventory.folders.items():
+        manifest = inventory.manifests.get(path)
+        if path in inventory.manifests and (manifest is None or manifest.folder == folder):
             continue
-        taken = there.out_of_use.get(path, {})
-        if taken:
-            yield _sum("quarantined", f"{path}/{folder}", {**files, **_timed(taken)}, "taken out of use")
+        records = inventory.quarantined.get(path, {})
+        if records:
+            dates = {name: Entry(size=0, modified=entry.modified) for name, entry in records.items()}
+            yield _total("quarantined", f"{path}/{folder}", {**files, **dates}, "taken out of use")
         else:
-            yield _sum("files", f"{path}/{folder}", files, "no manifest names it: its publisher was killed or lost")
+            yield _total("files", f"{path}/{folder}", files, "no manifest names it: its publisher was killed or lost")
 
 
-def _artifacts(there: Inventory, referred: set[str]) -> Iterator[Garbage]:
-    for path, manifest in there.manifests.items():
-        if manifest is not None and path not in referred:
-            files = there.folders.get((path, manifest.folder), {})
-            own = {**files, f"{path}/{MANIFEST}": there.entries[f"{path}/{MANIFEST}"]}
-            yield _sum("artifact", path, own, "no run, pointer or kept artifact refers to it")
+def _artifacts(inventory: Inventory, referenced: set[str]) -> Iterator[Garbage]:
+    for path, manifest in inventory.manifests.items():
+        if manifest is not None and path not in referenced:
+            files = inventory.folders.get((path, manifest.folder), {})
+            all_files = {**files, f"{path}/{MANIFEST}": inventory.entries[f"{path}/{MANIFEST}"]}
+            yield _total("artifact", path, all_files, "no run, pointer or kept artifact refers to it")
 
 
-def _records(there: Inventory) -> Iterator[Garbage]:
-    """Records of what was taken out of use, once its files are gone."""
-    for path, records in there.out_of_use.items():
-        manifest = there.manifests.get(path)
+def _records(inventory: Inventory) -> Iterator[Garbage]:
+    """The quarantine records of a path once its quarantined files are gone."""
+    for path, records in inventory.quarantined.items():
+        manifest = inventory.manifests.get(path)
         in_use = {manifest.folder} if manifest is not None else set()
-        if not {folder for at, folder in there.folders if at == path} - in_use:
+        if not {folder for parent, folder in inventory.folders if parent == path} - in_use:
             for name, entry in records.items():
-                yield _sum("record", name, {name: entry}, "what it took out of use is gone")
+                yield _total("record", name, {name: entry}, "what it took out of use is gone")
 
 
-def _sum(sort: Sort, path: str, files: Mapping[str, Entry], why: str) -> Garbage:
+def _total(sort: GarbageKind, path: str, files: Mapping[str, Entry], why: str) -> Garbage:
     size, since = sum(entry.size for entry in files.values()), max(entry.modified for entry in files.values())
     return Garbage(sort=sort, path=path, size=size, since=since, why=why)
 
 
-def _timed(records: Mapping[str, Entry]) -> dict[str, Entry]:
-    """Records for their time only."""
-    return {name: Entry(size=0, modified=entry.modified) for name, entry in records.items()}
-
-
-def _removed(place: Place, item: Garbage) -> bool:
+def _removed(backend: Backend, item: Garbage) -> bool:
+    """Remove one item; False if it is in use by now."""
     if item.upload is not None:
-        place.abandon(item.upload)
+        backend.abort_upload(item.upload)
         return True
     if item.sort == "artifact":
-        return _artifact_removed(place, item)
+        return _artifact_removed(backend, item)
     if item.sort in ("files", "quarantined"):
         path, _, folder = item.path.rpartition("/")
-        if retire(place, path, None, [folder], f"collected: {item.why}") is None:
+        if retire(backend, path, None, [folder], f"collected: {item.why}") is None:
             return False
     if item.sort == "checkpoint":
-        for name in place.sizes(item.path):
+        for name in backend.sizes(item.path):
             if name.endswith(MANIFEST):
-                place.remove(f"{item.path}/{name}")  # first, so that nothing looks complete while it goes
-    place.remove(item.path)
+                backend.remove(f"{item.path}/{name}")  # first, so that a half-removed checkpoint is never complete
+    backend.remove(item.path)
     return True
 
 
-def _artifact_removed(place: Place, item: Garbage) -> bool:
+def _artifact_removed(backend: Backend, item: Garbage) -> bool:
     try:
-        data = place.read(f"{item.path}/{MANIFEST}")
+        data = backend.read(f"{item.path}/{MANIFEST}")
     except FileNotFoundError:
         return False
     folder = parse_manifest(data, item.path).folder
-    if retire(place, item.path, data, [folder], f"collected: {item.why}") is None:
+    if retire(backend, item.path, data, [folder], f"collected: {item.why}") is None:
         return False
-    place.remove(f"{item.path}/{folder}")
+    backend.remove(f"{item.path}/{folder}")
     return True

@@ -21,7 +21,7 @@ _PART = re.compile(r"[A-Za-z0-9_+=@%,()\[\]~ -][A-Za-z0-9._+=@%,()\[\]~ -]*|\.[A
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileEntry:
-    """One file: its name relative to the artifact's files folder, bytes, sha256."""
+    """One file: its name relative to the artifact's files folder, size in bytes, sha256."""
 
     name: str
     size: Annotated[int, Field(ge=0)]
@@ -29,7 +29,7 @@ class FileEntry:
 
 
 class Manifest(BaseModel):
-    """What an artifact holds; ``summary`` and ``about`` are beside the digest, for people and for the record."""
+    """The files of an artifact; ``summary`` and ``about`` are for people and provenance and do not enter the digest."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,7 +38,9 @@ class Manifest(BaseModel):
     fingerprint: str
     digest: str = Field(pattern="^[0-9a-f]{64}$", description="sha256 over names, sizes and digests of the files.")
     files: tuple[FileEntry, ...]
-    edition: str = Field("", pattern="^[0-9a-f]{0,8}$", description="Sets its files apart from some out of use.")
+    edition: str = Field(
+        "", pattern="^[0-9a-f]{0,8}$", description="Distinguishes its files folder from quarantined ones."
+    )
     summary: dict[str, Any] = Field(default_factory=dict)
     about: dict[str, Any] = Field(default_factory=dict)
 
@@ -48,12 +50,12 @@ class Manifest(BaseModel):
         return FILES + self.digest[:12] + (f"-{self.edition}" if self.edition else "")
 
     def to_bytes(self) -> bytes:
-        """The manifest as JSON for people, UTF-8, with a sha256 of its own: the digest is of the files only."""
+        """The manifest as indented JSON with its own sha256 (``digest`` covers the files only)."""
         return dump_checked(self.model_dump(mode="json"))
 
 
 def describe_folder(folder: Path) -> tuple[FileEntry, ...]:
-    """Every file of a folder, by name; refuses links, odd names and an empty folder with ArtifactError."""
+    """List every file of a folder by name; ArtifactError for links, unsafe names and an empty folder."""
     entries = []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -69,13 +71,13 @@ def describe_folder(folder: Path) -> tuple[FileEntry, ...]:
 
 
 def digest_of(files: Sequence[FileEntry]) -> str:
-    """The digest of a set of files: sha256 over their names, sizes and sha256, in order of name."""
+    """The digest of a set of files: sha256 over their names, sizes and sha256, ordered by name."""
     rows = sorted([entry.name, entry.size, entry.sha256] for entry in files)
     return hashlib.sha256(canonical_json(rows)).hexdigest()
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Read a manifest and check its names and its digest; ArtifactDamaged says what is wrong with it."""
+    """Parse a manifest and check its names and its digest; ArtifactDamaged names the fault."""
     try:
         manifest = Manifest.model_validate(load_checked(data))
         for entry in manifest.files:
@@ -86,18 +88,18 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             f"{where} is not a manifest: {'.'.join(map(str, fault['loc']))} {fault['msg']}"
         ) from error
     except InputError as error:
-        raise ArtifactDamaged(f"{where} is refused: {error}") from error
+        raise ArtifactDamaged(f"{where} is rejected: {error}") from error
     except ValueError as error:
         raise ArtifactDamaged(f"{where} is not a manifest: {error}") from error
     if len({entry.name for entry in manifest.files}) < len(manifest.files):
         raise ArtifactDamaged(f"{where} names a file twice")
     if digest_of(manifest.files) != manifest.digest:
-        raise ArtifactDamaged(f"{where} has a digest that does not belong to its files")
+        raise ArtifactDamaged(f"{where} has a digest that does not match its files")
     return manifest
 
 
 def safe_name(name: str) -> str:
-    """The name itself, if it is relative, plain and stays within its folder; InputError otherwise."""
+    """Return the name if it is relative, of plain characters and stays within its folder; InputError otherwise."""
     parts = name.split("/")
     if len(name) > 500 or any(part in ("", ".", "..") or not _PART.fullmatch(part) for part in parts):
         raise InputError(

@@ -1,4 +1,4 @@
-"""Named pointers: a name that stands for one artifact until it is moved, with where it pointed before."""
+"""Named pointers: each names one artifact until it is moved, and keeps the history of its targets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ POINTERS = "pointers"
 HISTORY = 200
 
 
-class Pointed(BaseModel):
-    """One artifact a pointer named, since when (UTC, ISO 8601), and what was said of it."""
+class PointerTarget(BaseModel):
+    """One artifact that a pointer names, since when (UTC, ISO 8601), and metadata."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -26,32 +26,32 @@ class Pointed(BaseModel):
     about: dict[str, Any] = Field(default_factory=dict)
 
 
-class Pointer(Pointed):
-    """What a name stands for now; ``history`` is what it stood for before, the last one first."""
+class Pointer(PointerTarget):
+    """The current target of a name; ``history`` holds the earlier ones, newest first."""
 
-    history: tuple[Pointed, ...] = ()
+    history: tuple[PointerTarget, ...] = ()
 
     def moved(self, artifact: Artifact, about: Mapping[str, Any]) -> Pointer:
-        """The pointer after it was moved; the same one where nothing changes."""
+        """Return the pointer to another target; the same pointer if nothing changes."""
         if (artifact, dict(about)) == (self.artifact, self.about):
             return self
-        past = Pointed(artifact=self.artifact, since=self.since, about=self.about)
-        return new_pointer(artifact, about, (past, *self.history)[:HISTORY])
+        previous = PointerTarget(artifact=self.artifact, since=self.since, about=self.about)
+        return new_pointer(artifact, about, (previous, *self.history)[:HISTORY])
 
 
-def new_pointer(artifact: Artifact, about: Mapping[str, Any], history: tuple[Pointed, ...] = ()) -> Pointer:
-    """A pointer that points since now."""
+def new_pointer(artifact: Artifact, about: Mapping[str, Any], history: tuple[PointerTarget, ...] = ()) -> Pointer:
+    """Create a pointer whose target is set now."""
     now = datetime.now(UTC).isoformat(timespec="microseconds")
     return Pointer(artifact=artifact, since=now, about=dict(about), history=history)
 
 
 def checked_pointer(name: str) -> str:
-    """The name itself, if a pointer may have it; InputError otherwise."""
+    """Return the name if it is valid for a pointer; InputError otherwise."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise InputError(f"got the pointer name {name!r}, expected letters, digits, '.', '_', '-', such as nightly")
     return name
 
 
 def pointer_key(name: str) -> str:
-    """Where a pointer is kept."""
+    """The key of a pointer's record."""
     return f"{POINTERS}/{checked_pointer(name)}.json"

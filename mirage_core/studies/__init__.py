@@ -1,1 +1,1 @@
-"""Studies: grids of runs that share what they can, and the report that sets their cells side by side."""
+"""Studies: grids of runs that share their stages, and the report that compares their cells."""

@@ -1,4 +1,4 @@
-"""The record of a study: which cell is done, what ran for it, where the report is; one JSON under studies/."""
+"""The record of a study: its cells, the stages that ran for them, its report; one JSON under studies/."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mirage_core.errors import ArtifactDamaged, ArtifactError, ArtifactMissing
 from mirage_core.pipeline.run_record import RunState, StageLine
 from mirage_core.store import Store
-from mirage_core.studies.scheduler import Outcome
+from mirage_core.studies.scheduler import CellResult
 
 logger = logging.getLogger(__name__)
 PREFIX = "studies/"
@@ -33,15 +33,15 @@ class CellLine(BaseModel):
     stages: tuple[StageLine, ...] = ()
 
     @classmethod
-    def of(cls, outcome: Outcome) -> CellLine:
-        """The line of an outcome."""
+    def of(cls, result: CellResult) -> CellLine:
+        """Return the line of a result."""
         return cls(
-            cell=outcome.run.cell.name,
-            seed=outcome.run.seed,
-            state="Failed" if outcome.error else "Completed",
-            seconds=round(outcome.seconds, 3),
-            error=outcome.error,
-            stages=outcome.lines,
+            cell=result.run.cell.name,
+            seed=result.run.seed,
+            state="Failed" if result.error else "Completed",
+            seconds=round(result.seconds, 3),
+            error=result.error,
+            stages=result.lines,
         )
 
 
@@ -58,16 +58,16 @@ class StudyRecord(BaseModel):
     state: RunState = "Running"
     error: str | None = None
     runs: int = Field(description="Cells times seeds.")
-    cells: tuple[CellLine, ...] = Field((), description="Those that have ended, in the order they did.")
+    cells: tuple[CellLine, ...] = Field((), description="Those that have ended, in that order.")
     report: str | None = Field(None, description="The report's path in the store.")
 
 
-class StudyBook:
-    """Writes ``studies/<id>.json`` at the start, after each cell, and at the end; safe in threads."""
+class StudyTracker:
+    """Writes ``studies/<id>.json`` at the start, after each cell, and at the end; thread-safe."""
 
     def __init__(self, study: str, recipe: str, runs: int, store: Store) -> None:
         now = datetime.now(UTC)
-        self._store, self._lock, self._began = store, threading.Lock(), time.monotonic()
+        self._store, self._lock, self._started = store, threading.Lock(), time.monotonic()
         self.record = StudyRecord(
             id=f"{now.strftime('%Y%m%dT%H%M%S.%fZ')}-{secrets.token_hex(3)}",
             study=study,
@@ -75,27 +75,27 @@ class StudyBook:
             started=now.isoformat(timespec="seconds"),
             runs=runs,
         )
-        self._keep()
+        self._save()
 
-    def cell(self, outcome: Outcome) -> None:
-        """Note a cell that has ended."""
+    def add_cell(self, result: CellResult) -> None:
+        """Record a cell that has ended."""
         with self._lock:
-            self._update(cells=(*self.record.cells, CellLine.of(outcome)))
-            self._keep()
+            self._update(cells=(*self.record.cells, CellLine.of(result)))
+            self._save()
 
-    def end(self, state: RunState, error: str | None = None, report: str | None = None) -> StudyRecord:
-        """Note how it all went."""
+    def finish(self, state: RunState, error: str | None = None, report: str | None = None) -> StudyRecord:
+        """Record the end of the study."""
         with self._lock:
             self._update(state=state, error=error, report=report or self.record.report)
-            self._keep()
+            self._save()
         return self.record
 
     def _update(self, **changes: object) -> None:
-        seconds = round(time.monotonic() - self._began, 3)
+        seconds = round(time.monotonic() - self._started, 3)
         self.record = self.record.model_copy(update={**changes, "wall_seconds": seconds})
 
-    def _keep(self) -> None:
-        """A store that does not answer is what the stages will say better."""
+    def _save(self) -> None:
+        """Write the record; a store that does not answer is only logged, the stages raise better errors."""
         try:
             self._store.write_json(f"{PREFIX}{self.record.id}.json", self.record.model_dump(mode="json"))
         except ArtifactError as error:
@@ -103,13 +103,13 @@ class StudyBook:
 
 
 def newest_study(store: Store, study: str) -> StudyRecord:
-    """The record of the newest attempt at a study that made a report; ArtifactMissing where there is none."""
+    """Return the record of the newest attempt at a study with a report; ArtifactMissing where there is none."""
     for name in sorted(store.names(PREFIX), reverse=True):
         try:
             record = StudyRecord.model_validate(store.read_json(name))
         except ValidationError as error:
-            said = error.errors()[0]["msg"]
-            raise ArtifactDamaged(f"{name} in {store.url} is no record of a study: {said}") from error
+            fault = error.errors()[0]["msg"]
+            raise ArtifactDamaged(f"{name} in {store.url} is no record of a study: {fault}") from error
         if record.study == study and record.report:
             return record
     raise ArtifactMissing(f"there is no report of the study {study} in {store.url} yet: mirage study {study} makes one")

@@ -1,24 +1,24 @@
-"""From the outcomes of a study's cells to what its report is told: budgets are read in the artifacts' manifests."""
+"""The report's inputs from the results of a study's cells; budgets are read from the artifacts' manifests."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 
-from mirage_core.pipeline.pipeline import trained_for
-from mirage_core.pipeline.portable_settings import without_places
-from mirage_core.reports.study.inputs import CellBudget, CellTold, RunTold, StudyTold
+from mirage_core.methods import get_method
+from mirage_core.pipeline.portable_settings import strip_local_paths
+from mirage_core.reports.study.inputs import CellBudget, CellReportInput, RunReportInput, StudyReportInput
 from mirage_core.store import Store
 from mirage_core.studies.plan import is_measured
-from mirage_core.studies.scheduler import Outcome
+from mirage_core.studies.scheduler import CellResult
 from mirage_core.studies.spec import Cell, Study
 from mirage_core.types import Artifact
 
 
-def told_of(study: Study, sets: Sequence[str], outcomes: Sequence[Outcome], store: Store) -> StudyTold:
-    """What the report of these outcomes is told."""
-    by_cell = {cell.name: [one for one in outcomes if one.run.cell == cell] for cell in study.all_cells()}
-    return StudyTold(
+def report_input(study: Study, sets: Sequence[str], results: Sequence[CellResult], store: Store) -> StudyReportInput:
+    """Return the report's parameter: the study with its cells, runs and budgets."""
+    by_cell = {cell.name: [result for result in results if result.run.cell == cell] for cell in study.all_cells()}
+    return StudyReportInput(
         name=study.name,
         description=study.description,
         recipe=study.recipe,
@@ -31,70 +31,72 @@ def told_of(study: Study, sets: Sequence[str], outcomes: Sequence[Outcome], stor
 
 
 def command_of(study: Study, sets: Sequence[str]) -> str:
-    """What makes a study, out of a shell."""
-    cells = f" --cells {','.join(study.kept)}" if study.kept else ""
-    chosen = "".join(f" --set {shlex.quote(one)}" for one in sets)
-    return f"mirage study {shlex.quote(study.name)} --seeds {','.join(map(str, study.seeds))}{cells}{chosen}"
+    """Return the shell command that runs a study."""
+    cells = f" --cells {','.join(study.selected)}" if study.selected else ""
+    overrides = "".join(f" --set {shlex.quote(text)}" for text in sets)
+    return f"mirage study {shlex.quote(study.name)} --seeds {','.join(map(str, study.seeds))}{cells}{overrides}"
 
 
-def read_by_the_report(outcomes: Sequence[Outcome]) -> dict[str, Artifact]:
-    """The answers of every completed run, by the run's name, and the interventions on its latents beside them."""
-    answers = {outcome.run.name: outcome.evaluation for outcome in outcomes if outcome.evaluation is not None}
-    latents = {_latents(outcome): outcome.interventions for outcome in outcomes if outcome.interventions is not None}
-    return {**answers, **latents}
+def report_artifacts(results: Sequence[CellResult]) -> dict[str, Artifact]:
+    """Return the report's artifacts: the answers of every completed run by its name, and its interventions."""
+    answers = {result.run.name: result.evaluation for result in results if result.evaluation is not None}
+    interventions = {
+        _interventions_name(result): result.interventions for result in results if result.interventions is not None
+    }
+    return {**answers, **interventions}
 
 
-def _latents(outcome: Outcome) -> str:
-    """What the interventions on a run's latents are called among the report's inputs."""
-    return f"{outcome.run.name}/interventions"
+def _interventions_name(result: CellResult) -> str:
+    """Return the name of a run's interventions among the report's inputs."""
+    return f"{result.run.name}/interventions"
 
 
-def _cell(cell: Cell, outcomes: Sequence[Outcome], store: Store) -> CellTold:
-    first = outcomes[0].run
-    chosen = tuple(one for one in first.sets if one.partition("=")[0] not in ("seed", "evaluation.methods"))
-    return CellTold(
+def _cell(cell: Cell, results: Sequence[CellResult], store: Store) -> CellReportInput:
+    first = results[0].run
+    changes = tuple(text for text in first.sets if text.partition("=")[0] not in ("seed", "evaluation.methods"))
+    return CellReportInput(
         name=cell.name,
         label=cell.shown,
         method=cell.method,
-        variant=without_places(first.settings).teacher.variant,
+        variant=strip_local_paths(first.settings).teacher.variant,
         published=cell.published,
         swept=cell.swept,
-        changes=chosen,
-        runs=tuple(_run(outcome, store) for outcome in outcomes),
+        changes=changes,
+        runs=tuple(_run(result, store) for result in results),
     )
 
 
-def _run(outcome: Outcome, store: Store) -> RunTold:
-    run = outcome.run
-    if outcome.evaluation is None:
-        return RunTold(seed=run.seed, state="Failed", error=outcome.error, command=run.command)
-    return RunTold(
+def _run(result: CellResult, store: Store) -> RunReportInput:
+    run = result.run
+    if result.evaluation is None:
+        return RunReportInput(seed=run.seed, state="Failed", error=result.error, command=run.command)
+    return RunReportInput(
         seed=run.seed,
         state="Completed",
         command=run.command,
         evaluation=run.name,
-        interventions=None if outcome.interventions is None else _latents(outcome),
+        interventions=None if result.interventions is None else _interventions_name(result),
         diagnosis=run.diagnosis if is_measured(run) else None,
-        problems=outcome.artifacts["problems"].digest,
-        budget=_budget(outcome, store),
-        stages={name: artifact.path for name, artifact in outcome.artifacts.items()},
+        problems=result.artifacts["problems"].digest,
+        budget=_budget(result, store),
+        stages={name: artifact.path for name, artifact in result.artifacts.items()},
     )
 
 
-def _budget(outcome: Outcome, store: Store) -> CellBudget:
-    """Steps as the stages counted them, tokens as their curves have them, seconds as their manifests say."""
+def _budget(result: CellResult, store: Store) -> CellBudget:
+    """Return steps and tokens of the summaries of the stages that train the model, seconds of their manifests."""
     from mirage_core.reports.run.training_budget import budget_of
 
-    trained = {name: outcome.artifacts[name] for name in trained_for(outcome.run.cell.method)}
+    trained = {name: result.artifacts[name] for name in get_method(result.run.cell.method).stages}
     steps = {name: int(artifact.summary.get("steps", 0)) for name, artifact in trained.items()}
-    known = budget_of(outcome.run.cell.method, outcome.run.settings, steps)
+    budget = budget_of(result.run.cell.method, result.run.settings, steps)
     tokens = [artifact.summary.get("tokens") for artifact in trained.values()]
     return CellBudget(
-        text_steps=known.text_steps,
-        grounding_steps=known.grounding_steps,
-        policy_updates=known.policy_updates,
-        examples=known.examples,
-        sampled_answers=known.sampled_answers,
+        text_steps=budget.text_steps,
+        grounding_steps=budget.grounding_steps,
+        policy_updates=budget.policy_updates,
+        examples=budget.examples,
+        sampled_answers=budget.sampled_answers,
         tokens=None if None in tokens else sum(int(count) for count in tokens if count is not None),
-        seconds=round(sum(float(store.manifest(one).about.get("seconds", 0.0)) for one in trained.values()), 3),
+        seconds=round(sum(float(store.manifest(each).about.get("seconds", 0.0)) for each in trained.values()), 3),
     )

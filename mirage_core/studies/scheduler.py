@@ -1,4 +1,4 @@
-"""Walking a study: each cell's part of the road, some at a time; a cell that fails does not stop the others."""
+"""The scheduler of a study: each cell's part of the pipeline, some at a time; a failed cell does not stop others."""
 
 from __future__ import annotations
 
@@ -11,69 +11,66 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirage_core.config import Settings
-from mirage_core.distributed.launch import ending_jobs
+from mirage_core.distributed.launch import cancel_jobs_on_interrupt
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, InputError
-from mirage_core.pipeline.recovery import healed
+from mirage_core.pipeline.recovery import rerun_on_lost_artifact
 from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.run_record import StageLine, first_line
 from mirage_core.pipeline.run_tracker import failed_line, stage_line
 from mirage_core.pipeline.stage import StageResult, label, stage_fingerprint
 from mirage_core.studies.grid import CellRun
-from mirage_core.studies.plan import INTERVENTIONS, cell_road
+from mirage_core.studies.plan import INTERVENTIONS, run_cell_pipeline
 from mirage_core.types import Artifact, Progress, ProgressEvent
 
-Do = Callable[[str, Mapping[str, Any], Settings, Mapping[str, Artifact]], tuple[Artifact, bool]]
-"""Runs one stage: its name, parameters, settings and inputs; gives its artifact, and whether it was there already."""
+RunStage = Callable[[str, Mapping[str, Any], Settings, Mapping[str, Artifact]], tuple[Artifact, bool]]
+"""Runs one stage: its name, parameters, settings and inputs; returns its artifact, and whether it was cached."""
 
 
-class SharedStages:
-    """What the walks of this process have made, by fingerprint; safe in threads."""
+class StageDeduplicator:
+    """Runs each stage once for all cells of this process, by fingerprint; thread-safe."""
 
-    def __init__(self, do: Do) -> None:
-        self._do = do
-        self._made: dict[str, Future[tuple[Artifact, bool]]] = {}
+    def __init__(self, run_stage: RunStage) -> None:
+        self._run_stage = run_stage
+        self._futures: dict[str, Future[tuple[Artifact, bool]]] = {}
         self._lock = threading.Lock()
 
     def run(
         self, name: str, params: Mapping[str, Any], settings: Settings, inputs: Mapping[str, Artifact]
     ) -> tuple[Artifact, bool]:
-        """A stage's artifact, and whether it was there already: in the store, or because another walk made it.
+        """Return a stage's artifact, and whether it was there already: in the store, or from another cell.
 
-        A stage that failed fails alike for every walk that needs it, without being tried again; what was found
-        damaged or missing is made again by the walk that comes next.
+        A failed stage fails alike for every cell that needs it, without a second attempt; what was damaged or missing
+        runs again in the next cell.
         """
         key = stage_fingerprint(get_stage(name), settings, inputs, params)
         with self._lock:
-            own = key not in self._made
-            future = self._made.setdefault(key, Future())
-        if not own:
+            is_first = key not in self._futures
+            future = self._futures.setdefault(key, Future())
+        if not is_first:
             artifact, _ = future.result()
             return artifact, True
         try:
-            future.set_result(self._do(name, params, settings, inputs))
+            future.set_result(self._run_stage(name, params, settings, inputs))
         except BaseException as error:
             if isinstance(error, ArtifactDamaged | ArtifactMissing) or not isinstance(error, Exception):
-                self._forget_key(key)
+                with self._lock:
+                    del self._futures[key]
             future.set_exception(error)
             raise
         return future.result()
 
     def forget(self, lost: Sequence[str]) -> None:
-        """Make these artifacts (by path) again when somebody needs them next."""
+        """Run the stages of these artifacts (by path) again when a cell needs them next."""
         with self._lock:
-            for key, future in list(self._made.items()):
-                done = future.done() and future.exception() is None
-                if done and future.result()[0].path in lost:
-                    del self._made[key]
-
-    def _forget_key(self, key: str) -> None:
-        with self._lock:
-            del self._made[key]
+            for key, future in list(self._futures.items()):
+                succeeded = future.done() and future.exception() is None
+                if succeeded and future.result()[0].path in lost:
+                    del self._futures[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a cell's run went: its artifacts by label where it was completed, its error where not."""
+class CellResult:
+    """The result of a cell's run: its artifacts by label where it completed, else its error."""
 
     run: CellRun
     lines: tuple[StageLine, ...]
@@ -82,88 +79,84 @@ class Outcome:
 
     @property
     def evaluation(self) -> Artifact | None:
-        """The answers of the cell's method, judged."""
+        """The judged answers of the cell's method."""
         return self.artifacts.get(label("evaluation", {"method": self.run.cell.method}))
 
     @property
     def interventions(self) -> Artifact | None:
-        """What was measured when its latents were exchanged; None where they were not."""
+        """The interventions on its latents; None where they were not measured."""
         return self.artifacts.get(INTERVENTIONS)
 
     @property
     def seconds(self) -> float:
-        """What it took now."""
+        """Seconds of its stages in this attempt."""
         return sum(line.seconds for line in self.lines)
 
 
-def walk_study(
+def run_cells(
     runs: Sequence[CellRun],
-    shared: SharedStages,
+    stages: StageDeduplicator,
     progress: Progress,
-    done: Callable[[Outcome], None],
+    on_done: Callable[[CellResult], None],
     *,
     parallel: int = 1,
-) -> list[Outcome]:
-    """The outcome of every run, in their order; ``parallel`` cells at a time, told to ``done`` as they end.
+) -> list[CellResult]:
+    """Return the result of every run, in their order; ``parallel`` cells at a time, each passed to ``on_done``.
 
-    What is no Exception (a cancelled run) ends the jobs of all cells and is raised on.
+    What is no Exception (a cancelled run) ends the jobs of all cells and is raised.
     """
     if parallel < 1:
         raise InputError(f"got parallel = {parallel}, expected the number of cells at a time, 1 or more")
 
-    def walk(number: int) -> Outcome:
-        outcome = _walked(runs[number], shared, progress, f"cell {number + 1} of {len(runs)}, {runs[number].name}")
-        done(outcome)
-        return outcome
+    def run(number: int) -> CellResult:
+        title = f"cell {number + 1} of {len(runs)}, {runs[number].name}"
+        result = _run_cell(
+            runs[number], stages, lambda text: progress(ProgressEvent(stage="study", message=f"{title}: {text}"))
+        )
+        on_done(result)
+        return result
 
     if parallel == 1:
-        return [walk(number) for number in range(len(runs))]
+        return [run(number) for number in range(len(runs))]
     with ThreadPoolExecutor(parallel, thread_name_prefix="cell") as pool:
-        # A flow's run, and where a teacher's key is found, live in context variables.
-        waiting = [pool.submit(contextvars.copy_context().run, walk, number) for number in range(len(runs))]
-        return _results(pool, waiting)
+        # A flow's run, and where a teacher's key is found, are context variables.
+        futures = [pool.submit(contextvars.copy_context().run, run, number) for number in range(len(runs))]
+        try:
+            with cancel_jobs_on_interrupt():
+                return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
-def _results(pool: ThreadPoolExecutor, waiting: Sequence[Future[Outcome]]) -> list[Outcome]:
-    try:
-        with ending_jobs():
-            return [future.result() for future in waiting]
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
-
-
-def _walked(run: CellRun, shared: SharedStages, progress: Progress, named: str) -> Outcome:
-    """One cell's part of the road, taken again where an artifact was found damaged."""
+def _run_cell(run: CellRun, stages: StageDeduplicator, log: Callable[[str], None]) -> CellResult:
+    """Run one cell's part of the pipeline, again where an artifact was damaged."""
     lines: dict[str, StageLine] = {}
 
-    def say(said: str) -> None:
-        progress(ProgressEvent(stage="study", message=f"{named}: {said}"))
-
     def step(name: str, params: Mapping[str, Any], /, **inputs: Artifact) -> Artifact:
-        stage, begun = label(name, params), time.monotonic()
+        stage, started = label(name, params), time.monotonic()
         try:
-            artifact, cached = shared.run(name, params, run.settings, inputs)
+            artifact, cached = stages.run(name, params, run.settings, inputs)
         except Exception as error:
-            lines[stage] = failed_line(stage, time.monotonic() - begun, error)
+            lines[stage] = failed_line(stage, time.monotonic() - started, error)
             raise
-        result = StageResult(artifact=artifact, cached=cached, seconds=time.monotonic() - begun)
+        result = StageResult(artifact=artifact, cached=cached, seconds=time.monotonic() - started)
         lines[stage] = stage_line(stage, result)
         return artifact
 
-    def walk() -> dict[str, Artifact]:
+    def run_once() -> dict[str, Artifact]:
         try:
-            return cell_road(run, step)
+            return run_cell_pipeline(run, step)
         except (ArtifactDamaged, ArtifactMissing) as error:
-            shared.forget(error.lost)
+            stages.forget(error.lost)
             raise
 
-    say("begins")
+    log("begins")
     try:
-        made = healed(walk, say)
+        artifacts = rerun_on_lost_artifact(run_once, log)
     except Exception as error:
-        say(f"failed: {first_line(error)}")
-        return Outcome(run=run, lines=tuple(lines.values()), artifacts={}, error=first_line(error))
+        log(f"failed: {first_line(error)}")
+        return CellResult(run=run, lines=tuple(lines.values()), artifacts={}, error=first_line(error))
     cached = sum(line.cached for line in lines.values())
-    say(f"done: {len(lines) - cached} stages run, {cached} cached or shared")
-    return Outcome(run=run, lines=tuple(lines.values()), artifacts=made)
+    log(f"done: {len(lines) - cached} stages run, {cached} cached or shared")
+    return CellResult(run=run, lines=tuple(lines.values()), artifacts=artifacts)

@@ -1,6 +1,6 @@
-"""The pictures chains imagine, one a problem: arrows for planning, the map after a step for reasoning, stitched pieces.
+"""Auxiliary images, one for each problem: arrows for planning, the map after a step for reasoning, stitched pieces.
 
-What a data set itself gives (CoMT's rationale, a user's own picture) stands before anything drawn.
+An image that the data set provides (CoMT's rationale, a user's own image) is used instead of a drawn one.
 """
 
 from __future__ import annotations
@@ -31,71 +31,71 @@ def draw_auxiliary_images(
     seed: int,
     progress: Progress,
 ) -> list[AuxiliaryImage]:
-    """``drawn_auxiliary_images`` of all problems, in one list."""
-    return list(drawn_auxiliary_images(problems, settings, cell_px, seed, progress, total=len(problems)))
+    """Return ``iter_auxiliary_images`` of all problems as a list."""
+    return list(iter_auxiliary_images(problems, settings, cell_px, seed, progress, total=len(problems)))
 
 
-def drawn_auxiliary_images(
+def iter_auxiliary_images(
     problems: Iterable[Problem],
     settings: AuxiliaryImageSettings,
     cell_px: int,
     seed: int,
     progress: Progress,
-    ready: Mapping[str, AuxiliaryImage] | None = None,
+    existing: Mapping[str, AuxiliaryImage] | None = None,
     total: int | None = None,
 ) -> Iterator[AuxiliaryImage]:
-    """A picture for each problem, in order, as it is drawn; ``ready``: those there are (rendered, given), by problem.
+    """Yield an image for each problem, in order; ``existing``: images by problem id (rendered or provided).
 
-    InputError for a benchmark that has none, DataError without a map. A test problem may go without: nothing is
-    trained on it.
+    InputError for a benchmark that has none, DataError without a map. A test problem may have no image, since it is
+    not trained on.
     """
-    made = ready or {}
+    existing = existing or {}
     for done, problem in enumerate(problems, start=1):
-        if problem.id in made:
-            yield made[problem.id]
+        if problem.id in existing:
+            yield existing[problem.id]
         elif problem.benchmark in _DRAWERS:
             yield _DRAWERS[problem.benchmark](problem, settings, cell_px, seed)
         elif (task := task_of(problem.benchmark)) is not None:
-            picture = task.auxiliary_image(problem, seed)
-            yield AuxiliaryImage(problem_id=problem.id, image=picture, style="task")
+            image = task.auxiliary_image(problem, seed)
+            yield AuxiliaryImage(problem_id=problem.id, image=image, style="task")
         elif problem.split != "test":
             raise InputError(
-                f"no auxiliary image is known for benchmark {problem.benchmark!r} (problem {problem.id}) and its data "
-                f"set gives none; drawn are: {', '.join(_DRAWERS)}; sat needs auxiliary_images.scenes"
+                f"there is no auxiliary image for benchmark {problem.benchmark!r} (problem {problem.id}) and its data "
+                f"set provides none; images are drawn for: {', '.join(_DRAWERS)}; sat needs auxiliary_images.scenes"
             )
         if done % _REPORT_EVERY == 0 or done == total:
             progress(ProgressEvent(stage="auxiliary-images", step=done, total=total))
 
 
 def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, seed: int) -> AuxiliaryImage:  # noqa: ARG001
-    picture = draw_arrows(_maze(problem), problem.answer, settings, cell_px)
+    image = draw_arrows(_maze(problem), problem.answer, settings, cell_px)
     return AuxiliaryImage(
-        problem_id=problem.id, image=picture_bytes(picture), style="arrows", details={"plan": problem.answer}
+        problem_id=problem.id, image=picture_bytes(image), style="arrows", details={"plan": problem.answer}
     )
 
 
 def _map_after_step(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, seed: int) -> AuxiliaryImage:
     plan = problem.facts["plan"]
     step = choose_step(problem.id, plan, settings, seed)
-    picture = draw_map_after_step(_maze(problem), plan, step, cell_px)
+    image = draw_map_after_step(_maze(problem), plan, step, cell_px)
     details = {"step": step, "steps": len(plan)}
-    return AuxiliaryImage(problem_id=problem.id, image=picture_bytes(picture), style="map-after-step", details=details)
+    return AuxiliaryImage(problem_id=problem.id, image=picture_bytes(image), style="map-after-step", details=details)
 
 
 def _stitched(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, seed: int) -> AuxiliaryImage:  # noqa: ARG001
     reference, *pieces = (Image.open(io.BytesIO(image)).convert("RGB") for image in problem.images)
     right = LETTERS.index(problem.answer)
     shown = pieces if settings.jigsaw_layout == "both" else [pieces[right]]
-    picture = picture_bytes(stitched(reference, shown))
+    image = picture_bytes(stitched(reference, shown))
     return AuxiliaryImage(
-        problem_id=problem.id, image=picture, style="stitched", details={"layout": settings.jigsaw_layout}
+        problem_id=problem.id, image=image, style="stitched", details={"layout": settings.jigsaw_layout}
     )
 
 
 def _maze(problem: Problem) -> Maze:
     if "map" not in problem.facts:
         raise DataError(
-            f"problem {problem.id} has no map (its picture could not be read as a maze), so nothing can be drawn for it"
+            f"problem {problem.id} has no map (its image could not be read as a maze), so nothing can be drawn for it"
         )
     return maze_from_rows(problem.facts["map"])
 

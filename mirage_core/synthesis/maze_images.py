@@ -1,6 +1,6 @@
-"""Arrows along a plan on the start map, one a move, from the middle of a cell to the middle of the next.
+"""Auxiliary images of mazes: arrows along a plan on the start map, or the map after some moves.
 
-The paper shows red arrows along the ground-truth path; width, head and exact red are not published and are settings.
+The paper shows red arrows along the ground-truth path; their width, head and exact red are not published: settings.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from mirage_core.config import AuxiliaryImageSettings
 from mirage_core.errors import InputError
 from mirage_core.worlds.maze import MOVES, Cell, Maze, Player, render, walk
 
-# Drawn this many times larger and reduced: smooth edges, which a plain polygon has not.
+# Supersampling factor, for smooth edges.
 _SMOOTHING = 8
 _TURNS = {"R": 0, "U": 1, "L": 2, "D": 3}
 
 
 def draw_arrows(maze: Maze, plan: str, settings: AuxiliaryImageSettings, cell_px: int = 64) -> Image.Image:
-    """The start map with an arrow for every move of the plan that changes the cell (to the plan's end or a hole)."""
-    picture = render(maze, cell_px)
+    """Draw the start map with an arrow for every move that changes the cell, up to the plan's end or a hole."""
+    image = render(maze, cell_px)
     cells = walk(maze, plan).cells
-    for move, here, there in zip(plan, cells, cells[1:], strict=False):
-        if here != there:
+    for move, cell, following in zip(plan, cells, cells[1:], strict=False):
+        if cell != following:
             mask = _arrow(move, cell_px, settings.arrow_width, settings.arrow_head)
-            picture.paste(settings.arrow_color, _corner(here, move, cell_px), mask)
-    return picture
+            image.paste(settings.arrow_color, _corner(cell, move, cell_px), mask)
+    return image
 
 
 def _corner(cell: Cell, move: str, cell_px: int) -> tuple[int, int]:
-    """The upper left corner (x, y) of the two cells an arrow spans."""
+    """Return the upper left corner (x, y) of the two cells that an arrow spans."""
     row, column = cell[0] + min(0, MOVES[move][0]), cell[1] + min(0, MOVES[move][1])
     return column * cell_px, row * cell_px
 
 
 @lru_cache(maxsize=64)
 def _arrow(move: str, cell_px: int, width: float, head: float) -> Image.Image:
-    """The shape of one arrow as a mask over two cells, tail at the first middle and tip at the second."""
+    """Return the mask of an arrow over two cells, from the centre of the first to the centre of the second."""
     unit = cell_px * _SMOOTHING
     mask = Image.new("L", (2 * unit, unit))
     half, barb, neck = width / 2, max(width, head * 0.45), 1.5 - head
@@ -53,7 +53,7 @@ def _arrow(move: str, cell_px: int, width: float, head: float) -> Image.Image:
 
 
 def draw_map_after_step(maze: Maze, plan: str, step: int, cell_px: int = 64) -> Image.Image:
-    """The map after ``step`` moves of the plan; after a hole or the goal the player stays where it is."""
+    """Draw the map after ``step`` moves of the plan; after a hole or the goal the player does not move."""
     if not 0 <= step <= len(plan):
         raise InputError(f"step {step} of a plan of {len(plan)} moves; expected 0 to {len(plan)}")
     cells = walk(maze, plan[:step], stop_at_goal=True).cells
@@ -62,7 +62,7 @@ def draw_map_after_step(maze: Maze, plan: str, step: int, cell_px: int = 64) -> 
 
 
 def choose_step(problem_id: str, plan: str, settings: AuxiliaryImageSettings, seed: int) -> int:
-    """Which step is drawn, 1 to the plan's length; ``random`` depends on the seed and the problem alone."""
+    """Return the step to draw, 1 to the plan's length; ``random`` depends only on the seed and the problem."""
     if settings.reasoning_step == "first":
         return 1
     if settings.reasoning_step == "middle":

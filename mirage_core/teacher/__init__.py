@@ -1,6 +1,6 @@
-"""Teachers: who writes the chains a student learns, and the checks every chain must pass."""
+"""Teachers, which write the reasoning chains for training, and the checks that every chain must pass."""
 
-from mirage_core.llm_client.secrets import keys_from
+from mirage_core.llm_client.secrets import use_key_reader
 from mirage_core.teacher.checks import check_chain
 from mirage_core.teacher.endpoint import EndpointTeacher
 from mirage_core.teacher.examples import teach, write_examples
@@ -13,9 +13,9 @@ __all__ = [
     "OracleTeacher",
     "Teacher",
     "check_chain",
-    "keys_from",
     "make_teacher",
     "teach",
     "teacher_identity",
+    "use_key_reader",
     "write_examples",
 ]

@@ -1,4 +1,4 @@
-"""Captions for whole data sets, by the oracle or the endpoint that writes the chains; every loss is counted."""
+"""Add captions to whole data sets, by the oracle or the endpoint that wrote the chains."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from itertools import islice
 
 from mirage_core.config import Settings
 from mirage_core.store import Store
-from mirage_core.teacher.captions import caption_faults, oracle_caption, rejected, with_caption
+from mirage_core.teacher.captions import caption_faults, oracle_caption, rejection_of, with_caption
 from mirage_core.teacher.oracle import OracleTeacher
-from mirage_core.teacher.protocol import Taught
+from mirage_core.teacher.protocol import TeachResult
 from mirage_core.types import Progress, ProgressEvent, TrainingExample
 
-WINDOW = 256
+PART_SIZE = 256
 
 
-def captioned(
+def caption_examples(
     examples: Iterable[TrainingExample], settings: Settings, store: Store, progress: Progress
-) -> Iterator[Taught]:
-    """The examples with captions, part by part, and what was left out of each part, in order.
+) -> Iterator[TeachResult]:
+    """Yield the examples with captions in parts, each with its rejections, in order.
 
-    The oracle's parts are small, so that memory does not grow; an endpoint is asked about everything at once.
+    The oracle's parts are small to bound memory; an endpoint is asked about all examples at once.
     """
     if settings.teacher.kind == "oracle":
         yield from _by_oracle(examples, settings, progress)
@@ -30,17 +30,17 @@ def captioned(
         yield captions_by_endpoint(list(examples), settings, store, progress)
 
 
-def _by_oracle(examples: Iterable[TrainingExample], settings: Settings, progress: Progress) -> Iterator[Taught]:
-    waiting, done = iter(examples), 0
-    while window := list(islice(waiting, WINDOW)):
-        kept, left_out = [], []
-        for example in window:
-            made = with_caption(example, oracle_caption(example))
-            faults = caption_faults(made, settings.captions)
+def _by_oracle(examples: Iterable[TrainingExample], settings: Settings, progress: Progress) -> Iterator[TeachResult]:
+    remaining, done = iter(examples), 0
+    while part := list(islice(remaining, PART_SIZE)):
+        accepted, rejections = [], []
+        for example in part:
+            captioned = with_caption(example, oracle_caption(example))
+            faults = caption_faults(captioned, settings.captions)
             if faults:
-                left_out.append(rejected(made, faults, OracleTeacher.name))
+                rejections.append(rejection_of(captioned, faults, OracleTeacher.name))
             else:
-                kept.append(made)
-        done += len(window)
+                accepted.append(captioned)
+        done += len(part)
         progress(ProgressEvent(stage="captions", message=f"{done} chains captioned"))
-        yield Taught(examples=kept, rejections=left_out)
+        yield TeachResult(examples=accepted, rejections=rejections)

@@ -1,7 +1,7 @@
-"""CapImagine: what the auxiliary image shows, in words, in the place where it stood (arXiv 2602.22766).
+"""CapImagine: a caption in place of the auxiliary image (arXiv 2602.22766).
 
-A caption is checked before it is taught: it may hold no structure of a chain, and where the picture's own details say
-what it shows (mazes), the caption must say the same. What is not accepted is left out and counted.
+Captions are checked: they may not contain structure of a chain (tags, boxes), and must agree with the details of the
+image where these are known (mazes). Rejected examples are left out and counted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.config import CaptionSettings
 from mirage_core.errors import TeacherError
 from mirage_core.teacher.checks import Fault, faults_of
-from mirage_core.teacher.oracle import DIRECTIONS, Phrases, at
+from mirage_core.teacher.oracle import DIRECTIONS, PhrasePicker, cell_text
 from mirage_core.types import Problem, Rejection, TrainingExample
 from mirage_core.worlds.maze import maze_from_rows, walk
 
@@ -24,7 +24,7 @@ _CELL = re.compile(r"\((\d+),\s*(\d+)\)")
 
 
 def oracle_caption(example: TrainingExample) -> str:
-    """The caption of a picture from its own details; TeacherError for a benchmark the oracle knows nothing of."""
+    """Write the caption of an image from its details; TeacherError for a benchmark without details."""
     benchmark = example.problem.benchmark
     task = task_of(benchmark)
     caption = task.caption(example.problem) if task else None
@@ -36,35 +36,35 @@ def oracle_caption(example: TrainingExample) -> str:
             f"{', '.join(_WRITERS)}, and a task of your own that has a caption(problem). Let an endpoint write the "
             "captions: teacher.kind=endpoint"
         )
-    return _WRITERS[benchmark](example, Phrases(f"caption/{example.problem.id}"))
+    return _WRITERS[benchmark](example, PhrasePicker(f"caption/{example.problem.id}"))
 
 
 def with_caption(example: TrainingExample, caption: str) -> TrainingExample:
-    """The example with its caption where the picture stood."""
+    """Return the example with a caption in place of the image."""
     return replace(example, chain=replace(example.chain, caption=caption))
 
 
 def caption_faults(example: TrainingExample, settings: CaptionSettings) -> list[Fault]:
-    """Everything that keeps an example with a caption from being taught, the caption's conflicts first."""
+    """Return all faults of an example with a caption, those of the caption first."""
     caption = example.chain.caption
-    found = [Fault("structure", f"the caption holds {mark}") for mark in _STRUCTURE.findall(caption)]
+    faults = [Fault("structure", f"the caption holds {mark}") for mark in _STRUCTURE.findall(caption)]
     if not settings.shortest <= len(caption) <= settings.longest:
-        found.append(
+        faults.append(
             Fault(
                 "length", f"the caption has {len(caption)} letters, expected {settings.shortest} to {settings.longest}"
             )
         )
-    return [*found, *_conflicts(example), *faults_of(example.chain, example.problem)]
+    return [*faults, *_conflicts(example), *faults_of(example.chain, example.problem)]
 
 
 def _conflicts(example: TrainingExample) -> list[Fault]:
-    """Where a maze's caption names other cells than the picture shows, and where an option letter is named wrongly."""
+    """Return the fault of a maze's caption with cells that the image does not show, or of a wrong option letter."""
     problem, caption = example.problem, example.chain.caption
     if problem.benchmark == vsp_planning.NAME and "map" in problem.facts:
-        shown = [at(cell) for cell in walk(maze_from_rows(problem.facts["map"]), problem.answer).cells]
-        told = [f"({row},{column})" for row, column in _CELL.findall(caption)]
-        if told and (told[-1] != shown[-1] or not set(told) <= set(shown)):
-            return [Fault("conflict", f"the caption names the cells {told}, the picture shows {shown}")]
+        shown = [cell_text(cell) for cell in walk(maze_from_rows(problem.facts["map"]), problem.answer).cells]
+        named_cells = [f"({row},{column})" for row, column in _CELL.findall(caption)]
+        if named_cells and (named_cells[-1] != shown[-1] or not set(named_cells) <= set(shown)):
+            return [Fault("conflict", f"the caption names the cells {named_cells}, the picture shows {shown}")]
     named = {letter.upper() for letter in re.findall(r"\(([A-Za-z])\)", caption)}
     if "options" in problem.facts and named and problem.answer not in named:
         return [Fault("conflict", f"the caption names {sorted(named)}, the right option is {problem.answer}")]
@@ -77,9 +77,11 @@ def _ambiguities(problem: Problem, named: set[str]) -> list[Fault]:
     return []
 
 
-def _planning(example: TrainingExample, phrases: Phrases) -> str:
-    """The arrows, one after the other."""
-    cells = [at(cell) for cell in walk(maze_from_rows(example.problem.facts["map"]), example.problem.answer).cells]
+def _planning(example: TrainingExample, phrases: PhrasePicker) -> str:
+    """Describe the arrows, one after the other."""
+    cells = [
+        cell_text(cell) for cell in walk(maze_from_rows(example.problem.facts["map"]), example.problem.answer).cells
+    ]
     moves = [DIRECTIONS[move] for move in example.problem.answer]
     arrows = ", ".join(f"{move} to {cell}" for move, cell in zip(moves, cells[1:], strict=True))
     lead = phrases.pick(
@@ -90,12 +92,12 @@ def _planning(example: TrainingExample, phrases: Phrases) -> str:
     return lead.format(start=cells[0], arrows=arrows)
 
 
-def _reasoning(example: TrainingExample, phrases: Phrases) -> str:
-    """Where the player stands after the step that is drawn."""
+def _reasoning(example: TrainingExample, phrases: PhrasePicker) -> str:
+    """Describe the position of the player after the drawn step."""
     plan, step = example.problem.facts["plan"], int(example.auxiliary_image.details["step"])
     maze = maze_from_rows(example.problem.facts["map"])
     journey = walk(maze, plan[:step], stop_at_goal=True)
-    where = at(journey.cells[-1])
+    where = cell_text(journey.cells[-1])
     state = {
         "hole": f"the player has fallen into the hole at {where}",
         "success": f"the player stands on the goal at {where}",
@@ -108,8 +110,8 @@ def _reasoning(example: TrainingExample, phrases: Phrases) -> str:
     ).format(steps="1 move" if step == 1 else f"{step} moves", shown=shown)
 
 
-def _jigsaw(example: TrainingExample, phrases: Phrases) -> str:
-    """What the stitched pictures show at the seams."""
+def _jigsaw(example: TrainingExample, phrases: PhrasePicker) -> str:
+    """Describe the seams of the stitched images."""
     right = LETTERS.index(example.problem.answer)
     fits, fails = jigsaw.OPTIONS[right], jigsaw.OPTIONS[1 - right]
     return phrases.pick(
@@ -118,15 +120,15 @@ def _jigsaw(example: TrainingExample, phrases: Phrases) -> str:
     ).format(fits=fits, fails=fails)
 
 
-_WRITERS: dict[str, Callable[[TrainingExample, Phrases], str]] = {
+_WRITERS: dict[str, Callable[[TrainingExample, PhrasePicker], str]] = {
     vsp_planning.NAME: _planning,
     vsp_reasoning.NAME: _reasoning,
     jigsaw.NAME: _jigsaw,
 }
 
 
-def rejected(example: TrainingExample, faults: list[Fault], writer: str, attempt: int = 1) -> Rejection:
-    """The record of a captioned chain that was left out."""
+def rejection_of(example: TrainingExample, faults: list[Fault], writer: str, attempt: int = 1) -> Rejection:
+    """Return the record of a captioned chain that was left out."""
     problem = example.problem
     return Rejection(
         problem_id=problem.id,
@@ -137,7 +139,7 @@ def rejected(example: TrainingExample, faults: list[Fault], writer: str, attempt
         teacher=writer,
         attempt=attempt,
         reason=faults[0].reason,
-        faults="; ".join(fault.says for fault in faults),
+        faults="; ".join(fault.message for fault in faults),
         answer=example.chain.text_before + example.chain.caption + example.chain.text_after,
         left_out=True,
     )

@@ -1,6 +1,7 @@
-"""What every chain must satisfy before a student learns it, whoever wrote it.
+"""Checks that every chain must pass before training, whatever its source.
 
-The picture's one place is between the two texts, so neither may hold a token that would open another.
+The image is between the two texts of a chain, so neither text may contain a token that would start another image.
+Messages of faults are part of requests to teachers, whose digests are keys of cached answers: keep their wording.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing wrong with a chain: ``reason`` is a word to count by, ``says`` a sentence for people and teachers."""
+    """A fault of a chain: ``reason`` is a word to count by, ``message`` a sentence for users and teachers."""
 
     reason: str
-    says: str
+    message: str
 
 
 def check_chain(chain: ReasoningChain, problem: Problem) -> None:
@@ -34,18 +35,20 @@ def check_chain(chain: ReasoningChain, problem: Problem) -> None:
     if faults:
         raise TeacherError(
             f"the chain of teacher {chain.teacher!r} for problem {problem.id} ({chain.variant}) cannot be taught: "
-            f"{'; '.join(faults)}. Write it anew or leave the problem out"
+            f"{'; '.join(faults)}. Rewrite it or leave the problem out"
         )
 
 
 def chain_faults(chain: ReasoningChain, problem: Problem) -> list[str]:
-    """Every fault of a chain in words, empty when it may be taught."""
-    return [fault.says for fault in faults_of(chain, problem)]
+    """Return the messages of all faults of a chain; empty for a valid chain."""
+    return [fault.message for fault in faults_of(chain, problem)]
 
 
 def faults_of(chain: ReasoningChain, problem: Problem) -> list[Fault]:
-    """Every fault of a chain that no teacher's chain may have."""
-    faults = [] if chain.problem_id == problem.id else [Fault("other-problem", f"it belongs to {_named(chain)}")]
+    """Return all faults of a chain that are checked for every teacher."""
+    faults = (
+        [] if chain.problem_id == problem.id else [Fault("other-problem", f"it belongs to problem {chain.problem_id}")]
+    )
     if not chain.teacher:
         faults.append(Fault("no-teacher", "it does not name its teacher"))
     for side, text in _sides(chain):
@@ -56,17 +59,13 @@ def faults_of(chain: ReasoningChain, problem: Problem) -> list[Fault]:
     return [*faults, *_think_faults(chain), *_answer_faults(chain, problem)]
 
 
-def asked_faults(chain: ReasoningChain, problem: Problem, settings: TeacherSettings) -> list[Fault]:
-    """What else is wrong with a chain whose writer was shown the answer: it tells it early, or that it was given."""
+def leakage_faults(chain: ReasoningChain, problem: Problem, settings: TeacherSettings) -> list[Fault]:
+    """Return further faults of a chain whose writer got the answer: it leaks the answer, or reveals that it got it."""
     return [
         *_early_faults(chain, problem),
         *_length_faults(chain, settings),
         *_betrayal_faults(chain, settings.betrayals),
     ]
-
-
-def _named(chain: ReasoningChain) -> str:
-    return f"problem {chain.problem_id}"
 
 
 def _sides(chain: ReasoningChain) -> Iterator[tuple[str, str]]:
@@ -75,7 +74,7 @@ def _sides(chain: ReasoningChain) -> Iterator[tuple[str, str]]:
 
 
 def _think_faults(chain: ReasoningChain) -> Iterator[Fault]:
-    """Faults of the think tags: none in a direct chain; in a cot one closed, not nested, and one before the image."""
+    """Yield faults of the think tags: a direct chain has none; a cot chain has pairs, one of them before the image."""
     before, after = _TAG.findall(chain.text_before), _TAG.findall(chain.text_after)
     if chain.variant == "direct":
         if chain.text_before:
@@ -91,7 +90,7 @@ def _think_faults(chain: ReasoningChain) -> Iterator[Fault]:
 
 
 def _answer_faults(chain: ReasoningChain, problem: Problem) -> Iterator[Fault]:
-    r"""Faults of the answer: one \boxed{}, after the image and all reasoning, right under the benchmark's own rule."""
+    r"""Yield faults of the answer: one \boxed{}, after the image and all reasoning, right by the benchmark's rule."""
     if "\\boxed" in chain.text_before:
         yield Fault("answer-early", "the answer stands before the image")
         return
@@ -109,11 +108,11 @@ def _answer_faults(chain: ReasoningChain, problem: Problem) -> Iterator[Fault]:
 
 
 def _early_faults(chain: ReasoningChain, problem: Problem) -> Iterator[Fault]:
-    """The answer must not be told before the picture: not in words, nor as such where it is too long for chance."""
+    """Yield a fault where the text before the image states the answer; the bare answer from 4 characters on."""
     answer = re.escape(problem.answer.strip())
-    told = rf"\banswer\s*(?:is|:|=|would be|must be)\s*(?:option\s*)?[(\"'*]*{answer}(?!\w)"
-    plainly = len(problem.answer.strip()) >= 4 and re.search(rf"(?<!\w){answer}(?!\w)", chain.text_before)
-    if answer and (plainly or re.search(told, chain.text_before, flags=re.IGNORECASE)):
+    statement = rf"\banswer\s*(?:is|:|=|would be|must be)\s*(?:option\s*)?[(\"'*]*{answer}(?!\w)"
+    verbatim = len(problem.answer.strip()) >= 4 and re.search(rf"(?<!\w){answer}(?!\w)", chain.text_before)
+    if answer and (verbatim or re.search(statement, chain.text_before, flags=re.IGNORECASE)):
         yield Fault("answer-early", "the first thought tells the answer already")
 
 
@@ -131,7 +130,7 @@ def _length_faults(chain: ReasoningChain, settings: TeacherSettings) -> Iterator
 
 
 def _betrayal_faults(chain: ReasoningChain, phrases: Sequence[str]) -> Iterator[Fault]:
-    said = " ".join(f"{chain.text_before} {chain.text_after}".casefold().split())
-    found = [phrase for phrase in phrases if " ".join(phrase.casefold().split()) in said]
-    if found:
-        yield Fault("betrayal", f"it betrays that the answer or the picture was given: {', '.join(map(repr, found))}")
+    text = " ".join(f"{chain.text_before} {chain.text_after}".casefold().split())
+    matches = [phrase for phrase in phrases if " ".join(phrase.casefold().split()) in text]
+    if matches:
+        yield Fault("betrayal", f"it betrays that the answer or the picture was given: {', '.join(map(repr, matches))}")

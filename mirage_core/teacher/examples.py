@@ -1,4 +1,4 @@
-"""Training examples: a chain for every problem and its picture, each checked: the data set's own, or the teacher's."""
+"""Write training examples: a checked chain for every problem and image, the data set's own or the teacher's."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from mirage_core.errors import InputError
 from mirage_core.teacher.checks import check_chain, faults_of
 from mirage_core.teacher.endpoint import EndpointTeacher
-from mirage_core.teacher.protocol import Lesson, Taught, Teacher
+from mirage_core.teacher.protocol import ProblemWithImage, Teacher, TeachResult
 from mirage_core.types import (
     AuxiliaryImage,
-    Given,
     Problem,
     Progress,
     ProgressEvent,
+    ProvidedImage,
     ReasoningChain,
     Rejection,
     TrainingExample,
@@ -30,35 +30,34 @@ def teach(
     auxiliary_images: Sequence[AuxiliaryImage],
     variant: Variant,
     progress: Progress,
-    given: Mapping[str, Given] | None = None,
-) -> Taught:
-    """Examples for the problems, in their order, and what was not accepted.
+    provided: Mapping[str, ProvidedImage] | None = None,
+) -> TeachResult:
+    """Write examples for the problems, in their order, with the rejections.
 
-    A chain that the data set brings (``given``) is kept, under the name "data set"; one that may not be taught leaves
-    its problem out. Raises InputError for a problem without a picture, and what the teacher raises.
+    A chain of the data set (``provided``) is used under the name "data set"; if it has faults, its problem is left out.
+    Raises InputError for a problem without an image, and what the teacher raises.
     """
-    lessons = _lessons(problems, auxiliary_images)
-    own = _own_chains(lessons, variant, given or {})
-    taught = _taught(teacher, [lesson for lesson in lessons if lesson[0].id not in own], variant, progress)
+    pairs = _with_images(problems, auxiliary_images)
+    own = _own_chains(pairs, variant, provided or {})
+    result = _teach(teacher, [pair for pair in pairs if pair[0].id not in own], variant, progress)
     if not own:
-        return taught
-    examples = {example.problem.id: example for example in taught.examples}
+        return result
+    examples = {example.problem.id: example for example in result.examples}
     rejections: dict[str, list[Rejection]] = {}
-    for rejection in taught.rejections:
+    for rejection in result.rejections:
         rejections.setdefault(rejection.problem_id, []).append(rejection)
-    for problem, picture in lessons:
+    for problem, image in pairs:
         if problem.id in own:
-            found = _own_faults(own[problem.id], problem)
-            rejections[problem.id] = found
-            if not found:
+            rejections[problem.id] = _own_rejections(own[problem.id], problem)
+            if not rejections[problem.id]:
                 chain = own[problem.id]
-                examples[problem.id] = TrainingExample(problem=problem, auxiliary_image=picture, chain=chain)
-    order = [problem.id for problem, _ in lessons]
-    return Taught(
+                examples[problem.id] = TrainingExample(problem=problem, auxiliary_image=image, chain=chain)
+    order = [problem.id for problem, _ in pairs]
+    return TeachResult(
         examples=[examples[name] for name in order if name in examples],
         rejections=[rejection for name in order for rejection in rejections.get(name, [])],
-        account=taught.account,
-        passing=taught.passing,
+        usage=result.usage,
+        this_run=result.this_run,
     )
 
 
@@ -69,61 +68,63 @@ def write_examples(
     variant: Variant,
     progress: Progress,
 ) -> list[TrainingExample]:
-    """An example for every problem, in their order.
+    """Write an example for every problem, in their order.
 
-    Raises InputError for a problem without a picture, TeacherError for a chain that may not be taught.
+    Raises InputError for a problem without an image, TeacherError for a chain with faults.
     """
-    return _written(teacher, _lessons(problems, auxiliary_images), variant, progress)
+    return _write(teacher, _with_images(problems, auxiliary_images), variant, progress)
 
 
-def _lessons(problems: Sequence[Problem], auxiliary_images: Sequence[AuxiliaryImage]) -> list[Lesson]:
-    pictures = {image.problem_id: image for image in auxiliary_images}
+def _with_images(problems: Sequence[Problem], auxiliary_images: Sequence[AuxiliaryImage]) -> list[ProblemWithImage]:
+    images = {image.problem_id: image for image in auxiliary_images}
     for problem in problems:
-        if problem.id not in pictures:
+        if problem.id not in images:
             raise InputError(f"problem {problem.id} has no auxiliary image; draw one for every problem first")
-    return [(problem, pictures[problem.id]) for problem in problems]
+    return [(problem, images[problem.id]) for problem in problems]
 
 
-def _taught(teacher: Teacher, lessons: Sequence[Lesson], variant: Variant, progress: Progress) -> Taught:
-    """What a teacher makes of its lessons; one that costs nothing writes them one after the other."""
+def _teach(teacher: Teacher, pairs: Sequence[ProblemWithImage], variant: Variant, progress: Progress) -> TeachResult:
+    """Write the chains of all problems: concurrently by an endpoint, one after the other by a local teacher."""
     if isinstance(teacher, EndpointTeacher):
-        return teacher.teach(lessons, variant, progress)
-    return Taught(examples=_written(teacher, lessons, variant, progress))
+        return teacher.teach(pairs, variant, progress)
+    return TeachResult(examples=_write(teacher, pairs, variant, progress))
 
 
-def _written(
-    teacher: Teacher, lessons: Sequence[Lesson], variant: Variant, progress: Progress
+def _write(
+    teacher: Teacher, pairs: Sequence[ProblemWithImage], variant: Variant, progress: Progress
 ) -> list[TrainingExample]:
     examples = []
-    for problem, picture in lessons:
-        chain = teacher.chain(problem, picture, variant)
+    for problem, image in pairs:
+        chain = teacher.chain(problem, image, variant)
         check_chain(chain, problem)
-        examples.append(TrainingExample(problem=problem, auxiliary_image=picture, chain=chain))
-        if len(examples) % _REPORT_EVERY == 0 or len(examples) == len(lessons):
-            progress(ProgressEvent(stage="examples", message=teacher.name, step=len(examples), total=len(lessons)))
+        examples.append(TrainingExample(problem=problem, auxiliary_image=image, chain=chain))
+        if len(examples) % _REPORT_EVERY == 0 or len(examples) == len(pairs):
+            progress(ProgressEvent(stage="examples", message=teacher.name, step=len(examples), total=len(pairs)))
     return examples
 
 
-def _own_chains(lessons: Sequence[Lesson], variant: Variant, given: Mapping[str, Given]) -> dict[str, ReasoningChain]:
-    """The chains that data sets bring; a direct chain needs none of their words."""
-    found: Iterator[tuple[Problem, Given]] = (
-        (problem, given[problem.id]) for problem, _ in lessons if variant == "cot" and problem.id in given
+def _own_chains(
+    pairs: Sequence[ProblemWithImage], variant: Variant, provided: Mapping[str, ProvidedImage]
+) -> dict[str, ReasoningChain]:
+    """Return the chains of data sets by problem id; none for the direct variant, which needs no text."""
+    candidates: Iterator[tuple[Problem, ProvidedImage]] = (
+        (problem, provided[problem.id]) for problem, _ in pairs if variant == "cot" and problem.id in provided
     )
     return {
         problem.id: ReasoningChain(
             problem_id=problem.id,
             variant=variant,
-            text_before=brought.text_before,
-            text_after=brought.text_after,
+            text_before=row.text_before,
+            text_after=row.text_after,
             teacher=DATA_SET,
         )
-        for problem, brought in found
-        if brought.text_before is not None and brought.text_after is not None
+        for problem, row in candidates
+        if row.text_before is not None and row.text_after is not None
     }
 
 
-def _own_faults(chain: ReasoningChain, problem: Problem) -> list[Rejection]:
-    """The rejection of a data set's own chain, none where it may be taught."""
+def _own_rejections(chain: ReasoningChain, problem: Problem) -> list[Rejection]:
+    """Return the rejection of a data set's own chain; empty for a valid chain."""
     faults = faults_of(chain, problem)
     if not faults:
         return []
@@ -137,7 +138,7 @@ def _own_faults(chain: ReasoningChain, problem: Problem) -> list[Rejection]:
             teacher=DATA_SET,
             attempt=1,
             reason=faults[0].reason,
-            faults="; ".join(fault.says for fault in faults),
+            faults="; ".join(fault.message for fault in faults),
             answer=f"{chain.text_before}\n<output_image>\n{chain.text_after}",
             left_out=True,
         )

@@ -1,7 +1,7 @@
-"""The oracle teacher: chains written from the solver's own knowledge, and labelled so.
+"""The oracle teacher: chains written from the solver's knowledge, and labelled so.
 
-It stands in for the paper's Qwen2.5-VL-32B where no such model is at hand: it reads a problem's facts (the map, which
-piece is right), not its pictures.
+It replaces the paper's Qwen2.5-VL-32B where no such model is available: it reads a problem's facts (the map, the right
+piece), not its images.
 """
 
 from __future__ import annotations
@@ -19,40 +19,41 @@ from mirage_core.worlds.maze import GOAL, HOLE, START, Cell, Maze, Outcome, maze
 DIRECTIONS = {"U": "up", "D": "down", "L": "left", "R": "right"}
 
 
-class Phrases:
-    """Chooses one of several wordings, by the problem and by how many were chosen before."""
+class PhrasePicker:
+    """Picks one of several wordings by the problem's id and the number of earlier picks."""
 
     def __init__(self, problem_id: str) -> None:
         self._seed = problem_id
-        self._chosen = 0
+        self._picks = 0
 
     def pick(self, *wordings: str) -> str:
-        """One of the wordings."""
-        self._chosen += 1
-        return wordings[zlib.crc32(f"{self._seed}/{self._chosen}".encode()) % len(wordings)]
+        """Return one of the wordings."""
+        self._picks += 1
+        return wordings[zlib.crc32(f"{self._seed}/{self._picks}".encode()) % len(wordings)]
 
 
-def at(cell: Cell) -> str:
-    """A cell as (row,column), counted from 0 at the upper left, as the published chains write it."""
+def cell_text(cell: Cell) -> str:
+    """Return a cell as (row,column), counted from 0 at the upper left, as in the published chains."""
     return f"({cell[0]},{cell[1]})"
 
 
-def listed(cells: Sequence[Cell]) -> str:
-    """Several cells in a sentence."""
-    names = [at(cell) for cell in cells]
+def list_cells(cells: Sequence[Cell]) -> str:
+    """Return several cells as a phrase."""
+    names = [cell_text(cell) for cell in cells]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-Texts = tuple[str, str]
+Thoughts = tuple[str, str]
+"""The thoughts before and after the image."""
 
 
 class OracleTeacher:
-    """Writes a chain from a problem's map and answer; the same one every time."""
+    """Writes a chain from a problem's facts and answer; deterministic."""
 
     name = "oracle"
 
     def chain(self, problem: Problem, auxiliary_image: AuxiliaryImage, variant: Variant) -> ReasoningChain:
-        """The chain of a problem: only the answer (direct), or a thought on each side of the picture too (cot)."""
+        """Write the chain of a problem: only the answer (direct), or also a thought on each side of the image (cot)."""
         if auxiliary_image.problem_id != problem.id:
             raise TeacherError(f"the picture of {auxiliary_image.problem_id} was given for problem {problem.id}")
         before, after = ("", "") if variant == "direct" else _thoughts(problem, auxiliary_image)
@@ -69,27 +70,27 @@ def _think(thought: str) -> str:
     return f"<think>{thought}</think>" if thought else ""
 
 
-def _thoughts(problem: Problem, auxiliary_image: AuxiliaryImage) -> Texts:
+def _thoughts(problem: Problem, auxiliary_image: AuxiliaryImage) -> Thoughts:
     task = task_of(problem.benchmark)
     if task is not None:
-        return _of_task(task, problem)
+        return _task_thoughts(task, problem)
     if problem.benchmark not in _WRITERS:
         raise TeacherError(
             f"the oracle knows no solver for benchmark {problem.benchmark!r} (problem {problem.id}); "
             f"it knows {', '.join(_WRITERS)}"
         )
-    return _WRITERS[problem.benchmark](problem, auxiliary_image, Phrases(problem.id))
+    return _WRITERS[problem.benchmark](problem, auxiliary_image, PhrasePicker(problem.id))
 
 
-def _of_task(task: OwnTask, problem: Problem) -> Texts:
-    """The thoughts that a user's own task writes."""
-    texts = task.chain(problem)
-    if texts is None:
+def _task_thoughts(task: OwnTask, problem: Problem) -> Thoughts:
+    """Return the thoughts of a user's own task."""
+    thoughts = task.chain(problem)
+    if thoughts is None:
         raise TeacherError(
             f"the task {task.name!r} has no chain(problem), so the oracle has no thoughts to teach: write one, or take "
             "teacher.variant=direct, or an endpoint (teacher.kind=endpoint)"
         )
-    return texts
+    return thoughts
 
 
 def _maze_of(problem: Problem) -> Maze:
@@ -98,8 +99,8 @@ def _maze_of(problem: Problem) -> Maze:
     return maze_from_rows(problem.facts["map"])
 
 
-def _planning(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: Phrases) -> Texts:  # noqa: ARG001
-    """Where things are, then, past the picture, the path move by move."""
+def _planning(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: PhrasePicker) -> Thoughts:  # noqa: ARG001
+    """Describe the map, then, after the image, the path move by move."""
     maze = _maze_of(problem)
     before = " ".join((_scene(maze, phrases), phrases.pick(
         "I draw the way on the map, one arrow a move.",
@@ -107,7 +108,7 @@ def _planning(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: Phrase
         "Next I imagine the map with the whole route marked on it.",
     )))  # fmt: skip
     cells = walk(maze, problem.answer).cells[1:]
-    moves = ", ".join(f"{DIRECTIONS[m]} to {at(c)}" for m, c in zip(problem.answer, cells, strict=True))
+    moves = ", ".join(f"{DIRECTIONS[m]} to {cell_text(c)}" for m, c in zip(problem.answer, cells, strict=True))
     lead = phrases.pick("Following the arrows:", "The route I see goes", "Step by step, the player moves")
     close = phrases.pick(
         "No cell on the way is a hole, and the last one is the goal.",
@@ -117,21 +118,21 @@ def _planning(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: Phrase
     return before, f"{lead} {moves}. {close}"
 
 
-def _scene(maze: Maze, phrases: Phrases) -> str:
+def _scene(maze: Maze, phrases: PhrasePicker) -> str:
     where = phrases.pick(
         "The player starts at {start} and has to reach {goal}.",
         "The start is {start}; the goal is {goal}.",
         "I see the player at {start} and the goal at {goal}.",
-    ).format(start=at(maze.start), goal=at(maze.goal))
+    ).format(start=cell_text(maze.start), goal=cell_text(maze.goal))
     if not maze.holes:
         return f"{where} {phrases.pick('There are no holes.', 'No cell of the map is a hole.')}"
     if len(maze.holes) == 1:
-        return f"{where} The only hole is at {listed(maze.holes)}."
-    return f"{where} {phrases.pick('Holes to avoid:', 'The holes are')} {listed(maze.holes)}."
+        return f"{where} The only hole is at {list_cells(maze.holes)}."
+    return f"{where} {phrases.pick('Holes to avoid:', 'The holes are')} {list_cells(maze.holes)}."
 
 
-def _reasoning(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: Phrases) -> Texts:
-    """The moves up to the imagined map, then, past it, the others and what comes of them."""
+def _reasoning(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: PhrasePicker) -> Thoughts:
+    """Describe the moves up to the imagined map, then, after the image, the others and the outcome."""
     maze = _maze_of(problem)
     plan = problem.facts["plan"]
     step = auxiliary_image.details.get("step")
@@ -141,48 +142,49 @@ def _reasoning(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: Phras
         )
     journey = walk(maze, plan, stop_at_goal=True)
     moves = zip(plan, journey.cells, journey.cells[1:], strict=False)
-    said = [_move(maze, move, here, there, phrases) for move, here, there in moves]
+    sentences = [_move(maze, move, here, there, phrases) for move, here, there in moves]
     before = [
-        f"The player starts at {at(maze.start)}.",
-        *said[:step],
+        f"The player starts at {cell_text(maze.start)}.",
+        *sentences[:step],
         phrases.pick(
             "I picture the map at this point.",
             "Let me imagine how the map looks now.",
             "Now I see the board before me.",
         ),
     ]
-    return " ".join(before), " ".join([*said[step:], _ending(journey.outcome, journey.cells[-1], phrases)])
+    return " ".join(before), " ".join([*sentences[step:], _ending(journey.outcome, journey.cells[-1], phrases)])
 
 
-def _move(maze: Maze, move: str, here: Cell, there: Cell, phrases: Phrases) -> str:
-    """One move: where it leads and what is there."""
+def _move(maze: Maze, move: str, here: Cell, there: Cell, phrases: PhrasePicker) -> str:
+    """Describe one move: its target and what is there."""
     if here == there:
-        return f"A move {DIRECTIONS[move]} would leave the map, so the player stays at {at(here)}."
-    found = {
+        return f"A move {DIRECTIONS[move]} would leave the map, so the player stays at {cell_text(here)}."
+    terrain = {
         HOLE: "a hole: the player falls in",
         GOAL: "the goal",
         START: phrases.pick("the start again, which is safe", "safe: it is the start"),
     }.get(maze[there], phrases.pick("safe ice", "ice, so the player is safe", "free of danger"))
     return phrases.pick(
         "Going {way} leads to {cell}, {there}.", "A move {way} to {cell}: {there}.", "Then {way} to {cell}, {there}."
-    ).format(way=DIRECTIONS[move], cell=at(there), there=found)
+    ).format(way=DIRECTIONS[move], cell=cell_text(there), there=terrain)
 
 
-def _ending(outcome: Outcome, cell: Cell, phrases: Phrases) -> str:
+def _ending(outcome: Outcome, cell: Cell, phrases: PhrasePicker) -> str:
     return {
         "success": phrases.pick("The goal is reached, so the plan succeeds.", "The plan ends on the goal: success."),
         "hole": phrases.pick(
-            f"The plan fails in the hole at {at(cell)}.", f"The hole at {at(cell)} ends the game: the plan fails."
+            f"The plan fails in the hole at {cell_text(cell)}.",
+            f"The hole at {cell_text(cell)} ends the game: the plan fails.",
         ),
         "safe": phrases.pick(
-            f"The plan ends at {at(cell)}: safe, but not at the goal.",
-            f"The player is still safe at {at(cell)}, yet has not reached the goal.",
+            f"The plan ends at {cell_text(cell)}: safe, but not at the goal.",
+            f"The player is still safe at {cell_text(cell)}, yet has not reached the goal.",
         ),
     }[outcome]
 
 
-def _jigsaw(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: Phrases) -> Texts:  # noqa: ARG001
-    """What is missing, then, past the stitched picture, which piece goes on across the seams."""
+def _jigsaw(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: PhrasePicker) -> Thoughts:  # noqa: ARG001
+    """Describe the missing part, then, after the image, which piece continues across the seams."""
     right = LETTERS.index(problem.answer)
     fits, fails = jigsaw.OPTIONS[right], jigsaw.OPTIONS[1 - right]
     before = " ".join((
@@ -204,7 +206,7 @@ def _jigsaw(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: Phrases)
     return before, after
 
 
-_WRITERS: dict[str, Callable[[Problem, AuxiliaryImage, Phrases], Texts]] = {
+_WRITERS: dict[str, Callable[[Problem, AuxiliaryImage, PhrasePicker], Thoughts]] = {
     vsp_planning.NAME: _planning,
     vsp_reasoning.NAME: _reasoning,
     jigsaw.NAME: _jigsaw,

@@ -1,4 +1,4 @@
-"""What a teacher is: something that writes a chain round a problem's imagined picture."""
+"""The teacher interface, and the result of teaching: training examples, rejections and usage."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from mirage_core.types import AuxiliaryImage, Problem, ReasoningChain, Rejection
 
 
 class Teacher(Protocol):
-    """Writes chains; ``name`` is put into every chain, so that no reader mistakes its source."""
+    """Writes reasoning chains; ``name`` is stored in every chain as its source."""
 
     @property
     def name(self) -> str: ...
 
     def chain(self, problem: Problem, auxiliary_image: AuxiliaryImage, variant: Variant) -> ReasoningChain:
-        """The text on both sides of the picture, given the problem, its answer and the picture (Paper, section 3.1)."""
+        """Write the text before and after the auxiliary image, given problem, answer and image (Paper, section 3.1)."""
         ...
 
 
-Lesson = tuple[Problem, AuxiliaryImage]
+ProblemWithImage = tuple[Problem, AuxiliaryImage]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taught:
-    """Examples in the order of the problems, rejections likewise.
+class TeachResult:
+    """Examples and rejections, in the order of the problems.
 
-    ``account`` depends on the answers alone (tokens), ``passing`` on how they were come by this time (requests, money,
-    seconds); both are empty for a teacher that costs nothing.
+    ``usage`` depends on the answers only (tokens), ``this_run`` on this run (requests, cost, seconds); both are empty
+    for a local teacher.
     """
 
     examples: list[TrainingExample]
     rejections: list[Rejection] = field(default_factory=list)
-    account: dict[str, Any] = field(default_factory=dict)
-    passing: dict[str, Any] = field(default_factory=dict)
+    usage: dict[str, Any] = field(default_factory=dict)
+    this_run: dict[str, Any] = field(default_factory=dict)
 
 
 def counts(writers: Mapping[str, int], rejections: Sequence[Rejection]) -> dict[str, Any]:
-    """Who wrote how many chains, how many problems were left out, and why answers were rejected."""
+    """Count chains by writer, problems that were left out, and rejected answers by reason."""
     reasons = Counter(rejection.reason for rejection in rejections)
     return {
         "accepted": sum(writers.values()),

@@ -1,4 +1,4 @@
-"""The teacher that the settings name, and what of it changes the chains."""
+"""Build the teacher of the settings, and compute its identity: what changes the chains."""
 
 from __future__ import annotations
 
@@ -10,76 +10,79 @@ from urllib.parse import urlsplit
 
 from mirage_core.config import TeacherRuntime, TeacherSettings
 from mirage_core.errors import SettingsError
-from mirage_core.llm_client.cached_client import Asking, Replay, Say, Source
-from mirage_core.llm_client.prompt_templates import templates_identity
-from mirage_core.llm_client.response_cache import Answers, Recording, StoredAnswers, recording_files
-from mirage_core.llm_client.secrets import key_of
+from mirage_core.llm_client.cached_client import AnswerSource, CachedClient, Log, RecordedAnswers
+from mirage_core.llm_client.response_cache import Recording, ResponseCache, StoredResponseCache, recording_files
+from mirage_core.llm_client.secrets import read_api_key
 from mirage_core.store import Store
 from mirage_core.store.digests import canonical_json, file_sha256
 from mirage_core.teacher.endpoint import EndpointTeacher
 from mirage_core.teacher.oracle import OracleTeacher
+from mirage_core.teacher.prompt_templates import templates_identity
 from mirage_core.teacher.protocol import Teacher
 
-_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def make_teacher(
     settings: TeacherSettings, runtime: TeacherRuntime | None = None, store: Store | None = None
 ) -> Teacher:
-    """Build the teacher of ``settings.kind``; an endpoint's answers are kept in ``store``, its key is read now.
+    """Build the teacher of ``settings.kind``; an endpoint's answers are cached in ``store``, its key is read now.
 
-    Raises SettingsError when something that this teacher needs is missing.
+    Raises SettingsError when the teacher needs something that is missing.
     """
     if settings.kind == "oracle":
         return OracleTeacher()
-    reached = runtime or TeacherRuntime()
-    return EndpointTeacher(settings, reached, source_of(settings, reached, store))
+    runtime = runtime or TeacherRuntime()
+    return EndpointTeacher(settings, runtime, source_factory(settings, runtime, store))
 
 
-def source_of(settings: TeacherSettings, runtime: TeacherRuntime, store: Store | None) -> Callable[[Say], Source]:
-    """Where the answers of an endpoint or a recording come from, opened anew with somebody to tell; reads the key now.
+def source_factory(
+    settings: TeacherSettings, runtime: TeacherRuntime, store: Store | None
+) -> Callable[[Log], AnswerSource]:
+    """Return a function that opens a source of answers: an endpoint or a recording; reads the key now.
 
     Raises SettingsError when something is missing.
     """
     if settings.kind == "replay":
-        recorded, where = _recorded(settings, store)
-        return lambda say: Replay(recorded, where)  # noqa: ARG005 (a recording has nothing to tell)
-    key, kept = key_of(runtime), StoredAnswers(_needed(store), str(settings.model))
+        recording, description = _recording(settings, store)
+        return lambda log: RecordedAnswers(recording, description)  # noqa: ARG005 (nothing to log)
+    key, cache = read_api_key(runtime), StoredResponseCache(_required(store), str(settings.model))
 
-    def source(say: Say) -> Source:
+    def source(log: Log) -> AnswerSource:
         url = urlsplit(str(runtime.base_url))
-        if key is not None and url.scheme == "http" and url.hostname not in _THIS_MACHINE:
-            say(f"the key goes to {runtime.base_url} unencrypted: use https unless you trust every machine between")
-        return Asking(runtime, key, kept, say)
+        if key is not None and url.scheme == "http" and url.hostname not in _LOOPBACK:
+            log(f"the key is sent to {runtime.base_url} unencrypted: use https unless you trust every machine between")
+        return CachedClient(runtime, key, cache, log)
 
     return source
 
 
 def teacher_identity(settings: TeacherSettings) -> dict[str, Any]:
-    """What changes the chains; never where an endpoint is, how fast it is asked, or where files lie."""
+    """Return what changes the chains; not the address of an endpoint, its rate limit, or locations of files."""
     if settings.kind == "oracle":
         return settings.model_dump(mode="json", include={"kind", "variant"})
-    told = settings.model_dump(mode="json", exclude={"template", "recording"})
-    told["templates"] = templates_identity(settings.template, settings.variant)
+    identity = settings.model_dump(mode="json", exclude={"template", "recording"})
+    identity["templates"] = templates_identity(settings.template, settings.variant)
     if settings.recording is not None:
-        told["recording"] = recording_sha256(Path(settings.recording).expanduser())
-    return told
+        identity["recording"] = recording_sha256(Path(settings.recording).expanduser())
+    return identity
 
 
 def recording_sha256(path: Path) -> str:
-    """A recording by its content, however its files are named."""
+    """Return the digest of a recording's content, independent of file names."""
     return hashlib.sha256(canonical_json(sorted(file_sha256(file) for file in recording_files(path)))).hexdigest()
 
 
-def _recorded(settings: TeacherSettings, store: Store | None) -> tuple[Answers, str]:
+def _recording(settings: TeacherSettings, store: Store | None) -> tuple[ResponseCache, str]:
+    """Return the recording of the settings, or the cached answers of the model, and a description of it."""
     if settings.recording is not None:
         path = Path(settings.recording).expanduser()
         return Recording(path), f"the recordings in {path}"
-    kept = _needed(store)
-    return StoredAnswers(kept, str(settings.model)), f"the answers of {settings.model} kept in {kept.url}"
+    store = _required(store)
+    return StoredResponseCache(store, str(settings.model)), f"the answers of {settings.model} cached in {store.url}"
 
 
-def _needed(store: Store | None) -> Store:
+def _required(store: Store | None) -> Store:
     if store is None:
-        raise SettingsError("this teacher needs a store for its answers: give make_teacher one")
+        raise SettingsError("this teacher needs a store for its answers: pass make_teacher one")
     return store

@@ -11,34 +11,38 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from mirage_core.distributed.collectives import added, process_device, wait_for_all
+from mirage_core.distributed.collectives import process_device, sum_over_processes, wait_for_all
+from mirage_core.distributed.context import StopRequest, catch_sigterm, current_process
 from mirage_core.distributed.events import EventWriter
-from mirage_core.distributed.interruption import INTERRUPTED, Asked, hearing_sigterm
 from mirage_core.distributed.job import Job
 from mirage_core.errors import TrainingError, TrainingInterrupted
 from mirage_core.model.loading import LoadedModel, save_model
-from mirage_core.training.checkpoint.async_save import Saver
-from mirage_core.training.checkpoint.checkpoint import read_checkpoint, restore_kept
+from mirage_core.training.checkpoint.checkpoint import (
+    CURVES_FILE,
+    CheckpointSaver,
+    read_checkpoint,
+    restore_extra_files,
+)
+from mirage_core.training.checkpoint.sharded_state import EngineState
 from mirage_core.training.engine.base import Engine, EngineSettings, Root
-from mirage_core.training.engine.make_engine import EngineState, make_engine
+from mirage_core.training.engine.make_engine import make_engine
 from mirage_core.training.engine.optimizers import OptimizerKind, Schedule, learning_rate
 from mirage_core.training.logging.curves import STEP_TOKENS, Curves
-from mirage_core.training.logging.run_log import RunLog, sentence
-from mirage_core.training.logging.tensorboard import board
-from mirage_core.training.logging.throughput import Meter
-from mirage_core.training.objective import MicroBatch, Objective, counted, worked
-from mirage_core.training.validation.monitor import Course, way_out
+from mirage_core.training.logging.run_log import RunLog, format_figures, tensorboard_writer
+from mirage_core.training.logging.throughput import ThroughputMeter
+from mirage_core.training.objective import MicroBatch, Objective, total_counts, total_work
+from mirage_core.training.validation.monitor import TrainingMonitor, loss_advice
 from mirage_core.training.validation.validation import Validation
 
-CURVES_FILE = "curves.parquet"
-WORK = "work/"  # what is counted for the speed alone, beside the counts of the losses
+STOP_REQUESTED = "stop_requested"  # summed over the processes, so that all of them stop after the same step
+WORK = "work/"  # prefix of what is counted for the throughput alone, beside the counts of the losses
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan:
-    """How long and how fast: optimizer steps, AdamW's peak rate and its schedule, decay, clipping.
+    """Number of optimizer steps, AdamW's peak rate and its schedule, decay, clipping.
 
-    ``stop_above``: how many times the loss of the first steps is too much (``watch.Divergence``); None: nothing is.
+    ``max_loss_ratio``: the run fails when its loss exceeds that of the first steps so many times (None: never).
     """
 
     steps: int
@@ -47,11 +51,11 @@ class TrainPlan:
     schedule: Schedule
     weight_decay: float
     max_grad_norm: float
-    stop_above: float | None = None
+    max_loss_ratio: float | None = None
     optimizer: OptimizerKind = "adamw"
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step (from 0)."""
+        """Return the learning rate of a step (from 0)."""
         return learning_rate(
             step, steps=self.steps, peak=self.learning_rate, warmup_steps=self.warmup_steps, schedule=self.schedule
         )
@@ -62,46 +66,44 @@ def train(
     model: LoadedModel,
     plan: TrainPlan,
     job: Job,
-    rank: int,
-    world_size: int,
-    emit: EventWriter,
-    about: Mapping[str, Any],
+    events: EventWriter,
+    metadata: Mapping[str, Any],
     validation: Validation | None = None,
 ) -> None:
     """Train ``model`` and save it with its curves to ``job.output``; every process calls this alike.
 
-    Goes on from ``job.resume_from`` exactly: batches and random numbers are functions of (seed, step), and what
-    ``validation`` decides is told from the curves. ``about`` becomes mirage.json. TrainingError for a loss or
+    Goes on from ``job.resume_from`` exactly: batches and random numbers are functions of (seed, step), and decisions
+    about ``validation`` are functions of the curves. ``metadata`` becomes mirage.json. TrainingError for a loss or
     gradient that is not finite, or a loss that diverges; it names the examples of the step.
     """
-    with hearing_sigterm() as asked:
-        model.backbone.to(process_device(rank, world_size))
-        step, restored, curves = _resumed(job, rank)
-        run = _Run(objective, model, plan, job, rank, world_size, emit, restored, asked)
-        with board(job, rank, step) as write:
-            log = RunLog(job.program, plan.steps, rank, emit, write, run.meter)
+    with catch_sigterm() as stop_request:
+        model.backbone.to(process_device())
+        step, restored, curves = _resume_point(job)
+        run = TrainingRun(objective, model, plan, job, events, restored, stop_request)
+        with tensorboard_writer(job, step) as write_scalars:
+            log = RunLog(job.program, plan.steps, events, write_scalars, run.meter)
             if restored is not None:
-                log.say(f"going on after step {step}")
-            course = Course(job, plan.steps, plan.stop_above, validation, curves, model, run.engine, rank, log)
-            last = run.steps(step, curves, course, log)
-            about = course.settle(last, about)
-        run.finish(curves, about)
+                log.message(f"going on after step {step}")
+            monitor = TrainingMonitor(job, plan.steps, plan.max_loss_ratio, validation, curves, model, run.engine, log)
+            last = run.steps(step, curves, monitor, log)
+            metadata = monitor.finish(last, metadata)
+        run.finish(curves, metadata)
 
 
 def step_seed(*numbers: int) -> int:
-    """A seed for torch out of several numbers (the job's seed, a step, ...), well spread."""
+    """Return a well-spread seed for torch from several numbers (the job's seed, a step, ...)."""
     digest = hashlib.sha256(",".join(str(number) for number in numbers).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def _resumed(job: Job, rank: int) -> tuple[int, EngineState | None, Curves]:
-    if rank == 0:
-        restore_kept(job.resume_from, job.scratch)
+def _resume_point(job: Job) -> tuple[int, EngineState | None, Curves]:
+    if current_process().is_main:
+        restore_extra_files(job.resume_from, job.scratch)
     wait_for_all()
     return (0, None, Curves()) if job.resume_from is None else read_checkpoint(job.resume_from, job.program)
 
 
-class _Run:
+class TrainingRun:
     """One process's part of a training run."""
 
     def __init__(
@@ -110,53 +112,51 @@ class _Run:
         model: LoadedModel,
         plan: TrainPlan,
         job: Job,
-        rank: int,
-        world_size: int,
-        emit: EventWriter,
+        events: EventWriter,
         restored: EngineState | None,
-        asked: Asked,
+        stop_request: StopRequest,
     ) -> None:
         self._objective, self._model, self._plan, self._job = objective, model, plan, job
-        self._rank, self._world_size, self._emit = rank, world_size, emit
-        self.engine = _engine(objective, model, plan, job, restored)
-        self._saver = Saver(job, rank, world_size, emit)
-        self._asked, self.interrupted, self._saved = asked, False, -1
-        self.meter = Meter(model.backbone.device)
+        self.engine = _make_engine(objective, model, plan, job, restored)
+        self._saver = CheckpointSaver(job, events)
+        self._stop_request, self._stopping, self._saved_step = stop_request, False, -1
+        self.meter = ThroughputMeter(model.backbone.device)
 
-    def steps(self, step: int, curves: Curves, course: Course, log: RunLog) -> int:
-        """The steps after ``step``, with what is told, measured and saved between them; the last one's number."""
+    def steps(self, step: int, curves: Curves, monitor: TrainingMonitor, log: RunLog) -> int:
+        """Train from ``step`` to the end, logging, validating and checkpointing; returns the last step."""
         if step == 0:
-            course.validate(step, self.meter.paused())
-        while step < self._plan.steps and not course.ended:
+            monitor.validate(step, self.meter.paused())
+        while step < self._plan.steps and not monitor.ended:
             figures = self.step(step)
             step += 1
             curves.add(step, figures)
             log.step(step, figures)
-            course.follow(step, figures, self._objective.examples(step - 1))
-            course.validate(step, self.meter.paused())
-            if step < self._plan.steps and not course.ended:
-                self._save_when_due(step, curves)
+            monitor.on_step(step, figures, self._objective.examples(step - 1))
+            monitor.validate(step, self.meter.paused())
+            if step < self._plan.steps and not monitor.ended:
+                self._save_if_due(step, curves)
         return step
 
-    def _save_when_due(self, step: int, curves: Curves) -> None:
+    def _save_if_due(self, step: int, curves: Curves) -> None:
         if step % self._job.settings.runtime.checkpoint_every == 0:
             with self.meter.paused():
                 self.save(step, curves)
-        if self.interrupted:
-            self.end_early(step, curves)
+        if self._stopping:
+            self._interrupt(step, curves)
 
     def step(self, step: int) -> dict[str, float]:
-        """One optimizer step on one batch; the figures of the step, the same in every process."""
-        torch.manual_seed(step_seed(self._job.seed, step, self._rank))
-        batches = self._objective.micro_batches(step, self._rank, self._world_size)
-        totals = added({**counted(batches), **{f"{WORK}{name}": done for name, done in worked(batches).items()}})
-        self.meter.count({name.removeprefix(WORK): done for name, done in totals.items() if name.startswith(WORK)})
+        """Take one optimizer step on one batch; returns the step's figures, the same in every process."""
+        torch.manual_seed(step_seed(self._job.seed, step, current_process().rank))
+        batches = self._objective.micro_batches(step)
+        work = {f"{WORK}{name}": amount for name, amount in total_work(batches).items()}
+        totals = sum_over_processes({**total_counts(batches), **work})
+        self.meter.count({name.removeprefix(WORK): totals[name] for name in totals if name.startswith(WORK)})
         figures: dict[str, float] = {}
         for batch in batches:
             for name, value in self._backward(batch, totals).items():
                 figures[name] = figures.get(name, 0.0) + value
-        figures = added({**figures, INTERRUPTED: float(bool(self._asked))})
-        self.interrupted = figures.pop(INTERRUPTED) > 0
+        figures = sum_over_processes({**figures, STOP_REQUESTED: float(bool(self._stop_request))})
+        self._stopping = figures.pop(STOP_REQUESTED) > 0
         _check_finite(step, figures, "loss", self._objective.examples(step))
         figures[STEP_TOKENS] = totals.get(f"{WORK}tokens", 0.0)
         figures["learning_rate"] = self._plan.rate(step)
@@ -165,11 +165,13 @@ class _Run:
         return figures
 
     def _backward(self, batch: MicroBatch, totals: Mapping[str, float]) -> dict[str, float]:
-        def work() -> tuple[Tensor, dict[str, Tensor]]:
-            found = self._objective.loss(self._model.backbone, batch.data, totals)
-            return found.total, dict(found.parts)
+        """Run one micro-batch forward and backward; returns what it adds to the step's figures."""
 
-        total, parts = self.engine.compute(work)
+        def forward() -> tuple[Tensor, dict[str, Tensor]]:
+            loss = self._objective.loss(self._model.backbone, batch.data, totals)
+            return loss.total, dict(loss.parts)
+
+        total, parts = self.engine.compute(forward)
         weight = 0.0 if batch.filler else 1.0
         self.engine.backward(total * weight)
         figures = {"loss": total, **parts}
@@ -178,29 +180,29 @@ class _Run:
     def save(self, step: int, curves: Curves) -> None:
         """Save a checkpoint, each process its part."""
         self._saver.save(step, self.engine.shard(), curves)
-        self._saved = step
+        self._saved_step = step
 
-    def end_early(self, step: int, curves: Curves) -> NoReturn:
-        """Save, and end as somebody has asked: TrainingInterrupted in every process."""
-        if self._saved != step:
+    def _interrupt(self, step: int, curves: Curves) -> NoReturn:
+        """Save, and raise TrainingInterrupted in every process."""
+        if self._saved_step != step:
             self.save(step, curves)
         self._saver.wait()
-        wait_for_all()  # nobody ends before all have saved
+        wait_for_all()  # no process ends before all have saved
         raise TrainingInterrupted(
             f"{self._job.program} was interrupted at step {step} of {self._plan.steps}, and saved there: run again"
         )
 
-    def finish(self, curves: Curves, about: Mapping[str, Any]) -> None:
+    def finish(self, curves: Curves, metadata: Mapping[str, Any]) -> None:
         """Save the trained model and its curves (process 0; the others help it to gather one weight at a time)."""
         self._saver.wait()
-        output, model, writes = self._job.output, self._model, self._rank == 0
-        save_model(output, model.backbone, model.processor, dict(about), gather=self.engine.gather, writes=writes)
+        output, model, writes = self._job.output, self._model, current_process().is_main
+        save_model(output, model.backbone, model.processor, dict(metadata), gather=self.engine.gather, write=writes)
         if writes:
             curves.write(output / CURVES_FILE)
         wait_for_all()
 
 
-def _engine(
+def _make_engine(
     objective: Objective, model: LoadedModel, plan: TrainPlan, job: Job, restored: EngineState | None
 ) -> Engine:
     runtime = job.settings.runtime
@@ -223,5 +225,6 @@ def _engine(
 def _check_finite(step: int, figures: Mapping[str, float], name: str, examples: Sequence[str]) -> None:
     if not math.isfinite(figures[name]):
         raise TrainingError(
-            f"step {step + 1}: the {name} is {figures[name]}; figures: {sentence(figures)}. {way_out(examples)}"
+            f"step {step + 1}: the {name} is {figures[name]}; figures: {format_figures(figures)}. "
+            f"{loss_advice(examples)}"
         )

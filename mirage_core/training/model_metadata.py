@@ -1,81 +1,63 @@
-"""What mirage.json of a trained model says: how to use it, and what made it of what data.
+"""The content of a trained model's mirage.json: how to use it, and which stages made it from which data.
 
-Nothing but what decides the weights: the same job writes the same words under any commit, whatever else is in its
-recipe. Settings of the whole recipe, commit and versions stand in the artifact's manifest; an export joins them.
+It holds only what decides the weights: the same job writes the same bytes under any commit, whatever else is in its
+recipe. Settings of the whole recipe, commit and versions are in the artifact's manifest; an export joins them.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from mirage_core.config import Section, Settings, identity
-from mirage_core.distributed.job import TEXT_ONLY, Job
+from mirage_core.config import InferenceSettings, Settings, identity
+from mirage_core.distributed.job import Job
+from mirage_core.methods import programs
 from mirage_core.model.loading import FROM_SCRATCH, LoadedModel
 from mirage_core.store.manifest import describe_folder, digest_of
 from mirage_core.store.records import count_by_split
 
 
-def about(job: Job, model: LoadedModel) -> dict[str, Any]:
-    """What mirage.json of the job's model says, the stages that made it oldest first; the same words every time."""
+def model_metadata(job: Job, model: LoadedModel) -> dict[str, Any]:
+    """Return the mirage.json of the job's model: that of its input model, with the job as the last stage."""
     before = {name: value for name, value in model.about.items() if name not in ("scores", "adapter")}
     return {
         **before,
-        **about_use(job.settings, latents=has_latents(job)),
+        **InferenceSettings.of(job.settings).as_metadata(latents=has_latents(job)),
         "stage": job.program,
         "stages": [*before.get("stages", [before.get("stage", "base")]), job.program],
         "history": [*before.get("history", []), _chapter(job)],
     }
 
 
-def about_warmup(job: Job) -> dict[str, Any]:
-    """What mirage.json says of a model from scratch."""
-    return {**about_base(job.settings), "stage": "base", "source": FROM_SCRATCH, "history": [_chapter(job)]}
+def warmup_metadata(job: Job) -> dict[str, Any]:
+    """Return the mirage.json of a model from scratch."""
+    return {**base_metadata(job.settings), "stage": "base", "source": FROM_SCRATCH, "history": [_chapter(job)]}
 
 
-def about_base(settings: Settings) -> dict[str, Any]:
-    """What a base model is told of its recipe: how it is asked. What it is trained for comes with its training."""
+def base_metadata(settings: Settings) -> dict[str, Any]:
+    """Return what a base model needs of its recipe: the prompt. The rest comes with its training."""
     return {"prompt": identity(settings.prompt), "recipe": settings.recipe}
 
 
-def about_use(settings: Settings, *, latents: bool) -> dict[str, Any]:
-    """How a trained model of a recipe is to be used."""
-    latent = {"latent": identity(settings.latent)} if latents else {}
-    return {"prompt": identity(settings.prompt), **latent, "variant": settings.teacher.variant}
-
-
 def has_latents(job: Job) -> bool:
-    """Whether the job's model thinks in latents: not after text alone, nor where the job was told so."""
-    return job.program not in TEXT_ONLY and job.options.get("latents", "on") == "on"
+    """Whether the job's model thinks in latents: not after text alone, nor if the job's options turn them off."""
+    return programs()[job.program].has_latents and job.options.get("latents", "on") == "on"
 
 
 def _chapter(job: Job) -> dict[str, Any]:
-    """One stage of a model's making; ``begun_with`` is the digest of its input model's artifact, where it is known."""
+    """Return one stage of a model's history; ``begun_with`` is the digest of its input model's artifact, if known."""
+    section = job.settings.model.warmup if job.program == "warmup" else job.settings.training(job.program)
     model = job.settings.model.model_dump(mode="json", include={"dtype", "attention", "train_vision", "lora"})
     return {
         "stage": job.program,
         "seed": job.seed,
-        "settings": identity(chosen(job)),
+        "settings": identity(section),
         "model": model,
         "begun_with": job.digests.get("model"),
         "data": {name: _data(job, name) for name in sorted(job.inputs) if name in ("examples", "problems")},
     }
 
 
-def chosen(job: Job) -> Section:
-    """The settings that the job's program reads."""
-    settings = job.settings
-    sections: dict[str, Section] = {
-        "warmup": settings.model.warmup,
-        "text": settings.direct_sft,
-        "capimagine": settings.capimagine,
-        "grounding": settings.grounding,
-        "relaxation": settings.relaxation,
-        "grpo": settings.grpo,
-    }
-    return sections[job.program]
-
-
 def _data(job: Job, name: str) -> dict[str, Any]:
-    """The digest of an input artifact, and how many rows of each benchmark and split it holds."""
+    """Return the digest of an input artifact, and how many rows of each benchmark and split it holds."""
     folder = job.inputs[name]
     return {"digest": job.digests.get(name) or digest_of(describe_folder(folder)), "counts": count_by_split(folder)}

@@ -86,15 +86,15 @@ def test_groups_explain_all_variance_that_is_theirs_and_chance_of_what_is_not() 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
 def test_the_two_way_table_gives_each_cause_its_share(part: int) -> None:
-    instance, place = normal(6, 1, 4), normal(1, 3, 4, seed=1)
+    instance, position = normal(6, 1, 4), normal(1, 3, 4, seed=1)
     rest = normal(6, 3, 4, seed=2)
     rest -= rest.mean(0, keepdims=True)
     rest -= rest.mean(1, keepdims=True)
-    table = [np.broadcast_to(instance, (6, 3, 4)), np.broadcast_to(place, (6, 3, 4)), rest][part]
+    table = [np.broadcast_to(instance, (6, 3, 4)), np.broadcast_to(position, (6, 3, 4)), rest][part]
     shares = geometry.two_way_shares(table + 7.0, np.full((1, 6), 1 / 6))
     assert [float(share[0]) for share in shares] == pytest.approx([float(part == at) for at in range(3)], abs=1e-6)
 
 
 def test_places_are_spread_from_the_first_to_the_last() -> None:
-    assert geometry.evenly(9, 3).tolist() == [0, 4, 8]
-    assert geometry.evenly(4, 4).tolist() == [0, 1, 2, 3]
+    assert geometry.evenly_spaced(9, 3).tolist() == [0, 4, 8]
+    assert geometry.evenly_spaced(4, 4).tolist() == [0, 1, 2, 3]

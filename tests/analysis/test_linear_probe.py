@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mirage_core.analysis.measures.linear_probe import class_hits, class_targets, folds_of, held_out, sign_hits
+from mirage_core.analysis.measures.linear_probe import class_hits, class_targets, cross_validate, folds_of, sign_hits
 from mirage_core.errors import InputError
 
 PENALTIES = (1e-3, 1e-1, 10.0)
@@ -25,7 +25,7 @@ def labelled(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.nd
 def accuracy(states: np.ndarray, labels: np.ndarray, units: np.ndarray | None = None) -> float:
     targets, _ = class_targets(labels.tolist())
     folds = folds_of((np.arange(len(labels)) if units is None else units).tolist(), 5, 0)
-    return float(held_out(states, targets[None], folds, PENALTIES, class_hits).hits.mean())
+    return float(cross_validate(states, targets[None], folds, PENALTIES, class_hits).hits.mean())
 
 
 def test_a_label_that_is_there_is_read_and_one_that_is_not_is_guessed() -> None:
@@ -51,8 +51,8 @@ def test_a_set_of_labels_is_solved_as_if_it_were_alone() -> None:
     targets, _ = class_targets(labels.tolist())
     other = np.random.default_rng(9).permutation(60)
     folds = folds_of(list(range(60)), 4, 0)
-    both = held_out(states, np.stack([targets, targets[other]]), folds, PENALTIES, class_hits)
-    alone = held_out(states, targets[other][None], folds, PENALTIES, class_hits)
+    both = cross_validate(states, np.stack([targets, targets[other]]), folds, PENALTIES, class_hits)
+    alone = cross_validate(states, targets[other][None], folds, PENALTIES, class_hits)
     assert (both.hits[1] == alone.hits[0]).all() and both.hits[0].mean() > 0.85 > 0.6 > both.hits[1].mean()
 
 
@@ -61,11 +61,11 @@ def test_the_dual_solution_is_ridge_regression() -> None:
     folds = np.array([0] * 6 + [1] * 6)
     seen: list[np.ndarray] = []
 
-    def kept(predicted: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    def record_hits(predicted: np.ndarray, asked: np.ndarray) -> np.ndarray:
         seen.append(predicted)
         return np.zeros(predicted.shape[:2])
 
-    held_out(states, targets[None], folds, (0.5,), kept)
+    cross_validate(states, targets[None], folds, (0.5,), record_hits)
     train, test = states[6:], states[:6]
     mean, deviation = train.mean(0), train.std(0)
     fitted, asked = (train - mean) / deviation, (test - mean) / deviation
@@ -84,4 +84,4 @@ def test_signs_count_where_an_instance_has_them() -> None:
 def test_a_single_fold_is_refused() -> None:
     targets, _ = class_targets(["a", "b"])
     with pytest.raises(InputError, match=r"1 fold"):
-        held_out(normal(2, 3), targets[None], np.zeros(2, dtype=np.int64), PENALTIES, class_hits)
+        cross_validate(normal(2, 3), targets[None], np.zeros(2, dtype=np.int64), PENALTIES, class_hits)

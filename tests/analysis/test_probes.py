@@ -10,7 +10,7 @@ from mirage_core.analysis.measures.probes import probes
 from mirage_core.analysis.results import Probe
 from mirage_core.config import AnalysisSettings
 from mirage_core.types import Problem
-from tests.analysis.constructed import run
+from tests.analysis.fake_runs import run
 from tests.analysis.toys import toy_problems
 
 SETTINGS = AnalysisSettings(resamples=100, shuffles=19)
@@ -21,23 +21,23 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape)
 
 
-def telling(problems: list[Problem], place: int) -> torch.Tensor:
+def telling(problems: list[Problem], position: int) -> torch.Tensor:
     """Latents [N, 2, 8] of which the one at ``place`` holds the answer, and all else is noise."""
     letters = np.array(["ABC".index(problem.answer) for problem in problems])
     latents = normal(len(problems), 2, 8)
-    latents[:, place] += 4 * normal(3, 8, seed=1)[letters]
+    latents[:, position] += 4 * normal(3, 8, seed=1)[letters]
     return torch.from_numpy(latents).float()
 
 
-def by_states(found: list[Probe]) -> dict[str, Probe]:
-    return {probe.states: probe for probe in found if probe.fact.endswith(": answer")}
+def by_states(result: list[Probe]) -> dict[str, Probe]:
+    return {probe.states: probe for probe in result if probe.fact.endswith(": answer")}
 
 
 def test_the_latent_that_holds_the_answer_is_found_and_the_others_are_not() -> None:
     problems = toy_problems(90)
-    found = by_states(list(probes(run(problems, telling(problems, 1)), problems, SETTINGS).probes))
-    assert list(found) == ["latents", "latent-0", "latent-1", "image-features", "image-pooled", "text-before"]
-    for name, probe in found.items():
+    result = by_states(list(probes(run(problems, telling(problems, 1)), problems, SETTINGS).probes))
+    assert list(result) == ["latents", "latent-0", "latent-1", "image-features", "image-pooled", "text-before"]
+    for name, probe in result.items():
         value, low = probe.accuracy.value, probe.accuracy.low
         assert value is not None and low is not None and probe.test == 90 and probe.train == 72
         if name in ("latents", "latent-1"):
@@ -70,13 +70,13 @@ def test_holes_are_probed_cell_by_cell_and_copies_of_a_map_stay_together() -> No
         for at in range(60)
     ]  # fmt: skip
     pictures = torch.from_numpy(4 * normal(3, 2, 8, seed=5)[np.arange(60) % 3] + normal(60, 2, 8)).float()
-    found = probes(run(problems, pictures), problems, SETTINGS)
-    holes = next(probe for probe in found.probes if probe.fact.endswith("hole at each cell"))
+    result = probes(run(problems, pictures), problems, SETTINGS)
+    holes = next(probe for probe in result.probes if probe.fact.endswith("hole at each cell"))
     assert holes.accuracy.value is not None and holes.accuracy.value < 0.95, "no map was seen in training"
-    assert found.skipped["vsp-planning: next move"] == "it is the same in all instances"
+    assert result.skipped["vsp-planning: next move"] == "it is the same in all instances"
 
 
 def test_too_few_instances_are_not_probed_and_the_reason_is_told() -> None:
     problems = toy_problems(12)
-    found = probes(run(problems, telling(problems, 0)), problems, SETTINGS)
-    assert found.probes == () and "fewer than 20" in found.skipped["vsp-reasoning: answer"]
+    result = probes(run(problems, telling(problems, 0)), problems, SETTINGS)
+    assert result.probes == () and "fewer than 20" in result.skipped["vsp-reasoning: answer"]

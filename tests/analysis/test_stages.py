@@ -49,8 +49,8 @@ def taken(made: tuple[Store, dict[str, Artifact]], measure: str, chosen: Setting
 def test_every_measure_is_taken_once_and_read_back(made: tuple[Store, dict[str, Artifact]], measure: str) -> None:
     result = taken(made, measure, settings())
     assert not result.cached and result.artifact.summary["instances"] == 8
-    found = read_result(made[0].fetch(result.artifact), RESULTS[measure])
-    assert found.header.measure == measure and found.header.instances == 8  # type: ignore[attr-defined]
+    measured = read_result(made[0].fetch(result.artifact), RESULTS[measure])
+    assert measured.header.measure == measure and measured.header.instances == 8  # type: ignore[attr-defined]
     assert taken(made, measure, settings()).cached
 
 

@@ -1,4 +1,4 @@
-r"""Chains in words: a model that answers by its chain is told from one that answers past it.
+r"""Chains in words: a model that answers by its chain is told apart from one that answers past it.
 
 What the models answer is a rule of the test; prompts, words, boxes, verdicts and figures are the real ones.
 """
@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from mirage_core.analysis.intervened_generation import Asker, Said
-from mirage_core.analysis.measures.text_chain import answered, shuffled, text_chain, truncated
+from mirage_core.analysis.intervened_generation import GeneratedAnswer, InterventionRunner
+from mirage_core.analysis.measures.text_chain import generate_from_chains, shuffled, text_chain, truncated
 from mirage_core.analysis.results import Run, TextChainResult
 from mirage_core.types import Prediction, Problem, Score
-from tests.analysis import constructed, toys
+from tests.analysis import fake_runs, toys
 
 PROBLEMS = toys.toy_problems(30)
 WORDS = {"A": "The tile is red so the answer is", "B": "It looks green to me so I say", "C": "All is blue here hence"}
@@ -26,54 +26,54 @@ Rule = Callable[[str, Problem], str]
 
 
 def by_the_chain(chain: str, problem: Problem) -> str:
-    told = [letter for letter, word in (("A", "red"), ("B", "green"), ("C", "blue")) if word in chain.split()]
-    return told[0] if told else "A"
+    named = [letter for letter, word in (("A", "red"), ("B", "green"), ("C", "blue")) if word in chain.split()]
+    return named[0] if named else "A"
 
 
 def past_the_chain(chain: str, problem: Problem) -> str:
     return problem.answer
 
 
-class RuleAsker(Asker):
-    """Answers by a rule from what is written already; everything else is an Asker's."""
+class RuleRunner(InterventionRunner):
+    """Answers by a rule from the text in the prompt; everything else is an InterventionRunner's."""
 
     def __init__(self, rule: Rule) -> None:
         super().__init__(toys.trained("none"), toys.toy_settings())
         self._rule = rule
         self.seen: list[str] = []
 
-    def ask(self, problems: Sequence[Problem], change: Any = None, **how: Any) -> list[Said]:
-        """One letter a problem, put behind what is written; its token is certain."""
-        assert change is None and how["begun"]
-        said = []
-        for problem, prompt, begun in zip(problems, how["prompts"], how["written"], strict=True):
+    def generate(self, problems: Sequence[Problem], intervene: Any = None, **options: Any) -> list[GeneratedAnswer]:
+        """One letter per problem, after its prefix; its token is certain."""
+        assert intervene is None and options["prefix_in_answer_box"]
+        answers = []
+        for problem, prompt, prefix in zip(problems, options["prompts"], options["prefix_text"], strict=True):
             self.seen.append(self.loaded.processor.tokenizer.decode(prompt.ids))
-            letter = self._rule(begun, problem)
-            prediction, _ = constructed.said(problem, "A")
-            output = f"{begun}{letter}}}"
+            letter = self._rule(prefix, problem)
+            prediction, _ = fake_runs.answer(problem, "A")
+            output = f"{prefix}{letter}}}"
             prediction = Prediction(**{**fields(prediction), "output": output, "spans": ()})
             score = Score(problem_id=problem.id, correct=letter == problem.answer, parsed=letter, rule="option-letter")
             first = torch.full((3,), 1e-4).log()
             first["ABC".index(letter)] = np.log(1 - 2e-4)
-            said.append(Said(prediction=prediction, score=score, first=first))
-        return said
+            answers.append(GeneratedAnswer(prediction=prediction, score=score, first_token=first))
+        return answers
 
 
 def fields(prediction: Prediction) -> dict[str, Any]:
     return {name: getattr(prediction, name) for name in Prediction.__slots__}
 
 
-def measured(rule: Rule) -> tuple[TextChainResult, RuleAsker]:
+def measured(rule: Rule) -> tuple[TextChainResult, RuleRunner]:
     """The measure on clean answers with the toy's words before their boxes."""
-    collected = constructed.run(PROBLEMS, torch.zeros(len(PROBLEMS), 2, 4))
+    collected = fake_runs.run(PROBLEMS, torch.zeros(len(PROBLEMS), 2, 4))
     scored = []
     for problem in PROBLEMS:
-        prediction, score = constructed.said(problem, problem.answer)
+        prediction, score = fake_runs.answer(problem, problem.answer)
         output = f"{WORDS[problem.answer]} \\boxed{{{problem.answer}}}"
         scored.append((Prediction(**{**fields(prediction), "output": output, "spans": ()}), score))
-    asker = RuleAsker(rule)
+    runner = RuleRunner(rule)
     settings = toys.toy_settings().analysis
-    return text_chain(asker, replace(collected, scored=tuple(scored)), PROBLEMS, settings, toys.quiet), asker
+    return text_chain(runner, replace(collected, scored=tuple(scored)), PROBLEMS, settings, toys.quiet), runner
 
 
 def runs_of(result: TextChainResult) -> dict[str, Run]:
@@ -81,7 +81,7 @@ def runs_of(result: TextChainResult) -> dict[str, Run]:
 
 
 def test_another_chain_gives_another_answer_where_the_chain_decides() -> None:
-    result, asker = measured(by_the_chain)
+    result, runner = measured(by_the_chain)
     runs = runs_of(result)
     assert list(runs) == ["own", "other", "truncate 0.25", "truncate 0.5", "truncate 0.75", "shuffle", "delete"]
     assert runs["own"].accuracy.value == 1 and runs["own"].changed.value == 0
@@ -93,7 +93,7 @@ def test_another_chain_gives_another_answer_where_the_chain_decides() -> None:
     assert runs["delete"].accuracy.value == pytest.approx(1 / 3)
     assert runs["truncate 0.25"].accuracy.value < runs["truncate 0.75"].accuracy.value == 1
     assert result.mean_words == pytest.approx(np.mean([len(WORDS[problem.answer].split()) for problem in PROBLEMS]))
-    assert any("The tile is red so the answer is \\boxed{" in text for text in asker.seen)
+    assert any("The tile is red so the answer is \\boxed{" in text for text in runner.seen)
 
 
 def test_no_edit_of_the_chain_moves_answers_that_go_past_it() -> None:
@@ -104,19 +104,21 @@ def test_no_edit_of_the_chain_moves_answers_that_go_past_it() -> None:
 
 
 def test_answers_with_latents_or_without_a_box_take_no_part() -> None:
-    asker, settings = toys.deaf()
-    found = text_chain(asker, toys.clean("deaf"), toys.toy_problems(), settings.analysis, toys.quiet)
-    assert found.runs == () and found.header.used == 0 and found.mean_words is None
-    assert "24 of 24 answers hold latents" in found.header.notes[0]
+    runner, settings = toys.deaf()
+    result = text_chain(runner, toys.clean("deaf"), toys.toy_problems(), settings.analysis, toys.quiet)
+    assert result.runs == () and result.header.used == 0 and result.mean_words is None
+    assert "24 of 24 answers hold latents" in result.header.notes[0]
 
 
 def test_a_model_goes_on_from_a_forced_chain_and_an_open_box_with_its_answer() -> None:
-    asker, _ = toys.deaf()
-    said = answered(Asker(asker.loaded, toys.toy_settings()), PROBLEMS[:4], ["The tile is red. "] * 4)
-    for one in said:
-        assert one.prediction.output.startswith("The tile is red. \\boxed{") and one.first is not None
-        begins = int(one.first.argmax())
-        assert begins == one.prediction.token_ids[0], "the first token behind the open box is the answer's first"
+    runner, _ = toys.deaf()
+    answers = generate_from_chains(
+        InterventionRunner(runner.loaded, toys.toy_settings()), PROBLEMS[:4], ["The tile is red. "] * 4
+    )
+    for answer in answers:
+        assert answer.prediction.output.startswith("The tile is red. \\boxed{") and answer.first_token is not None
+        begins = int(answer.first_token.argmax())
+        assert begins == answer.prediction.token_ids[0], "the first token behind the open box is the answer's first"
 
 
 def test_chains_are_cut_and_mixed_word_by_word() -> None:

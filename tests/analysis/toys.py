@@ -1,8 +1,8 @@
 """Two small models whose answers are known to depend on their latents, or not to; and the toy they are trained on.
 
-A picture of one colour is one of three letters. ``reader``: text behind the span sees the latents' vectors alone
-(latent_only), so whatever it says of the picture it has from them. ``deaf``: text behind the span is shown no latent
-in any run, so whatever it says owes nothing to them.
+An image of one colour is one of three letters. ``reader``: text after the span attends to the latents' vectors alone
+(latent_only), so its answers come from them. ``deaf``: text after the span attends to no latent in any run, so its
+answers owe nothing to them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mirage_core.analysis.collect import Collected, collect
-from mirage_core.analysis.intervened_generation import Asker, Change, Said
+from mirage_core.analysis.collect import CleanRun, collect
+from mirage_core.analysis.intervened_generation import BatchIntervention, GeneratedAnswer, InterventionRunner
 from mirage_core.config import ArchitectureSettings, ModelSettings, Settings
 from mirage_core.generation.interventions import Interventions
 from mirage_core.latent.collate import collate
 from mirage_core.latent.encoder import Encoder
-from mirage_core.model.loading import LoadedModel, build_base
+from mirage_core.model.loading import LoadedModel, build_base_model
 from mirage_core.training.sft.losses import relaxation_loss
 from mirage_core.types import AuxiliaryImage, Problem, ProgressEvent, ReasoningChain, TrainingExample
 
@@ -48,7 +48,7 @@ def toy_settings(bottleneck: str = "none", **analysis: Any) -> Settings:
 
 
 def toy_problem(index: int) -> Problem:
-    """Number ``index``: a picture whose colour says the answer, each a little different."""
+    """Number ``index``: an image whose colour gives the answer, each a little different."""
     letter = "ABC"[index % 3]
     random = np.random.default_rng(index)
     pixels = np.array(COLOURS[letter]) + random.integers(-25, 26, size=(56, 56, 3))
@@ -75,12 +75,12 @@ def toy_problems(count: int = 24, first: int = 1000) -> list[Problem]:
 def trained(bottleneck: str, steps: int = 30) -> LoadedModel:
     """A model trained to roll its latents out and to answer, under a bottleneck or none."""
     settings = toy_settings(bottleneck)
-    loaded = build_base(ModelSettings(architecture=SMALL), 0)
+    loaded = build_base_model(ModelSettings(architecture=SMALL), 0)
     loaded = replace(loaded, about={"stages": ["base", "relaxation"]})
     backbone = loaded.backbone.train()
     backbone.freeze_vision()
     encoder = Encoder(loaded.processor, settings.latent, settings.prompt, "direct")
-    examples = [encoder.example(_taught(index), with_latents=True, with_targets=False) for index in range(120)]
+    examples = [encoder.example(_example(index), with_latents=True, with_targets=False) for index in range(120)]
     weights = [weight for weight in backbone.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=3e-3)
     for step in range(steps):
@@ -94,7 +94,7 @@ def trained(bottleneck: str, steps: int = 30) -> LoadedModel:
     return loaded
 
 
-def _taught(index: int) -> TrainingExample:
+def _example(index: int) -> TrainingExample:
     problem = toy_problem(index)
     chain = ReasoningChain(
         problem_id=problem.id,
@@ -107,39 +107,41 @@ def _taught(index: int) -> TrainingExample:
     return TrainingExample(problem=problem, auxiliary_image=image, chain=chain)
 
 
-class DeafAsker(Asker):
-    """An asker under which text behind a span never sees a latent, whatever else is changed."""
+class DeafRunner(InterventionRunner):
+    """A runner under which text after a span never attends to a latent, whatever else is changed."""
 
-    def ask(self, problems: Sequence[Problem], change: Change | None = None, **how: Any) -> list[Said]:
-        """As an Asker does, with ``hide_latents`` in every run."""
+    def generate(
+        self, problems: Sequence[Problem], intervene: BatchIntervention | None = None, **options: Any
+    ) -> list[GeneratedAnswer]:
+        """As an InterventionRunner does, with ``hide_latents`` in every run."""
 
         def deaf(index: Any) -> Interventions:
-            base = Interventions() if change is None else change(index)
+            base = Interventions() if intervene is None else intervene(index)
             return replace(base, hide_latents=True)
 
-        return super().ask(problems, deaf, **how)
+        return super().generate(problems, deaf, **options)
 
 
 def quiet(event: ProgressEvent) -> None:
-    """A Progress that says nothing."""
+    """A Progress that reports nothing."""
 
 
 @lru_cache(maxsize=1)
-def reader() -> tuple[Asker, Settings]:
+def reader() -> tuple[InterventionRunner, Settings]:
     """The model whose answers come from its latents."""
     settings = toy_settings("latent_only")
-    return Asker(trained("latent_only"), settings), settings
+    return InterventionRunner(trained("latent_only"), settings), settings
 
 
 @lru_cache(maxsize=1)
-def deaf() -> tuple[Asker, Settings]:
+def deaf() -> tuple[InterventionRunner, Settings]:
     """The model whose answers owe nothing to its latents."""
     settings = toy_settings("none")
-    return DeafAsker(trained("none"), settings), settings
+    return DeafRunner(trained("none"), settings), settings
 
 
 @lru_cache(maxsize=2)
-def clean(which: str) -> Collected:
+def clean(which: str) -> CleanRun:
     """The clean run of ``reader`` or ``deaf`` over the toy's problems."""
-    asker, _ = reader() if which == "reader" else deaf()
-    return collect(asker, toy_problems(), quiet)
+    runner, _ = reader() if which == "reader" else deaf()
+    return collect(runner, toy_problems(), quiet)

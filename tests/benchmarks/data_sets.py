@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mirage_core.worlds.jigsaw import draw_picture
+from mirage_core.worlds.jigsaw import draw_image
 from mirage_core.worlds.maze import maze_from_rows, picture_bytes, render
 
 MAPS = (
@@ -26,7 +26,7 @@ MARKS = {1: "@", 2: "*", -1: "#", 0: "_"}
 def picture(seed: int, side: int = 48, kind: str = "PNG") -> bytes:
     """An encoded picture of shapes."""
     buffer = io.BytesIO()
-    draw_picture(np.random.default_rng(seed), side).save(buffer, kind)
+    draw_image(np.random.default_rng(seed), side).save(buffer, kind)
     return buffer.getvalue()
 
 

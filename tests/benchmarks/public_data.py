@@ -23,15 +23,15 @@ def vstar_folder(folder: Path, questions: bool = True) -> Path:
         for number in range(2):
             name = f"{group}/sa_{number}"
             (folder / f"{name}.jpg").write_bytes(picture(number, kind="JPEG"))
-            asked = f"What about thing {number} of {group}?"
+            question = f"What about thing {number} of {group}?"
             lines = [f"({letter}) {text}" for letter, text in zip("ABCD", options, strict=False)]
-            told = {"target_object": ["thing"], "bbox": [[1, 2, 3, 4]], "question": asked, "options": options}
-            (folder / f"{name}.json").write_text(json.dumps(told))
+            annotation = {"target_object": ["thing"], "bbox": [[1, 2, 3, 4]], "question": question, "options": options}
+            (folder / f"{name}.json").write_text(json.dumps(annotation))
             ending = "Answer with the option's letter from the given choices directly."
             rows.append(
                 {
                     "image": f"{name}.jpg",
-                    "text": "\n".join([asked, *lines, ending]),
+                    "text": "\n".join([question, *lines, ending]),
                     "category": group,
                     "label": "AB"[number],
                     "question_id": len(rows),
@@ -91,13 +91,13 @@ def mme_rows() -> list[dict[str, Any]]:
 
 def multi_view_rows(count: int = 2) -> list[dict[str, Any]]:
     """Rows as BLINK's Multi-view_Reasoning has them: two views, image_3 and image_4 null."""
-    asked = "The camera is moving while shooting. Is it moving clockwise (left) or counter-clockwise (right)?"
+    question = "The camera is moving while shooting. Is it moving clockwise (left) or counter-clockwise (right)?"
     return [
         {
             "idx": f"val_Multi-view_Reasoning_{number + 1}",
             "sub_task": "Multi-view_Reasoning",
-            "question": asked,
-            "prompt": f"{asked}\nSelect from the following choices.\n(A) left\n(B) right",
+            "question": question,
+            "prompt": f"{question}\nSelect from the following choices.\n(A) left\n(B) right",
             "choices": ["left", "right"],
             "answer": ("(A)", "(B)")[number % 2],
             **{f"image_{at}": {"bytes": picture(5 * number + at), "path": f"{at}.png"} for at in (1, 2)},

@@ -17,8 +17,8 @@ from mirage_core.config import AuxiliaryImageSettings, JigsawData
 from mirage_core.errors import DataError
 from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.types import Problem
-from mirage_core.worlds.jigsaw import draw_picture, same_piece, stitch
-from mirage_core.worlds.jigsaw.cut import MIN_DIFFERENCE, difference, right_piece
+from mirage_core.worlds.jigsaw import draw_image, same_piece, stitch
+from mirage_core.worlds.jigsaw.cut import MIN_DIFFERENCE, correct_piece, difference
 from tests.benchmarks.data_sets import blink_folder, opened, photographs, picture
 
 SMALL = JigsawData(train=12, validation=2, test=5, side_px=64)
@@ -28,29 +28,29 @@ def quiet(event: object) -> None:
     """Nobody listens."""
 
 
-def made(data: JigsawData, seed: int = 1) -> list[Problem]:
+def jigsaw_of(data: JigsawData, seed: int = 1) -> list[Problem]:
     return list(jigsaw.jigsaw_problems(data, seed, quiet))
 
 
 def test_the_right_piece_completes_the_picture_and_the_wrong_one_does_not() -> None:
-    for problem in made(SMALL):
+    for problem in jigsaw_of(SMALL):
         reference, *pieces = map(opened, problem.images)
         right = pieces["AB".index(problem.answer)]
         wrong = pieces[1 - "AB".index(problem.answer)]
         assert reference.size == (64, 64) and right.size == wrong.size == (32, 32)
         assert not np.asarray(reference.crop((32, 32, 64, 64))).any(), "the lower right quarter is still there"
         assert difference(right, wrong) >= MIN_DIFFERENCE
-        source = draw_picture(np.random.default_rng([1, int(problem.facts["source"].split("-")[1])]), 64)
+        source = draw_image(np.random.default_rng([1, int(problem.facts["source"].split("-")[1])]), 64)
         assert np.array_equal(np.asarray(stitch(reference, right)), np.asarray(source))
 
 
 def test_every_split_has_what_was_asked_for_and_both_letters_are_right_sometimes() -> None:
-    problems = made(JigsawData(train=40, validation=4, test=10, side_px=64))
+    problems = jigsaw_of(JigsawData(train=40, validation=4, test=10, side_px=64))
 
     assert Counter(problem.split for problem in problems) == {"train": 40, "validation": 4, "test": 10}
     assert len({problem.id for problem in problems}) == len(problems)
     assert 10 <= Counter(problem.answer for problem in problems)["A"] <= 44
-    assert problems == made(JigsawData(train=40, validation=4, test=10, side_px=64))
+    assert problems == jigsaw_of(JigsawData(train=40, validation=4, test=10, side_px=64))
 
 
 def test_copies_of_a_picture_in_other_sizes_and_formats_stay_in_one_split(tmp_path: Path) -> None:
@@ -63,17 +63,17 @@ def test_copies_of_a_picture_in_other_sizes_and_formats_stay_in_one_split(tmp_pa
     data = JigsawData(pictures=str(folder), train=40, validation=3, test=15, side_px=64)
 
     splits: dict[str, set[str]] = {}
-    for problem in made(data):
+    for problem in jigsaw_of(data):
         number = Path(problem.facts["source"]).stem.removeprefix("copy-")
         splits.setdefault(number, set()).add(problem.split)
 
-    assert all(len(found) == 1 for found in splits.values()), "a picture stands in two splits"
-    assert sum(len(found) for found in splits.values()) < 58, "no copy was used: the test says nothing"
+    assert all(len(split_set) == 1 for split_set in splits.values()), "a picture stands in two splits"
+    assert sum(len(split_set) for split_set in splits.values()) < 58, "no copy was used: the test says nothing"
 
 
 def test_a_near_wrong_piece_comes_from_another_picture_of_the_same_split(tmp_path: Path) -> None:
     data = JigsawData(pictures=str(photographs(tmp_path, 60)), train=10, validation=1, test=5, side_px=64, wrong="near")
-    problems = made(data)
+    problems = jigsaw_of(data)
 
     for problem in problems:
         assert problem.facts["wrong"] == "near"
@@ -85,8 +85,8 @@ def test_a_near_wrong_piece_comes_from_another_picture_of_the_same_split(tmp_pat
 def test_too_few_pictures_are_an_error_that_counts(tmp_path: Path) -> None:
     data = JigsawData(pictures=str(photographs(tmp_path, 8)), train=100, side_px=64)
 
-    with pytest.raises(DataError, match=r"problems are missing.*gave 8 pictures"):
-        made(data)
+    with pytest.raises(DataError, match=r"problems are missing.*has 8 images"):
+        jigsaw_of(data)
 
 
 def test_a_picture_of_one_colour_makes_no_jigsaw() -> None:
@@ -101,14 +101,14 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (folder / "a.png").symlink_to(outside)
 
     with pytest.raises(DataError, match=r"a link out of"):
-        made(JigsawData(pictures=str(folder), side_px=64))
+        jigsaw_of(JigsawData(pictures=str(folder), side_px=64))
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
     (photographs(tmp_path, 3) / "001.jpg").write_bytes(b"\xff\xd8\xff not a picture")
 
     with pytest.raises(DataError, match=r"001\.jpg cannot be decoded"):
-        made(JigsawData(pictures=str(tmp_path), side_px=64))
+        jigsaw_of(JigsawData(pictures=str(tmp_path), side_px=64))
 
 
 def test_blinks_rows_are_read_from_its_folder_and_judged(tmp_path: Path) -> None:
@@ -134,20 +134,20 @@ def test_hidden_answers_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_imagined_picture_shows_both_pieces_in_their_place() -> None:
-    problem = made(SMALL)[0]
+    problem = jigsaw_of(SMALL)[0]
     both = draw_auxiliary_images([problem], AuxiliaryImageSettings(), 64, 1, quiet)[0]
     right = draw_auxiliary_images([problem], AuxiliaryImageSettings(jigsaw_layout="right"), 64, 1, quiet)[0]
 
     assert opened(both.image).size == (64 + 8 + 64, 64) and opened(right.image).size == (64, 64)
     first = opened(both.image).crop((32, 32, 64, 64))
     assert np.array_equal(np.asarray(first), np.asarray(opened(problem.images[1])))
-    completed = right_piece(opened(right.image))
+    completed = correct_piece(opened(right.image))
     assert np.array_equal(np.asarray(completed), np.asarray(opened(problem.images[1 + "AB".index(problem.answer)])))
 
 
 def test_near_hashes_are_found_and_grouped() -> None:
-    pictures = [draw_picture(np.random.default_rng(seed), 64) for seed in range(20)]
-    hashes = [perceptual_hash(one) for one in pictures] + [perceptual_hash(pictures[3].resize((200, 200)))]
+    pictures = [draw_image(np.random.default_rng(seed), 64) for seed in range(20)]
+    hashes = [perceptual_hash(image) for image in pictures] + [perceptual_hash(pictures[3].resize((200, 200)))]
 
     assert (3, 20) in list(near_pairs(hashes, hashes))
     groups = near_groups(hashes)

@@ -31,7 +31,7 @@ from tests.benchmarks.public_data import (
 def right(name: str, problems: list[Any], outputs: list[str], rule: str | None = None) -> list[bool]:
     judged = benchmarks.get(name)
     used = {"rule": rule} if rule else {}
-    return [judged.score(one, output, **used).correct for one, output in zip(problems, outputs, strict=True)]
+    return [judged.score(problem, output, **used).correct for problem, output in zip(problems, outputs, strict=True)]
 
 
 def test_vstar_questions_stand_in_their_own_words_and_groups(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_hr_bench_asks_each_question_in_four_rotations_that_share_their_picture(
     problems = benchmarks.get("hr-bench-4k").load(folder)
 
     assert len(problems) == 8 and len(benchmarks.get("hr-bench-8k").load(folder)) == 4
-    asked = [hr_bench.ORDERS.asked(problem.id) for problem in problems]
+    asked = [hr_bench.ORDERS.parse_id(problem.id) for problem in problems]
     assert [order for _, order in asked] == [0, 1, 2, 3] * 2
     assert len({question for question, _ in asked}) == 2
     assert [problem.answer for problem in problems[:4]] == ["A", "B", "C", "D"]
@@ -133,11 +133,11 @@ def test_blink_multi_view_shows_two_views_with_blinks_own_prompt(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "row", "said"),
+    ("name", "row", "message"),
     [
         ("hr-bench-4k", {**hr_bench_rows(1)[0], "answer": "E"}, "row 1: the answer 'E' is none of the letters A, B, C"),
         ("hr-bench-4k", {**hr_bench_rows(1)[0], "category": "both"}, "row 1: category 'both' is none of single, cross"),
-        ("hr-bench-4k", {**hr_bench_rows(1)[0], "image": "?"}, "row 1: image is str, expected the bytes of a picture"),
+        ("hr-bench-4k", {**hr_bench_rows(1)[0], "image": "?"}, "row 1: image is str, expected the bytes of an image"),
         (
             "mme-realworld-lite",
             {**mme_rows()[0], "multi-choice options": ["7", "17"]},
@@ -150,7 +150,7 @@ def test_blink_multi_view_shows_two_views_with_blinks_own_prompt(tmp_path: Path)
         ),
         ("mme-realworld-lite", {"index": 1}, "row 1: the column .* is missing"),
         ("blink-multi-view", {**multi_view_rows()[0], "answer": "hidden"}, "row 1: the answer is hidden"),
-        ("blink-multi-view", {**multi_view_rows()[0], "image_1": None, "image_2": None}, "row 1: it has no picture"),
+        ("blink-multi-view", {**multi_view_rows()[0], "image_1": None, "image_2": None}, "row 1: it has no image"),
         (
             "vstar",
             {"image": {"bytes": picture(1)}, "text": "?", "category": "all", "label": "A"},
@@ -163,10 +163,10 @@ def test_blink_multi_view_shows_two_views_with_blinks_own_prompt(tmp_path: Path)
         ),
     ],
 )
-def test_a_malformed_row_is_named_by_its_number(tmp_path: Path, name: str, row: dict[str, Any], said: str) -> None:
+def test_a_malformed_row_is_named_by_its_number(tmp_path: Path, name: str, row: dict[str, Any], message: str) -> None:
     file = write_parquet(tmp_path / "rows.parquet", [row])
 
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         benchmarks.get(name).load(file)
 
 
@@ -257,8 +257,8 @@ def test_hub_ids_are_asked_for_their_published_splits(
     class Table(list[Any]):
         features = None
 
-    def load_dataset(path: str, told: str | None, split: str, streaming: bool) -> Table:
-        asked.append((path, told, split))
+    def load_dataset(path: str, config: str | None, split: str, streaming: bool) -> Table:
+        asked.append((path, config, split))
         return Table(rows)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)

@@ -92,7 +92,7 @@ def test_a_reasoning_picture_in_other_art_leaves_the_map_out(published):
         (planning_row(image_input="imgs/none.png"), "is missing; expected it at"),
         (planning_row(image_input="../secret.png"), "leaves the file's folder"),
         (planning_row(image_input="/etc/passwd"), "leaves the file's folder"),
-        (planning_row(image_input="a\0b"), "no file name"),
+        (planning_row(image_input="a\0b"), "not a file name"),
         (planning_row(image_input=""), "leaves the file's folder"),
         (planning_row(image_input="test.jsonl"), "cannot be decoded"),
         (planning_row(map_desc=None), "'map_desc' is missing"),

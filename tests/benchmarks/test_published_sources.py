@@ -14,7 +14,7 @@ from mirage_core import benchmarks
 from mirage_core.benchmarks import comt, sat
 from mirage_core.benchmarks.io.content_digest import content_of
 from mirage_core.benchmarks.io.hub_rows import published_rows
-from mirage_core.benchmarks.load_problems import Sourced, sourced_problems
+from mirage_core.benchmarks.load_problems import SourcedProblem, sourced_problems
 from mirage_core.benchmarks.vsp_folder import folder_problems
 from mirage_core.config import CoMTData, ProblemSettings, SATData, VSPFolderData
 from mirage_core.errors import DataError
@@ -27,7 +27,7 @@ def quiet(event: object) -> None:
     """Nobody listens."""
 
 
-def sourced(**sections: Any) -> list[Sourced]:
+def sourced(**sections: Any) -> list[SourcedProblem]:
     return list(sourced_problems(ProblemSettings(**NOTHING_DRAWN, **sections), 42, quiet))
 
 
@@ -61,18 +61,18 @@ def test_sat_types_can_be_chosen(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"correct_answer": "up"}, r"row 1: correct_answer 'up' is none of the answers"),
         ({"answers": ["left", "left"], "correct_answer": "left"}, r"row 1: the options .* are not all different"),
-        ({"image_bytes": [b"not a picture"]}, r"row 1: picture 1 cannot be decoded"),
+        ({"image_bytes": [b"not a picture"]}, r"row 1: image 1 cannot be decoded"),
         ({"question": 3}, r"row 1: 'question' is int, expected text"),
     ],
 )
-def test_faults_of_a_sat_row_are_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_faults_of_a_sat_row_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     file = write_parquet(tmp_path / "SAT_test.parquet", [{**sat_rows(1)[0], **change}])
 
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         sat.load(file)
 
 
@@ -84,17 +84,17 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path: Path) -> None:
 
 
 def test_comt_gives_its_own_picture_and_words(tmp_path: Path) -> None:
-    found = sourced(comt=CoMTData(source=str(comt_folder(tmp_path, 80)), train=8, validation=0))
-    splits = Counter(problem.split for problem, _ in found)
+    problems = sourced(comt=CoMTData(source=str(comt_folder(tmp_path, 80)), train=8, validation=0))
+    splits = Counter(problem.split for problem, _ in problems)
 
     assert splits["train"] == 8 and splits["test"] > 0
-    assert {problem.group for problem, _ in found} == {"creation"}
-    problem, given = next((problem, given) for problem, given in found if problem.split == "train")
-    assert given is not None and given.problem_id == problem.id
+    assert {problem.group for problem, _ in problems} == {"creation"}
+    problem, provided = next((problem, provided) for problem, provided in problems if problem.split == "train")
+    assert provided is not None and provided.problem_id == problem.id
     number = int(problem.id.rpartition("-")[2])
-    assert problem.images == (picture(3 * number),) and given.image == picture(3 * number + 1)
-    assert given.text_before == "<think>Join A and C, as in</think>"
-    assert given.text_after == "<think>Now ABC is isosceles, so AB = 3.</think>\\boxed{C}"
+    assert problem.images == (picture(3 * number),) and provided.image == picture(3 * number + 1)
+    assert provided.text_before == "<think>Join A and C, as in</think>"
+    assert provided.text_after == "<think>Now ABC is isosceles, so AB = 3.</think>\\boxed{C}"
     assert problem.question.startswith("In the figure <image>, how long") and "(C) 3" in problem.question
     assert benchmarks.get("comt").score(problem, "AB is 3. \\boxed{C}").correct
 
@@ -114,22 +114,22 @@ def test_comt_also_names_pictures_in_a_list(tmp_path: Path) -> None:
         row["image"] = [f"[{key}:{name}]" for key, name in row["image"].items()]
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    assert [row.given is not None for row in comt.read(folder)] == [True] * 4
+    assert [row.provided is not None for row in comt.read(folder)] == [True] * 4
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"type": "erasure"}, r"line 1: type 'erasure' is none of creation"),
         ({"answer": "E"}, r"line 1: the answer 'E' is none of the options"),
         ({"image": {"IMAGE0": "creation-0-0"}}, r"line 1: IMAGE1 is mentioned, but the row names \[0\] only"),
         ({"image": "creation-0-0"}, r"line 1: image is 'creation-0-0', expected"),
-        ({"image": {"IMAGE0": "gone", "IMAGE1": "gone"}}, r"line 1: the picture 'gone' is missing"),
+        ({"image": {"IMAGE0": "gone", "IMAGE1": "gone"}}, r"line 1: the image 'gone' is missing"),
         ({"option": "A. 1"}, r"line 1: option is 'A. 1', expected a list"),
     ],
 )
-def test_faults_of_a_comt_row_are_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_faults_of_a_comt_row_are_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         comt.load(comt_folder(tmp_path, 1, **change))
 
 
@@ -189,13 +189,13 @@ def test_pictures_come_in_every_published_form(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text(json.dumps({"a": text, "b": {"bytes": text}}) + "\n")
     row = next(published_rows(str(tmp_path / "rows.jsonl")))
 
-    assert row.picture(row.value("a"), "a") == row.picture(row.value("b"), "b") == data
-    with pytest.raises(DataError, match=r"c is int, expected the bytes of a picture"):
-        row.picture(3, "c")
+    assert row.image(row.value("a"), "a") == row.image(row.value("b"), "b") == data
+    with pytest.raises(DataError, match=r"c is int, expected the bytes of an image"):
+        row.image(3, "c")
 
 
 def test_a_source_that_is_nothing_says_what_it_may_be() -> None:
-    with pytest.raises(DataError, match=r"no file or folder here and no hub id"):
+    with pytest.raises(DataError, match=r"neither a local file or folder nor a hub id"):
         next(published_rows("nowhere"))
 
 

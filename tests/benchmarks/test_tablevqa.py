@@ -8,7 +8,7 @@ import pytest
 
 from mirage_core import benchmarks
 from mirage_core.benchmarks import tablevqa
-from mirage_core.benchmarks.tablevqa import near_figure, same_figure, same_values
+from mirage_core.benchmarks.tablevqa import same_number, same_number_relaxed, same_values
 from mirage_core.errors import DataError
 from mirage_core.types import Problem
 from tests.benchmarks.data_sets import write_parquet
@@ -50,13 +50,13 @@ FINTABNET = [
 ]
 
 
-@pytest.mark.parametrize(("wanted", "given", "right"), WTQ)
-def test_values_are_compared_as_the_authors_did(wanted: str, given: str, right: bool) -> None:
-    assert same_values(wanted, given) is right
+@pytest.mark.parametrize(("expected", "answer", "right"), WTQ)
+def test_values_are_compared_as_the_authors_did(expected: str, answer: str, right: bool) -> None:
+    assert same_values(expected, answer) is right
 
 
 @pytest.mark.parametrize(
-    ("wanted", "given", "right"),
+    ("expected", "answer", "right"),
     [
         ("Lyle Larson|Joe Straus", "joe straus||lyle larson.", True),
         ("2.0", "2", True),
@@ -72,13 +72,13 @@ def test_values_are_compared_as_the_authors_did(wanted: str, given: str, right: 
         ("2004-13-01", "2004-13-02", False),
     ],
 )
-def test_spelling_order_and_footnotes_do_not_matter(wanted: str, given: str, right: bool) -> None:
-    assert same_values(wanted, given) is right
+def test_spelling_order_and_footnotes_do_not_matter(expected: str, answer: str, right: bool) -> None:
+    assert same_values(expected, answer) is right
 
 
-@pytest.mark.parametrize(("wanted", "given", "relieved", "exact"), FINTABNET)
-def test_figures_are_compared_as_the_authors_did(wanted: str, given: str, relieved: bool, exact: bool) -> None:
-    assert (near_figure(wanted, given), same_figure(wanted, given)) == (relieved, exact)
+@pytest.mark.parametrize(("expected", "answer", "relieved", "exact"), FINTABNET)
+def test_figures_are_compared_as_the_authors_did(expected: str, answer: str, relieved: bool, exact: bool) -> None:
+    assert (same_number_relaxed(expected, answer), same_number(expected, answer)) == (relieved, exact)
 
 
 def test_every_part_of_a_folder_is_read_in_the_authors_words(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def scored(tmp_path: Path, rule: str = "tablevqa") -> list[tuple[bool, str | Non
         "Both true and false", "<think>true?</think>It is False.", "\\boxed{\\$641.8 \\text{million}}", "",
     ]  # fmt: skip
     problems: list[Problem] = benchmarks.get("tablevqa").load(tablevqa_folder(tmp_path))
-    verdicts = [tablevqa.score(one, output, rule) for one, output in zip(problems, outputs, strict=True)]
+    verdicts = [tablevqa.score(problem, output, rule) for problem, output in zip(problems, outputs, strict=True)]
     return [(verdict.correct, verdict.parsed) for verdict in verdicts]
 
 
@@ -119,9 +119,11 @@ def test_one_parts_file_is_known_by_its_name_and_a_mixed_one_by_its_column(tmp_p
     rows = [{**row, "part": part} for part in ("vtabfact", "vwtq") for row in tablevqa_rows(part)]
     load = benchmarks.get("tablevqa").load
 
-    assert {one.group for one in load(write_parquet(tmp_path / "vwtq_syn.parquet", rows[2:]))} == {"vwtq_syn"}
-    assert [one.group for one in load(write_parquet(tmp_path / "all.parquet", rows))] == ["vtabfact"] * 2 + ["vwtq"] * 2
-    with pytest.raises(DataError, match="row 1: which part it belongs to is not known"):
+    assert {problem.group for problem in load(write_parquet(tmp_path / "vwtq_syn.parquet", rows[2:]))} == {"vwtq_syn"}
+    assert [problem.group for problem in load(write_parquet(tmp_path / "all.parquet", rows))] == ["vtabfact"] * 2 + [
+        "vwtq"
+    ] * 2
+    with pytest.raises(DataError, match="row 1: its part is unknown"):
         load(write_parquet(tmp_path / "some.parquet", tablevqa_rows("vwtq")))
 
 

@@ -32,10 +32,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.fixture(scope="session", autouse=True)
 def chromium() -> str:
     """Debian's Chromium; the tests fail where there is none, before anything is started for them."""
-    found = shutil.which("chromium")
-    if found is None:
+    chromium = shutil.which("chromium")
+    if chromium is None:
         pytest.fail("there is no chromium here: `make e2e` installs it (tests/install-e2e.sh)", pytrace=False)
-    return found
+    return chromium
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def window(request: pytest.FixtureRequest, chromium: str, tmp_path: Path) -> Ite
 
 @pytest.fixture(scope="session")
 def finished_run(live_stack: LiveStack) -> str:
-    """A run of the whole road, every method trained and judged, that has ended well."""
+    """A run of the whole pipeline, every method trained and judged, that has ended well."""
     run = live_stack.run("mirage/full-pipeline", {"recipe": "micro", "overrides": list(OVERRIDES)})
     state = live_stack.wait(run, patience_s=900)  # eleven methods, beside whatever else the machine does
     assert state["type"] == "COMPLETED", state["message"]

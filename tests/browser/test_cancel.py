@@ -23,9 +23,9 @@ MARK = "MIRAGE_TEST_MARK"
 @pytest.fixture
 def mark() -> Iterator[str]:
     """What tells the processes of this test's run from all others; none of them outlives a test that failed."""
-    made = uuid.uuid4().hex
-    yield made
-    for process in processes(made):
+    folder_id = uuid.uuid4().hex
+    yield folder_id
+    for process in processes(folder_id):
         process.kill()
 
 
@@ -46,15 +46,15 @@ def test_cancel_on_the_page_of_a_run_in_the_middle_of_training_leaves_no_process
 
 def trains(stack: LiveStack, run: str, mark: str) -> bool:
     """Whether both training processes are there and have told of a step."""
-    workers = [command for command in processes(mark).values() if "mirage_core.distributed.worker" in command]
+    workers = [command for command in processes(mark).values() if "mirage_core.pipeline.worker" in command]
     return len(workers) == 2 and any(re.match(r"base \d+/", line) for line in stack.logs(run))
 
 
 def processes(mark: str) -> dict[psutil.Process, str]:
     """Every process with the run's mark in its environment, whoever its parent is by now, and its command."""
-    found = {}
+    commands = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):  # gone, or not ours
             if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
-                found[process] = " ".join(process.cmdline())
-    return found
+                commands[process] = " ".join(process.cmdline())
+    return commands

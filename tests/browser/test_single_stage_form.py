@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from mirage_core.pipeline.pipeline import NEEDS
+from mirage_core.methods import stage_inputs
 from mirage_core.pipeline.registry import STAGES
 from mirage_core.recipes import load
 from mirage_core.store import Store
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("live-stack")]
 
 # What each stage is given, by the stage that made it in the finished run.
 CHOICES = {
-    **{name: given for name, given in NEEDS.items() if given},
+    **{name: value for name, value in stage_inputs().items() if value},
     "evaluation": {"model": "relaxation", "problems": "problems"},  # under the name of stage-1: nobody has done that
 }
 # Another seed than the finished run's, and another teacher where the seed says nothing to the stage: neither the result
@@ -39,11 +39,11 @@ SETTLED = ("auxiliary-problems", "auxiliary-examples")
 
 
 @pytest.fixture
-def made(live_stack: LiveStack, finished_run: str) -> dict[str, Artifact]:
+def artifacts(live_stack: LiveStack, finished_run: str) -> dict[str, Artifact]:
     """The artifacts of the finished run, by the stage that made them."""
     store = Store.open(live_stack.store)
-    told = [(artifact, store.manifest(artifact).about) for artifact in store.list()]
-    return {about["stage"]: artifact for artifact, about in told if about["settings"]["seed"] == SEED}
+    manifests = [(artifact, store.manifest(artifact).about) for artifact in store.list()]
+    return {about["stage"]: artifact for artifact, about in manifests if about["settings"]["seed"] == SEED}
 
 
 def test_every_stage_that_takes_inputs_is_tried_here() -> None:
@@ -54,9 +54,9 @@ def test_every_stage_that_takes_inputs_is_tried_here() -> None:
 
 @pytest.mark.parametrize("stage", CHOICES)
 def test_a_stage_started_from_the_form_works_on_the_chosen_artifacts(
-    stage: str, live_stack: LiveStack, made: dict[str, Artifact], window: Window
+    stage: str, live_stack: LiveStack, artifacts: dict[str, Artifact], window: Window
 ) -> None:
-    chosen = {name: made[maker] for name, maker in CHOICES[stage].items()}
+    chosen = {name: artifacts[maker] for name, maker in CHOICES[stage].items()}
     open_form(window, live_stack, stage, OTHER_SEED, *ALSO.get(stage, []))
     for name, artifact in chosen.items():
         window.fill(name, artifact.path if name == "model" else artifact.digest[:16])
@@ -124,6 +124,6 @@ def deployment(stack: LiveStack, stage: str) -> str:
 def inputs_of(stage: str, root: str) -> dict[str, str]:
     """The digests of what the stage was given when it worked with the other seed, from its artifact's manifest."""
     store = Store.open(root)
-    told = [store.manifest(artifact).about for artifact in store.list(STAGES[stage].kind)]
-    (about,) = [about for about in told if about["stage"] == stage and about["settings"]["seed"] == 104]
-    return {name: given["digest"] for name, given in about["inputs"].items()}
+    manifests = [store.manifest(artifact).about for artifact in store.list(STAGES[stage].kind)]
+    (about,) = [about for about in manifests if about["stage"] == stage and about["settings"]["seed"] == 104]
+    return {name: value["digest"] for name, value in about["inputs"].items()}

@@ -63,7 +63,7 @@ class Accident:
 
     def checkpoints(self) -> int:
         """How many checkpoints there are in the store."""
-        return len([name for name in self.store.place.sizes("checkpoints") if name.endswith("manifest.json")])
+        return len([name for name in self.store.backend.sizes("checkpoints") if name.endswith("manifest.json")])
 
     def stamps(self) -> Stamps:
         """When each artifact was made, by its path: an execution log that nobody can retouch."""
@@ -71,7 +71,7 @@ class Accident:
 
     def ranks(self, stage: str = "") -> list[psutil.Process]:
         """The training and evaluation processes of the run (of one stage)."""
-        return list(processes("mirage_core.distributed.worker", f"{self.temporary}/mirage-{stage}"))
+        return list(processes("mirage_core.pipeline.worker", f"{self.temporary}/mirage-{stage}"))
 
     def flow_process(self) -> psutil.Process:
         """The process that runs the flow: the parent of the training processes."""
@@ -93,8 +93,8 @@ class Accident:
         """Wait until the run ends in one of these states."""
         state = self.live.wait(self.flow_run, patience_s=PATIENCE_S)
         if state["type"] not in types:
-            said = "\n".join(self.live.logs(self.flow_run)[-40:])
-            raise AssertionError(f"the run ended {state['name']}: {state['message']}, expected {types}\n{said}")
+            log_tail = "\n".join(self.live.logs(self.flow_run)[-40:])
+            raise AssertionError(f"the run ended {state['name']}: {state['message']}, expected {types}\n{log_tail}")
 
     def retry_to_completion(self) -> None:
         """Press Retry when the accident is over, and wait for a good end."""
@@ -111,17 +111,17 @@ class Accident:
         A Prefect worker reports a dead process twice, seconds apart; the second report takes back a Retry that was
         pressed in between, or calls a run Crashed that has begun again.
         """
-        told, since = "", time.monotonic()
+        last_state, since = "", time.monotonic()
         while time.monotonic() - since < SETTLED_S:
             state = str(self.live.state(self.flow_run)["id"])
-            if state != told:
-                told, since = state, time.monotonic()
+            if state != last_state:
+                last_state, since = state, time.monotonic()
             time.sleep(0.5)
 
     def resumed_after(self) -> list[int]:
         """The steps that training went on after, one for each time."""
-        found = (RESUMED.search(line) for line in self.live.logs(self.flow_run))
-        return [int(match.group(1)) for match in found if match]
+        matches = (RESUMED.search(line) for line in self.live.logs(self.flow_run))
+        return [int(match.group(1)) for match in matches if match]
 
     def records(self) -> list[RunRecord]:
         """The records of this run's attempts, oldest first."""

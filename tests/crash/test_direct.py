@@ -47,15 +47,13 @@ def test_a_direct_run_that_ends_early_leaves_no_process_and_the_next_one_resumes
     place = tmp_path / "store"
 
     def ranks() -> list[int]:
-        return [
-            process.pid for process in processes("mirage_core.distributed.worker", f"{temporary}/mirage-relaxation")
-        ]
+        return [process.pid for process in processes("mirage_core.pipeline.worker", f"{temporary}/mirage-relaxation")]
 
     run = start(place, temporary)
     until(lambda: bool(ranks()) and any(place.glob("checkpoints/*/*/manifest.json")), "a checkpoint of stage 2")
     run.send_signal(how)
-    said, _ = run.communicate(timeout=120)
-    assert run.returncode == status, said
+    output, _ = run.communicate(timeout=120)
+    assert run.returncode == status, output
     until(lambda: not ranks(), "no training process", 30)
     store = Store.open(place, cache=tmp_path / "cache")
     assert newest_record(store).state == state
@@ -63,9 +61,9 @@ def test_a_direct_run_that_ends_early_leaves_no_process_and_the_next_one_resumes
     assert len(finished) == 5
 
     again = start(place, temporary)
-    said, _ = again.communicate(timeout=400)
-    assert again.returncode == 0, said
-    assert "going on after step" in said
+    output, _ = again.communicate(timeout=400)
+    assert again.returncode == 0, output
+    assert "going on after step" in output
     assert newest_record(store).state == "Completed"
     stamps = {artifact.path: store.manifest(artifact).about["created"] for artifact in store.list()}
     assert {path: stamps[path] for path in finished} == finished

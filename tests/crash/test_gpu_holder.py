@@ -20,7 +20,7 @@ from tasks import gpu
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 logging.getLogger("test").setLevel("INFO")
 gpu.LEASE_S = 60  # the shortest that the server takes
-with gpu.GpuSlot(logging.getLogger("test")).held():
+with gpu.GpuSlot(logging.getLogger("test")).acquired():
     print("held", flush=True)
     time.sleep(float(sys.argv[1]))
 """
@@ -51,9 +51,9 @@ def slots(live: LiveStack) -> int:
 def test_the_slot_of_a_holder_killed_on_this_machine_is_taken_at_once(fragile_stack: LiveStack, tmp_path: Path) -> None:
     fragile_stack.until(lambda: slots(fragile_stack) == 0, "a free GPU", 180)
     killed_holder(fragile_stack, tmp_path)
-    said, _ = holder(fragile_stack, tmp_path, 0).communicate(timeout=120)
-    assert "was killed: its slot is free again" in said
-    assert "held" in said
+    output, _ = holder(fragile_stack, tmp_path, 0).communicate(timeout=120)
+    assert "was killed: its slot is free again" in output
+    assert "held" in output
     assert slots(fragile_stack) == 0
 
 
@@ -63,5 +63,5 @@ def test_the_slot_of_a_holder_killed_elsewhere_is_free_when_its_lease_ends(
     fragile_stack.until(lambda: slots(fragile_stack) == 0, "a free GPU", 180)
     killed_holder(fragile_stack, tmp_path / "elsewhere")
     fragile_stack.until(lambda: slots(fragile_stack) == 0, "the lease ends", 180)
-    said, _ = holder(fragile_stack, tmp_path / "here", 0).communicate(timeout=120)
-    assert "held" in said
+    output, _ = holder(fragile_stack, tmp_path / "here", 0).communicate(timeout=120)
+    assert "held" in output

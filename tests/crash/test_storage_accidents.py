@@ -51,12 +51,12 @@ def test_retry_in_the_ui_makes_a_damaged_artifact_again_and_nothing_else(
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    accident.finished = {path: made for path, made in finished.items() if path != examples.path}
+    accident.finished = {path: artifact for path, artifact in finished.items() if path != examples.path}
 
     accident.retry_to_completion()
     accident.assert_all_is_well()
     assert accident.stamps()[examples.path] != finished[examples.path]
     assert len(finished) == 5
-    said = accident.live.logs(accident.flow_run)
-    assert any("is damaged" in line and "walked again" in line for line in said)
+    log_lines = accident.live.logs(accident.flow_run)
+    assert any("is damaged" in line and "pipeline runs again" in line for line in log_lines)
     assert [attempt.state for attempt in accident.records()[-1].attempts] == ["Failed"]

@@ -60,12 +60,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {"errors": [], "warnings": []})
         elif self.path == "/api/repos/create":
             self._create(json.loads(body))
-        elif found := re.fullmatch(r"/api/models/(.+)/preupload/main.*", self.path):
+        elif match := re.fullmatch(r"/api/models/(.+)/preupload/main.*", self.path):
             self._sort(json.loads(body)["files"])
         elif re.fullmatch(r"/(.+)\.git/info/lfs/objects/batch", self.path):
             self._batch(json.loads(body))
-        elif found := re.fullmatch(r"/api/models/(.+)/commit/main.*", self.path):
-            self._commit(found[1], [json.loads(line) for line in body.splitlines() if line])
+        elif match := re.fullmatch(r"/api/models/(.+)/commit/main.*", self.path):
+            self._commit(match[1], [json.loads(line) for line in body.splitlines() if line])
         else:
             self._answer(404, {"error": f"no {self.path} here"})
 
@@ -102,11 +102,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _batch(self, asked: dict[str, Any]) -> None:
         objects = [
             {
-                **one,
+                **entry,
                 "authenticated": True,
-                "actions": {"upload": {"href": f"{self.server.url}/object/{one['oid']}", "header": {}}},
+                "actions": {"upload": {"href": f"{self.server.url}/object/{entry['oid']}", "header": {}}},
             }
-            for one in asked["objects"]
+            for entry in asked["objects"]
         ]
         self._answer(200, {"transfer": "basic", "objects": objects}, kind="application/vnd.git-lfs+json")
 
@@ -131,8 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.rfile.readline()
         return b"".join(parts)
 
-    def _answer(self, status: int, told: dict[str, Any], kind: str = "application/json") -> None:
-        body = json.dumps(told).encode()
+    def _answer(self, status: int, content: dict[str, Any], kind: str = "application/json") -> None:
+        body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))

@@ -33,29 +33,28 @@ class FakeMeasures:
 
     def measure(self, context: StageContext) -> dict[str, Any]:
         from mirage_core.analysis.results import write_result
-        from tests.analysis import made
+        from tests.analysis import fake_results
 
         self.begin(context, "measure")
-        exchanged = made.run("permute", way="vectors", **made.USELESS)
-        write_result(context.output, made.everything(exchanged)[context.params["measure"]])
+        exchanged = fake_results.run("permute", way="vectors", **fake_results.USELESS)
+        write_result(context.output, fake_results.everything(exchanged)[context.params["measure"]])
         return {"measure": context.params["measure"]}
 
-    def looks(self, context: StageContext) -> dict[str, Any]:
-        from mirage_core.analysis.lens.results import write_looks
-        from tests.analysis import made
+    def lens(self, context: StageContext) -> dict[str, Any]:
+        from mirage_core.analysis.lens.results import write_lens
+        from tests.analysis import fake_results
 
         self.begin(context, "looks")
-        write_looks(context.output, made.looks())
+        write_lens(context.output, fake_results.lens())
         return {"used": 198}
 
 
 def install_measures(monkeypatch: pytest.MonkeyPatch) -> FakeMeasures:
     """Put fakes in the place of the stages that need a model; the page is real, but for its plots, which take long."""
-    monkeypatch.setattr("mirage_core.reports.diagnosis.page.figures", lambda results, looks: {})
+    monkeypatch.setattr("mirage_core.reports.diagnosis.page.figures", lambda results, lens: {})
     fake = FakeMeasures()
-    for name in ("collect", "measure", "looks"):
-        real = registry.BESIDE[name]
-        monkeypatch.setitem(registry.BESIDE, name, replace(real, run=getattr(fake, name)))
+    for name, run in {"collect": fake.collect, "measure": fake.measure, "looks": fake.lens}.items():
+        monkeypatch.setitem(registry.BESIDE, name, replace(registry.BESIDE[name], run=run))
     return fake
 
 

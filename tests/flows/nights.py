@@ -32,9 +32,9 @@ class Nights:
 
     def problems(self) -> Artifact:
         """As many test problems of two benchmarks; other settings give other problems."""
-        made = [self._problem(name, at) for name in (PLANNING, REASONING) for at in range(self.each)]
+        problems = [self._problem(name, at) for name in (PLANNING, REASONING) for at in range(self.each)]
         with tempfile.TemporaryDirectory() as folder:
-            save_problems(Path(folder) / PROBLEMS_FILE, made)
+            save_problems(Path(folder) / PROBLEMS_FILE, problems)
             identified = stage_fingerprint(PROBLEMS, self.settings, {})
             return self.store.publish("problems", identified, Path(folder), summary={}, about={})
 

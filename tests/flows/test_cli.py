@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from mirage_core.pipeline.run_record import newest_record
 from tasks.paths import open_store
-from tests.flows.fake_road import FakeRoad
+from tests.flows.fake_pipeline import FakePipeline
 
 
 def mirage(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def mirage(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["run", "--recipe", "tinny", "--dry-run"], 1, "did you mean tiny"),
         (["run", "--recipe", "micro", "--set", "grounding.stepz=3", "--dry-run"], 1, "did you mean grounding.steps"),
@@ -46,12 +46,12 @@ def mirage(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_wrong_use_gives_one_message_and_an_exit_status(
-    arguments: list[str], status: int, said: str, tmp_path: Path
+    arguments: list[str], status: int, message: str, tmp_path: Path
 ) -> None:
     done = mirage(*arguments, home=tmp_path / "home")
 
     assert done.returncode == status, done.stderr
-    assert said in done.stderr.replace("\n", " ")
+    assert message in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
 
 
@@ -90,12 +90,12 @@ def test_a_direct_run_imports_neither_prefect_nor_needs_a_server() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_a_direct_run_then_its_report_and_its_store(road: FakeRoad) -> None:
+def test_a_direct_run_then_its_report_and_its_store(fake_pipeline: FakePipeline) -> None:
     cli = CliRunner()
 
     ran = cli.invoke(app, ["run", "--recipe", "micro", "--direct"])
     assert ran.exit_code == 0, ran.output
-    assert len(road.ran) == 14
+    assert len(fake_pipeline.ran) == 14
 
     reported = json.loads(cli.invoke(app, ["report", "--json"]).stdout)
     assert reported["recipe"] == "micro"
@@ -109,24 +109,24 @@ def test_a_direct_run_then_its_report_and_its_store(road: FakeRoad) -> None:
     assert cli.invoke(app, ["store", "verify"]).exit_code == 0
 
 
-def test_a_dry_run_says_what_is_cached(road: FakeRoad) -> None:
+def test_a_dry_run_says_what_is_cached(fake_pipeline: FakePipeline) -> None:
     cli = CliRunner()
     cli.invoke(app, ["run", "--recipe", "micro", "--direct"])
     plan = cli.invoke(app, ["run", "--recipe", "micro", "--dry-run"]).stdout
 
     assert plan.count("\ncached ") == 14
-    assert len(road.ran) == 14
+    assert len(fake_pipeline.ran) == 14
 
 
-def test_a_damaged_artifact_is_named_by_verify(road: FakeRoad) -> None:
+def test_a_damaged_artifact_is_named_by_verify(fake_pipeline: FakePipeline) -> None:
     cli = CliRunner()
     cli.invoke(app, ["run", "--recipe", "micro", "--direct"])
     path = next(stage.path for stage in newest_record(open_store()).stages if stage.name == "problems")
     file = next(Path(open_store().url).glob(f"{path}/files-*/made.txt"))
     file.write_bytes(file.read_bytes()[:-1] + b"!")
 
-    found = cli.invoke(app, ["store", "verify"])
+    result = cli.invoke(app, ["store", "verify"])
 
-    assert found.exit_code != 0
-    assert str(path) in str(found.exception)
-    assert "made.txt" in str(found.exception)
+    assert result.exit_code != 0
+    assert str(path) in str(result.exception)
+    assert "made.txt" in str(result.exception)

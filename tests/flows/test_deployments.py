@@ -15,7 +15,7 @@ import yaml
 
 from deployments import background, local_stack
 from deployments.background import StackError
-from flows.single_stage import StageName
+from mirage_core.methods import TRAIN_STAGES, get_method
 from mirage_core.pipeline.registry import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -35,22 +35,25 @@ def test_every_deployment_names_a_flow_that_takes_its_parameters(name: str) -> N
 
 
 def test_there_is_one_deployment_a_stage_and_the_pipeline_and_the_night() -> None:
-    stages = {name for name, entry in DEPLOYMENTS.items() if "single_stage" in entry["entrypoint"]}
+    from mirage_core.studies.loading import load_study, names
 
-    assert stages == set(STAGES)
-    assert set(StageName.__args__) == set(STAGES)  # type: ignore[attr-defined]
+    stages = {name for name, entry in DEPLOYMENTS.items() if "single_stage" in entry["entrypoint"]}
+    methods = {cell.method for name in names() for cell in load_study(name).all_cells()}
+    trained = {stage for method in methods for stage in get_method(method).stages}
+
+    assert trained | (set(STAGES) - set(TRAIN_STAGES)) <= stages <= set(STAGES), "what no study trains needs none"
     studies = {"ablation", "causal", "sweep-k", "sweep-gamma", "diagnosis"}
     assert set(DEPLOYMENTS) - stages == {"full-pipeline", "nightly", *studies}
     assert all(entry["parameters"]["stage"] == name for name, entry in DEPLOYMENTS.items() if name in stages)
 
 
 def test_a_study_has_a_deployment_of_its_name_that_runs_it() -> None:
-    from flows.apps.study_names import DEPLOYED
+    from deployments.local_stack import STUDY_DEPLOYMENTS
     from mirage_core.studies.loading import names
 
     grids = {name: entry for name, entry in DEPLOYMENTS.items() if entry["entrypoint"] == "flows/study.py:grid_study"}
 
-    assert set(grids) == set(DEPLOYED) <= set(names())
+    assert set(grids) == set(STUDY_DEPLOYMENTS) <= set(names())
     assert all(entry["parameters"]["study"] == name for name, entry in grids.items())
 
 
@@ -91,15 +94,15 @@ def test_a_port_that_is_taken_is_refused_with_the_way_out() -> None:
 
 
 def test_another_port_is_chosen_when_the_usual_one_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     with socket.socket() as taken:
         taken.bind((local_stack.HOST, 0))
         taken.listen()
         monkeypatch.setattr(local_stack, "DEFAULT_PORT", taken.getsockname()[1])
-        chosen = local_stack._choose_port(None, said.append)
+        chosen = local_stack._choose_port(None, lines.append)
 
     assert chosen != local_stack.DEFAULT_PORT
-    assert "taken" in said[0]
+    assert "taken" in lines[0]
 
 
 def test_a_server_that_ends_while_it_starts_is_told_with_its_log(
@@ -109,12 +112,12 @@ def test_a_server_that_ends_while_it_starts_is_told_with_its_log(
     stack = local_stack.LocalStack(repository=ROOT, home=tmp_path)
 
     with pytest.raises(StackError, match="ended while it started"):
-        local_stack.up(stack, port=None, say=lambda _: None, timeout_s=30)
+        local_stack.up(stack, port=None, log=lambda _: None, timeout_s=30)
 
 
 def test_without_prefect_yaml_the_stack_says_where_it_works(tmp_path: Path) -> None:
     with pytest.raises(StackError, match="no prefect\\.yaml"):
-        local_stack.up(local_stack.LocalStack(repository=tmp_path, home=tmp_path), port=None, say=print)
+        local_stack.up(local_stack.LocalStack(repository=tmp_path, home=tmp_path), port=None, log=print)
 
 
 def test_a_background_process_is_recognised_and_stopped_with_its_children(tmp_path: Path) -> None:
@@ -123,22 +126,22 @@ def test_a_background_process_is_recognised_and_stopped_with_its_children(tmp_pa
     process = background.start(
         [sys.executable, "-c", parent], environment={}, folder=tmp_path, log=tmp_path / "log" / "it.log"
     )
-    known = background.remember(tmp_path / "it.json", process)
+    known = background.write_pid_file(tmp_path / "it.json", process)
     children = _children(process)
 
-    assert background.recall(tmp_path / "it.json") == known
-    background.stop(known, patience_s=3)
+    assert background.read_pid_file(tmp_path / "it.json") == known
+    background.stop(known, timeout_s=3)
     process.wait(timeout=5)
-    assert background.recall(tmp_path / "it.json") is None
+    assert background.read_pid_file(tmp_path / "it.json") is None
     assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
 
 
 def test_a_pid_that_was_given_to_another_process_is_not_taken_for_ours(tmp_path: Path) -> None:
-    mine = psutil.Process()
-    other = background.Background(pid=mine.pid, created=mine.create_time() - 100)
+    own_process = psutil.Process()
+    other = background.BackgroundProcess(pid=own_process.pid, created=own_process.create_time() - 100)
 
     background.stop(other)
-    assert mine.is_running()
+    assert own_process.is_running()
 
 
 def _children(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

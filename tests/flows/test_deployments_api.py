@@ -11,7 +11,7 @@ from deployments import api
 
 
 def test_a_server_that_is_busy_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "PAUSE_S", 0.0)
+    monkeypatch.setattr(api, "RETRY_DELAY_S", 0.0)
     answers = [503, 503, 200]
     bodies: list[bytes] = []
 

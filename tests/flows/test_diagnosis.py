@@ -15,7 +15,7 @@ from mirage_core.pipeline.trend import load_points
 from mirage_core.types import Artifact
 from tasks.paths import open_store
 from tests.flows.fake_measures import FakeMeasures, install_measures, write_problems
-from tests.flows.fake_road import FakeRoad
+from tests.flows.fake_pipeline import FakePipeline
 from tests.flows.nights import Nights
 from tests.flows.test_nightly import newest_artifacts, point_at
 
@@ -32,10 +32,10 @@ def measures(monkeypatch: pytest.MonkeyPatch) -> FakeMeasures:
 
 
 @pytest.fixture
-def walked(road: FakeRoad) -> FakeRoad:
-    """The fake road, with problems that a page can be written of."""
-    road.during["problems"] = write_problems
-    return road
+def pipeline(fake_pipeline: FakePipeline) -> FakePipeline:
+    """The fake pipeline, with problems that a page can be written of."""
+    fake_pipeline.during["problems"] = write_problems
+    return fake_pipeline
 
 
 @pytest.fixture
@@ -50,22 +50,22 @@ def diagnose(**asked: Any) -> dict[str, Artifact]:
     return diagnosis(**{"recipe": "micro", "method": "stage-2", "measures": MEASURES, **asked})
 
 
-def test_the_flow_walks_to_the_model_and_measures_it(walked: FakeRoad, measures: FakeMeasures) -> None:
-    made = diagnose()
-    assert walked.ran == TO_THE_MODEL, "nothing is evaluated, nothing further is trained"
+def test_the_flow_walks_to_the_model_and_measures_it(pipeline: FakePipeline, measures: FakeMeasures) -> None:
+    artifacts = diagnose()
+    assert pipeline.ran == TO_THE_MODEL, "nothing is evaluated, nothing further is trained"
     assert measures.ran == MEASURED
-    assert made["diagnosis"].summary["headline"].startswith("Do latents carry the input? Yes.")
+    assert artifacts["diagnosis"].summary["headline"].startswith("Do latents carry the input? Yes.")
     shown = newest_artifacts("diagnosis", "interventions")
-    assert "**Z → Y**, picture in view: not shown" in shown["diagnosis"]
-    assert made["diagnosis"].path in shown["diagnosis"]
+    assert "**Z → Y**, image in view: not shown" in shown["diagnosis"]
+    assert artifacts["diagnosis"].path in shown["diagnosis"]
     assert "another problem's latents, vectors" in shown["interventions"]
 
     again = diagnose(measures=(*MEASURES, "similarity"))
-    assert walked.ran == TO_THE_MODEL and measures.ran == [*MEASURED, "measure/similarity"]
-    assert again["collect"] == made["collect"] and again["diagnosis"] != made["diagnosis"]
+    assert pipeline.ran == TO_THE_MODEL and measures.ran == [*MEASURED, "measure/similarity"]
+    assert again["collect"] == artifacts["collect"] and again["diagnosis"] != artifacts["diagnosis"]
 
 
-def test_a_failed_measure_is_taken_again_and_those_before_it_are_not(walked: FakeRoad, measures: FakeMeasures) -> None:
+def test_a_failed_measure_runs_again_and_those_before_it_do_not(pipeline: FakePipeline, measures: FakeMeasures) -> None:
     measures.faults["measure/interventions"] = [TrainingError("no")]
     with pytest.raises(TrainingError, match="no"):
         diagnose()
@@ -73,7 +73,7 @@ def test_a_failed_measure_is_taken_again_and_those_before_it_are_not(walked: Fak
     assert measures.ran == [*MEASURED[:3], *MEASURED[2:]]
 
 
-def test_the_command_line_does_the_same_without_a_server(walked: FakeRoad, measures: FakeMeasures) -> None:
+def test_the_command_line_does_the_same_without_a_server(pipeline: FakePipeline, measures: FakeMeasures) -> None:
     command = ["diagnose", "--recipe", "micro", "--method", "stage-2", "--direct", "--measures", ",".join(MEASURES)]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 0, done.output
@@ -81,9 +81,9 @@ def test_the_command_line_does_the_same_without_a_server(walked: FakeRoad, measu
     assert "Z -> Y  not shown" in done.output and "diagnosis.html" in done.output
 
     model = next(artifact for artifact in open_store().list() if artifact.summary == {"made": "relaxation"})
-    told = CliRunner().invoke(app, ["diagnose", model.path, "--direct", "--measures", "probes", "--json"])
-    assert told.exit_code == 0, told.output
-    assert list(json.loads(told.output)["measures"]) == ["probes"], "nothing but JSON is printed"
+    result = CliRunner().invoke(app, ["diagnose", model.path, "--direct", "--measures", "probes", "--json"])
+    assert result.exit_code == 0, result.output
+    assert list(json.loads(result.output)["measures"]) == ["probes"], "nothing but JSON is printed"
 
 
 def test_a_model_is_chosen_by_its_path_its_digest_or_a_pointer(measures: FakeMeasures, nights: Nights) -> None:
@@ -91,9 +91,9 @@ def test_a_model_is_chosen_by_its_path_its_digest_or_a_pointer(measures: FakeMea
     point_at(model)
     pages = [diagnose(model=name)["diagnosis"] for name in (model.path, model.digest[:16], "nightly")]
     assert len({page.digest for page in pages}) == 1 and measures.ran == MEASURED
-    told = json.loads((open_store().fetch(pages[0]) / "diagnosis.json").read_text())
-    assert told["model"] == {"path": model.path, "digest": model.digest, "made_by": "relaxation"}
-    assert told["command"] == f"mirage diagnose {model.path} --measures {','.join(MEASURES)}"
+    result = json.loads((open_store().fetch(pages[0]) / "diagnosis.json").read_text())
+    assert result["model"] == {"path": model.path, "digest": model.digest, "made_by": "relaxation"}
+    assert result["command"] == f"mirage diagnose {model.path} --measures {','.join(MEASURES)}"
 
     finer = diagnose(model="nightly", problems=problems.path, overrides=("analysis.instances=7",))
     assert finer["collect"] != pages[0] and measures.ran == [*MEASURED, *MEASURED]
@@ -101,14 +101,14 @@ def test_a_model_is_chosen_by_its_path_its_digest_or_a_pointer(measures: FakeMea
 
 def test_what_cannot_be_diagnosed_is_refused_before_anything_runs(measures: FakeMeasures, nights: Nights) -> None:
     model, problems = nights.model("a", 30, 30), nights.problems()
-    for asked, error, said in (
+    for asked, error, message in (
         ({"model": problems.path}, InputError, "is a problems, expected model"),
         ({"model": model.path, "problems": model.path}, InputError, "is a model, expected problems"),
-        ({"model": model.path, "overrides": ("latent.num_latents=9",)}, SettingsError, "say how it was made"),
+        ({"model": model.path, "overrides": ("latent.num_latents=9",)}, SettingsError, "describe how it was made"),
         ({"model": model.path, "overrides": ("analysis.instanecs=9",)}, SettingsError, "analysis.instances"),
         ({"method": "direct-sft"}, InputError, "answers without latents"),
     ):
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             diagnose(**asked)
     assert measures.ran == []
 
@@ -120,8 +120,8 @@ def test_a_night_tells_what_permuted_latents_do_and_drops_as_it_would_without(
 
     good, bad = nights.model("good", 36, 30), nights.model("bad", 18, 30)
     point_at(good)
-    told = mirage_evaluation(diagnose=True)
-    exchanged = told["latents"]["exchanges"][0]
+    result = mirage_evaluation(diagnose=True)
+    exchanged = result["latents"]["exchanges"][0]
     assert (exchanged["way"], exchanged["n"], exchanged["change"]) == ("vectors", 200, 0.0)
     page = Path(open_store().url) / "trend/nightly/trend.html"
     assert "+0.0<small>-2.0 to +2.0, n = 200, vectors</small>" in page.read_text()

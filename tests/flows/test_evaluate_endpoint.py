@@ -12,13 +12,13 @@ from flows.cli import app
 from mirage_core.errors import InputError
 from mirage_core.store.records import load_predictions
 from tests.benchmarks.public_data import vstar_folder
-from tests.teacher.chat_server import Call, chat_server
+from tests.llm_client.chat_server import Call, chat_server
 
 
 def arguments(folder: Path, url: str, *more: str) -> list[str]:
-    given = ["evaluate", "--benchmark", "vstar", "--data", str(folder / "data"), "--endpoint", url]
+    command = ["evaluate", "--benchmark", "vstar", "--data", str(folder / "data"), "--endpoint", url]
     quick = ["--set", "runtime.teacher.backoff_s=0", "--set", "evaluation.max_new_tokens=32"]
-    return [*given, "--model", "big-vlm", "--store", str(folder / "store"), *quick, *more]
+    return [*command, "--model", "big-vlm", "--store", str(folder / "store"), *quick, *more]
 
 
 def test_a_hosted_model_is_judged_and_its_key_stays_where_it_belongs(
@@ -27,28 +27,28 @@ def test_a_hosted_model_is_judged_and_its_key_stays_where_it_belongs(
     vstar_folder(tmp_path / "data")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     saved = tmp_path / "judged.parquet"
-    with chat_server(lambda call: call.say("A")) as server:
-        given = arguments(tmp_path, server.url, "--prompt", "official", "--json", "--save", str(saved))
-        done = CliRunner().invoke(app, given)
+    with chat_server(lambda call: call.reply("A")) as server:
+        command = arguments(tmp_path, server.url, "--prompt", "official", "--json", "--save", str(saved))
+        done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
         assert {call.headers["authorization"] for call in server.calls} == {"Bearer sk-secret"}
         assert {call.body["max_tokens"] for call in server.calls} == {32}
 
-    told = json.loads(done.stdout)
-    assert (told["model"], told["prompt"], told["endings"]) == ("big-vlm", "official", {"stop": 4})
-    assert next(row for row in told["rows"] if row["group"] == "all")["accuracy"] == 0.5
+    result = json.loads(done.stdout)
+    assert (result["model"], result["prompt"], result["endings"]) == ("big-vlm", "official", {"stop": 4})
+    assert next(row for row in result["rows"] if row["group"] == "all")["accuracy"] == 0.5
     assert "sk-secret" not in done.output
     assert len(load_predictions(saved)) == 4
 
 
 def test_wrong_use_is_one_message(tmp_path: Path) -> None:
     def silent(call: Call) -> None:
-        call.say("A")
+        call.reply("A")
 
     vstar_folder(tmp_path / "data")
     with chat_server(silent) as server:
         odd = CliRunner().invoke(app, arguments(tmp_path, server.url, "--prompt", "polite"))
-        nameless = [one for one in arguments(tmp_path, server.url) if one not in ("--model", "big-vlm")]
+        nameless = [word for word in arguments(tmp_path, server.url) if word not in ("--model", "big-vlm")]
         unnamed = CliRunner().invoke(app, nameless)
         assert not server.calls
     assert isinstance(odd.exception, InputError) and "expected one of official, benchmark, short" in str(odd.exception)

@@ -14,7 +14,9 @@ from mirage_core.pipeline.registry import STAGES
 from mirage_core.recipes import names
 
 ROOT = Path(__file__).parents[2]
-ENTRYPOINTS = {entry["entrypoint"] for entry in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
+DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+ENTRYPOINTS = {entry["entrypoint"] for entry in DEPLOYMENTS}
+DEPLOYED = {entry["name"] for entry in DEPLOYMENTS if "single_stage" in entry["entrypoint"]}
 INPUTS = ("problems", "auxiliary_images", "examples", "model")
 
 
@@ -48,8 +50,8 @@ def test_the_form_of_a_stage_names_every_recipe() -> None:
 @pytest.mark.parametrize("name", INPUTS)
 def test_the_explanation_of_an_input_names_the_stages_that_take_it_and_no_other(name: str) -> None:
     shown = form("flows/single_stage.py:single_stage")[name]
-    said = shown["description"].removeprefix("Training examples").partition(":")[0]
-    named = set(re.findall(r"[a-z0-9-]+", said)) & set(STAGES)
+    taken_by = shown["description"].removeprefix("Training examples").partition(":")[0]
+    named = set(re.findall(r"[a-z0-9-]+", taken_by)) & set(STAGES)
 
-    assert named == {stage.name for stage in STAGES.values() if name in (stage.inputs or ())}
+    assert named == {stage for stage in DEPLOYED if name in (STAGES[stage].inputs or ())}
     assert (shown["type"], shown["default"]) == ("string", ""), "a plain text field: nothing to switch on first"

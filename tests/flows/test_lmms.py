@@ -22,7 +22,7 @@ from mirage_core.config import (
     identity,
 )
 from mirage_core.errors import DataError, InputError
-from mirage_core.model.loading import build_base, save_model
+from mirage_core.model.loading import build_base_model, save_model
 
 SIZES = ArchitectureSettings(
     hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1, vision_hidden_size=32,
@@ -38,13 +38,13 @@ class Harness:
     def __init__(self) -> None:
         self._rank, self._world_size = 0, 1
         self.added: list[tuple[str, Any, str]] = []
-        self.cache_hook = SimpleNamespace(add_partial=lambda *told: self.added.append(told))
+        self.cache_hook = SimpleNamespace(add_partial=lambda *entry: self.added.append(entry))
         self.task_dict: dict[str, Any] = {}
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any]) -> Any:
-        given = dict(part.split("=", 1) for part in arg_string.split(","))
-        return cls(**given, **{key: value for key, value in additional_config.items() if value is not None})
+        options_of_text = dict(part.split("=", 1) for part in arg_string.split(","))
+        return cls(**options_of_text, **{key: value for key, value in additional_config.items() if value is not None})
 
 
 @dataclass
@@ -70,7 +70,7 @@ def adapter(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    loaded = build_base(ModelSettings(architecture=SIZES), 1)
+    loaded = build_base_model(ModelSettings(architecture=SIZES), 1)
     about = {
         "prompt": identity(PromptSettings(form="short", image_scale=28 / 64)), "latent": identity(LatentSettings()),
         "variant": "direct", "stage": "relaxation",
@@ -91,10 +91,10 @@ def picture(doc: Any) -> list[Image.Image]:
     return [Image.new("RGB", (64, 64), (40 * doc["at"], 90, 200))]
 
 
-def made(adapter: ModuleType, folder: Path, tmp_path: Path, *more: str) -> Any:
+def adapted(adapter: ModuleType, folder: Path, tmp_path: Path, *more: str) -> Any:
     arguments = ",".join([f"pretrained={folder}", f"store={tmp_path / 'store'}", "max_new_tokens=6", *more])
-    told = {"batch_size": "2", "max_batch_size": None, "device": "cpu"}
-    return adapter.Mirage.create_from_arg_string(arguments, told)
+    options = {"batch_size": "2", "max_batch_size": None, "device": "cpu"}
+    return adapter.Mirage.create_from_arg_string(arguments, options)
 
 
 def test_the_entry_point_names_the_class_that_is_there(adapter: ModuleType) -> None:
@@ -109,30 +109,33 @@ def test_the_entry_point_names_the_class_that_is_there(adapter: ModuleType) -> N
 def test_requests_are_answered_in_order_whatever_the_batches_are(
     adapter: ModuleType, folder: Path, tmp_path: Path
 ) -> None:
-    model = made(adapter, folder, tmp_path, "answer=full")
+    model = adapted(adapter, folder, tmp_path, "answer=full")
     answers = model.generate_until(requests(model, 3, picture))
     model.batch_size = 1
-    alone = [model.generate_until([one])[0] for one in requests(model, 3, picture)]
+    alone = [model.generate_until([request])[0] for request in requests(model, 3, picture)]
 
     assert len(answers) == 3 and answers == alone
-    assert [told[2] for told in model.added] == [*answers, *alone]
+    assert [entry[2] for entry in model.added] == [*answers, *alone]
     assert model.device.type == "cpu" and model.tokenizer is not None
 
 
 def test_the_final_answer_is_the_box_or_what_follows_the_thought(
     adapter: ModuleType, folder: Path, tmp_path: Path
 ) -> None:
-    said = made(adapter, folder, tmp_path)._said
+    response = adapted(adapter, folder, tmp_path)._response
 
-    assert said("<think>look</think><latents:4>\\boxed{B}", {}) == "B"
-    assert said("<think>look</think><latents:4> The red one\n\nBecause", {"until": ["\n\n"]}) == "The red one"
-    assert made(adapter, folder, tmp_path, "answer=full")._said("<latents:4>\\boxed{B}", {}) == "<latents:4>\\boxed{B}"
+    assert response("<think>look</think><latents:4>\\boxed{B}", {}) == "B"
+    assert response("<think>look</think><latents:4> The red one\n\nBecause", {"until": ["\n\n"]}) == "The red one"
+    assert (
+        adapted(adapter, folder, tmp_path, "answer=full")._response("<latents:4>\\boxed{B}", {})
+        == "<latents:4>\\boxed{B}"
+    )
 
 
 def test_pictures_stand_before_the_words_or_where_they_are_marked(
     adapter: ModuleType, folder: Path, tmp_path: Path
 ) -> None:
-    model = made(adapter, folder, tmp_path)
+    model = adapted(adapter, folder, tmp_path)
     (request,) = requests(model, 1, lambda doc: [picture(doc), picture(doc)])
     assert model._problem(request.args, 0).question == "<image><image>\nWhich colour is 0?"
     marked = ("First <image>, then <image>?", *request.args[1:])
@@ -141,13 +144,13 @@ def test_pictures_stand_before_the_words_or_where_they_are_marked(
 
 
 def test_what_it_cannot_do_is_said(adapter: ModuleType, folder: Path, tmp_path: Path) -> None:
-    model = made(adapter, folder, tmp_path)
+    model = adapted(adapter, folder, tmp_path)
 
-    with pytest.raises(DataError, match="colours, document 0: got str, expected a picture"):
+    with pytest.raises(DataError, match="colours, document 0: got str, expected an image"):
         model.generate_until(requests(model, 1, lambda doc: ["film.mp4"]))
     with pytest.raises(InputError, match="take a task with output_type generate_until"):
         model.loglikelihood([1])
     with pytest.raises(InputError, match="single questions"):
         model.generate_until_multi_round([1])
     with pytest.raises(InputError, match=r"model_args \['temprature'\]"):
-        made(adapter, folder, tmp_path, "temprature=1")
+        adapted(adapter, folder, tmp_path, "temprature=1")

@@ -13,9 +13,9 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.commands.answer import asked_what, own_benchmark
-from flows.exported import size
-from flows.trained import NO_TEACHER, checkpoint
+from flows.commands.answer import default_benchmark, parse_words
+from flows.commands.export import format_bytes
+from flows.trained import NO_TEACHER, find_checkpoint
 from mirage_core.errors import InputError
 from mirage_core.model.loading import load_model
 from mirage_core.store import Store
@@ -67,7 +67,7 @@ def picture(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def kept(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
+def stored(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Artifact:
     """The model in a store of this test's own, evaluated twice; another model's evaluation is newer."""
     monkeypatch.setenv("MIRAGE_STORE", str(tmp_path / "store"))
     store = Store.open(tmp_path / "store")
@@ -87,34 +87,34 @@ def kept(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Arti
 
 
 def mirage(*words: str) -> str:
-    found = CliRunner().invoke(app, list(words), catch_exceptions=False)
-    assert found.exit_code == 0, found.output
-    return found.output
+    result = CliRunner().invoke(app, list(words), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def front_matter(card: str) -> dict[str, object]:
-    found: dict[str, object] = yaml.safe_load(card.split("---\n")[1])
-    return found
+    result: dict[str, object] = yaml.safe_load(card.split("---\n")[1])
+    return result
 
 
 def test_a_fresh_folder_answers_with_no_flags(trained: Path, picture: Path) -> None:
-    said = mirage("answer", str(trained), str(picture))
+    output = mirage("answer", str(trained), str(picture))
     # Its history tells that the relaxation began with the base.
-    assert f"model   {trained}" in said and "(without-stage-1)" in said and "verdict" in said
-    assert "cut: the longest answer" in said or len(said.partition("answer  ")[2].split()[0]) <= 5
+    assert f"model   {trained}" in output and "(without-stage-1)" in output and "verdict" in output
+    assert "truncated: the maximum number of tokens" in output or len(output.partition("answer  ")[2].split()[0]) <= 5
 
 
-def test_an_exported_folder_answers_a_question_with_no_flags(kept: Artifact, picture: Path, tmp_path: Path) -> None:
-    mirage("export", kept.path, str(tmp_path / "out"), "--adapter", "drop")
-    said = mirage("answer", str(tmp_path / "out"), str(picture), "Which way?")
-    assert "(without-stage-1)" in said and "answer  " in said
-    chosen = checkpoint(str(tmp_path / "out"), None, Store.open(tmp_path / "none"))
+def test_an_exported_folder_answers_a_question_with_no_flags(stored: Artifact, picture: Path, tmp_path: Path) -> None:
+    mirage("export", stored.path, str(tmp_path / "out"), "--adapter", "drop")
+    output = mirage("answer", str(tmp_path / "out"), str(picture), "Which way?")
+    assert "(without-stage-1)" in output and "answer  " in output
+    chosen = find_checkpoint(str(tmp_path / "out"), None, Store.open(tmp_path / "none"))
     assert chosen.settings.evaluation.max_new_tokens == 5 and chosen.settings.recipe == "small"
     assert chosen.settings.runtime.teacher.base_url == NO_TEACHER
 
 
-def test_an_export_has_the_newest_scores_of_this_model_on_its_card(kept: Artifact, tmp_path: Path) -> None:
-    mirage("export", kept.path, str(tmp_path / "out"), "--licence", "mit")
+def test_an_export_has_the_newest_scores_of_this_model_on_its_card(stored: Artifact, tmp_path: Path) -> None:
+    mirage("export", stored.path, str(tmp_path / "out"), "--licence", "mit")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| vsp-planning | 3 | stage-2 | 62.5% | 50.0% to 75.0% | 80 | 2 | optimal |" in card
     assert "10.0%" not in card and "90.0%" not in card
@@ -128,10 +128,10 @@ def test_an_export_has_the_newest_scores_of_this_model_on_its_card(kept: Artifac
 
 @pytest.mark.parametrize(("adapter", "weights", "alone"), (("keep", 1, 1), ("drop", 1, 0), ("only", 0, 1)))
 def test_adapters_are_kept_dropped_or_alone(
-    kept: Artifact, tmp_path: Path, adapter: str, weights: int, alone: int
+    stored: Artifact, tmp_path: Path, adapter: str, weights: int, alone: int
 ) -> None:
     out = tmp_path / "out"
-    mirage("export", kept.path, str(out), "--adapter", adapter)
+    mirage("export", stored.path, str(out), "--adapter", adapter)
     assert len(list(out.glob("model*.safetensors"))) == weights
     assert len(list(out.rglob("adapter_model.safetensors"))) == alone
     card = (out / "README.md").read_text()
@@ -174,14 +174,14 @@ def pushed(url: str, home: Path, *words: str, token: str = TOKEN) -> subprocess.
     )
 
 
-def test_a_push_sends_every_file_and_the_card_and_never_tells_the_token(kept: Artifact, tmp_path: Path) -> None:
+def test_a_push_sends_every_file_and_the_card_and_never_tells_the_token(stored: Artifact, tmp_path: Path) -> None:
     with running_hub() as hub:
-        done = pushed(hub.url, tmp_path, kept.path, "--to", "me/mine", "--private")
+        done = pushed(hub.url, tmp_path, stored.path, "--to", "me/mine", "--private")
         assert done.returncode == 0, done.stderr
-        assert f"{kept.path} -> {hub.url}/me/mine" in done.stdout
+        assert f"{stored.path} -> {hub.url}/me/mine" in done.stdout
         files = hub.repositories["me/mine"]
         assert hub.private == {"me/mine": True}
-    mirage("export", kept.path, str(tmp_path / "out"))
+    mirage("export", stored.path, str(tmp_path / "out"))
     out = {path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
     assert files == out and "adapter/adapter_model.safetensors" in files
     assert b"62.5%" in files["README.md"]
@@ -197,10 +197,10 @@ def test_what_a_hub_refuses_is_said_in_one_line_with_the_way_out(trained: Path, 
 
 
 def test_a_dry_run_sends_nothing(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.commands.push.upload", pytest.fail)
+    monkeypatch.setattr("flows.commands.export.upload", pytest.fail)
     monkeypatch.setenv("MIRAGE_STORE", str(tmp_path / "store"))
-    said = mirage("push", str(trained), "--to", "me/mine", "--dry-run")
-    assert "model.safetensors" in said and "would push" in said
+    output = mirage("push", str(trained), "--to", "me/mine", "--dry-run")
+    assert "model.safetensors" in output and "would push" in output
 
 
 @pytest.mark.parametrize("name", ("mine", "a/b/c", "https://huggingface.co/a/b", "a/", "/b"))
@@ -211,19 +211,19 @@ def test_a_name_that_no_hub_has_is_refused(name: str, trained: Path) -> None:
 
 def test_words_are_a_model_a_picture_and_a_question(tmp_path: Path) -> None:
     folder, image = str(tmp_path), Path("a.png")
-    assert asked_what(["a.png"], None) == (None, image, None)
-    assert asked_what(["a.png", "why?"], "model/1") == ("model/1", image, "why?")
-    assert asked_what([folder, "a.png"], None) == (folder, image, None)
-    assert asked_what(["model/1", "a.png", "why?"], None) == ("model/1", image, "why?")
+    assert parse_words(["a.png"], None) == (None, image, None)
+    assert parse_words(["a.png", "why?"], "model/1") == ("model/1", image, "why?")
+    assert parse_words([folder, "a.png"], None) == (folder, image, None)
+    assert parse_words(["model/1", "a.png", "why?"], None) == ("model/1", image, "why?")
     for words, reference in (([folder], None), (["a", "b", "c", "d"], None), ([folder, "a.png"], "model/1")):
         with pytest.raises(InputError):
-            asked_what(words, reference)
+            parse_words(words, reference)
 
 
 def test_the_benchmark_is_the_first_that_the_model_was_trained_on() -> None:
-    assert own_benchmark(small_settings()) == "vsp-planning"
-    assert own_benchmark(small_settings(problems={"vsp_planning": None, "sat": {}})) == "sat"
+    assert default_benchmark(small_settings()) == "vsp-planning"
+    assert default_benchmark(small_settings(problems={"vsp_planning": None, "sat": {}})) == "sat"
 
 
 def test_sizes_are_told_in_the_unit_that_suits() -> None:
-    assert [size(count) for count in (12, 12_345, 16_600_000_000)] == ["12 B", "12.3 KB", "16.6 GB"]
+    assert [format_bytes(count) for count in (12, 12_345, 16_600_000_000)] == ["12 B", "12.3 KB", "16.6 GB"]

@@ -14,7 +14,7 @@ from flows.cli import app
 from mirage_core.errors import ArtifactMissing, SignificantDrop
 from mirage_core.pipeline.trend import TrendPoint, load_points
 from tasks.paths import open_store
-from tests.flows.fake_road import FakeRoad
+from tests.flows.fake_pipeline import FakePipeline
 from tests.flows.nights import PLANNING, REASONING, Nights
 
 TOLD = "mirage: a failed night is told"
@@ -64,12 +64,12 @@ def test_a_night_judges_what_the_pointer_names_and_not_the_newest_model(nights: 
     older = nights.model("older", 30, 30)
     nights.model("newer", 40, 40)
     point_at(older)
-    told = night()
+    result = night()
 
-    assert told["model"]["digest"] == older.digest
-    assert told["method"] == "stage-2"
-    assert told["comparison"]["outcome"] == "first night"
-    assert {row["benchmark"]: row["accuracy"] for row in told["scores"] if row["level"] == "all"} == {
+    assert result["model"]["digest"] == older.digest
+    assert result["method"] == "stage-2"
+    assert result["comparison"]["outcome"] == "first night"
+    assert {row["benchmark"]: row["accuracy"] for row in result["scores"] if row["level"] == "all"} == {
         PLANNING: 0.75,
         REASONING: 0.75,
     }
@@ -83,11 +83,11 @@ def test_a_significant_drop_fails_the_night_after_everything_is_written(nights: 
     with pytest.raises(SignificantDrop) as raised:
         night()
 
-    said = str(raised.value)
-    assert good.digest in said and bad.digest in said
-    assert "vsp-planning 90.0% -> 45.0% (-45.0 points" in said
-    assert "right then wrong 18, wrong then right 0" in said
-    assert f"mirage store point nightly {good.path}" in said
+    message = str(raised.value)
+    assert good.digest in message and bad.digest in message
+    assert "vsp-planning 90.0% -> 45.0% (-45.0 points" in message
+    assert "right then wrong 18, wrong then right 0" in message
+    assert f"mirage store point nightly {good.path}" in message
     last = points()[-1]
     assert [change.benchmark for change in last.comparison.drops] == ["vsp-planning", "all"]
     shown = newest_artifacts("nightly-comparison", "nightly-trend", "nightly-scores")
@@ -114,14 +114,14 @@ def test_a_night_that_is_tried_again_is_compared_with_the_night_before_and_not_w
     assert len(points()) == 2
 
 
-def test_the_flow_publishes_where_it_is_told_to(road: FakeRoad) -> None:
+def test_the_flow_publishes_where_it_is_told_to(fake_pipeline: FakePipeline) -> None:
     from flows.full_pipeline import mirage
 
     short = "evaluation.methods=[stage-1]"
     CliRunner().invoke(app, ["run", "--recipe", "micro", "--set", short, "--direct"])
     assert open_store().pointers() == []
     mirage(recipe="micro", overrides=[short], publish_as="best")  # every stage is Cached
-    pointer = open_store().pointed("best")
+    pointer = open_store().pointer("best")
 
     assert (pointer.artifact.summary, pointer.about["method"]) == ({"made": "grounding"}, "stage-1")
     assert open_store().pointers() == ["best"]
@@ -146,30 +146,30 @@ def installed(monkeypatch: pytest.MonkeyPatch, block: str) -> tuple[list[str], s
     """What an installation that notifies ``block`` leaves on the server, and what it says of it."""
     from prefect.settings import PREFECT_API_URL
 
-    said: list[str] = []
+    message: list[str] = []
     monkeypatch.setenv("MIRAGE_NOTIFY", block)
-    names = automations.install(str(PREFECT_API_URL.value()), said.append)
-    return names, next(line for line in said if TOLD in line)
+    names = automations.install(str(PREFECT_API_URL.value()), message.append)
+    return names, next(line for line in message if TOLD in line)
 
 
 def test_without_a_block_to_notify_nothing_is_installed_and_the_way_out_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    names, said = installed(monkeypatch, "no-such-block")
+    names, message = installed(monkeypatch, "no-such-block")
 
     assert TOLD not in names
-    assert "no notification block named 'no-such-block'" in said
-    assert "MIRAGE_NOTIFY=NAME; then: mirage deploy" in said
+    assert "no notification block named 'no-such-block'" in message
+    assert "MIRAGE_NOTIFY=NAME; then: mirage deploy" in message
 
 
 def test_with_a_block_the_notification_is_installed_once(monkeypatch: pytest.MonkeyPatch, block: str) -> None:
     from prefect.client.orchestration import get_client
 
     assert installed(monkeypatch, block)[1].endswith("created")
-    names, said = installed(monkeypatch, block)
+    names, message = installed(monkeypatch, block)
 
     assert TOLD in names
-    assert said.endswith("up to date")
+    assert message.endswith("up to date")
     with get_client(sync_client=True) as client:
         body = {"automations": {"name": {"any_": [TOLD]}}}
         (there,) = client._client.post("/automations/filter", json=body).json()

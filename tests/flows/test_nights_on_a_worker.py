@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deployments import automations
-from flows.pointers import about_model
+from flows.pointers import describe_model
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 from tests.flows.nights import Nights
@@ -60,7 +60,7 @@ def listener() -> Iterator[Listener]:
 
 
 def point_at(store: Store, model: Artifact) -> None:
-    store.point("nightly", model, about=about_model(store, model))
+    store.point("nightly", model, about=describe_model(store, model))
 
 
 def notify(live_stack: LiveStack, url: str) -> list[str]:
@@ -69,11 +69,11 @@ def notify(live_stack: LiveStack, url: str) -> list[str]:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: live_stack.api}):
-        told = {"subject": "{{subject}}", "body": "{{body}}"}
-        CustomWebhookNotificationBlock(name="night", url=url, json_data=told).save("mirage-notify", overwrite=True)
-    said: list[str] = []
-    automations.install(live_stack.api, said.append)
-    return said
+        template = {"subject": "{{subject}}", "body": "{{body}}"}
+        CustomWebhookNotificationBlock(name="night", url=url, json_data=template).save("mirage-notify", overwrite=True)
+    messages: list[str] = []
+    automations.install(live_stack.api, messages.append)
+    return messages
 
 
 def test_a_significant_drop_fails_the_run_and_is_told_with_its_figures(

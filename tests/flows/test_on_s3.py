@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from mirage_core.errors import ArtifactError
 from mirage_core.pipeline.run_record import newest_record
 from tasks import credentials
 from tasks.paths import open_store
-from tests.flows.fake_road import FakeRoad
+from tests.flows.fake_pipeline import FakePipeline
 from tests.flows.traces import all_the_api_shows, assert_nowhere, files, objects, secrets
 from tests.servers.swift import SwiftServer
 
@@ -33,7 +32,7 @@ def bucket(s3_server: SwiftServer) -> str:
 
 @pytest.fixture
 def by_block(
-    bucket: str, s3_server: SwiftServer, road: FakeRoad, monkeypatch: pytest.MonkeyPatch
+    bucket: str, s3_server: SwiftServer, fake_pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[pytest.MonkeyPatch]:
     """The store is in the bucket, and its keys are in a Prefect block only."""
     import s3fs
@@ -42,7 +41,7 @@ def by_block(
         monkeypatch.setenv(name, "")  # put back afterwards, whatever the block has made of it
         monkeypatch.delenv(name)
     credentials.save(BLOCK, s3_server.environment())
-    credentials._loaded.cache_clear()
+    credentials._load.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
     monkeypatch.setenv("MIRAGE_STORE", f"{bucket}/some/prefix")
     monkeypatch.setenv("MIRAGE_S3_BLOCK", BLOCK)
@@ -64,9 +63,9 @@ def shown() -> dict[str, str]:
     with get_client(sync_client=True) as client:
         http = client._client
 
-        def answer(found: httpx.Response) -> Any:
-            assert found.status_code < 300, found.text
-            return found.json()
+        def answer(item: httpx.Response) -> Any:
+            assert item.status_code < 300, item.text
+            return item.json()
 
         return all_the_api_shows(
             lambda path, body: answer(http.post(f"/{path}", json=dict(body))), lambda path: answer(http.get(f"/{path}"))
@@ -77,19 +76,19 @@ def data_base() -> list[Path]:
     """The files of the server's data base."""
     from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 
-    told: Any = PREFECT_API_DATABASE_CONNECTION_URL.value()
-    url = told if isinstance(told, str) else told.get_secret_value()
+    result: Any = PREFECT_API_DATABASE_CONNECTION_URL.value()
+    url = result if isinstance(result, str) else result.get_secret_value()
     path = Path(url.partition(":///")[2])
-    return [found for found in path.parent.glob(f"{path.name}*") if found.is_file()]
+    return [item for item in path.parent.glob(f"{path.name}*") if item.is_file()]
 
 
-def test_artifacts_results_and_records_are_all_on_s3_and_nothing_is_kept_here(
-    by_block: pytest.MonkeyPatch, bucket: str, s3_server: SwiftServer, tmp_path: Path, road: FakeRoad
+def test_artifacts_and_records_are_all_on_s3_and_nothing_is_kept_here(
+    by_block: pytest.MonkeyPatch, bucket: str, s3_server: SwiftServer, tmp_path: Path, fake_pipeline: FakePipeline
 ) -> None:
     from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 
     local = Path(PREFECT_LOCAL_STORAGE_PATH.value())
-    kept = set(files(local))
+    before = set(files(local))
 
     first = run()
     second = run()
@@ -97,12 +96,10 @@ def test_artifacts_results_and_records_are_all_on_s3_and_nothing_is_kept_here(
     assert set(first.values()) == {"Completed"} and set(second.values()) == {"Cached"}
     there = objects(s3_server, bucket)
     sorts = {key.split("/")[2] for key in there}
-    assert {"problems", "model", "evaluation", "report", "runs", "results"} <= sorts
+    assert {"problems", "model", "evaluation", "report", "runs"} <= sorts
+    assert "results" not in sorts, "Prefect keeps no result"
     assert all(key.startswith("some/prefix/") for key in there)
-    results = {key: value for key, value in there.items() if key.startswith("some/prefix/results/mirage/")}
-    assert len(results) == len(first)
-    assert {json.loads(value)["metadata"]["serializer"]["type"] for value in results.values()} == {"json"}
-    assert set(files(local)) == kept, "Prefect's own result storage"
+    assert set(files(local)) == before, "Prefect's own result storage"
     assert not files(tmp_path / "store")
 
 
@@ -111,19 +108,19 @@ def test_no_key_is_found_anywhere_afterwards_not_even_where_it_went_wrong(
     bucket: str,
     s3_server: SwiftServer,
     tmp_path: Path,
-    road: FakeRoad,
+    fake_pipeline: FakePipeline,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     caplog.set_level(logging.DEBUG, "prefect")
-    told = run()
-    faults = [fails(by_block, road, "s3://mirage-nobody-made-it/prefix", s3_server, "owner")]
-    faults += [fails(by_block, road, f"{bucket}/other", s3_server, "guest")]
+    result = run()
+    faults = [fails(by_block, fake_pipeline, "s3://mirage-nobody-made-it/prefix", s3_server, "owner")]
+    faults += [fails(by_block, fake_pipeline, f"{bucket}/other", s3_server, "guest")]
 
-    assert set(told.values()) == {"Completed"}
+    assert set(result.values()) == {"Completed"}
     assert "there is no such bucket" in faults[0]
     assert "no right to" in faults[1]
-    said = capfd.readouterr()
+    output = capfd.readouterr()
     api = shown()
     patience = time.monotonic() + 120
     while "no right to" not in api["logs"]:  # they reach the server a little later
@@ -132,7 +129,7 @@ def test_no_key_is_found_anywhere_afterwards_not_even_where_it_went_wrong(
         api = shown()
     stored = data_base()
     searched: dict[str, str | bytes] = {
-        "output": said.out + said.err,
+        "output": output.out + output.err,
         "log": caplog.text,
         "errors": "\n".join(faults),
         **api,
@@ -145,14 +142,14 @@ def test_no_key_is_found_anywhere_afterwards_not_even_where_it_went_wrong(
     assert_nowhere(secrets(s3_server), searched)
 
 
-def fails(patch: pytest.MonkeyPatch, road: FakeRoad, url: str, server: SwiftServer, user: str) -> str:
+def fails(patch: pytest.MonkeyPatch, fake_pipeline: FakePipeline, url: str, server: SwiftServer, user: str) -> str:
     """Run on a store that refuses; what is said of it, traceback and all."""
     import traceback
 
     import s3fs
 
     credentials.save(BLOCK, server.environment(user))
-    credentials._loaded.cache_clear()
+    credentials._load.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
     patch.setenv("MIRAGE_STORE", url)
     with pytest.raises(ArtifactError) as caught:
@@ -194,19 +191,8 @@ def test_a_session_token_of_other_keys_is_not_sent_with_those_of_the_block(by_bl
 def test_the_block_is_not_made_of_half_the_keys() -> None:
     from mirage_core.errors import SettingsError
 
-    told: dict[str, Any] = {"AWS_ACCESS_KEY_ID": "canary"}
+    result: dict[str, Any] = {"AWS_ACCESS_KEY_ID": "canary"}
     with pytest.raises(SettingsError, match="AWS_SECRET_ACCESS_KEY not set") as caught:
-        credentials.save("half", told)
+        credentials.save("half", result)
 
     assert "canary" not in str(caught.value)
-
-
-def test_the_results_block_is_saved_once_however_often_and_by_however_many() -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from tasks.results import save_block
-
-    with ThreadPoolExecutor(4) as pool:
-        saved = {block._block_document_id for block in pool.map(lambda _: save_block(), range(8))}
-
-    assert len(saved) == 1

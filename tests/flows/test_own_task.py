@@ -1,4 +1,4 @@
-"""A task of one's own goes the whole road by its recipe alone; nothing of this repository knows it."""
+"""A task of one's own goes the whole pipeline by its recipe alone; nothing of this repository knows it."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def test_a_task_of_ones_own_goes_the_whole_road(tmp_path: Path) -> None:
     check_artifacts(Store.open(tmp_path / "store"), tmp_path / "turning.py")
 
     asked = ("evaluate", "--benchmark", "turning", "--method", "direct-sft", "--save", "again.parquet", "--json")
-    told = json.loads(mirage(tmp_path, *asked))
-    assert (told["benchmark"], sum(row["n"] for row in told["rows"] if row["group"] == "all")) == ("turning", 12)
-    (kept,) = (stage["path"] for stage in record["stages"] if stage["name"] == "evaluation/direct-sft")
-    assert json.loads(mirage(tmp_path, "compare", kept, "again.parquet", "--json"))["flips"] == []
+    result = json.loads(mirage(tmp_path, *asked))
+    assert (result["benchmark"], sum(row["n"] for row in result["rows"] if row["group"] == "all")) == ("turning", 12)
+    (evaluation,) = (stage["path"] for stage in record["stages"] if stage["name"] == "evaluation/direct-sft")
+    assert json.loads(mirage(tmp_path, "compare", evaluation, "again.parquet", "--json"))["flips"] == []
 
 
 def check_artifacts(store: Store, file: Path) -> None:
@@ -72,10 +72,10 @@ def check_artifacts(store: Store, file: Path) -> None:
     problems = store.fetch(store.list("problems")[0])
     assert (problems / "task.py").read_bytes() == file.read_bytes()
     assert {problem.benchmark for problem in load_problems(problems)} == {"turning"}
-    (examples,) = (store.fetch(found) for found in store.list("examples"))
+    (examples,) = (store.fetch(artifact) for artifact in store.list("examples"))
     assert {example.chain.teacher for example in load_examples(examples)} == {"oracle"}
     assert "I turn the pattern" in load_examples(examples)[0].chain.text_before
     assert str(file.parent) not in (examples / "card.json").read_text()
-    (report,) = (store.fetch(found) for found in store.list("report"))
+    (report,) = (store.fetch(artifact) for artifact in store.list("report"))
     page = next(report.glob("*.html")).read_text()
     assert "turning" in page and str(file.parent) not in page

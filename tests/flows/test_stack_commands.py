@@ -10,7 +10,7 @@ from flows.cli import app
 KEYS = {"AWS_ACCESS_KEY_ID": "canary-key", "AWS_SECRET_ACCESS_KEY": "canary-secret", "AWS_ENDPOINT_URL": "http://s3:1"}
 
 
-def told(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment: str) -> str:
+def run_command(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment: str) -> str:
     """What a command prints."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -19,18 +19,18 @@ def told(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment: str) -
     return done.output
 
 
-def test_status_says_where_results_go_and_where_the_keys_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    said = told(monkeypatch, "status", MIRAGE_STORE="s3://bucket/prefix", **KEYS)
-    assert "results  s3://bucket/prefix/results (Prefect block mirage-results/store)" in said
-    assert "keys     the AWS variables" in said
-    assert "canary" not in said
+def test_status_says_where_the_store_is_and_where_the_keys_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = run_command(monkeypatch, "status", MIRAGE_STORE="s3://bucket/prefix", **KEYS)
+    assert "store    s3://bucket/prefix" in output and "\nresults" not in output
+    assert "keys     the AWS variables" in output
+    assert "canary" not in output
 
-    said = told(monkeypatch, "status", MIRAGE_S3_BLOCK="ours")
-    assert "keys     Prefect block mirage-s3-credentials/ours" in said
+    output = run_command(monkeypatch, "status", MIRAGE_S3_BLOCK="ours")
+    assert "keys     Prefect block mirage-s3-credentials/ours" in output
 
 
 def test_status_of_a_local_store_speaks_of_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "keys" not in told(monkeypatch, "status", MIRAGE_STORE="/somewhere")
+    assert "keys" not in run_command(monkeypatch, "status", MIRAGE_STORE="/somewhere")
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -41,10 +41,10 @@ def test_the_keys_of_the_shell_become_a_block_that_shows_none_of_them(monkeypatc
 
     from tasks.credentials import S3Credentials
 
-    said = told(monkeypatch, "s3-block", "ours", PREFECT_API_URL=str(PREFECT_API_URL.value()), **KEYS)
+    output = run_command(monkeypatch, "s3-block", "ours", PREFECT_API_URL=str(PREFECT_API_URL.value()), **KEYS)
 
-    assert "canary" not in said
-    assert "MIRAGE_S3_BLOCK=ours mirage deploy" in said
+    assert "canary" not in output
+    assert "MIRAGE_S3_BLOCK=ours mirage deploy" in output
     saved = S3Credentials.load("ours", _sync=True)  # type: ignore[call-arg]
     assert saved.environment() == KEYS
     with get_client(sync_client=True) as client:
@@ -55,14 +55,17 @@ def test_the_keys_of_the_shell_become_a_block_that_shows_none_of_them(monkeypatc
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.xdist_group("prefect")
-def test_deploying_saves_the_block_of_the_results_and_tells_prefect_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deploying_makes_no_block_and_passes_prefect_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     import subprocess
 
+    from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
-    from tasks.results import StoreResults
+    def blocks() -> list[str]:
+        with get_client(sync_client=True) as client:
+            return sorted(block["id"] for block in client._client.post("/block_documents/filter", json={}).json())
 
-    calls = []
+    calls, before = [], blocks()
 
     def deployed(command: list[str], env: dict[str, str], **rest: object) -> subprocess.CompletedProcess[str]:
         calls.append(env)
@@ -71,9 +74,9 @@ def test_deploying_saves_the_block_of_the_results_and_tells_prefect_no_key(monke
     monkeypatch.setattr("deployments.local_stack.subprocess.run", deployed)
     url = str(PREFECT_API_URL.value())
     for _ in range(2):
-        told(monkeypatch, "deploy", "--store", "s3://bucket/prefix", PREFECT_API_URL=url, MIRAGE_S3_BLOCK="ours")
+        run_command(monkeypatch, "deploy", "--store", "s3://bucket/prefix", PREFECT_API_URL=url, MIRAGE_S3_BLOCK="ours")
 
-    assert StoreResults.load("store", _sync=True).root == ""  # type: ignore[call-arg]
+    assert blocks() == before
     assert [(env["MIRAGE_STORE"], env["MIRAGE_S3_BLOCK"]) for env in calls] == [("s3://bucket/prefix", "ours")] * 2
 
 
@@ -93,11 +96,11 @@ def test_a_deployment_tells_its_flows_where_the_keys_are_and_never_the_keys() ->
 def test_keys_in_the_store_s_url_are_refused_before_anything_is_told_of_it(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.commands.session import environment
+    from flows.commands.session import flow_environment
     from mirage_core.errors import SettingsError
 
     with pytest.raises(SettingsError) as caught:
-        environment(url)
+        flow_environment(url)
 
     assert "canary" not in str(caught.value)
 
@@ -121,12 +124,12 @@ def test_a_run_s_own_environment_keeps_what_its_deployment_was_made_with(monkeyp
         def read_deployment_by_name(self, name: str) -> SimpleNamespace:
             return SimpleNamespace(id="1", job_variables={"env": {"MIRAGE_S3_BLOCK": "ours", "MIRAGE_STORE": "old"}})
 
-        def create_flow_run_from_deployment(self, found: str, **rest: Any) -> SimpleNamespace:
+        def create_flow_run_from_deployment(self, deployment: str, **rest: Any) -> SimpleNamespace:
             asked.update(rest)
             return SimpleNamespace(id="2")
 
     monkeypatch.setattr(watch, "get_client", lambda sync_client: Client())
-    monkeypatch.setattr(watch._Watch, "to_the_end", lambda self: None)
-    watch.start_and_watch("a/b", parameters={}, environment={"MIRAGE_STORE": "new"}, say=lambda *a: None)
+    monkeypatch.setattr(watch._RunMonitor, "follow", lambda self: None)
+    watch.start_and_watch("a/b", parameters={}, environment={"MIRAGE_STORE": "new"}, log=lambda *a: None)
 
     assert asked["job_variables"] == {"env": {"MIRAGE_S3_BLOCK": "ours", "MIRAGE_STORE": "new"}}

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.commands.store import seconds_of
+from flows.commands.store import parse_age
 from mirage_core.errors import ArtifactDamaged, InputError
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact
@@ -36,18 +36,18 @@ def aged(store: Store, days: float) -> None:
 
 
 def test_gc_shows_first_and_removes_only_when_told(store: Store, tmp_path: Path) -> None:
-    kept, lost = publish(store, tmp_path, 1), publish(store, tmp_path, 2)
-    store.write_json("runs/r1.json", {"stages": [{"path": kept.path}]})
+    saved, lost = publish(store, tmp_path, 1), publish(store, tmp_path, 2)
+    store.write_json("runs/r1.json", {"stages": [{"path": saved.path}]})
     aged(store, 8)
     cli = CliRunner()
     shown = cli.invoke(app, ["store", "gc"])
     assert shown.exit_code == 0
-    assert lost.path in shown.stdout and kept.path not in shown.stdout
+    assert lost.path in shown.stdout and saved.path not in shown.stdout
     assert "8 d" in shown.stdout and "mirage store gc --delete" in shown.stdout
     assert len(store.list()) == 2
     done = cli.invoke(app, ["store", "gc", "--delete"])
     assert "1 things" in done.stdout and "removed" in done.stdout
-    assert store.list() == [kept]
+    assert store.list() == [saved]
 
 
 def test_gc_leaves_what_is_younger_than_it_is_told(store: Store, tmp_path: Path) -> None:
@@ -55,11 +55,11 @@ def test_gc_leaves_what_is_younger_than_it_is_told(store: Store, tmp_path: Path)
     aged(store, 0.1)
     cli = CliRunner()
     assert lost.path not in cli.invoke(app, ["store", "gc", "--delete"]).stdout
-    told = json.loads(cli.invoke(app, ["store", "gc", "--older-than", "2h", "--json"]).stdout)
-    assert (told["deleted"], [item["path"] for item in told["garbage"]]) == (False, [lost.path])
-    assert told["garbage"][0]["size"] > 0
-    told = json.loads(cli.invoke(app, ["store", "gc", "--older-than", "2h", "--delete", "--json"]).stdout)
-    assert [item["removed"] for item in told["garbage"]] == [True]
+    result = json.loads(cli.invoke(app, ["store", "gc", "--older-than", "2h", "--json"]).stdout)
+    assert (result["deleted"], [item["path"] for item in result["garbage"]]) == (False, [lost.path])
+    assert result["garbage"][0]["size"] > 0
+    result = json.loads(cli.invoke(app, ["store", "gc", "--older-than", "2h", "--delete", "--json"]).stdout)
+    assert [item["removed"] for item in result["garbage"]] == [True]
     assert store.list() == []
 
 
@@ -81,10 +81,10 @@ def test_verify_only_tells_and_repair_takes_out_of_use(store: Store, tmp_path: P
     (Path(store.url) / broken.path / "manifest.json").write_text("{")
     cli = CliRunner()
     for _ in range(2):
-        found = cli.invoke(app, ["store", "verify"])
-        assert isinstance(found.exception, ArtifactDamaged)
-        assert bad.path in str(found.exception) and broken.path in str(found.exception)
-        assert "mirage store verify --repair" in str(found.exception)
+        result_of_verify = cli.invoke(app, ["store", "verify"])
+        assert isinstance(result_of_verify.exception, ArtifactDamaged)
+        assert bad.path in str(result_of_verify.exception) and broken.path in str(result_of_verify.exception)
+        assert "mirage store verify --repair" in str(result_of_verify.exception)
     repaired = cli.invoke(app, ["store", "verify", "--repair"])
     assert isinstance(repaired.exception, ArtifactDamaged)
     assert str(repaired.exception).count("taken out of use (quarantine/") == 2
@@ -94,10 +94,10 @@ def test_verify_only_tells_and_repair_takes_out_of_use(store: Store, tmp_path: P
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1.5d", 129600), ("0s", 0)])
 def test_an_age_is_a_number_and_a_unit(text: str, seconds: float) -> None:
-    assert seconds_of(text) == seconds
+    assert parse_age(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "2 hours", "-1h", "2w"])
 def test_an_age_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="such as 2h or 7d"):
-        seconds_of(text)
+        parse_age(text)

@@ -12,7 +12,7 @@ from mirage_core.errors import DataError, StudyIncomplete
 from mirage_core.studies.loading import names
 from mirage_core.studies.record import StudyRecord, newest_study
 from tasks.paths import open_store
-from tests.flows.fake_road import FakeRoad
+from tests.flows.fake_pipeline import FakePipeline
 from tests.flows.test_forms import form
 
 CELLS = [
@@ -40,44 +40,48 @@ def artifacts(key: str) -> int:
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        found = client._client.post("/artifacts/count", json={"artifacts": {"key": {"any_": [key]}}})
-    return int(found.raise_for_status().json())
+        count = client._client.post("/artifacts/count", json={"artifacts": {"key": {"any_": [key]}}})
+    return int(count.raise_for_status().json())
 
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.xdist_group("prefect")
 @pytest.mark.parametrize("parallel", [1, 2])
-def test_every_stage_of_the_grid_is_a_task_and_shared_ones_run_once(road: FakeRoad, study: str, parallel: int) -> None:
+def test_stages_of_the_grid_are_tasks_and_shared_ones_run_once(
+    fake_pipeline: FakePipeline, study: str, parallel: int
+) -> None:
     from flows.study import grid_study
 
     before = {key: artifacts(key) for key in ("study", "study-table")}
     report = grid_study(study=study, parallel=parallel)
-    ran = list(road.ran)
+    ran = list(fake_pipeline.ran)
     again = grid_study(study=study, parallel=parallel)
 
     assert len(ran) == len(set(ran)) == 13
     assert (report.kind, again) == ("study", report)
-    assert road.ran == ran, "no stage's body ran twice"
+    assert fake_pipeline.ran == ran, "no stage's body ran twice"
     assert {cell.state for cell in newest().cells} == {"Completed"}
     assert {key: artifacts(key) for key in before} == {key: count + 2 for key, count in before.items()}
 
 
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.xdist_group("prefect")
-def test_a_failed_cell_fails_the_study_by_name_and_only_what_is_missing_runs_again(road: FakeRoad, study: str) -> None:
+def test_a_failed_cell_fails_the_study_and_only_what_is_missing_runs_again(
+    fake_pipeline: FakePipeline, study: str
+) -> None:
     from flows.study import grid_study
 
-    road.faults["without-stage-1"] = [DataError("row 7 has no image")]
+    fake_pipeline.faults["without-stage-1"] = [DataError("row 7 has no image")]
     with pytest.raises(StudyIncomplete, match=r"1 of 4 cells failed: alone/42 .*row 7"):
         grid_study(study=study)
     assert (newest().state, [cell.state for cell in newest().cells].count("Failed")) == ("Failed", 1)
 
-    road.ran.clear()
+    fake_pipeline.ran.clear()
     grid_study(study=study)
-    assert road.ran == ["without-stage-1", "evaluation/without-stage-1"]
+    assert fake_pipeline.ran == ["without-stage-1", "evaluation/without-stage-1"]
 
 
-def test_the_command_shows_what_it_would_do_then_does_it_in_this_process(road: FakeRoad, study: str) -> None:
+def test_the_command_shows_its_plan_then_runs_it_in_this_process(fake_pipeline: FakePipeline, study: str) -> None:
     from flows.cli import app
 
     planned = CliRunner().invoke(app, ["study", study, "--dry-run", "--seeds", "1,2"])
@@ -85,25 +89,25 @@ def test_the_command_shows_what_it_would_do_then_does_it_in_this_process(road: F
     assert "26 stages for 8 cells, 54 without sharing; 0 are cached" in planned.output
     fewer = CliRunner().invoke(app, ["study", study, "--dry-run", "--seeds", "1,2", "--cells", "alone"])
     assert "for 4 cells" in fewer.output, fewer.output
-    assert road.ran == []
+    assert fake_pipeline.ran == []
 
     done = CliRunner().invoke(app, ["study", study, "--direct", "--seeds", "1,2"])
     assert done.exit_code == 0, done.output
-    assert len(road.ran) == 26
+    assert len(fake_pipeline.ran) == 26
     assert "| direct | 50.0" in done.output and "study.html" in done.output
     planned = CliRunner().invoke(app, ["study", study, "--dry-run", "--seeds", "1,2"])
     assert "26 are cached" in planned.output
 
 
-def test_a_wrong_seed_and_an_unknown_study_are_told(road: FakeRoad, study: str) -> None:
-    from flows.commands.study import cells_of, seeds_of
+def test_a_wrong_seed_and_an_unknown_study_are_told(fake_pipeline: FakePipeline, study: str) -> None:
+    from flows.commands.study import parse_cells, parse_seeds
     from mirage_core.errors import InputError
     from mirage_core.studies.loading import load_study
 
     with pytest.raises(InputError, match="got the seeds '1,b', expected whole numbers"):
-        seeds_of("1,b")
+        parse_seeds("1,b")
     with pytest.raises(InputError, match="got the cells ',', expected names"):
-        cells_of(",")
+        parse_cells(",")
     with pytest.raises(InputError, match="did you mean ablation"):
         load_study("ablatio")
 
@@ -111,7 +115,7 @@ def test_a_wrong_seed_and_an_unknown_study_are_told(road: FakeRoad, study: str) 
 def test_the_form_and_the_help_name_every_study() -> None:
     from flows.cli import app
 
-    said = CliRunner().invoke(app, ["study", "--help"], terminal_width=200).output
+    output = CliRunner().invoke(app, ["study", "--help"], terminal_width=200).output
     for name in names():
         assert name in form("flows/study.py:grid_study")["study"]["description"]
-        assert name in said
+        assert name in output

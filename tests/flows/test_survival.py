@@ -15,18 +15,18 @@ import pytest
 
 from deployments import automations, limits
 from deployments.background import StackError
-from flows import heartbeat as alive
+from flows import heartbeat
 from mirage_core.errors import StageTimeout
 from mirage_core.pipeline.run_record import RunRecord, newest_record
 from mirage_core.pipeline.stage import StageContext
 from tasks import gpu
 from tasks.paths import open_store, store_url
-from tests.flows.fake_road import FakeRoad
+from tests.flows.fake_pipeline import FakePipeline
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect")]
 
 ZOMBIES = "mirage: runs without a heartbeat are Crashed"
-# The shortest road with stages that run a model: problems, auxiliary-images, base, evaluation, report.
+# The shortest pipeline with stages that run a model: problems, auxiliary-images, base, evaluation, report.
 SHORTEST = "evaluation.methods=[zero-shot]"
 MODELS = ("base", "evaluation/zero-shot")
 
@@ -69,11 +69,11 @@ def flip(kind: str) -> None:
     file.write_bytes(content)
 
 
-def test_an_artifact_damaged_in_mid_run_is_made_again_in_the_same_run(road: FakeRoad) -> None:
-    road.during["base"] = lambda context: flip("problems")
+def test_an_artifact_damaged_in_mid_run_is_made_again_in_the_same_run(fake_pipeline: FakePipeline) -> None:
+    fake_pipeline.during["base"] = lambda context: flip("problems")
     record = run("seed=101")
 
-    assert road.ran == ["problems", "auxiliary-images", "base", "problems", "evaluation/zero-shot", "report"]
+    assert fake_pipeline.ran == ["problems", "auxiliary-images", "base", "problems", "evaluation/zero-shot", "report"]
     assert record.state == "Completed"
     assert {stage.state for stage in record.stages} == {"Completed"}
     assert "problems/" in record.faults[0]
@@ -82,40 +82,40 @@ def test_an_artifact_damaged_in_mid_run_is_made_again_in_the_same_run(road: Fake
     assert [store.verify(artifact) for artifact in store.list()] == [[]] * len(store.list())
 
 
-def test_a_single_stage_heals_what_it_needs(road: FakeRoad) -> None:
+def test_a_single_stage_heals_what_it_needs(fake_pipeline: FakePipeline) -> None:
     from flows.single_stage import single_stage
 
     single_stage(stage="auxiliary-images", recipe="micro", overrides=["seed=102"])
     flip("problems")
     flip("auxiliary-images")
-    road.ran.clear()
-    made = single_stage(stage="examples", recipe="micro", overrides=["seed=102"])
+    fake_pipeline.ran.clear()
+    examples = single_stage(stage="examples", recipe="micro", overrides=["seed=102"])
 
-    assert made.kind == "examples"
-    assert road.ran == ["problems", "auxiliary-images", "examples"]
+    assert examples.kind == "examples"
+    assert fake_pipeline.ran == ["problems", "auxiliary-images", "examples"]
 
 
-def test_a_network_fault_is_tried_again_and_a_refusal_is_not(road: FakeRoad) -> None:
+def test_a_network_fault_is_tried_again_and_a_refusal_is_not(fake_pipeline: FakePipeline) -> None:
     request = httpx.Request("POST", "http://server/api")
     away = httpx.HTTPStatusError("503", request=request, response=httpx.Response(503, request=request))
     wrong = httpx.HTTPStatusError("422", request=request, response=httpx.Response(422, request=request))
-    road.faults["problems"] = [ConnectionResetError(), httpx.ConnectError("no route"), away, wrong]
+    fake_pipeline.faults["problems"] = [ConnectionResetError(), httpx.ConnectError("no route"), away, wrong]
     with pytest.raises(httpx.HTTPStatusError, match="422"):
         run("seed=103")
-    assert road.ran == ["problems"] * 4
+    assert fake_pipeline.ran == ["problems"] * 4
 
 
-def test_a_stage_has_its_own_time_out_and_it_is_no_reason_to_try_again(road: FakeRoad) -> None:
-    road.during["problems"] = lambda context: time.sleep(60)
+def test_a_stage_has_its_own_time_out_and_it_is_no_reason_to_try_again(fake_pipeline: FakePipeline) -> None:
+    fake_pipeline.during["problems"] = lambda context: time.sleep(60)
     with pytest.raises(StageTimeout, match=r"problems did not finish within 1 s.*runtime\.timeouts\.problems"):
         run("seed=104", "runtime.timeouts={problems: 1}")
-    assert road.ran == ["problems"]
+    assert fake_pipeline.ran == ["problems"]
 
 
-def test_a_living_run_that_is_told_crashed_says_that_it_lives(road: FakeRoad, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_living_run_marked_crashed_is_set_back(fake_pipeline: FakePipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.runtime import flow_run
 
-    monkeypatch.setattr(alive, "LOOK_S", 0.2)
+    monkeypatch.setattr(heartbeat, "CHECK_INTERVAL_S", 0.2)
     seen: list[str] = []
 
     def declared_dead(context: StageContext) -> None:
@@ -126,7 +126,7 @@ def test_a_living_run_that_is_told_crashed_says_that_it_lives(road: FakeRoad, mo
         until(lambda: get(f"flow_runs/{run_id}")["state"]["type"] == "RUNNING")
         seen.append(get(f"flow_runs/{run_id}")["state"]["type"])
 
-    road.during["problems"] = declared_dead
+    fake_pipeline.during["problems"] = declared_dead
     record = run("seed=108")
     assert seen == ["CRASHED", "RUNNING"]
     assert record.state == "Completed"
@@ -137,19 +137,19 @@ def test_a_living_run_that_is_told_crashed_says_that_it_lives(road: FakeRoad, mo
 def refused(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One for each time that somebody asked for the GPU and did not get it."""
     times: list[str] = []
-    real = gpu._taken
+    real = gpu._acquire
 
     def noted(client: Any) -> Any:
         lease = real(client)
         times.extend([] if lease else ["refused"])
         return lease
 
-    monkeypatch.setattr(gpu, "_taken", noted)
-    monkeypatch.setattr(gpu, "LOOK_S", 0.2)
+    monkeypatch.setattr(gpu, "_acquire", noted)
+    monkeypatch.setattr(gpu, "POLL_S", 0.2)
     return times
 
 
-def test_stages_that_run_a_model_never_overlap_in_two_runs_at_once(road: FakeRoad, refused: list[str]) -> None:
+def test_stages_with_a_model_never_overlap_in_two_runs_at_once(fake_pipeline: FakePipeline, refused: list[str]) -> None:
     at_work, worked = threading.Lock(), []
     overlaps: list[str] = []
 
@@ -163,19 +163,21 @@ def test_stages_that_run_a_model_never_overlap_in_two_runs_at_once(road: FakeRoa
         finally:
             at_work.release()
 
-    road.during.update(dict.fromkeys(MODELS, alone))
+    fake_pipeline.during.update(dict.fromkeys(MODELS, alone))
     run_two_at_once(105, 106)
 
     assert (overlaps, len(worked)) == ([], 4)
     assert get("v2/concurrency_limits/gpu")["active_slots"] == 0
 
 
-def test_a_stage_that_the_other_run_made_while_this_one_waited_is_cached(road: FakeRoad, refused: list[str]) -> None:
-    road.during["base"] = lambda context: until(lambda: bool(refused) or road.ran.count("base") > 1)
+def test_a_stage_the_other_run_made_while_this_one_waited_is_cached(
+    fake_pipeline: FakePipeline, refused: list[str]
+) -> None:
+    fake_pipeline.during["base"] = lambda context: until(lambda: bool(refused) or fake_pipeline.ran.count("base") > 1)
     run_two_at_once(107, 107)
 
     assert refused
-    assert sorted(name for name in road.ran if name in MODELS) == list(MODELS)
+    assert sorted(name for name in fake_pipeline.ran if name in MODELS) == list(MODELS)
 
 
 def until(reached: Callable[[], bool]) -> None:
@@ -190,11 +192,11 @@ def test_a_slot_that_the_server_gave_away_ends_the_work_by_a_transient_fault(mon
     slot = gpu.GpuSlot(logging.getLogger("test"))
     taken = httpx.post(f"{api()}/v2/concurrency_limits/", json={"name": "gpu", "limit": 1})
     assert taken.status_code in (201, 409)
-    with slot.held():
+    with slot.acquired():
         slot.check()
-        monkeypatch.setattr(gpu, "_taken", lambda client: None)
-        held = get("v2/concurrency_limits/gpu")
-        assert held["active_slots"] == 1
+        monkeypatch.setattr(gpu, "_acquire", lambda client: None)
+        limit = get("v2/concurrency_limits/gpu")
+        assert limit["active_slots"] == 1
         monkeypatch.setattr(gpu.SyncPrefectClient, "renew_concurrency_lease", gone)
         until(slot._lost.is_set)
         with pytest.raises(gpu.GpuSlotLost) as caught:
@@ -211,15 +213,15 @@ def gone(*_: Any, **__: Any) -> None:
 def test_a_lost_lease_is_taken_anew_where_nobody_was_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "RENEW_S", 0.1)
     leases: list[Any] = []
-    real = gpu._taken
+    real = gpu._acquire
 
     def noted(client: Any) -> Any:
         leases.append(real(client) if not leases else uuid4())
         return leases[-1]
 
-    monkeypatch.setattr(gpu, "_taken", noted)
+    monkeypatch.setattr(gpu, "_acquire", noted)
     slot = gpu.GpuSlot(logging.getLogger("test"))
-    with slot.held():
+    with slot.acquired():
         monkeypatch.setattr(gpu.SyncPrefectClient, "renew_concurrency_lease", gone)
         until(lambda: len(leases) >= 3)
         slot.check()
@@ -228,12 +230,12 @@ def test_a_lost_lease_is_taken_anew_where_nobody_was_quicker(monkeypatch: pytest
 
 
 def test_the_limit_is_made_once_and_a_changed_one_is_left_alone() -> None:
-    said: list[str] = []
+    lines: list[str] = []
     httpx.delete(f"{api()}/v2/concurrency_limits/gpu")
-    assert [limits.install(api(), said.append) for _ in range(3)] == [1, 1, 1]
+    assert [limits.install(api(), lines.append) for _ in range(3)] == [1, 1, 1]
     httpx.patch(f"{api()}/v2/concurrency_limits/gpu", json={"limit": 4}).raise_for_status()
-    assert limits.install(api(), said.append) == 4
-    assert "up to 4 stages" in said[-1]
+    assert limits.install(api(), lines.append) == 4
+    assert "up to 4 stages" in lines[-1]
     httpx.patch(f"{api()}/v2/concurrency_limits/gpu", json={"limit": 1}).raise_for_status()
     assert len([limit for limit in post("v2/concurrency_limits/filter", {}) if limit["name"] == "gpu"]) == 1
 
@@ -243,13 +245,13 @@ def post(path: str, body: dict[str, Any]) -> Any:
 
 
 def test_automations_are_installed_once_however_often_and_stay_off_where_switched_off() -> None:
-    said: list[str] = []
-    names = automations.install(api(), said.append)
+    lines: list[str] = []
+    names = automations.install(api(), lines.append)
     assert ZOMBIES in names
     created = {automation["name"]: automation["id"] for automation in post("automations/filter", {})}
     httpx.patch(f"{api()}/automations/{created[ZOMBIES]}", json={"enabled": False}).raise_for_status()
     for _ in range(2):
-        automations.install(api(), said.append)
+        automations.install(api(), lines.append)
     there = [automation for automation in post("automations/filter", {}) if automation["name"] in names]
     assert {automation["name"]: automation["id"] for automation in there} == {name: created[name] for name in names}
     assert len(there) == len(names)
@@ -263,7 +265,7 @@ def test_doubles_of_an_automation_are_removed() -> None:
     double = {key: there[key] for key in ("name", "description", "enabled", "trigger", "actions")}
     post("automations/", double)
     automations.install(api(), lambda line: None)
-    assert [found["id"] for found in post("automations/filter", by_name)] == [there["id"]]
+    assert [automation["id"] for automation in post("automations/filter", by_name)] == [there["id"]]
 
 
 def test_a_file_that_is_no_automation_is_named(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.commands.teacher import spread
 from mirage_core.errors import InputError, SettingsError
-from tests.teacher.chat_server import Call, chat_server
+from tests.llm_client.chat_server import Call, chat_server
 
 DATA = "{train_levels: [3], test_levels: [3], train: 6, validation: 1, test_per_level: 1}"
 
@@ -22,12 +22,12 @@ def arguments(store: Path, url: str, count: int = 3) -> list[str]:
         "teacher={kind: endpoint, variant: cot, model: some-model, attempts: 1}",
         f"runtime.teacher={{base_url: '{url}', price_prompt: 10, concurrency: 1}}",
     ]
-    given = [part for text in sets for part in ("--set", text)]
-    return ["teacher", "try", "--recipe", "micro", *given, "--n", str(count), "--store", str(store)]
+    command = [part for text in sets for part in ("--set", text)]
+    return ["teacher", "try", "--recipe", "micro", *command, "--n", str(count), "--store", str(store)]
 
 
 def test_a_few_answers_are_shown_with_their_faults_and_their_cost_and_kept(tmp_path: Path) -> None:
-    with chat_server(lambda call: call.say("so \x1b[2J I guess \\boxed{U}")) as server:
+    with chat_server(lambda call: call.reply("so \x1b[2J I guess \\boxed{U}")) as server:
         done = CliRunner().invoke(app, arguments(tmp_path / "store", server.url))
         assert done.exit_code == 0, done.output
         assert "place: expected <output_image> exactly once, got it 0 times" in done.output
@@ -43,8 +43,8 @@ def test_a_few_answers_are_shown_with_their_faults_and_their_cost_and_kept(tmp_p
 
 def test_an_accepted_chain_is_shown_round_its_picture(tmp_path: Path) -> None:
     sets = ["--set", "teacher.variant=cot", "--set", f"problems.vsp_planning={DATA}"]
-    given = ["--recipe", "micro", *sets, "--n", "1", "--store", str(tmp_path / "store")]
-    done = CliRunner().invoke(app, ["teacher", "try", *given])
+    command = ["--recipe", "micro", *sets, "--n", "1", "--store", str(tmp_path / "store")]
+    done = CliRunner().invoke(app, ["teacher", "try", *command])
     assert done.exit_code == 0, done.output
     assert "accepted, written by oracle" in done.output
     assert "</think>\n[arrows]\n<think>" in done.output
@@ -65,8 +65,8 @@ def test_wrong_use_is_one_message(tmp_path: Path) -> None:
 
 
 def test_a_key_in_a_block_needs_the_server_and_says_so(tmp_path: Path) -> None:
-    given = arguments(tmp_path / "store", "http://127.0.0.1:1/v1")
-    failed = CliRunner().invoke(app, [*given, "--set", "runtime.teacher.api_key_block=teacher-key"])
+    command = arguments(tmp_path / "store", "http://127.0.0.1:1/v1")
+    failed = CliRunner().invoke(app, [*command, "--set", "runtime.teacher.api_key_block=teacher-key"])
     assert "no Prefect server runs" in str(failed.exception)
 
 

@@ -17,11 +17,11 @@ from prefect.client.orchestration import get_client
 from flows.single_stage import single_stage
 from mirage_core.config import TeacherRuntime
 from mirage_core.errors import MirageError, SettingsError
-from mirage_core.pipeline.runner import run_road
-from mirage_core.teacher import keys_from
+from mirage_core.pipeline.runner import run_in_process
+from mirage_core.teacher import use_key_reader
 from tasks.secrets import read_key
 from tests.flows.traces import pages
-from tests.teacher.chat_server import Call, chat_server, completion
+from tests.llm_client.chat_server import Call, chat_server, completion
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect")]
 
@@ -50,8 +50,8 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 def parrot(call: Call) -> None:
     """Says whatever it was sent, the key too, in the answer's text and beside it."""
-    said = f"{json.dumps(dict(call.headers))} {CANARY}"
-    call.send(200, {**completion(said), "model": said, "id": said}, x_echo=CANARY)
+    leak = f"{json.dumps(dict(call.headers))} {CANARY}"
+    call.send(200, {**completion(leak), "model": leak, "id": leak}, x_echo=CANARY)
 
 
 def refuses(call: Call) -> None:
@@ -66,7 +66,7 @@ def overloaded(call: Call) -> None:
 
 def everything_of_the_server() -> str:
     """Runs, states, logs, artifacts and block documents of the Prefect server, as its UI reads them."""
-    found: list[list[Any]] = []
+    pages_read: list[list[Any]] = []
     with get_client(sync_client=True) as client:
 
         def ask(path: str, body: Mapping[str, Any]) -> list[Any]:
@@ -75,13 +75,13 @@ def everything_of_the_server() -> str:
             return list(answer.json())
 
         for path in ("flow_runs", "task_runs", "logs", "artifacts", "deployments", "variables"):
-            found.append(pages(partial(ask, path)))
-        for run in [*found[0], *found[1]]:
+            pages_read.append(pages(partial(ask, path)))
+        for run in [*pages_read[0], *pages_read[1]]:
             kind = "flow_run_states" if "flow_version" in run else "task_run_states"
             answer = client._client.get(f"/{kind}/", params={f"{kind.removesuffix('_states')}_id": run["id"]})
             answer.raise_for_status()
-            found.append(answer.json())
-    return json.dumps(found)
+            pages_read.append(answer.json())
+    return json.dumps(pages_read)
 
 
 def files_below(*folders: Path) -> bytes:
@@ -103,21 +103,21 @@ def test_the_key_is_in_no_log_artifact_exception_record_file_or_page(
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     for name in ("", "prefect", "openai", "httpx2", "httpcore2", "asyncio", "mirage_core"):
         caplog.set_level(logging.DEBUG, logger=name)
-    said = ""
+    leak = ""
     with chat_server(respond) as server:
         with pytest.raises(MirageError) if fails else nullcontext() as caught:
             single_stage(stage="examples", recipe="micro", overrides=overrides(server.url))
         if caught is not None:
             problem = caught.value
-            said = "".join(traceback.format_exception(problem)) + repr(problem) + repr(vars(problem))
+            leak = "".join(traceback.format_exception(problem)) + repr(problem) + repr(vars(problem))
         sent = [call.headers.get("authorization") for call in server.calls]
     assert sent and set(sent) == {f"Bearer {CANARY}"}
-    told = everything_of_the_server()
-    assert server.url in told  # it is the right server that was read
+    shown = everything_of_the_server()
+    assert server.url in shown  # it is the right server that was read
     captured = capfd.readouterr()
     logged = caplog.text + "".join(str(vars(record)) for record in caplog.records)
     for place, text in {
-        "the exception": said, "the logs": logged, "the terminal": captured.out + captured.err, "the server": told,
+        "the exception": leak, "the logs": logged, "the terminal": captured.out + captured.err, "the server": shown,
     }.items():  # fmt: skip
         assert CANARY not in text, place
     left = files_below(store, tmp_path, PREFECT_LOCAL_STORAGE_PATH.value())
@@ -137,8 +137,8 @@ def test_a_run_without_an_orchestrator_leaves_no_key_in_its_record(
     with chat_server(refuses) as server:
         quick = ["model.warmup.steps=0", "runtime.engine=plain", "runtime.processes=1"]
         settings = load("micro", [*overrides(server.url), *quick, "runtime.teacher.api_key_variable=MY_KEY"])
-        with keys_from(read_key), pytest.raises(MirageError, match=r"refused the key of \$MY_KEY \(401\)"):
-            run_road(settings, open_store(), lambda event: None)
+        with use_key_reader(read_key), pytest.raises(MirageError, match=r"refused the key of \$MY_KEY \(401\)"):
+            run_in_process(settings, open_store(), lambda event: None)
         assert server.calls[0].headers["authorization"] == f"Bearer {CANARY}"
     (record,) = (store / "runs").glob("*.json")
     assert "refused the key" in record.read_text()
@@ -153,8 +153,8 @@ def test_the_key_may_lie_in_a_secret_block_which_comes_before_the_variable(monke
     monkeypatch.delenv("OPENAI_API_KEY")
     assert read_key(TeacherRuntime()) is None
     Secret(value=CANARY).save("teacher-key", overwrite=True)
-    found = read_key(TeacherRuntime(api_key_block="teacher-key"))
-    assert found is not None and found.get_secret_value() == CANARY
+    pages_read = read_key(TeacherRuntime(api_key_block="teacher-key"))
+    assert pages_read is not None and pages_read.get_secret_value() == CANARY
     assert CANARY not in everything_of_the_server()
     with pytest.raises(SettingsError, match=r"'no-such-block' .*api_key_variable instead") as missing:
         read_key(TeacherRuntime(api_key_block="no-such-block"))

@@ -9,23 +9,23 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.commands.answer import plan_in, problem_of
-from flows.commands.evaluate import check_shown, problems_of
-from flows.trained import checkpoint, method_of
+from flows.commands.answer import image_problem, parse_plan
+from flows.commands.evaluate import check_auxiliary_input, problems_of
+from flows.trained import find_checkpoint, method_of
 from mirage_core.benchmarks.auxiliary_input import with_auxiliary_input
 from mirage_core.benchmarks.vsp_planning import make_problem
 from mirage_core.errors import ArtifactMissing, DataError, InputError
 from mirage_core.worlds.maze import maze_from_rows
 from mirage_core.worlds.maze.art import picture_bytes, render
 from tasks.paths import open_store
-from tests.flows.fake_road import FakeRoad
+from tests.flows.fake_pipeline import FakePipeline
 
 
 @pytest.fixture
-def ran(road: FakeRoad) -> FakeRoad:
+def ran(fake_pipeline: FakePipeline) -> FakePipeline:
     """A store with one completed run."""
     CliRunner().invoke(app, ["run", "--recipe", "micro", "--direct"])
-    return road
+    return fake_pipeline
 
 
 @pytest.fixture
@@ -36,43 +36,43 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
-def test_without_a_choice_it_is_the_furthest_trained_model_of_the_newest_run(ran: FakeRoad) -> None:
-    chosen = checkpoint(None, None, open_store())
+def test_without_a_choice_it_is_the_furthest_trained_model_of_the_newest_run(ran: FakePipeline) -> None:
+    chosen = find_checkpoint(None, None, open_store())
 
     assert chosen.method == "grpo"
     assert (chosen.folder / "made.txt").read_text().startswith("grpo")
     assert chosen.settings.recipe == "micro"
 
 
-def test_a_method_chooses_its_model(ran: FakeRoad) -> None:
-    chosen = checkpoint(None, "stage-1", open_store())
+def test_a_method_chooses_its_model(ran: FakePipeline) -> None:
+    chosen = find_checkpoint(None, "stage-1", open_store())
 
     assert (chosen.folder / "made.txt").read_text().startswith("grounding")
 
 
-def test_an_artifact_that_is_no_model_is_refused(ran: FakeRoad) -> None:
+def test_an_artifact_that_is_no_model_is_refused(ran: FakePipeline) -> None:
     problems = open_store().list("problems")[0]
 
     with pytest.raises(InputError, match="expected a model"):
-        checkpoint(problems.path, None, open_store())
+        find_checkpoint(problems.path, None, open_store())
 
 
-def test_an_unknown_method_is_refused_with_the_known_ones(ran: FakeRoad) -> None:
+def test_an_unknown_method_is_refused_with_the_known_ones(ran: FakePipeline) -> None:
     with pytest.raises(InputError, match="stage-2"):
-        checkpoint(None, "stage-9", open_store())
+        find_checkpoint(None, "stage-9", open_store())
 
 
 def test_a_folder_says_itself_how_it_is_used(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "mirage.json").write_text(json.dumps({"recipe": "micro", "stage": "relaxation"}))
-    chosen = checkpoint(str(tmp_path), None, open_store(str(tmp_path / "store")))
+    chosen = find_checkpoint(str(tmp_path), None, open_store(str(tmp_path / "store")))
 
     assert (chosen.method, chosen.settings.recipe) == ("stage-2", "micro")
 
 
 def test_without_any_run_the_way_out_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactMissing, match="mirage run"):
-        checkpoint(None, None, open_store(str(tmp_path)))
+        find_checkpoint(None, None, open_store(str(tmp_path)))
 
 
 def test_a_row_without_its_picture_is_named_by_file_and_line(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_a_row_without_its_picture_is_named_by_file_and_line(tmp_path: Path) -> 
 
 
 def test_a_picture_in_the_benchmarks_art_is_a_whole_problem(picture: Path) -> None:
-    planning = problem_of(picture, None, "vsp-planning")
-    reasoning = problem_of(picture, "RIGHT, RIGHT, DOWN, DOWN, LEFT", "vsp-reasoning")
+    planning = image_problem(picture, None, "vsp-planning")
+    reasoning = image_problem(picture, "RIGHT, RIGHT, DOWN, DOWN, LEFT", "vsp-reasoning")
 
     assert planning.answer == "RRDDL"
     assert planning.facts["map"]
@@ -95,13 +95,13 @@ def test_a_picture_in_the_benchmarks_art_is_a_whole_problem(picture: Path) -> No
 
 def test_reasoning_without_a_plan_says_what_to_give(picture: Path) -> None:
     with pytest.raises(InputError, match="RIGHT, RIGHT, DOWN"):
-        problem_of(picture, "what happens?", "vsp-reasoning")
+        image_problem(picture, "what happens?", "vsp-reasoning")
 
 
 def test_a_question_of_another_benchmark_is_asked_as_it_is(picture: Path) -> None:
-    assert problem_of(picture, "which piece?", "jigsaw").question == "<image>\nwhich piece?"
+    assert image_problem(picture, "which piece?", "jigsaw").question == "<image>\nwhich piece?"
     with pytest.raises(InputError, match="jigsaw has no question of its own"):
-        problem_of(picture, None, "jigsaw")
+        image_problem(picture, None, "jigsaw")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_question_of_another_benchmark_is_asked_as_it_is(picture: Path) -> Non
     ],
 )
 def test_plans_are_read_from_words_and_letters(question: str, plan: str) -> None:
-    assert plan_in(question) == plan
+    assert parse_plan(question) == plan
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -124,7 +124,7 @@ def test_a_deployment_that_was_never_registered_is_said_with_the_way_out() -> No
     from flows.watch import RunFailed, start_and_watch
 
     with pytest.raises(RunFailed, match="mirage deploy"):
-        start_and_watch("mirage/full-pipeline", parameters={}, environment={}, say=lambda line, style=None: None)
+        start_and_watch("mirage/full-pipeline", parameters={}, environment={}, log=lambda line, style=None: None)
 
 
 @pytest.mark.parametrize(
@@ -151,14 +151,14 @@ def test_a_model_without_a_history_is_told_by_its_last_stage() -> None:
     assert method_of({}) == "zero-shot"
 
 
-def test_the_upper_bound_is_not_judged_on_problems_that_do_not_show_the_picture(road: FakeRoad) -> None:
+def test_the_upper_bound_is_not_judged_on_problems_that_do_not_show_the_picture(fake_pipeline: FakePipeline) -> None:
     CliRunner().invoke(app, ["run", "--recipe", "micro", "--direct", "--set", "evaluation.methods=[auxiliary-input]"])
     store = open_store()
-    model = next(one for one in store.list("model") if one.summary["made"] == "auxiliary-input")
+    model = next(artifact for artifact in store.list("model") if artifact.summary["made"] == "auxiliary-input")
 
-    assert checkpoint(model.path, None, store).method == checkpoint(None, None, store).method == "auxiliary-input"
+    assert {find_checkpoint(reference, None, store).method for reference in (model.path, None)} == {"auxiliary-input"}
     problem = make_problem("a", "test", maze_from_rows([[1, 2, 0], [0, 0, 0], [0, 0, 0]]), b"map", "R")
-    check_shown("auxiliary-input", [with_auxiliary_input(problem, b"arrows")])
-    check_shown("direct-sft", [problem])
-    with pytest.raises(InputError, match="is shown each problem's auxiliary picture"):
-        check_shown("auxiliary-input", [problem])
+    check_auxiliary_input("auxiliary-input", [with_auxiliary_input(problem, b"arrows")])
+    check_auxiliary_input("direct-sft", [problem])
+    with pytest.raises(InputError, match="needs the auxiliary image as an input"):
+        check_auxiliary_input("auxiliary-input", [problem])

@@ -9,16 +9,16 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.pointers import subject
+from flows.pointers import pointer_target
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, InputError
 from mirage_core.pipeline.stage import stage_fingerprint
 from mirage_core.pipeline.stages.evaluate import EVALUATION
-from mirage_core.pipeline.trend import TrendPoint, compared, load_points, save_point
+from mirage_core.pipeline.trend import TrendPoint, load_points, save_point, with_comparison
 from mirage_core.pipeline.trend_report import write_trend
 from mirage_core.recipes import load
 from mirage_core.types import Artifact
 from tasks.paths import open_store
-from tests.flows.fake_road import FakeRoad
+from tests.flows.fake_pipeline import FakePipeline
 from tests.flows.nights import PLANNING, Nights
 
 
@@ -39,15 +39,15 @@ def night(day: str, alpha: float = 0.05) -> TrendPoint:
     from flows.nightly import point_of
 
     store = open_store()
-    judged = subject(store, "nightly")
+    judged = pointer_target(store, "nightly")
     assert judged.problems is not None
     inputs = {"model": judged.model, "problems": judged.problems}
     params = {"method": judged.method}
     evaluation = store.find("evaluation", stage_fingerprint(EVALUATION, judged.settings, inputs, params))
     assert evaluation is not None
-    made = point_of(store, "nightly", judged, judged.problems, evaluation, night=f"run-{day}", cached=True)
-    made = made.model_copy(update={"time": f"2026-11-{day}T02:00:00+00:00"})
-    point = compared(store, made, load_points(store, "nightly"), alpha)
+    point = point_of(store, "nightly", judged, judged.problems, evaluation, night=f"run-{day}", cached=True)
+    point = point.model_copy(update={"time": f"2026-11-{day}T02:00:00+00:00"})
+    point = with_comparison(store, point, load_points(store, "nightly"), alpha)
     save_point(store, point)
     return point
 
@@ -188,14 +188,14 @@ def test_the_trend_is_printed_and_its_page_and_json_lie_in_the_store(nights: Nig
     write_trend(store, "nightly", load_points(store, "nightly"))
     cli = CliRunner()
     printed = cli.invoke(app, ["report", "--trend", "nightly"])
-    told = json.loads(cli.invoke(app, ["report", "--trend", "nightly", "--json"]).stdout)
+    report = json.loads(cli.invoke(app, ["report", "--trend", "nightly", "--json"]).stdout)
 
     assert printed.exit_code == 0, printed.output
     assert "vsp-planning 75.0% -> 77.5% (+2.5 points" in printed.output
     folder = Path(store.url) / "trend/nightly"
     assert f"page: {folder / 'trend.html'}" in printed.output
-    assert store.read_json("trend/nightly/trend.json") == told
-    assert [point["comparison"]["outcome"] for point in told["nights"]] == ["first night", "compared"]
+    assert store.read_json("trend/nightly/trend.json") == report
+    assert [point["comparison"]["outcome"] for point in report["nights"]] == ["first night", "compared"]
     page = (folder / "trend.html").read_text()
     assert "http" not in page
     assert page.count("data:image/png;base64,") == 2
@@ -208,14 +208,14 @@ def test_a_point_that_cannot_be_read_is_named(nights: Nights) -> None:
         load_points(open_store(), "nightly")
 
 
-def test_the_pointer_moves_only_when_a_run_says_so(road: FakeRoad) -> None:
+def test_the_pointer_moves_only_when_a_run_says_so(fake_pipeline: FakePipeline) -> None:
     cli = CliRunner()
     assert cli.invoke(app, ["run", "--recipe", "micro", "--direct"]).exit_code == 0
     assert open_store().pointers() == []
 
     ran = cli.invoke(app, ["run", "--recipe", "micro", "--direct", "--publish-as", "nightly"])
     assert ran.exit_code == 0, ran.output
-    pointer = open_store().pointed("nightly")
+    pointer = open_store().pointer("nightly")
     assert pointer.artifact.summary == {"made": "grpo"}
     assert pointer.about["method"] == "grpo"
     assert pointer.about["settings"]["recipe"] == "micro"
@@ -223,7 +223,7 @@ def test_the_pointer_moves_only_when_a_run_says_so(road: FakeRoad) -> None:
     assert f"nightly -> {pointer.artifact.path} (grpo)" in ran.output
 
 
-def test_a_recipe_that_trains_nothing_cannot_be_published(road: FakeRoad) -> None:
+def test_a_recipe_that_trains_nothing_cannot_be_published(fake_pipeline: FakePipeline) -> None:
     with pytest.raises(InputError, match="trains no model"):
         CliRunner().invoke(
             app,
@@ -239,24 +239,24 @@ def test_a_recipe_that_trains_nothing_cannot_be_published(road: FakeRoad) -> Non
             ],
             catch_exceptions=False,
         )
-    assert road.ran == []
+    assert fake_pipeline.ran == []
 
 
 def test_what_is_no_model_cannot_be_evaluated(nights: Nights) -> None:
     point_at(nights.problems())
 
     with pytest.raises(InputError, match="expected a model"):
-        subject(open_store(), "nightly")
+        pointer_target(open_store(), "nightly")
 
 
-def test_problems_that_have_gone_are_made_again(nights: Nights, road: FakeRoad) -> None:
+def test_problems_that_have_gone_are_made_again(nights: Nights, fake_pipeline: FakePipeline) -> None:
     CliRunner().invoke(app, ["run", "--recipe", "micro", "--direct", "--publish-as", "nightly"])
     store = open_store()
-    pointer = store.pointed("nightly")
+    pointer = store.pointer("nightly")
     store.remove(store.get(pointer.about["problems"]["path"]))
 
-    assert subject(store, "nightly").problems is None
-    assert subject(store, "nightly").model == pointer.artifact
+    assert pointer_target(store, "nightly").problems is None
+    assert pointer_target(store, "nightly").model == pointer.artifact
 
 
 def test_without_a_night_the_trend_says_how_to_begin(nights: Nights) -> None:

@@ -29,24 +29,24 @@ def all_the_api_shows(post: Post, get: Callable[[str], Any]) -> dict[str, str]:
             continue
         shown[name] = pages(lambda body, name=name: post(f"{name}/filter", body))  # type: ignore[misc]
         runs = shown[name] if name == "flow_runs" else runs
-    return {name: json.dumps(found) for name, found in shown.items()}
+    return {name: json.dumps(items) for name, items in shown.items()}
 
 
 def pages(ask: Callable[[Mapping[str, Any]], list[Any]]) -> list[Any]:
     """Every page of a list."""
-    found: list[Any] = []
+    items: list[Any] = []
     while True:
-        page = ask({"limit": PAGE, "offset": len(found)})
-        found += page
+        page = ask({"limit": PAGE, "offset": len(items)})
+        items += page
         if len(page) < PAGE:
-            return found
+            return items
 
 
 def objects(server: SwiftServer, bucket: str) -> dict[str, bytes]:
     """Everything in a bucket."""
     client, name = server.client(), bucket.removeprefix("s3://")
     listed = client.get_paginator("list_objects_v2").paginate(Bucket=name)
-    keys = [found["Key"] for page in listed for found in page.get("Contents", [])]
+    keys = [items["Key"] for page in listed for items in page.get("Contents", [])]
     return {key: client.get_object(Bucket=name, Key=key)["Body"].read() for key in keys}
 
 
@@ -57,8 +57,10 @@ def files(*folders: Path) -> list[Path]:
 
 def secrets(server: SwiftServer) -> list[str]:
     """What must be nowhere: the names (after the account) and the secrets of both users."""
-    told = [server.environment(user) for user in ("owner", "guest")]
-    return [one["AWS_ACCESS_KEY_ID"].partition(":")[2] for one in told] + [one["AWS_SECRET_ACCESS_KEY"] for one in told]
+    environments = [server.environment(user) for user in ("owner", "guest")]
+    return [item["AWS_ACCESS_KEY_ID"].partition(":")[2] for item in environments] + [
+        item["AWS_SECRET_ACCESS_KEY"] for item in environments
+    ]
 
 
 def assert_nowhere(wanted: Iterable[str], texts: Mapping[str, str | bytes]) -> None:

@@ -16,7 +16,7 @@ from mirage_core.errors import SettingsError
 from mirage_core.generation.decode import DecodeSettings, Step, decode
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.forward.forward import grounding_forward, relaxed_forward, text_forward
+from mirage_core.model.forward.forward import grounding_forward, relaxation_forward, text_forward
 from mirage_core.model.loading import load_model, save_model
 from mirage_core.training.sft.losses import LossParts, cross_entropy, grounding_loss, relaxation_loss
 from tests.golden.cases import Case, Golden
@@ -87,7 +87,7 @@ def test_stage_1(golden: Golden, case: str, attention: str, align: bool) -> None
 def test_stage_2(golden: Golden, case: str, attention: str, checkpointing: bool) -> None:
     backbone, data = golden.backbone(attention), golden.case(case)
     batch = laid_out(golden, data)
-    relaxed = relaxed_forward(backbone, batch, checkpointing)
+    relaxed = relaxation_forward(backbone, batch, checkpointing)
     check(relaxed.latents, data.outputs["s2_latents"])
     check(backbone.logits(relaxed.hidden), data.outputs["s2_logits"])
     check_loss(golden, backbone, data, "s2", relaxation_loss(backbone, batch, checkpointing=checkpointing))
@@ -146,7 +146,7 @@ def test_a_checkpoint_saved_by_the_released_code(golden: Golden, case: str, shar
     for folder in (released, ours):
         loaded = load_model(folder)
         assert loaded.ids == golden.ids
-        relaxed = relaxed_forward(loaded.backbone, laid_out(golden, data))
+        relaxed = relaxation_forward(loaded.backbone, laid_out(golden, data))
         check(relaxed.latents, data.outputs["s2_latents"])
         for name in ("gen_k", "gen_cap8"):
             check_generation(golden, loaded.backbone, data, name, "exact")

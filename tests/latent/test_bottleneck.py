@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mirage_core.errors import InputError
-from mirage_core.latent.bottleneck import Bottleneck, Zone, sight
+from mirage_core.latent.bottleneck import Bottleneck, Segment, attention_table
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.latent.collate_answers import collate_answers
 from mirage_core.latent.examples import EncodedExample
@@ -24,9 +24,11 @@ def laid_out(
     bottleneck: Bottleneck = "none",
     *,
     align: bool = True,
-    under: Sequence[bool] | None = None,
+    bottleneck_rows: Sequence[bool] | None = None,
 ) -> LatentBatch:
-    return collate(examples, IDS, tiny_backbone().position_ids, align=align, bottleneck=bottleneck, under=under)
+    return collate(
+        examples, IDS, tiny_backbone().position_ids, align=align, bottleneck=bottleneck, bottleneck_rows=bottleneck_rows
+    )
 
 
 def row_of(batch: LatentBatch, values: Tensor, row: int) -> list[int]:
@@ -41,17 +43,17 @@ def test_zones_of_a_row_with_two_spans(align: bool) -> None:
     prompt = make.prompt(3, [], 2)
     batch = laid_out([make.example(prompt, (1, 2, 1), 2), make.example(segments=(0, 9))], "latent_only", align=align)
     # Five of the prompt, one of text, latent_start | latents, read again | latent_end, two of text, latent_start | ...
-    before, latent, after, read = Zone.BEFORE, Zone.LATENT, Zone.AFTER, Zone.READ
+    before, latent, after, read = Segment.BEFORE, Segment.LATENT, Segment.AFTER, Segment.REENCODED
     expected = [before] * 7 + [latent] * 2 + [read] * 2 + [after] * 4 + [latent] * 2 + [read] * 2 + [after] * 3
-    assert row_of(batch, batch.zones, 0) == expected
+    assert row_of(batch, batch.segments, 0) == expected
     pads = [token == IDS.latent_pad for token in row_of(batch, batch.input_ids, 0)]
-    assert pads == [zone in (Zone.LATENT, Zone.READ) for zone in expected]
+    assert pads == [segment in (Segment.LATENT, Segment.REENCODED) for segment in expected]
 
 
 def test_read_again_latents_stand_at_the_positions_of_the_latents() -> None:
     batch = laid_out(mixed_examples(), "latent_only")
-    assert bool((batch.zones == Zone.READ).any())
-    latents, read = batch.zones == Zone.LATENT, batch.zones == Zone.READ
+    assert bool((batch.segments == Segment.REENCODED).any())
+    latents, read = batch.segments == Segment.LATENT, batch.segments == Segment.REENCODED
     assert torch.equal(batch.position_ids[:, read], batch.position_ids[:, latents])
     assert bool((batch.labels[read] == -100).all())
 
@@ -61,7 +63,7 @@ def test_read_again_latents_stand_at_the_positions_of_the_latents() -> None:
 def test_tokens_positions_labels_and_spans_are_those_of_no_bottleneck(bottleneck: Bottleneck, align: bool) -> None:
     examples = mixed_examples(1)
     plain, found = laid_out(examples, align=align), laid_out(examples, bottleneck, align=align)
-    own = found.attention_mask & (found.zones != Zone.READ)
+    own = found.attention_mask & (found.segments != Segment.REENCODED)
     for row in range(plain.rows):
         mine, theirs = own[row], plain.attention_mask[row]
         assert torch.equal(found.input_ids[row][mine], plain.input_ids[row][theirs])
@@ -70,7 +72,7 @@ def test_tokens_positions_labels_and_spans_are_those_of_no_bottleneck(bottleneck
     assert torch.equal(found.span_rows, plain.span_rows)
     assert torch.equal(found.span_lengths, plain.span_lengths)
     for row, start, length in zip(found.span_rows, found.span_starts, found.span_lengths, strict=True):
-        assert bool((found.zones[row, start : start + length] == Zone.LATENT).all())
+        assert bool((found.segments[row, start : start + length] == Segment.LATENT).all())
         assert int(found.input_ids[row, start - 1]) == IDS.latent_start
         assert int(found.labels[row, start + length - 1]) == IDS.latent_end
 
@@ -82,27 +84,27 @@ def test_a_batch_of_which_no_row_is_under_the_bottleneck_is_laid_out_as_ever(
 ) -> None:
     examples = mixed_examples(2)
     plain = laid_out(examples, align=align)
-    found = replace(laid_out(examples, bottleneck, align=align, under=[False] * 5), bottleneck="none")
+    found = replace(laid_out(examples, bottleneck, align=align, bottleneck_rows=[False] * 5), bottleneck="none")
     for field in fields(LatentBatch):
         one, other = getattr(found, field.name), getattr(plain, field.name)
         assert torch.equal(one, other) if isinstance(one, Tensor) else one == other, field.name
-    assert not bool(plain.zones.any())
+    assert not bool(plain.segments.any())
 
 
 def test_only_some_rows_are_under_the_bottleneck() -> None:
     examples = mixed_examples(3)
-    batch = laid_out(examples, "latent_only", under=[True, False, True, True, False])
-    assert [bool(row.any()) for row in batch.zones] == [True, False, False, True, False]  # the third has no span
-    assert (batch.zones == Zone.READ).sum(1).tolist() == [3, 0, 0, 6, 0]
+    batch = laid_out(examples, "latent_only", bottleneck_rows=[True, False, True, True, False])
+    assert [bool(row.any()) for row in batch.segments] == [True, False, False, True, False]  # the third has no span
+    assert (batch.segments == Segment.REENCODED).sum(1).tolist() == [3, 0, 0, 6, 0]
 
 
 def test_a_value_for_every_row_is_needed() -> None:
-    with pytest.raises(InputError, match="under tells of 2 rows, but 5 are laid out"):
-        laid_out(mixed_examples(), "latent_kv", under=[True, False])
+    with pytest.raises(InputError, match="bottleneck_rows has 2 values for 5 rows"):
+        laid_out(mixed_examples(), "latent_kv", bottleneck_rows=[True, False])
 
 
 def test_the_rows_of_another_device_keep_their_zones() -> None:
-    assert laid_out(mixed_examples(), "latent_kv").to("meta").zones.device.type == "meta"
+    assert laid_out(mixed_examples(), "latent_kv").to("meta").segments.device.type == "meta"
 
 
 def test_answers_beside_their_prompts_have_the_zones_of_whole_rows() -> None:
@@ -113,8 +115,8 @@ def test_answers_beside_their_prompts_have_the_zones_of_whole_rows() -> None:
     shared = collate_answers([(prompt, answers)], IDS, positions, bottleneck="latent_only").answers
     whole = laid_out(answers, "latent_only")
     for row in range(3):
-        tail = row_of(shared, shared.zones, row)
-        assert row_of(whole, whole.zones, row)[-len(tail) :] == tail
+        tail = row_of(shared, shared.segments, row)
+        assert row_of(whole, whole.segments, row)[-len(tail) :] == tail
         places = shared.attention_mask[row], whole.attention_mask[row]
         assert torch.equal(
             shared.position_ids[:, row][:, places[0]], whole.position_ids[:, row][:, places[1]][:, -len(tail) :]
@@ -123,6 +125,6 @@ def test_answers_beside_their_prompts_have_the_zones_of_whole_rows() -> None:
 
 def test_every_zone_sees_itself_and_none_before_the_text_after_sees_what_is_read_again() -> None:
     for bottleneck in ("none", *BOTTLENECKS):
-        table = sight(bottleneck)
+        table = attention_table(bottleneck)
         assert bool(table.diagonal().all())
-        assert not bool(table[: Zone.AFTER, Zone.READ].any())
+        assert not bool(table[: Segment.AFTER, Segment.REENCODED].any())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mirage_core.errors import InputError
-from mirage_core.latent.compress import changed, compress, compress_all
+from mirage_core.latent.compress import changed_patches, compress, compress_all
 
 
 def test_even_runs_use_every_patch() -> None:
@@ -47,17 +47,17 @@ def test_the_changed_patches_are_those_that_differ_by_any_pixel() -> None:
     auxiliary = image.clone()
     auxiliary[5, 2] += 1.0
     auxiliary[11, 0] += 1.0
-    assert changed(auxiliary, image, 4).tolist() == [False, True, True]
-    assert changed(image, image, 4).tolist() == [True] * 3, "nothing differs: the whole picture"
-    assert changed(torch.randn(16, 3), image, 4).tolist() == [True] * 4, "another size: the whole picture"
+    assert changed_patches(auxiliary, image, 4).tolist() == [False, True, True]
+    assert changed_patches(image, image, 4).tolist() == [True] * 3, "nothing differs: the whole picture"
+    assert changed_patches(torch.randn(16, 3), image, 4).tolist() == [True] * 4, "another size: the whole picture"
 
 
 def test_where_fewer_patches_changed_than_there_are_latents_neighbours_share_one() -> None:
     features = torch.arange(3.0)[:, None]
-    assert compress(features, 8, "changed")[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
-    assert compress(features, 3, "changed")[:, 0].tolist() == [0, 1, 2]
+    assert compress(features, 8, "changed_patches")[:, 0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
+    assert compress(features, 3, "changed_patches")[:, 0].tolist() == [0, 1, 2]
     more = torch.arange(10.0)[:, None]
-    torch.testing.assert_close(compress(more, 4, "changed"), compress(more, 4, "even"))
+    torch.testing.assert_close(compress(more, 4, "changed_patches"), compress(more, 4, "even"))
 
 
 def test_an_unknown_mode_is_an_error() -> None:

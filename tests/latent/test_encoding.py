@@ -13,7 +13,7 @@ from mirage_core.config import LatentSettings, PromptSettings
 from mirage_core.errors import DataError, InputError
 from mirage_core.latent.encoder import Encoder, encode_rollout
 from mirage_core.latent.examples import IGNORED
-from mirage_core.latent.images import open_picture
+from mirage_core.latent.images import open_image
 from mirage_core.latent.tokens import token_ids
 from mirage_core.model.processing import build_processor
 from mirage_core.types import AuxiliaryImage, LatentSpan, Problem, ReasoningChain, TrainingExample
@@ -104,10 +104,10 @@ def test_changed_patches_are_those_in_which_something_was_drawn() -> None:
     drawn.save(stream, "PNG")
     whole = example()
     shown = replace(whole, auxiliary_image=replace(whole.auxiliary_image, image=stream.getvalue()))
-    latent = LatentSettings(num_latents=3, compression="changed")
-    (kept,) = Encoder(PROCESSOR, latent, SHORT, "direct").example(shown, with_latents=True).auxiliary_kept
+    latent = LatentSettings(num_latents=3, compression="changed_patches")
+    (kept,) = Encoder(PROCESSOR, latent, SHORT, "direct").example(shown, with_latents=True).auxiliary_patch_masks
     assert kept.nonzero()[:, 0].tolist() == [7], "of 4 x 3 cells"
-    assert encoder().example(shown, with_latents=True).auxiliary_kept == ()
+    assert encoder().example(shown, with_latents=True).auxiliary_patch_masks == ()
 
 
 def test_relaxation_needs_no_auxiliary_pixels() -> None:
@@ -130,14 +130,14 @@ def test_a_rollout_has_its_latents_back_and_labels_where_it_was_sampled() -> Non
 
 
 def test_text_cannot_smuggle_in_special_tokens() -> None:
-    with pytest.raises(DataError, match=r"problem p1 holds the special token <\|im_end\|>"):
+    with pytest.raises(DataError, match=r"problem p1 contains the special token <\|im_end\|>"):
         encoder(PromptSettings()).prompt(replace(PROBLEM, question="a <image> <|im_end|>"))
     with pytest.raises(DataError, match="chain of problem p1"):
         encoder().example(example(after="<|latent_start|>"), with_latents=True)
 
 
 def test_pictures_must_match_their_places_in_the_text() -> None:
-    with pytest.raises(DataError, match="2 pictures, its question 1 times <image>"):
+    with pytest.raises(DataError, match="2 images, but its question has 1 times <image>"):
         encoder().prompt(replace(PROBLEM, images=(png(64, 64), png(64, 64))))
 
 
@@ -148,13 +148,13 @@ def test_a_chain_of_another_variant_is_refused() -> None:
 
 def test_broken_huge_and_odd_pictures_are_named() -> None:
     with pytest.raises(DataError, match="the map cannot be decoded"):
-        open_picture(png(4, 4)[:40], 1.0, "the map")
+        open_image(png(4, 4)[:40], 1.0, "the map")
     with pytest.raises(DataError, match="the map"):
-        open_picture(png(81000, 1000, "1"), 1.0, "the map")
-    with pytest.raises(DataError, match="picture of problem p1"):
+        open_image(png(81000, 1000, "1"), 1.0, "the map")
+    with pytest.raises(DataError, match="image of problem p1"):
         encoder(PromptSettings(form="short")).prompt(replace(PROBLEM, images=(png(1, 900),)))
 
 
 def test_any_mode_becomes_rgb() -> None:
     for mode in ("L", "RGBA", "P", "1"):
-        assert np.asarray(open_picture(png(4, 6, mode), 0.5, "it")).shape == (3, 2, 3)
+        assert np.asarray(open_image(png(4, 6, mode), 0.5, "it")).shape == (3, 2, 3)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mirage_core.config import Settings
-from mirage_core.model.loading import build_base, save_model
+from mirage_core.model.loading import build_base_model, save_model
 from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.shards import FanOut, Shard, run_shard, run_stage_in_shards
 from mirage_core.pipeline.stage import StageResult, run_stage
@@ -35,7 +35,7 @@ def silent(event: ProgressEvent) -> None:
 
 def publish_model(store: Store, settings: Settings, folder: Path) -> Artifact:
     """A model of random weights, without a warm-up."""
-    model = build_base(settings.model, settings.seed)
+    model = build_base_model(settings.model, settings.seed)
     save_model(folder, model.backbone, model.processor, {"recipe": settings.recipe, "stage": "base"})
     return store.publish("model", "0" * 64, folder, summary={}, about={})
 
@@ -74,11 +74,11 @@ def here(store: Store, before: Callable[[Shard], None] = lambda shard: None) -> 
     """A fan-out that makes one shard after the other in this process; ``before`` is told of each."""
 
     def fan_out(shards: Sequence[Shard], progress: Progress) -> list[Artifact]:
-        made = []
+        artifacts = []
         for shard in shards:
             before(shard)
-            made.append(run_shard(shard, store, progress).artifact)
-        return made
+            artifacts.append(run_shard(shard, store, progress).artifact)
+        return artifacts
 
     return fan_out
 

@@ -14,7 +14,7 @@ import pytest
 
 from deployments import api, local_stack
 from deployments.pools import IMAGE_FOLDER
-from mirage_core.pipeline.runner import run_road
+from mirage_core.pipeline.runner import run_in_process
 from mirage_core.pipeline.shards import SHARD
 from mirage_core.recipes import load
 from mirage_core.store import Store
@@ -49,22 +49,22 @@ def test_a_server_with_a_password_takes_a_pool_of_every_template_and_deployments
             cwd=ROOT,
             timeout=300,
         )
-        kept = asked(guarded_stack, f"/work_pools/the-{kind}")
-        assert (kept["type"], kept["base_job_template"]) == (kind, json.loads(file.read_text()))
+        pool = asked(guarded_stack, f"/work_pools/the-{kind}")
+        assert (pool["type"], pool["base_job_template"]) == (kind, json.loads(file.read_text()))
 
         monkeypatch.setenv("MIRAGE_WORK_POOL", f"the-{kind}")
-        local_stack.deploy(guarded_stack.stack, guarded_stack.api, store="s3://bucket/prefix", say=print)
-        made = asked(guarded_stack, "/deployments/name/mirage/full-pipeline")
-        assert made["work_pool_name"] == f"the-{kind}"
-        assert made["job_variables"]["image"] == "registry.example/mirage:gpu"
-        assert made["job_variables"]["env"]["MIRAGE_STORE"] == "s3://bucket/prefix"
-        (step,) = made["pull_steps"]
+        local_stack.deploy(guarded_stack.stack, guarded_stack.api, store="s3://bucket/prefix", log=print)
+        deployment = asked(guarded_stack, "/deployments/name/mirage/full-pipeline")
+        assert deployment["work_pool_name"] == f"the-{kind}"
+        assert deployment["job_variables"]["image"] == "registry.example/mirage:gpu"
+        assert deployment["job_variables"]["env"]["MIRAGE_STORE"] == "s3://bucket/prefix"
+        (step,) = deployment["pull_steps"]
         assert step["prefect.deployments.steps.set_working_directory"] == {"directory": IMAGE_FOLDER}
 
 
 def test_a_deployed_run_fans_out_over_a_local_dask_cluster(live_stack: LiveStack, tmp_path: Path) -> None:
     overrides = [*SIZES, "evaluation.methods=[zero-shot]", "model.warmup.steps=1"]
-    wanted = run_road(load("micro", overrides), Store.open(tmp_path / "direct"), silent)
+    wanted = run_in_process(load("micro", overrides), Store.open(tmp_path / "direct"), silent)
     parameters = {
         "stage": "evaluation", "method": "zero-shot", "recipe": "micro",
         "overrides": [*overrides, "runtime.shards=2", "runtime.task_runner=dask"],
@@ -76,22 +76,22 @@ def test_a_deployed_run_fans_out_over_a_local_dask_cluster(live_stack: LiveStack
     names = {task["name"] for task in live_stack.task_runs(run)}
     assert {"evaluation/zero-shot", "evaluation/zero-shot 1 of 2", "evaluation/zero-shot 2 of 2"} <= names
     store = Store.open(tmp_path / "store")
-    (made,) = store.list("evaluation")
+    (deployment,) = store.list("evaluation")
     digests = {stage.name: stage.digest for stage in wanted.stages}
-    assert made.digest == digests["evaluation/zero-shot"]
+    assert deployment.digest == digests["evaluation/zero-shot"]
     assert store.list(SHARD) == []
 
 
 def test_the_bucket_of_a_fresh_s3_server_is_made_once(s3_server: Any) -> None:
     environment = {**os.environ, **s3_server.environment(), "MIRAGE_STORE": "s3://made-for-mirage/store"}
-    said = [
+    lines = [
         subprocess.run(
             [sys.executable, "-m", "deployments.bucket"],
             env=environment, capture_output=True, text=True, check=True, cwd=ROOT, timeout=300,
         ).stdout
         for _ in range(2)
     ]  # fmt: skip
-    assert [line.split()[-2:] for line in said] == [["was", "made"], ["is", "there"]]
+    assert [line.split()[-2:] for line in lines] == [["was", "made"], ["is", "there"]]
 
     wrong = {**environment, "AWS_SECRET_ACCESS_KEY": "wrong", "MIRAGE_STORE": "s3://another/store"}
     refused = subprocess.run(

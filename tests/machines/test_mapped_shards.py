@@ -31,40 +31,40 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.stages.BACKOFF", [0, 0, 0])
 
 
-def walk(made: World, names: Sequence[str], *more: str) -> tuple[dict[str, Artifact], list[tuple[str, str]]]:
+def run_stages(world: World, names: Sequence[str], *more: str) -> tuple[dict[str, Artifact], list[tuple[str, str]]]:
     """Run stages as tasks of one flow; their artifacts, and the flow's task runs (name, state) by name."""
     from flows.steps import run_task
 
     noted: list[UUID] = []
 
-    @flow(name="walk", persist_result=False, result_serializer="json")
+    @flow(name="run-stages", persist_result=False)
     def walk_them() -> None:
         context = FlowRunContext.get()
         assert context is not None and context.flow_run is not None
         noted.append(context.flow_run.id)
         for name in names:
             stage = STAGES[name]
-            inputs = {key: made.inputs[key] for key in stage.inputs or ()}
+            inputs = {key: world.inputs[key] for key in stage.inputs or ()}
             params = {"method": "stage-2"} if stage.params else {}
-            artifact, _ = run_task(name, params, recipe(*more), made.store.url, inputs)
-            made.inputs[name.replace("-", "_")] = artifact
+            artifact, _ = run_task(name, params, recipe(*more), world.store.url, inputs)
+            world.inputs[name.replace("-", "_")] = artifact
             artifacts[name] = artifact
 
     artifacts: dict[str, Artifact] = {}
     try:
         walk_them()
     finally:
-        told = settled(noted)
-    return artifacts, told
+        task_states = settled(noted)
+    return artifacts, task_states
 
 
 def settled(flow_runs: list[UUID]) -> list[tuple[str, str]]:
     """The task runs with their states, once all have ended: the server learns of them by events, a little later."""
-    mine = FlowRunFilter(id=FlowRunFilterId(any_=flow_runs))
+    of_runs = FlowRunFilter(id=FlowRunFilterId(any_=flow_runs))
     deadline = time.monotonic() + 60
     with get_client(sync_client=True) as client:
         while True:
-            runs = client.read_task_runs(flow_run_filter=mine)
+            runs = client.read_task_runs(flow_run_filter=of_runs)
             ended = all(run.state is not None and run.state.is_final() for run in runs)
             if ended or time.monotonic() > deadline:
                 return sorted((run.name, str(run.state_name)) for run in runs)
@@ -81,12 +81,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) ->
 def test_a_local_cluster_of_two_dask_workers_gives_the_artifacts_of_one_process(
     world: World, undisturbed: dict[str, Artifact], names: tuple[str, ...]
 ) -> None:
-    made, told = walk(world, names, "runtime.shards=2", "runtime.task_runner=dask")
+    artifacts, task_states = run_stages(world, names, "runtime.shards=2", "runtime.task_runner=dask")
 
-    assert made == {name: undisturbed[name] for name in names}
+    assert artifacts == {name: undisturbed[name] for name in names}
     stages = [name if name != "evaluation" else "evaluation/stage-2" for name in names]
     runs = [name for stage in stages for name in (stage, f"{stage} 1 of 2", f"{stage} 2 of 2")]
-    assert told == [(name, "Completed") for name in sorted(runs)]
+    assert task_states == [(name, "Completed") for name in sorted(runs)]
     assert world.store.list(SHARD) == []
 
 
@@ -98,33 +98,33 @@ def test_a_dask_cluster_that_runs_already_is_used_and_left_running(
 
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster:
         address = f"runtime.dask_address={cluster.scheduler_address}"
-        made, told = walk(world, CUT[:2], "runtime.shards=3", "runtime.task_runner=dask", address)
+        artifacts, task_states = run_stages(world, CUT[:2], "runtime.shards=3", "runtime.task_runner=dask", address)
         assert len(cluster.scheduler_info["workers"]) == 2
 
-    assert made == {name: undisturbed[name] for name in CUT[:2]}
-    assert len(told) == 2 * (1 + 3) and {state for _, state in told} == {"Completed"}
+    assert artifacts == {name: undisturbed[name] for name in CUT[:2]}
+    assert len(task_states) == 2 * (1 + 3) and {state for _, state in task_states} == {"Completed"}
 
 
 def test_threads_give_the_artifacts_of_one_process(world: World, undisturbed: dict[str, Artifact]) -> None:
-    made, told = walk(world, CUT[:2], "runtime.shards=3")
+    artifacts, task_states = run_stages(world, CUT[:2], "runtime.shards=3")
 
-    assert made == {name: undisturbed[name] for name in CUT[:2]}
-    assert len(told) == 2 * (1 + 3) and {state for _, state in told} == {"Completed"}
+    assert artifacts == {name: undisturbed[name] for name in CUT[:2]}
+    assert len(task_states) == 2 * (1 + 3) and {state for _, state in task_states} == {"Completed"}
 
 
 def test_a_single_process_has_no_shard_runs(world: World) -> None:
-    assert walk(world, CUT[:1])[1] == [("auxiliary-images", "Completed")]
+    assert run_stages(world, CUT[:1])[1] == [("auxiliary-images", "Completed")]
 
 
 def test_a_shard_that_fails_for_a_moment_is_tried_again_alone(
     world: World, undisturbed: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried = failing(monkeypatch, TrainingProcessDied("killed"))
-    made, told = walk(world, CUT[:1], "runtime.shards=3")
+    artifacts, task_states = run_stages(world, CUT[:1], "runtime.shards=3")
 
-    assert made["auxiliary-images"] == undisturbed["auxiliary-images"]
+    assert artifacts["auxiliary-images"] == undisturbed["auxiliary-images"]
     assert sorted(tried) == [0, 1, 1, 2]
-    assert {state for _, state in told} == {"Completed"}, "the stage itself was not tried again"
+    assert {state for _, state in task_states} == {"Completed"}, "the stage itself was not tried again"
 
 
 def test_a_shard_that_fails_for_good_fails_the_stage_and_the_next_run_makes_only_that_one(
@@ -132,12 +132,12 @@ def test_a_shard_that_fails_for_good_fails_the_stage_and_the_next_run_makes_only
 ) -> None:
     tried = failing(monkeypatch, InputError("wrong"))
     with pytest.raises(InputError, match="wrong"):
-        walk(world, CUT[:1], "runtime.shards=3")
+        run_stages(world, CUT[:1], "runtime.shards=3")
     assert sorted(tried) == [0, 1, 2]
-    made, told = walk(world, CUT[:1], "runtime.shards=3")
+    artifacts, task_states = run_stages(world, CUT[:1], "runtime.shards=3")
 
-    assert made["auxiliary-images"] == undisturbed["auxiliary-images"]
-    assert told == [
+    assert artifacts["auxiliary-images"] == undisturbed["auxiliary-images"]
+    assert task_states == [
         ("auxiliary-images", "Completed"),
         ("auxiliary-images 1 of 3", "Cached"),
         ("auxiliary-images 2 of 3", "Completed"),
@@ -169,8 +169,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, fault: Exception) -> list[int]:
     real = tasks_shards.run_shard
 
     def run_shard(shard: Shard, *rest: Any) -> Any:
-        tried.append(shard.share.index)
-        if shard.share.index == 1 and tried.count(1) == 1:
+        tried.append(shard.spec.index)
+        if shard.spec.index == 1 and tried.count(1) == 1:
             raise fault
         return real(shard, *rest)
 

@@ -44,7 +44,7 @@ def test_an_image_is_named_by_every_deployment_and_its_code_is_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("variables", "shown"),
     [
         ({}, None),
         ({"PREFECT_API_AUTH_STRING": "admin:a:b"}, "Basic " + base64.b64encode(b"admin:a:b").decode()),
@@ -52,11 +52,11 @@ def test_an_image_is_named_by_every_deployment_and_its_code_is_run() -> None:
     ],
 )
 def test_the_servers_api_is_shown_the_credentials_of_prefects_own_clients(
-    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], shown: str | None
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], shown: str | None
 ) -> None:
     for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     seen: list[str | None] = []
 

@@ -21,12 +21,12 @@ from mirage_core.evaluation.evaluate import merge_folders, problems_of_batches
 from mirage_core.generation.generator import fixed_batches
 from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.shards import SHARD, Shard, in_processes, run_shard, shard_stage
-from mirage_core.pipeline.stage import Share, stage_fingerprint
+from mirage_core.pipeline.stage import ShardSpec, stage_fingerprint
 from mirage_core.store import Store
 from mirage_core.types import Artifact, Problem, Progress
 from tests.machines.asleep import fall_asleep
 from tests.machines.small_world import CUT, World, here, recipe, refuses, silent
-from tests.stages.fakes import Events
+from tests.pipeline.fakes import Events
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) ->
 @limits(deadline=None)
 @given(items=some.integers(0, 50), count=some.integers(1, 12))
 def test_the_shares_hold_every_item_once_and_in_order_and_differ_by_one_at_most(items: int, count: int) -> None:
-    shares = [Share(index=index, count=count).of(range(items)) for index in range(count)]
+    shares = [ShardSpec(index=index, count=count).select(range(items)) for index in range(count)]
     assert [item for share in shares for item in share] == list(range(items))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
@@ -50,9 +50,9 @@ def test_the_batches_of_the_shares_are_the_batches_of_the_whole(count: int, batc
     whole = [[problems[at].id for at in batch] for batch in fixed_batches(problems, batch_size)]
     parts = []
     for index in range(min(count, len(whole))):
-        share = Share(index=index, count=min(count, len(whole)))
-        mine = problems_of_batches(problems, batch_size, share.of)
-        parts += [[mine[at].id for at in batch] for batch in fixed_batches(mine, batch_size)]
+        share = ShardSpec(index=index, count=min(count, len(whole)))
+        own = problems_of_batches(problems, batch_size, share.select)
+        parts += [[own[at].id for at in batch] for batch in fixed_batches(own, batch_size)]
     assert parts == whole
 
 
@@ -70,10 +70,10 @@ def test_two_processes_give_the_artifacts_of_one(world: World, undisturbed: dict
 def test_however_it_is_cut_the_artifacts_are_the_same(
     world: World, undisturbed: dict[str, Artifact], count: int
 ) -> None:
-    shares: list[Share] = []
+    shares: list[ShardSpec] = []
 
     for name in CUT[:2]:
-        made_here = here(world.store, lambda shard: shares.append(shard.share))
+        made_here = here(world.store, lambda shard: shares.append(shard.spec))
         result = world.take(name, made_here, f"runtime.shards={count}")
         assert result.artifact == undisturbed[name]
     assert {share.count for share in shares} == ({3} if count == 3 else {25, 16}), "no share may be empty"
@@ -104,18 +104,18 @@ def test_a_shard_that_fails_is_made_again_alone(world: World, undisturbed: dict[
     tried: list[int] = []
 
     def fails_once(shard: Shard) -> None:
-        tried.append(shard.share.index)
-        if shard.share.index == 2 and tried.count(2) == 1:
+        tried.append(shard.spec.index)
+        if shard.spec.index == 2 and tried.count(2) == 1:
             raise TrainingProcessDied("killed")
 
     with pytest.raises(TrainingProcessDied):
         world.take("auxiliary-images", here(world.store, fails_once), "runtime.shards=4")
-    kept = {artifact.path for artifact in world.store.list(SHARD)}
+    saved = {artifact.path for artifact in world.store.list(SHARD)}
     events = Events()
     result = world.take("auxiliary-images", here(world.store, fails_once), "runtime.shards=4", progress=events)
 
-    assert len(kept) == 2
-    assert sum(f"cached: {path}" in events.messages for path in kept) == 2
+    assert len(saved) == 2
+    assert sum(f"cached: {path}" in events.messages for path in saved) == 2
     assert result.artifact == undisturbed["auxiliary-images"]
 
 
@@ -127,7 +127,7 @@ def test_a_damaged_shard_is_made_again_and_nothing_of_it_is_used(
     asked: list[list[int]] = []
 
     def damaging(shards: Sequence[Shard], progress: Progress) -> Sequence[Artifact]:
-        asked.append([shard.share.index for shard in shards])
+        asked.append([shard.spec.index for shard in shards])
         artifacts = here(world.store)(shards, progress)
         if len(asked) == 1:
             _damage(world.store, artifacts[1], damage)
@@ -156,7 +156,7 @@ def test_a_shard_that_is_damaged_every_time_ends_with_the_way_out(world: World) 
 
 def test_a_shard_that_was_left_by_another_cut_goes_with_the_stage(world: World) -> None:
     def fails(shard: Shard) -> None:
-        if shard.share.index:
+        if shard.spec.index:
             raise TrainingProcessDied("killed")
 
     with pytest.raises(TrainingProcessDied):
@@ -167,8 +167,8 @@ def test_a_shard_that_was_left_by_another_cut_goes_with_the_stage(world: World) 
 
 
 def test_a_stage_that_cannot_be_cut_runs_whole_and_has_no_shards(world: World) -> None:
-    whole = Shard(stage="problems", settings=recipe(), params={}, inputs={}, share=Share(index=0, count=2))
-    with pytest.raises(InputError, match="problems, which cannot be cut"):
+    whole = Shard(stage="problems", settings=recipe(), params={}, inputs={}, spec=ShardSpec(index=0, count=2))
+    with pytest.raises(InputError, match="problems, which cannot be split"):
         run_shard(whole, world.store, silent)
 
 
@@ -201,11 +201,11 @@ def test_an_interrupt_stops_the_processes_at_once(world: World, tmp_path: Path, 
 def test_a_shard_of_an_evaluation_says_what_it_is_a_part_of_and_keeps_its_finished_batches(world: World) -> None:
     settings, params = recipe("runtime.shards=2"), {"method": "stage-2"}
     inputs = {name: world.inputs[name] for name in ("model", "problems")}
-    evaluation, share = get_stage("evaluation"), Share(index=0, count=2)
-    shard = Shard(stage="evaluation", settings=settings, params=params, inputs=inputs, share=share)
-    assert evaluation.cut is not None
+    evaluation, share = get_stage("evaluation"), ShardSpec(index=0, count=2)
+    shard = Shard(stage="evaluation", settings=settings, params=params, inputs=inputs, spec=share)
+    assert evaluation.sharding is not None
 
-    part = shard_stage(evaluation, evaluation.cut, shard)
+    part = shard_stage(evaluation, evaluation.sharding, shard)
 
     assert (part.kind, part.keeps_scratch, shard.label) == (SHARD, True, "evaluation/stage-2 1 of 2")
     whole = stage_fingerprint(evaluation, settings, inputs, params)
@@ -238,5 +238,5 @@ def _interrupt_when(folder: Path, count: int) -> None:
 
 
 def _children() -> list[psutil.Process]:
-    mine = psutil.Process().children(recursive=True)
-    return [child for child in mine if "spawn_main" in " ".join(child.cmdline())]
+    own = psutil.Process().children(recursive=True)
+    return [child for child in own if "spawn_main" in " ".join(child.cmdline())]

@@ -1,6 +1,6 @@
 """A row under a bottleneck, slowly and by the definition: every latent a pass of the stock model over all before it.
 
-Nothing of the layout, the passes or the table of zones is used: what each token may see is said here once more.
+Nothing of the layout, the passes or the table of segments is used: what each token may see is said here once more.
 """
 
 from __future__ import annotations
@@ -116,12 +116,12 @@ def _stock(
     shown = example.ids[tokens] == IDS.image_pad
     if len(deep):
         visual = {"visual_pos_masks": shown[None], "deepstack_visual_embeds": deep[:, : int(shown.sum())]}
-    found = backbone.model.model.language_model(
+    result = backbone.model.model.language_model(
         inputs_embeds=torch.stack(inputs)[None],
         position_ids=positions[:, None],
         attention_mask=mask[None, None],
         use_cache=False,
         **visual,
     )
-    hidden: Tensor = found.last_hidden_state[0]
+    hidden: Tensor = result.last_hidden_state[0]
     return hidden

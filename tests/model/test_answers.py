@@ -14,7 +14,7 @@ from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.latent.collate_answers import AnswerBatch, collate_answers
 from mirage_core.latent.examples import EncodedExample, EncodedPrompt
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.forward.forward import answers_forward, relaxed_forward, replayed_forward
+from mirage_core.model.forward.forward import answers_forward, relaxation_forward, replay_forward
 from tests.latent.tiny import IDS, KINDS, Maker, tiny_backbone
 
 CLOSE = {"atol": 5e-5, "rtol": 0.0}
@@ -36,7 +36,7 @@ def shared(backbone: Backbone, groups: Groups) -> AnswerBatch:
     return collate_answers(groups, IDS, backbone.position_ids)
 
 
-def whole(backbone: Backbone, groups: Groups) -> LatentBatch:
+def full(backbone: Backbone, groups: Groups) -> LatentBatch:
     return collate([answer for _, answers in groups for answer in answers], IDS, backbone.position_ids)
 
 
@@ -51,10 +51,10 @@ def gradients(backbone: Backbone, loss: Tensor) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in backbone.named_parameters() if p.grad is not None}
 
 
-def check_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def check_gradients(result: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert result.keys() == expected.keys()
     for name, gradient in expected.items():
-        assert (found[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max(), name
+        assert (result[name] - gradient).abs().max() <= 1e-4 * gradient.abs().max(), name
 
 
 @contextmanager
@@ -73,14 +73,14 @@ def tokens_in_layers(backbone: Backbone) -> Iterator[list[int]]:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_answers_that_share_a_prompt_have_the_hidden_states_of_whole_rows(attention: str, kind: str) -> None:
     backbone, groups = tiny_backbone(attention, kind), some_groups()
-    batch, rows = shared(backbone, groups), whole(backbone, groups)
-    hidden, expected = answers_forward(backbone, batch), relaxed_forward(backbone, rows).hidden
+    batch, rows = shared(backbone, groups), full(backbone, groups)
+    hidden, expected = answers_forward(backbone, batch), relaxation_forward(backbone, rows).hidden
     for row in range(rows.rows):
-        found = hidden[row][batch.answers.attention_mask[row]]
-        torch.testing.assert_close(found, expected[row][rows.attention_mask[row]][-len(found) :], **CLOSE)
+        result = hidden[row][batch.answers.attention_mask[row]]
+        torch.testing.assert_close(result, expected[row][rows.attention_mask[row]][-len(result) :], **CLOSE)
         assert torch.equal(
             batch.answers.position_ids[:, row][:, batch.answers.attention_mask[row]],
-            rows.position_ids[:, row][:, rows.attention_mask[row]][:, -len(found) :],
+            rows.position_ids[:, row][:, rows.attention_mask[row]][:, -len(result) :],
         )
 
 
@@ -88,9 +88,9 @@ def test_answers_that_share_a_prompt_have_the_hidden_states_of_whole_rows(attent
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_that_share_a_prompt_have_the_gradients_of_whole_rows(kind: str, checkpointing: bool) -> None:
     backbone, groups = tiny_backbone("sdpa", kind), some_groups(1)
-    batch, rows = shared(backbone, groups), whole(backbone, groups)
+    batch, rows = shared(backbone, groups), full(backbone, groups)
     together = weighed(backbone, batch.answers, answers_forward(backbone, batch, checkpointing=checkpointing))
-    apart = weighed(backbone, rows, relaxed_forward(backbone, rows).hidden)
+    apart = weighed(backbone, rows, relaxation_forward(backbone, rows).hidden)
     assert together.item() == pytest.approx(apart.item(), abs=1e-3)
     check_gradients(gradients(backbone, together), gradients(backbone, apart))
 
@@ -98,15 +98,15 @@ def test_answers_that_share_a_prompt_have_the_gradients_of_whole_rows(kind: str,
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_recorded_latents_are_replayed_behind_a_shared_prompt(checkpointing: bool) -> None:
     backbone, groups = tiny_backbone(), some_groups(2)
-    batch, rows = shared(backbone, groups), whole(backbone, groups)
+    batch, rows = shared(backbone, groups), full(backbone, groups)
     lengths = rows.span_lengths.tolist()
     recorded = [
         torch.randn(length, backbone.hidden_size, generator=torch.Generator().manual_seed(3)) for length in lengths
     ]
     hidden = answers_forward(backbone, batch, recorded, checkpointing=checkpointing)
-    found = gradients(backbone, weighed(backbone, batch.answers, hidden))
-    expected = replayed_forward(backbone, rows, recorded, checkpointing=checkpointing)
-    check_gradients(found, gradients(backbone, weighed(backbone, rows, expected)))
+    result = gradients(backbone, weighed(backbone, batch.answers, hidden))
+    expected = replay_forward(backbone, rows, recorded, checkpointing=checkpointing)
+    check_gradients(result, gradients(backbone, weighed(backbone, rows, expected)))
 
 
 def test_every_prompt_is_encoded_once_for_all_its_answers() -> None:

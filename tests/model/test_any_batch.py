@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mirage_core.generation.decode import DecodeSettings, decode
 from mirage_core.latent.collate import collate
 from mirage_core.latent.examples import EncodedExample, EncodedPrompt
-from mirage_core.model.forward.forward import relaxed_forward, text_forward
-from mirage_core.training.sft.losses import counts, relaxation_loss
+from mirage_core.model.forward.forward import relaxation_forward, text_forward
+from mirage_core.training.sft.losses import counts_of, relaxation_loss
 from tests.latent.tiny import IDS, KINDS, TEXT_IDS, Maker, Size, tiny_backbone
 
 FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -65,10 +65,10 @@ def test_hidden_states_and_latents_of_a_rollout(kind: str, rows: list[Row]) -> N
     backbone, examples = tiny_backbone(kind=kind), examples_of(rows)
     batch = collate(examples, IDS, backbone.position_ids)
     with torch.no_grad():
-        together = relaxed_forward(backbone, batch)
+        together = relaxation_forward(backbone, batch)
         for index, example in enumerate(examples):
             alone = collate([example], IDS, backbone.position_ids)
-            expected = relaxed_forward(backbone, alone)
+            expected = relaxation_forward(backbone, alone)
             torch.testing.assert_close(together.hidden[index][batch.attention_mask[index]], expected.hidden[0], **CLOSE)
             latents = together.latents[batch.span_rows == index]
             torch.testing.assert_close(latents[:, : expected.latents.shape[1]], expected.latents, **CLOSE)
@@ -84,14 +84,14 @@ def test_the_loss_of_stage_2_and_its_gradient(rows: list[Row]) -> None:
         batch = collate(some, IDS, backbone.position_ids)
         loss = relaxation_loss(backbone, batch, checkpointing=checkpointing).total
         (gradient,) = torch.autograd.grad(loss, weight)
-        return loss.item(), gradient, counts(batch)["text"]
+        return loss.item(), gradient, counts_of(batch)["text"]
 
     alone = [of([example], False) for example in examples]
     total = sum(count for _, _, count in alone)
     gradient = sum((part * count / total for _, part, count in alone), torch.zeros(()))
     for checkpointing in (False, True):
-        found, its, _ = of(examples, checkpointing)
-        assert found == pytest.approx(sum(loss * count / total for loss, _, count in alone), abs=1e-5)
+        result, its, _ = of(examples, checkpointing)
+        assert result == pytest.approx(sum(loss * count / total for loss, _, count in alone), abs=1e-5)
         assert (its - gradient).abs().max() <= 1e-4 * gradient.abs().max() + 1e-7
 
 

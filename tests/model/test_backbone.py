@@ -46,10 +46,10 @@ def test_image_features_equal_the_stock_vision_tower_for_any_mixture_of_sizes(ki
     deep = getattr(stock, "deepstack_features", [])
     expected = [torch.cat(parts, dim=-1) for parts in zip(stock.pooler_output, *deep, strict=True)]
     for _ in range(2):  # planned anew, then from the kept plan
-        for found, wanted in zip(backbone.image_features(pixels, grids), expected, strict=True):
-            assert found.shape[1] == backbone.feature_size
-            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
-            torch.testing.assert_close(backbone.merged(found), wanted[:, : backbone.hidden_size], atol=1e-5, rtol=0)
+        for result, wanted in zip(backbone.image_features(pixels, grids), expected, strict=True):
+            assert result.shape[1] == backbone.feature_size
+            torch.testing.assert_close(result, wanted, atol=1e-5, rtol=0)
+            torch.testing.assert_close(backbone.merged(result), wanted[:, : backbone.hidden_size], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,8 +59,8 @@ def test_positions_equal_stock_rope_index(kind: str) -> None:
         types = (example.ids == IDS.image_pad).int()[None]
         grids = example.grid_thw if len(example.grid_thw) else None
         expected, _ = backbone.model.model.get_rope_index(example.ids[None], types, grids)
-        found = backbone.position_ids(example.ids, torch.tensor([len(example.ids)]), example.grid_thw)
-        assert torch.equal(found, expected[:, 0])
+        result = backbone.position_ids(example.ids, torch.tensor([len(example.ids)]), example.grid_thw)
+        assert torch.equal(result, expected[:, 0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -113,7 +113,7 @@ def test_nothing_outside_the_backbones_reaches_into_a_stock_model() -> None:
     others = ("backbones", "scenes")  # scenes know CogVideoX
     files = [file for file in core.rglob("*.py") if file.parent.name not in others]
     assert len(files) > 50
-    assert not [f"{file.name}: {found.group()}" for file in files if (found := inside.search(file.read_text()))]
+    assert not [f"{file.name}: {result.group()}" for file in files if (result := inside.search(file.read_text()))]
 
 
 def test_a_model_of_an_unknown_type_is_refused_with_the_known_ones() -> None:

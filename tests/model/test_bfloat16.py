@@ -17,7 +17,7 @@ from mirage_core.config import GroundingSettings, LatentSettings
 from mirage_core.generation.decode import DecodeSettings, decode
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.forward.forward import relaxed_forward
+from mirage_core.model.forward.forward import relaxation_forward
 from mirage_core.training.sft.losses import LossParts, grounding_loss, relaxation_loss
 from tests.latent.tiny import IDS, KINDS, Maker, mixed_examples, tiny_backbone
 
@@ -45,20 +45,20 @@ def gradient(backbone: Backbone, loss: Tensor) -> Tensor:
     return torch.cat([p.grad.float().flatten() for p in backbone.parameters() if p.grad is not None])
 
 
-def error(found: Tensor, expected: Tensor) -> float:
-    return ((found.float() - expected).norm() / expected.norm()).item()
+def error(result: Tensor, expected: Tensor) -> float:
+    return ((result.float() - expected).norm() / expected.norm()).item()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_losses_latents_and_gradients_stay_within_the_stated_bounds(kind: str) -> None:
     full = tiny_backbone("sdpa", kind)
     batch = collate(mixed_examples(), IDS, full.position_ids)
-    assert error(relaxed_forward(half(kind), batch).latents, relaxed_forward(full, batch).latents) < LATENTS
-    found, expected = losses(half(kind), batch), losses(full, batch)
+    assert error(relaxation_forward(half(kind), batch).latents, relaxation_forward(full, batch).latents) < LATENTS
+    result, expected = losses(half(kind), batch), losses(full, batch)
     for name, wanted in expected.items():
         for part, value in wanted.parts.items():
-            assert found[name].parts[part].item() == pytest.approx(value.item(), abs=LOSS, rel=0), (name, part)
-        assert error(gradient(half(kind), found[name].total), gradient(full, wanted.total)) < GRADIENT, name
+            assert result[name].parts[part].item() == pytest.approx(value.item(), abs=LOSS, rel=0), (name, part)
+        assert error(gradient(half(kind), result[name].total), gradient(full, wanted.total)) < GRADIENT, name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,6 +67,6 @@ def test_decoded_latents_stay_within_the_stated_bound(kind: str) -> None:
     begun = replace(prompt, ids=torch.cat([prompt.ids, torch.tensor([IDS.latent_start])]))
     settings = DecodeSettings(max_new_tokens=2, num_latents=6)
     ((expected,),) = decode(tiny_backbone("sdpa", kind), [begun], IDS, settings)
-    ((found,),) = decode(half(kind), [begun], IDS, settings)
+    ((result,),) = decode(half(kind), [begun], IDS, settings)
     assert len(expected.latents[0]) == 6
-    assert error(found.latents[0], expected.latents[0]) < LATENTS
+    assert error(result.latents[0], expected.latents[0]) < LATENTS

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mirage_core.latent.bottleneck import Bottleneck, Zone
+from mirage_core.latent.bottleneck import Bottleneck, Segment
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.latent.collate_answers import collate_answers
 from mirage_core.latent.examples import EncodedExample
@@ -18,15 +18,15 @@ from mirage_core.model.forward.forward import (
     answers_forward,
     blank_forward,
     grounding_forward,
-    relaxed_forward,
-    replayed_forward,
+    relaxation_forward,
+    replay_forward,
     text_forward,
 )
 from tests.latent.tiny import IDS, KINDS, Maker, mixed_examples, tiny_backbone
 from tests.model.bottleneck_reference import reference
 from tests.model.test_answers import some_groups
+from tests.model.test_forward import check_equal, gradients, weighed
 from tests.model.test_lora import adapted
-from tests.model.test_rollout import check_equal, gradients, weighed
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-5}
 BOTTLENECKS: tuple[Bottleneck, ...] = ("latent_kv", "latent_only")
@@ -38,14 +38,16 @@ def laid_out(
     bottleneck: Bottleneck,
     *,
     align: bool = True,
-    under: Sequence[bool] | None = None,
+    bottleneck_rows: Sequence[bool] | None = None,
 ) -> LatentBatch:
-    return collate(examples, IDS, backbone.position_ids, align=align, bottleneck=bottleneck, under=under)
+    return collate(
+        examples, IDS, backbone.position_ids, align=align, bottleneck=bottleneck, bottleneck_rows=bottleneck_rows
+    )
 
 
-def own(batch: LatentBatch, row: int) -> Tensor:
+def own_columns(batch: LatentBatch, row: int) -> Tensor:
     """The columns of a row's own tokens."""
-    return batch.attention_mask[row] & (batch.zones[row] != Zone.READ)
+    return batch.attention_mask[row] & (batch.segments[row] != Segment.REENCODED)
 
 
 def check_rows(
@@ -53,15 +55,15 @@ def check_rows(
     examples: Sequence[EncodedExample],
     batch: LatentBatch,
     hidden: Tensor,
-    under: Sequence[bool],
+    bottleneck_rows: Sequence[bool],
     given: Sequence[Tensor] | None = None,
 ) -> None:
     """Hidden states of the batch are those of the slow reference, row by row."""
     for row, example in enumerate(examples):
-        mine = [span for span, of in enumerate(batch.span_rows.tolist()) if of == row]
-        vectors = None if given is None or not mine else [given[span] for span in mine]
-        expected = reference(backbone, example, batch.bottleneck if under[row] else "none", vectors)
-        torch.testing.assert_close(hidden[row][own(batch, row)], expected.hidden, **CLOSE)
+        spans = [span for span, of in enumerate(batch.span_rows.tolist()) if of == row]
+        vectors = None if given is None or not spans else [given[span] for span in spans]
+        expected = reference(backbone, example, batch.bottleneck if bottleneck_rows[row] else "none", vectors)
+        torch.testing.assert_close(hidden[row][own_columns(batch, row)], expected.hidden, **CLOSE)
 
 
 @pytest.mark.parametrize(("attention", "kind"), [("sdpa", KINDS[0]), ("eager", KINDS[0]), ("sdpa", KINDS[1])])
@@ -72,21 +74,21 @@ def test_rolled_out_rows_are_those_of_the_stock_model_with_the_mask_of_the_defin
     backbone, examples = tiny_backbone(attention, kind), mixed_examples()
     batch = laid_out(backbone, examples, bottleneck)
     with torch.no_grad():
-        relaxed = relaxed_forward(backbone, batch)
+        relaxed = relaxation_forward(backbone, batch)
         for row, example in enumerate(examples):
             expected = reference(backbone, example, bottleneck)
-            torch.testing.assert_close(relaxed.hidden[row][own(batch, row)], expected.hidden, **CLOSE)
-            found = relaxed.latents[batch.span_rows == row].flatten(0, 1)
-            torch.testing.assert_close(found, expected.latents.reshape(found.shape), **CLOSE)
+            torch.testing.assert_close(relaxed.hidden[row][own_columns(batch, row)], expected.hidden, **CLOSE)
+            result = relaxed.latents[batch.span_rows == row].flatten(0, 1)
+            torch.testing.assert_close(result, expected.latents.reshape(result.shape), **CLOSE)
 
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
 def test_rows_that_are_not_under_the_bottleneck_are_as_ever_beside_those_that_are(bottleneck: Bottleneck) -> None:
     backbone, examples = tiny_backbone(), mixed_examples(3)
-    under = [True, False, True, False, True]
-    batch = laid_out(backbone, examples, bottleneck, under=under)
+    bottleneck_rows = [True, False, True, False, True]
+    batch = laid_out(backbone, examples, bottleneck, bottleneck_rows=bottleneck_rows)
     with torch.no_grad():
-        check_rows(backbone, examples, batch, relaxed_forward(backbone, batch).hidden, under)
+        check_rows(backbone, examples, batch, relaxation_forward(backbone, batch).hidden, bottleneck_rows)
 
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
@@ -99,7 +101,7 @@ def test_spans_of_different_lengths_under_a_bottleneck(bottleneck: Bottleneck) -
     ]
     batch = laid_out(backbone, examples, bottleneck)
     with torch.no_grad():
-        check_rows(backbone, examples, batch, relaxed_forward(backbone, batch).hidden, [True] * 3)
+        check_rows(backbone, examples, batch, relaxation_forward(backbone, batch).hidden, [True] * 3)
 
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
@@ -110,7 +112,7 @@ def test_a_row_that_ends_within_its_span_is_fine_under_a_bottleneck(bottleneck: 
     rows = [replace(example, ids=example.ids[:cut], labels=example.labels[:cut]), make.example()]
     batch = laid_out(backbone, rows, bottleneck)
     with torch.no_grad():
-        check_rows(backbone, rows, batch, relaxed_forward(backbone, batch).hidden, [True, True])
+        check_rows(backbone, rows, batch, relaxation_forward(backbone, batch).hidden, [True, True])
 
 
 @pytest.mark.parametrize("align", [True, False])
@@ -121,7 +123,7 @@ def test_given_latents_are_seen_as_those_rolled_out(bottleneck: Bottleneck, alig
     random = torch.Generator().manual_seed(1)
     given = [torch.randn(3, backbone.hidden_size, generator=random) for _ in batch.span_rows]
     with torch.no_grad():
-        check_rows(backbone, examples, batch, replayed_forward(backbone, batch, given), [True] * 5, given)
+        check_rows(backbone, examples, batch, replay_forward(backbone, batch, given), [True] * 5, given)
         grounded = grounding_forward(backbone, batch, "even")
         check_rows(backbone, examples, batch, grounded.hidden, [True] * 5, list(grounded.targets))
         for row in range(len(examples)):
@@ -129,8 +131,8 @@ def test_given_latents_are_seen_as_those_rolled_out(bottleneck: Bottleneck, alig
             if chosen:
                 alone = reference(backbone, examples[row], bottleneck, [grounded.targets[span] for span in chosen])
                 pads = (examples[row].ids == IDS.latent_pad).nonzero()[:, 0]
-                found = grounded.predicted[chosen].flatten(0, 1)
-                torch.testing.assert_close(found, alone.hidden[pads - 1], **CLOSE)
+                result = grounded.predicted[chosen].flatten(0, 1)
+                torch.testing.assert_close(result, alone.hidden[pads - 1], **CLOSE)
 
 
 @pytest.mark.parametrize(("kind", "checkpointing"), [(KINDS[0], False), (KINDS[0], True), (KINDS[1], True)])
@@ -139,17 +141,17 @@ def test_gradients_are_those_of_the_rows_in_the_stock_model(
     bottleneck: Bottleneck, kind: str, checkpointing: bool
 ) -> None:
     backbone, examples = tiny_backbone("sdpa", kind), mixed_examples(2)
-    under = [True, True, True, True, False]
-    batch = laid_out(backbone, examples, bottleneck, under=under)
-    found = gradients(backbone, weighed(backbone, batch, relaxed_forward(backbone, batch, checkpointing).hidden))
-    check_equal(found, reference_gradients(backbone, examples, bottleneck, under))
+    bottleneck_rows = [True, True, True, True, False]
+    batch = laid_out(backbone, examples, bottleneck, bottleneck_rows=bottleneck_rows)
+    result = gradients(backbone, weighed(backbone, batch, relaxation_forward(backbone, batch, checkpointing).hidden))
+    check_equal(result, reference_gradients(backbone, examples, bottleneck, bottleneck_rows))
 
 
 def reference_gradients(
-    backbone: Backbone, examples: Sequence[EncodedExample], bottleneck: Bottleneck, under: Sequence[bool]
+    backbone: Backbone, examples: Sequence[EncodedExample], bottleneck: Bottleneck, bottleneck_rows: Sequence[bool]
 ) -> dict[str, Tensor]:
     loss = torch.zeros(())
-    for example, hidden in zip(examples, under, strict=True):
+    for example, hidden in zip(examples, bottleneck_rows, strict=True):
         logits = backbone.logits(reference(backbone, example, bottleneck if hidden else "none").hidden)
         labels = example.labels[1:]
         chosen = labels != -100
@@ -165,7 +167,7 @@ def test_what_the_text_after_a_span_can_learn_of_the_picture_but_by_its_latents(
     given = [torch.randn(3, backbone.hidden_size, generator=torch.Generator().manual_seed(2))]
     with torch.no_grad():
         batches = [laid_out(backbone, [one], bottleneck) for one in (example, other)]
-        shown, moved = [backbone.logits(replayed_forward(backbone, batch, given))[0] for batch in batches]
+        shown, moved = [backbone.logits(replay_forward(backbone, batch, given))[0] for batch in batches]
     last = int((batches[0].input_ids[0] == IDS.latent_end).nonzero())
     change = (shown - moved).abs().amax(-1)
     assert float(change[: last - 1].max()) > 0.01  # the picture does differ
@@ -185,15 +187,15 @@ def test_answers_that_share_a_prompt_are_whole_rows_under_a_bottleneck_too(bottl
         for length in rows.span_lengths.tolist()
     ]
     pairs = [
-        (lambda: answers_forward(backbone, batch), lambda: relaxed_forward(backbone, rows).hidden),
-        (lambda: answers_forward(backbone, batch, given), lambda: replayed_forward(backbone, rows, given)),
+        (lambda: answers_forward(backbone, batch), lambda: relaxation_forward(backbone, rows).hidden),
+        (lambda: answers_forward(backbone, batch, given), lambda: replay_forward(backbone, rows, given)),
         (lambda: answers_forward(backbone, batch, blank=True), lambda: text_forward(backbone, rows)),
     ]
-    for shared, whole in pairs:
-        hidden, expected = shared(), whole()
+    for shared, full in pairs:
+        hidden, expected = shared(), full()
         for row in range(rows.rows):
-            found = hidden[row][batch.answers.attention_mask[row]]
-            torch.testing.assert_close(found, expected[row][rows.attention_mask[row]][-len(found) :], **CLOSE)
+            result = hidden[row][batch.answers.attention_mask[row]]
+            torch.testing.assert_close(result, expected[row][rows.attention_mask[row]][-len(result) :], **CLOSE)
         check_equal(
             gradients(backbone, weighed(backbone, batch.answers, hidden)),
             gradients(backbone, weighed(backbone, rows, expected)),
@@ -207,10 +209,10 @@ def test_sharded_weights_change_nothing(bottleneck: Bottleneck, monkeypatch: pyt
     prompt = make.prompt()
     batch = laid_out(backbone, [make.example(prompt), make.example(prompt)], bottleneck)
     with torch.no_grad():
-        expected = relaxed_forward(backbone, batch)
+        expected = relaxation_forward(backbone, batch)
         monkeypatch.setattr(Backbone, "sharded", property(lambda _: True))
-        found = relaxed_forward(backbone, batch)
-    torch.testing.assert_close(found.hidden, expected.hidden, **CLOSE)
+        result = relaxation_forward(backbone, batch)
+    torch.testing.assert_close(result.hidden, expected.hidden, **CLOSE)
 
 
 @pytest.mark.parametrize("bottleneck", ["none", *BOTTLENECKS])
@@ -218,12 +220,12 @@ def test_blank_spans_are_an_ordinary_pass(bottleneck: Bottleneck) -> None:
     backbone, examples = tiny_backbone(), mixed_examples(7)
     batch = laid_out(backbone, examples, bottleneck, align=False)
     with torch.no_grad():
-        found = blank_forward(backbone, batch)
+        result = blank_forward(backbone, batch)
         pad = backbone.embed_text(torch.tensor([[IDS.latent_pad] * 3]))[0]
-        check_rows(backbone, examples, batch, found.hidden, [True] * 5, [pad] * len(batch.span_rows))
+        check_rows(backbone, examples, batch, result.hidden, [True] * 5, [pad] * len(batch.span_rows))
         grounded = grounding_forward(backbone, batch, "even", blank=True)
-    assert torch.equal(grounded.hidden, found.hidden)
-    assert torch.equal(grounded.predicted, found.latents)
+    assert torch.equal(grounded.hidden, result.hidden)
+    assert torch.equal(grounded.predicted, result.latents)
 
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS)
@@ -235,17 +237,17 @@ def test_gradient_of_one_weight_by_finite_differences(bottleneck: Bottleneck) ->
         weight = backbone.model.model.language_model.layers[1].self_attn.k_proj.weight
 
         def loss() -> Tensor:
-            return weighed(backbone, batch, relaxed_forward(backbone, batch).hidden)
+            return weighed(backbone, batch, relaxation_forward(backbone, batch).hidden)
 
-        found = gradients(backbone, loss())["model.model.language_model.layers.1.self_attn.k_proj.weight"]
-        place = divmod(int(found.abs().argmax()), found.shape[1])
+        result = gradients(backbone, loss())["model.model.language_model.layers.1.self_attn.k_proj.weight"]
+        place = divmod(int(result.abs().argmax()), result.shape[1])
         step, values = 1e-3, []  # the stock norms compute in float32
         with torch.no_grad():
             for sign in (1.0, -1.0):
                 weight[place] += sign * step
                 values.append(loss().item())
                 weight[place] -= sign * step
-        assert (values[0] - values[1]) / (2 * step) == pytest.approx(found[place].item(), rel=2e-3)
+        assert (values[0] - values[1]) / (2 * step) == pytest.approx(result[place].item(), rel=2e-3)
     finally:
         backbone.float()
 
@@ -257,26 +259,26 @@ def test_gradient_of_one_weight_by_finite_differences(bottleneck: Bottleneck) ->
 def test_disturbed_latents_are_read_again_as_they_were_fed(bottleneck: Bottleneck, checkpointing: bool) -> None:
     """The fifth row is not under the bottleneck, and its latents are disturbed too."""
     backbone, examples = tiny_backbone(), mixed_examples(5)
-    under = [True, True, True, True, False]
-    batch = laid_out(backbone, examples, bottleneck, under=under)
+    bottleneck_rows = [True, True, True, True, False]
+    batch = laid_out(backbone, examples, bottleneck, bottleneck_rows=bottleneck_rows)
     latents = int(batch.span_lengths.sum())
     random = torch.Generator().manual_seed(4)
     noise = torch.randn(latents, backbone.hidden_size, generator=random)
-    kept = torch.rand(latents, 1, generator=random).gt(0.3).float()
+    cached = torch.rand(latents, 1, generator=random).gt(0.3).float()
 
-    def disturb(latent: Tensor, numbers: Tensor) -> Tensor:
-        return (latent + 0.5 * noise[numbers]) * kept[numbers]
+    def transform(latent: Tensor, numbers: Tensor) -> Tensor:
+        return (latent + 0.5 * noise[numbers]) * cached[numbers]
 
-    relaxed = relaxed_forward(backbone, batch, checkpointing, disturb=disturb)
+    relaxed = relaxation_forward(backbone, batch, checkpointing, latent_transform=transform)
     first, loss = 0, torch.zeros(())
     for row, example in enumerate(examples):
         expected = reference(
             backbone,
             example,
-            bottleneck if under[row] else "none",
-            disturbed=lambda number, latent, begin=first: disturb(latent[None], torch.tensor([begin + number]))[0],
+            bottleneck if bottleneck_rows[row] else "none",
+            disturbed=lambda number, latent, begin=first: transform(latent[None], torch.tensor([begin + number]))[0],
         )
-        torch.testing.assert_close(relaxed.hidden[row][own(batch, row)], expected.hidden, **CLOSE)
+        torch.testing.assert_close(relaxed.hidden[row][own_columns(batch, row)], expected.hidden, **CLOSE)
         rolled = relaxed.latents[batch.span_rows == row].flatten(0, 1)
         torch.testing.assert_close(rolled, expected.latents.reshape(rolled.shape), **CLOSE)
         first += len(expected.latents)
@@ -293,11 +295,11 @@ def test_adapters_under_a_bottleneck() -> None:
     bottleneck: Bottleneck = "latent_only"
     backbone = adapted()
     examples = mixed_examples(1)
-    under = [True, False, True, True, True]
-    batch = laid_out(backbone, examples, bottleneck, under=under)
-    hidden = relaxed_forward(backbone, batch, True).hidden
-    check_rows(backbone, examples, batch, hidden, under)
+    bottleneck_rows = [True, False, True, True, True]
+    batch = laid_out(backbone, examples, bottleneck, bottleneck_rows=bottleneck_rows)
+    hidden = relaxation_forward(backbone, batch, True).hidden
+    check_rows(backbone, examples, batch, hidden, bottleneck_rows)
     check_equal(
         gradients(backbone, weighed(backbone, batch, hidden)),
-        reference_gradients(backbone, examples, bottleneck, under),
+        reference_gradients(backbone, examples, bottleneck, bottleneck_rows),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from mirage_core.model.card import LICENCES, NOT_EVALUATED, model_card
 
@@ -41,14 +42,14 @@ SCORES = [
 
 
 def front_matter(card: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(card.split("---\n")[1])
-    return found
+    result: dict[str, Any] = yaml.safe_load(card.split("---\n")[1])
+    return result
 
 
 def test_a_card_tells_data_making_versions_and_what_is_still_to_come() -> None:
     card = model_card(ABOUT)
     assert card.startswith("---\n") and card.endswith("\n")
-    for said in (
+    for text in (
         "| stage 1, grounding | examples | vsp-planning | train 1,000, validation 100 | `abababababababab` |",
         '"text_weight": 0.1',
         "- revision of that: `" + "cd" * 20,
@@ -58,7 +59,7 @@ def test_a_card_tells_data_making_versions_and_what_is_still_to_come() -> None:
         f"Begun with the model of sha256 `{'12' * 32}`.",
         NOT_EVALUATED,
     ):
-        assert said in card
+        assert text in card
     assert "adapter" not in card
     matter = front_matter(card)
     assert matter["license"] == "apache-2.0" and matter["base_model"] == ABOUT["source"]
@@ -71,6 +72,26 @@ def test_scores_stand_with_their_intervals_for_people_and_for_the_hub() -> None:
     (result,) = front_matter(card)["model-index"][0]["results"]
     assert result["metrics"][0]["value"] == 0.5 and "0.4000 to 0.6000" in result["metrics"][0]["name"]
     assert NOT_EVALUATED not in card
+
+
+def test_the_hubs_own_reader_finds_the_scores_the_licence_and_the_base_model() -> None:
+    data = ModelCard(model_card({**ABOUT, "scores": SCORES})).data
+    (score,) = data.eval_results
+    assert (score.dataset_type, score.dataset_name) == ("vsp-planning", "vsp-planning, level all, stage-1")
+    assert (score.metric_type, score.metric_value) == ("accuracy", 0.5)
+    assert (data.license, data.base_model, data.pipeline_tag) == (
+        "apache-2.0",
+        "Qwen/Qwen2.5-VL-7B-Instruct",
+        "image-text-to-text",
+    )
+
+
+def test_the_front_matter_of_a_stored_model_keeps_its_bytes_since_they_enter_the_models_digest() -> None:
+    front = "license: apache-2.0\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n"
+    tags = "tags:\n- mirage\n- latent-visual-tokens\n"
+    base = "base_model: Qwen/Qwen2.5-VL-7B-Instruct\nbase_model_relation: finetune\n"
+    assert model_card({**ABOUT, "source": "from_scratch"}).startswith(f"---\n{front}{tags}---\n\n# Mirage")
+    assert model_card(ABOUT).startswith(f"---\n{front}{tags}{base}---\n\n# Mirage")
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from mirage_core.config import LoRASettings, ModelSettings
 from mirage_core.errors import SettingsError
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.forward.forward import relaxed_forward
+from mirage_core.model.forward.forward import relaxation_forward
 from mirage_core.model.loading import LoadedModel, load_model, save_model
-from mirage_core.model.lora import add_adapters, has_adapters, latent_tokens, without_adapters
+from mirage_core.model.lora import adapters_disabled, add_adapters, has_adapters, latent_token_ids
 from mirage_core.training.sft.losses import relaxation_loss
 from tests.latent.tiny import IDS, KINDS, mixed_examples, tiny_backbone
-from tests.model.test_base import saved, small
+from tests.model.test_loading import saved, small
 
 LORA = LoRASettings(rank=4, alpha=8.0)
 
@@ -55,7 +55,7 @@ def laid_out(backbone: Backbone) -> LatentBatch:
 
 def logits(backbone: Backbone) -> Tensor:
     with torch.no_grad():
-        return backbone.logits(relaxed_forward(backbone, laid_out(backbone)).hidden)
+        return backbone.logits(relaxation_forward(backbone, laid_out(backbone)).hidden)
 
 
 def learning(backbone: Backbone) -> set[str]:
@@ -95,15 +95,15 @@ def test_left_out_adapters_leave_the_model_it_was_and_are_back_afterwards() -> N
     backbone = adapted()
     before = logits(backbone)
     names = learning(backbone)
-    with without_adapters(backbone):
+    with adapters_disabled(backbone):
         torch.testing.assert_close(logits(backbone), logits(tiny_backbone()), rtol=0, atol=0)
         assert learning(backbone) == names
-        with without_adapters(backbone):
+        with adapters_disabled(backbone):
             pass
         torch.testing.assert_close(logits(backbone), logits(tiny_backbone()), rtol=0, atol=0)
     torch.testing.assert_close(logits(backbone), before, rtol=0, atol=0)
     assert (before - logits(tiny_backbone())).abs().max() > 0.1
-    with pytest.raises(RuntimeError, match="inside"), without_adapters(backbone):
+    with pytest.raises(RuntimeError, match="inside"), adapters_disabled(backbone):
         raise RuntimeError("inside")
     torch.testing.assert_close(logits(backbone), before, rtol=0, atol=0)
 
@@ -113,7 +113,7 @@ def test_a_pass_without_adapters_in_the_middle_of_a_step_does_not_disturb_its_gr
         backbone = adapted()
         loss = relaxation_loss(backbone, laid_out(backbone), checkpointing=True).total
         if disturbed:
-            with without_adapters(backbone):
+            with adapters_disabled(backbone):
                 logits(backbone)
         loss.backward()
         return [parameter.grad for parameter in backbone.parameters() if parameter.grad is not None]
@@ -125,12 +125,12 @@ def test_a_pass_without_adapters_in_the_middle_of_a_step_does_not_disturb_its_gr
 
 def test_a_model_without_adapters_has_none_to_leave_out() -> None:
     assert not has_adapters(tiny_backbone())
-    with pytest.raises(SettingsError, match=r"no adapters.*frozen copy"), without_adapters(tiny_backbone()):
+    with pytest.raises(SettingsError, match=r"no adapters.*frozen copy"), adapters_disabled(tiny_backbone()):
         pass
 
 
 def test_adapters_are_put_in_once() -> None:
-    with pytest.raises(SettingsError, match="adapters already"):
+    with pytest.raises(SettingsError, match="already has adapters"):
         add_adapters(adapted(), LORA, IDS, seed=1)
 
 
@@ -147,13 +147,13 @@ def test_the_vision_tower_is_not_trained_beside_adapters() -> None:
 
 def test_rows_of_the_latent_tokens_get_the_gradient_that_whole_tables_get() -> None:
     settings = LORA.model_copy(update={"target_modules": ("q_proj",)})
-    rows, whole = copy.deepcopy(tiny_backbone()), copy.deepcopy(tiny_backbone())
+    rows, full = copy.deepcopy(tiny_backbone()), copy.deepcopy(tiny_backbone())
     add_adapters(rows, settings, IDS, seed=1)
-    for backbone in (rows, whole):
+    for backbone in (rows, full):
         relaxation_loss(backbone, laid_out(backbone)).total.backward()
-    ids = latent_tokens(IDS)
+    ids = latent_token_ids(IDS)
     tables = (rows.model.get_input_embeddings(), rows.model.get_output_embeddings())
-    expected = (whole.model.get_input_embeddings(), whole.model.get_output_embeddings())
+    expected = (full.model.get_input_embeddings(), full.model.get_output_embeddings())
     for learned, table in zip(tables, expected, strict=True):
         assert learned.rows.grad.abs().max() > 0
         torch.testing.assert_close(learned.rows.grad, table.weight.grad[ids], rtol=1e-4, atol=1e-6)
@@ -161,15 +161,15 @@ def test_rows_of_the_latent_tokens_get_the_gradient_that_whole_tables_get() -> N
 
 def test_rows_of_tied_tables_are_one_and_get_both_gradients() -> None:
     settings = LORA.model_copy(update={"target_modules": ("q_proj",)})
-    rows, whole = copy.deepcopy(tiny_backbone()), copy.deepcopy(tiny_backbone())
-    for backbone in (rows, whole):
+    rows, full = copy.deepcopy(tiny_backbone()), copy.deepcopy(tiny_backbone())
+    for backbone in (rows, full):
         tie(backbone)
     add_adapters(rows, settings, IDS, seed=1)
     assert sum(name.endswith(".rows") for name in learning(rows)) == 1
-    for backbone in (rows, whole):
+    for backbone in (rows, full):
         relaxation_loss(backbone, laid_out(backbone)).total.backward()
     learned = rows.model.get_input_embeddings().rows.grad
-    expected = whole.model.get_input_embeddings().weight.grad[latent_tokens(IDS)]
+    expected = full.model.get_input_embeddings().weight.grad[latent_token_ids(IDS)]
     torch.testing.assert_close(learned, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -191,8 +191,8 @@ def scores(model: object) -> Tensor:
     """Logits of a stock model for a line with latent tokens in it."""
     ids = torch.arange(40).view(2, 20) + 470  # up to the last id: the latent tokens are among them
     with torch.no_grad():
-        found: Tensor = model.eval()(input_ids=ids).logits  # type: ignore[attr-defined]
-    return found
+        result: Tensor = model.eval()(input_ids=ids).logits  # type: ignore[attr-defined]
+    return result
 
 
 @pytest.mark.parametrize("tied", (False, True))
@@ -253,15 +253,15 @@ def test_every_part_is_made_whole_before_it_is_read_and_by_processes_that_keep_n
 
     model = small()
     add_adapters(model.backbone, LORA, model.ids, seed=1)
-    asked: list[list[int]] = []
+    calls: list[list[int]] = []
 
     @contextmanager
     def gather(parts):  # type: ignore[no-untyped-def]
-        asked.append([id(part) for part in parts])
+        calls.append([id(part) for part in parts])
         yield
 
     save_model(tmp_path / "kept", model.backbone, model.processor, {}, gather=gather)
-    first, asked = asked, []
-    save_model(tmp_path / "none", model.backbone, model.processor, {}, gather=gather, writes=False)
-    assert asked == first and not (tmp_path / "none").exists()
+    first, calls = calls, []
+    save_model(tmp_path / "none", model.backbone, model.processor, {}, gather=gather, write=False)
+    assert calls == first and not (tmp_path / "none").exists()
     assert {part for parts in first for part in parts} == {id(part) for part in model.backbone.parameters()}

@@ -20,7 +20,7 @@ from mirage_core.latent.examples import EncodedExample, EncodedPrompt
 from mirage_core.latent.tokens import token_ids
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.features import with_features
-from mirage_core.model.forward.forward import relaxed_forward, replayed_forward, text_forward
+from mirage_core.model.forward.forward import relaxation_forward, replay_forward, text_forward
 from mirage_core.model.loading import load_model, save_model
 from mirage_core.model.processing import build_processor
 from mirage_core.training.sft.losses import grounding_loss, relaxation_loss, text_log_probs
@@ -36,9 +36,9 @@ def backbone() -> Backbone:
 
 def prompts() -> list[EncodedPrompt]:
     make = Maker(11)
-    made = [make.prompt(), make.prompt(9, [(3, 2), (2, 2)], 7), make.prompt(2, [], 1), make.prompt(4, [(4, 4)], 2)]
+    variants = [make.prompt(), make.prompt(9, [(3, 2), (2, 2)], 7), make.prompt(2, [], 1), make.prompt(4, [(4, 4)], 2)]
     begun = torch.tensor([IDS.latent_start])
-    return [replace(one, ids=torch.cat([one.ids, begun])) if row % 2 else one for row, one in enumerate(made)]
+    return [replace(one, ids=torch.cat([one.ids, begun])) if row % 2 else one for row, one in enumerate(variants)]
 
 
 def laid_out(*examples: EncodedExample) -> LatentBatch:
@@ -48,16 +48,16 @@ def laid_out(*examples: EncodedExample) -> LatentBatch:
 @pytest.mark.parametrize("end", ["exact", "free"])
 def test_training_latents_and_log_probs_equal_decoding_ones(end: str) -> None:
     settings = replace(SETTINGS, end=end, max_latents=5, temperature=1.3, samples=4)  # type: ignore[arg-type]
-    asked = prompts()
-    groups = decode(backbone(), asked, IDS, settings, torch.Generator().manual_seed(0))
-    drawn = [(prompt, one) for prompt, group in zip(asked, groups, strict=True) for one in group]
+    queries = prompts()
+    groups = decode(backbone(), queries, IDS, settings, torch.Generator().manual_seed(0))
+    drawn = [(prompt, one) for prompt, group in zip(queries, groups, strict=True) for one in group]
     recorded = [latents for _, one in drawn for latents in one.latents]
     assert len(recorded) > 8
     batch = laid_out(*(encode_rollout(p, one.token_ids, one.spans, one.sampled, IDS) for p, one in drawn))
-    relaxed = relaxed_forward(backbone(), batch)
+    relaxed = relaxation_forward(backbone(), batch)
     for latents, length, expected in zip(relaxed.latents, batch.span_lengths.tolist(), recorded, strict=True):
         torch.testing.assert_close(latents[:length], expected, atol=5e-5, rtol=0)
-    for hidden in (relaxed.hidden, replayed_forward(backbone(), batch, recorded)):
+    for hidden in (relaxed.hidden, replay_forward(backbone(), batch, recorded)):
         log_probs = text_log_probs(backbone(), batch, hidden, sampling_rules(IDS, settings))
         for row, (_, one) in enumerate(drawn):
             wanted = torch.tensor([p for p, chosen in zip(one.log_probs, one.sampled, strict=True) if chosen])
@@ -65,15 +65,15 @@ def test_training_latents_and_log_probs_equal_decoding_ones(end: str) -> None:
 
 
 def test_greedy_answers_do_not_depend_on_the_rest_of_the_batch_or_on_when_images_were_seen() -> None:
-    asked = prompts()
-    together = decode(backbone(), asked, IDS, SETTINGS)
-    seen = decode(backbone(), with_features(backbone(), asked), IDS, SETTINGS)
-    for prompt, (found,), (kept,) in zip(asked, together, seen, strict=True):
+    queries = prompts()
+    together = decode(backbone(), queries, IDS, SETTINGS)
+    seen = decode(backbone(), with_features(backbone(), queries), IDS, SETTINGS)
+    for prompt, (result,), (cached,) in zip(queries, together, seen, strict=True):
         ((alone,),) = decode(backbone(), [prompt], IDS, SETTINGS)
-        assert found.token_ids == alone.token_ids == kept.token_ids
-        assert found.spans == alone.spans == kept.spans
-        for mine, its in zip(found.latents, alone.latents, strict=True):
-            torch.testing.assert_close(mine, its, atol=5e-5, rtol=0)
+        assert result.token_ids == alone.token_ids == cached.token_ids
+        assert result.spans == alone.spans == cached.spans
+        for own, its in zip(result.latents, alone.latents, strict=True):
+            torch.testing.assert_close(own, its, atol=5e-5, rtol=0)
 
 
 def test_text_after_an_image_is_decoded_as_stock_generate_does() -> None:
@@ -90,8 +90,8 @@ def test_text_after_an_image_is_decoded_as_stock_generate_does() -> None:
         eos_token_id=[IDS.end_of_turn, IDS.pad],
     )[0, len(prompt.ids) :]
     settings = DecodeSettings(max_new_tokens=8, num_latents=1, latents="off")
-    ((found,),) = decode(backbone(), [prompt], IDS, settings)
-    assert list(found.token_ids) == stock.tolist()
+    ((result,),) = decode(backbone(), [prompt], IDS, settings)
+    assert list(result.token_ids) == stock.tolist()
 
 
 def test_deep_features_reach_the_text() -> None:

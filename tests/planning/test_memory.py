@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from bench.live_memory import tensors_of
-from bench.training import CASES, alike, memory_of, peak_bytes, state_of
+from bench.training import CASES, equal_rows, memory_of, peak_bytes, state_of
 from mirage_core.config import Settings
 from mirage_core.latent.tokens import token_ids
 from mirage_core.model.cache import FixedCache
-from mirage_core.model.loading import build_base, load_processor_of, scratch_config
+from mirage_core.model.loading import build_base_model, load_base_processor, scratch_config
 from mirage_core.planning.memory import capacity, peak
 from mirage_core.planning.sizes import model_sizes
-from mirage_core.planning.stages import stages_of
+from mirage_core.planning.stages import stage_work
 from mirage_core.training.engine.base import EngineSettings, Root
 from mirage_core.training.engine.make_engine import make_engine
 from mirage_core.training.warmup.objective import WarmupObjective
@@ -64,7 +64,7 @@ def test_batches_lengths_types_portions_adapters_and_checkpointing_are_planned_w
 
 def test_the_logits_of_a_large_vocabulary_are_planned_too(tmp_path: Path) -> None:
     model = settings_of().model
-    ids = token_ids(load_processor_of(model).tokenizer)
+    ids = token_ids(load_base_processor(model).tokenizer)
     config = scratch_config(model.architecture, ids)
     config.text_config.vocab_size = 16384
     config.save_pretrained(tmp_path)
@@ -76,9 +76,9 @@ def test_the_logits_of_a_large_vocabulary_are_planned_too(tmp_path: Path) -> Non
 
 def test_a_warm_up_which_trains_the_vision_tower_too_is_planned_within_15_percent() -> None:
     settings = settings_of("model.warmup={batch_size: 16, levels: [6]}")
-    model = build_base(settings.model, 0)
+    model = build_base_model(settings.model, 0)
     objective = WarmupObjective(settings, model, 0)
-    (batch,) = objective.micro_batches(0, 0, 1)
+    (batch,) = objective.micro_batches(0)
     root = Root({"backbone": model.backbone, **objective.modules()})
     engine = make_engine(root, EngineSettings(kind="plain", zero_stage=0, weight_decay=0.0, max_grad_norm=1.0), None)
 
@@ -89,7 +89,7 @@ def test_a_warm_up_which_trains_the_vision_tower_too_is_planned_within_15_percen
     step()
     moments = [*state_of(engine), batch.data.layout.pixel_values]
     measured = peak_bytes(step, [*tensors_of(root), *moments], torch.device("cpu"))
-    works = stages_of(settings, model_sizes(settings.model), alike(settings, row_of()), None)
+    works = list(stage_work(settings, model_sizes(settings.model), equal_rows(settings, row_of()), None))
     assert peak(works[0].moments).total == pytest.approx(measured, rel=WITHIN)
 
 
@@ -114,7 +114,7 @@ def test_a_decodings_cache_has_the_room_that_the_plan_says() -> None:
 
 def test_every_moment_says_what_its_bytes_are_of() -> None:
     settings = settings_of()
-    works = stages_of(settings, model_sizes(settings.model), alike(settings, row_of()), None)
+    works = list(stage_work(settings, model_sizes(settings.model), equal_rows(settings, row_of()), None))
     assert [work.name for work in works] == ["base", "direct-sft", "grounding", "relaxation", "grpo", "evaluation"]
     for work in works:
         assert all(size >= 0 for moment in work.moments for size in moment.parts.values())

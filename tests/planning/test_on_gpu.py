@@ -32,8 +32,8 @@ def matrices(settings: Settings) -> int:
 def test_every_stage_is_planned_within_15_percent_of_the_allocators_peak(dtype: str) -> None:
     settings = settings_of(f"model.dtype={dtype}", architecture=LARGE)
     unfused = matrices(settings) if dtype == "float32" else 0
-    found = measure(settings, lambda _: None, rounds=1, row=ROW)
-    assert [one.case for one in found] == list(CASES)
-    for one in found:
-        assert one.planned_bytes < 1.15 * one.peak_bytes + CONSTANT, one
-        assert one.peak_bytes < 1.15 * (one.planned_bytes + unfused) + CONSTANT, one
+    rows = measure(settings, lambda _: None, rounds=1, row=ROW)
+    assert [row.case for row in rows] == list(CASES)
+    for row in rows:
+        assert row.planned_bytes < 1.15 * row.peak_bytes + CONSTANT, row
+        assert row.peak_bytes < 1.15 * (row.planned_bytes + unfused) + CONSTANT, row

@@ -8,7 +8,7 @@ from mirage_core.config import ModelSettings, RuntimeSettings, Settings
 from mirage_core.errors import SettingsError
 from mirage_core.planning.flops import Rates
 from mirage_core.planning.plan import GIB, Plan, make_plan, on_gpus, with_setting
-from mirage_core.planning.resident_memory import held
+from mirage_core.planning.resident_memory import resident_memory
 from mirage_core.planning.sizes import model_sizes
 from mirage_core.recipes import load
 
@@ -21,7 +21,7 @@ def planned(recipe: str, gpus: int, *overrides: str, gpu_gib: float = 80.0, rate
 
 
 def with_advice(settings: Settings, advice: tuple[str, ...]) -> Settings:
-    return load("qwen2.5-vl-7b", [*OVERRIDES, *(one.removeprefix("--set ") for one in advice)])
+    return load("qwen2.5-vl-7b", [*OVERRIDES, *(option.removeprefix("--set ") for option in advice)])
 
 
 OVERRIDES = ("runtime.processes=1", "grpo.gradient_checkpointing=false", "grpo.micro_batch_size=null")
@@ -33,14 +33,16 @@ def test_what_is_advised_makes_a_stage_fit_and_nothing_of_it_can_be_left_out(gpu
     plan = make_plan(settings, gpu_gib)
     assert not plan.fits
     for stage in (stage for stage in plan.stages if not stage.fits):
-        assert all(one.startswith("--set ") for one in stage.advice), stage.advice
+        assert all(option.startswith("--set ") for option in stage.advice), stage.advice
         changed = make_plan(with_advice(settings, stage.advice), gpu_gib)
-        (again,) = (one for one in changed.stages if one.name == stage.name)
+        (again,) = (option for option in changed.stages if option.name == stage.name)
         assert again.fits, (stage.name, stage.advice)
         for left_out in stage.advice:
-            fewer = tuple(one for one in stage.advice if one != left_out)
+            fewer = tuple(option for option in stage.advice if option != left_out)
             (without,) = (
-                one for one in make_plan(with_advice(settings, fewer), gpu_gib).stages if one.name == stage.name
+                option
+                for option in make_plan(with_advice(settings, fewer), gpu_gib).stages
+                if option.name == stage.name
             )
             assert not without.fits, (stage.name, left_out)
 
@@ -65,21 +67,21 @@ def test_a_recipe_for_gpus_fits_80_gib_as_it_is(recipe: str) -> None:
 def test_zero_shares_out_what_it_says(stage: int, weights: float, gradients: float, optimizer: float) -> None:
     sizes = model_sizes(LARGE)
     runtime = RuntimeSettings(zero_stage=stage, processes=4)  # type: ignore[arg-type]
-    found, learned = held(sizes, LARGE, runtime, "adamw"), sizes.language
-    assert found.weights == pytest.approx(weights * sizes.total)
-    assert found.gradients == pytest.approx(gradients * learned)
-    assert found.optimizer == pytest.approx(optimizer * learned)  # 12 bytes a parameter, among four
-    assert found.main == 0
+    resident, learned = resident_memory(sizes, LARGE, runtime, "adamw"), sizes.language
+    assert resident.weights == pytest.approx(weights * sizes.total)
+    assert resident.gradients == pytest.approx(gradients * learned)
+    assert resident.optimizer == pytest.approx(optimizer * learned)  # 12 bytes a parameter, among four
+    assert resident.main == 0
 
 
 def test_what_is_offloaded_lies_in_main_memory() -> None:
     sizes = model_sizes(LARGE)
     runtime = RuntimeSettings(zero_stage=3, processes=2, offload_optimizer=True, offload_parameters=True)
-    found = held(sizes, LARGE, runtime, "adamw")
-    assert (found.weights, found.optimizer, found.stepping) == (0, 0, 0)
-    assert found.main == pytest.approx(8 * sizes.language + sizes.total)
-    assert held(sizes, LARGE, RuntimeSettings(zero_stage=2), "adamw_8bit").optimizer < 0.6 * (
-        held(sizes, LARGE, RuntimeSettings(zero_stage=2), "adamw").optimizer
+    resident = resident_memory(sizes, LARGE, runtime, "adamw")
+    assert (resident.weights, resident.optimizer, resident.stepping) == (0, 0, 0)
+    assert resident.main == pytest.approx(8 * sizes.language + sizes.total)
+    assert resident_memory(sizes, LARGE, RuntimeSettings(zero_stage=2), "adamw_8bit").optimizer < 0.6 * (
+        resident_memory(sizes, LARGE, RuntimeSettings(zero_stage=2), "adamw").optimizer
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from mirage_core.config import LoRASettings, ModelSettings
 from mirage_core.errors import SettingsError
-from mirage_core.model.loading import build_base, save_model
+from mirage_core.model.loading import build_base_model, save_model
 from mirage_core.model.lora import add_adapters
 from mirage_core.planning.known_configs import KNOWN
 from mirage_core.planning.sizes import model_sizes
@@ -30,7 +30,7 @@ def test_a_known_model_has_the_parameters_that_its_page_states(source: str) -> N
 
 def test_a_model_from_scratch_has_the_parameters_that_are_counted() -> None:
     settings = ModelSettings()
-    base, sizes = build_base(settings, seed=0), model_sizes(settings)
+    base, sizes = build_base_model(settings, seed=0), model_sizes(settings)
     assert sizes.total == learned(base.backbone)
     base.backbone.freeze_vision()
     assert sizes.trained(settings) == learned(base.backbone) == sizes.language
@@ -43,14 +43,14 @@ def test_a_model_from_scratch_has_the_parameters_that_are_counted() -> None:
 def test_adapters_are_counted_as_they_are_put_in(rows: bool) -> None:
     lora = LoRASettings(rank=8, train_latent_tokens=rows, target_modules=("q_proj", "v_proj", "down_proj"))
     settings = ModelSettings(lora=lora)
-    base = build_base(settings, seed=0)
+    base = build_base_model(settings, seed=0)
     base.backbone.freeze_vision()
     add_adapters(base.backbone, lora, base.ids, 0)
     assert model_sizes(settings).trained(settings) == learned(base.backbone)
 
 
 def test_a_folder_says_its_sizes_without_its_weights(tmp_path: Path) -> None:
-    base = build_base(ModelSettings(), seed=0)
+    base = build_base_model(ModelSettings(), seed=0)
     save_model(tmp_path, base.backbone, base.processor, {})
     for file in tmp_path.glob("*.safetensors"):
         file.unlink()

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from mirage_core.pipeline.runner import run_road
+from mirage_core.pipeline.runner import run_in_process
 from mirage_core.planning.flops import Rates
 from mirage_core.planning.plan import make_plan
 from mirage_core.recipes import load
@@ -52,7 +52,7 @@ def test_a_dry_run_shows_its_stages(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_it_runs_on_a_cpu_with_its_numbers_cut_down(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store"))
-    record = run_road(load("small", CUT), store, lambda event: None)
+    record = run_in_process(load("small", CUT), store, lambda event: None)
     assert {stage.name for stage in record.stages} >= {
         "base",
         "grounding",

@@ -42,18 +42,18 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_of_500_mapped_tasks_none_is_lost_and_none_runs_twice(stack: LiveStack, tmp_path: Path) -> None:
     log = tmp_path / "numbers"
     started = time.monotonic()
-    told = map_tasks(stack, log)
-    stack.until(lambda: ended(stack, told["run"]) >= COUNT, f"the server knows of {COUNT} ended task runs")
+    counts = map_tasks(stack, log)
+    stack.until(lambda: ended(stack, counts["run"]) >= COUNT, f"the server knows of {COUNT} ended task runs")
     recorded = time.monotonic() - started
 
     assert Counter(map(int, log.read_text().split())) == Counter(range(COUNT))
-    assert told["total"] == sum(range(COUNT))
-    runs = all_task_runs(stack, told["run"])
+    assert counts["total"] == sum(range(COUNT))
+    runs = all_task_runs(stack, counts["run"])
     assert Counter(run["state_name"] for run in runs) == {"Completed": COUNT}
     assert len({run["dynamic_key"] for run in runs}) == COUNT
     assert {run["run_count"] for run in runs} == {1}
-    assert stack.state(told["run"])["type"] == "COMPLETED"
-    print(f"\n{stack.stack.home.name}: {COUNT} tasks {told['seconds']} s, with start and records {recorded:.1f} s")
+    assert stack.state(counts["run"])["type"] == "COMPLETED"
+    print(f"\n{stack.stack.home.name}: {COUNT} tasks {counts['seconds']} s, with start and records {recorded:.1f} s")
 
 
 def test_a_stage_of_the_road_runs_on_that_server(stack: LiveStack) -> None:
@@ -90,10 +90,10 @@ def ended(stack: LiveStack, run: str) -> int:
 
 def all_task_runs(stack: LiveStack, run: str) -> list[dict[str, Any]]:
     """Every task run of the flow run, page by page."""
-    found: list[dict[str, Any]] = []
+    runs: list[dict[str, Any]] = []
     while True:
-        body = {"flow_runs": {"id": {"any_": [run]}}, "sort": "ID_DESC", "limit": PAGE, "offset": len(found)}
+        body = {"flow_runs": {"id": {"any_": [run]}}, "sort": "ID_DESC", "limit": PAGE, "offset": len(runs)}
         page = stack.post("task_runs/filter", body)
-        found += page
+        runs += page
         if len(page) < PAGE:
-            return found
+            return runs

@@ -47,7 +47,7 @@ def test_a_dotted_name_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("module", "said"),
+    ("module", "message"),
     [
         ("gone.py", "which is no Python file seen from"),
         ("/", "which is no Python file"),
@@ -56,8 +56,8 @@ def test_a_dotted_name_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("../world.txt", "no Python file"),
     ],
 )
-def test_a_task_that_is_not_there_is_told_before_anything_runs(module: str, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_a_task_that_is_not_there_is_told_before_anything_runs(module: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         recipes.load("micro", [f"problems.task.module={module}"])
 
 

@@ -66,12 +66,12 @@ def running_postgres() -> Iterator[Postgres]:
 def program(name: str) -> str:
     """A program of the newest PostgreSQL of this machine; the test fails where there is none."""
     versions = sorted(DEBIAN.glob("*/bin"), key=lambda folder: float(folder.parent.name))
-    found = shutil.which(name, path=os.pathsep.join([*map(str, reversed(versions)), os.environ.get("PATH", "")]))
-    if found is None:
+    path = shutil.which(name, path=os.pathsep.join([*map(str, reversed(versions)), os.environ.get("PATH", "")]))
+    if path is None:
         pytest.fail(
             f"there is no PostgreSQL here (no {name}): `make e2e` installs it (tests/install-e2e.sh)", pytrace=False
         )
-    return found
+    return path
 
 
 def unprivileged() -> str | None:

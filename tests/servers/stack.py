@@ -50,10 +50,10 @@ class LiveStack:
         self, deployment: str, parameters: Mapping[str, Any] | None = None, env: Mapping[str, str] | None = None
     ) -> str:
         """Start a deployment (``mirage/full-pipeline``); the id of its flow run. ``env`` joins that of its process."""
-        made = self.get(f"deployments/name/{deployment}")
-        known = dict(made["job_variables"].get("env") or {})
+        details = self.get(f"deployments/name/{deployment}")
+        known = dict(details["job_variables"].get("env") or {})
         body = {"parameters": dict(parameters or {}), "job_variables": {"env": {**known, **(env or {})}}}
-        return str(self.post(f"deployments/{made['id']}/create_flow_run", body)["id"])
+        return str(self.post(f"deployments/{details['id']}/create_flow_run", body)["id"])
 
     def state(self, flow_run: str) -> dict[str, Any]:
         """The state of a flow run: type, name, message."""
@@ -90,15 +90,15 @@ class LiveStack:
         The server learns of them by events, a while after the flow run has ended: waits until all have ended too.
         """
         body = {"flow_runs": {"id": {"any_": [flow_run]}}}
-        found = self.post("task_runs/filter", body)
+        runs = self.post("task_runs/filter", body)
         deadline = time.monotonic() + SETTLES_WITHIN_S
         while self.state(flow_run)["type"] in ENDED and time.monotonic() < deadline:
             time.sleep(1.0)
-            before, found = found, self.post("task_runs/filter", body)
-            known = {run["id"] for run in before} == {run["id"] for run in found}
-            if known and all(run["state_type"] in ENDED for run in found):
+            before, runs = runs, self.post("task_runs/filter", body)
+            known = {run["id"] for run in before} == {run["id"] for run in runs}
+            if known and all(run["state_type"] in ENDED for run in runs):
                 break
-        return sorted(found, key=lambda run: str(run["start_time"] or run["created"]))
+        return sorted(runs, key=lambda run: str(run["start_time"] or run["created"]))
 
     def logs(self, flow_run: str) -> list[str]:
         """What a flow run and its tasks said."""
@@ -113,7 +113,7 @@ class LiveStack:
 
     def restart_worker(self) -> None:
         """Start a worker where none runs, and wait for it."""
-        local_stack.up(self.stack, port=None, say=print, timeout_s=PATIENCE_S)
+        local_stack.up(self.stack, port=None, log=print, timeout_s=PATIENCE_S)
 
     def kill_server(self) -> list[int]:
         """SIGKILL the server; the pids that were killed."""
@@ -122,11 +122,11 @@ class LiveStack:
     def restart_server(self) -> None:
         """Start the server again on its port and its data, and wait for it."""
         port = int(self.api.rpartition(":")[2].removesuffix("/api"))
-        local_stack.up(self.stack, port=port, say=print, timeout_s=PATIENCE_S)
+        local_stack.up(self.stack, port=port, log=print, timeout_s=PATIENCE_S)
 
 
 def _kill(known_at: Path, *, with_children: bool) -> list[int]:
-    known = background.recall(known_at)
+    known = background.read_pid_file(known_at)
     if known is None:
         raise AssertionError(f"nothing that {known_at} tells of runs")
     family = [psutil.Process(known.pid)]
@@ -158,8 +158,8 @@ def running_stack(home: Path, store: str) -> Iterator[LiveStack]:
     """Server, worker and deployments in ``home``; all stopped afterwards."""
     stack = local_stack.LocalStack(repository=ROOT, home=home)
     try:
-        url = local_stack.up(stack, port=free_port(), say=print, timeout_s=PATIENCE_S)
-        local_stack.deploy(stack, url, store=store, say=print)
+        url = local_stack.up(stack, port=free_port(), log=print, timeout_s=PATIENCE_S)
+        local_stack.deploy(stack, url, store=store, log=print)
         yield LiveStack(stack, url, store)
     finally:
         local_stack.down(stack, print)

@@ -170,7 +170,7 @@ class SwiftServer:
                 self.restart()
             except _PortTaken:
                 if attempt == ATTEMPTS:
-                    raise SwiftDidNotStart(f"{ATTEMPTS} times somebody else took a port:\n{self.said()}") from None
+                    raise SwiftDidNotStart(f"{ATTEMPTS} times somebody else took a port:\n{self.log_tail()}") from None
             else:
                 return self
         raise AssertionError("unreachable")
@@ -199,7 +199,7 @@ class SwiftServer:
         """SIGKILL: open connections break, requests that are under way get no answer; the data stays."""
         self._end(signal.SIGKILL)
 
-    def said(self, lines: int = 12) -> str:
+    def log_tail(self, lines: int = 12) -> str:
         """The ends of its logs."""
         logs = sorted((self.folder / "log").glob("*.log"))
         return "\n".join(
@@ -228,7 +228,7 @@ class SwiftServer:
             _program("swift-ring-builder", ring, "rebalance")
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
-        command = [_found(f"swift-{name}-server"), str(self.folder / "etc" / f"{name}-server.conf"), "-v"]
+        command = [_program_path(f"swift-{name}-server"), str(self.folder / "etc" / f"{name}-server.conf"), "-v"]
         with (self.folder / "log" / f"{name}.log").open("wb") as log:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
@@ -238,19 +238,22 @@ class SwiftServer:
         deadline = time.monotonic() + PATIENCE_S
         while not (all(self._serves(name) for name in self._running) and self._healthy()):
             if time.monotonic() > deadline:
-                raise SwiftDidNotStart(f"Swift did not answer on {self.url} in {PATIENCE_S:.0f} s:\n{self.said()}")
+                raise SwiftDidNotStart(f"Swift did not answer on {self.url} in {PATIENCE_S:.0f} s:\n{self.log_tail()}")
             time.sleep(0.1)
 
     def _serves(self, name: str) -> bool:
         """Whether that process, and not a stranger, listens on its port."""
         process = self._running[name]
         if process.poll() is not None:
-            said = self.said()
-            if "Address already in use" in said or "Could not bind" in said:
+            tail = self.log_tail()
+            if "Address already in use" in tail or "Could not bind" in tail:
                 raise _PortTaken
-            raise SwiftDidNotStart(f"swift-{name}-server ended with {process.returncode}:\n{said}")
+            raise SwiftDidNotStart(f"swift-{name}-server ended with {process.returncode}:\n{tail}")
         open_ = psutil.Process(process.pid).net_connections("tcp")
-        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self._ports[name] for one in open_)
+        return any(
+            connection.status == psutil.CONN_LISTEN and connection.laddr.port == self._ports[name]
+            for connection in open_
+        )
 
     def _healthy(self) -> bool:
         try:
@@ -278,12 +281,12 @@ def _canary() -> str:
 def _free_ports(count: int) -> list[int]:
     """Ports nobody listens on, below those the system gives to clients: one may be free while the server is down."""
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    found: list[int] = []
-    while len(found) < count:
+    free: list[int] = []
+    while len(free) < count:
         port = random.SystemRandom().randrange(12_000, max(low, 13_000))
-        if port not in found and not _listening(port):
-            found.append(port)
-    return found
+        if port not in free and not _listening(port):
+            free.append(port)
+    return free
 
 
 def _listening(port: int) -> bool:
@@ -294,12 +297,12 @@ def _listening(port: int) -> bool:
 
 def _program(name: str, *arguments: object) -> None:
     """Run one of Swift's programs to its end."""
-    done = subprocess.run([_found(name), *map(str, arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run([_program_path(name), *map(str, arguments)], capture_output=True, text=True, check=False)
     if done.returncode > 1:  # 1 is a warning
         raise SwiftDidNotStart(f"{name} {arguments} ended with {done.returncode}: {done.stdout}{done.stderr}")
 
 
-def _found(name: str) -> str:
+def _program_path(name: str) -> str:
     """A program of the `swift` package, beside this Python or on the path."""
     folders = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     program = shutil.which(name, path=folders)

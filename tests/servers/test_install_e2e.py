@@ -35,9 +35,9 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     """PostgreSQL is there, chromium is not."""
-    made = Machine(tmp_path)
-    made.has("initdb")
-    return made
+    machine = Machine(tmp_path)
+    machine.has("initdb")
+    return machine
 
 
 def test_where_everything_is_there_nothing_is_installed(machine: Machine) -> None:

@@ -24,7 +24,7 @@ def test_what_was_written_survives_a_kill_and_a_restart_on_the_same_ports(tmp_pa
 
         assert server.url == url
         assert client.get_object(Bucket=bucket, Key="a/b")["Body"].read() == b"kept"
-        assert [found["Key"] for found in client.list_objects_v2(Bucket=bucket)["Contents"]] == ["a/b"]
+        assert [item["Key"] for item in client.list_objects_v2(Bucket=bucket)["Contents"]] == ["a/b"]
 
 
 def test_the_guest_is_known_and_may_do_nothing(s3_server: SwiftServer) -> None:
@@ -43,15 +43,15 @@ def test_a_port_that_somebody_takes_meanwhile_is_changed_for_another(
     from tests.servers import swift
 
     ports = swift._free_ports(4)
-    given = [ports, swift._free_ports(4)]
-    monkeypatch.setattr(swift, "_free_ports", lambda count: given.pop(0))
+    ports_of_each = [ports, swift._free_ports(4)]
+    monkeypatch.setattr(swift, "_free_ports", lambda count: ports_of_each.pop(0))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", ports[1]))
         taken.listen()
         with SwiftServer(tmp_path) as server:
             server.bucket()
 
-    assert not given
+    assert not ports_of_each
 
 
 def test_a_server_that_cannot_start_says_what_its_log_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,8 +65,8 @@ def test_a_server_that_cannot_start_says_what_its_log_says(tmp_path: Path, monke
 
 def test_no_key_of_the_caller_reaches_a_test() -> None:
     program = "import os, tests.conftest; print(sorted(n for n in os.environ if n.startswith('AWS_')))"
-    told = {"AWS_ACCESS_KEY_ID": "real", "AWS_PROFILE": "work", "AWS_SESSION_TOKEN": "real", "PATH": "/usr/bin"}
+    environment = {"AWS_ACCESS_KEY_ID": "real", "AWS_PROFILE": "work", "AWS_SESSION_TOKEN": "real", "PATH": "/usr/bin"}
 
-    done = subprocess.run([sys.executable, "-c", program], env=told, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
 
     assert "ACCESS_KEY" not in done.stdout and "PROFILE" not in done.stdout and "TOKEN" not in done.stdout

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.servers.swift import SwiftServer
 from tests.soak import calls, flips, kills, writers
 from tests.soak.counts import Tally
-from tests.soak.road import ROOT, Road
+from tests.soak.pipeline_run import ROOT, PipelineRun
 
 PARTS = ("kills", "calls", "writers", "flips")
 PLACES = ("local", "s3")
@@ -38,13 +38,13 @@ KEPT_EVERY_S = 5.0
 class Soak:
     """What every part works with, and what was counted so far."""
 
-    given: argparse.Namespace
+    options: argparse.Namespace
     folder: Path
     progress: Progress
     server: SwiftServer | None
     tallies: list[Tally] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
-    kept: float = 0.0
+    last_saved: float = 0.0
 
     def tally(self, part: str, wrong: Sequence[str]) -> Tally:
         """The counts of a part that begins, which is when the one before it ends."""
@@ -59,21 +59,21 @@ class Soak:
             "good": all(tally.good for tally in self.tallies),
             "complete": complete,
             "seconds": round(time.monotonic() - self.started, 1),
-            "seed": self.given.seed,
+            "seed": self.options.seed,
             "machine": machine(),
             "parts": [tally.as_json() for tally in self.tallies],
         }
 
     def keep(self, *, complete: bool = False) -> None:
         """Write the counts so far, every few seconds: a long soak that is stopped has counted something, too."""
-        if self.given.json is None or (not complete and time.monotonic() - self.kept < KEPT_EVERY_S):
+        if self.options.json is None or (not complete and time.monotonic() - self.last_saved < KEPT_EVERY_S):
             return
-        self.kept = time.monotonic()
-        self.given.json.parent.mkdir(parents=True, exist_ok=True)
+        self.last_saved = time.monotonic()
+        self.options.json.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.counts(complete=complete), indent=1, ensure_ascii=False)
-        fresh = self.given.json.with_suffix(".partial")
+        fresh = self.options.json.with_suffix(".partial")
         fresh.write_text(text + "\n", encoding="utf-8")
-        os.replace(fresh, self.given.json)
+        os.replace(fresh, self.options.json)
 
     def s3(self) -> SwiftServer:
         """The S3 server; only parts that were asked to use S3 ask for it."""
@@ -94,72 +94,72 @@ class Soak:
 
 def run_kills(soak: Soak) -> None:
     """Half of the kills on each kind of store."""
-    counts = _shares(soak.given.kills, len(soak.given.where))
-    for number, where in enumerate(soak.given.where):
+    counts = _shares(soak.options.kills, len(soak.options.where))
+    for number, where in enumerate(soak.options.where):
         environment = soak.s3().environment() if where == "s3" else {}
 
-        def road(which: object, where: str = where, environment: dict[str, str] = environment) -> Road:
-            folder = soak.folder / f"road-{where}-{which}"
+        def pipeline(which: object, where: str = where, environment: dict[str, str] = environment) -> PipelineRun:
+            folder = soak.folder / f"pipeline-{where}-{which}"
             folder.mkdir()
             url = f"{soak.s3().bucket()}/store" if where == "s3" else str(folder / "store")
-            return Road(folder, url, environment)
+            return PipelineRun(folder, url, environment)
 
         advance = soak.task(f"kills, {where}", counts[number])
         with _environment(environment):
             tally = soak.tally(f"kills, {where}", kills.WRONGS)
-            model = kills.undisturbed(road("undisturbed"))
-            tally.figures["undisturbed road"] = {"seconds": round(model.seconds, 1), "writes": model.writes}
-            kills.walk_all(counts[number], soak.given.seed + number, model, tally, road, advance)
+            model = kills.undisturbed(pipeline("undisturbed"))
+            tally.figures["undisturbed pipeline"] = {"seconds": round(model.seconds, 1), "writes": model.writes}
+            kills.walk_all(counts[number], soak.options.seed + number, model, tally, pipeline, advance)
 
 
 def run_bad_calls(soak: Soak) -> None:
     """The store's operations over a bad line to S3."""
-    if "s3" not in soak.given.where:
+    if "s3" not in soak.options.where:
         return
     server = soak.s3()
     url = f"{server.bucket()}/store"
     with _environment(server.environment()):
         for rate, part in calls.RATES.items():
             name = f"calls, {rate:.0%} fail"
-            each = max(1, soak.given.calls // part // calls.WORKERS)
-            work = calls.Work(server, f"{url}/rate-{rate * 100:.0f}", rate, each, soak.given.seed, soak.folder / name)
+            each = max(1, soak.options.calls // part // calls.WORKERS)
+            work = calls.Work(server, f"{url}/rate-{rate * 100:.0f}", rate, each, soak.options.seed, soak.folder / name)
             calls.run_calls(work, soak.tally(name, calls.WRONGS), soak.task(name, each * calls.WORKERS))
 
 
 def run_writers(soak: Soak) -> None:
     """Races on each kind of store."""
-    for where in soak.given.where:
-        rounds = soak.given.s3_rounds if where == "s3" else soak.given.rounds
+    for where in soak.options.where:
+        rounds = soak.options.s3_rounds if where == "s3" else soak.options.rounds
         folder = soak.folder / f"writers-{where}"
         folder.mkdir()
         environment = soak.s3().environment() if where == "s3" else {}
         url = f"{soak.s3().bucket()}/store" if where == "s3" else str(folder / "store")
         tally = soak.tally(f"writers, {where}", writers.WRONGS)
-        tally.figures["writers"] = soak.given.writers
+        tally.figures["writers"] = soak.options.writers
         with _environment(environment):
-            race = writers.Race(url, environment, folder, rounds, soak.given.seed)
-            writers.run_writers(race, soak.given.writers, tally, soak.task(f"writers, {where}", rounds))
+            race = writers.Race(url, environment, folder, rounds, soak.options.seed)
+            writers.run_writers(race, soak.options.writers, tally, soak.task(f"writers, {where}", rounds))
 
 
 def run_flips(soak: Soak) -> None:
     """Damages to a store with something of every kind, here and on S3, and stages that mend them."""
     folder = soak.folder / "flips"
     folder.mkdir()
-    road = Road(folder, str(folder / "pristine"), keep=True)
-    kills.undisturbed(road)
-    pristine = flips.Pristine.of(road)
-    for where in soak.given.where:
-        amount = soak.given.s3_flips if where == "s3" else soak.given.flips - soak.given.s3_flips
+    pipeline = PipelineRun(folder, str(folder / "pristine"), keep=True)
+    kills.undisturbed(pipeline)
+    pristine = flips.Pristine.of(pipeline)
+    for where in soak.options.where:
+        amount = soak.options.s3_flips if where == "s3" else soak.options.flips - soak.options.s3_flips
         environment = soak.s3().environment() if where == "s3" else {}
         url = f"{soak.s3().bucket()}/store" if where == "s3" else str(folder / "damaged")
         tally = soak.tally(f"flips, {where}", flips.WRONGS)
         with _environment(environment):
             store = flips.store_beside(folder, url)
-            flipper = flips.Flipper(pristine, store, soak.given.seed, tally)
+            flipper = flips.Flipper(pristine, store, soak.options.seed, tally)
             flipper.run(amount, soak.task(f"flips, {where}", amount))
             if where == "local":
-                again = Road(folder / "again", url)
-                flipper.rerun(again, soak.given.reruns, soak.task("flips, stages run again", soak.given.reruns))
+                again = PipelineRun(folder / "again", url)
+                flipper.rerun(again, soak.options.reruns, soak.task("flips, stages run again", soak.options.reruns))
 
 
 RUN: dict[str, Callable[[Soak], None]] = {
@@ -222,12 +222,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--reruns", type=int, help="damages after which the stage is run again")
     parser.add_argument("--json", type=Path, help="write the counts to this file too, also while it runs")
     parser.add_argument("--folder", type=Path, help="work here and leave everything; must not be there yet")
-    given = parser.parse_args(arguments)
-    for name, size in (LONG if given.long else SHORT).items():
-        if getattr(given, name) is None:
-            setattr(given, name, size)
-    given.parts, given.where = _chosen(parser, given.parts, PARTS), _chosen(parser, given.where, PLACES)
-    return given
+    options = parser.parse_args(arguments)
+    for name, size in (LONG if options.long else SHORT).items():
+        if getattr(options, name) is None:
+            setattr(options, name, size)
+    options.parts, options.where = _chosen(parser, options.parts, PARTS), _chosen(parser, options.where, PLACES)
+    return options
 
 
 def _chosen(parser: argparse.ArgumentParser, text: str, known: Sequence[str]) -> list[str]:
@@ -238,25 +238,25 @@ def _chosen(parser: argparse.ArgumentParser, text: str, known: Sequence[str]) ->
 
 
 @contextlib.contextmanager
-def _folder(given: Path | None) -> Iterator[Path]:
-    if given is not None:
-        given.mkdir(parents=True)
-        yield given.absolute()
+def _folder(options: Path | None) -> Iterator[Path]:
+    if options is not None:
+        options.mkdir(parents=True)
+        yield options.absolute()
         return
-    with tempfile.TemporaryDirectory(prefix="mirage-soak-") as made:
-        yield Path(made)
+    with tempfile.TemporaryDirectory(prefix="mirage-soak-") as temporary:
+        yield Path(temporary)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0 when every count that must be 0 is, 1 otherwise."""
-    given = parse(arguments)
+    options = parse(arguments)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(_folder(given.folder))
-        server = stack.enter_context(SwiftServer(folder / "swift")) if "s3" in given.where else None
+        folder = stack.enter_context(_folder(options.folder))
+        server = stack.enter_context(SwiftServer(folder / "swift")) if "s3" in options.where else None
         progress = stack.enter_context(Progress(*columns, console=Console(stderr=True)))
-        soak = Soak(given, folder, progress, server)
-        for part in given.parts:
+        soak = Soak(options, folder, progress, server)
+        for part in options.parts:
             RUN[part](soak)
     counts = soak.counts(complete=True)
     print(json.dumps(counts, indent=1, ensure_ascii=False))
@@ -271,5 +271,5 @@ if __name__ == "__main__":
     os.environ.update(
         AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.devnull, AWS_EC2_METADATA_DISABLED="true"
     )
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # servers and roads end with it
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # servers and pipelines end with it
     sys.exit(main())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mirage_core.errors import MirageError
 from mirage_core.pipeline.run_record import load_record
 from mirage_core.store import Store
-from mirage_core.store.artifact_folder import every_fault, read_sealed
+from mirage_core.store.artifact_folder import all_faults, read_manifest
 from mirage_core.store.manifest import MANIFEST
 from tests.soak.counts import Tally
 
@@ -34,7 +34,7 @@ def audit(store: Store, known: dict[str, str], tally: Tally, when: str) -> None:
         tally.fault(HALF, f"{when}: {path} has a manifest, and is not listed")
     _audit_checkpoints(store, tally, when)
     _audit_records(store, tally, when)
-    for name in store.place.sizes("quarantine"):
+    for name in store.backend.sizes("quarantine"):
         tally.fault(ACCUSED, f"{when}: {name}")
     known.update({path: artifact.digest for path, artifact in there.items()})
 
@@ -43,7 +43,7 @@ def _audit_checkpoints(store: Store, tally: Tally, when: str) -> None:
     for path in sorted(_checkpoints(store)):
         tally.count("checkpoints read again")
         try:
-            faults = every_fault(store.place, path, read_sealed(store.place, path))
+            faults = all_faults(store.backend, path, read_manifest(store.backend, path))
         except (MirageError, FileNotFoundError) as error:
             faults = [str(error)]
         if faults:
@@ -64,12 +64,14 @@ def checkpoints_left(store: Store) -> list[str]:
 
 
 def _checkpoints(store: Store) -> set[str]:
-    names = store.place.sizes("checkpoints")
+    names = store.backend.sizes("checkpoints")
     return {f"checkpoints/{n.removesuffix(f'/{MANIFEST}')}" for n in names if n.endswith(f"/{MANIFEST}")}
 
 
 def _manifests(store: Store, depth: int) -> set[str]:
     """The paths of everything that has a manifest and looks like an artifact."""
-    found = {name.removesuffix(f"/{MANIFEST}") for name in store.place.sizes("") if name.endswith(f"/{MANIFEST}")}
+    fingerprints = {
+        name.removesuffix(f"/{MANIFEST}") for name in store.backend.sizes("") if name.endswith(f"/{MANIFEST}")
+    }
     beside = ("checkpoints/", "quarantine/", "runs/")
-    return {path for path in found if path.count("/") == depth - 1 and not path.startswith(beside)}
+    return {path for path in fingerprints if path.count("/") == depth - 1 and not path.startswith(beside)}

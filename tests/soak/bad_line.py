@@ -115,7 +115,7 @@ class BadLine:
         if fault == "slow":
             await asyncio.sleep(SLOW_S)
         status, headers, answer = await self._passed_on(request, body)
-        return await _FAILED.get(fault or "", _given)(request, status, headers, answer)
+        return await _FAILED.get(fault or "", _forward)(request, status, headers, answer)
 
     async def _passed_on(self, request: web.BaseRequest, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         """The server's answer to the very same call: the signature covers path, query and Host as they came."""
@@ -129,8 +129,8 @@ class BadLine:
             data=body if body or request.method in ("PUT", "POST") else None,
             allow_redirects=False,
         ) as answer:
-            given = [(n, v) for n, v in answer.headers.items() if n.lower() not in HOP_BY_HOP]
-            return answer.status, given, await answer.read()
+            headers = [(n, v) for n, v in answer.headers.items() if n.lower() not in HOP_BY_HOP]
+            return answer.status, headers, await answer.read()
 
 
 def _refused(status: int, code: str, message: str) -> web.Response:
@@ -144,7 +144,7 @@ def _reset(request: web.BaseRequest) -> web.Response:
     return web.Response()
 
 
-async def _given(
+async def _forward(
     request: web.BaseRequest, status: int, headers: list[tuple[str, str]], body: bytes, cut: int | None = None
 ) -> web.StreamResponse:
     """The answer as it came; only the first ``cut`` bytes of its body, then a reset."""
@@ -174,7 +174,7 @@ async def _never(request: web.BaseRequest, *_: object) -> web.StreamResponse:
 async def _cut(
     request: web.BaseRequest, status: int, headers: list[tuple[str, str]], body: bytes
 ) -> web.StreamResponse:
-    return await _given(request, status, headers, body, cut=len(body) // 2)
+    return await _forward(request, status, headers, body, cut=len(body) // 2)
 
 
 async def _garbled(
@@ -183,7 +183,7 @@ async def _garbled(
     if status in (200, 206) and body:
         middle = len(body) // 2
         body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
-    return await _given(request, status, headers, body)
+    return await _forward(request, status, headers, body)
 
 
 _FAILED: dict[str, Callable[..., Awaitable[web.StreamResponse]]] = {

@@ -1,40 +1,29 @@
-"""What a store keeps beside a road's own artifacts and records: put there once, so that the flips damage it, too."""
+"""What a store holds beside a pipeline's artifacts and run records, written once so that the flips damage it, too."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-from prefect.serializers import JSONSerializer
-
 from mirage_core.errors import MirageError
-from mirage_core.llm_client.response_cache import ANSWERS, Answer, StoredAnswers
+from mirage_core.llm_client.response_cache import ANSWERS, Answer, StoredResponseCache
 from mirage_core.pipeline.shards import SHARD
 from mirage_core.pipeline.trend import Comparison, TrendPoint, folder, load_points, reference_to, save_point
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact
-from tasks.cache import record_fault
-from tasks.results import HANDLE, StoreResults
 
-ANSWER, NIGHT, RESULT = "teacher's answer", "night of the trend", "result record"
+ANSWER, NIGHT = "teacher's answer", "night of the trend"
 SERIES, MODEL, REQUEST = "soaked", "a-model", "a" * 64
-RECORD = f"mirage/relaxation/v1/{'b' * 64}"
 
 
 def put_beside(store: Store, model: Artifact) -> Artifact:
-    """A teacher's answer, a night of the trend, a result record of Prefect's, and a shard, which is given."""
+    """A teacher's answer, a night of the trend, and a shard, which is given."""
     answer = Answer(
         request=REQUEST, problem="p", template="t@1", attempt=1, model=MODEL, served="m", text="RIGHT, DOWN " * 40,
         finish="stop", prompt_tokens=9, completion_tokens=80,
     )  # fmt: skip
-    StoredAnswers(store, MODEL).keep(answer)
+    StoredResponseCache(store, MODEL).save(answer)
     save_point(store, _night(model))
-    held = {"__class__": HANDLE, "data": model.model_dump(mode="json")}
-    metadata = {"storage_key": RECORD, "serializer": json.loads(JSONSerializer().model_dump_json())}
-    StoreResults(root=store.url).write_path(
-        RECORD, json.dumps({"metadata": metadata, "result": json.dumps(held)}).encode()
-    )
     return _shard(store)
 
 
@@ -58,12 +47,12 @@ def keys(store: Store) -> dict[str, list[tuple[str, str]]]:
     """By kind, of every file put there: what the product calls it, and its key."""
     (answer,) = store.names(ANSWERS)
     (night,) = store.names(f"{folder(SERIES)}/nights")
-    return {ANSWER: [(answer, answer)], NIGHT: [(night, night)], RESULT: [(RECORD, f"results/{RECORD}")]}
+    return {ANSWER: [(answer, answer)], NIGHT: [(night, night)]}
 
 
 def read_answer(store: Store, _: Artifact) -> str | None:
     """What the product says of the answer; None where it takes it for good."""
-    return "asked again" if StoredAnswers(store, MODEL).find(REQUEST) is None else None
+    return "asked again" if StoredResponseCache(store, MODEL).find(REQUEST) is None else None
 
 
 def read_night(store: Store, _: Artifact) -> str | None:
@@ -71,18 +60,9 @@ def read_night(store: Store, _: Artifact) -> str | None:
     return _said_by(lambda: load_points(store, SERIES))
 
 
-def read_result(store: Store, model: Artifact) -> str | None:
-    """The same of the result record, of which the store holds ``model``."""
-    try:
-        return record_fault(StoreResults(root=store.url).read_path(RECORD), model)
-    except MirageError as error:
-        return str(error)
-
-
 READ: dict[str, Callable[[Store, Artifact], str | None]] = {
     ANSWER: read_answer,
     NIGHT: read_night,
-    RESULT: read_result,
 }
 
 

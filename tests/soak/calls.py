@@ -18,7 +18,7 @@ from typing import Any
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, MirageError
 from mirage_core.pipeline.run_record import new_record
 from mirage_core.store import Store, fingerprint
-from mirage_core.store.backends.base import RemotePlace, open_place
+from mirage_core.store.backends.base import FsspecBackend, open_backend
 from mirage_core.types import Artifact
 from tests.servers.swift import SwiftServer
 from tests.soak import audit as audits
@@ -62,17 +62,17 @@ def run_calls(work: Work, tally: Tally, advance: Advance) -> None:
 
 def store_at(url: str, endpoint: str, cache: Path, read_timeout: float | None = None) -> Store:
     """The product's own store, its options of connection included, but at that endpoint (and less patient)."""
-    place = open_place(url)
-    assert isinstance(place, RemotePlace)
-    options = dict(place.system.storage_options)
+    backend = open_backend(url)
+    assert isinstance(backend, FsspecBackend)
+    options = dict(backend.system.storage_options)
     config = dict(options.pop("config_kwargs", {}))
     if read_timeout is not None:
         config["read_timeout"] = read_timeout
-    system = type(place.system)(**options, config_kwargs=config, endpoint_url=endpoint, skip_instance_cache=True)
+    system = type(backend.system)(**options, config_kwargs=config, endpoint_url=endpoint, skip_instance_cache=True)
     for name in ("retries",):  # set on the instance, not among the options
-        if hasattr(place.system, name):
-            setattr(system, name, getattr(place.system, name))
-    return Store(dataclasses.replace(place, system=system), cache)
+        if hasattr(backend.system, name):
+            setattr(system, name, getattr(backend.system, name))
+    return Store(dataclasses.replace(backend, system=system), cache)
 
 
 def run_client(work: Work, who: int, tally: Tally, advance: Advance) -> dict[str, str]:
@@ -118,9 +118,9 @@ class Client:
     def prepare(self) -> None:
         """Something of everything, while the line is good."""
         for name in ("publish", "save a checkpoint", "write a record"):
-            self.do(name, told=False)
+            self.do(name, counted=False)
 
-    def do(self, name: str, *, told: bool = True) -> None:
+    def do(self, name: str, *, counted: bool = True) -> None:
         """One operation, judged."""
         faults, started = self._faults(), time.monotonic()
         operation = getattr(self, f"_{name.replace(' ', '_')}")
@@ -137,7 +137,7 @@ class Client:
         except Exception as error:
             result = "unclear"
             self._tally.fault(UNCLEAR, f"{name}: {type(error).__name__}: {error}")
-        if told:
+        if counted:
             self._tally.count(f"{name}: {result}")
             self._tally.most("slowest operation, seconds", round(time.monotonic() - started, 1))
 
@@ -180,11 +180,11 @@ class Client:
         self._newest(self._flaky, BYTES)
 
     def _newest(self, store: Store, wrong: str) -> None:
-        found = store.latest_checkpoint(self._run)
-        if found is None or found[0] < self._sure:
-            raise Wrong(wrong, f"step {self._sure} was saved, the newest is {found}")
-        if contents(found[1])["mark"] != self._checkpoints[found[0]]:
-            raise Wrong(BYTES, f"step {found[0]} holds the state of another one")
+        result = store.latest_checkpoint(self._run)
+        if result is None or result[0] < self._sure:
+            raise Wrong(wrong, f"step {self._sure} was saved, the newest is {result}")
+        if contents(result[1])["mark"] != self._checkpoints[result[0]]:
+            raise Wrong(BYTES, f"step {result[0]} holds the state of another one")
 
     def _write_a_record(self) -> None:
         name = f"runs/{self._kind}-{self._chance.randrange(3)}.json"
@@ -210,14 +210,14 @@ class Client:
     def _find(self) -> None:
         artifact = self._chance.choice(self.known)
         identified = self._clean.manifest(artifact).fingerprint
-        found = self._flaky.find(artifact.kind, identified)
-        if found != artifact:
-            raise Wrong(BYTES, f"{artifact.path} is there, found was {found}")
+        result = self._flaky.find(artifact.kind, identified)
+        if result != artifact:
+            raise Wrong(BYTES, f"{artifact.path} is there, found was {result}")
 
     def _find_nothing(self) -> None:
-        found = self._flaky.find(self._kind, fingerprint(self._kind, 1, "never published", {}))
-        if found is not None:
-            raise Wrong(BYTES, f"nothing is there, found was {found}")
+        result = self._flaky.find(self._kind, fingerprint(self._kind, 1, "never published", {}))
+        if result is not None:
+            raise Wrong(BYTES, f"nothing is there, found was {result}")
 
     def _list(self) -> None:
         listed = {artifact.path for artifact in self._flaky.list(self._kind)}

@@ -14,12 +14,12 @@ from mirage_core.errors import ArtifactDamaged, ArtifactMissing, MirageError
 from mirage_core.pipeline.run_record import RunRecord, load_record
 from mirage_core.pipeline.shards import SHARD
 from mirage_core.store import Store
-from mirage_core.store.artifact_folder import read_sealed
+from mirage_core.store.artifact_folder import read_manifest
 from mirage_core.store.manifest import MANIFEST
 from mirage_core.types import Artifact
 from tests.soak import beside
 from tests.soak.counts import Tally
-from tests.soak.road import Road
+from tests.soak.pipeline_run import PipelineRun
 
 UNNOTICED = "damages not noticed"
 UNNAMED = "damages not named"
@@ -47,9 +47,9 @@ class Target:
 
 @dataclass
 class Pristine:
-    """A complete store on this disk, with two checkpoints and all that lies beside a road, never damaged itself.
+    """A complete store on this disk, with two checkpoints and all that lies beside a pipeline, never damaged itself.
 
-    ``run`` and ``steps``: of the checkpoints; ``model``: what the pointer and the result record name.
+    ``run`` and ``steps``: of the checkpoints; ``model``: what the pointer names.
     """
 
     store: Store
@@ -60,16 +60,18 @@ class Pristine:
     model: Artifact
 
     @classmethod
-    def of(cls, road: Road) -> Pristine:
-        """What an undisturbed road left, the last checkpoints of its last training, and what is put beside."""
-        store = road.store()
+    def of(cls, pipeline: PipelineRun) -> Pristine:
+        """What an undisturbed pipeline left, the last checkpoints of its last training, and what is put beside."""
+        store = pipeline.store()
         model = store.get(next(s.path or "" for s in _record(store).stages if s.name == "relaxation"))
         beside.put_beside(store, model)
         artifacts = {artifact.path: artifact for artifact in store.list()}
         run = store.manifest(model).fingerprint
-        kept = sorted(path for path in road.kept.iterdir() if path.name.startswith("relaxation-"))[-2:]
-        steps = (int(kept[0].name.split("-")[1]), int(kept[1].name.split("-")[1]))
-        for step, folder in zip(steps, kept, strict=True):
+        checkpoints = sorted(
+            path for path in pipeline.checkpoint_copies.iterdir() if path.name.startswith("relaxation-")
+        )[-2:]
+        steps = (int(checkpoints[0].name.split("-")[1]), int(checkpoints[1].name.split("-")[1]))
+        for step, folder in zip(steps, checkpoints, strict=True):
             store.save_checkpoint(run, step, folder)
         store.point(POINTER, model)
         return cls(store, artifacts, _targets(store, artifacts, run, steps[1]), run, steps, model)
@@ -80,10 +82,10 @@ def _record(store: Store) -> RunRecord:
 
 
 def _targets(store: Store, artifacts: dict[str, Artifact], run: str, step: int) -> dict[str, list[Target]]:
-    found: dict[str, list[Target]] = {}
+    result: dict[str, list[Target]] = {}
 
     def add(kind: str, path: str, name: str, key: str) -> None:
-        found.setdefault(kind, []).append(Target(kind, path, name, key, store.place.read(key)))
+        result.setdefault(kind, []).append(Target(kind, path, name, key, store.backend.read(key)))
 
     for path, artifact in artifacts.items():
         manifest = store.manifest(artifact)
@@ -91,7 +93,7 @@ def _targets(store: Store, artifacts: dict[str, Artifact], run: str, step: int) 
         for entry in manifest.files:
             add(artifact.kind, path, entry.name, f"{path}/{manifest.folder}/{entry.name}")
     path = f"checkpoints/{run[:20]}/{step:08d}"
-    manifest = read_sealed(store.place, path)
+    manifest = read_manifest(store.backend, path)
     add("checkpoint's manifest", path, MANIFEST, f"{path}/{MANIFEST}")
     for entry in manifest.files:
         add("checkpoint", path, entry.name, f"{path}/{manifest.folder}/{entry.name}")
@@ -101,7 +103,7 @@ def _targets(store: Store, artifacts: dict[str, Artifact], run: str, step: int) 
     for kind, files in beside.keys(store).items():
         for name, key in files:
             add(kind, name, name, key)
-    return found
+    return result
 
 
 def damaged(data: bytes, chance: random.Random) -> tuple[bytes, str]:
@@ -126,51 +128,51 @@ class Flipper:
         kinds = sorted(self._pristine.targets)
         for number in range(flips):
             target = self._chance.choice(self._pristine.targets[kinds[number % len(kinds)]])
-            self._one(target)
+            self._damage_one(target)
             advance(1)
 
-    def rerun(self, road: Road, reruns: int, advance: Callable[[int], None]) -> None:
-        """Damage, notice, walk the road again: the damaged artifact comes back with its digest, alone."""
-        made = {a.kind for a in self._pristine.artifacts.values()} - {SHARD}  # no stage of a road that is done
-        kinds = [kind for kind in sorted(self._pristine.targets) if kind in made]
+    def rerun(self, pipeline: PipelineRun, reruns: int, advance: Callable[[int], None]) -> None:
+        """Damage, notice, run the pipeline again: the damaged artifact comes back with its digest, alone."""
+        kinds = {a.kind for a in self._pristine.artifacts.values()} - {SHARD}  # no stage of a pipeline that is done
+        kinds = [kind for kind in sorted(self._pristine.targets) if kind in kinds]
         for number in range(reruns):
             target = self._chance.choice(self._pristine.targets[kinds[number % len(kinds)]])
             artifact = self._pristine.artifacts[target.path]
             data, how = damaged(target.data, self._chance)
-            self._store.place.write(target.key, data)
+            self._store.backend.write(target.key, data)
             with suppress(MirageError):
                 self._fresh().fetch(artifact)
-            self._walk_again(road, artifact, f"{target.key}, {how}")
+            self._walk_again(pipeline, artifact, f"{target.key}, {how}")
             self._restore(target)
             advance(1)
 
-    def _walk_again(self, road: Road, artifact: Artifact, case: str) -> None:
-        with road:
-            if road.start().wait(timeout=600):
-                raise AssertionError(f"the road failed after {case}: {road.said.read_text()[-3000:]}")
+    def _walk_again(self, pipeline: PipelineRun, artifact: Artifact, case: str) -> None:
+        with pipeline:
+            if pipeline.start().wait(timeout=600):
+                raise AssertionError(f"the pipeline failed after {case}: {pipeline.log_file.read_text()[-3000:]}")
         self._tally.count(f"stages run again: {artifact.kind}")
-        for line in _record(road.store()).stages:
+        for line in _record(pipeline.store()).stages:
             before = next(s for s in _record(self._pristine.store).stages if s.name == line.name)
             if line.digest != before.digest:
                 self._tally.fault(WRONG, f"{case}: {line.name} has {line.digest}, had {before.digest}")
             if (line.path == artifact.path) == line.cached:
                 self._tally.fault(MORE, f"{case}: {line.name} was {line.state}")
 
-    def _one(self, target: Target) -> None:
+    def _damage_one(self, target: Target) -> None:
         data, how = damaged(target.data, self._chance)
         case = f"{target.key}, {how}"
-        self._store.place.write(target.key, data)
+        self._store.backend.write(target.key, data)
         self._tally.count(f"damaged: {target.kind}")
         self._tally.count("truncations" if how.startswith("cut") else "bit flips")
         look = _LOOKS.get(target.kind, Flipper._look_artifact)
         with _heard() as warnings:
-            said = look(self, target, case)
-        if said is None:
+            message = look(self, target, case)
+        if message is None:
             self._tally.fault(UNNOTICED, case)
         else:
-            told = "\n".join([said, *warnings])
-            if target.path not in told or target.name not in told:
-                self._tally.fault(UNNAMED, f"{case}: {told[:400]}")
+            report = "\n".join([message, *warnings])
+            if target.path not in report or target.name not in report:
+                self._tally.fault(UNNAMED, f"{case}: {report[:400]}")
         self._restore(target)
 
     def _look_artifact(self, target: Target, case: str) -> str | None:
@@ -182,29 +184,29 @@ class Flipper:
         try:
             folder = self._fresh().fetch(artifact)
         except (ArtifactDamaged, ArtifactMissing) as error:
-            said = str(error)
+            message = str(error)
         else:
             self._tally.fault(USED, f"{case}: fetch gave {folder}")
             return "; ".join(faults)
-        found = self._fresh().find(artifact.kind, self._pristine.store.manifest(artifact).fingerprint)
-        if found is not None:
-            self._tally.fault(USED, f"{case}: found again as {found}")
-        return said if all(part in said for part in (target.path, target.name)) else "; ".join([said, *faults])
+        result = self._fresh().find(artifact.kind, self._pristine.store.manifest(artifact).fingerprint)
+        if result is not None:
+            self._tally.fault(USED, f"{case}: found again as {result}")
+        return message if all(part in message for part in (target.path, target.name)) else "; ".join([message, *faults])
 
     def _look_checkpoint(self, target: Target, case: str) -> str | None:
         """The newest checkpoint: passed over for the one before."""
-        found = self._fresh().latest_checkpoint(self._pristine.run)
-        if found is not None and found[0] == self._pristine.steps[1]:
+        result = self._fresh().latest_checkpoint(self._pristine.run)
+        if result is not None and result[0] == self._pristine.steps[1]:
             return None
-        if found is None or found[0] != self._pristine.steps[0]:
-            self._tally.fault(USED, f"{case}: the older checkpoint was not given, but {found}")
+        if result is None or result[0] != self._pristine.steps[0]:
+            self._tally.fault(USED, f"{case}: the older checkpoint was not given, but {result}")
         return "passed over"
 
     def _look_record(self, target: Target, case: str) -> str | None:
         return _said_by(lambda: load_record(self._fresh(), target.key))
 
     def _look_pointer(self, target: Target, case: str) -> str | None:
-        return _said_by(lambda: self._fresh().pointed(POINTER))
+        return _said_by(lambda: self._fresh().pointer(POINTER))
 
     def _look_beside(self, target: Target, case: str) -> str | None:
         return beside.READ[target.kind](self._fresh(), self._pristine.model)
@@ -215,13 +217,13 @@ class Flipper:
         return self._store
 
     def _copy_all(self) -> None:
-        for key in self._pristine.store.place.sizes(""):
+        for key in self._pristine.store.backend.sizes(""):
             self._put(key)
 
     def _put(self, key: str) -> None:
-        local = self._pristine.store.place.local(key)
+        local = self._pristine.store.backend.local(key)
         assert local is not None
-        self._store.place.put(local, key)
+        self._store.backend.put(local, key)
 
     def _restore(self, target: Target) -> None:
         """The right bytes again, whatever was done about the wrong ones."""
@@ -229,8 +231,8 @@ class Flipper:
             self._put(target.key)
             return
         for path in (target.path, f"quarantine/{target.path}"):
-            self._store.place.remove(path)
-        for name in self._pristine.store.place.sizes(target.path):
+            self._store.backend.remove(path)
+        for name in self._pristine.store.backend.sizes(target.path):
             self._put(f"{target.path}/{name}")
 
 

@@ -53,8 +53,8 @@ def line(puts: list[bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[BadLine
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    with BadLine(f"http://127.0.0.1:{server.server_port}", seed=1) as made:
-        yield made
+    with BadLine(f"http://127.0.0.1:{server.server_port}", seed=1) as line:
+        yield line
     server.shutdown()
     server.server_close()
     thread.join()

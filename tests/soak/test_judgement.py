@@ -17,7 +17,7 @@ from mirage_core.types import Artifact
 from tests.soak import __main__ as soak
 from tests.soak import audit, beside, flips, kills, writers
 from tests.soak.counts import Tally
-from tests.soak.road import CHECKPOINT_EVERY, Road
+from tests.soak.pipeline_run import CHECKPOINT_EVERY, PipelineRun
 
 RUN = fingerprint("relaxation", 1, {}, {})
 
@@ -41,12 +41,12 @@ def audited(store: Store, known: dict[str, str]) -> dict[str, int]:
 
 
 def test_a_good_store_is_called_good_and_becomes_known(store: Store, tmp_path: Path) -> None:
-    made = publish(store, tmp_path / "made", "a")
+    artifact = publish(store, tmp_path / "made", "a")
     store.save_checkpoint(RUN, 6, tmp_path / "made")
     store.write_json("runs/a.json", {"id": "a", "recipe": "micro", "started": "now"})
     known: dict[str, str] = {}
     assert audited(store, known) == {}
-    assert known == {made.path: made.digest}
+    assert known == {artifact.path: artifact.digest}
 
 
 @pytest.mark.parametrize(
@@ -63,43 +63,43 @@ def test_a_good_store_is_called_good_and_becomes_known(store: Store, tmp_path: P
     ],
 )
 def test_each_sort_of_harm_is_counted_under_its_name(store: Store, tmp_path: Path, harm: str, wrong: str) -> None:
-    made = publish(store, tmp_path / "made", "a")
+    artifact = publish(store, tmp_path / "made", "a")
     store.save_checkpoint(RUN, 6, tmp_path / "made")
     store.write_json("runs/a.json", {"id": "a", "recipe": "micro", "started": "now"})
-    known = {made.path: made.digest}
-    folder = store.manifest(made).folder
+    known = {artifact.path: artifact.digest}
+    folder = store.manifest(artifact).folder
     match harm:
         case "remove artifact":
-            store.remove(made)
+            store.remove(artifact)
         case "remove file":
-            store.place.remove(f"{made.path}/{folder}/file")
+            store.backend.remove(f"{artifact.path}/{folder}/file")
         case "other digest":
-            known[made.path] = "0" * 64
+            known[artifact.path] = "0" * 64
         case "half artifact":
             other = publish(store, tmp_path / "made", "b")
-            store.place.write(f"{other.path}/{store.manifest(other).folder}/file", b"?")
+            store.backend.write(f"{other.path}/{store.manifest(other).folder}/file", b"?")
         case "broken manifest":
-            store.place.write("model/00000000000000000000/manifest.json", b"{")
+            store.backend.write("model/00000000000000000000/manifest.json", b"{")
         case "torn checkpoint":
-            store.place.write(f"checkpoints/{RUN[:20]}/00000006/{folder}/file", b"?")
+            store.backend.write(f"checkpoints/{RUN[:20]}/00000006/{folder}/file", b"?")
         case "torn record":
-            store.place.write("runs/a.json", b'{"id": "a"')
+            store.backend.write("runs/a.json", b'{"id": "a"')
         case "quarantine":
-            store.place.write("quarantine/model/x/1.json", b"{}")
+            store.backend.write("quarantine/model/x/1.json", b"{}")
     assert wrong in audited(store, known)
 
 
 def resumed(tmp_path: Path, *events: tuple[int, str, int]) -> Tally:
-    """The verdict on a road whose relaxation noted these events: (process, what, step)."""
-    road = Road(tmp_path, str(tmp_path / "store"))
+    """The verdict on a pipeline whose relaxation noted these events: (process, what, step)."""
+    pipeline = PipelineRun(tmp_path, str(tmp_path / "store"))
     lines = [
         json.dumps({"attempt": 1, "pid": pid, "event": what, "program": "relaxation", "step": step})
         for pid, what, step in events
     ]
-    road.log.write_text("\n".join(lines) + "\n")
+    pipeline.log.write_text("\n".join(lines) + "\n")
     tally = Tally("kills", kills.WRONGS)
     model = kills.Undisturbed({}, (), 1.0, 1)
-    kills.Killer(1, 1, model, tally)._check_again(road)
+    kills.Killer(1, 1, model, tally)._check_again(pipeline)
     return tally
 
 
@@ -132,10 +132,10 @@ def test_what_was_done_while_a_checkpoint_travelled_is_not_counted_as_another_in
 
 
 def test_a_damage_nobody_notices_is_counted(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = publish(store, tmp_path / "made", "a" * 1000)
-    key = f"{made.path}/{store.manifest(made).folder}/file"
-    target = flips.Target("model", made.path, "file", key, store.place.read(key))
-    pristine = flips.Pristine(store, {made.path: made}, {"model": [target]}, RUN, (6, 12), made)
+    artifact = publish(store, tmp_path / "made", "a" * 1000)
+    key = f"{artifact.path}/{store.manifest(artifact).folder}/file"
+    target = flips.Target("model", artifact.path, "file", key, store.backend.read(key))
+    pristine = flips.Pristine(store, {artifact.path: artifact}, {"model": [target]}, RUN, (6, 12), artifact)
     other = Store.open(tmp_path / "damaged", cache=tmp_path / "other-cache")
     seen = Tally("flips", flips.WRONGS)
     flips.Flipper(pristine, other, 1, seen).run(20, lambda amount: None)
@@ -150,8 +150,8 @@ KINDS = ("problems", "auxiliary-images", "examples", "model", "evaluation", "rep
 
 
 @dataclass
-class WalkedRoad:
-    """A road that nobody had to walk: an artifact of each kind, a run record, two checkpoints."""
+class CompletedRun:
+    """A pipeline that nobody had to walk: an artifact of each kind, a run record, two checkpoints."""
 
     folder: Path
 
@@ -159,23 +159,23 @@ class WalkedRoad:
         return Store.open(self.folder / "store", cache=self.folder / "cache")
 
     @property
-    def kept(self) -> Path:
+    def checkpoint_copies(self) -> Path:
         return self.folder / "kept"
 
-    def walk(self) -> None:
-        made = {kind: publish(self.store(), self.folder / kind, kind * 100, kind) for kind in KINDS}
-        lines = (StageLine(name="relaxation", state="Completed", seconds=1.0, path=made["model"].path),)
+    def run_to_end(self) -> None:
+        artifact = {kind: publish(self.store(), self.folder / kind, kind * 100, kind) for kind in KINDS}
+        lines = (StageLine(name="relaxation", state="Completed", seconds=1.0, path=artifact["model"].path),)
         save_record(self.store(), new_record("micro", {"seed": 1}).model_copy(update={"stages": lines}))
         for step in (6, 12):
-            (self.kept / f"relaxation-{step:08d}").mkdir(parents=True)
-            (self.kept / f"relaxation-{step:08d}" / "shard").write_text(f"state {step}" * 100)
+            (self.checkpoint_copies / f"relaxation-{step:08d}").mkdir(parents=True)
+            (self.checkpoint_copies / f"relaxation-{step:08d}" / "shard").write_text(f"state {step}" * 100)
 
 
 def test_all_that_a_store_keeps_is_damaged_and_every_damage_is_noticed_and_named(tmp_path: Path) -> None:
-    road = WalkedRoad(tmp_path)
-    road.walk()
-    pristine = flips.Pristine.of(cast(Road, road))
-    beside_artifacts = ("checkpoint", "run record", "pointer", beside.ANSWER, beside.NIGHT, beside.RESULT)
+    pipeline = CompletedRun(tmp_path)
+    pipeline.run_to_end()
+    pristine = flips.Pristine.of(cast(PipelineRun, pipeline))
+    beside_artifacts = ("checkpoint", "run record", "pointer", beside.ANSWER, beside.NIGHT)
     kinds = {*KINDS, SHARD, "manifest", "checkpoint's manifest", *beside_artifacts}
     assert set(pristine.targets) == kinds
     tally = Tally("flips", flips.WRONGS)
@@ -198,11 +198,11 @@ def test_two_winners_of_a_round_are_counted(store: Store, tmp_path: Path) -> Non
     race = writers.Race(store.url, {}, tmp_path, 1, 1)
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "file").write_text("a")
-    made = store.publish(writers.KIND, race.identified(0), tmp_path / "made", summary={}, about={})
+    artifact = store.publish(writers.KIND, race.identified(0), tmp_path / "made", summary={}, about={})
     tally = Tally("writers", writers.WRONGS)
-    writers._judge(race, 0, [made.digest, made.digest], tally)
+    writers._judge(race, 0, [artifact.digest, artifact.digest], tally)
     assert tally.good
-    writers._judge(race, 0, [made.digest, "0" * 64], tally)
+    writers._judge(race, 0, [artifact.digest, "0" * 64], tally)
     assert (tally.wrong[writers.TWO], tally.wrong[writers.OTHER]) == (1, 1)
 
 
@@ -210,11 +210,11 @@ def test_the_exit_status_says_whether_all_that_must_be_zero_is(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def part(wrong: int) -> Any:
-        def run(made: soak.Soak) -> None:
-            tally = made.tally("writers, local", ["never"])
+        def run(artifact: soak.Soak) -> None:
+            tally = artifact.tally("writers, local", ["never"])
             for _ in range(wrong):
                 tally.fault("never", "seen")
-            made.task("writers", 1)(1)
+            artifact.task("writers", 1)(1)
             assert json.loads(target.read_text())["complete"] is False, "what was counted so far is kept"
 
         return run

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak.road import ROOT
+from tests.soak.pipeline_run import ROOT
 
 
 @pytest.mark.e2e

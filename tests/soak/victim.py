@@ -36,7 +36,7 @@ class End:
 
 
 def note(**event: Any) -> None:
-    """Append one line to this road's log, at once."""
+    """Append one line to this pipeline's log, at once."""
     line = json.dumps({"attempt": int(os.environ["MIRAGE_SOAK_ATTEMPT"]), "pid": os.getpid(), **event}) + "\n"
     handle = os.open(os.environ["MIRAGE_SOAK_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
@@ -54,18 +54,18 @@ class Writes:
         self._lock = threading.Lock()
 
     def watched(self, name: str, real: Callable[..., Any]) -> Callable[..., Any]:
-        """A write operation of a place that is noted when it begins and when it is done."""
+        """A write operation of a backend that is noted when it begins and when it is done."""
 
         @functools.wraps(real)
-        def work(place: Any, *given: Any, **rest: Any) -> Any:
+        def work(backend: Any, *args: Any, **rest: Any) -> Any:
             with self._lock:
                 self._count += 1
                 number = self._count
-            note(event="write", number=number, op=name, key=next((g for g in given if isinstance(g, str)), ""))
+            note(event="write", number=number, op=name, key=next((g for g in args if isinstance(g, str)), ""))
             if self._end is not None and number == self._end.write:
                 threading.Thread(target=die, args=(self._end,), daemon=True).start()
             try:
-                return real(place, *given, **rest)
+                return real(backend, *args, **rest)
             finally:
                 note(event="written", number=number)
 
@@ -83,22 +83,22 @@ def die(end: End) -> None:
 
 
 def watch_store(end: End | None) -> None:
-    """Note every write of every place, and every checkpoint that is saved."""
+    """Note every write of every backend, and every checkpoint that is saved."""
     from mirage_core.store import Store
-    from mirage_core.store.backends import base as places
+    from mirage_core.store.backends import base
 
     writes = Writes(end)
-    for place in (places.LocalPlace, places.RemotePlace):
+    for backend in (base.LocalBackend, base.FsspecBackend):
         for name in WRITES:
-            if name in vars(place):
-                setattr(place, name, writes.watched(name, vars(place)[name]))
+            if name in vars(backend):
+                setattr(backend, name, writes.watched(name, vars(backend)[name]))
     real = Store.save_checkpoint
 
-    def save_checkpoint(store: Store, run: str, step: int, *given: Any, **rest: Any) -> None:
-        kept = os.environ.get("MIRAGE_SOAK_KEPT")
-        if kept is not None:
-            shutil.copytree(given[0], f"{kept}/{_running[-1]}-{step:08d}", dirs_exist_ok=True)
-        real(store, run, step, *given, **rest)
+    def save_checkpoint(store: Store, run: str, step: int, *args: Any, **rest: Any) -> None:
+        folder = os.environ.get("MIRAGE_SOAK_KEPT")
+        if folder is not None:
+            shutil.copytree(args[0], f"{folder}/{_running[-1]}-{step:08d}", dirs_exist_ok=True)
+        real(store, run, step, *args, **rest)
         note(event="saved", program=_running[-1], step=step)
 
     Store.save_checkpoint = save_checkpoint  # type: ignore[method-assign, assignment]
@@ -112,9 +112,9 @@ def watch_jobs() -> None:
     from mirage_core.distributed import launch
 
     real = launch.run_job
-    given = real.__kwdefaults__ or {}
-    assert given["worker"] == launch.WORKER
-    given["worker"] = "tests.soak.worker"
+    args = real.__kwdefaults__ or {}
+    assert args["worker"] == launch.WORKER
+    args["worker"] = "tests.soak.worker"
 
     @functools.wraps(real)
     def run_job(job: Any, **rest: Any) -> None:

@@ -9,7 +9,9 @@ import os
 import time
 from typing import Any
 
-from mirage_core.distributed import worker
+from mirage_core.distributed.context import current_process
+from mirage_core.distributed.worker import RunProgram, exit_now, main
+from mirage_core.pipeline.worker import program_of
 from tests.soak.victim import note
 
 
@@ -18,32 +20,29 @@ def watch_steps() -> None:
     from mirage_core.training import loop
 
     pace = float(os.environ["MIRAGE_SOAK_STEP_S"])
-    step, save = loop._Run.step, loop._Run.save
+    step, save = loop.TrainingRun.step, loop.TrainingRun.save
 
     def noted_step(run: Any, number: int) -> Any:
         time.sleep(pace)
         figures = step(run, number)
-        if run._rank == 0:
+        if current_process().is_main:
             note(event="step", program=run._job.program, step=number)
         return figures
 
-    def noted_save(run: Any, number: int, *given: Any) -> None:
-        save(run, number, *given)
-        if run._rank == 0:
+    def noted_save(run: Any, number: int, *args: Any) -> None:
+        save(run, number, *args)
+        if current_process().is_main:
             note(event="announced", program=run._job.program, step=number)
 
-    loop._Run.step, loop._Run.save = noted_step, noted_save  # type: ignore[method-assign, assignment]
+    loop.TrainingRun.step, loop.TrainingRun.save = noted_step, noted_save  # type: ignore[method-assign, assignment]
 
 
-def program(name: str) -> worker.RunProgram:
+def watched(name: str) -> RunProgram:
     """The function of a program, watched where it trains."""
     if name != "evaluate":
         watch_steps()
-    return _program(name)
+    return program_of(name)
 
-
-_program = worker.program
 
 if __name__ == "__main__":
-    worker.program = program
-    worker.leave(worker.main())
+    exit_now(main(watched))

@@ -13,7 +13,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from mirage_core.distributed.worker import end_with_parent
+from mirage_core.distributed.worker import die_with_parent
 from mirage_core.errors import MirageError
 from mirage_core.store import Store, fingerprint
 from mirage_core.store.manifest import MANIFEST
@@ -60,12 +60,12 @@ def run_writers(race: Race, writers: int, tally: Tally, advance: Callable[[int],
     processes += [context.Process(target=read, args=(race, n, barrier, answers), daemon=True) for n in range(READERS)]
     for process in processes:
         process.start()
-    given: dict[int, list[str]] = {}
+    messages: dict[int, list[str]] = {}
     try:
         for number in range(race.rounds):
             barrier.wait()
             for _ in range(writers + READERS):
-                _take(answers.get(timeout=PATIENCE_S), given.setdefault(number, []), tally)
+                _take(answers.get(timeout=PATIENCE_S), messages.setdefault(number, []), tally)
             advance(1)
         for process in processes:
             process.join(timeout=PATIENCE_S)
@@ -73,7 +73,7 @@ def run_writers(race: Race, writers: int, tally: Tally, advance: Callable[[int],
         for process in processes:
             process.kill()
     for number in range(race.rounds):
-        _judge(race, number, given[number], tally)
+        _judge(race, number, messages[number], tally)
 
 
 def _take(answer: dict[str, Any], digests: list[str], tally: Tally) -> None:
@@ -87,24 +87,24 @@ def _take(answer: dict[str, Any], digests: list[str], tally: Tally) -> None:
 def _judge(race: Race, number: int, digests: list[str], tally: Tally) -> None:
     """One winner, whole, that every writer was told of; nothing of the losers."""
     store = race.open("judge")
-    found = store.find(KIND, race.identified(number))
+    artifact = store.find(KIND, race.identified(number))
     tally.count("rounds")
     if len(set(digests)) != 1:
         tally.fault(TWO, f"round {number}: writers were given {sorted(set(digests))}")
-    if found is None or store.verify(found):
-        tally.fault(FAULTY, f"round {number}: {found and store.verify(found)}")
+    if artifact is None or store.verify(artifact):
+        tally.fault(FAULTY, f"round {number}: {artifact and store.verify(artifact)}")
         return
-    wrong = sum(digest != found.digest for digest in digests)
+    wrong = sum(digest != artifact.digest for digest in digests)
     if wrong:
         tally.fault(OTHER, f"round {number}: {wrong} of {len(digests)} writers")
-    inside = store.place.sizes(found.path)
+    inside = store.backend.sizes(artifact.path)
     folders = {name.split("/")[0] for name in inside if name != MANIFEST}
     tally.count("folders of losers, for gc", len(folders) - 1)
 
 
 def write(race: Race, who: int, barrier: Barrier, answers: Any) -> None:
     """Publish in every round; half of the rounds all writers have the same contents, else three sorts of them."""
-    end_with_parent(os.getppid())
+    die_with_parent(os.getppid())
     store = race.open(f"writer-{who}")
     for number in range(race.rounds):
         chance = random.Random(f"{race.seed} {number}")
@@ -117,8 +117,8 @@ def write(race: Race, who: int, barrier: Barrier, answers: Any) -> None:
         time.sleep(random.Random(f"{race.seed} {number} {who}").random() * chance.choice([0.0, 0.002, 0.02]))
         answer: dict[str, Any] = {"done": {"artifacts published": 1}, "faults": [], "digests": []}
         try:
-            made = store.publish(KIND, race.identified(number), folder, summary={"sort": sort}, about={})
-            answer["digests"].append(made.digest)
+            artifact = store.publish(KIND, race.identified(number), folder, summary={"sort": sort}, about={})
+            answer["digests"].append(artifact.digest)
         except Exception as error:
             answer["faults"].append((FAILED, f"round {number}: {type(error).__name__}: {error}"))
         answers.put(answer)
@@ -126,27 +126,27 @@ def write(race: Race, who: int, barrier: Barrier, answers: Any) -> None:
 
 def read(race: Race, who: int, barrier: Barrier, answers: Any) -> None:
     """Look for the round's artifact from its start until it is there and some looks longer: always whole, always it."""
-    end_with_parent(os.getppid())
+    die_with_parent(os.getppid())
     store = race.open(f"reader-{who}")
     for number in range(race.rounds):
         barrier.wait()
-        looks, seen, faults = 0, 0, []
+        reads, seen, faults = 0, 0, []
         first: Artifact | None = None
         deadline = time.monotonic() + PATIENCE_S
         while seen < 5 and time.monotonic() < deadline:
-            looks += 1
-            found = store.find(KIND, race.identified(number))
-            if found is None:
+            reads += 1
+            artifact = store.find(KIND, race.identified(number))
+            if artifact is None:
                 if first is not None:
                     faults.append((SEEN, f"round {number}: {first.digest[:12]} was there, and is gone"))
                 continue
             seen += 1
-            first = first or found
-            if found.digest != first.digest:
-                faults.append((SEEN, f"round {number}: first {first.digest[:12]}, then {found.digest[:12]}"))
+            first = first or artifact
+            if artifact.digest != first.digest:
+                faults.append((SEEN, f"round {number}: first {first.digest[:12]}, then {artifact.digest[:12]}"))
             with _accused(faults, number):
-                store.fetch(found)
-        answers.put({"done": {"looks of readers": looks}, "faults": faults, "digests": []})
+                store.fetch(artifact)
+        answers.put({"done": {"looks of readers": reads}, "faults": faults, "digests": []})
 
 
 @contextlib.contextmanager

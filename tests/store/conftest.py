@@ -24,7 +24,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     url = str(tmp_path / "store") if request.param == "local" else f"memory://mirage-{uuid.uuid4().hex}/prefix"
     opened = Store.open(url, cache=tmp_path / "cache")
     yield opened
-    opened.place.remove("")
+    opened.backend.remove("")
 
 
 @pytest.fixture
@@ -38,12 +38,12 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
     """Makes a folder with files: ``folder(a="text", **{"sub/b": "more"})``."""
 
     def make(**files: str) -> Path:
-        made = tmp_path / f"folder-{uuid.uuid4().hex}"
+        new_folder = tmp_path / f"folder-{uuid.uuid4().hex}"
         for name, text in files.items():
-            path = made / name
+            path = new_folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-        made.mkdir(exist_ok=True)
-        return made
+        new_folder.mkdir(exist_ok=True)
+        return new_folder
 
     return make

@@ -1,13 +1,25 @@
-"""A place that dies at its n-th call, before or after the call has done its work: for tests of killed writers."""
+"""A backend that dies at its n-th call, before or after the call has done its work: for tests of killed writers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirage_core.store.backends.base import Place
+from mirage_core.store.backends.base import Backend
 
-CALLS = ("read", "write", "create", "take", "put", "get", "copy", "holds", "entries", "sizes", "remove")
+CALLS = (
+    "read",
+    "write",
+    "create",
+    "delete_if_unchanged",
+    "put",
+    "get",
+    "copy",
+    "has_content",
+    "entries",
+    "sizes",
+    "remove",
+)
 
 
 class Killed(BaseException):
@@ -15,17 +27,17 @@ class Killed(BaseException):
 
 
 @dataclass
-class DyingPlace:
-    """Passes every call on to ``place``; from the ``at``-th on they raise Killed, the first one after its work is done
-    when ``after`` is set."""
+class DyingBackend:
+    """Passes every call on to ``backend``; calls from the ``at``-th on raise Killed, the first one after its work is
+    done when ``after`` is set."""
 
-    place: Place
+    backend: Backend
     at: int
     after: bool = False
     calls: list[str] = field(default_factory=list)
 
     def __getattr__(self, name: str) -> Any:
-        inner = getattr(self.place, name)
+        inner = getattr(self.backend, name)
         if name not in CALLS:
             return inner
 

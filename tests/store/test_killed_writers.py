@@ -13,7 +13,7 @@ from mirage_core.errors import ArtifactDamaged, ArtifactMissing
 from mirage_core.store import Store, fingerprint
 from mirage_core.store import publish as publish_module
 from mirage_core.types import Artifact
-from tests.store.dying import DyingPlace, Killed
+from tests.store.dying import DyingBackend, Killed
 
 FolderOf = Callable[..., Path]
 PRINT = fingerprint("stage", 1, {"a": 1}, {})
@@ -26,15 +26,15 @@ def publish(store: Store, folder: Path) -> Artifact:
 
 def good_or_absent(store: Store) -> bool:
     """Whether there is an artifact; it must be good then."""
-    found = store.find("model", PRINT)
-    assert found is None or store.verify(found) == []
-    return found is not None
+    result = store.find("model", PRINT)
+    assert result is None or store.verify(result) == []
+    return result is not None
 
 
 def dies_everywhere(store: Store, work: Callable[[Store], object], check: Callable[[], None], *, after: bool) -> int:
-    """Do ``work`` on a place that dies at its first call, at its second, ...; the number of deaths until it lives."""
+    """Do ``work`` on a backend that dies at its first call, at its second, ...; the number of deaths until it lives."""
     for at in range(1, MOST):
-        dying = Store(DyingPlace(store.place, at, after), store.cache)
+        dying = Store(DyingBackend(store.backend, at, after), store.cache)
         try:
             work(dying)
         except Killed:
@@ -51,7 +51,7 @@ def test_a_publisher_killed_at_any_call_leaves_nothing_half_and_the_next_succeed
     source = folder(a="one", **{"sub/b": "two"})
     deaths = 0
     for start in range(1, MOST):
-        dying = Store(DyingPlace(store.place, start, after), store.cache)
+        dying = Store(DyingBackend(store.backend, start, after), store.cache)
         try:
             publish(dying, source)
         except Killed:
@@ -98,8 +98,8 @@ def test_a_quarantine_killed_at_any_call_leaves_the_artifact_damaged_or_out_of_u
     artifact = publish(store, source)
     for at in range(1, MOST):
         key = f"{artifact.path}/{store.manifest(artifact).folder}/a"
-        store.place.write(key, b"onE")
-        dying = Store(DyingPlace(store.place, at, after), store.cache)
+        store.backend.write(key, b"onE")
+        dying = Store(DyingBackend(store.backend, at, after), store.cache)
         try:
             dying.quarantine(artifact, "x")
         except Killed:
@@ -120,9 +120,9 @@ def test_a_checkpoint_killed_at_any_call_leaves_the_one_before_and_no_half_one(
     newer = folder(state="twenty", base="the same")
 
     def check() -> None:
-        found = store.latest_checkpoint(PRINT)
-        assert found is not None
-        assert (found[0], (found[1] / "state").read_text()) in [(10, "ten"), (20, "twenty")]
+        result = store.latest_checkpoint(PRINT)
+        assert result is not None
+        assert (result[0], (result[1] / "state").read_text()) in [(10, "ten"), (20, "twenty")]
 
     deaths = dies_everywhere(store, lambda s: s.save_checkpoint(PRINT, 20, newer), check, after=after)
     assert deaths >= 8
@@ -133,20 +133,20 @@ def test_a_checkpoint_killed_at_any_call_leaves_the_one_before_and_no_half_one(
 @pytest.mark.parametrize("after", [False, True])
 def test_a_collection_killed_at_any_call_leaves_nothing_half(store: Store, folder: FolderOf, after: bool) -> None:
     source = folder(a="one", b="two")
-    kept = store.publish("kept", PRINT, folder(k="kept"), summary={}, about={})
-    store.write_json("runs/r.json", {"path": kept.path})
+    used = store.publish("kept", PRINT, folder(k="kept"), summary={}, about={})
+    store.write_json("runs/r.json", {"path": used.path})
     for at in range(1, MOST):
         publish(store, source)
-        dying = Store(DyingPlace(store.place, at, after), store.cache)
+        dying = Store(DyingBackend(store.backend, at, after), store.cache)
         try:
             dying.collect(dying.garbage(-10))
         except Killed:
             good_or_absent(store)
-            assert store.verify(kept) == []
+            assert store.verify(used) == []
         else:
             break
     assert at > 6
-    assert store.verify(kept) == []
+    assert store.verify(used) == []
     assert store.find("model", PRINT) is None
 
 
@@ -177,8 +177,8 @@ def test_a_process_killed_while_it_stores_leaves_nothing_half(tmp_path: Path, fo
             os.kill(writer.pid, signal.SIGKILL)
         store = Store.open(root, cache=tmp_path / "cache")
         assert all(store.verify(artifact) == [] for artifact in store.list())
-        found = store.latest_checkpoint("0" * 64)
-        assert found is None or len(list(found[1].iterdir())) == 8
+        result = store.latest_checkpoint("0" * 64)
+        assert result is None or len(list(result[1].iterdir())) == 8
     number = len(store.list())
     left = [item for item in store.garbage(-10) if item.sort in ("unfinished", "files")]
     store.collect(left)

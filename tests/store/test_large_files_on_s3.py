@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mirage_core.store import Store, fingerprint
-from mirage_core.store.backends import fsspec as remote_place
-from mirage_core.store.backends.fsspec import RemotePlace, part_bytes
+from mirage_core.store.backends import fsspec as fsspec_backend
+from mirage_core.store.backends.fsspec import FsspecBackend, part_bytes
 from mirage_core.types import ProgressEvent
 from tests.servers.swift import SwiftServer
 
@@ -27,21 +27,21 @@ def s3_store(s3_server: SwiftServer, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """An empty store in a bucket of its own, which sends files from 10 MiB on in parts of 5."""
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote_place, "PART_BYTES", 5 * MIB)  # the least that S3 takes
-    monkeypatch.setattr(remote_place, "FETCHED_PART_BYTES", 5 * MIB)
+    monkeypatch.setattr(fsspec_backend, "PART_BYTES", 5 * MIB)  # the least that S3 takes
+    monkeypatch.setattr(fsspec_backend, "DOWNLOAD_PART_BYTES", 5 * MIB)
     return Store.open(f"{s3_server.bucket()}/deep/prefix", cache=tmp_path / "cache")
 
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were uploaded."""
-    real, names = RemotePlace.put, []
+    real, names = FsspecBackend.put, []
 
-    def put(self: RemotePlace, source: Path, key: str, *rest: object) -> None:
+    def put(self: FsspecBackend, source: Path, key: str, *rest: object) -> None:
         real(self, source, key, *rest)  # type: ignore[arg-type]
         names.append(source.name)
 
-    monkeypatch.setattr(RemotePlace, "put", put)
+    monkeypatch.setattr(FsspecBackend, "put", put)
     return names
 
 
@@ -61,9 +61,9 @@ def test_a_large_file_travels_in_parts_and_comes_back_byte_for_byte(
         assert (fetched / path.name).read_bytes() == path.read_bytes()
     bucket, _, prefix = s3_store.url.removeprefix("s3://").partition("/")
     key = f"{prefix}/{artifact.path}/{s3_store.manifest(artifact).folder}/weights.safetensors"
-    told = s3_server.client().head_object(Bucket=bucket, Key=key)
-    assert told["ETag"].strip('"').endswith("-3")
-    assert told["Metadata"]["sha256"] in {entry.sha256 for entry in s3_store.manifest(artifact).files}
+    head = s3_server.client().head_object(Bucket=bucket, Key=key)
+    assert head["ETag"].strip('"').endswith("-3")
+    assert head["Metadata"]["sha256"] in {entry.sha256 for entry in s3_store.manifest(artifact).files}
 
 
 def test_files_that_are_there_with_their_sha256_are_not_sent_again(
@@ -72,9 +72,9 @@ def test_files_that_are_there_with_their_sha256_are_not_sent_again(
     source = large(folder(a="one", b="two"))
     first = s3_store.publish("model", PRINT, source, summary={}, about={})
     inside = f"{first.path}/{s3_store.manifest(first).folder}"
-    s3_store.place.remove(f"{first.path}/manifest.json")
-    s3_store.place.write(f"{inside}/a", b"onE")  # same size, written by who knows whom
-    s3_store.place.remove(f"{inside}/b")
+    s3_store.backend.remove(f"{first.path}/manifest.json")
+    s3_store.backend.write(f"{inside}/a", b"onE")  # same size, written by who knows whom
+    s3_store.backend.remove(f"{inside}/b")
     sent.clear()
     again = s3_store.publish("model", PRINT, source, summary={}, about={})
     assert sorted(sent) == ["a", "b"]
@@ -97,7 +97,7 @@ def test_files_that_have_not_changed_between_checkpoints_are_copied_on_the_serve
 
 
 def test_progress_is_told_part_by_part(s3_store: Store, folder: FolderOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mirage_core.store.transfer.TOLD_BYTES", MIB)
+    monkeypatch.setattr("mirage_core.store.transfer.REPORT_BYTES", MIB)
     monkeypatch.setattr("mirage_core.store.transfer.POLL_S", 0.001)
     events: list[ProgressEvent] = []
     source = large(folder(), size=21 * MIB)
@@ -112,11 +112,12 @@ def test_progress_is_told_part_by_part(s3_store: Store, folder: FolderOf, monkey
 
 KILLED = """
 import os, sys, pathlib
-from mirage_core.store import Store, remote_place
-remote_place.PART_BYTES = 5 * 2**20
-remote_place.PARTS_AT_ONCE = 1
+from mirage_core.store import Store
+from mirage_core.store.backends import fsspec as fsspec_backend
+fsspec_backend.PART_BYTES = 5 * 2**20
+fsspec_backend.PARTS_AT_ONCE = 1
 store = Store.open(sys.argv[1])
-store.place.put(pathlib.Path(sys.argv[2]), sys.argv[3], told=lambda size: os.kill(os.getpid(), 9))
+store.backend.put(pathlib.Path(sys.argv[2]), sys.argv[3], on_bytes=lambda size: os.kill(os.getpid(), 9))
 """
 
 
@@ -129,20 +130,20 @@ def test_an_upload_killed_between_its_parts_leaves_no_object_and_can_be_collecte
         [sys.executable, "-c", KILLED, s3_store.url, str(source / "weights.safetensors"), key], check=False
     )
     assert killed.returncode == -9
-    assert s3_store.place.sizes("") == {}
+    assert s3_store.backend.sizes("") == {}
     (left,) = s3_store.garbage(-60)
     assert (left.sort, left.path, left.size) == ("unfinished", key, 5 * MIB)
     assert s3_store.garbage(3600) == []
     artifact = s3_store.publish("model", PRINT, source, summary={}, about={})
     s3_store.collect([left])
-    assert s3_store.place.unfinished() == []
+    assert s3_store.backend.unfinished() == []
     assert s3_store.verify(artifact) == []
 
 
 def test_damage_on_s3_is_taken_out_of_use_and_mended(s3_store: Store, folder: FolderOf) -> None:
     source = folder(a="one", b="two")
     artifact = s3_store.publish("model", PRINT, source, summary={}, about={})
-    s3_store.place.write(f"{artifact.path}/{s3_store.manifest(artifact).folder}/a", b"onE")
+    s3_store.backend.write(f"{artifact.path}/{s3_store.manifest(artifact).folder}/a", b"onE")
     assert s3_store.quarantine(artifact, "x") is not None
     assert s3_store.find("model", PRINT) is None
     assert s3_store.publish("model", PRINT, source, summary={}, about={}) == artifact

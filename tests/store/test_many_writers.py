@@ -11,7 +11,7 @@ import pytest
 from mirage_core.errors import ArtifactMissing
 from mirage_core.store import Store, fingerprint
 from mirage_core.store import publish as publish_module
-from mirage_core.store.backends.fsspec import RemotePlace
+from mirage_core.store.backends.fsspec import FsspecBackend
 from mirage_core.types import Artifact
 from tests.servers.swift import SwiftServer
 
@@ -30,17 +30,17 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     else:
         root = str(tmp_path / "store") if request.param == "local" else f"memory://many-{tmp_path.name}/prefix"
     if request.param == "racy":
-        monkeypatch.setattr(RemotePlace, "create", overwriting)
+        monkeypatch.setattr(FsspecBackend, "create", overwriting)
     monkeypatch.setattr(publish_module, "SETTLE_S", 1.5)  # a busy machine must not take that long for one call
     return lambda name: Store.open(root, cache=tmp_path / "caches" / name)
 
 
-def overwriting(place: RemotePlace, key: str, data: bytes) -> bool:
+def overwriting(backend: FsspecBackend, key: str, data: bytes) -> bool:
     """A conditional create that looks first and writes later, as some servers' do."""
-    if place.system.exists(f"{place.base}/{key}"):
+    if backend.system.exists(f"{backend.base}/{key}"):
         return False
     threading.Event().wait(0.02)
-    place.write(key, data)
+    backend.write(key, data)
     return True
 
 
@@ -75,13 +75,13 @@ def meet(shared: Callable[[str], Store], identified: str, folders: list[Path]) -
         store = shared("reader")
         start.wait()
         while not stop.is_set():
-            found = store.find("model", identified)
-            assert found is not None or not seen, "what was there has gone"
-            if found is not None and seen[-1:] != [found.digest]:
-                seen.append(found.digest)
+            artifact = store.find("model", identified)
+            assert artifact is not None or not seen, "what was there has gone"
+            if artifact is not None and seen[-1:] != [artifact.digest]:
+                seen.append(artifact.digest)
             with suppress(ArtifactMissing):  # absent, or replaced since it was found
-                if found is not None:
-                    content = {path.name: path.read_text() for path in store.fetch(found).iterdir()}
+                if artifact is not None:
+                    content = {path.name: path.read_text() for path in store.fetch(artifact).iterdir()}
                     assert content["b"] == content["a"] * 5000
 
     threads = [threading.Thread(target=noting, args=(odd, write, n)) for n in range(len(folders))]
@@ -106,7 +106,7 @@ def noting(odd: list[BaseException], work: Callable[..., None], *arguments: Any)
 def test_writers_of_the_same_result_need_not_wait_for_each_other(
     shared: Callable[[str], Store], folder: FolderOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish_module, "_waited", lambda *_: pytest.fail("waited"))
+    monkeypatch.setattr(publish_module, "_wait_for_turn", lambda *_: pytest.fail("waited"))
     identified = fingerprint("stage", 1, {}, {})
     published, seen = meet(shared, identified, [folder(a="1", b="1" * 5000) for _ in range(3)])
     assert len({artifact.digest for artifact in published} | set(seen)) == 1

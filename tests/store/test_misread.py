@@ -15,19 +15,19 @@ RUN = fingerprint("relaxation", 1, {}, {})
 
 
 def garble_once(monkeypatch: pytest.MonkeyPatch, store: Store, operation: str) -> list[str]:
-    """Let the next ``read`` or ``get`` of the store's place come with one bit wrong; the keys it was done to."""
-    kind, garbled = type(store.place), []
+    """Let the next ``read`` or ``get`` of the store's backend come with one bit wrong; the keys it was done to."""
+    kind, garbled = type(store.backend), []
     real = getattr(kind, operation)
 
-    def read(place: Any, key: str) -> bytes:
-        data = bytes(real(place, key))
+    def read(backend: Any, key: str) -> bytes:
+        data = bytes(real(backend, key))
         if garbled:
             return data
         garbled.append(key)
         return data[:-10] + bytes([data[-10] ^ 1]) + data[-9:]
 
-    def get(place: Any, key: str, target: Path, *rest: Any) -> None:
-        real(place, key, target, *rest)
+    def get(backend: Any, key: str, target: Path, *rest: Any) -> None:
+        real(backend, key, target, *rest)
         if not garbled:
             garbled.append(key)
             target.write_bytes(bytes([target.read_bytes()[0] ^ 1]) + target.read_bytes()[1:])
@@ -40,10 +40,10 @@ def test_a_manifest_that_was_garbled_on_its_way_is_read_again(
     store: Store, folder: FolderOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     identified = fingerprint("x", 1, {}, {})
-    made = store.publish("model", identified, folder(weights="1"), summary={}, about={})
+    artifact = store.publish("model", identified, folder(weights="1"), summary={}, about={})
     garbled = garble_once(monkeypatch, store, "read")
-    assert store.find("model", identified) == made
-    assert garbled == [f"{made.path}/manifest.json"]
+    assert store.find("model", identified) == artifact
+    assert garbled == [f"{artifact.path}/manifest.json"]
 
 
 @pytest.mark.parametrize("operation", ["read", "get"])

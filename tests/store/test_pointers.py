@@ -22,9 +22,9 @@ def test_a_pointer_stands_for_an_artifact_until_it_is_moved_and_keeps_its_histor
     first, second = publish(store, folder(a="1"), 1), publish(store, folder(a="2"), 2)
     set_ = store.point("nightly", first, {"run": "x"})
     assert (set_.artifact, set_.about, set_.history) == (first, {"run": "x"}, ())
-    assert store.pointed("nightly") == set_
+    assert store.pointer("nightly") == set_
     moved = store.point("nightly", second)
-    assert store.pointed("nightly") == moved
+    assert store.pointer("nightly") == moved
     assert moved.artifact == second
     assert [(past.artifact, past.since, past.about) for past in moved.history] == [(first, set_.since, {"run": "x"})]
     assert moved.since > set_.since
@@ -39,10 +39,10 @@ def test_pointing_again_at_the_same_changes_nothing(store: Store, folder: Folder
 
 def test_an_unknown_pointer_is_missing_and_tells_those_there_are(store: Store, folder: FolderOf) -> None:
     with pytest.raises(ArtifactMissing, match=r"no pointer 'nightly' in .*: there is none yet.*mirage store point"):
-        store.pointed("nightly")
+        store.pointer("nightly")
     store.point("best", publish(store, folder(a="1")))
     with pytest.raises(ArtifactMissing, match="there is best"):
-        store.pointed("nightly")
+        store.pointer("nightly")
 
 
 def test_a_pointer_to_nothing_is_refused(store: Store, folder: FolderOf) -> None:
@@ -59,13 +59,13 @@ def test_an_odd_pointer_name_is_refused(store: Store, folder: FolderOf, name: st
     with pytest.raises(InputError, match="pointer name"):
         store.point(name, artifact)
     with pytest.raises(InputError, match="pointer name"):
-        store.pointed(name)
+        store.pointer(name)
 
 
 def test_a_broken_pointer_is_named(store: Store) -> None:
     store.write_json("pointers/nightly.json", {"artifact": 1})
     with pytest.raises(ArtifactDamaged, match=r"pointers/nightly.json .* is not a pointer"):
-        store.pointed("nightly")
+        store.pointer("nightly")
 
 
 def test_artifacts_of_a_kind_called_like_the_stores_own_folders_are_refused(store: Store, folder: FolderOf) -> None:

@@ -29,13 +29,13 @@ def key_of(store: Store, artifact: Artifact, name: str) -> str:
 def harmed(store: Store, artifact: Artifact, harm: str) -> None:
     key = key_of(store, artifact, "a")
     if harm == "flipped":
-        store.place.write(key, b"onE")
+        store.backend.write(key, b"onE")
     elif harm == "short":
-        store.place.write(key, b"o")
+        store.backend.write(key, b"o")
     elif harm == "missing":
-        store.place.remove(key)
+        store.backend.remove(key)
     else:
-        store.place.write(f"{artifact.path}/{MANIFEST}", b'{"kind": ')
+        store.backend.write(f"{artifact.path}/{MANIFEST}", b'{"kind": ')
 
 
 HARMS = ["flipped", "short", "missing", "broken manifest"]
@@ -61,29 +61,29 @@ def test_what_is_read_damaged_is_out_of_use_and_can_be_published_again(
 
 def test_the_record_tells_the_fault_and_keeps_the_manifest(store: Store, folder: FolderOf) -> None:
     artifact = publish(store, folder(a="one", b="two"))
-    manifest = store.place.read(f"{artifact.path}/{MANIFEST}")
+    manifest = store.backend.read(f"{artifact.path}/{MANIFEST}")
     harmed(store, artifact, "flipped")
     record = store.quarantine(artifact, "found by hand")
     assert record is not None
-    told = store.read_json(record)
+    content = store.read_json(record)
     assert record.startswith(f"quarantine/{artifact.path}/")
-    assert told["fault"] == "a has another sha256 than its manifest says"
-    assert (told["path"], told["manifest"]) == (artifact.path, manifest.decode())
-    assert len(told["folders"]) == 1
+    assert content["fault"] == "a has another sha256 than its manifest says"
+    assert (content["path"], content["manifest"]) == (artifact.path, manifest.decode())
+    assert len(content["folders"]) == 1
 
 
 def test_a_good_artifact_is_not_taken_out_of_use_whatever_is_said_of_it(store: Store, folder: FolderOf) -> None:
     artifact = publish(store, folder(a="one"))
     assert store.quarantine(artifact, "a reader says so") is None
     assert store.find("model", PRINT) == artifact
-    assert store.place.sizes("quarantine") == {}
+    assert store.backend.sizes("quarantine") == {}
 
 
 def test_a_handle_to_other_content_takes_nothing_out_of_use(store: Store, folder: FolderOf) -> None:
     old = publish(store, folder(a="one"))
     store.remove(old)
     newer = publish(store, folder(a="two"))
-    store.place.write(key_of(store, newer, "a"), b"twO")
+    store.backend.write(key_of(store, newer, "a"), b"twO")
     assert store.quarantine(old, "an old reader says so") is None
     assert store.find("model", PRINT) == newer
     store.remove(newer)
@@ -98,7 +98,7 @@ def test_a_damaged_file_of_the_same_size_is_never_part_of_the_next_artifact(stor
     store.quarantine(artifact, "x")
     again = publish(store, folder(a="one"))
     assert key_of(store, again, "a") != key
-    store.place.write(key, b"OOO")
+    store.backend.write(key, b"OOO")
     assert store.verify(again) == []
 
 
@@ -112,10 +112,10 @@ def test_a_publication_between_the_second_look_and_the_removal_stays(
 
     def overtaken(*arguments: object) -> list[str]:
         monkeypatch.setattr(quarantine_module, "file_faults", real)
-        found = real(*arguments)  # type: ignore[arg-type]
+        result = real(*arguments)  # type: ignore[arg-type]
         assert store.quarantine(artifact, "the other reader") is not None
         publish(store, folder(a="one"))
-        return found
+        return result
 
     monkeypatch.setattr(quarantine_module, "file_faults", overtaken)
     assert store.quarantine(artifact, "the slow reader") is None
@@ -129,26 +129,26 @@ def test_a_folder_taken_out_of_use_while_it_is_filled_is_filled_anew(
     store: Store, folder: FolderOf, monkeypatch: pytest.MonkeyPatch, removed: str
 ) -> None:
     """Whoever takes out a folder after the publisher has looked is seen by the publisher in the end."""
-    place, out = type(store.place), []
-    real = place.create
+    backend, out = type(store.backend), []
+    real = backend.create
 
     def create(self: object, key: str, data: bytes) -> bool:
         first = key.endswith(MANIFEST) and not out
         if first:
             path = key.removesuffix(f"/{MANIFEST}")
-            folders = quarantine_module.file_folders(store.place, path)
-            assert quarantine_module.retire(store.place, path, None, folders, "thought to be left behind")
+            folders = quarantine_module.file_folders(store.backend, path)
+            assert quarantine_module.retire(store.backend, path, None, folders, "thought to be left behind")
             out.extend(f"{path}/{name}" for name in folders)
             if removed != "afterwards":
-                store.place.remove(out[0])
+                store.backend.remove(out[0])
             if removed == "with its record":
-                store.place.remove("quarantine")
+                store.backend.remove("quarantine")
         return real(self, key, data)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(place, "create", create)
+    monkeypatch.setattr(backend, "create", create)
     artifact = publish(store, folder(a="one", b="two"))
     if removed == "afterwards":
-        store.place.remove(out[0])
+        store.backend.remove(out[0])
     assert store.find("model", PRINT) == artifact
     assert store.verify(artifact) == []
 

@@ -34,7 +34,7 @@ def actions(url: str, cache: Path) -> dict[str, Callable[[], Any]]:
     }
 
 
-def said(url: str, cache: Path, kind: type[ArtifactError] = ArtifactError) -> dict[str, str]:
+def messages_of(url: str, cache: Path, kind: type[ArtifactError] = ArtifactError) -> dict[str, str]:
     """What each action says when it is refused; every message is one line that names the store."""
     messages = {}
     for name, action in actions(url, cache).items():
@@ -76,7 +76,7 @@ def test_an_endpoint_of_its_own_is_spoken_to_in_path_style(
 def test_a_wrong_secret_is_said(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-of-a-wrong-secret")
 
-    messages = said(f"{bucket}/prefix", tmp_path)
+    messages = messages_of(f"{bucket}/prefix", tmp_path)
 
     for name in ("write", "list"):
         assert "the access key or its secret is wrong. Check AWS_ACCESS_KEY_ID and AWS_SECRET" in messages[name]
@@ -87,7 +87,7 @@ def test_a_wrong_secret_is_said(bucket: str, tmp_path: Path, monkeypatch: pytest
 def test_a_wrong_key_is_said(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "mirage:canary")
 
-    messages = said(f"{bucket}/prefix", tmp_path)
+    messages = messages_of(f"{bucket}/prefix", tmp_path)
 
     assert "the access key or its secret is wrong" in messages["write"]
     assert "canary" not in "".join(messages.values())
@@ -98,7 +98,7 @@ def test_keys_without_a_right_are_told_so(
 ) -> None:
     s3_server.use(monkeypatch, user="guest")
 
-    messages = said(f"{bucket}/prefix", tmp_path)
+    messages = messages_of(f"{bucket}/prefix", tmp_path)
 
     for name in ("write", "list"):
         assert "these credentials have no right to do it. Allow them to list, read, write" in messages[name]
@@ -108,13 +108,13 @@ def test_no_keys_at_all_is_said(bucket: str, tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
 
-    for message in said(f"{bucket}/prefix", tmp_path).values():
+    for message in messages_of(f"{bucket}/prefix", tmp_path).values():
         assert "there are no credentials. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the Prefect" in message
 
 
 @pytest.mark.usefixtures("bucket")
 def test_a_bucket_that_is_not_there_is_said_and_not_taken_for_an_empty_store(tmp_path: Path) -> None:
-    for message in said("s3://mirage-nobody-made-it/prefix", tmp_path).values():
+    for message in messages_of("s3://mirage-nobody-made-it/prefix", tmp_path).values():
         assert message.endswith("there is no such bucket. Create it, or choose another store root")
 
 
@@ -124,7 +124,7 @@ def test_a_clock_that_is_an_hour_off_is_said(bucket: str, tmp_path: Path, monkey
     right = botocore.auth.get_current_datetime
     monkeypatch.setattr("botocore.auth.get_current_datetime", lambda *a, **k: right(*a, **k) - timedelta(hours=1))
 
-    messages = said(f"{bucket}/prefix", tmp_path)
+    messages = messages_of(f"{bucket}/prefix", tmp_path)
 
     for name in ("write", "list"):
         assert "this machine's clock differs from the server's by too much. Set the clock" in messages[name]
@@ -136,14 +136,14 @@ def test_a_server_that_is_away_is_waited_for_by_a_later_attempt(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda self, context: 0)
 
-    for message in said(f"{bucket}/prefix", tmp_path, StoreUnavailable).values():
+    for message in messages_of(f"{bucket}/prefix", tmp_path, StoreUnavailable).values():
         assert "the server at http://127.0.0.1:9 does not answer. Check AWS_ENDPOINT_URL" in message
 
 
 def test_an_endpoint_that_is_no_url_is_said(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "nowhere")
 
-    for message in said(f"{bucket}/prefix", tmp_path).values():
+    for message in messages_of(f"{bucket}/prefix", tmp_path).values():
         assert "AWS_ENDPOINT_URL is not a URL. Give it as https://host or http://host:port" in message
 
 
@@ -174,7 +174,7 @@ def test_what_only_aws_says_reads_as_well(code: str, transient: bool, way_out: s
 
     raised = ClientError({"Error": {"Code": code, "Message": "in its own words"}}, "PutObject")
 
-    told = store_error(translate_boto_error(raised), "s3://bucket/prefix", "runs/one.json", "write")
+    error = store_error(translate_boto_error(raised), "s3://bucket/prefix", "runs/one.json", "write")
 
-    assert told.transient is transient
-    assert way_out in str(told)
+    assert error.transient is transient
+    assert way_out in str(error)

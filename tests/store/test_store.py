@@ -22,7 +22,7 @@ from mirage_core.errors import (
     StoreUnavailable,
 )
 from mirage_core.store import Store, fingerprint
-from mirage_core.store.backends import local as local_place
+from mirage_core.store.backends import local as local_backend
 from mirage_core.store.manifest import safe_name
 from mirage_core.types import Artifact
 
@@ -89,7 +89,7 @@ def test_files_without_a_manifest_are_nothing(store: Store, folder: FolderOf, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(store.place), "create", die)
+        patched.setattr(type(store.backend), "create", die)
         with pytest.raises(KeyboardInterrupt):
             publish(store, folder(a="half of it"))
     assert store.find("model", PRINT) is None
@@ -110,7 +110,7 @@ def test_a_damaged_file_is_noticed_and_named(local_store: Store, folder: FolderO
 def test_damage_in_a_remote_store_is_noticed_and_named(folder: FolderOf, tmp_path: Path) -> None:
     store = Store.open("memory://damage/here", cache=tmp_path / "cache")
     artifact = publish(store, folder(a="abc"))
-    store.place.write(f"{artifact.path}/{store.manifest(artifact).folder}/a", b"abX")
+    store.backend.write(f"{artifact.path}/{store.manifest(artifact).folder}/a", b"abX")
     assert store.verify(artifact) == ["a has another sha256 than its manifest says"]
     with pytest.raises(ArtifactDamaged, match="a has another sha256"):
         store.fetch(artifact)
@@ -131,13 +131,13 @@ def test_a_faulty_artifact_counts_as_absent_and_is_replaced(
     artifact = publish(store, folder(a="one", b="two"))
     key = f"{artifact.path}/{store.manifest(artifact).folder}/a"
     if harm == "missing":
-        store.place.remove(key)
+        store.backend.remove(key)
     elif harm == "short":
-        store.place.write(key, b"o")
+        store.backend.write(key, b"o")
     elif harm == "no manifest":
-        store.place.remove(f"{artifact.path}/manifest.json")
+        store.backend.remove(f"{artifact.path}/manifest.json")
     else:
-        store.place.write(f"{artifact.path}/manifest.json", b'{"kind": ')
+        store.backend.write(f"{artifact.path}/manifest.json", b'{"kind": ')
     with caplog.at_level(logging.WARNING):
         assert store.find("model", PRINT) is None
     assert (artifact.path in caplog.text) == (harm != "no manifest")
@@ -159,7 +159,7 @@ def test_a_handle_to_older_content_is_refused(store: Store, folder: FolderOf) ->
     old = publish(store, folder(a="one"))
     store.remove(old)
     publish(store, folder(a="two"))
-    with pytest.raises(ArtifactMissing, match="made anew"):
+    with pytest.raises(ArtifactMissing, match="replaced meanwhile"):
         store.fetch(old)
 
 
@@ -205,7 +205,7 @@ def test_an_empty_folder_and_a_link_are_refused_and_leave_nothing(store: Store, 
     (linked / "link").symlink_to("/etc/hostname")
     with pytest.raises(ArtifactError, match="link"):
         publish(store, linked)
-    assert store.place.sizes("") == {}
+    assert store.backend.sizes("") == {}
 
 
 @pytest.mark.parametrize("name", ["../../outside", "/etc/passwd", "a/../../b", "a//b", "", "a\\b", "a\0b", ".", "a/.."])
@@ -245,17 +245,17 @@ def test_a_full_disk_is_said_as_such_and_leaves_nothing_half_written(
         Path(target).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(local_place.shutil, "copyfile", full)
+    monkeypatch.setattr(local_backend.shutil, "copyfile", full)
     with pytest.raises(StoreUnavailable, match=r"no space left.*run again"):
         publish(local_store, folder(a="one"))
-    assert local_store.place.sizes("") == {}
+    assert local_store.backend.sizes("") == {}
     assert list((Path(local_store.url) / ".tmp").iterdir()) == []
 
 
 def test_a_root_that_cannot_be_written_is_an_error_with_the_way_out(tmp_path: Path, folder: FolderOf) -> None:
     (tmp_path / "file").write_text("a file, not a folder")
     store = Store.open(tmp_path / "file" / "store")
-    with pytest.raises(ArtifactError, match="a file stands where a folder should be"):
+    with pytest.raises(ArtifactError, match="there is a file where a folder is expected"):
         publish(store, folder(a="one"))
     with pytest.raises(ArtifactError):
         store.check_writable()
@@ -267,7 +267,7 @@ def test_a_store_that_does_not_answer_is_transient(monkeypatch: pytest.MonkeyPat
     def down(*_: object, **__: object) -> None:
         raise ConnectionError("connection refused")
 
-    monkeypatch.setattr(remote.place.system, "cat_file", down)  # type: ignore[attr-defined]
+    monkeypatch.setattr(remote.backend.system, "cat_file", down)  # type: ignore[attr-defined]
     with pytest.raises(StoreUnavailable, match="reachable") as caught:
         remote.find("model", PRINT)
     assert caught.value.transient

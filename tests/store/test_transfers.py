@@ -10,7 +10,7 @@ from mirage_core.errors import ArtifactError, StoreUnavailable
 from mirage_core.store import Store, fingerprint
 from mirage_core.store import transfer as transfer_module
 from mirage_core.store.manifest import describe_folder
-from mirage_core.store.transfer import Meter
+from mirage_core.store.transfer import TransferProgress
 from mirage_core.types import ProgressEvent
 
 FolderOf = Callable[..., Path]
@@ -21,13 +21,13 @@ RUN = "ab" * 32
 @pytest.fixture
 def sent(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were uploaded, in order."""
-    real, names = type(store.place).put, []
+    real, names = type(store.backend).put, []
 
     def put(self: object, source: Path, key: str, *rest: object) -> None:
         real(self, source, key, *rest)  # type: ignore[arg-type]
         names.append(key.rpartition("/")[2])
 
-    monkeypatch.setattr(type(store.place), "put", put)
+    monkeypatch.setattr(type(store.backend), "put", put)
     return names
 
 
@@ -35,8 +35,8 @@ def test_what_a_killed_upload_has_left_is_not_sent_again(
     local_store: Store, folder: FolderOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = folder(a="one", b="two", c="three")
-    place, names = type(local_store.place), []
-    real = place.put
+    backend, names = type(local_store.backend), []
+    real = backend.put
 
     def put(self: object, file: Path, key: str, *rest: object) -> None:
         if len(names) == 2:
@@ -45,7 +45,7 @@ def test_what_a_killed_upload_has_left_is_not_sent_again(
         names.append(file.name)
         real(self, file, key, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(place, "put", put)
+    monkeypatch.setattr(backend, "put", put)
     with pytest.raises(KeyboardInterrupt):
         local_store.publish("model", PRINT, source, summary={}, about={})
     artifact = local_store.publish("model", PRINT, source, summary={}, about={})
@@ -59,8 +59,8 @@ def test_a_left_file_of_the_right_size_and_other_content_is_sent_again(
     source = folder(a="one", b="two")
     first = store.publish("model", PRINT, source, summary={}, about={})
     inside = f"{first.path}/{store.manifest(first).folder}"
-    store.place.remove(f"{first.path}/manifest.json")
-    store.place.write(f"{inside}/a", b"onE")
+    store.backend.remove(f"{first.path}/manifest.json")
+    store.backend.write(f"{inside}/a", b"onE")
     sent.clear()
     again = store.publish("model", PRINT, source, summary={}, about={})
     assert "a" in sent
@@ -95,39 +95,39 @@ def test_a_damaged_checkpoint_is_removed_when_it_is_passed_over(store: Store, fo
     for step in (10, 20):
         store.save_checkpoint(RUN, step, folder(state=f"step {step}"))
     at = f"checkpoints/{RUN[:20]}/00000020"
-    name = next(name for name in store.place.sizes(at) if name.endswith("state"))
-    store.place.write(f"{at}/{name}", b"sTep 20")
+    name = next(name for name in store.backend.sizes(at) if name.endswith("state"))
+    store.backend.write(f"{at}/{name}", b"sTep 20")
     assert (store.latest_checkpoint(RUN) or (0,))[0] == 10
-    assert store.place.sizes(at) == {}
+    assert store.backend.sizes(at) == {}
 
 
 def test_progress_is_told_by_the_thread_that_stores_and_in_steps(
     store: Store, folder: FolderOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer_module, "TOLD_BYTES", 100)
+    monkeypatch.setattr(transfer_module, "REPORT_BYTES", 100)
     monkeypatch.setattr(transfer_module, "POLL_S", 0.001)
     source = folder(**{f"f{n}": "x" * 100 for n in range(10)})
     events: list[ProgressEvent] = []
     threads: set[int] = set()
 
-    def told(event: ProgressEvent) -> None:
+    def on_progress(event: ProgressEvent) -> None:
         events.append(event)
         threads.add(threading.get_ident())
 
-    artifact = store.publish("model", PRINT, source, summary={}, about={}, progress=told)
+    artifact = store.publish("model", PRINT, source, summary={}, about={}, progress=on_progress)
     assert threads == {threading.get_ident()}
     assert events[-1].metrics == {"bytes": 1000.0, "of_bytes": 1000.0}
     assert all(event.message.startswith(f"storing {artifact.path}: ") and event.step is None for event in events)
     done = [event.metrics["bytes"] for event in events]
     assert done == sorted(set(done))
-    store.fetch(artifact, told)
+    store.fetch(artifact, on_progress)
     assert threads == {threading.get_ident()}
 
 
 def test_a_small_transfer_is_not_told() -> None:
-    meter = Meter("storing x", 1000, lambda event: pytest.fail("told"))
-    meter.count(1000)
-    meter.report()
+    transferred = TransferProgress("storing x", 1000, lambda event: pytest.fail("told"))
+    transferred.count(1000)
+    transferred.report()
 
 
 def test_an_error_in_one_of_many_uploads_ends_them_and_is_raised(
@@ -136,7 +136,7 @@ def test_an_error_in_one_of_many_uploads_ends_them_and_is_raised(
     def put(self: object, source: Path, key: str, *rest: object) -> None:
         raise StoreUnavailable(f"cannot write {key}")
 
-    monkeypatch.setattr(type(store.place), "put", put)
+    monkeypatch.setattr(type(store.backend), "put", put)
     with pytest.raises(StoreUnavailable, match="cannot write"):
         store.publish("model", PRINT, folder(a="1", b="2"), summary={}, about={})
     assert store.find("model", PRINT) is None

@@ -1,11 +1,11 @@
-"""A small study without a model: answers written down by hand, and what a report is told about them."""
+"""A small study without a model: hand-written answers, and the input of its report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mirage_core.reports.study.inputs import CellBudget, CellTold, RunTold, StudyTold
+from mirage_core.reports.study.inputs import CellBudget, CellReportInput, RunReportInput, StudyReportInput
 from mirage_core.store.records import PREDICTIONS_FILE, save_predictions
 from mirage_core.types import Prediction, Score
 
@@ -37,9 +37,9 @@ def scored(right: str, method: str = "m", benchmark: str = BENCHMARK) -> list[tu
     ]
 
 
-def cell(name: str, seeds: Sequence[int], **changes: object) -> CellTold:
-    """A cell that was completed under every seed, with problems of its own under each."""
-    told = {
+def cell(name: str, seeds: Sequence[int], **changes: object) -> CellReportInput:
+    """A completed cell, each seed with its own problems."""
+    settings = {
         "name": name,
         "label": name.replace("-", " "),
         "method": "direct-sft",
@@ -47,12 +47,12 @@ def cell(name: str, seeds: Sequence[int], **changes: object) -> CellTold:
         "published": True,
         "runs": tuple(run(name, seed) for seed in seeds),
     }
-    return CellTold.model_validate({**told, **changes})
+    return CellReportInput.model_validate({**settings, **changes})
 
 
-def run(name: str, seed: int, seconds: float = 10.0) -> RunTold:
+def run(name: str, seed: int, seconds: float = 10.0) -> RunReportInput:
     """A completed run of a cell."""
-    return RunTold(
+    return RunReportInput(
         seed=seed,
         state="Completed",
         command=f"mirage run --set seed={seed}",
@@ -62,9 +62,9 @@ def run(name: str, seed: int, seconds: float = 10.0) -> RunTold:
     )
 
 
-def study(cells: Sequence[CellTold], seeds: Sequence[int], baseline: str) -> StudyTold:
+def study(cells: Sequence[CellReportInput], seeds: Sequence[int], baseline: str) -> StudyReportInput:
     """The study of these cells."""
-    return StudyTold(
+    return StudyReportInput(
         name="by-hand",
         description="What <b>?</b>",
         recipe="tiny",
@@ -76,11 +76,11 @@ def study(cells: Sequence[CellTold], seeds: Sequence[int], baseline: str) -> Stu
 
 
 def folders(at: Path, answers: Mapping[str, Sequence[tuple[Prediction, Score]]]) -> dict[str, Path]:
-    """The answers as evaluations leave them, by the run's name."""
-    found = {}
+    """Write the answers as evaluations do, by the run's name."""
+    paths = {}
     for name, pairs in answers.items():
         folder = at / name
         folder.mkdir(parents=True)
         save_predictions(folder / PREDICTIONS_FILE, pairs)
-        found[name] = folder
-    return found
+        paths[name] = folder
+    return paths

@@ -10,12 +10,12 @@ import pytest
 
 from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job
-from mirage_core.distributed.worker import program
-from mirage_core.pipeline.stages.evaluate import LATENTS
+from mirage_core.methods import get_method
+from mirage_core.pipeline.worker import program_of
 from mirage_core.store import Store
 from mirage_core.store.records import load_examples, load_predictions, load_problems
 from mirage_core.studies.loading import load_study
-from mirage_core.studies.run import StudyResult, run_study_direct
+from mirage_core.studies.run import StudyResult, run_study_in_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real-study")]  # trained once, not by each worker
 
@@ -24,7 +24,7 @@ def run_here(job: Job, **_: Any) -> None:
     """A job in this process: starting one takes longer than all its steps."""
     job.output.mkdir(parents=True, exist_ok=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
-    program(job.program)(job, 0, 1, EventWriter(job.scratch / "events.jsonl"))
+    program_of(job.program)(job, EventWriter(job.scratch / "events.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -37,26 +37,26 @@ def result(store: Store) -> StudyResult:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mirage_core.distributed.launch.run_job", run_here)
         patch.setattr("mirage_core.evaluation.evaluate.run_job", run_here)
-        return run_study_direct(load_study("ablation-micro"), (), store, lambda event: None)
+        return run_study_in_process(load_study("ablation-micro"), (), store, lambda event: None)
 
 
 def test_every_cell_is_trained_and_judged_on_the_same_problems(store: Store, result: StudyResult) -> None:
     result.check()
     answered = {
         outcome.run.cell.name: {pair[0].problem_id for pair in load_predictions(store.fetch(outcome.evaluation))}
-        for outcome in result.outcomes
+        for outcome in result.cells
         if outcome.evaluation is not None
     }
-    tests = {one.id for one in load_problems(store.fetch(result.outcomes[0].artifacts["problems"]), "test")}
+    tests = {item.id for item in load_problems(store.fetch(result.cells[0].artifacts["problems"]), "test")}
 
-    assert len(answered) == len(result.outcomes) == 13
-    assert all(found == tests for found in answered.values())
+    assert len(answered) == len(result.cells) == 13
+    assert all(ids == tests for ids in answered.values())
 
 
 def test_every_model_is_another_one(result: StudyResult) -> None:
     models = {
         artifact.digest
-        for outcome in result.outcomes
+        for outcome in result.cells
         for artifact in outcome.artifacts.values()
         if artifact.kind == "model"
     }
@@ -65,21 +65,21 @@ def test_every_model_is_another_one(result: StudyResult) -> None:
 
 
 def test_no_model_without_latents_answers_with_any(store: Store, result: StudyResult) -> None:
-    for outcome in result.outcomes:
+    for outcome in result.cells:
         assert outcome.evaluation is not None
         spans = [pair[0].spans for pair in load_predictions(store.fetch(outcome.evaluation))]
-        if LATENTS[outcome.run.cell.method] == "off":
+        if get_method(outcome.run.cell.method).latents == "off":
             assert not any(spans), outcome.run.name
 
 
 def test_only_the_upper_bound_sees_the_auxiliary_picture(store: Store, result: StudyResult) -> None:
-    by_name = {outcome.run.cell.name: outcome for outcome in result.outcomes}
+    by_name = {outcome.run.cell.name: outcome for outcome in result.cells}
     shown = by_name["auxiliary-input"].artifacts
     pictures = {
-        name: {len(one.images) for one in load_problems(store.fetch(shown[name]), "test")}
+        name: {len(item.images) for item in load_problems(store.fetch(shown[name]), "test")}
         for name in ("problems", "auxiliary-problems")
     }
-    learned = {len(one.problem.images) for one in load_examples(store.fetch(shown["auxiliary-examples"]))}
+    learned = {len(item.problem.images) for item in load_examples(store.fetch(shown["auxiliary-examples"]))}
     read = store.manifest(shown["evaluation/auxiliary-input"]).about["inputs"]["problems"]["digest"]
 
     assert pictures == {"problems": {1}, "auxiliary-problems": {2}} and learned == {2}

@@ -20,9 +20,9 @@ BASE = {"name": "direct", "method": "direct-sft"}
 
 
 def written(at: Path, **changes: Any) -> Path:
-    told = {"recipe": "micro", "baseline": "direct", "cells": [BASE, SWEEP], **changes}
+    data = {"recipe": "micro", "baseline": "direct", "cells": [BASE, SWEEP], **changes}
     file = at / "mine.yaml"
-    file.write_text(yaml.safe_dump(told))
+    file.write_text(yaml.safe_dump(data))
     return file
 
 
@@ -49,18 +49,18 @@ def test_every_cell_runs_under_every_seed_with_its_own_settings(tmp_path: Path) 
 
 
 def test_the_command_of_a_cell_gives_its_very_settings(tmp_path: Path) -> None:
-    cell = {"name": "blank", "method": "without-stage-1", "overrides": {"latent.fed": "blank", "model.lora": None}}
+    cell = {"name": "blank", "method": "without-stage-1", "overrides": {"latent.input": "blank", "model.lora": None}}
     study = load_study(written(tmp_path, cells=[BASE, cell]))
     run = grid(study, ["runtime.hosts=[a, b]"])[1]
     words = shlex.split(run.command)
 
     assert words[:4] == ["mirage", "run", "--recipe", "micro"]
-    assert "latent.fed=blank" in words
+    assert "latent.input=blank" in words
     assert load("micro", [word for word in words[4:] if word != "--set"]) == run.settings
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"baselin": "direct"}, "unknown key baselin, .*did you mean baseline"),
         ({"cells": [BASE, {**SWEEP, "valus": [1]}]}, "cell 2: got the unknown key valus, .*did you mean values"),
@@ -75,8 +75,8 @@ def test_the_command_of_a_cell_gives_its_very_settings(tmp_path: Path) -> None:
         ({"cells": [{**BASE, "name": "Not A Name"}]}, "cells.0.name"),
     ],
 )
-def test_what_a_study_may_not_say_is_refused_with_the_way_out(tmp_path: Path, changes: Any, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_what_a_study_may_not_say_is_refused_with_the_way_out(tmp_path: Path, changes: Any, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         load_study(written(tmp_path, **changes))
 
 
@@ -94,9 +94,9 @@ def test_the_command_of_a_study_says_what_was_asked_of_it(tmp_path: Path) -> Non
         command_of(study, ["a.b=1", "c=[1, 2]"])
         == "mirage study mine --seeds 1,2 --cells k-8 --set a.b=1 --set 'c=[1, 2]'"
     )
-    assert "kept" not in dump_study(study)
-    with pytest.raises(SettingsError, match="unknown key kept"):
-        load_study(written(tmp_path, kept=["k-8"]))
+    assert "selected" not in dump_study(study)
+    with pytest.raises(SettingsError, match="unknown key selected"):
+        load_study(written(tmp_path, selected=["k-8"]))
 
 
 def test_a_study_that_there_is_not_is_answered_with_the_nearest() -> None:
@@ -135,10 +135,10 @@ def test_every_study_that_comes_with_the_project_is_valid_and_reads_itself_back(
     study = load_study(name)
     runs = grid(study)
     copy = tmp_path / f"{name}.yaml"
-    told = yaml.safe_load(dump_study(study))
-    for cell in told["cells"]:
+    data = yaml.safe_load(dump_study(study))
+    for cell in data["cells"]:
         cell.pop("swept", None)
-    copy.write_text(yaml.safe_dump(told))
+    copy.write_text(yaml.safe_dump(data))
 
     assert len({run.name for run in runs}) == len(runs) >= 4
     assert study.description
@@ -147,14 +147,14 @@ def test_every_study_that_comes_with_the_project_is_valid_and_reads_itself_back(
 
 def test_the_ablation_holds_the_papers_methods() -> None:
     runs = {run.cell.name: run for run in grid(load_study("ablation"))}
-    found = {(run.cell.method, run.settings.teacher.variant) for run in runs.values()}
+    values = {(run.cell.method, run.settings.teacher.variant) for run in runs.values()}
 
     assert {
         ("zero-shot", "direct"), ("direct-sft", "direct"), ("direct-sft", "cot"), ("direct-sft-grpo", "cot"),
         ("stage-2", "direct"), ("stage-2", "cot"), ("grpo", "direct"), ("grpo", "cot"), ("capimagine", "direct"),
         ("auxiliary-input", "direct"), ("without-stage-1", "direct"), ("stage-1", "direct"),
-    } <= found  # fmt: skip
-    assert runs["blank-tokens"].settings.latent.fed == "blank"
+    } <= values  # fmt: skip
+    assert runs["blank-tokens"].settings.latent.input == "blank"
     long = {name for name, run in runs.items() if run.settings.evaluation.max_new_tokens == 320}
     assert long == {"cot-sft", "cot-sft-grpo", "mirage-cot", "mirage-cot-grpo", "capimagine"}, (
         "what writes more than moves"
@@ -165,12 +165,12 @@ def test_the_ablation_holds_the_papers_methods() -> None:
 def test_the_causal_study_holds_the_baseline_at_equal_steps_and_at_equal_compute() -> None:
     study = load_study("causal")
     runs = {run.cell.name: run.settings for run in grid(load_study("causal", [1]))}
-    found = {(one.latent.bottleneck, one.latent.num_latents) for one in runs.values()}
+    values = {(each.latent.bottleneck, each.latent.num_latents) for each in runs.values()}
 
     assert (study.measures, study.seeds, study.baseline) == (("interventions",), (42, 1, 2), "direct-sft")
     assert (runs["direct-sft"].direct_sft.steps, runs["direct-sft-3080"].direct_sft.steps) == (2000, 3080)
-    assert {one.relaxation.steps for one in runs.values()} == {2000}
-    assert found == {("none", 4), ("latent_only", 8)}
+    assert {each.relaxation.steps for each in runs.values()} == {2000}
+    assert values == {("none", 4), ("latent_only", 8)}
     best = runs["only-k8-ramp-changed"]
     assert runs["only-k8-ramp-changed-grpo"].relaxation == best.relaxation
     assert (best.problems.vsp_reasoning, best.analysis.instances, best.analysis.views) == (None, 200, ("present",))
@@ -181,8 +181,8 @@ def test_the_causal_study_holds_the_baseline_at_equal_steps_and_at_equal_compute
 
 def test_the_screening_adds_one_part_a_cell() -> None:
     runs = {run.cell.name: run.settings for run in grid(load_study("causal-screening", [1]))}
-    found = {(one.latent.bottleneck, one.latent.num_latents) for one in runs.values()}
-    assert found == {("none", 4), ("latent_kv", 4), ("latent_only", 4), ("latent_only", 8)}
+    values = {(each.latent.bottleneck, each.latent.num_latents) for each in runs.values()}
+    assert values == {("none", 4), ("latent_kv", 4), ("latent_only", 4), ("latent_only", 8)}
 
     ramped = runs["only-k8-ramp"]
     for name, setting, value in (

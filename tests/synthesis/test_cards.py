@@ -11,8 +11,8 @@ from PIL import Image
 from mirage_core.benchmarks import vsp_planning
 from mirage_core.dataset_card.card import card_markdown, data_card
 from mirage_core.dataset_card.contact_sheet import contact_page, contact_sheet
-from mirage_core.dataset_card.duplicates import Duplicate, shared_with_test, trace_of
-from mirage_core.dataset_card.statistics import tallied
+from mirage_core.dataset_card.duplicates import Duplicate, problem_key, shared_with_test
+from mirage_core.dataset_card.statistics import tally_of
 from mirage_core.types import AuxiliaryImage, Problem, ReasoningChain, Rejection, TrainingExample
 from mirage_core.worlds.maze import maze_from_rows, picture_bytes, render
 from tests.benchmarks.data_sets import opened, picture
@@ -44,7 +44,7 @@ def rejection(name: str, reason: str, left_out: bool) -> Rejection:
 
 
 def shared(examples: list[TrainingExample], tests: list[Problem]) -> list[Duplicate]:
-    return shared_with_test(tallied(examples).traces, [trace_of(problem) for problem in tests])
+    return shared_with_test(tally_of(examples).keys, [problem_key(problem) for problem in tests])
 
 
 def smaller(data: bytes) -> bytes:
@@ -62,9 +62,9 @@ def test_a_rotated_maze_of_the_test_is_found_among_the_examples() -> None:
         vsp_planning.make_problem(name, "test", maze, picture_bytes(render(maze, 64)), "R")
         for name, maze in (("turned", turned), ("other", other))
     ]
-    found = shared([planning_example("", "\\boxed{RRDD}")], tests)
+    duplicates = shared([planning_example("", "\\boxed{RRDD}")], tests)
 
-    assert [(one.example_id, one.test_id, one.how) for one in found] == [("p", "turned", "the same map")]
+    assert [(pair.example_id, pair.test_id, pair.how) for pair in duplicates] == [("p", "turned", "the same map")]
 
 
 def test_a_scaled_copy_of_a_test_picture_is_found_among_the_examples() -> None:
@@ -74,9 +74,9 @@ def test_a_scaled_copy_of_a_test_picture_is_found_among_the_examples() -> None:
         dataclasses.replace(question("t2", smaller(picture(4)), "Who is there?"), split="test"),
         dataclasses.replace(question("t3", picture(50)), split="test"),
     ]
-    found = {(one.example_id, one.test_id): one.how for one in shared(examples, tests)}
+    duplicates = {(pair.example_id, pair.test_id): pair.how for pair in shared(examples, tests)}
 
-    assert found == {("e3", "t1"): "pictures alike, the same question", ("e4", "t2"): "pictures alike"}
+    assert duplicates == {("e3", "t1"): "pictures alike, the same question", ("e4", "t2"): "pictures alike"}
 
 
 def test_the_card_counts_what_is_there_and_what_went() -> None:
@@ -86,7 +86,7 @@ def test_the_card_counts_what_is_there_and_what_went() -> None:
         rejection("x", "wrong-answer", True),
         rejection("y", "box", True),
     ]
-    card = data_card(tallied(examples), rejections, [], {"teacher": {"kind": "oracle"}}, {"problems": "0" * 64})
+    card = data_card(tally_of(examples), rejections, [], {"teacher": {"kind": "oracle"}}, {"problems": "0" * 64})
 
     assert card["examples"] == 2 and card["left_out"] == 2
     assert {(row["benchmark"], row["examples"]) for row in card["counts"]} == {("vsp-planning", 1), ("sat", 1)}
@@ -99,16 +99,16 @@ def test_the_card_counts_what_is_there_and_what_went() -> None:
 
 def test_the_sheet_shows_every_group_with_the_imagined_picture_last() -> None:
     examples = [example_of(question(f"e{n}", picture(n))) for n in range(9)] + [planning_example("", "\\boxed{RRDD}")]
-    chosen = tallied(examples).sample()
+    chosen = tally_of(examples).sample()
     sheet = Image.open(io.BytesIO(contact_sheet(chosen)))
 
     assert [example.problem.benchmark for example in chosen] == ["sat", "sat", "vsp-planning"]
-    assert tallied(examples[::-1]).sample() == chosen, "the sample depends on the order"
+    assert tally_of(examples[::-1]).sample() == chosen, "the sample depends on the order"
     assert sheet.height > 3 * 180 and sheet.getpixel((10 + 180 + 10 - 2, 10 + 16 - 2)) == (200, 30, 30)
     page = contact_page(chosen, "a <title>")
     assert "a &lt;title&gt;" in page and page.count('class="imagined"') == 3
 
 
 def test_an_empty_data_set_has_a_card_and_a_sheet_too() -> None:
-    assert data_card(tallied([]), [], [], {}, {})["examples"] == 0
+    assert data_card(tally_of([]), [], [], {}, {})["examples"] == 0
     assert contact_sheet([])

@@ -36,21 +36,21 @@ def test_the_cells_are_those_that_compress_averages(compression: str) -> None:
 def test_the_cells_of_changed_patches_are_told_and_no_others() -> None:
     import torch
 
-    latent = LatentSettings(num_latents=2, compression="changed")
-    kept = torch.tensor([False, True, True, False, False, True])
-    assert target_cells([1, 4, 6], 2, latent, kept).ravel().tolist() == [-1, 0, 0, -1, -1, 1]
-    more = LatentSettings(num_latents=5, compression="changed")
-    assert target_cells([1, 4, 6], 2, more, kept).ravel().tolist() == [-1, 0, 2, -1, -1, 4], "the first that shares it"
+    latent = LatentSettings(num_latents=2, compression="changed_patches")
+    mask = torch.tensor([False, True, True, False, False, True])
+    assert target_cells([1, 4, 6], 2, latent, mask).ravel().tolist() == [-1, 0, 0, -1, -1, 1]
+    more = LatentSettings(num_latents=5, compression="changed_patches")
+    assert target_cells([1, 4, 6], 2, more, mask).ravel().tolist() == [-1, 0, 2, -1, -1, 4], "the first that shares it"
 
 
 def test_pieces_carry_the_label_mask_and_the_latent_span() -> None:
     from mirage_core.latent.encoder import Encoder
-    from mirage_core.model.loading import load_processor_of
+    from mirage_core.model.loading import load_base_processor
     from mirage_core.recipes import load
     from tests.synthesis.examples import planning_example
 
     settings = load("tiny")
-    processor = load_processor_of(settings.model)
+    processor = load_base_processor(settings.model)
     encoder = Encoder(processor, settings.latent, settings.prompt, "cot")
     example = planning_example("<think>Look.</think>", "<think>Go.</think>\\boxed{RRDD}")
     shown = preview(example, encoder, processor, settings.latent)
@@ -84,7 +84,7 @@ def test_the_commands_check_and_show_a_file_of_ones_own(tmp_path: Path) -> None:
     assert checked.exit_code == 0 and "good. 1 problems (1 train)" in checked.output.replace("\n", " ")
     shown = CliRunner().invoke(app, ["data", "preview", str(file), "--html", str(page)])
     assert shown.exit_code == 0, shown.output
-    assert "nobody yet" in shown.output.replace("\n", " ") and "boxed{B}" in shown.output
+    assert "none yet" in shown.output.replace("\n", " ") and "boxed{B}" in shown.output
     assert page.read_text().count("<article>") == 1
 
 

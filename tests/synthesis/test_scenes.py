@@ -97,17 +97,17 @@ def test_a_killed_rendering_goes_on_where_it_was(model: Path, tmp_path: Path, mo
 def test_given_descriptions_stand_before_the_template(model: Path, tmp_path: Path) -> None:
     file = tmp_path / "scenes.jsonl"
     file.write_text(json.dumps({"id": "sat-0", "description": "a chair stands right"}) + "\n")
-    told = settings_of(model, descriptions=str(file))
+    described = settings_of(model, descriptions=str(file))
 
-    assert scene_requests([scene(0)], told, 1)[0].description == "a chair stands right"
+    assert scene_requests([scene(0)], described, 1)[0].description == "a chair stands right"
     with pytest.raises(DataError, match=r"no description of the problem sat-1"):
-        scene_requests([scene(1)], told, 1)
+        scene_requests([scene(1)], described, 1)
     with pytest.raises(SettingsError, match=r"names 'colour'"):
         scene_requests([scene(0)], settings_of(model, description="{colour}"), 1)
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"width": 20}, r"20 x 16 pixels, expected multiples of 16"),
         ({"num_frames": 8}, r"num_frames is 8, expected 4 n \+ 1"),
@@ -116,8 +116,10 @@ def test_given_descriptions_stand_before_the_template(model: Path, tmp_path: Pat
         ({"lora": "/nowhere/at/all"}, r"lora '/nowhere/at/all' cannot be loaded"),
     ],
 )
-def test_settings_that_do_not_fit_are_named(model: Path, tmp_path: Path, changed: dict[str, object], said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_settings_that_do_not_fit_are_named(
+    model: Path, tmp_path: Path, changed: dict[str, object], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
         draw_scenes([scene(0)], settings_of(**{"model": model, **changed}), 7, tmp_path, quiet, device="cpu")
 
 

@@ -1,4 +1,4 @@
-"""A few problems with their pictures, settings that ask a server, and a store."""
+"""A few problems with their images, settings of an endpoint teacher, and a store."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.types import AuxiliaryImage, Problem
 
 DATA = BenchmarkData(train_levels=(3,), train=6, validation=0, test_per_level=0)
-Lessons = list[tuple[Problem, AuxiliaryImage]]
+Pairs = list[tuple[Problem, AuxiliaryImage]]
 
 
 @pytest.fixture(scope="session")
-def lessons() -> Lessons:
-    """Twelve problems, planning and reasoning, with their pictures."""
-    problems = generate_problems(ProblemSettings(vsp_planning=DATA, vsp_reasoning=DATA), 3, print_nothing)
+def pairs() -> Pairs:
+    """Twelve problems, planning and reasoning, with their images."""
+    problems = generate_problems(ProblemSettings(vsp_planning=DATA, vsp_reasoning=DATA), 3, ignore_progress)
     return list(
-        zip(problems, draw_auxiliary_images(problems, AuxiliaryImageSettings(), 64, 3, print_nothing), strict=True)
+        zip(problems, draw_auxiliary_images(problems, AuxiliaryImageSettings(), 64, 3, ignore_progress), strict=True)
     )
 
 
@@ -32,16 +32,16 @@ def store(tmp_path: Path) -> Store:
     return Store.open(tmp_path / "store", cache=tmp_path / "cache")
 
 
-def asked(**changes: Any) -> TeacherSettings:
+def teacher_settings(**changes: Any) -> TeacherSettings:
     """Settings of an endpoint teacher."""
     return TeacherSettings(**{"kind": "endpoint", "variant": "cot", "model": "tiny-teacher", **changes})
 
 
-def reached(url: str, **changes: Any) -> TeacherRuntime:
-    """How a test's server is reached: without patience that a test would have to wait for."""
+def teacher_runtime(url: str, **changes: Any) -> TeacherRuntime:
+    """Runtime settings for a test's server, without long waits."""
     quick = {"backoff_s": 0.0, "timeout_s": 20.0, "connect_timeout_s": 5.0, "concurrency": 3, "tries": 3}
     return TeacherRuntime(**{"base_url": url, **quick, **changes})
 
 
-def print_nothing(event: object) -> None:
-    """Nobody listens."""
+def ignore_progress(event: object) -> None:
+    """Ignore progress."""

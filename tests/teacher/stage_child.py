@@ -1,4 +1,4 @@
-"""Runs the stage ``examples`` (and what it needs) in a process that a test may kill: settings as JSON, and a store."""
+"""Run the stage ``examples`` and its inputs in a process that a test may kill; arguments: settings as JSON, a store."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mirage_core.types import Artifact, ProgressEvent
 
 
 def examples(settings: Settings, store: Store) -> Artifact:
-    """The artifact of the stage."""
+    """Return the artifact of the stage."""
     problems = run_stage(STAGES["problems"], settings, {}, store, quiet).artifact
     drawn = run_stage(STAGES["auxiliary-images"], settings, {"problems": problems}, store, quiet).artifact
-    given = {"problems": problems, "auxiliary_images": drawn}
-    return run_stage(STAGES["examples"], settings, given, store, quiet).artifact
+    inputs = {"problems": problems, "auxiliary_images": drawn}
+    return run_stage(STAGES["examples"], settings, inputs, store, quiet).artifact
 
 
 def quiet(event: ProgressEvent) -> None:
-    """Nobody listens."""
+    """Ignore progress."""
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from mirage_core.errors import TeacherError
 from mirage_core.recipes import load
 from mirage_core.store import Store
 from mirage_core.synthesis import draw_auxiliary_images
-from mirage_core.teacher.caption_examples import captioned
+from mirage_core.teacher.caption_examples import caption_examples
 from mirage_core.teacher.captions import caption_faults, oracle_caption, with_caption
 from mirage_core.teacher.examples import write_examples
 from mirage_core.teacher.oracle import OracleTeacher
@@ -38,8 +38,8 @@ def settings() -> Settings:
 def examples(settings: Settings) -> list[TrainingExample]:
     """CoT chains of the oracle for every benchmark it knows."""
     problems = [problem for problem, _ in sourced_problems(settings.problems, 3, quiet) if problem.split == "train"]
-    pictures = draw_auxiliary_images(problems, AuxiliaryImageSettings(), 64, 3, quiet)
-    return write_examples(OracleTeacher(), problems, pictures, "cot", quiet)
+    images = draw_auxiliary_images(problems, AuxiliaryImageSettings(), 64, 3, quiet)
+    return write_examples(OracleTeacher(), problems, images, "cot", quiet)
 
 
 def test_the_oracles_captions_say_what_the_pictures_show(examples: list[TrainingExample]) -> None:
@@ -93,7 +93,7 @@ def test_what_is_left_out_is_counted_with_its_reason(
 
     monkeypatch.setattr("mirage_core.teacher.caption_examples.oracle_caption", sometimes_wrong)
     store = Store.open(tmp_path_factory.mktemp("store"))
-    parts = list(captioned(examples, settings, store, quiet))
+    parts = list(caption_examples(examples, settings, store, quiet))
     kept = [example for part in parts for example in part.examples]
     gone = [rejection for part in parts for rejection in part.rejections]
 
@@ -112,9 +112,9 @@ def test_the_oracle_says_what_it_cannot_caption(examples: list[TrainingExample])
 
 def test_a_caption_stands_where_the_latents_would(settings: Settings, examples: list[TrainingExample]) -> None:
     from mirage_core.latent.encoder import Encoder
-    from mirage_core.model.loading import load_processor_of
+    from mirage_core.model.loading import load_base_processor
 
-    processor = load_processor_of(settings.model)
+    processor = load_base_processor(settings.model)
     encoder = Encoder(processor, settings.latent, settings.prompt, "cot")
     example = with_caption(examples[0], oracle_caption(examples[0]))
     text = processor.tokenizer.decode(encoder.example(example, with_latents=False).ids)

@@ -11,23 +11,23 @@ from mirage_core.config import CaptionSettings, Settings
 from mirage_core.llm_client.response_cache import Answer
 from mirage_core.recipes import load
 from mirage_core.store import Store
-from mirage_core.teacher.caption_examples import captioned
+from mirage_core.teacher.caption_examples import caption_examples
 from mirage_core.teacher.captions import oracle_caption
 from mirage_core.teacher.checks import Fault
 from mirage_core.teacher.endpoint_captions import Verdict, read_polished, read_verdict
 from mirage_core.teacher.examples import write_examples
 from mirage_core.teacher.oracle import OracleTeacher
-from mirage_core.teacher.protocol import Taught
+from mirage_core.teacher.protocol import TeachResult
 from mirage_core.types import ReasoningChain, TrainingExample
-from tests.teacher.chat_server import Call, ChatServer, chat_server
-from tests.teacher.conftest import Lessons, asked, print_nothing, reached
+from tests.llm_client.chat_server import Call, ChatServer, chat_server
+from tests.teacher.conftest import Pairs, ignore_progress, teacher_runtime, teacher_settings
 
 
 @pytest.fixture(scope="module")
-def examples(lessons: Lessons) -> list[TrainingExample]:
+def examples(pairs: Pairs) -> list[TrainingExample]:
     """The oracle's CoT chains of twelve problems."""
-    problems, pictures = zip(*lessons, strict=True)
-    return write_examples(OracleTeacher(), problems, pictures, "cot", print_nothing)
+    problems, images = zip(*pairs, strict=True)
+    return write_examples(OracleTeacher(), problems, images, "cot", ignore_progress)
 
 
 class Captioner:
@@ -43,21 +43,21 @@ class Captioner:
         self.rounds: Counter[str] = Counter()
 
     def __call__(self, call: Call) -> None:
-        asked = _first_user(call)
-        pictures = [part for part in asked if isinstance(part, dict) and part.get("type") == "image_url"]
-        if pictures:
+        teacher_settings = _first_user(call)
+        images = [part for part in teacher_settings if isinstance(part, dict) and part.get("type") == "image_url"]
+        if images:
             self.rounds["caption"] += 1
-            example = self._by_words[_picture_key(pictures)]
+            example = self._by_words[_picture_key(images)]
             unsaid = self._number[example.problem.id] == self._special["unsaid"]
-            call.say("Short." if unsaid else oracle_caption(example))
-        elif "conflict:" in asked:
+            call.reply("Short." if unsaid else oracle_caption(example))
+        elif "conflict:" in teacher_settings:
             self.rounds["judge"] += 1
-            bad = self._number_in(asked) == self._special["conflicts"]
-            call.say(f"conflict: {'yes' if bad else 'no'}\nambiguous: no\nbecause: it says so")
+            bad = self._number_in(teacher_settings) == self._special["conflicts"]
+            call.reply(f"conflict: {'yes' if bad else 'no'}\nambiguous: no\nbecause: it says so")
         else:
             self.rounds["polish"] += 1
-            broken = self._number_in(asked) == self._special["broken"]
-            call.say("no form at all" if broken else asked.split("Write nothing else.")[-1].strip())
+            broken = self._number_in(teacher_settings) == self._special["broken"]
+            call.reply("no form at all" if broken else teacher_settings.split("Write nothing else.")[-1].strip())
 
     def _number_in(self, text: str) -> int:
         return next((number for caption, number in self._captions.items() if caption in text), -1)
@@ -79,34 +79,34 @@ def _words_of(example: TrainingExample) -> str:
 
 def settings_for(server: ChatServer, **captions: Any) -> Settings:
     recipe = load("micro")
-    runtime = recipe.runtime.model_copy(update={"teacher": reached(server.url)})
-    teacher = asked(attempts=2, min_accepted=0.5)
+    runtime = recipe.runtime.model_copy(update={"teacher": teacher_runtime(server.url)})
+    teacher = teacher_settings(attempts=2, min_accepted=0.5)
     return recipe.model_copy(update={"teacher": teacher, "runtime": runtime, "captions": CaptionSettings(**captions)})
 
 
-def taught(server: ChatServer, store: Store, examples: list[TrainingExample], **captions: Any) -> Taught:
-    parts = list(captioned(examples, settings_for(server, **captions), store, print_nothing))
+def result(server: ChatServer, store: Store, examples: list[TrainingExample], **captions: Any) -> TeachResult:
+    parts = list(caption_examples(examples, settings_for(server, **captions), store, ignore_progress))
     assert len(parts) == 1
     return parts[0]
 
 
 def test_three_rounds_give_captioned_chains_in_order(store: Store, examples: list[TrainingExample]) -> None:
     with chat_server(captioner := Captioner(examples)) as server:
-        made = taught(server, store, examples)
+        made = result(server, store, examples)
 
     assert [example.problem.id for example in made.examples] == [example.problem.id for example in examples]
     assert [example.chain.caption for example in made.examples] == [oracle_caption(example) for example in examples]
     assert made.rejections == []
     distinct = len({_words_of(example) for example in examples})
     assert captioner.rounds["caption"] >= distinct and set(captioner.rounds) == {"caption", "polish", "judge"}
-    assert made.account["tokens"]["judge answers"] == len(examples)
+    assert made.usage["tokens"]["judge answers"] == len(examples)
 
 
 def test_conflicts_unsaid_captions_and_broken_polish_are_left_out_and_named(
     store: Store, examples: list[TrainingExample]
 ) -> None:
     with chat_server(Captioner(examples, conflicts=1, unsaid=4, broken=7)) as server:
-        made = taught(server, store, examples)
+        made = result(server, store, examples)
 
     gone = {rejection.problem_id: rejection for rejection in made.rejections}
     names = {number: examples[number].problem.id for number in (1, 4, 7)}
@@ -119,9 +119,9 @@ def test_conflicts_unsaid_captions_and_broken_polish_are_left_out_and_named(
 
 def test_a_second_run_pays_for_nothing(store: Store, examples: list[TrainingExample]) -> None:
     with chat_server(Captioner(examples)) as server:
-        first = taught(server, store, examples)
+        first = result(server, store, examples)
         paid = len(server.calls)
-        second = taught(server, store, examples)
+        second = result(server, store, examples)
 
         assert len(server.calls) == paid
     assert first == second
@@ -129,7 +129,7 @@ def test_a_second_run_pays_for_nothing(store: Store, examples: list[TrainingExam
 
 def test_rounds_can_be_left_out(store: Store, examples: list[TrainingExample]) -> None:
     with chat_server(captioner := Captioner(examples)) as server:
-        made = taught(server, store, examples, polish=False, judge=False)
+        made = result(server, store, examples, polish=False, judge=False)
 
     assert set(captioner.rounds) == {"caption"} and len(made.examples) == len(examples)
 

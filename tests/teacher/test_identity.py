@@ -11,10 +11,10 @@ import pytest
 
 from mirage_core.config import Settings, TeacherRuntime, TeacherSettings
 from mirage_core.errors import DataError, SettingsError
-from mirage_core.llm_client.prompt_templates import FOLDER
 from mirage_core.llm_client.response_cache import Answer
 from mirage_core.pipeline.registry import STAGES
 from mirage_core.recipes import load
+from mirage_core.teacher.prompt_templates import FOLDER
 
 ENDPOINT = {"kind": "endpoint", "variant": "cot", "model": "m"}
 DOCS = Path(__file__).parents[2] / "docs"
@@ -50,11 +50,11 @@ def test_every_setting_of_how_an_endpoint_is_reached_is_part_of_no_identity() ->
 
 
 def test_every_setting_that_changes_the_chains_makes_another_data_set() -> None:
-    told_otherwise = {"kind", "variant", "template", "recording"}
-    assert set(OTHER_TEACHER) == set(TeacherSettings.model_fields) - told_otherwise
+    in_other_form = {"kind", "variant", "template", "recording"}
+    assert set(OTHER_TEACHER) == set(TeacherSettings.model_fields) - in_other_form
     for name, value in OTHER_TEACHER.items():
-        found = changed(settings(ENDPOINT), settings({**ENDPOINT, name: value}))
-        assert found == {"examples", "captions", "report"}, name  # captions are the same teacher's
+        result = changed(settings(ENDPOINT), settings({**ENDPOINT, name: value}))
+        assert result == {"examples", "captions", "report"}, name  # captions are the same teacher's
 
 
 def test_the_oracle_does_not_care_for_what_only_an_endpoint_reads() -> None:
@@ -65,31 +65,31 @@ def test_the_oracle_does_not_care_for_what_only_an_endpoint_reads() -> None:
 
 def test_a_template_counts_by_content_and_a_recording_too(tmp_path: Path) -> None:
     shutil.copytree(FOLDER / "mirage", tmp_path / "mine")
-    mine = settings({**ENDPOINT, "template": str(tmp_path / "mine")})
-    assert changed(settings(ENDPOINT), mine) == set()
-    told = STAGES["examples"].identity(mine)
+    own = settings({**ENDPOINT, "template": str(tmp_path / "mine")})
+    assert changed(settings(ENDPOINT), own) == set()
+    before = STAGES["examples"].identity(own)
     (tmp_path / "mine/cot.sat.yaml").write_text("version: 2\nabout: nothing")
-    assert STAGES["examples"].identity(mine) != told
+    assert STAGES["examples"].identity(own) != before
 
     line = Answer(
         request="a" * 64, problem="p", template="t", attempt=1, model="m", served="m", text="x", finish="stop"
     )
-    for name in ("one.jsonl", "two.jsonl"):
+    for name in ("first.jsonl", "two.jsonl"):
         (tmp_path / name).write_bytes(line.to_line())
     replays = [
-        settings({**ENDPOINT, "kind": "replay", "recording": str(tmp_path / f"{n}.jsonl")}) for n in ("one", "two")
+        settings({**ENDPOINT, "kind": "replay", "recording": str(tmp_path / f"{n}.jsonl")}) for n in ("first", "two")
     ]
     assert changed(*replays) == set()
-    told = STAGES["examples"].identity(replays[0])
-    (tmp_path / "one.jsonl").write_bytes(line.model_copy(update={"text": "y"}).to_line())
-    assert STAGES["examples"].identity(replays[0]) != told
-    (tmp_path / "one.jsonl").unlink()
+    before = STAGES["examples"].identity(replays[0])
+    (tmp_path / "first.jsonl").write_bytes(line.model_copy(update={"text": "y"}).to_line())
+    assert STAGES["examples"].identity(replays[0]) != before
+    (tmp_path / "first.jsonl").unlink()
     with pytest.raises(DataError, match="there is no recording"):
         STAGES["examples"].identity(replays[0])
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["teacher.kind=endpoint"], "needs teacher.model"),
         (["teacher={kind: endpoint, model: m}"], "nothing to ask"),
@@ -105,8 +105,8 @@ def test_a_template_counts_by_content_and_a_recording_too(tmp_path: Path) -> Non
         (["teacher.base_url=http://host/v1"], "did you mean runtime.teacher.base_url"),
     ],
 )
-def test_wrong_settings_are_said_without_what_may_be_secret(overrides: list[str], said: str) -> None:
-    with pytest.raises(SettingsError, match=said) as caught:
+def test_wrong_settings_are_said_without_what_may_be_secret(overrides: list[str], message: str) -> None:
+    with pytest.raises(SettingsError, match=message) as caught:
         load("micro", overrides)
     assert "secret-word" not in str(caught.value)
     assert "secret-word" not in str(caught.value.__cause__)

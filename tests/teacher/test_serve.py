@@ -15,11 +15,11 @@ import httpx
 import pytest
 
 from mirage_core.config import ArchitectureSettings, ModelSettings
-from mirage_core.errors import TeacherError
-from mirage_core.model.loading import build_base, save_model
+from mirage_core.errors import EndpointError
+from mirage_core.model.loading import build_base_model, save_model
 from mirage_core.store import Store
 from mirage_core.teacher import EndpointTeacher, make_teacher
-from tests.teacher.conftest import Lessons, asked, print_nothing, reached
+from tests.teacher.conftest import Pairs, ignore_progress, teacher_runtime, teacher_settings
 
 SMALL = ArchitectureSettings(hidden_size=64, intermediate_size=128, num_layers=2, num_heads=2, num_kv_heads=1)
 PATIENCE_S = 180
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
     """The address of the server, and the name of its model."""
     folder = tmp_path_factory.mktemp("serve")
-    built = build_base(ModelSettings(architecture=SMALL), 1)
+    built = build_base_model(ModelSettings(architecture=SMALL), 1)
     save_model(folder / "model", built.backbone, built.processor, {"stage": "base"})
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -55,31 +55,31 @@ def is_well(port: int) -> bool:
 
 
 def test_a_random_model_is_asked_in_earnest_and_every_answer_is_rejected_with_its_reason(
-    served: tuple[str, str], store: Store, lessons: Lessons
+    served: tuple[str, str], store: Store, pairs: Pairs
 ) -> None:
     url, model = served
-    settings = asked(model=model, min_accepted=0.0, attempts=2, max_tokens=24)
-    teacher = make_teacher(settings, reached(url, timeout_s=120.0), store)
+    settings = teacher_settings(model=model, min_accepted=0.0, attempts=2, max_tokens=24)
+    teacher = make_teacher(settings, teacher_runtime(url, timeout_s=120.0), store)
     assert isinstance(teacher, EndpointTeacher)
-    taught = teacher.teach(lessons[:4], "cot", print_nothing)
-    assert taught.examples == []
-    assert [(rejection.problem_id, rejection.attempt) for rejection in taught.rejections] == [
-        (problem.id, attempt) for problem, _ in lessons[:4] for attempt in (1, 2)
+    result = teacher.teach(pairs[:4], "cot", ignore_progress)
+    assert result.examples == []
+    assert [(rejection.problem_id, rejection.attempt) for rejection in result.rejections] == [
+        (problem.id, attempt) for problem, _ in pairs[:4] for attempt in (1, 2)
     ]
-    assert {rejection.reason for rejection in taught.rejections} <= {"cut", "place", "empty"}
-    assert taught.account["answers"] == 8
-    assert taught.account["answers_without_usage"] == 0
+    assert {rejection.reason for rejection in result.rejections} <= {"cut", "place", "empty"}
+    assert result.usage["answers"] == 8
+    assert result.usage["answers_without_usage"] == 0
     # Two pictures a request were seen: the words alone are fewer tokens than were counted.
-    assert taught.account["prompt_tokens"] > 8 * 500
-    again = make_teacher(settings, reached(url), store)
+    assert result.usage["prompt_tokens"] > 8 * 500
+    again = make_teacher(settings, teacher_runtime(url), store)
     assert isinstance(again, EndpointTeacher)
-    assert again.teach(lessons[:4], "cot", print_nothing).rejections == taught.rejections
+    assert again.teach(pairs[:4], "cot", ignore_progress).rejections == result.rejections
 
 
 def test_a_model_that_the_server_does_not_have_is_one_clear_message(
-    served: tuple[str, str], store: Store, lessons: Lessons
+    served: tuple[str, str], store: Store, pairs: Pairs
 ) -> None:
     url, _ = served
-    teacher = make_teacher(asked(model="no/such-model"), reached(url, tries=1), store)
-    with pytest.raises(TeacherError, match=url.split("/")[2]):
-        teacher.chain(*lessons[0], "cot")
+    teacher = make_teacher(teacher_settings(model="no/such-model"), teacher_runtime(url, tries=1), store)
+    with pytest.raises(EndpointError, match=url.split("/")[2]):
+        teacher.chain(*pairs[0], "cot")

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 
 from mirage_core.config import Settings
-from mirage_core.errors import TeacherUnavailable
+from mirage_core.errors import EndpointUnavailable
 from mirage_core.pipeline.registry import STAGES
 from mirage_core.pipeline.stage import run_stage
 from mirage_core.store import Store
 from mirage_core.store.records import load_auxiliary_images, load_examples, load_problems, load_rejections
 from mirage_core.types import Artifact, Problem
-from tests.teacher.chat_server import Call, ChatServer, GoodTeacher, chat_server
+from tests.llm_client.chat_server import Call, ChatServer, chat_server
+from tests.teacher.good_teacher import GoodTeacher
 from tests.teacher.stage_child import examples, quiet
 
 DATA = {"train_levels": [3], "train": 8, "validation": 2, "test_per_level": 1, "test_levels": [3]}
@@ -48,7 +49,7 @@ class Uneven(GoodTeacher):
         number = sorted(self.ids()).index(problem.id)
         first = len(call.body["messages"]) == 2
         if number == 5 or (number % 4 == 0 and first):
-            call.say(f"\\boxed{{{problem.answer}}} is all I say.")
+            call.reply(f"\\boxed{{{problem.answer}}} is all I say.")
         else:
             super().__call__(call)
 
@@ -58,15 +59,15 @@ class Uneven(GoodTeacher):
 
 
 @pytest.fixture(scope="module")
-def lessons(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """The problems of the recipe, as its own stages make them."""
     store = Store.open(tmp_path_factory.mktemp("lessons"))
     chosen = settings(None, kind="oracle")
     problems = run_stage(STAGES["problems"], chosen, {}, store, quiet).artifact
     drawn = run_stage(STAGES["auxiliary-images"], chosen, {"problems": problems}, store, quiet).artifact
-    pictures = {image.problem_id: image for image in load_auxiliary_images(store.fetch(drawn))}
-    taught: list[Problem] = [p for p in load_problems(store.fetch(problems)) if p.split != "test"]
-    return [(problem, pictures[problem.id]) for problem in taught]
+    images = {image.problem_id: image for image in load_auxiliary_images(store.fetch(drawn))}
+    result: list[Problem] = [p for p in load_problems(store.fetch(problems)) if p.split != "test"]
+    return [(problem, images[problem.id]) for problem in result]
 
 
 def served(server: ChatServer, folder: Path, runtime: dict[str, Any] | None = None) -> tuple[Artifact, Store]:
@@ -76,33 +77,33 @@ def served(server: ChatServer, folder: Path, runtime: dict[str, Any] | None = No
 
 
 def test_the_artifact_is_the_same_whatever_the_pace_and_says_what_was_not_accepted(
-    tmp_path: Path, lessons: list[Any]
+    tmp_path: Path, pairs: list[Any]
 ) -> None:
-    with chat_server(Uneven(lessons)) as server:
+    with chat_server(Uneven(pairs)) as server:
         one, store = served(server, tmp_path / "one", {"concurrency": 1, "price_prompt": 1.0})
-        asked = len(server.calls)
+        num_requests = len(server.calls)
         eight, _ = served(server, tmp_path / "eight", {"concurrency": 8, "price_prompt": 2.0, "timeout_s": 99})
     assert one.digest == eight.digest
     folder = store.fetch(one)
     rejections = load_rejections(folder)
     left_out = [rejection for rejection in rejections if rejection.left_out]
-    assert (len(rejections), len(left_out)) == (asked - 19, 1)
+    assert (len(rejections), len(left_out)) == (num_requests - 19, 1)
     assert {rejection.reason for rejection in rejections} == {"place"}
-    taught = {example.problem.id for example in load_examples(folder)}
-    assert taught == {problem.id for problem, _ in lessons} - {left_out[0].problem_id}
-    account = json.loads((folder / "account.json").read_text())
-    assert account["answers"] == asked
-    assert (account["accepted"], account["left_out"]) == (19, 1)
-    assert account["rejected"] == {"place": len(rejections)}
-    assert account["written_by"] == {"tiny-teacher": 19}
+    result = {example.problem.id for example in load_examples(folder)}
+    assert result == {problem.id for problem, _ in pairs} - {left_out[0].problem_id}
+    usage = json.loads((folder / "account.json").read_text())
+    assert usage["answers"] == num_requests
+    assert (usage["accepted"], usage["left_out"]) == (19, 1)
+    assert usage["rejected"] == {"place": len(rejections)}
+    assert usage["written_by"] == {"tiny-teacher": 19}
     assert one.summary["teacher"] == "tiny-teacher"
-    assert one.summary["account"]["requests"] == asked
-    assert one.summary["account"]["cost"] == pytest.approx(asked * 100 / 1e6)
-    assert eight.summary["account"]["cost"] == pytest.approx(asked * 200 / 1e6)
+    assert one.summary["account"]["requests"] == num_requests
+    assert one.summary["account"]["cost"] == pytest.approx(num_requests * 100 / 1e6)
+    assert eight.summary["account"]["cost"] == pytest.approx(num_requests * 200 / 1e6)
 
 
-def test_a_stage_that_is_killed_goes_on_without_paying_twice(tmp_path: Path, lessons: list[Any]) -> None:
-    uneven = Uneven(lessons)
+def test_a_stage_that_is_killed_goes_on_without_paying_twice(tmp_path: Path, pairs: list[Any]) -> None:
+    uneven = Uneven(pairs)
     stop_after, killed = 9, threading.Event()
 
     def respond(call: Call) -> None:
@@ -140,16 +141,16 @@ def served_well(respond: GoodTeacher, folder: Path) -> tuple[Artifact, Store]:
         return served(server, folder)
 
 
-def until(reached: Any) -> None:
-    """Poll until ``reached``."""
+def until(condition: Any) -> None:
+    """Poll until ``condition``."""
     deadline = time.monotonic() + PATIENCE_S
-    while not reached():
+    while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
         time.sleep(0.02)
 
 
-def test_another_machine_with_the_same_store_goes_on_where_this_one_failed(tmp_path: Path, lessons: list[Any]) -> None:
-    uneven = Uneven(lessons)
+def test_another_machine_with_the_same_store_goes_on_where_this_one_failed(tmp_path: Path, pairs: list[Any]) -> None:
+    uneven = Uneven(pairs)
 
     def respond(call: Call) -> None:
         if call.number > 11:
@@ -158,7 +159,7 @@ def test_another_machine_with_the_same_store_goes_on_where_this_one_failed(tmp_p
             uneven(call)
 
     with chat_server(respond) as server:
-        with pytest.raises(TeacherUnavailable):
+        with pytest.raises(EndpointUnavailable):
             served(server, tmp_path / "store")
         answered = len(server.answered) - sum(call.number > 11 for call in server.calls)
     with chat_server(uneven) as server:
@@ -168,10 +169,10 @@ def test_another_machine_with_the_same_store_goes_on_where_this_one_failed(tmp_p
     assert artifact.digest == again.digest
 
 
-def test_a_replay_of_the_answers_gives_the_same_bytes_without_a_server(tmp_path: Path, lessons: list[Any]) -> None:
-    wanted, store = served_well(Uneven(lessons), tmp_path / "store")
+def test_a_replay_of_the_answers_gives_the_same_bytes_without_a_server(tmp_path: Path, pairs: list[Any]) -> None:
+    wanted, store = served_well(Uneven(pairs), tmp_path / "store")
     recording = tmp_path / "recording.jsonl"
-    recording.write_bytes(b"".join(store.place.read(name) for name in store.names("answers/")))
+    recording.write_bytes(b"".join(store.backend.read(name) for name in store.names("answers/")))
     for number, chosen in enumerate(
         [settings(None, kind="replay", recording=str(recording)), settings(None, kind="replay")]
     ):
@@ -183,10 +184,10 @@ def test_a_replay_of_the_answers_gives_the_same_bytes_without_a_server(tmp_path:
         assert replayed.summary["account"]["requests"] == 0
 
 
-def test_an_endpoint_is_asked_by_one_process_however_the_stage_is_cut(tmp_path: Path, lessons: list[Any]) -> None:
+def test_an_endpoint_is_asked_by_one_process_however_the_stage_is_cut(tmp_path: Path, pairs: list[Any]) -> None:
     from mirage_core.pipeline.shards import run_stage_in_shards
 
-    with chat_server(Uneven(lessons)) as server:
+    with chat_server(Uneven(pairs)) as server:
         wanted, store = served(server, tmp_path / "store")
         cut = settings(server.url)
         cut = cut.model_copy(update={"runtime": cut.runtime.model_copy(update={"shards": 3})})

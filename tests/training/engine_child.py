@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mirage_core.distributed.collectives import joined, wait_for_all
+from mirage_core.distributed.collectives import torch_process_group, wait_for_all
+from mirage_core.distributed.context import ProcessContext, as_process, current_process
 from mirage_core.training.checkpoint.sharded_state import KINDS, EngineState, shapes_of, write_shard
-from mirage_core.training.engine.base import Engine, EngineSettings, Root, trained
+from mirage_core.training.engine.base import Engine, EngineSettings, Root, trained_parameters
 from mirage_core.training.engine.make_engine import make_engine
 
 STEPS, BATCH = 8, 6
@@ -51,7 +52,7 @@ def tiny(dtype: torch.dtype) -> Root:
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    return shapes_of(trained(tiny(torch.float32)))
+    return shapes_of(trained_parameters(tiny(torch.float32)))
 
 
 def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -60,11 +61,12 @@ def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return inputs, 10 * inputs.sum(1, keepdim=True).sin()
 
 
-def one_step(engine: Engine, root: Root, step: int, rank: int, world_size: int) -> list[float]:
+def one_step(engine: Engine, root: Root, step: int) -> list[float]:
+    process = current_process()
     inputs, targets = (part.to(next(root.parameters()).device) for part in batch(step))
     total, pieces = 0.0, 1 + step % 2
     for piece in range(pieces):
-        chosen = torch.arange(BATCH)[rank::world_size][piece::pieces]
+        chosen = torch.arange(BATCH)[process.rank :: process.world_size][piece::pieces]
         dtype = next(root.parameters()).dtype
 
         def work(chosen: torch.Tensor = chosen, dtype: torch.dtype = dtype) -> torch.Tensor:
@@ -76,9 +78,9 @@ def one_step(engine: Engine, root: Root, step: int, rank: int, world_size: int) 
     return [total, engine.step(0.02 / (step + 1))]
 
 
-def saved(engine: Engine, folder: Path, rank: int) -> None:
+def saved(engine: Engine, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_shard(folder / f"shard-{rank}.safetensors", engine.shard())
+    write_shard(folder / f"shard-{current_process().rank}.safetensors", engine.shard())
     wait_for_all()
 
 
@@ -91,31 +93,31 @@ def tensors(folder: Path) -> dict[str, list[float]]:
     return {f"{kind}/{name}": state.part(kind, name).tolist() for name in shapes() for kind in KINDS}
 
 
-def resumed(name: str, rank: int, world_size: int, checkpoint: Path, end: Path) -> None:
+def resumed(name: str, checkpoint: Path, end: Path) -> None:
     """Take the second half of the steps from somebody's checkpoint on."""
     settings, dtype = CASES[name]
     root = tiny(dtype)
     engine = make_engine(root, settings, opened(checkpoint, STEPS // 2))
     for step in range(STEPS // 2, STEPS):
-        one_step(engine, root, step, rank, world_size)
-    saved(engine, end, rank)
+        one_step(engine, root, step)
+    saved(engine, end)
 
 
-def run_case(name: str, rank: int, world_size: int, folder: Path) -> dict[str, object]:
+def run_case(name: str, folder: Path) -> dict[str, object]:
     settings, dtype = CASES[name]
     root = tiny(dtype)
     engine = make_engine(root, settings, None)
     figures = []
     for step in range(STEPS):
         if step == STEPS // 2:
-            saved(engine, folder / name / "middle", rank)
-        figures.append(one_step(engine, root, step, rank, world_size))
-    saved(engine, folder / name / "straight", rank)
+            saved(engine, folder / name / "middle")
+        figures.append(one_step(engine, root, step))
+    saved(engine, folder / name / "straight")
     weights = {}
     for key, parameter in root.named_parameters():
         with engine.gather([parameter]):
             weights[key] = parameter.detach().float().flatten().tolist()
-    resumed(name, rank, world_size, folder / name / "middle", folder / name / "resumed")
+    resumed(name, folder / name / "middle", folder / name / "resumed")
     return {
         "figures": figures,
         "weights": weights,
@@ -124,13 +126,13 @@ def run_case(name: str, rank: int, world_size: int, folder: Path) -> dict[str, o
     }
 
 
-def crossed(rank: int, world_size: int, folder: Path, others: Path) -> dict[str, object]:
+def crossed(folder: Path, others: Path) -> dict[str, object]:
     """Each engine goes on from the checkpoint of another engine, of another number of processes."""
     names = [name for name in CASES if "bf16" not in name]
     found = {}
     for name, other in zip(names, names[1:] + names[:1], strict=True):
         end = folder / name / f"after-{other}"
-        resumed(name, rank, world_size, others / other / "middle", end)
+        resumed(name, others / other / "middle", end)
         found[f"{name} after {other}"] = tensors(end)
     return found
 
@@ -139,10 +141,10 @@ def main() -> None:
     folder, rank, world_size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder / "extensions")
-    with joined(rank, world_size, folder / "rendezvous"):
-        results: dict[str, object] = {name: run_case(name, rank, world_size, folder) for name in CASES}
+    with as_process(ProcessContext.on_one_host(rank, world_size)), torch_process_group(folder / "rendezvous"):
+        results: dict[str, object] = {name: run_case(name, folder) for name in CASES}
         if len(sys.argv) > 4 and not ON_GPU:
-            results["crossed"] = crossed(rank, world_size, folder, Path(sys.argv[4]))
+            results["crossed"] = crossed(folder, Path(sys.argv[4]))
     (folder / f"rank-{rank}.json").write_text(json.dumps(results))
 
 

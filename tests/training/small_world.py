@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from mirage_core.benchmarks.generate import generate_problems
+from mirage_core.benchmarks.judge import Scorer
 from mirage_core.config import Settings
-from mirage_core.distributed.job import Job, Program
-from mirage_core.model.loading import build_base, save_model
+from mirage_core.distributed.context import ProcessContext, as_process
+from mirage_core.distributed.job import Job, ProgramName
+from mirage_core.model.loading import build_base_model, save_model
 from mirage_core.store.records import save_examples, save_problems
 from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.teacher import make_teacher, write_examples
-from mirage_core.types import ProgressEvent
+from mirage_core.training.objective import MicroBatch, Objective
+from mirage_core.types import Prediction, Problem, ProgressEvent, Score
 
 ARCHITECTURE = {"hidden_size": 64, "intermediate_size": 128, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1}
 STAGE = {"batch_size": 6, "learning_rate": 2.0e-3, "warmup_steps": 2}
+
+
+def scorer_of(is_right: Callable[[Problem, str], bool]) -> Scorer:
+    """A judge that decides by the problem and the text of an answer."""
+
+    def score(problem: Problem, prediction: Prediction, rule: str) -> Score:
+        correct = is_right(problem, prediction.output)
+        return Score(problem_id=problem.id, correct=correct, parsed=None, rule=rule)
+
+    return score
+
+
+even_length = scorer_of(lambda problem, output: len(output) % 2 == 0)
+"""A model this young is never right; by this judge answers of an even length are."""
 
 
 def small_settings(**sections: Any) -> Settings:
@@ -64,11 +82,11 @@ def make_inputs(folder: Path) -> None:
         folder / "examples" / "examples.parquet",
         write_examples(teacher, problems, images, settings.teacher.variant, quiet),
     )
-    base = build_base(settings.model, settings.seed)
+    base = build_base_model(settings.model, settings.seed)
     save_model(folder / "model", base.backbone, base.processor, {"stage": "base"})
 
 
-def make_job(inputs: Path, work: Path, program: Program, resume_from: Path | None = None, **sections: Any) -> Job:
+def make_job(inputs: Path, work: Path, program: ProgramName, resume_from: Path | None = None, **sections: Any) -> Job:
     """A job on the small world, working in ``work``."""
     return Job(
         program=program,
@@ -79,3 +97,9 @@ def make_job(inputs: Path, work: Path, program: Program, resume_from: Path | Non
         scratch=work / "scratch",
         resume_from=resume_from,
     )
+
+
+def rank_micro_batches(objective: Objective, step: int, rank: int, world_size: int) -> Sequence[MicroBatch]:
+    """What process ``rank`` of ``world_size`` computes in a step."""
+    with as_process(ProcessContext.on_one_host(rank, world_size)):
+        return objective.micro_batches(step)

@@ -16,9 +16,10 @@ from typing import Any
 
 import torch
 
-from mirage_core.distributed.collectives import joined
+from mirage_core.distributed.collectives import torch_process_group
+from mirage_core.distributed.context import ProcessContext, as_process, current_process
 from mirage_core.distributed.events import EventWriter
-from mirage_core.distributed.job import Program
+from mirage_core.distributed.job import ProgramName
 from mirage_core.latent.examples import EncodedExample
 from mirage_core.store.tables import read_table
 from mirage_core.training.engine import deepspeed as deepspeed_engine
@@ -92,9 +93,11 @@ def _span(example: EncodedExample) -> slice:
     return slice(first - 1, last + 1)
 
 
-def patched(encoding: Callable[..., Callable[[int], EncodedExample]]) -> Callable[..., Callable[[int], EncodedExample]]:
+def patched(
+    example_encoder: Callable[..., Callable[[int], EncodedExample]],
+) -> Callable[..., Callable[[int], EncodedExample]]:
     def encoding_twice(*arguments: Any, **options: Any) -> Callable[[int], EncodedExample]:
-        encode = encoding(*arguments, **options)
+        encode = example_encoder(*arguments, **options)
         return lambda index: with_second_span(encode(index)) if index % 2 else encode(index)
 
     return encoding_twice
@@ -105,14 +108,14 @@ def gathering_all(config: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
     return lambda *given: {**config(*given), "stage3_param_persistence_threshold": 0}
 
 
-def run(inputs: Path, work: Path, case: str, engine: str, rank: int, world_size: int, after: Path | None) -> None:
-    runtime = {**ENGINES[engine], "processes": world_size, "checkpoint_every": STEPS // 2}
-    program: Program = "grounding" if case == "grounding" else "relaxation"
+def run(inputs: Path, work: Path, case: str, engine: str, after: Path | None) -> None:
+    runtime = {**ENGINES[engine], "processes": current_process().world_size, "checkpoint_every": STEPS // 2}
+    program: ProgramName = "grounding" if case == "grounding" else "relaxation"
     sections = HARD if case == "hard" else {program: STAGE}
     job = make_job(inputs, work, program, resume_from=after, runtime=runtime, **sections)
     job.output.mkdir(parents=True, exist_ok=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
-    supervised.run_supervised(job, rank, world_size, EventWriter(work / f"events-{rank}.jsonl"))
+    supervised.run_supervised(job, EventWriter(work / f"events-{current_process().rank}.jsonl"))
 
 
 def figures(work: Path) -> dict[str, list[float]]:
@@ -124,21 +127,21 @@ def figures(work: Path) -> dict[str, list[float]]:
 def main() -> None:
     inputs, folder, rank, world_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
-    supervised.encoding = patched(supervised.encoding)
+    supervised.example_encoder = patched(supervised.example_encoder)
     deepspeed_engine._zero_config = gathering_all(deepspeed_engine._zero_config)
-    found: dict[str, Any] = {}
-    with joined(rank, world_size, folder / "rendezvous"):
+    results: dict[str, Any] = {}
+    with as_process(ProcessContext.on_one_host(rank, world_size)), torch_process_group(folder / "rendezvous"):
         for case, engine in cases(world_size):
             work = folder / case / engine
-            run(inputs, work, case, engine, rank, world_size, None)
-            found[f"{case} {engine}"] = figures(work)
+            run(inputs, work, case, engine, None)
+            results[f"{case} {engine}"] = figures(work)
         for engine, other in AFTER.items() if len(sys.argv) > 5 else ():
             work = folder / f"{engine}-after-{other}"
             middle = Path(sys.argv[5]) / "relaxation" / other / "scratch" / "checkpoints" / f"step-{STEPS // 2:08d}"
-            run(inputs, work, "relaxation", engine, rank, world_size, middle)
-            found[f"{engine} after {other}"] = figures(work)
+            run(inputs, work, "relaxation", engine, middle)
+            results[f"{engine} after {other}"] = figures(work)
     if rank == 0:
-        (folder / "found.json").write_text(json.dumps(found))
+        (folder / "found.json").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":

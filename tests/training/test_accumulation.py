@@ -14,30 +14,30 @@ import torch
 from safetensors.torch import load_file
 
 from mirage_core.distributed.events import EventWriter
-from mirage_core.distributed.job import Program, write_job
+from mirage_core.distributed.job import ProgramName, write_job
 from mirage_core.store.tables import read_table
-from mirage_core.training.objective import counted
+from mirage_core.training.objective import total_counts
 from mirage_core.training.sft.objective import SupervisedObjective
 from mirage_core.training.sft.train import load_trainable, run_supervised, training_data
-from tests.training.small_world import make_job, quiet
+from tests.training.small_world import make_job, quiet, rank_micro_batches
 
 pytestmark = pytest.mark.xdist_group("accumulation")  # what the module trains once is not trained by each worker
 ROOT = Path(__file__).parents[2]
-PROGRAMS: tuple[Program, ...] = ("text", "capimagine", "grounding", "relaxation")
+PROGRAMS: tuple[ProgramName, ...] = ("text", "capimagine", "grounding", "relaxation")
 SECTION = {"text": "direct_sft", "capimagine": "capimagine", "grounding": "grounding", "relaxation": "relaxation"}
 STAGE = {"steps": 3, "batch_size": 5, "warmup_steps": 0, "learning_rate": 1e-3}
 
 
 def gradients(
-    inputs: Path, work: Path, program: Program, world_size: int = 1, **chosen: Any
+    inputs: Path, work: Path, program: ProgramName, world_size: int = 1, **chosen: Any
 ) -> tuple[float, dict[str, torch.Tensor]]:
     """The loss of step 1 and its gradients, added up over the processes and micro-batches of a step."""
     job = make_job(inputs, work, program, **{SECTION[program]: {**STAGE, **chosen}})
-    model = load_trainable(job, 0, 1)
-    data, _ = training_data(job, model, 0, 1, quiet)  # type: ignore[arg-type]
+    model = load_trainable(job)
+    data, _ = training_data(job, model, quiet)
     objective = SupervisedObjective(program, job.settings, model, data)
-    batches = [one for rank in range(world_size) for one in objective.micro_batches(1, rank, world_size)]
-    totals, loss = counted(batches), 0.0
+    batches = [one for rank in range(world_size) for one in rank_micro_batches(objective, 1, rank, world_size)]
+    totals, loss = total_counts(batches), 0.0
     for batch in batches:
         part = objective.loss(model.backbone, batch.data, totals).total * (0.0 if batch.filler else 1.0)
         part.backward()
@@ -46,7 +46,7 @@ def gradients(
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_the_gradients_are_those_of_one_big_batch(inputs: Path, tmp_path: Path, program: Program) -> None:
+def test_the_gradients_are_those_of_one_big_batch(inputs: Path, tmp_path: Path, program: ProgramName) -> None:
     whole_loss, whole = gradients(inputs, tmp_path / "whole", program)
     largest = max(float(gradient.abs().max()) for gradient in whole.values())
     assert largest > 0
@@ -67,9 +67,9 @@ def test_batches_by_length_give_the_gradients_of_their_examples(inputs: Path, tm
 
 
 VALIDATED = {"every": 2, "examples": 2, "problems": 2, "keep_best": True}
-CASES: dict[str, tuple[Program, dict[str, Any], dict[str, Any]]] = {
+CASES: dict[str, tuple[ProgramName, dict[str, Any], dict[str, Any]]] = {
     "text": ("text", {"batch_by": "length", "micro_batch_size": 1}, {}),
-    # One held-out example: the second process has none of its own, and computes it again for nothing.
+    # One validation example: the second process has none of its own, and computes it again for nothing.
     "grounding": ("grounding", {"micro_batch_size": 2, "validation": {**VALIDATED, "examples": 1}}, {}),
     "relaxation": ("relaxation", {}, {}),
     "zero-3": ("relaxation", {"micro_batch_size": 2}, {"engine": "deepspeed", "zero_stage": 3}),
@@ -120,7 +120,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(inputs: Path, two: Path
     job = make_job(inputs, tmp_path / "one", program, **{SECTION[program]: stage})
     for made in (job.output, job.scratch):
         made.mkdir(parents=True)
-    run_supervised(job, 0, 1, EventWriter(job.scratch / "events.jsonl"))
+    run_supervised(job, EventWriter(job.scratch / "events.jsonl"))
     alone, together = curves(tmp_path / "one"), curves(two / name)
     assert alone.keys() - together.keys() <= {"cosine_constant"}  # of a micro-batch
     for figure in ("loss", "gradient_norm", "validation/loss", "validation/text"):

@@ -13,11 +13,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mirage_core.distributed.context import ProcessContext, as_process
 from mirage_core.distributed.events import EventReader, EventWriter
-from mirage_core.distributed.interruption import hearing_sigterm
 from mirage_core.errors import ArtifactDamaged, TrainingError
-from mirage_core.training.checkpoint.async_save import Saver
-from mirage_core.training.checkpoint.checkpoint import read_checkpoint, restore_kept, shard_file, write_common
+from mirage_core.training.checkpoint.checkpoint import (
+    CheckpointSaver,
+    read_checkpoint,
+    restore_extra_files,
+    shard_file,
+    write_common,
+)
 from mirage_core.training.checkpoint.sharded_state import KINDS, EngineState, Piece, Shard, write_shard
 from mirage_core.training.logging.curves import Curves
 from tests.training.small_world import make_job
@@ -47,7 +52,8 @@ def checkpoint(folder: Path, parts: list[Shard], program: str = "text") -> Path:
     folder.mkdir()
     curves = Curves()
     curves.add(3, {"loss": 1.5})
-    write_common(folder, program, 3, len(parts), parts[0], curves)
+    with as_process(ProcessContext.on_one_host(0, len(parts))):
+        write_common(folder, program, 3, parts[0], curves)
     for rank, part in enumerate(parts):
         write_shard(shard_file(folder, rank), part)
     return folder
@@ -68,8 +74,8 @@ def test_any_part_comes_back_however_the_state_was_cut(
     begin, count = wanted[0], min(wanted[1], 20 - wanted[0])
     for kind in KINDS:
         assert torch.equal(state.part(kind, "matrix", begin, count), whole(kind, "matrix")[begin : begin + count])
-        assert torch.equal(state.whole(kind, "vector"), whole(kind, "vector"))
-    assert state.whole(KINDS[0], "matrix").shape == (5, 4)
+        assert torch.equal(state.tensor(kind, "vector"), whole(kind, "vector"))
+    assert state.tensor(KINDS[0], "matrix").shape == (5, 4)
     state.close()
     shutil.rmtree(folder)
 
@@ -90,11 +96,11 @@ def test_missing_and_broken_shards_are_noticed_and_named(tmp_path: Path) -> None
         read_checkpoint(checkpoint(tmp_path / "other", parts, "grpo"), "text")
 
 
-def saver(inputs: Path, work: Path, *, background: bool) -> tuple[Saver, EventReader, Path]:
+def saver(inputs: Path, work: Path, *, background: bool) -> tuple[CheckpointSaver, EventReader, Path]:
     job = make_job(inputs, work, "text", runtime={"async_checkpoints": background})
     job.scratch.mkdir(parents=True)
     events = job.scratch / "events.jsonl"
-    return Saver(job, 0, 1, EventWriter(events)), EventReader([events]), job.scratch
+    return CheckpointSaver(job, EventWriter(events)), EventReader([events]), job.scratch
 
 
 def test_a_shard_is_as_it_was_when_training_has_changed_the_weights(inputs: Path, tmp_path: Path) -> None:
@@ -122,7 +128,7 @@ def test_two_are_never_written_at_once_and_an_error_is_not_lost(
         if shard.steps == 2:
             raise OSError("No space left on device")
 
-    monkeypatch.setattr("mirage_core.training.checkpoint.async_save.write_shard", slow)
+    monkeypatch.setattr("mirage_core.training.checkpoint.checkpoint.write_shard", slow)
     saving, events, _ = saver(inputs, tmp_path, background=True)
     pieces = {f"{kind}/w": Piece(0, torch.zeros(2)) for kind in KINDS}
     saving.save(1, Shard(1, {"w": (2,)}, pieces), Curves())
@@ -150,20 +156,9 @@ def test_kept_files_travel_with_a_checkpoint_and_come_back(inputs: Path, tmp_pat
     other = tmp_path / "other" / "kept"
     other.mkdir(parents=True)
     (other / "of-a-later-step").write_text("no longer true")
-    restore_kept(checkpoint, other.parent)
+    restore_extra_files(checkpoint, other.parent)
     assert {file.name: file.read_bytes() for file in other.iterdir()} == {"best.safetensors": b"weights after step 3"}
     (other / "best.safetensors").write_bytes(b"written over")
     assert (checkpoint / "kept" / "best.safetensors").read_bytes() == b"weights after step 3"
-    restore_kept(None, other.parent)
+    restore_extra_files(None, other.parent)
     assert list(other.iterdir()) == []
-
-
-def test_sigterm_is_heard_inside_the_block_alone() -> None:
-    import signal
-
-    before = signal.getsignal(signal.SIGTERM)
-    with hearing_sigterm() as asked:
-        assert not asked
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert asked
-    assert signal.getsignal(signal.SIGTERM) == before

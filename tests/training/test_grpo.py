@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,78 +11,35 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from mirage_core.distributed.events import EventWriter
-from mirage_core.distributed.job import Job
-from mirage_core.distributed.oom import answers_at_once
-from mirage_core.errors import SettingsError, TrainingError
+from mirage_core.distributed.oom import generation_batch_size
+from mirage_core.errors import SettingsError
+from mirage_core.generation import generator
 from mirage_core.store.records import load_problems
 from mirage_core.store.tables import read_table
-from mirage_core.training.grpo import rollouts
-from mirage_core.training.grpo.batch import cut, policy_batch, widths_of
-from mirage_core.training.grpo.objective import GRPOObjective, PolicyData, run_grpo
-from mirage_core.training.grpo.reference_model import Reference
-from mirage_core.training.objective import MicroBatch, counted
-from mirage_core.training.sft.train import load_trainable, run_supervised
-from tests.training.small_world import make_inputs, make_job
+from mirage_core.training.grpo.batch import block_widths, policy_batch, split_answers
+from mirage_core.training.grpo.objective import GRPOObjective, PolicyData
+from mirage_core.training.grpo.reference_model import ReferenceModel
+from mirage_core.training.objective import total_counts
+from mirage_core.training.sft.train import load_trainable
+from mirage_core.types import Problem
+from tests.training.grpo_world import answers, objective, run_here
+from tests.training.small_world import make_job, rank_micro_batches, scorer_of
 
 FIGURES = {
     "reward", "reward_accuracy", "reward_format", "reward_spread", "accuracy", "well_formed_share", "latent_share",
     "num_latents", "kl", "clip_fraction", "entropy", "completion_length", "finished_share", "silent_groups",
     "ratio_deviation", "loss", "learning_rate", "gradient_norm",
 }  # fmt: skip
-ROUNDS = {"updates_per_rollout": 2}
 
 
-def run_here(job: Job) -> Path:
-    job.output.mkdir(parents=True)
-    job.scratch.mkdir(parents=True)
-    run_grpo(job, 0, 1, EventWriter(job.scratch / "events.jsonl"))
-    return job.output
-
-
-def objective(inputs: Path, work: Path, at_once: int | None = None, **grpo: Any) -> tuple[GRPOObjective, Any]:
-    job = make_job(inputs, work, "grpo", grpo=grpo)
-    model = load_trainable(job, 0, 1)
-    problems = load_problems(inputs / "problems", split="train")
-    kept = work / "kept"
-    return GRPOObjective(job.settings, model, problems, job.seed, at_once=at_once, kept=kept), model.backbone
-
-
-def answers(batches: Sequence[MicroBatch]) -> set[tuple[int, ...]]:
-    """The answers that are learned from, each with the last token of its prompt."""
-    found = set()
-    for batch in batches:
-        rows = batch.data.batch.layout.answers
-        for row in range(batch.data.batch.learned):
-            found.add(tuple(rows.input_ids[row][rows.attention_mask[row]].tolist()))
-    return found
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _some_answers_are_right() -> Iterator[None]:
-    """A model this young is never right; here answers of an even length are."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts, "is_correct", lambda problem, output, rule: len(output) % 2 == 0)
-        yield
+@pytest.fixture
+def inputs(latent_inputs: Path) -> Path:
+    return latent_inputs
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The small world, its model taught for a few steps to answer with latents."""
-    folder, work = tmp_path_factory.mktemp("taught"), tmp_path_factory.mktemp("teaching") / "work"
-    make_inputs(folder)
-    job = make_job(folder, work, "relaxation", relaxation={"steps": 40})
-    job.output.mkdir(parents=True)
-    job.scratch.mkdir(parents=True)
-    run_supervised(job, 0, 1, EventWriter(job.scratch / "events.jsonl"))
-    shutil.rmtree(folder / "model")
-    shutil.copytree(job.output, folder / "model")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def straight(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_here(make_job(inputs, tmp_path_factory.mktemp("grpo") / "work", "grpo"))
+def straight(latent_inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_here(make_job(latent_inputs, tmp_path_factory.mktemp("grpo") / "work", "grpo"))
 
 
 def test_every_figure_of_the_policy_is_logged(straight: Path) -> None:
@@ -104,15 +59,15 @@ def test_a_run_resumed_from_a_checkpoint_ends_in_the_same_bytes(inputs: Path, st
 
 def test_what_is_drawn_does_not_depend_on_the_number_of_processes(inputs: Path, tmp_path: Path) -> None:
     drawing, _ = objective(inputs, tmp_path)
-    alone = answers(drawing.micro_batches(2, 0, 1))
-    shared = [answers(drawing.micro_batches(2, rank, 2)) for rank in (0, 1)]
+    alone = answers(drawing.micro_batches(2))
+    shared = [answers(rank_micro_batches(drawing, 2, rank, 2)) for rank in (0, 1)]
     assert alone == shared[0] | shared[1]
-    assert alone != answers(drawing.micro_batches(3, 0, 1))
+    assert alone != answers(drawing.micro_batches(3))
 
 
 def test_recorded_and_recomputed_probabilities_agree(inputs: Path, tmp_path: Path) -> None:
     drawing, backbone = objective(inputs, tmp_path)
-    (batch,) = drawing.micro_batches(0, 0, 1)
+    (batch,) = drawing.micro_batches(0)
     found = drawing.loss(backbone, batch.data, batch.counts)
     assert float(found.parts["ratio_deviation"]) < 1e-5
     assert float(found.parts["kl"]) == pytest.approx(0.0, abs=1e-9)
@@ -121,8 +76,8 @@ def test_recorded_and_recomputed_probabilities_agree(inputs: Path, tmp_path: Pat
 
 def gradients(inputs: Path, work: Path, **grpo: Any) -> dict[str, torch.Tensor]:
     drawing, backbone = objective(inputs, work, **grpo)
-    batches = list(drawing.micro_batches(0, 0, 1))
-    totals = counted(batches)
+    batches = list(drawing.micro_batches(0))
+    totals = total_counts(batches)
     for batch in batches:
         drawing.loss(backbone, batch.data, totals).total.backward()
     return {name: p.grad for name, p in backbone.named_parameters() if p.grad is not None}
@@ -148,7 +103,7 @@ def test_checkpointing_leaves_the_gradient_as_it_is(inputs: Path, tmp_path: Path
 def test_checkpointing_keeps_less_for_the_backward_pass(inputs: Path, tmp_path: Path) -> None:
     def kept(checkpointing: bool) -> int:
         drawing, backbone = objective(inputs, tmp_path, gradient_checkpointing=checkpointing)
-        (batch,) = drawing.micro_batches(0, 0, 1)
+        (batch,) = drawing.micro_batches(0)
         sizes: dict[int, int] = {}
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -168,30 +123,30 @@ def test_replayed_latents_carry_no_gradient_and_recomputed_ones_do(inputs: Path,
     assert any(not torch.allclose(recomputed[name], replayed[name], atol=1e-7) for name in recomputed)
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 4, 9])
-def test_answers_are_the_same_whatever_is_drawn_side_by_side(inputs: Path, tmp_path: Path, at_once: int) -> None:
+@pytest.mark.parametrize("max_rows", [1, 3, 4, 9])
+def test_answers_are_the_same_whatever_is_drawn_side_by_side(inputs: Path, tmp_path: Path, max_rows: int) -> None:
     together, _ = objective(inputs, tmp_path)
-    portions, _ = objective(inputs, tmp_path, at_once=at_once)
-    assert answers(portions.micro_batches(1, 0, 1)) == answers(together.micro_batches(1, 0, 1))
+    portions, _ = objective(inputs, tmp_path, max_rows=max_rows)
+    assert answers(portions.micro_batches(1)) == answers(together.micro_batches(1))
 
 
 def test_no_more_answers_are_drawn_side_by_side_than_allowed(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows: list[int] = []
-    decode = rollouts.decode
+    decode = generator.decode
 
     def watched(backbone: Any, prompts: Any, ids: Any, settings: Any, **named: Any) -> Any:
         rows.append(len(prompts) * settings.samples)
         return decode(backbone, prompts, ids, settings, **named)
 
-    monkeypatch.setattr(rollouts, "decode", watched)
-    drawing, _ = objective(inputs, tmp_path, at_once=3)
-    drawing.micro_batches(0, 0, 1)
+    monkeypatch.setattr(generator, "decode", watched)
+    drawing, _ = objective(inputs, tmp_path, max_rows=3)
+    drawing.micro_batches(0)
     assert rows == [3, 1] * 3
     del rows[:]
-    drawing, _ = objective(inputs, tmp_path, at_once=9)
-    drawing.micro_batches(0, 0, 1)
+    drawing, _ = objective(inputs, tmp_path, max_rows=9)
+    drawing.micro_batches(0)
     assert rows == [8, 4]
 
 
@@ -203,7 +158,7 @@ def test_where_the_memory_did_not_do_fewer_answers_are_drawn_side_by_side(
     inputs: Path, tmp_path: Path, chosen: int | None, portion: int | None, at_once: int | None
 ) -> None:
     job = make_job(inputs, tmp_path, "grpo", runtime={"generation_batch_size": chosen})
-    assert answers_at_once(job.model_copy(update={"portion": portion})) == at_once
+    assert generation_batch_size(job.model_copy(update={"portion": portion})) == at_once
 
 
 def test_a_prompt_and_its_picture_are_encoded_once_for_a_group(inputs: Path, tmp_path: Path) -> None:
@@ -213,7 +168,7 @@ def test_a_prompt_and_its_picture_are_encoded_once_for_a_group(inputs: Path, tmp
     tower, layer = backbone.model.model.visual.patch_embed, backbone.model.model.language_model.layers[0].mlp
     tower.register_forward_pre_hook(lambda _, given: patches.append(len(given[0])))
     layer.register_forward_pre_hook(lambda _, given: tokens.append(given[0].shape[:-1].numel()))
-    (batch,) = drawing.micro_batches(0, 0, 1)
+    (batch,) = drawing.micro_batches(0)
     layout = batch.data.batch.layout
     assert len(layout.prompts.attention_mask) == 3 and layout.answers.rows == 12
     used = int(layout.prompts.grid_thw.prod(-1).sum())
@@ -230,13 +185,13 @@ def test_a_prompt_and_its_picture_are_encoded_once_for_a_group(inputs: Path, tmp
 
 def test_dropout_is_off_while_drawing_and_while_learning(inputs: Path, tmp_path: Path) -> None:
     job = make_job(inputs, tmp_path, "grpo", model={"lora": {"rank": 4, "alpha": 8.0, "dropout": 0.5}})
-    model = load_trainable(job, 0, 1)
+    model = load_trainable(job)
     drawing = GRPOObjective(job.settings, model, load_problems(inputs / "problems", split="train"), job.seed)
     model.backbone.train()
     for name, weight in model.backbone.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)
-    (batch,) = drawing.micro_batches(0, 0, 1)
+    (batch,) = drawing.micro_batches(0)
     found = drawing.loss(model.backbone, batch.data, batch.counts)
     assert float(found.parts["ratio_deviation"]) < 1e-5
     assert float(found.parts["kl"]) > 1e-6
@@ -246,89 +201,73 @@ def test_the_policy_without_its_adapters_is_the_reference_that_a_frozen_copy_wou
     inputs: Path, tmp_path: Path
 ) -> None:
     job = make_job(inputs, tmp_path, "grpo", model={"lora": {"rank": 4, "alpha": 8.0}})
-    model = load_trainable(job, 0, 1)
-    frozen = load_trainable(make_job(inputs, tmp_path, "grpo"), 0, 1).backbone
+    model = load_trainable(job)
+    frozen = load_trainable(make_job(inputs, tmp_path, "grpo")).backbone
     drawing = GRPOObjective(job.settings, model, load_problems(inputs / "problems", split="train"), job.seed)
     for name, weight in model.backbone.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.05)
-    (batch,) = drawing.micro_batches(0, 0, 1)
+    (batch,) = drawing.micro_batches(0)
     own = batch.data.batch.reference_log_probs
-    with torch.no_grad(), Reference(frozen, offload=True).at_hand() as copied:
+    with torch.no_grad(), ReferenceModel(frozen, offload=True).loaded() as copied:
         of_copy = drawing._log_probs(copied, batch.data.batch, recompute=True)
         of_policy = drawing._log_probs(model.backbone, batch.data.batch, recompute=True)
     assert torch.allclose(own, of_copy, atol=1e-5)
     assert not torch.allclose(own, of_policy, atol=1e-3)
 
 
-def test_groups_of_equal_rewards_are_left_out_of_the_loss_but_not_of_the_figures(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(rollouts, "is_correct", lambda problem, output, rule: int(problem.id[-1], 36) % 2 == 0)
-    kept, _ = objective(inputs, tmp_path, format_reward=0.0)
-    (everything,) = kept.micro_batches(0, 0, 1)
+def test_groups_of_equal_rewards_are_left_out_of_the_loss_but_not_of_the_figures(inputs: Path, tmp_path: Path) -> None:
+    by_problem = scorer_of(lambda problem, output: int(problem.id[-1], 36) % 2 == 0)
+    kept, _ = objective(inputs, tmp_path, scorer=by_problem, format_reward=0.0)
+    (everything,) = kept.micro_batches(0)
     assert everything.counts == {"rollouts": 12.0, "drawn": 12.0}
-    dropped, backbone = objective(inputs, tmp_path, format_reward=0.0, silent_groups="drop")
-    (nothing,) = dropped.micro_batches(0, 0, 1)
+    dropped, backbone = objective(inputs, tmp_path, scorer=by_problem, format_reward=0.0, zero_variance_groups="drop")
+    (nothing,) = dropped.micro_batches(0)
     assert nothing.counts == {"rollouts": 0.0, "drawn": 12.0}
     found = dropped.loss(backbone, nothing.data, nothing.counts)
     found.total.backward()
     assert found.total.item() == 0.0
     assert all(float(p.grad.abs().max()) == 0.0 for p in backbone.parameters() if p.grad is not None)
-    told = kept.loss(backbone, everything.data, everything.counts).parts
+    expected_parts = kept.loss(backbone, everything.data, everything.counts).parts
     assert float(found.parts["silent_groups"]) == 1.0
     assert (float(found.parts["groups_drawn"]), float(found.parts["groups_learned"])) == (3.0, 0.0)
     for name in ("reward", "accuracy", "completion_length", "entropy"):
-        expected = 0.0 if name == "entropy" else float(told[name])
+        expected = 0.0 if name == "entropy" else float(expected_parts[name])
         assert float(found.parts[name]) == pytest.approx(expected), name
 
 
-def test_other_prompts_are_drawn_in_place_of_groups_that_teach_nothing(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_prompts_are_drawn_in_place_of_groups_that_teach_nothing(inputs: Path, tmp_path: Path) -> None:
     drawn: list[str] = []
 
-    def verdict(problem: Any, output: str, rule: str) -> bool:
+    def noted(problem: Problem, output: str) -> bool:
         drawn.append(problem.id)
         return len(output) % 2 == 0
 
-    monkeypatch.setattr(rollouts, "is_correct", verdict)
     redrawing, backbone = objective(
-        inputs, tmp_path, silent_groups="redraw", group_accuracy=(0.0, 0.5), redraws=2, kl_weight=0.0
+        inputs,
+        tmp_path,
+        scorer=scorer_of(noted),
+        zero_variance_groups="redraw",
+        accuracy_filter=(0.0, 0.5),
+        max_resamples=2,
+        kl_weight=0.0,
     )
-    (batch,) = redrawing.micro_batches(0, 0, 1)
+    (batch,) = redrawing.micro_batches(0)
     prompts = list(dict.fromkeys(drawn))
     assert drawn == [prompt for prompt in prompts for _ in range(4)]  # nothing is drawn twice
     parts = redrawing.loss(backbone, batch.data, batch.counts).parts
     assert float(parts["groups_drawn"]) == len(prompts) > 3
     assert batch.counts["rollouts"] == 4 * float(parts["groups_learned"]) <= 12
-    again, _ = objective(inputs, tmp_path, silent_groups="redraw", group_accuracy=(0.0, 0.5), redraws=2, kl_weight=0.0)
-    assert answers(again.micro_batches(0, 0, 1)) == answers([batch])
-
-
-def test_several_updates_are_taken_on_the_answers_of_one_round(inputs: Path, tmp_path: Path) -> None:
-    drawing, backbone = objective(inputs, tmp_path, updates_per_rollout=2)
-    (first,) = drawing.micro_batches(0, 0, 1)
-    found = drawing.loss(backbone, first.data, first.counts)
-    found.total.backward()
-    with torch.no_grad():
-        for weight in backbone.parameters():
-            if weight.grad is not None:
-                weight -= 0.3 * weight.grad
-    (second,) = drawing.micro_batches(1, 0, 1)
-    assert answers([second]) == answers([first])
-    assert second.counts == {"rollouts": 12.0, "drawn": 0.0}
-    later = drawing.loss(backbone, second.data, second.counts)
-    assert float(found.parts["ratio_deviation"]) < 1e-5 < 1e-3 < float(later.parts["ratio_deviation"])
-    assert float(later.parts["kl"]) > float(found.parts["kl"])
-    assert "reward" in found.parts and "reward" not in later.parts
-    assert answers(drawing.micro_batches(2, 0, 1)) != answers([first])
+    again, _ = objective(
+        inputs, tmp_path, zero_variance_groups="redraw", accuracy_filter=(0.0, 0.5), max_resamples=2, kl_weight=0.0
+    )
+    assert answers(again.micro_batches(0)) == answers([batch])
 
 
 @pytest.mark.parametrize(("clip_high", "share"), [(None, 0.2), (1e6, 0.0)])
 def test_the_clips_reach_the_loss(inputs: Path, tmp_path: Path, clip_high: float | None, share: float) -> None:
     drawing, backbone = objective(inputs, tmp_path, updates_per_rollout=2, clip=1e-3, clip_high=clip_high)
-    (first,) = drawing.micro_batches(0, 0, 1)
+    (first,) = drawing.micro_batches(0)
     with torch.no_grad():
         backbone.model.lm_head.weight *= 1.2
     data = replace(first.data.batch, advantages=torch.ones_like(first.data.batch.advantages))
@@ -338,62 +277,19 @@ def test_the_clips_reach_the_loss(inputs: Path, tmp_path: Path, clip_high: float
 
 def test_undivided_advantages_are_rewards_less_their_mean(inputs: Path, tmp_path: Path) -> None:
     drawing, _ = objective(inputs, tmp_path, advantage="mean")
-    for group in drawing._sampler.draw(0, [0, 1, 2]):
+    for group in drawing._sampler.sample(0, [0, 1, 2]):
         totals = [found.total for found in group.rewards]
         expected = [total - sum(totals) / 4 for total in totals]
         assert [one.advantage for one in group.rollouts] == pytest.approx(expected)
         assert max(totals) > min(totals)
 
 
-@pytest.fixture(scope="module")
-def rounds(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two updates a round, checkpointed in the middle of one."""
-    return run_here(make_job(inputs, tmp_path_factory.mktemp("rounds") / "work", "grpo", grpo=ROUNDS))
-
-
-def test_a_run_resumed_between_two_updates_of_a_round_ends_in_the_same_bytes(
-    inputs: Path, rounds: Path, tmp_path: Path
-) -> None:
-    checkpoint = rounds.parent / "scratch" / "checkpoints" / "step-00000003"
-    again = run_here(make_job(inputs, tmp_path / "again", "grpo", resume_from=checkpoint, grpo=ROUNDS))
-    for name in ("model.safetensors", "curves.parquet"):
-        assert (again / name).read_bytes() == (rounds / name).read_bytes()
-
-
-def test_answers_kept_by_two_processes_are_dealt_to_one_or_three(inputs: Path, tmp_path: Path) -> None:
-    drawing, _ = objective(inputs, tmp_path, updates_per_rollout=2)
-    shared = [answers(drawing.micro_batches(0, rank, 2)) for rank in (0, 1)]
-    for world_size in (1, 3):
-        restored = []
-        for rank in range(world_size):
-            other, _ = objective(inputs, tmp_path, updates_per_rollout=2)
-            restored.append(answers(other.micro_batches(1, rank, world_size)))
-        assert set().union(*restored) == shared[0] | shared[1]
-        assert sum(map(len, restored)) == len(shared[0] | shared[1])
-
-
-def test_a_round_that_was_not_kept_is_told(inputs: Path, tmp_path: Path) -> None:
-    drawing, _ = objective(inputs, tmp_path, updates_per_rollout=2)
-    with pytest.raises(TrainingError, match=r"drawn for step 1, .* processes \[0\]"):
-        drawing.micro_batches(1, 0, 1)
-
-
-def test_a_damaged_file_of_kept_answers_is_named(inputs: Path, tmp_path: Path) -> None:
-    drawing, _ = objective(inputs, tmp_path, updates_per_rollout=2)
-    drawing.micro_batches(0, 0, 1)
-    (file,) = (tmp_path / "kept").iterdir()
-    file.write_bytes(file.read_bytes()[:40])
-    other, _ = objective(inputs, tmp_path, updates_per_rollout=2)
-    with pytest.raises(TrainingError, match=file.name):
-        other.micro_batches(1, 0, 1)
-
-
 def test_stand_ins_bring_about_the_passes_of_other_processes_and_weigh_nothing(inputs: Path, tmp_path: Path) -> None:
     drawing, backbone = objective(inputs, tmp_path, kl_weight=0.0)
-    (batch,) = drawing.micro_batches(0, 0, 1)
-    groups = drawing._sampler.draw(0, drawing._order.batch(0))
-    (piece,) = cut(groups, 12)
-    wider = (5, *widths_of(piece)[1:], 3)
+    (batch,) = drawing.micro_batches(0)
+    groups = drawing._sampler.sample(0, drawing._order.batch(0))
+    (piece,) = split_answers(groups, 12)
+    wider = (5, *block_widths(piece)[1:], 3)
     with_stand_in = policy_batch(piece, drawing._model, groups[0].prompt, wider)
     assert [block.width for block in with_stand_in.layout.answers.blocks] == list(wider)
     assert (with_stand_in.learned, with_stand_in.layout.answers.rows) == (12, 13)
@@ -405,11 +301,11 @@ def test_stand_ins_bring_about_the_passes_of_other_processes_and_weigh_nothing(i
         assert float(found.parts[name]) == pytest.approx(float(expected.parts[name]), abs=1e-5)
 
 
-def test_the_policy_learns_what_is_rewarded(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_policy_learns_what_is_rewarded(inputs: Path, tmp_path: Path) -> None:
     """The model as a bandit: only answers that hold one letter are right, whatever was asked."""
-    monkeypatch.setattr(rollouts, "is_correct", lambda problem, output, rule: "L" in output)
     learning = {"steps": 12, "prompts_per_step": 4, "group_size": 8, "learning_rate": 3.0e-3, "kl_weight": 0.0}
-    output = run_here(make_job(inputs, tmp_path / "bandit", "grpo", grpo=learning))
+    job = make_job(inputs, tmp_path / "bandit", "grpo", grpo=learning)
+    output = run_here(job, scorer_of(lambda problem, output: "L" in output))
     rewards = [row["value"] for row in read_table(output / "curves.parquet") if row["name"] == "accuracy"]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.25
 
@@ -425,7 +321,7 @@ def test_a_model_in_bfloat16_learns_too(inputs: Path, tmp_path: Path) -> None:
 
 def test_a_range_of_accuracies_that_no_group_can_have_is_refused(inputs: Path, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="the first must be below the second"):
-        make_job(inputs, tmp_path, "grpo", grpo={"group_accuracy": (0.6, 0.6)})
+        make_job(inputs, tmp_path, "grpo", grpo={"accuracy_filter": (0.6, 0.6)})
 
 
 def test_a_group_of_one_is_refused(inputs: Path, tmp_path: Path) -> None:

@@ -11,9 +11,8 @@ import pytest
 
 from mirage_core.distributed.events import EventWriter
 from mirage_core.store.tables import read_table
-from mirage_core.training.grpo import rollouts
 from mirage_core.training.sft.train import run_supervised
-from tests.training.grpo_child import CASES, GRPO, is_even, run_case
+from tests.training.grpo_child import CASES, GRPO, run_case
 from tests.training.small_world import make_inputs, make_job
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +34,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     job = make_job(folder, work, "relaxation", relaxation={"steps": 40})
     job.output.mkdir(parents=True)
     job.scratch.mkdir(parents=True)
-    run_supervised(job, 0, 1, EventWriter(job.scratch / "events.jsonl"))
+    run_supervised(job, EventWriter(job.scratch / "events.jsonl"))
     shutil.rmtree(folder / "model")
     shutil.copytree(job.output, folder / "model")
     return folder
@@ -55,11 +54,9 @@ def two(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cases of the plain engine on one process, which is this one."""
     folder = tmp_path_factory.mktemp("one")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rollouts, "is_correct", is_even)
-        for name in CASES:
-            if name.startswith("plain"):
-                run_case(name, inputs, folder, 0, 1)
+    for name in CASES:
+        if name.startswith("plain"):
+            run_case(name, inputs, folder)
     return folder
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mirage_core.distributed.context import ProcessContext, as_process
 from mirage_core.errors import DataError
 from mirage_core.latent.encoder import Encoder
 from mirage_core.model.loading import LoadedModel
@@ -14,14 +15,14 @@ from mirage_core.store.records import load_examples
 from mirage_core.training.data.feature_cache import lengths_of
 from mirage_core.training.sft import train as supervised
 from mirage_core.training.sft.objective import SupervisedObjective
-from mirage_core.training.sft.train import encoding, load_trainable, training_data
+from mirage_core.training.sft.train import example_encoder, load_trainable, training_data
 from mirage_core.types import TrainingExample
 from tests.training.small_world import make_job, quiet, small_settings
 
 
 @pytest.fixture(scope="module")
 def model(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    return load_trainable(make_job(inputs, tmp_path_factory.mktemp("work"), "grounding"), 0, 1)
+    return load_trainable(make_job(inputs, tmp_path_factory.mktemp("work"), "grounding"))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def test_the_length_is_that_of_the_encoded_example(
     model: LoadedModel, examples: list[TrainingExample], scale: float, with_latents: bool
 ) -> None:
     encoder = encoder_of(model, scale)
-    found = lengths_of(examples, encoder, with_latents=with_latents, rank=0, world_size=1)
+    found = lengths_of(examples, encoder, with_latents=with_latents)
     encoded = [encoder.example(example, with_latents=with_latents, with_targets=False) for example in examples]
     assert found == [len(one.ids) for one in encoded]
     assert len(set(found)) > 1
@@ -48,8 +49,11 @@ def test_the_length_is_that_of_the_encoded_example(
 
 def test_two_processes_count_a_part_each(model: LoadedModel, examples: list[TrainingExample]) -> None:
     encoder = encoder_of(model, 0.4375)
-    parts = [lengths_of(examples, encoder, with_latents=True, rank=rank, world_size=2) for rank in (0, 1)]
-    whole = lengths_of(examples, encoder, with_latents=True, rank=0, world_size=1)
+    parts = []
+    for rank in (0, 1):
+        with as_process(ProcessContext.on_one_host(rank, 2)):
+            parts.append(lengths_of(examples, encoder, with_latents=True))
+    whole = lengths_of(examples, encoder, with_latents=True)
     assert [one + other for one, other in zip(*parts, strict=True)] == whole
 
 
@@ -62,7 +66,7 @@ def test_no_picture_is_decoded(
         raise AssertionError("a picture was decoded")
 
     monkeypatch.setattr(Image.Image, "load", refuse)
-    lengths_of(examples, encoder_of(model, 0.4375), with_latents=True, rank=0, world_size=1)
+    lengths_of(examples, encoder_of(model, 0.4375), with_latents=True)
 
 
 def test_a_broken_picture_is_named(model: LoadedModel, examples: list[TrainingExample]) -> None:
@@ -80,9 +84,9 @@ def test_batches_by_length_take_less_padding_and_every_example_once(
     for by in ("chance", "length"):
         cut = {"batch_by": by, "batch_size": 4, "micro_batch_size": 2, "steps": 14}
         job = make_job(inputs, tmp_path / by, "text", direct_sft=cut)
-        data, _ = training_data(job, model, 0, 1, quiet)  # type: ignore[arg-type]
+        data, _ = training_data(job, model, quiet)
         objective = SupervisedObjective("text", job.settings, model, data)
-        work = [batch.work for step in range(14) for batch in objective.micro_batches(step, 0, 1)]
+        work = [batch.work for step in range(14) for batch in objective.micro_batches(step)]
         padding[by] = 1 - sum(one["tokens"] for one in work) / sum(one["places"] for one in work)
         seen[by] = sorted(name for step in range(14) for name in objective.examples(step))
     assert padding["length"] < 0.5 * padding["chance"]
@@ -94,6 +98,6 @@ def test_encoding_and_counting_agree_for_every_program(
 ) -> None:
     for program, section in (("text", "direct_sft"), ("relaxation", "relaxation")):
         job = make_job(inputs, tmp_path / program, program, **{section: {"batch_by": "length"}})  # type: ignore[arg-type]
-        data, _ = training_data(job, model, 0, 1, quiet)  # type: ignore[arg-type]
-        encode = encoding(program, job.settings, model, examples)  # type: ignore[arg-type]
+        data, _ = training_data(job, model, quiet)
+        encode = example_encoder(program, job.settings, model, examples)  # type: ignore[arg-type]
         assert data.lengths == [len(encode(index).ids) for index in range(len(examples))]

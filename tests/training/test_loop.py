@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mirage_core.distributed.events import EventReader, EventWriter
-from mirage_core.distributed.job import Job, Program
+from mirage_core.distributed.job import Job, ProgramName
 from mirage_core.distributed.launch import run_job
 from mirage_core.errors import ArtifactDamaged, TrainingError, TrainingProcessDied
 from mirage_core.store.tables import read_table
@@ -26,7 +26,7 @@ def run_here(job: Job) -> list[dict[str, Any]]:
     """Run a job as the only process, in this one; returns its events."""
     job.output.mkdir(parents=True)
     job.scratch.mkdir(parents=True)
-    run_supervised(job, 0, 1, EventWriter(job.scratch / "events.jsonl"))
+    run_supervised(job, EventWriter(job.scratch / "events.jsonl"))
     return list(EventReader([job.scratch / "events.jsonl"]).poll())
 
 
@@ -49,7 +49,7 @@ def straight(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.mark.parametrize("program", ("text", "grounding", "relaxation"))
-def test_every_program_learns_and_leaves_a_model_with_curves(straight: dict[str, Path], program: Program) -> None:
+def test_every_program_learns_and_leaves_a_model_with_curves(straight: dict[str, Path], program: ProgramName) -> None:
     output = straight[program] / "output"
     losses = curve(output, "loss")
     assert len(losses) == 8 and losses[-1] < losses[0]
@@ -62,7 +62,7 @@ def test_every_program_learns_and_leaves_a_model_with_curves(straight: dict[str,
 
 @pytest.mark.parametrize("program", ("text", "grounding", "relaxation"))
 def test_a_run_resumed_from_a_checkpoint_ends_in_the_same_bytes(
-    inputs: Path, straight: dict[str, Path], tmp_path: Path, program: Program
+    inputs: Path, straight: dict[str, Path], tmp_path: Path, program: ProgramName
 ) -> None:
     checkpoint = straight[program] / "scratch" / "checkpoints" / "step-00000003"
     events = run_here(make_job(inputs, tmp_path / "again", program, resume_from=checkpoint))
@@ -84,7 +84,7 @@ def test_known_image_features_change_nothing(inputs: Path, straight: dict[str, P
     from mirage_core.training.sft import train as supervised
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(supervised, "prepare", lambda used, encode, *rest: supervised.EncodedOnDemand(encode))
+        patch.setattr(supervised, "precompute_features", lambda used, encode, *rest: supervised.OnDemandSource(encode))
         run_here(make_job(inputs, tmp_path / "pixels", "grounding"))
     expected = curve(straight["grounding"] / "output", "loss")
     assert curve(tmp_path / "pixels" / "output", "loss") == pytest.approx(expected, rel=1e-5)
@@ -112,7 +112,7 @@ def test_a_broken_checkpoint_is_refused(inputs: Path, straight: dict[str, Path],
 def workers() -> list[int]:
     """Processes this one has started and that still run."""
     found = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
-    return [int(pid) for pid in found if b"mirage_core.distributed.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in found if b"mirage_core.pipeline.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 def test_a_killed_deepspeed_process_resumes_to_the_weights_of_an_undisturbed_run(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mirage_core.distributed.job import Program
+from mirage_core.distributed.job import ProgramName
 from mirage_core.distributed.launch import run_job
 from mirage_core.model.loading import load_model
 from tests.training.small_world import make_job, quiet
@@ -30,7 +30,7 @@ def straight(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 @pytest.mark.parametrize("program", ("text", "grounding", "relaxation"))
 def test_adapters_learn_in_every_program_and_the_rest_stays(
-    inputs: Path, straight: dict[str, Path], program: Program
+    inputs: Path, straight: dict[str, Path], program: ProgramName
 ) -> None:
     output = straight[program] / "output"
     losses = curve(output, "loss")
@@ -49,8 +49,10 @@ def test_a_checkpoint_of_adapters_holds_them_alone_and_resumes_to_the_same_bytes
     inputs: Path, straight: dict[str, Path], tmp_path: Path
 ) -> None:
     checkpoint = straight["relaxation"] / "scratch" / "checkpoints" / "step-00000003"
-    held = sum(file.stat().st_size for file in checkpoint.rglob("*"))
-    assert held < 0.6 * (inputs / "model" / "model.safetensors").stat().st_size  # three numbers for each weight
+    checkpoint_size = sum(file.stat().st_size for file in checkpoint.rglob("*"))
+    assert (
+        checkpoint_size < 0.6 * (inputs / "model" / "model.safetensors").stat().st_size
+    )  # three numbers for each weight
     job = make_job(inputs, tmp_path / "again", "relaxation", resume_from=checkpoint, **LORA, relaxation=SHORT)
     run_here(job)
     output, expected = tmp_path / "again" / "output", straight["relaxation"] / "output"

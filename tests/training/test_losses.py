@@ -16,11 +16,11 @@ from mirage_core.errors import InputError
 from mirage_core.generation.decode import DecodeSettings, sampling_rules
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.latent.examples import EncodedExample
-from mirage_core.model.forward.forward import Grounded, grounding_forward, relaxed_forward, text_forward
+from mirage_core.model.forward.forward import GroundingOutput, grounding_forward, relaxation_forward, text_forward
 from mirage_core.training.sft.losses import (
     LossParts,
     cosine_diagnostics,
-    counts,
+    counts_of,
     cross_entropy,
     grounding_loss,
     relaxation_loss,
@@ -52,10 +52,10 @@ LOSSES: dict[str, Loss] = {
 def test_the_parts_of_a_batch_are_the_means_of_its_rows_by_what_they_hold(name: str) -> None:
     examples = mixed_examples()
     whole = LOSSES[name](laid_out(*examples))
-    alone = [(LOSSES[name](batch), counts(batch)) for batch in (laid_out(example) for example in examples)]
+    alone = [(LOSSES[name](batch), counts_of(batch)) for batch in (laid_out(example) for example in examples)]
     for part in {"text", "visual"} & whole.parts.keys():
-        held = sum(count[part] for _, count in alone)
-        mean = sum(loss.parts[part].item() * count[part] for loss, count in alone) / held
+        total_count = sum(count[part] for _, count in alone)
+        mean = sum(loss.parts[part].item() * count[part] for loss, count in alone) / total_count
         assert whole.parts[part].item() == pytest.approx(mean, abs=2e-6)
         assert whole.parts[part].requires_grad
 
@@ -93,7 +93,7 @@ def test_log_probs_are_those_of_the_rules() -> None:
     settings = DecodeSettings(max_new_tokens=9, num_latents=3, temperature=0.7, end="free", banned=(499,))
     labels = batch.labels.masked_fill(batch.labels == 499, -100)
     batch = replace(batch, labels=labels)
-    hidden = relaxed_forward(backbone, batch).hidden
+    hidden = relaxation_forward(backbone, batch).hidden
     found = text_log_probs(backbone, batch, hidden, sampling_rules(IDS, settings))
     logits = backbone.logits(hidden) / 0.7
     for row, column in (labels >= 0).nonzero().tolist():
@@ -108,7 +108,7 @@ def test_a_label_that_cannot_be_sampled_is_refused() -> None:
     backbone, batch = tiny_backbone(), laid_out(Maker(0).example())
     rules = sampling_rules(IDS, DecodeSettings(max_new_tokens=9, num_latents=3))  # latent_end is forced, not sampled
     with pytest.raises(InputError, match="probability zero"):
-        text_log_probs(backbone, batch, relaxed_forward(backbone, batch).hidden, rules)
+        text_log_probs(backbone, batch, relaxation_forward(backbone, batch).hidden, rules)
 
 
 def test_diagnostics_name_the_cosine_of_a_constant_and_of_the_input_image() -> None:
@@ -138,5 +138,5 @@ def test_the_input_image_as_target_has_a_cosine_of_one() -> None:
 @pytest.mark.parametrize("images", [[], [(1, 2)]])
 def test_the_input_cosine_is_left_out_where_there_is_none(images: list[tuple[int, int]]) -> None:
     batch = laid_out(Maker(3).example(Maker(3).prompt(images=images)))
-    grounded: Grounded = grounding_forward(tiny_backbone(), batch, "even")
+    grounded: GroundingOutput = grounding_forward(tiny_backbone(), batch, "even")
     assert "cosine_input" not in cosine_diagnostics(batch, grounded, "even")

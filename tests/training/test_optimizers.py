@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mirage_core.training.checkpoint.sharded_state import MEAN, SQUARE, EngineState, shapes_of, write_shard
-from mirage_core.training.engine.base import Engine, EngineSettings, Root, trained
+from mirage_core.training.engine.base import Engine, EngineSettings, Root, trained_parameters
 from mirage_core.training.engine.make_engine import make_engine
 from mirage_core.training.engine.optimizers import OptimizerKind, make_optimizer, moments, set_moments
 
@@ -79,7 +79,7 @@ def trained_on(root: Root, kind: OptimizerKind, first: int, last: int, state: En
 
 def saved(engine: Engine, root: Root, steps_done: int, path: Path) -> EngineState:
     write_shard(path, engine.shard())
-    return EngineState(steps_done, shapes_of(trained(root)), [path])
+    return EngineState(steps_done, shapes_of(trained_parameters(root)), [path])
 
 
 def weights(root: Root) -> dict[str, Any]:

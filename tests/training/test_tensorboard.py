@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mirage_core.distributed.context import ProcessContext, as_process
 from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job
 from mirage_core.errors import SettingsError
-from mirage_core.training.logging.tensorboard import board
+from mirage_core.training.logging.run_log import tensorboard_writer
 from mirage_core.training.sft.train import run_supervised
 from tests.training.small_world import make_job
 
@@ -33,7 +34,7 @@ def test_a_run_shows_its_curves_and_validations(inputs: Path, tmp_path: Path) ->
     job = job_of(inputs, tmp_path / "work", tmp_path / "boards")
     job.output.mkdir(parents=True)
     job.scratch.mkdir(parents=True)
-    run_supervised(job, 0, 1, EventWriter(job.scratch / "events.jsonl"))
+    run_supervised(job, EventWriter(job.scratch / "events.jsonl"))
     (folder,) = (tmp_path / "boards").iterdir()
     assert folder.name == "direct-sft-1a2b"
     found = shown(folder)
@@ -45,7 +46,7 @@ def test_a_run_shows_its_curves_and_validations(inputs: Path, tmp_path: Path) ->
 def test_after_a_resume_no_step_is_shown_twice(inputs: Path, tmp_path: Path) -> None:
     job = job_of(inputs, tmp_path / "work", tmp_path / "boards")
     for after, steps, value in ((0, range(1, 8), 1.0), (4, range(5, 10), 2.0)):  # killed after 7, goes on after 4
-        with board(job, 0, after) as write:
+        with tensorboard_writer(job, after) as write:
             for step in steps:
                 write(step, {"loss": value})
     found = shown(tmp_path / "boards" / "direct-sft-1a2b")["training/loss"]
@@ -55,7 +56,7 @@ def test_after_a_resume_no_step_is_shown_twice(inputs: Path, tmp_path: Path) -> 
 def test_a_run_begun_anew_shows_nothing_of_the_one_before(inputs: Path, tmp_path: Path) -> None:
     job = job_of(inputs, tmp_path / "work", tmp_path / "boards")
     for value in (1.0, 2.0):
-        with board(job, 0, 0) as write:
+        with tensorboard_writer(job, 0) as write:
             write(0, {"validation/loss": value})
             write(1, {"loss": value})
     found = shown(tmp_path / "boards" / "direct-sft-1a2b")
@@ -64,7 +65,7 @@ def test_a_run_begun_anew_shows_nothing_of_the_one_before(inputs: Path, tmp_path
 
 def test_only_process_0_writes_and_nobody_without_the_setting(inputs: Path, tmp_path: Path) -> None:
     for job, rank in ((job_of(inputs, tmp_path, tmp_path / "boards"), 1), (job_of(inputs, tmp_path, None), 0)):
-        with board(job, rank, 0) as write:
+        with as_process(ProcessContext.on_one_host(rank, 2)), tensorboard_writer(job, 0) as write:
             write(1, {"loss": 1.0})
     assert list(tmp_path.iterdir()) == []
 
@@ -76,6 +77,7 @@ def test_without_the_package_every_process_says_what_to_do(
     for rank in (0, 1):
         with (
             pytest.raises(SettingsError, match="pip install tensorboard"),
-            board(job_of(inputs, tmp_path, tmp_path / "boards"), rank, 0),
+            as_process(ProcessContext.on_one_host(rank, 2)),
+            tensorboard_writer(job_of(inputs, tmp_path, tmp_path / "boards"), 0),
         ):
             raise AssertionError("never here")

@@ -19,11 +19,12 @@ from mirage_core.config import (
 )
 from mirage_core.errors import SettingsError
 from mirage_core.latent.examples import IGNORED
-from mirage_core.model.loading import build_base
+from mirage_core.model.loading import build_base_model
 from mirage_core.training.objective import MicroBatch
 from mirage_core.training.warmup.objective import GROUP, WarmupObjective, centring_loss
 from mirage_core.training.warmup.tasks import KINDS, SYMBOLS, Exercise, ExerciseSource, random_walk
 from mirage_core.worlds.maze import HOLE, START, Maze, canonical, maze_from_rows, random_maze, read_maze, walk
+from tests.training.small_world import rank_micro_batches
 
 SMALL = ArchitectureSettings(hidden_size=64, intermediate_size=96, num_layers=2, num_heads=2, num_kv_heads=1)
 
@@ -38,7 +39,7 @@ def recipe(batch_size: int = 12, scale: float = 28 / 64, **warmup: object) -> Se
 
 
 def objective(chosen: Settings, seed: int = 3) -> WarmupObjective:
-    return WarmupObjective(chosen, build_base(chosen.model, seed), seed)
+    return WarmupObjective(chosen, build_base_model(chosen.model, seed), seed)
 
 
 def source(seed: int = 5, excluded: frozenset[str] = frozenset(), **warmup: object) -> ExerciseSource:
@@ -57,8 +58,8 @@ def map_of(exercise: Exercise) -> Maze:
 
 def test_an_exercise_is_a_function_of_seed_step_and_index() -> None:
     first, again, other = source().exercise(4, 2), source().exercise(4, 2), source(seed=6).exercise(4, 2)
-    assert first.picture.tobytes() == again.picture.tobytes() and first.answer == again.answer
-    assert first.picture.tobytes() != other.picture.tobytes()
+    assert first.image.tobytes() == again.image.tobytes() and first.answer == again.answer
+    assert first.image.tobytes() != other.image.tobytes()
 
 
 def test_no_exercise_shows_a_held_out_or_an_excluded_map() -> None:
@@ -80,7 +81,7 @@ def test_a_copied_map_is_the_map_of_the_picture() -> None:
         if exercise.task == "Map":
             maze = map_of(exercise)
             assert exercise.answer.splitlines() == ["".join(SYMBOLS[kind] for kind in row) for row in maze.cells]
-            assert exercise.picture.size == (64 * maze.level,) * 2
+            assert exercise.image.size == (64 * maze.level,) * 2
 
 
 def test_a_walk_is_drawn_as_a_solution_is_but_is_not_planned() -> None:
@@ -99,7 +100,7 @@ def test_the_cell_of_the_elf_is_labelled_where_it_stands() -> None:
     for exercise in exercises():
         elf = np.flatnonzero(exercise.facts.elf)
         assert len(elf) == 1
-        if exercise.task == "Map" and read_maze(exercise.picture).start == map_of(exercise).start:
+        if exercise.task == "Map" and read_maze(exercise.image).start == map_of(exercise).start:
             continue
         assert KINDS[exercise.facts.kind[elf[0]]] == START
 
@@ -132,15 +133,15 @@ def total_loss(work: WarmupObjective, batches: list[MicroBatch]) -> tuple[float,
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_loss_and_gradient_do_not_depend_on_the_number_of_processes(world_size: int) -> None:
     work = objective(recipe(batch_size=12))
-    alone = total_loss(work, list(work.micro_batches(7, 0, 1)))
-    shared = total_loss(work, [b for rank in range(world_size) for b in work.micro_batches(7, rank, world_size)])
+    alone = total_loss(work, list(work.micro_batches(7)))
+    shared = total_loss(work, [b for rank in range(world_size) for b in rank_micro_batches(work, 7, rank, world_size)])
     assert shared[0] == pytest.approx(alone[0], abs=2e-5)
     assert torch.allclose(shared[1], alone[1], atol=1e-5)
 
 
 def test_a_process_without_pictures_computes_a_filler() -> None:
     work = objective(recipe(batch_size=GROUP))
-    batches = [work.micro_batches(0, rank, 2)[0] for rank in range(2)]
+    batches = [rank_micro_batches(work, 0, rank, 2)[0] for rank in range(2)]
     assert [batch.filler for batch in batches] == [False, True]
 
 
@@ -177,7 +178,7 @@ def test_a_few_steps_teach_the_dense_heads_what_stands_in_a_cell() -> None:
     optimizer = torch.optim.AdamW(weights, lr=3e-3)
     seen = []
     for step in range(25):
-        batch = work.micro_batches(step, 0, 1)[0]
+        batch = work.micro_batches(step)[0]
         loss = work.loss(backbone, batch.data, batch.counts)
         optimizer.zero_grad()
         loss.total.backward()

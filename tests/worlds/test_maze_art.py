@@ -35,8 +35,8 @@ def test_the_stool_is_seen_at_the_start_once_the_player_has_gone():
 
 
 def test_the_elf_looks_where_it_moved_and_gives_way_to_cracks_in_a_hole():
-    looks = {facing: render(MAZE, player=Player((0, 1), facing)).tobytes() for facing in "UDLR"}
-    assert len(set(looks.values())) == 4
+    images = {facing: render(MAZE, player=Player((0, 1), facing)).tobytes() for facing in "UDLR"}
+    assert len(set(images.values())) == 4
     cracked = {render(MAZE, player=Player((1, 1), facing)).tobytes() for facing in "UDLR"}
     assert len(cracked) == 1
     assert cracked != {render(MAZE, player=Player((0, 1))).tobytes()}
@@ -44,8 +44,8 @@ def test_the_elf_looks_where_it_moved_and_gives_way_to_cracks_in_a_hole():
 
 def test_the_drawing_is_the_one_compared_with_the_published_pictures():
     # Taken when every picture of ../shared/vsp, planning and reasoning, was matched within 1 grey level.
-    pictures = [render(MAZE), render(MAZE, player=Player((0, 1), "R")), render(MAZE, player=Player((1, 1), "D"))]
-    digest = hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()
+    drawn = [render(MAZE), render(MAZE, player=Player((0, 1), "R")), render(MAZE, player=Player((1, 1), "D"))]
+    digest = hashlib.sha256(b"".join(image.tobytes() for image in drawn)).hexdigest()
     assert digest[:16] == "217b6fd269b3a52b"
 
 
@@ -66,17 +66,17 @@ def test_a_map_is_read_from_small_pictures_and_from_jpeg():
 
 
 @pytest.mark.parametrize(
-    ("picture", "what"),
+    ("image", "message"),
     [
         (Image.new("RGB", (192, 128)), "192x128"),
         (Image.new("RGB", (200, 200)), "200x200"),
         (Image.new("RGB", (192, 192), "green"), "row 1, column 1"),
-        (render(MAZE).crop((64, 0, 192, 128)).resize((192, 192)), "picture"),
+        (render(MAZE).crop((64, 0, 192, 128)).resize((192, 192)), "image"),
     ],
 )
-def test_a_picture_that_is_no_maze_is_refused(picture, what):
-    with pytest.raises(DataError, match=what):
-        read_maze(picture)
+def test_a_picture_that_is_no_maze_is_refused(image, message):
+    with pytest.raises(DataError, match=message):
+        read_maze(image)
 
 
 def test_other_art_is_refused_with_the_way_out(tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
-"""Latents of many answers in a plane, by principal components: which answers lie apart, and by what.
+"""Latents of many answers on their first two principal components, and how far labels of the answers separate them.
 
-PCA alone: no library that is installed has a t-SNE (scikit-learn is not a dependency), and what t-SNE shows depends
-on its perplexity; PCA has no setting and its axes say how much of the variance they hold.
+PCA rather than t-SNE: it has no settings, and its axes have a known share of the variance. Legend: N points, D numbers.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ Points = NDArray[np.float64]
 
 
 class Separation(Record):
-    """How much of the variance between points a labelling explains, in all dimensions, beside labels drawn by lot."""
+    """The share of the variance between points, in all dimensions, that labels explain; and that shuffled labels do."""
 
     by: str
-    share: float | None = Field(description="Variance between labels over all variance; None without variance.")
+    share: float | None = Field(description="Variance between labels over total variance; None without variance.")
     shuffled: float | None = Field(description="Mean share of shuffled labels.")
     p_value: float | None = Field(description="(1 + shuffles at least as high) / (1 + shuffles).")
 
 
 class Projection(Record):
-    """Points on their first two principal components; ``labels``: for each labelling, a word a point."""
+    """Points on their first two principal components; ``labels``: by the name of each labelling, a label per point."""
 
     n: int
     x: tuple[float, ...]
@@ -39,17 +38,17 @@ class Projection(Record):
     separations: tuple[Separation, ...]
 
 
-def projected(points: Points, labels: Mapping[str, Sequence[str]], seed: int) -> Projection:
+def project(points: Points, labels: Mapping[str, Sequence[str]], seed: int) -> Projection:
     """Points [N, D] on their first two principal components.
 
-    The sign of an axis is that of its largest loading, so that the same points give the same picture. InputError
-    for fewer than three points, points that are not finite, and labels of another number.
+    The largest loading of an axis is positive, so that the same points give the same image. InputError for fewer than
+    three points, points that are not finite, and a wrong number of labels.
     """
     if points.ndim != 2 or len(points) < 3 or not np.isfinite(points).all():
         raise InputError(f"a projection needs three or more finite points, got an array of shape {points.shape}")
-    for name, given in labels.items():
-        if len(given) != len(points):
-            raise InputError(f"{len(given)} labels of {name} for {len(points)} points: give one a point")
+    for name, each in labels.items():
+        if len(each) != len(points):
+            raise InputError(f"{len(each)} labels of {name} for {len(points)} points: give one a point")
     centred = points - points.mean(0)
     coordinates, explained = _components(centred)
     return Projection(
@@ -57,13 +56,13 @@ def projected(points: Points, labels: Mapping[str, Sequence[str]], seed: int) ->
         x=tuple(round(float(value), 5) for value in coordinates[:, 0]),
         y=tuple(round(float(value), 5) for value in coordinates[:, 1]),
         explained=(round(explained[0], 5), round(explained[1], 5)),
-        labels={name: tuple(given) for name, given in labels.items()},
-        separations=tuple(separation(name, centred, given, seed) for name, given in labels.items()),
+        labels={name: tuple(each) for name, each in labels.items()},
+        separations=tuple(separation(name, centred, each, seed) for name, each in labels.items()),
     )
 
 
 def separation(name: str, points: Points, labels: Sequence[str], seed: int) -> Separation:
-    """The share of the variance of points [N, D] that labels explain, and what shuffled labels would."""
+    """The share of the variance of points [N, D] that labels explain, and that shuffled labels explain."""
     centred = points - points.mean(0)
     total = float((centred**2).sum())
     if total <= 1e-12 or len(set(labels)) < 2:
@@ -79,18 +78,17 @@ def separation(name: str, points: Points, labels: Sequence[str], seed: int) -> S
 def _components(centred: Points) -> tuple[Points, tuple[float, float]]:
     """Coordinates [N, 2] and the shares of the variance; a second axis of zeros where points lie on a line."""
     left, values, right = np.linalg.svd(centred, full_matrices=False)
-    coordinates, shares = np.zeros((len(centred), 2)), [0.0, 0.0]
     total = float((values**2).sum())
-    for axis in range(min(2, len(values))):
-        if values[axis] ** 2 > 1e-12 * max(total, 1e-300) and total > 0:
-            sign = np.sign(right[axis, np.argmax(np.abs(right[axis]))]) or 1.0
-            coordinates[:, axis] = sign * left[:, axis] * values[axis]
-            shares[axis] = float(values[axis] ** 2 / total)
+    coordinates, shares = np.zeros((len(centred), 2)), [0.0, 0.0]
+    for axis in np.flatnonzero(values[:2] ** 2 > 1e-12 * max(total, 1e-300)).tolist():
+        sign = np.sign(right[axis, np.argmax(np.abs(right[axis]))])
+        coordinates[:, axis] = sign * left[:, axis] * values[axis]
+        shares[axis] = float(values[axis] ** 2 / total)
     return coordinates, (shares[0], shares[1])
 
 
 def _between(centred: Points, coded: NDArray[np.intp]) -> float:
-    """Sum of squares between the labels of centred points."""
+    """The sum of squares between the labels of centred points."""
     counts = np.bincount(coded)
     sums = np.zeros((len(counts), centred.shape[1]))
     np.add.at(sums, coded, centred)

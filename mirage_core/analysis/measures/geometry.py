@@ -1,7 +1,7 @@
-"""How alike vectors are, and what spreads them: cosines, effective rank, shares of variance.
+"""Similarity and spread of vectors: cosines, effective rank, shares of variance.
 
-Everything is written in inner products of instances, so that a resample costs no pass over the vectors. Legend:
-N instances, J places (latent indices), D numbers of a vector, R resamples; weights [R, N] have rows of sum 1.
+All figures are computed from inner products of instances, so that a resample needs no pass over the vectors. Legend:
+N instances, J positions (latent indices), D numbers of a vector, R resamples; weights [R, N] have rows of sum 1.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from mirage_core.analysis.bootstrap import Floats
 from mirage_core.errors import InputError
 
 ROUNDING = 1e-5
-"""A vector this much shorter than those it was left over from is rounding, and has no direction."""
+"""A difference this much shorter than the vectors it was computed from is rounding error, and has no direction."""
 
 
 def cosines(vectors: Floats, size: float | None = None) -> Floats:
     """Cosines of all pairs [..., J, J] of vectors [..., J, D]; nan for vectors without a direction.
 
-    ``size``: the root mean square length of what the vectors were before a mean was taken away.
+    ``size``: the root mean square length of the vectors before a mean was subtracted.
     """
     lengths = np.linalg.norm(vectors, axis=-1)
     reference = float(np.sqrt((lengths**2).mean())) if size is None else size
     with np.errstate(divide="ignore", invalid="ignore"):
         known = np.where((lengths > ROUNDING * reference)[..., None], vectors / lengths[..., None], np.nan)
-    found: Floats = known @ known.swapaxes(-1, -2)
-    return found
+    result: Floats = known @ known.swapaxes(-1, -2)
+    return result
 
 
 def root_mean_square(vectors: Floats) -> float:
@@ -37,8 +37,8 @@ def root_mean_square(vectors: Floats) -> float:
 
 
 def mean_between(pairs: Floats, weights: Floats) -> Floats:
-    """Mean off-diagonal entry of pairs [N, N] under weights of the instances [R]; pairs of an instance with its own
-    copy are left out, as are undefined ones. nan where no pair is left."""
+    """Mean off-diagonal entry of pairs [N, N] under weights [R, N]; pairs of an instance with a copy of itself and
+    undefined pairs are left out: [R], nan where no pair is left."""
     known = np.isfinite(pairs) & ~np.eye(len(pairs), dtype=bool)
     total = ((weights @ np.where(known, pairs, 0.0)) * weights).sum(1)
     count = ((weights @ known) * weights).sum(1)
@@ -47,13 +47,12 @@ def mean_between(pairs: Floats, weights: Floats) -> Floats:
 
 def mean_within(pairs: Floats) -> Floats:
     """Mean off-diagonal entry of each instance's own pairs [N, J, J]: [N], nan where J is 1 or nothing is defined."""
-    places = pairs.shape[-1]
-    known = np.isfinite(pairs) & ~np.eye(places, dtype=bool)
+    known = np.isfinite(pairs) & ~np.eye(pairs.shape[-1], dtype=bool)
     return _over(np.where(known, pairs, 0.0).sum((1, 2)), known.sum((1, 2)).astype(np.float64))
 
 
 def effective_rank(vectors: Floats) -> float:
-    """exp of the entropy of the normalised singular values of vectors [N, D], their mean taken away.
+    """exp of the entropy of the normalised singular values of vectors [N, D], centred.
 
     Roy and Vetterli, The effective rank (EUSIPCO 2007), Definition 1. At most min(N - 1, D); nan where nothing varies.
     """
@@ -68,7 +67,7 @@ def effective_rank(vectors: Floats) -> float:
 
 
 def energy_share(vectors: Floats, weights: Floats) -> Floats:
-    """Variance between instances over the mean squared length, of vectors [N, D]: [R], 0 where all are the same."""
+    """Variance between instances over the mean squared length, of vectors [N, D]: [R], 0 where all are equal."""
     products = vectors @ vectors.T
     squares = weights @ np.diagonal(products)
     return _over(_positive(squares - _mean_squared(products, weights), squares), squares)
@@ -88,25 +87,26 @@ def group_share(vectors: Floats, groups: Sequence[str], weights: Floats) -> Floa
 
 
 def two_way_shares(vectors: Floats, weights: Floats) -> tuple[Floats, Floats, Floats]:
-    """Shares of all variance of vectors [N, J, D] due to the instance, to the place, and to both together: [R] each.
+    """Shares of all variance of vectors [N, J, D] due to instance, position and their interaction: [R] each.
 
-    The two-way table without replicates: z_nj = mean + instance_n + place_j + rest_nj. nan where nothing varies.
+    The two-way table without replicates: z_nj = mean + instance_n + position_j + rest_nj. nan where nothing varies.
     """
     if vectors.ndim != 3:
-        raise InputError(f"got vectors of shape {vectors.shape}, expected instances, places, numbers")
-    places = vectors.shape[1]
+        raise InputError(f"got vectors of shape {vectors.shape}, expected instances, positions, numbers")
+    positions = vectors.shape[1]
     own = vectors.mean(1)
     own_products = own @ own.T
     squares = weights @ (vectors**2).sum(-1).mean(1)
-    means = [_mean_squared_across(vectors[:, i], vectors[:, j], weights) for i in range(places) for j in range(places)]
-    grid = np.stack(means).reshape(places, places, -1)
+    pairs = np.ndindex(positions, positions)
+    means = [_mean_squared_across(vectors[:, i], vectors[:, j], weights) for i, j in pairs]
+    grid = np.stack(means).reshape(positions, positions, -1)
     overall = grid.mean((0, 1))  # |mean of everything|^2
-    by_place = np.stack([grid[j, j] for j in range(places)]).mean(0)
+    by_position = np.stack([grid[j, j] for j in range(positions)]).mean(0)
     by_instance = weights @ np.diagonal(own_products)
     total = _positive(squares - overall, squares)
     instance = _over(_positive(by_instance - overall, squares), total)
-    place = _over(_positive(by_place - overall, squares), total)
-    return instance, place, 1 - instance - place
+    position = _over(_positive(by_position - overall, squares), total)
+    return instance, position, 1 - instance - position
 
 
 def _mean_squared(products: Floats, weights: Floats) -> Floats:
@@ -121,7 +121,7 @@ def _mean_squared_across(first: Floats, second: Floats, weights: Floats) -> Floa
 
 
 def _positive(values: Floats, scale: Floats) -> Floats:
-    """Zero where a difference is but rounding of what it was taken from."""
+    """Zero where a difference is rounding error of the squares it was computed from."""
     return np.where(values > ROUNDING**2 * scale, values, 0.0)
 
 
@@ -130,6 +130,6 @@ def _over(numbers: Floats, by: Floats, empty: float = float("nan")) -> Floats:
         return np.where(by > 0, numbers / by, empty)
 
 
-def evenly(count: int, places: int) -> NDArray[np.int64]:
-    """``places`` indices spread evenly over ``count`` things, the first and the last among them."""
-    return np.linspace(0, count - 1, places).round().astype(np.int64)
+def evenly_spaced(count: int, positions: int) -> NDArray[np.int64]:
+    """``positions`` indices spaced evenly over ``count`` items, the first and the last included."""
+    return np.linspace(0, count - 1, positions).round().astype(np.int64)

@@ -1,4 +1,4 @@
-"""Three views of the picture under which latents are changed: present, cut off behind the span, hidden altogether."""
+"""Interventions on latents, combined with an ablation of the image: full access, masked after the span, or none."""
 
 from __future__ import annotations
 
@@ -9,57 +9,59 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_core.analysis.donors import NOBODY, Partners
-from mirage_core.analysis.intervened_generation import Asker, Change, fed
-from mirage_core.analysis.results import Seen
+from mirage_core.analysis.donors import NO_DONOR, Donors
+from mirage_core.analysis.intervened_generation import BatchIntervention, InterventionRunner, replace_latents
+from mirage_core.analysis.results import ImageAccess
 from mirage_core.generation.interventions import Interventions, SpanStates
 
 
-def view(asker: Asker, seen: Seen) -> Interventions:
-    """What is left of the picture, as interventions of a decoding.
+def ablate_image(runner: InterventionRunner, access: ImageAccess) -> Interventions:
+    """The interventions that leave this much access to the image.
 
-    present: as the model was trained. cut: text behind a span attends to nothing before it (latent_kv, or the model's
-    own bottleneck where that is as strict). hidden: no token attends to an image token, from the prompt on.
+    FULL: as in training. MASKED_AFTER_SPAN: text after a span attends to nothing before it (latent_kv, or the model's
+    own bottleneck where that is as strict). NONE: no token attends to an image token, the prompt included.
     """
-    if seen == "present":
+    if access == ImageAccess.FULL:
         return Interventions()
-    if seen == "hidden":
+    if access == ImageAccess.NONE:
         return Interventions(image="hidden")
-    return Interventions(bottleneck="latent_kv" if asker.bottleneck == "none" else asker.bottleneck)
+    return Interventions(bottleneck="latent_kv" if runner.bottleneck == "none" else runner.bottleneck)
 
 
-def feeding(asker: Asker, seen: Seen, latents: Tensor) -> Change:
-    """Feed these latents [N, k, D] under a view of the picture."""
-    base = view(asker, seen)
+def feed_latents(runner: InterventionRunner, access: ImageAccess, latents: Tensor) -> BatchIntervention:
+    """Feed these latents [N, k, D]."""
+    base = ablate_image(runner, access)
 
-    def change(index: NDArray[np.int64]) -> Interventions:
-        return replace(base, latents=fed(latents, index))
+    def intervene(index: NDArray[np.int64]) -> Interventions:
+        return replace(base, latents=replace_latents(latents, index))
 
-    return change
-
-
-def skipping(asker: Asker, seen: Seen, latents: Tensor) -> Change:
-    """Feed these latents, but let no text behind the span see them; every position stays as it is."""
-    base = view(asker, seen)
-
-    def change(index: NDArray[np.int64]) -> Interventions:
-        return replace(base, hide_latents=True, latents=fed(latents, index))
-
-    return change
+    return intervene
 
 
-def exchanging(asker: Asker, seen: Seen, latents: Tensor, states: Sequence[SpanStates | None]) -> Change:
-    """Feed these latents [N, k, D], and let the text behind the span read these keys and values [N] instead."""
-    base = view(asker, seen)
+def skip_latents(runner: InterventionRunner, access: ImageAccess, latents: Tensor) -> BatchIntervention:
+    """Feed these latents [N, k, D], hidden from the text after the span; all positions stay as they are."""
+    base = ablate_image(runner, access)
 
-    def change(index: NDArray[np.int64]) -> Interventions:
-        chosen = [states[at] for at in index.tolist()]
-        given = [None if one is None else (one,) for one in chosen]
-        return replace(base, latents=fed(latents, index), states=given)
+    def intervene(index: NDArray[np.int64]) -> Interventions:
+        return replace(base, hide_latents=True, latents=replace_latents(latents, index))
 
-    return change
+    return intervene
 
 
-def lent_states(states: Sequence[SpanStates | None], partners: Partners) -> list[SpanStates | None]:
-    """Every instance gets its donor's keys and values; none where it has no donor."""
-    return [None if at == NOBODY else states[at] for at in partners.tolist()]
+def patch_states(
+    runner: InterventionRunner, access: ImageAccess, latents: Tensor, states: Sequence[SpanStates | None]
+) -> BatchIntervention:
+    """Feed these latents [N, k, D], and patch these keys and values [N] into the span for the text after it."""
+    base = ablate_image(runner, access)
+
+    def intervene(index: NDArray[np.int64]) -> Interventions:
+        batch = [states[at] for at in index.tolist()]
+        patches = [None if span is None else (span,) for span in batch]
+        return replace(base, latents=replace_latents(latents, index), states=patches)
+
+    return intervene
+
+
+def donor_states(states: Sequence[SpanStates | None], donors: Donors) -> list[SpanStates | None]:
+    """The keys and values of each instance's donor [N]; None without a donor."""
+    return [None if at == NO_DONOR else states[at] for at in donors.tolist()]

@@ -1,4 +1,4 @@
-"""Answers under an intervention beside the answers without it: what a Run tells.
+"""The effect of an intervention: answers under it, compared with the answers without it.
 
 Legend: N instances, V vocabulary.
 """
@@ -7,93 +7,104 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mirage_core.analysis.bootstrap import Floats, bootstrap_mean, share
-from mirage_core.analysis.donors import NOBODY, Partners
-from mirage_core.analysis.intervened_generation import Said, divergence
-from mirage_core.analysis.results import Estimate, Run, Seen, Way
+from mirage_core.analysis.donors import NO_DONOR, Donors
+from mirage_core.analysis.intervened_generation import GeneratedAnswer, kl_divergence
+from mirage_core.analysis.results import Estimate, ImageAccess, Run, Way
 from mirage_core.config import AnalysisSettings
 from mirage_core.evaluation.statistics import mcnemar_p, paired_interval
 from mirage_core.types import Prediction, Problem
 
 Flags = NDArray[np.bool_]
-Right = Callable[[Problem, Prediction], bool]
-"""Whether an answer is right for a problem, its own or another's."""
+IsCorrect = Callable[[Problem, Prediction], bool]
+"""Whether an answer is correct for a problem, its own or another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
-    """What a run is called: the intervention, what is left of the picture, how latents are exchanged, how much."""
+class RunLabel:
+    """The part of a Run that is known before it: the intervention, its image access, how and how much it changes."""
 
     name: str
-    seen: Seen
+    seen: ImageAccess
     way: Way | None = None
     scale: float | None = None
-    against: Seen = "present"
+    against: ImageAccess = ImageAccess.FULL
 
 
-def compared(
-    named: Named,
-    clean: Sequence[Said],
-    here: Sequence[Said],
+class Patching(NamedTuple):
+    """All instances [N], the donor of each of them [N], and how answers are judged."""
+
+    problems: Sequence[Problem]
+    donors: Donors
+    is_correct: IsCorrect
+
+
+def compare(
+    label: RunLabel,
+    clean: Sequence[GeneratedAnswer],
+    patched: Sequence[GeneratedAnswer],
     settings: AnalysisSettings,
     *,
-    lent: tuple[Sequence[Problem], Partners, Right] | None = None,
+    patching: Patching | None = None,
 ) -> Run:
-    """A run beside the clean answers to the same problems [N].
+    """Compare answers under an intervention with the clean answers to the same problems [N].
 
-    ``lent``: all instances, the donor of each answer among them [N], and how answers are judged; then it is counted
-    how often the answer is right for the donor. Answers whose donor is nobody are left out of everything.
+    With ``patching``, count also how often an answer is correct for its donor's problem; instances without a donor are
+    left out of every figure.
     """
-    kept = [at for at in range(len(here)) if lent is None or lent[1][at] != NOBODY]
-    before, after = [clean[at] for at in kept], [here[at] for at in kept]
+    used = [at for at in range(len(patched)) if patching is None or patching.donors[at] != NO_DONOR]
+    before, after = [clean[at] for at in used], [patched[at] for at in used]
     was, now = _correct(before), _correct(after)
     only_clean, only_here = int((was & ~now).sum()), int((now & ~was).sum())
     follow = follow_clean = None
-    if lent is not None:
-        donors = [lent[0][lent[1][at]] for at in kept]
-        follow = share([lent[2](donor, one.prediction) for donor, one in zip(donors, after, strict=True)])
-        follow_clean = share([lent[2](donor, one.prediction) for donor, one in zip(donors, before, strict=True)])
+    if patching is not None:
+        donors = [patching.problems[patching.donors[at]] for at in used]
+        follow, follow_clean = (
+            share([patching.is_correct(donor, each.prediction) for donor, each in zip(donors, answers, strict=True)])
+            for answers in (after, before)
+        )
     return Run(
-        name=named.name,
-        seen=named.seen,
-        way=named.way,
-        scale=named.scale,
-        against=named.against,
-        n=len(kept),
+        name=label.name,
+        seen=label.seen,
+        way=label.way,
+        scale=label.scale,
+        against=label.against,
+        n=len(used),
         accuracy=share(now),
-        clean_accuracy=float(was.mean()) if len(kept) else None,
-        change=_change(was, now),
-        p_value=mcnemar_p(only_here, only_clean) if len(kept) else None,
+        clean_accuracy=float(was.mean()) if len(used) else None,
+        change=_accuracy_change(was, now),
+        p_value=mcnemar_p(only_here, only_clean) if len(used) else None,
         only_clean=only_clean,
         only_here=only_here,
-        changed=share([one.read != other.read for one, other in zip(before, after, strict=True)]),
-        unparsed=share([one.score.parsed is None for one in after]),
-        kl=bootstrap_mean(divergences(before, after), settings.resamples, settings.seed),
+        changed=share([old.text != new.text for old, new in zip(before, after, strict=True)]),
+        unparsed=share([answer.score.parsed is None for answer in after]),
+        kl=bootstrap_mean(kl_divergences(before, after), settings.resamples, settings.seed),
         follow=follow,
         follow_clean=follow_clean,
     )
 
 
-def divergences(clean: Sequence[Said], here: Sequence[Said]) -> Floats:
-    """KL(clean || here) of the first token of each answer [N]; nan where one of the two begins no answer."""
-    return np.array([first_divergence(one.first, other.first) for one, other in zip(clean, here, strict=True)])
+def kl_divergences(clean: Sequence[GeneratedAnswer], patched: Sequence[GeneratedAnswer]) -> Floats:
+    """KL(clean || patched) of the first token of each answer [N]; nan where either output has no answer."""
+    return np.array([kl_or_nan(old.first_token, new.first_token) for old, new in zip(clean, patched, strict=True)])
 
 
-def first_divergence(clean: Tensor | None, here: Tensor | None) -> float:
-    """KL(clean || here) of log-probabilities [V]; nan where either is not known."""
-    return float("nan") if clean is None or here is None else divergence(clean, here)
+def kl_or_nan(clean: Tensor | None, patched: Tensor | None) -> float:
+    """KL(clean || patched) of log-probabilities [V]; nan where either is None."""
+    return float("nan") if clean is None or patched is None else kl_divergence(clean, patched)
 
 
-def _correct(said: Sequence[Said]) -> Flags:
-    return np.array([one.score.correct for one in said], dtype=bool)
+def _correct(answers: Sequence[GeneratedAnswer]) -> Flags:
+    return np.array([answer.score.correct for answer in answers], dtype=bool)
 
 
-def _change(was: Flags, now: Flags) -> Estimate:
+def _accuracy_change(was: Flags, now: Flags) -> Estimate:
     """Accuracy now minus accuracy before, with Newcombe's paired interval."""
     if not len(was):
         return Estimate(value=None, n=0)

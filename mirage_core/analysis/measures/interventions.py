@@ -1,7 +1,7 @@
-"""Z -> Y by experiment: what answers do when latents are set by hand, the picture present, cut off, or hidden.
+"""Z -> Y by experiment: answers when latents are replaced or patched, under every image access; and dose-response.
 
-Every run feeds a tensor that was decided beforehand, or exchanges keys and values; nothing else changes, positions
-included. Legend: n subjects, k latents, D hidden.
+Every run feeds a tensor that was computed beforehand, or patches keys and values; nothing else changes, positions
+included. Legend: n subjects, k latents, D hidden, S scales.
 """
 
 from __future__ import annotations
@@ -17,33 +17,208 @@ from scipy.optimize import isotonic_regression
 from scipy.stats import spearmanr
 
 from mirage_core.analysis.bootstrap import Floats
-from mirage_core.analysis.collect import Collected
-from mirage_core.analysis.donors import Partners, derangement, donors
-from mirage_core.analysis.intervened_generation import Asker, Change, Said
-from mirage_core.analysis.measures import image_ablation as views
+from mirage_core.analysis.collect import CleanRun, span_header
+from mirage_core.analysis.donors import Donors, assign_donors, derangement
+from mirage_core.analysis.intervened_generation import BatchIntervention, GeneratedAnswer, InterventionRunner
 from mirage_core.analysis.measures import replacements
-from mirage_core.analysis.measures.intervention_effect import Named, compared
-from mirage_core.analysis.results import Dose, InterventionsResult, Run, Seen, header, without_span
-from mirage_core.analysis.subjects import Subjects, subjects
+from mirage_core.analysis.measures.image_ablation import donor_states, feed_latents, patch_states, skip_latents
+from mirage_core.analysis.measures.intervention_effect import Patching, RunLabel, compare
+from mirage_core.analysis.results import Dose, ImageAccess, InterventionsResult, Run
+from mirage_core.analysis.subjects import Subjects, select_subjects
 from mirage_core.config import AnalysisSettings
 from mirage_core.errors import InputError
 from mirage_core.generation.interventions import SpanStates
 from mirage_core.types import Prediction, Problem, Progress, ProgressEvent
 
+SAME_AS_FULL_ACCESS = (
+    "The model's own bottleneck masks as much as the cut does, so the runs with the cut equal those with the image "
+    "present."
+)
+NO_BOX = "No clean answer opens a box, so there is no first token of an answer and no KL."
 _ROUNDING = 1e-9
 
 
-def falling(accuracy: Floats) -> Floats:
-    """The accuracies [S] nearest to these that only fall (isotonic regression)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedRun:
+    """One run to generate: its label, the intervention, and the donors where latents are patched."""
+
+    label: RunLabel
+    intervene: BatchIntervention
+    donors: Donors | None = None
+
+
+def interventions(
+    runner: InterventionRunner,
+    clean_run: CleanRun,
+    instances: Sequence[Problem],
+    settings: AnalysisSettings,
+    progress: Progress,
+) -> InterventionsResult:
+    """Measure all interventions, from a clean run over ``instances`` (in its order)."""
+    subjects = select_subjects(runner, clean_run, instances)
+    used = len(subjects.problems) > 0
+    runs, doses = _all_accesses(runner, subjects, settings, progress) if used else ([], [])
+    notes = [SAME_AS_FULL_ACCESS] if used and _is_redundant(ImageAccess.MASKED_AFTER_SPAN, runner, settings) else []
+    if used and all(answer.first_token is None for answer in subjects.clean):
+        notes.append(NO_BOX)
+    return InterventionsResult(
+        header=span_header("interventions", clean_run, instances, settings, notes=notes),
+        runs=tuple(runs),
+        dose=tuple(doses),
+        latent_std=replacements.overall_std(subjects.latents) if used else None,
+    )
+
+
+def _all_accesses(
+    runner: InterventionRunner, subjects: Subjects, settings: AnalysisSettings, progress: Progress
+) -> tuple[list[Run], list[Dose]]:
+    """All runs and the dose-response under every image access, in the order of ``settings.views``."""
+    states = subjects.states(runner)
+    runs: list[Run] = []
+    doses: list[Dose] = []
+    for access in map(ImageAccess, settings.views):
+        if _is_redundant(access, runner, settings):
+            continue
+        own = list(subjects.clean)
+        if access != ImageAccess.FULL:
+            own = subjects.run(runner, feed_latents(runner, access, subjects.latents))
+        runs.append(compare(RunLabel(name="own", seen=access), subjects.clean, own, settings))
+        noisy: list[tuple[float, Run, list[GeneratedAnswer]]] = []
+        for planned in planned_runs(runner, subjects, states, access, settings):
+            answers = subjects.run(runner, planned.intervene)
+            donors = planned.donors
+            patching = None if donors is None else Patching(subjects.problems, donors, runner.is_correct)
+            runs.append(compare(planned.label, own, answers, settings, patching=patching))
+            if planned.label.name == "noise":
+                noisy.append((float(planned.label.scale or 0.0), runs[-1], answers))
+            progress(_event(runs[-1]))
+        doses.append(_dose_response(access, own, noisy))
+    if _is_redundant(ImageAccess.MASKED_AFTER_SPAN, runner, settings):
+        runs += [_as_masked(run) for run in runs if run.seen == ImageAccess.FULL]
+        masked = {"seen": ImageAccess.MASKED_AFTER_SPAN}
+        doses += [dose.model_copy(update=masked) for dose in doses if dose.seen == ImageAccess.FULL]
+    order = settings.views.index
+    return sorted(runs, key=lambda run: order(run.seen.value)), sorted(doses, key=lambda dose: order(dose.seen.value))
+
+
+def _is_redundant(access: ImageAccess, runner: InterventionRunner, settings: AnalysisSettings) -> bool:
+    """Whether the model's own bottleneck makes this access the same as full access, which is measured too."""
+    masked = access == ImageAccess.MASKED_AFTER_SPAN
+    return masked and runner.bottleneck != "none" and {"present", "cut"} <= set(settings.views)
+
+
+def _as_masked(run: Run) -> Run:
+    """A run with full access, labelled as the equal run that is masked after the span."""
+    masked = ImageAccess.MASKED_AFTER_SPAN
+    return run.model_copy(update={"seen": masked, "against": ImageAccess.FULL if run.name == "own" else masked})
+
+
+def planned_runs(
+    runner: InterventionRunner,
+    subjects: Subjects,
+    states: Sequence[SpanStates | None],
+    access: ImageAccess,
+    settings: AnalysisSettings,
+) -> Iterator[PlannedRun]:
+    """All interventions under one image access."""
+    latents, seed = subjects.latents, settings.seed
+    fixed = {
+        "clamp": replacements.clamped(latents, seed),
+        "mean": replacements.mean(latents),
+        "zero": latents.new_zeros(latents.shape),
+        "noise-only": replacements.noise_only(latents, seed),
+    }
+    for name, replacement in fixed.items():
+        label = RunLabel(name=name, seen=access, against=access)
+        yield PlannedRun(label=label, intervene=feed_latents(runner, access, replacement))
+    for scale in settings.noise_scales:
+        label = RunLabel(name="noise", seen=access, scale=scale, against=access)
+        noised = replacements.noised(latents, scale, seed)
+        yield PlannedRun(label=label, intervene=feed_latents(runner, access, noised))
+    label = RunLabel(name="skip", seen=access, against=access)
+    yield PlannedRun(label=label, intervene=skip_latents(runner, access, latents))
+    for name, donors in donors_by_run(runner, subjects, seed).items():
+        label = RunLabel(name=name, seen=access, way="vectors", against=access)
+        patched = replacements.from_donors(latents, donors)
+        yield PlannedRun(label=label, intervene=feed_latents(runner, access, patched), donors=donors)
+        label = RunLabel(name=name, seen=access, way="states", against=access)
+        intervene = patch_states(runner, access, latents, donor_states(states, donors))
+        yield PlannedRun(label=label, intervene=intervene, donors=donors)
+
+
+def donors_by_run(runner: InterventionRunner, subjects: Subjects, seed: int) -> dict[str, Donors]:
+    """permute: every subject donates and receives once. swap: from a problem whose answer is wrong for the recipient's,
+    and the reverse."""
+    return {
+        "permute": derangement(subjects.strata, seed),
+        "swap": assign_donors(subjects.strata, _answers_differ(runner, subjects.problems), seed),
+    }
+
+
+def _answers_differ(runner: InterventionRunner, problems: Sequence[Problem]) -> Callable[[int, int], bool]:
+    """Whether the reference answers of two problems are wrong for each other."""
+
+    def is_suitable(recipient: int, donor: int) -> bool:
+        first, second = problems[recipient], problems[donor]
+        return not runner.is_correct(first, reference(second)) and not runner.is_correct(second, reference(first))
+
+    return is_suitable
+
+
+def reference(problem: Problem) -> Prediction:
+    """The reference answer to a problem, as a prediction."""
+    return Prediction(
+        problem_id=problem.id,
+        benchmark=problem.benchmark,
+        group=problem.group,
+        method="reference",
+        output=f"\\boxed{{{problem.answer}}}",
+        token_ids=(),
+        spans=(),
+        finished=True,
+    )
+
+
+def _event(run: Run) -> ProgressEvent:
+    figures = {"accuracy": run.accuracy.value, "change": run.change.value}
+    metrics = {name: value for name, value in figures.items() if value is not None}
+    scale = "" if run.scale is None else f" {run.scale:g}"
+    way = "" if run.way is None else f" by {run.way}"
+    return ProgressEvent(stage="measure", message=f"{run.name}{scale}{way}, image {run.seen}", metrics=metrics)
+
+
+def _dose_response(
+    access: ImageAccess, own: Sequence[GeneratedAnswer], noisy: Sequence[tuple[float, Run, list[GeneratedAnswer]]]
+) -> Dose:
+    """The dose-response under one image access; scale 0 is the run with own latents."""
+    ordered = sorted(noisy, key=lambda entry: entry[0])
+    answers = [list(own), *(noised for _, _, noised in ordered)]
+    correct = np.array([[answer.score.correct for answer in scale] for scale in answers], dtype=bool).T
+    scales = (0.0, *(scale for scale, _, _ in ordered))
+    accuracy = correct.mean(0)
+    fitted = fit_falling(accuracy)
+    clean_kl = 0.0 if any(answer.first_token is not None for answer in own) else None
+    return Dose(
+        seen=access,
+        scales=scales,
+        accuracy=tuple(accuracy.tolist()),
+        changed=(0.0, *(run.changed.value for _, run, _ in ordered)),
+        kl=(clean_kl, *(run.kl.value for _, run, _ in ordered)),
+        isotonic=tuple(fitted.tolist()),
+        half_scale=half_scale(scales, fitted),
+        spearman=rank_correlation(scales, accuracy),
+        trend_p=trend_p(correct),
+    )
+
+
+def fit_falling(accuracy: Floats) -> Floats:
+    """The non-increasing accuracies [S] nearest to these (isotonic regression)."""
     fitted: Floats = np.asarray(isotonic_regression(accuracy, increasing=False).x, dtype=np.float64)
     return fitted
 
 
 def half_scale(scales: Sequence[float], fitted: Floats) -> float | None:
-    """The scale at which a falling curve has lost half of all it loses, between two scales on a straight line.
-
-    None where it loses nothing.
-    """
+    """The scale at which a falling curve has lost half of its total loss, by linear interpolation; None: no loss."""
     if len(scales) != len(fitted):
         raise InputError(f"got {len(scales)} scales for {len(fitted)} accuracies, expected one each")
     lost = float(fitted[0] - fitted[-1])
@@ -64,12 +239,12 @@ def rank_correlation(scales: Sequence[float], accuracy: Floats) -> float | None:
 
 
 def trend_p(correct: NDArray[np.bool_]) -> float | None:
-    """Test that answers are right ever less from scale to scale: correct [N, S], p of one side.
+    """One-sided p-value of falling accuracy over the scales, of correct [n, S].
 
-    Mantel's extension test with every instance a stratum (J. Am. Statist. Assoc. 58 (1963) 690-700): under no effect
-    each instance's right answers lie at any of the scales alike. It counts instances that change alone, so answers
-    that are right, or wrong, throughout do not weaken it. None for fewer than three scales or two instances; 1 where
-    no instance ever changes.
+    Mantel's extension test with every instance as a stratum (J. Am. Statist. Assoc. 58 (1963) 690-700): without an
+    effect, the correct answers of an instance are equally likely at every scale. Only instances that change count, so
+    answers that are always correct or always wrong do not weaken it. None for fewer than three scales or two
+    instances; 1 where no instance changes.
     """
     scales = correct.shape[1]
     if scales < 3 or len(correct) < 2:
@@ -80,189 +255,3 @@ def trend_p(correct: NDArray[np.bool_]) -> float | None:
     if variance == 0:
         return 1.0
     return NormalDist().cdf(float((correct * ranks).sum()) / sqrt(variance))
-
-
-SAME_AS_PRESENT = (
-    "The model's own bottleneck hides as much as the cut does: its runs are those with the picture present."
-)
-NO_BOX = "No clean answer opens a box, so there is no first token of an answer and no KL."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """One run before it is made: its name, the change, and who lends to whom, where anybody does."""
-
-    named: Named
-    change: Change
-    partners: Partners | None = None
-
-
-def interventions(
-    asker: Asker, collected: Collected, instances: Sequence[Problem], settings: AnalysisSettings, progress: Progress
-) -> InterventionsResult:
-    """The measure, of a clean run over ``instances`` (in its order)."""
-    among = subjects(asker, collected, instances)
-    used = collected.with_span()
-    notes = without_span(len(instances), len(used))
-    runs, doses = ([], []) if not len(used) else _all_views(asker, among, settings, progress)
-    if len(used) and _repeats("cut", asker, settings):
-        notes.append(SAME_AS_PRESENT)
-    if len(used) and all(one.first is None for one in among.clean):
-        notes.append(NO_BOX)
-    return InterventionsResult(
-        header=header(
-            "interventions",
-            instances,
-            used,
-            num_latents=collected.num_latents,
-            seed=settings.seed,
-            notes=notes,
-        ),
-        runs=tuple(runs),
-        dose=tuple(doses),
-        latent_std=replacements.spread(among.latents) if len(used) else None,
-    )
-
-
-def _all_views(
-    asker: Asker, among: Subjects, settings: AnalysisSettings, progress: Progress
-) -> tuple[list[Run], list[Dose]]:
-    """All runs under every view of the picture, and the dose-response of each view."""
-    states = among.states(asker)
-    runs: list[Run] = []
-    doses: list[Dose] = []
-    for seen in settings.views:
-        if _repeats(seen, asker, settings):
-            continue
-        own = list(among.clean)
-        if seen != "present":
-            own = among.run(asker, views.feeding(asker, seen, among.latents))
-        runs.append(compared(Named(name="own", seen=seen), among.clean, own, settings))
-        noisy: list[tuple[float, Run, list[Said]]] = []
-        for planned in planned_runs(asker, among, states, seen, settings):
-            said = among.run(asker, planned.change)
-            runs.append(_compared(asker, among, planned, own, said, settings))
-            if planned.named.name == "noise":
-                noisy.append((float(planned.named.scale or 0.0), runs[-1], said))
-            progress(_event(runs[-1]))
-        doses.append(_dose(seen, own, noisy))
-    if _repeats("cut", asker, settings):
-        runs += [_as_cut(run) for run in runs if run.seen == "present"]
-        doses += [dose.model_copy(update={"seen": "cut"}) for dose in doses if dose.seen == "present"]
-    order = settings.views.index
-    return sorted(runs, key=lambda run: order(run.seen)), sorted(doses, key=lambda dose: order(dose.seen))
-
-
-def _repeats(seen: Seen, asker: Asker, settings: AnalysisSettings) -> bool:
-    """Whether a view is, under the model's own bottleneck, one that is measured anyway."""
-    return seen == "cut" and asker.bottleneck != "none" and {"present", "cut"} <= set(settings.views)
-
-
-def _as_cut(run: Run) -> Run:
-    """A run with the picture present as that with the picture cut, where these are the same."""
-    return run.model_copy(update={"seen": "cut", "against": "present" if run.name == "own" else "cut"})
-
-
-def planned_runs(
-    asker: Asker, among: Subjects, states: Sequence[SpanStates | None], seen: Seen, settings: AnalysisSettings
-) -> Iterator[Planned]:
-    """All interventions under one view of the picture."""
-    latents, seed = among.latents, settings.seed
-    fixed = {
-        "clamp": replacements.clamped(latents, seed),
-        "mean": replacements.mean(latents),
-        "zero": latents.new_zeros(latents.shape),
-        "noise-only": replacements.noise_only(latents, seed),
-    }
-    for name, given in fixed.items():
-        yield Planned(named=_named(name, seen), change=views.feeding(asker, seen, given))
-    for scale in settings.noise_scales:
-        given = replacements.noised(latents, scale, seed)
-        named = Named(name="noise", seen=seen, scale=scale, against=seen)
-        yield Planned(named=named, change=views.feeding(asker, seen, given))
-    yield Planned(named=_named("skip", seen), change=views.skipping(asker, seen, latents))
-    for name, partners in exchanges(asker, among, seed).items():
-        given = replacements.lent(latents, partners)
-        vectors = Named(name=name, seen=seen, way="vectors", against=seen)
-        yield Planned(named=vectors, change=views.feeding(asker, seen, given), partners=partners)
-        whole = Named(name=name, seen=seen, way="states", against=seen)
-        change = views.exchanging(asker, seen, latents, views.lent_states(states, partners))
-        yield Planned(named=whole, change=change, partners=partners)
-
-
-def exchanges(asker: Asker, among: Subjects, seed: int) -> dict[str, Partners]:
-    """permute: everyone gives and takes once. swap: from a problem whose answer is wrong here, and the reverse."""
-    return {
-        "permute": derangement(among.strata, seed),
-        "swap": donors(among.strata, _other_answer(asker, among.problems), seed),
-    }
-
-
-def _other_answer(asker: Asker, problems: Sequence[Problem]) -> Callable[[int, int], bool]:
-    """Whether the reference answers of two problems are wrong for each other."""
-
-    def suits(receiver: int, donor: int) -> bool:
-        one, other = problems[receiver], problems[donor]
-        return not asker.judged(one, reference(other)) and not asker.judged(other, reference(one))
-
-    return suits
-
-
-def reference(problem: Problem) -> Prediction:
-    """The reference answer to a problem, as if it had been said."""
-    return Prediction(
-        problem_id=problem.id,
-        benchmark=problem.benchmark,
-        group=problem.group,
-        method="reference",
-        output=f"\\boxed{{{problem.answer}}}",
-        token_ids=(),
-        spans=(),
-        finished=True,
-    )
-
-
-def _compared(
-    asker: Asker,
-    among: Subjects,
-    planned: Planned,
-    own: Sequence[Said],
-    said: Sequence[Said],
-    settings: AnalysisSettings,
-) -> Run:
-    if planned.partners is None:
-        return compared(planned.named, own, said, settings)
-    return compared(planned.named, own, said, settings, lent=(among.problems, planned.partners, asker.judged))
-
-
-def _dose(seen: Seen, own: Sequence[Said], noisy: Sequence[tuple[float, Run, list[Said]]]) -> Dose:
-    """Dose and response of one view; scale 0 is the run with the latents as they are."""
-    ordered = sorted(noisy, key=lambda one: one[0])
-    answers = [list(own), *(said for _, _, said in ordered)]
-    correct = np.array([[one.score.correct for one in said] for said in answers], dtype=bool).T
-    scales = (0.0, *(scale for scale, _, _ in ordered))
-    accuracy = correct.mean(0)
-    fitted = falling(accuracy)
-    return Dose(
-        seen=seen,
-        scales=scales,
-        accuracy=tuple(accuracy.tolist()),
-        changed=(0.0, *(run.changed.value for _, run, _ in ordered)),
-        kl=(0.0 if any(one.first is not None for one in own) else None, *(run.kl.value for _, run, _ in ordered)),
-        isotonic=tuple(fitted.tolist()),
-        half_scale=half_scale(scales, fitted),
-        spearman=rank_correlation(scales, accuracy),
-        trend_p=trend_p(correct),
-    )
-
-
-def _named(name: str, seen: Seen) -> Named:
-    return Named(name=name, seen=seen, against=seen)
-
-
-def _event(run: Run) -> ProgressEvent:
-    told = {"accuracy": run.accuracy.value, "change": run.change.value}
-    metrics = {name: value for name, value in told.items() if value is not None}
-    scale = "" if run.scale is None else f" {run.scale:g}"
-    way = "" if run.way is None else f" by {run.way}"
-    return ProgressEvent(stage="measure", message=f"{run.name}{scale}{way}, picture {run.seen}", metrics=metrics)

@@ -1,7 +1,7 @@
-"""Latents as the only visual input: what answers are worth when the picture is hidden and its latents are fed.
+"""Latents as the only visual input: accuracy without image access, but with the latents of the clean run.
 
-The clean run's latents are fed under a hidden picture: then, text behind the span sees prompt and latents; and, in the
-strictest run, nothing but the latents. Beside them other latents under the same, chance, and the picture itself.
+The clean run's latents are fed without image access: first, text after the span attends to prompt and latents; then,
+in the strictest run, to nothing but the latents. Compared with other latents, with chance, and with full image access.
 Legend: n subjects, k latents, D hidden.
 """
 
@@ -9,136 +9,123 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from mirage_core.analysis.bootstrap import bootstrap_mean
-from mirage_core.analysis.collect import Collected
+from mirage_core.analysis.collect import CleanRun, span_header
 from mirage_core.analysis.donors import derangement
-from mirage_core.analysis.intervened_generation import Asker, Change, fed
-from mirage_core.analysis.measures import image_ablation as views
+from mirage_core.analysis.intervened_generation import BatchIntervention, InterventionRunner, replace_latents
 from mirage_core.analysis.measures import replacements
-from mirage_core.analysis.measures.intervention_effect import Named, Right, compared
+from mirage_core.analysis.measures.image_ablation import feed_latents
+from mirage_core.analysis.measures.intervention_effect import IsCorrect, Patching, RunLabel, compare
 from mirage_core.analysis.measures.interventions import reference
-from mirage_core.analysis.results import Chance, OnlyLatentsResult, Run, header, without_span
-from mirage_core.analysis.subjects import Subjects, subjects
+from mirage_core.analysis.results import Chance, ImageAccess, OnlyLatentsResult, Run
+from mirage_core.analysis.subjects import Subjects, select_subjects
 from mirage_core.config import AnalysisSettings
 from mirage_core.generation.interventions import Interventions
 from mirage_core.types import Prediction, Problem, Progress, ProgressEvent
 
-_MOST_ANSWERS = 50  # distinct reference answers that are tried on all problems, commonest first
-_MOST_OTHERS = 20  # problems that an answer is tried on
+_MAX_CONSTANT_ANSWERS = 50  # distinct reference answers that are tried on all problems, the most frequent first
+_MAX_OTHERS = 20  # other problems whose answer is tried on a problem
 _ALL = "all"
 
 
-def chances(
-    problems: Sequence[Problem], clean: Sequence[Prediction], right: Right, settings: AnalysisSettings
+def only_latents(
+    runner: InterventionRunner,
+    clean_run: CleanRun,
+    instances: Sequence[Problem],
+    settings: AnalysisSettings,
+    progress: Progress,
+) -> OnlyLatentsResult:
+    """Measure the runs and chance, from a clean run over ``instances`` (in its order)."""
+    subjects = select_subjects(runner, clean_run, instances)
+    clean = [answer.prediction for answer in subjects.clean]
+    return OnlyLatentsResult(
+        header=span_header("only-latents", clean_run, instances, settings),
+        runs=tuple(_runs(runner, subjects, settings, progress)) if subjects.problems else (),
+        chance=chance_baselines(subjects.problems, clean, runner.is_correct, settings),
+    )
+
+
+def _runs(runner: InterventionRunner, subjects: Subjects, settings: AnalysisSettings, progress: Progress) -> list[Run]:
+    """Own latents with less and less image access, then other latents without; all compared with the clean run."""
+    latents, seed = subjects.latents, settings.seed
+    full, masked, none = ImageAccess
+    runs = [compare(RunLabel(name="own", seen=full), subjects.clean, subjects.clean, settings)]
+    noise = replacements.noise_only(latents, seed)
+    planned: list[tuple[RunLabel, BatchIntervention]] = [
+        (RunLabel(name="own", seen=masked), feed_latents(runner, masked, latents)),
+        (RunLabel(name="own", seen=none), feed_latents(runner, none, latents)),
+        (RunLabel(name="own-alone", seen=none), _latents_alone(latents)),
+        (RunLabel(name="zero", seen=none), feed_latents(runner, none, latents.new_zeros(latents.shape))),
+        (RunLabel(name="noise-only", seen=none), feed_latents(runner, none, noise)),
+    ]
+    for label, intervene in planned:
+        runs.append(compare(label, subjects.clean, subjects.run(runner, intervene), settings))
+        progress(ProgressEvent(stage="measure", message=f"{label.name}, image {label.seen}"))
+    donors = derangement(subjects.strata, seed)
+    answers = subjects.run(runner, feed_latents(runner, none, replacements.from_donors(latents, donors)))
+    label = RunLabel(name="permute", seen=none, way="vectors")
+    patching = Patching(subjects.problems, donors, runner.is_correct)
+    return [*runs, compare(label, subjects.clean, answers, settings, patching=patching)]
+
+
+def _latents_alone(latents: Tensor) -> BatchIntervention:
+    """Feed these latents [N, k, D]; text after the span attends to nothing but their vectors."""
+
+    def intervene(index: NDArray[np.int64]) -> Interventions:
+        return Interventions(image="hidden", bottleneck="latent_only", latents=replace_latents(latents, index))
+
+    return intervene
+
+
+def chance_baselines(
+    problems: Sequence[Problem], clean: Sequence[Prediction], is_correct: IsCorrect, settings: AnalysisSettings
 ) -> tuple[Chance, ...]:
-    """Chance of every benchmark and group, and of every benchmark as a whole, from problems and clean answers [N]."""
+    """Chance for each group of a benchmark and each benchmark as a whole, from problems and clean answers [n]."""
     rows: list[Chance] = []
     for benchmark in sorted({problem.benchmark for problem in problems}):
         members = [at for at, problem in enumerate(problems) if problem.benchmark == benchmark]
         groups = sorted({problems[at].group for at in members})
         for group in (*groups, _ALL) if len(groups) > 1 else groups:
             inside = [at for at in members if group in (_ALL, problems[at].group)]
-            rows.append(_chance(benchmark, group, [problems[at] for at in inside], [clean[at] for at in inside],
-                                right, settings))  # fmt: skip
+            asked, answers = [problems[at] for at in inside], [clean[at] for at in inside]
+            shuffled = np.array(shuffled_accuracy(asked, answers, is_correct, settings.seed))
+            rows.append(
+                Chance(
+                    benchmark=benchmark,
+                    group=group,
+                    n=len(asked),
+                    majority=majority_accuracy(asked, is_correct),
+                    shuffled=bootstrap_mean(shuffled, settings.resamples, settings.seed),
+                )
+            )
     return tuple(rows)
 
 
-def _chance(
-    benchmark: str,
-    group: str,
-    problems: Sequence[Problem],
-    clean: Sequence[Prediction],
-    right: Right,
-    settings: AnalysisSettings,
-) -> Chance:
-    return Chance(
-        benchmark=benchmark,
-        group=group,
-        n=len(problems),
-        majority=majority(problems, right),
-        shuffled=bootstrap_mean(
-            np.array(elsewhere(problems, clean, right, settings.seed)), settings.resamples, settings.seed
-        ),
-    )
+def majority_accuracy(problems: Sequence[Problem], is_correct: IsCorrect) -> float:
+    """Accuracy of the reference answer that is correct most often, given to all problems.
 
-
-def majority(problems: Sequence[Problem], right: Right) -> float:
-    """Accuracy of the reference answer that is right most often, given to all; found on the same problems, so an
-    upper bound of what a constant answer gives."""
+    The answer is chosen on the same problems, so this is an upper bound for a constant answer.
+    """
     counts = Counter(problem.answer for problem in problems)
-    tried = [answer for answer, _ in counts.most_common(_MOST_ANSWERS)]
-    givers = {problem.answer: problem for problem in problems}
-    said = [reference(givers[answer]) for answer in tried]
-    return max(sum(right(problem, one) for problem in problems) / len(problems) for one in said)
+    by_answer = {problem.answer: problem for problem in problems}
+    constants = [reference(by_answer[answer]) for answer, _ in counts.most_common(_MAX_CONSTANT_ANSWERS)]
+    return max(sum(is_correct(problem, answer) for problem in problems) / len(problems) for answer in constants)
 
 
-def elsewhere(problems: Sequence[Problem], clean: Sequence[Prediction], right: Right, seed: int) -> list[float]:
-    """How often the answers to other problems are right for each problem [n]; nan for a problem that stands alone."""
-    drawn = np.random.default_rng(seed).permutation(len(problems)).tolist()
-    steps = range(1, min(_MOST_OTHERS, len(problems) - 1) + 1)
-    found = [float("nan")] * len(problems)
-    for place, at in enumerate(drawn):
-        others = [drawn[(place + step) % len(drawn)] for step in steps]
+def shuffled_accuracy(
+    problems: Sequence[Problem], clean: Sequence[Prediction], is_correct: IsCorrect, seed: int
+) -> list[float]:
+    """For each problem [n] the share of other problems' answers that are correct for it; nan for a single problem."""
+    order = np.random.default_rng(seed).permutation(len(problems)).tolist()
+    steps = range(1, min(_MAX_OTHERS, len(problems) - 1) + 1)
+    accuracy = [float("nan")] * len(problems)
+    for position, at in enumerate(order):
+        others = [order[(position + step) % len(order)] for step in steps]
         if others:
-            found[at] = sum(right(problems[at], clean[other]) for other in others) / len(others)
-    return found
-
-
-def only_latents(
-    asker: Asker, collected: Collected, instances: Sequence[Problem], settings: AnalysisSettings, progress: Progress
-) -> OnlyLatentsResult:
-    """The measure, of a clean run over ``instances`` (in its order)."""
-    among = subjects(asker, collected, instances)
-    used = collected.with_span()
-    clean = [one.prediction for one in among.clean]
-    return OnlyLatentsResult(
-        header=header(
-            "only-latents",
-            instances,
-            used,
-            num_latents=collected.num_latents,
-            seed=settings.seed,
-            notes=without_span(len(instances), len(used)),
-        ),
-        runs=tuple(_runs(asker, among, settings, progress)) if len(used) else (),
-        chance=chances(among.problems, clean, asker.judged, settings),
-    )
-
-
-def _runs(asker: Asker, among: Subjects, settings: AnalysisSettings, progress: Progress) -> list[Run]:
-    """Own latents under ever less of the picture, then other latents under a hidden one; all beside the clean run."""
-    latents, seed = among.latents, settings.seed
-    runs = [compared(Named(name="own", seen="present"), among.clean, among.clean, settings)]
-    changes: list[tuple[Named, Change]] = [
-        (Named(name="own", seen="cut"), views.feeding(asker, "cut", latents)),
-        (Named(name="own", seen="hidden"), views.feeding(asker, "hidden", latents)),
-        (Named(name="own-alone", seen="hidden"), _alone(latents)),
-        (Named(name="zero", seen="hidden"), views.feeding(asker, "hidden", latents.new_zeros(latents.shape))),
-        (
-            Named(name="noise-only", seen="hidden"),
-            views.feeding(asker, "hidden", replacements.noise_only(latents, seed)),
-        ),
-    ]
-    for named, change in changes:
-        runs.append(compared(named, among.clean, among.run(asker, change), settings))
-        progress(ProgressEvent(stage="measure", message=f"{named.name}, picture {named.seen}"))
-    partners = derangement(among.strata, seed)
-    named = Named(name="permute", seen="hidden", way="vectors")
-    said = among.run(asker, views.feeding(asker, "hidden", replacements.lent(latents, partners)))
-    return [*runs, compared(named, among.clean, said, settings, lent=(among.problems, partners, asker.judged))]
-
-
-def _alone(latents: Tensor) -> Change:
-    """No picture, and text behind the span sees the vectors of the latents alone."""
-
-    def change(index: NDArray[np.int64]) -> Interventions:
-        base = Interventions(image="hidden", bottleneck="latent_only")
-        return replace(base, latents=fed(latents, index))
-
-    return change
+            accuracy[at] = sum(is_correct(problems[at], clean[other]) for other in others) / len(others)
+    return accuracy

@@ -1,4 +1,4 @@
-"""Facts of the world that a state may or may not hold: what probes are asked for."""
+"""The targets of probes: facts about a problem that a hidden state may or may not encode."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mirage_core.types import Problem
 from mirage_core.worlds.maze import HOLE, MOVES, Cell, Maze, maze_from_rows
 
 MOST_CLASSES = 64
-"""A fact of more classes than these is a text, not a category."""
-_LONGEST_ANSWER = 24  # characters of an answer that may be a class
+"""A fact with more classes than this is a text, not a category."""
+_MAX_CLASS_LENGTH = 24  # characters of a text that may be a class
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One fact of every instance: ``labels`` [N], one class each; or ``signs`` [N, C], each 1, -1, or 0 for none."""
+    """A fact of every instance: ``labels`` [N], one class each; or ``signs`` [N, C], each 1, -1, or 0 for none."""
 
     name: str
     labels: tuple[str, ...] = ()
@@ -28,13 +28,13 @@ class Fact:
 
 
 def facts_of(problems: Sequence[Problem]) -> list[Fact]:
-    """The facts of problems of one benchmark: of their mazes where they have one, of their answers, of their data."""
-    found = _maze_facts(problems) if _have_maps(problems) else []
-    return [*found, *_answer_facts(problems), *_own_facts(problems)]
+    """The facts of the problems of one benchmark: of their mazes, of their answers, and those in their data."""
+    maze_facts = _maze_facts(problems) if _have_maps(problems) else []
+    return [*maze_facts, *_answer_facts(problems), *_data_facts(problems)]
 
 
 def unit_of(problem: Problem) -> str:
-    """What must not stand on both sides of a split: the map where there is one, else the pictures, else the problem."""
+    """The key that keeps instances on one side of a split: the map where there is one, else the problem id."""
     if "map" in problem.facts:
         return json.dumps(problem.facts["map"])
     return problem.id
@@ -69,14 +69,14 @@ def _holes(mazes: Sequence[Maze]) -> NDArray[np.float64]:
 
 
 def _answer_facts(problems: Sequence[Problem]) -> list[Fact]:
-    """Of a plan its first move and its length; of any other short answer the answer itself."""
+    """The first move and the length of a plan; any other short answer itself."""
     answers = [problem.answer for problem in problems]
     if all(answer and set(answer) <= set(MOVES) for answer in answers) and _is_planning(problems):
         return [
             Fact("next move", tuple(answer[0] for answer in answers)),
             Fact("length of the plan", tuple(str(len(answer)) for answer in answers)),
         ]
-    if all(len(answer) <= _LONGEST_ANSWER for answer in answers):
+    if all(len(answer) <= _MAX_CLASS_LENGTH for answer in answers):
         return [Fact("answer", tuple(answers))]
     return []
 
@@ -85,8 +85,8 @@ def _is_planning(problems: Sequence[Problem]) -> bool:
     return all(problem.benchmark == vsp_planning.NAME for problem in problems)
 
 
-def _own_facts(problems: Sequence[Problem]) -> list[Fact]:
-    """Small categorical facts a benchmark keeps itself: present in every problem, a word, a number or yes and no."""
+def _data_facts(problems: Sequence[Problem]) -> list[Fact]:
+    """Categorical facts in the data of a benchmark: a word, a number or a flag that every problem has."""
     names = [name for name in problems[0].facts if name not in ("map", "plan")]
     return [
         Fact(name, tuple(str(problem.facts[name]) for problem in problems))
@@ -97,4 +97,4 @@ def _own_facts(problems: Sequence[Problem]) -> list[Fact]:
 
 def _is_small(facts: Mapping[str, object], name: str) -> bool:
     value = facts[name]
-    return isinstance(value, (bool, int)) or (isinstance(value, str) and len(value) <= _LONGEST_ANSWER)
+    return isinstance(value, (bool, int)) or (isinstance(value, str) and len(value) <= _MAX_CLASS_LENGTH)

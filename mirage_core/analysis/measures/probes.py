@@ -1,7 +1,7 @@
-"""X -> Z by reading: can a linear probe tell facts of the world from latents, and from what else?
+"""X -> Z by probing: whether a linear probe predicts facts about the problem from latents, and from other states.
 
-Every benchmark is probed apart. Controls: the commonest class of the instance's group, the same probe on labels that
-were shuffled within groups, and the same probe on image features and on the state before the span. Legend:
+Every benchmark is probed separately. Controls: the most frequent class of the instance's group, the same probe on
+labels shuffled within groups, and the same probe on image features and on the state before the span. Legend:
 N instances, D numbers of a state, C targets, R label sets (the true one first).
 """
 
@@ -14,56 +14,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirage_core.analysis.bootstrap import Floats, bootstrap_mean, share
-from mirage_core.analysis.collect import Collected
-from mirage_core.analysis.measures.linear_probe import Held, class_hits, class_targets, folds_of, held_out, sign_hits
+from mirage_core.analysis.collect import CleanRun, span_header
+from mirage_core.analysis.measures.linear_probe import (
+    CrossValidation,
+    class_hits,
+    class_targets,
+    cross_validate,
+    folds_of,
+    sign_hits,
+)
 from mirage_core.analysis.measures.probe_targets import MOST_CLASSES, Fact, facts_of, unit_of
-from mirage_core.analysis.results import Estimate, Probe, ProbesResult, header, without_span
+from mirage_core.analysis.results import Estimate, Probe, ProbesResult
 from mirage_core.config import AnalysisSettings
 from mirage_core.types import Problem
 
-FEWEST = 20
-"""Instances below which a probe says nothing."""
+MIN_INSTANCES = 20
+"""Fewer instances are not probed."""
 
 
-def probes(collected: Collected, problems: Sequence[Problem], settings: AnalysisSettings) -> ProbesResult:
-    """The measure, of a clean run over ``problems`` (in its order)."""
-    used = collected.with_span()
-    found: list[Probe] = []
+def probes(clean_run: CleanRun, problems: Sequence[Problem], settings: AnalysisSettings) -> ProbesResult:
+    """Measure all probes, from a clean run over ``problems`` (in its order)."""
+    used = clean_run.with_span().tolist()
+    results: list[Probe] = []
     skipped: dict[str, str] = {}
-    for name in sorted({problems[at].benchmark for at in used.tolist()}):
-        chosen = np.array([at for at in used.tolist() if problems[at].benchmark == name], dtype=np.int64)
-        one, left = benchmark_probes([problems[at] for at in chosen], _states(collected, chosen), settings)
-        found += [probe.model_copy(update={"fact": f"{name}: {probe.fact}"}) for probe in one]
-        skipped |= {f"{name}: {fact}": why for fact, why in left.items()}
+    for name in sorted({problems[at].benchmark for at in used}):
+        chosen = np.array([at for at in used if problems[at].benchmark == name], dtype=np.int64)
+        states = _states(clean_run, chosen)
+        probed, reasons = benchmark_probes([problems[at] for at in chosen], states, settings)
+        results += [each.model_copy(update={"fact": f"{name}: {each.fact}"}) for each in probed]
+        skipped |= {f"{name}: {fact}": reason for fact, reason in reasons.items()}
     return ProbesResult(
-        header=header(
-            "probes",
-            problems,
-            used,
-            num_latents=collected.num_latents,
-            seed=settings.seed,
-            notes=without_span(len(problems), len(used)),
-        ),
-        probes=tuple(found),
-        skipped=skipped,
+        header=span_header("probes", clean_run, problems, settings), probes=tuple(results), skipped=skipped
     )
 
 
 def benchmark_probes(
     problems: Sequence[Problem], states: Mapping[str, Floats], settings: AnalysisSettings
 ) -> tuple[list[Probe], dict[str, str]]:
-    """Probes of all facts of problems of one benchmark from states [N, D] by their names; and facts left out, why."""
+    """Probes of all facts of one benchmark from named states [N, D]; and the reason for each fact left out."""
     folds = folds_of([unit_of(problem) for problem in problems], settings.folds, settings.seed)
     groups = [problem.group for problem in problems]
-    found: list[Probe] = []
+    results: list[Probe] = []
     skipped: dict[str, str] = {}
     for fact in facts_of(problems):
-        why = _unfit(fact, len(problems), folds)
-        if why is not None:
-            skipped[fact.name] = why
+        reason = _skip_reason(fact, len(problems), folds)
+        if reason is not None:
+            skipped[fact.name] = reason
             continue
-        found += [probe(fact, name, states[name], groups, folds, settings) for name in states]
-    return found, skipped
+        results += [probe(fact, name, states[name], groups, folds, settings) for name in states]
+    return results, skipped
 
 
 def probe(
@@ -73,44 +72,46 @@ def probe(
     targets, classes = (fact.signs, 2) if fact.signs is not None else class_targets(fact.labels)
     hits = sign_hits if fact.signs is not None else class_hits
     orders = [np.arange(len(states)), *_shuffles(groups, settings.shuffles, settings.seed)]
-    held = held_out(states, np.stack([targets[order] for order in orders]), folds, settings.penalties, hits)
-    shuffled = np.nanmean(held.hits[1:], axis=1)
-    accuracy = _accuracy(held, settings)
-    at_least = int((shuffled >= float(np.nanmean(held.hits[0])) - 1e-12).sum())
+    label_sets = np.stack([targets[order] for order in orders])
+    validated = cross_validate(states, label_sets, folds, settings.penalties, hits)
+    shuffled = np.nanmean(validated.hits[1:], axis=1)
+    at_least = int((shuffled >= float(np.nanmean(validated.hits[0])) - 1e-12).sum())
     return Probe(
         fact=fact.name,
         states=name,
         classes=classes,
         train=round(len(states) * (1 - 1 / len(set(folds.tolist())))),
         test=len(states),
-        accuracy=accuracy,
+        accuracy=_accuracy(validated, settings),
         majority=_majority(fact, targets, groups, folds),
         shuffled=Estimate(
             value=float(shuffled.mean()), low=float(shuffled.min()), high=float(shuffled.max()), n=len(shuffled)
         ),
         p_value=(1 + at_least) / (1 + len(shuffled)),
-        penalty=float(held.penalty[0]),
+        penalty=float(validated.penalty[0]),
     )
 
 
-def _states(collected: Collected, chosen: NDArray[np.int64]) -> dict[str, Floats]:
-    """What is probed [n, D], by name: latents together and one by one, then the states beside them."""
-    latents = collected.latents[chosen].double().numpy()
-    found = {"latents": latents.reshape(len(latents), -1)}
-    found |= {f"latent-{place}": latents[:, place] for place in range(latents.shape[1])}
-    found["image-features"] = collected.image_features[chosen].double().numpy()
-    pooled = collected.image_pooled[chosen].double().numpy()
-    found["image-pooled"] = pooled.reshape(len(pooled), -1)
-    found["text-before"] = collected.text_before[chosen].double().numpy()
-    return {name: states for name, states in found.items() if states.shape[1]}
+def _states(clean_run: CleanRun, chosen: NDArray[np.int64]) -> dict[str, Floats]:
+    """The states to probe [n, D], by name: latents together and one by one, then the controls."""
+    latents = clean_run.latents[chosen].double().numpy()
+    pooled = clean_run.image_pooled[chosen].double().numpy()
+    states = {
+        "latents": latents.reshape(len(latents), -1),
+        **{f"latent-{index}": latents[:, index] for index in range(latents.shape[1])},
+        "image-features": clean_run.image_features[chosen].double().numpy(),
+        "image-pooled": pooled.reshape(len(pooled), -1),
+        "text-before": clean_run.text_before[chosen].double().numpy(),
+    }
+    return {name: each for name, each in states.items() if each.shape[1]}
 
 
-def _unfit(fact: Fact, instances: int, folds: NDArray[np.int64]) -> str | None:
+def _skip_reason(fact: Fact, instances: int, folds: NDArray[np.int64]) -> str | None:
     """Why a fact cannot be probed; None where it can."""
-    if instances < FEWEST:
-        return f"{instances} instances, fewer than {FEWEST}"
+    if instances < MIN_INSTANCES:
+        return f"{instances} instances, fewer than {MIN_INSTANCES}"
     if len(set(folds.tolist())) < 2:
-        return "all instances show one picture"
+        return "all instances show one image"
     if fact.signs is not None:
         return None
     classes = len(set(fact.labels))
@@ -122,7 +123,7 @@ def _unfit(fact: Fact, instances: int, folds: NDArray[np.int64]) -> str | None:
 
 
 def _shuffles(groups: Sequence[str], times: int, seed: int) -> list[NDArray[np.int64]]:
-    """Orders of the labels that keep every label in its group."""
+    """Random orders of the labels that keep every label in its group."""
     generator = np.random.default_rng(seed)
     members = [np.flatnonzero(np.array(groups) == group) for group in sorted(set(groups))]
     orders: list[NDArray[np.int64]] = []
@@ -134,29 +135,29 @@ def _shuffles(groups: Sequence[str], times: int, seed: int) -> list[NDArray[np.i
     return orders
 
 
-def _accuracy(held: Held, settings: AnalysisSettings) -> Estimate:
-    """Held-out accuracy of the true labels: Wilson's interval of whole hits, else the bootstrap's."""
-    hits = held.hits[0][np.isfinite(held.hits[0])]
+def _accuracy(validated: CrossValidation, settings: AnalysisSettings) -> Estimate:
+    """Held-out accuracy of the true labels, with Wilson's interval where every hit is 0 or 1, else the bootstrap's."""
+    hits = validated.hits[0][np.isfinite(validated.hits[0])]
     if np.isin(hits, (0.0, 1.0)).all():
         return share(hits > 0.5)
     return bootstrap_mean(hits, settings.resamples, settings.seed)
 
 
 def _majority(fact: Fact, targets: Floats, groups: Sequence[str], folds: NDArray[np.int64]) -> float:
-    """Held-out accuracy of what is commonest among the other folds' instances of the same group (of all, else)."""
+    """Held-out accuracy of the most frequent value in the other folds, within the group where it occurs there."""
     right = np.full(len(targets), np.nan)
     names = np.array(groups)
     for at in range(len(targets)):
         others = folds != folds[at]
-        near = others & (names == names[at])
-        taught = targets[near if near.any() else others]
-        right[at] = _guess(fact, taught, targets[at])
+        same_group = others & (names == names[at])
+        train = targets[same_group if same_group.any() else others]
+        right[at] = _majority_hit(fact, train, targets[at])
     return float(np.nanmean(right))
 
 
-def _guess(fact: Fact, taught: Floats, asked: Floats) -> float:
-    """How right the commonest value of ``taught`` [n, C] is for one instance [C]."""
+def _majority_hit(fact: Fact, train: Floats, test: Floats) -> float:
+    """The score of the most frequent value of ``train`` [n, C] on one instance [C]."""
     if fact.signs is None:
-        return float(Counter(taught.argmax(1).tolist()).most_common(1)[0][0] == int(asked.argmax()))
-    common = np.where(taught.sum(0) >= 0, 1.0, -1.0)
-    return float(sign_hits(common, asked))
+        return float(Counter(train.argmax(1).tolist()).most_common(1)[0][0] == int(test.argmax()))
+    common = np.where(train.sum(0) >= 0, 1.0, -1.0)
+    return float(sign_hits(common, test))

@@ -1,11 +1,11 @@
-"""Every measure by its name: those that need the clean run alone, and those that ask the model again."""
+"""Every measure by its name: those computed from the clean run alone, and those that generate with the model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mirage_core.analysis.collect import Collected
-from mirage_core.analysis.intervened_generation import Asker
+from mirage_core.analysis.collect import CleanRun
+from mirage_core.analysis.intervened_generation import InterventionRunner
 from mirage_core.analysis.measures.interventions import interventions
 from mirage_core.analysis.measures.mediation import mediation
 from mirage_core.analysis.measures.only_latents import only_latents
@@ -16,11 +16,13 @@ from mirage_core.analysis.results import Record
 from mirage_core.config import AnalysisSettings
 from mirage_core.types import Problem, Progress
 
-FROM_STATES: dict[str, Callable[[Collected, Sequence[Problem], AnalysisSettings], Record]] = {
+STATE_MEASURES: dict[str, Callable[[CleanRun, Sequence[Problem], AnalysisSettings], Record]] = {
     "similarity": similarity,
     "probes": probes,
 }
-ON_THE_MODEL: dict[str, Callable[[Asker, Collected, Sequence[Problem], AnalysisSettings, Progress], Record]] = {
+MODEL_MEASURES: dict[
+    str, Callable[[InterventionRunner, CleanRun, Sequence[Problem], AnalysisSettings, Progress], Record]
+] = {
     "interventions": interventions,
     "mediation": mediation,
     "only-latents": only_latents,

@@ -1,4 +1,4 @@
-"""What is fed in place of the latents: tensors of one row an instance, decided before anything is decoded.
+"""Replacements for latents [N, k, D]: tensors of the same shape, computed before anything is decoded.
 
 Legend: N instances, k latents, D hidden.
 """
@@ -9,42 +9,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mirage_core.analysis.donors import NOBODY, Partners
+from mirage_core.analysis.donors import NO_DONOR, Donors
 
 
 def clamped(latents: Tensor, seed: int) -> Tensor:
-    """Every instance gets the latents [k, D] of one of them, the same for all."""
+    """For every instance the latents [k, D] of one instance, drawn by ``seed``."""
     chosen = int(np.random.default_rng(seed).integers(len(latents)))
     return latents[chosen].expand_as(latents).clone()
 
 
 def mean(latents: Tensor) -> Tensor:
-    """Every instance gets the mean over instances at each index."""
+    """For every instance the mean over instances at each index."""
     return latents.mean(0).expand_as(latents).clone()
 
 
 def noised(latents: Tensor, scale: float, seed: int) -> Tensor:
-    """Latents with Gaussian noise of ``scale`` standard deviations (``spread``) added to every number.
+    """Latents plus Gaussian noise of ``scale`` standard deviations (``overall_std``).
 
-    The noise of all scales is one draw, made larger, so that a dose-response curve is not blurred by luck.
+    All scales use the same draw, so that a dose-response curve is not blurred by sampling.
     """
-    return latents + scale * spread(latents) * _normal(latents, seed)
+    return latents + scale * overall_std(latents) * _normal(latents, seed)
 
 
 def noise_only(latents: Tensor, seed: int) -> Tensor:
-    """Gaussian vectors with the mean and the standard deviation over instances that each number has at each index:
-    what a latent looks like that knows nothing of its input."""
+    """Gaussian vectors with the mean and standard deviation over instances of each number at each index: latents that
+    are independent of their input."""
     return latents.mean(0) + latents.std(0, unbiased=False) * _normal(latents, seed)
 
 
-def lent(latents: Tensor, partners: Partners) -> Tensor:
-    """Every instance gets its donor's latents; its own where it has none."""
+def from_donors(latents: Tensor, donors: Donors) -> Tensor:
+    """For every instance its donor's latents; its own where it has no donor."""
     own = np.arange(len(latents))
-    return latents[torch.from_numpy(np.where(partners == NOBODY, own, partners))]
+    return latents[torch.from_numpy(np.where(donors == NO_DONOR, own, donors))]
 
 
-def spread(latents: Tensor) -> float:
-    """The standard deviation of all numbers of all latents, what a noise scale of 1 means."""
+def overall_std(latents: Tensor) -> float:
+    """The standard deviation of all numbers of all latents: the unit of noise scales."""
     return float(latents.double().std(unbiased=False))
 
 

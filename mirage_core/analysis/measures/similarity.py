@@ -1,8 +1,8 @@
-"""X -> Z by comparison: are latents of different inputs different, and are those of one answer?
+"""X -> Z by similarity: how much latents differ between inputs, and within one answer.
 
 Inter-instance similarity is the mean off-diagonal pairwise cosine between instances at one latent index,
-intra-instance that between the indices of one instance; text and image states stand beside them. The formula of
-arXiv 2602.22766 is not published; this is what its words say. Legend: N instances, J places, D hidden, R resamples.
+intra-instance that between the indices of one instance; text and image states are the baselines. The formula of
+arXiv 2602.22766 is not published; this follows its text. Legend: N instances, J positions, D hidden, R resamples.
 """
 
 from __future__ import annotations
@@ -15,39 +15,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mirage_core.analysis.bootstrap import Floats, bootstrap, bootstrap_mean, jackknife
-from mirage_core.analysis.collect import Collected, stratum
+from mirage_core.analysis.collect import CleanRun, span_header, stratum
 from mirage_core.analysis.measures import geometry
-from mirage_core.analysis.results import (
-    Estimate,
-    IndexSimilarity,
-    SimilarityResult,
-    StateSimilarity,
-    header,
-    without_span,
-)
+from mirage_core.analysis.results import Estimate, IndexSimilarity, SimilarityResult, StateSimilarity
 from mirage_core.config import AnalysisSettings
 from mirage_core.types import Problem
 
 Kind = Literal["latents", "text", "image"]
 
 
-def similarity(collected: Collected, problems: Sequence[Problem], settings: AnalysisSettings) -> SimilarityResult:
-    """The measure, of a clean run over ``problems`` (in its order)."""
+def similarity(clean_run: CleanRun, problems: Sequence[Problem], settings: AnalysisSettings) -> SimilarityResult:
+    """Measure similarity, from a clean run over ``problems`` (in its order)."""
     kinds: list[tuple[Kind, Tensor, Tensor]] = [
-        ("latents", collected.latents, collected.has_span),
-        ("text", collected.text, collected.has_text),
-        ("image", collected.image, collected.has_image),
+        ("latents", clean_run.latents, clean_run.has_span),
+        ("text", clean_run.text, clean_run.has_text),
+        ("image", clean_run.image, clean_run.has_image),
     ]
-    used = collected.with_span()
     return SimilarityResult(
-        header=header(
-            "similarity",
-            problems,
-            used,
-            num_latents=collected.num_latents,
-            seed=settings.seed,
-            notes=without_span(len(problems), len(used)),
-        ),
+        header=span_header("similarity", clean_run, problems, settings),
         states=tuple(
             state_similarity(kind, states[present].double().numpy(), _groups(problems, present), settings)
             for kind, states, present in kinds
@@ -57,14 +42,14 @@ def similarity(collected: Collected, problems: Sequence[Problem], settings: Anal
 
 
 def state_similarity(kind: Kind, states: Floats, groups: Sequence[str], settings: AnalysisSettings) -> StateSimilarity:
-    """One kind of states [N, J, D] of two or more instances in their groups [N]."""
+    """The similarity of one kind of states [N, J, D], of two or more instances in the groups [N]."""
     centred = states - states.mean(0)
     size = geometry.root_mean_square(states)
     within = geometry.cosines(states)
     return StateSimilarity(
         states=kind,
         n=len(states),
-        by_index=tuple(_at_index(place, states, groups, settings) for place in range(states.shape[1])),
+        by_index=tuple(_at_index(index, states, groups, settings) for index in range(states.shape[1])),
         intra=_mean(geometry.mean_within(within), settings),
         intra_centred=_mean(geometry.mean_within(geometry.cosines(centred, size)), settings),
         intra_matrix=tuple(tuple(float(cell) for cell in row) for row in _known_mean(within)),
@@ -79,23 +64,23 @@ def _mean(values: Floats, settings: AnalysisSettings) -> Estimate:
 
 
 def _share(part: int, states: Floats, settings: AnalysisSettings) -> Estimate:
-    """One share of the two-way table of states [N, J, D]: 0 the instance's, 1 the place's, 2 the rest."""
+    """One share of the two-way table of states [N, J, D]: 0 of the instance, 1 of the position, 2 of the rest."""
     return bootstrap(
         lambda weights: geometry.two_way_shares(states, weights)[part], len(states), settings.resamples, settings.seed
     )
 
 
-def _at_index(place: int, states: Floats, groups: Sequence[str], settings: AnalysisSettings) -> IndexSimilarity:
-    """States at one place compared between instances."""
-    vectors = states[:, place]
+def _at_index(index: int, states: Floats, groups: Sequence[str], settings: AnalysisSettings) -> IndexSimilarity:
+    """The similarity between instances of the states at one position."""
+    vectors = states[:, index]
     pairs = geometry.cosines(vectors)
     centred = geometry.cosines(vectors - vectors.mean(0), geometry.root_mean_square(vectors))
     count, resamples, seed = len(vectors), settings.resamples, settings.seed
     return IndexSimilarity(
-        index=place,
+        index=index,
         inter=bootstrap(lambda weights: geometry.mean_between(pairs, weights), count, resamples, seed),
         inter_centred=bootstrap(lambda weights: geometry.mean_between(centred, weights), count, resamples, seed),
-        effective_rank=jackknife(lambda kept: geometry.effective_rank(vectors[kept]), count, seed),
+        effective_rank=jackknife(lambda subset: geometry.effective_rank(vectors[subset]), count, seed),
         energy_share=bootstrap(lambda weights: geometry.energy_share(vectors, weights), count, resamples, seed),
         group_share=bootstrap(lambda weights: geometry.group_share(vectors, groups, weights), count, resamples, seed),
         group_share_chance=(len(set(groups)) - 1) / (count - 1),
@@ -103,12 +88,12 @@ def _at_index(place: int, states: Floats, groups: Sequence[str], settings: Analy
 
 
 def _known_mean(within: Floats) -> Floats:
-    """Mean cosine of every two places [J, J] over instances [N, J, J]; 0 where none has a direction."""
+    """Mean cosine of every two positions [J, J] over instances [N, J, J]; 0 where none has a direction."""
     known = np.isfinite(within)
     total = np.where(known, within, 0.0).sum(0)
     return np.asarray(total / np.maximum(known.sum(0), 1))
 
 
 def _groups(problems: Sequence[Problem], present: Tensor) -> list[str]:
-    kept: NDArray[np.int64] = np.flatnonzero(present.numpy())
-    return ["/".join(stratum(problems[at])) for at in kept.tolist()]
+    indices: NDArray[np.int64] = np.flatnonzero(present.numpy())
+    return ["/".join(stratum(problems[at])) for at in indices.tolist()]

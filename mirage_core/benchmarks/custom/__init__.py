@@ -1,1 +1,1 @@
-"""A user's own problems: a JSONL file with pictures, or a task written in Python."""
+"""Users' own benchmarks: a JSONL file with images, or a task written in Python."""

@@ -1,1 +1,1 @@
-"""Reading and writing of data sets: JSONL rows, rows as hubs publish them, image sources, content digests."""
+"""Readers of data sets: JSONL rows, rows of hub data sets, image sources; and content digests."""

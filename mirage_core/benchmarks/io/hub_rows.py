@@ -1,7 +1,7 @@
 """Rows of a published data set: a hub id, a folder or a file (parquet, JSON lines), read one at a time.
 
-Pictures come as their encoded bytes, checked and never unpacked beyond a limit. Hub ids need ``datasets``
-(``pip install mirage-latent[train]``) and a network; everything else is read from this disk.
+Images stay encoded; they are checked, and never decompressed beyond a limit. Hub ids need ``datasets``
+(``pip install mirage-latent[train]``) and a network; everything else is read from the local disk.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from mirage_core.benchmarks.io.jsonl import (
-    MAX_PICTURE_BYTES,
-    MAX_PICTURE_PIXELS,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
     Row,
-    decode_picture,
-    read_picture_file,
+    decode_image,
+    read_image_file,
 )
 from mirage_core.errors import DataError
 
 _BATCH = 64
-_PICTURE_NAMES = (".png", ".jpg", ".jpeg")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedRow:
-    """One row and where it stands ("array/SAT test, row 12"); ``file`` is the local file it was read from."""
+    """One row and its location ("array/SAT test, row 12"); ``file`` is the local file it was read from."""
 
     where: str
     number: int
@@ -39,7 +39,7 @@ class PublishedRow:
     file: Path | None = None
 
     def text(self, key: str) -> str:
-        """A text of the row; DataError when the column is missing or holds something else."""
+        """A text of the row; DataError if the column is missing or has another type."""
         value = self.value(key)
         if not isinstance(value, str):
             raise DataError(f"{self.where}: {key!r} is {type(value).__name__}, expected text")
@@ -53,29 +53,29 @@ class PublishedRow:
         return value
 
     def value(self, key: str) -> Any:
-        """A value of the row; DataError names the columns there are."""
+        """A value of the row; DataError lists the columns if it is missing."""
         if key not in self.values:
             raise DataError(f"{self.where}: the column {key!r} is missing (it has {sorted(self.values)})")
         return self.values[key]
 
-    def picture(self, value: Any, what: str, most_pixels: int = MAX_PICTURE_PIXELS) -> bytes:
-        """The bytes of a picture in any of the published forms, checked.
+    def image(self, value: Any, what: str, max_pixels: int = MAX_IMAGE_PIXELS) -> bytes:
+        """The encoded bytes of an image in any of the published forms, checked.
 
-        Bytes, {"bytes": ...}, base64 text, or the name of a PNG or JPEG beside the local file the row stands in.
+        Bytes, {"bytes": ...}, base64 text, or the name of a PNG or JPEG beside the row's local file.
         """
-        if isinstance(value, str) and self.file and value.lower().endswith(_PICTURE_NAMES):
-            return read_picture_file(Row(self.file, self.number, self.values), what, value, most_pixels)[0]
-        data = _picture_bytes(value)
+        if isinstance(value, str) and self.file and value.lower().endswith(_IMAGE_SUFFIXES):
+            return read_image_file(Row(self.file, self.number, self.values), what, value, max_pixels)[0]
+        data = _image_bytes(value)
         if data is None:
-            raise DataError(f"{self.where}: {what} is {type(value).__name__}, expected the bytes of a picture")
-        if len(data) > MAX_PICTURE_BYTES:
-            raise DataError(f"{self.where}: {what} has {len(data)} bytes; at most {MAX_PICTURE_BYTES} are read")
-        decode_picture(data, f"{self.where}: {what}", most_pixels)
+            raise DataError(f"{self.where}: {what} is {type(value).__name__}, expected the bytes of an image")
+        if len(data) > MAX_IMAGE_BYTES:
+            raise DataError(f"{self.where}: {what} has {len(data)} bytes; at most {MAX_IMAGE_BYTES} are read")
+        decode_image(data, f"{self.where}: {what}", max_pixels)
         return data
 
 
 def published_rows(source: str, *, config: str | None = None, split: str = "test") -> Iterator[PublishedRow]:
-    """Every row of a data set, in order.
+    """Yield every row of a data set, in order.
 
     ``source`` is a parquet or JSON-lines file, a folder of parquet files (those whose path names ``config`` and
     ``split``, all of them when none does), or a hub id. DataError when it is none of these or cannot be read.
@@ -89,7 +89,7 @@ def published_rows(source: str, *, config: str | None = None, split: str = "test
     elif source.count("/") == 1 and not source.startswith((".", "/", "~")):
         yield from _hub_rows(source, config, split)
     else:
-        raise DataError(f"{source!r} is no file or folder here and no hub id (owner/name): name a data set")
+        raise DataError(f"{source!r} is neither a local file or folder nor a hub id (owner/name): name a data set")
 
 
 def _files_of(folder: Path, config: str | None, split: str) -> list[Path]:
@@ -97,17 +97,17 @@ def _files_of(folder: Path, config: str | None, split: str) -> list[Path]:
     files = sorted(folder.rglob("*.parquet")) or sorted(folder.rglob("*.jsonl"))
     if not files:
         raise DataError(f"{folder} holds no parquet and no JSON-lines file: expected a data set's folder")
-    for wanted in filter(None, (config, split)):
-        named = [file for file in files if wanted.casefold() in _words(file.relative_to(folder))]
-        files = named or files
+    for word in filter(None, (config, split)):
+        matching = [file for file in files if word.casefold() in _words(file.relative_to(folder))]
+        files = matching or files
     return files
 
 
 def _words(path: Path) -> set[str]:
     """The words of a relative path: "Jigsaw/val-00000-of-00001.parquet" gives jigsaw, val, ..."""
     text = path.with_suffix("").as_posix().casefold()
-    for mark in "/.-_":
-        text = text.replace(mark, " ")
+    for separator in "/.-_":
+        text = text.replace(separator, " ")
     return {*text.split(), *path.with_suffix("").as_posix().casefold().split("/")}
 
 
@@ -154,7 +154,7 @@ def _hub_rows(source: str, config: str | None, split: str) -> Iterator[Published
             if isinstance(feature, datasets.Image):
                 table = table.cast_column(name, datasets.Image(decode=False))
         rows = iter(table)
-    except Exception as error:  # the library raises many kinds, network errors among them
+    except Exception as error:  # the library raises errors of many kinds, network errors included
         raise DataError(
             f"the data set {source} ({config or 'no configuration'}, {split}) cannot be loaded: "
             f"{type(error).__name__}: {error}. Without a network, give a local folder with its parquet files"
@@ -164,7 +164,7 @@ def _hub_rows(source: str, config: str | None, split: str) -> Iterator[Published
 
 
 def hub_folder(source: str) -> Path:
-    """All files of a hub id's data set in a local folder, for data sets whose rows name files; needs a network."""
+    """Download all files of a hub data set into a local folder, for data sets whose rows name files."""
     import huggingface_hub
 
     try:
@@ -176,7 +176,7 @@ def hub_folder(source: str) -> Path:
         ) from error
 
 
-def _picture_bytes(value: Any) -> bytes | None:
+def _image_bytes(value: Any) -> bytes | None:
     if isinstance(value, dict):
         value = value.get("bytes")
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Pictures to cut: a folder of PNG and JPEG files, a data set with a column of pictures, or drawn by program."""
+"""Images to cut: a folder of PNG and JPEG files, a data set with a column of images, or drawn by a program."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 from PIL import Image
 
 from mirage_core.benchmarks.io.hub_rows import published_rows
-from mirage_core.benchmarks.io.jsonl import MAX_PICTURE_BYTES, decode_picture
+from mirage_core.benchmarks.io.jsonl import MAX_IMAGE_BYTES, decode_image
 from mirage_core.benchmarks.splits import TEST_SHARE, VALIDATION_SHARE
 from mirage_core.config import JigsawData
 from mirage_core.errors import DataError
-from mirage_core.worlds.jigsaw import draw_picture
+from mirage_core.worlds.jigsaw import draw_image
 
 DRAWN = "drawn"
 _SUFFIXES = (".png", ".jpg", ".jpeg")
-# Drawn pictures fall into splits by digest: some more are drawn than should be needed, so that each split is filled.
+# Digests assign drawn images to splits: some more are drawn than expected, so that each split is filled.
 _SPARE_SHARE, _SPARE = 1.2, 50
 
 
 @dataclass(frozen=True, slots=True)
-class SourcePicture:
-    """A picture and what to call it: its path in the folder, its row, or its number."""
+class SourceImage:
+    """An image and its name: its path in the folder, its row, or its number."""
 
     name: str
     image: Image.Image
 
 
-def source_pictures(data: JigsawData, seed: int) -> Iterator[SourcePicture]:
-    """Every picture of the source, in a fixed order; DataError names one that cannot be read."""
+def source_images(data: JigsawData, seed: int) -> Iterator[SourceImage]:
+    """Yield every image of the source, in a fixed order; DataError names one that cannot be read."""
     folder = Path(data.pictures).expanduser()
     if data.pictures == DRAWN:
         yield from _drawn(data, seed)
@@ -39,25 +39,25 @@ def source_pictures(data: JigsawData, seed: int) -> Iterator[SourcePicture]:
         yield from _folder(folder)
     else:
         for row in published_rows(data.pictures, split=data.pictures_split):
-            encoded = row.picture(row.value(data.pictures_column), data.pictures_column)
-            yield SourcePicture(f"row-{row.number}", decode_picture(encoded, row.where))
+            encoded = row.image(row.value(data.pictures_column), data.pictures_column)
+            yield SourceImage(f"row-{row.number}", decode_image(encoded, row.where))
 
 
-def _drawn(data: JigsawData, seed: int) -> Iterator[SourcePicture]:
+def _drawn(data: JigsawData, seed: int) -> Iterator[SourceImage]:
     shares = {data.test: TEST_SHARE, data.validation: VALIDATION_SHARE, data.train: 1 - TEST_SHARE - VALIDATION_SHARE}
-    needed = max(wanted / share for wanted, share in shares.items())
+    needed = max(count / share for count, share in shares.items())
     for number in range(round(needed * _SPARE_SHARE) + _SPARE):
-        yield SourcePicture(f"drawn-{number}", draw_picture(np.random.default_rng([seed, number]), data.side_px))
+        yield SourceImage(f"drawn-{number}", draw_image(np.random.default_rng([seed, number]), data.side_px))
 
 
-def _folder(folder: Path) -> Iterator[SourcePicture]:
+def _folder(folder: Path) -> Iterator[SourceImage]:
     root = folder.resolve()
     files = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
     if not files:
-        raise DataError(f"{folder} holds no PNG or JPEG file: name a folder of pictures, a data set, or {DRAWN!r}")
+        raise DataError(f"{folder} holds no PNG or JPEG file: name a folder of images, a data set, or {DRAWN!r}")
     for file in files:
         if not file.resolve().is_relative_to(root):
-            raise DataError(f"{file} is a link out of {folder}: copy the picture into the folder")
-        if file.stat().st_size > MAX_PICTURE_BYTES:
-            raise DataError(f"{file} has {file.stat().st_size} bytes; at most {MAX_PICTURE_BYTES} are read")
-        yield SourcePicture(file.relative_to(root).as_posix(), decode_picture(file.read_bytes(), str(file)))
+            raise DataError(f"{file} is a link out of {folder}: copy the image into the folder")
+        if file.stat().st_size > MAX_IMAGE_BYTES:
+            raise DataError(f"{file} has {file.stat().st_size} bytes; at most {MAX_IMAGE_BYTES} are read")
+        yield SourceImage(file.relative_to(root).as_posix(), decode_image(file.read_bytes(), str(file)))

@@ -1,4 +1,4 @@
-"""Rows of a published JSONL file and the pictures beside it, read with suspicion.
+"""Rows of a JSONL file and the images beside it, fully validated.
 
 Every fault is a DataError that names the file, the line and the way out.
 """
@@ -17,15 +17,15 @@ from PIL import Image
 
 from mirage_core.errors import DataError
 
-MAX_PICTURE_BYTES = 64 * 2**20
-MAX_PICTURE_PIXELS = 32_000_000
-# For benchmarks about large pictures (HR-Bench 8K: 33 million pixels); Pillow itself warns from 89 million on.
-LARGE_PICTURE_PIXELS = 80_000_000
+MAX_IMAGE_BYTES = 64 * 2**20
+MAX_IMAGE_PIXELS = 32_000_000
+# For benchmarks about large images (HR-Bench 8K: 33 million pixels); Pillow itself warns from 89 million on.
+LARGE_IMAGE_PIXELS = 80_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of a JSONL file, and where it stands."""
+    """One line of a JSONL file and its location."""
 
     file: Path
     line: int
@@ -37,7 +37,7 @@ class Row:
         return f"{self.file}, line {self.line}"
 
     def text(self, key: str) -> str:
-        """A string of the row; DataError when the key is missing or holds something else."""
+        """A text of the row; DataError if the key is missing or has another type."""
         if key not in self.values:
             raise DataError(f"{self.where}: the key {key!r} is missing (it has {sorted(self.values)}); add it")
         value = self.values[key]
@@ -47,7 +47,7 @@ class Row:
 
 
 def read_rows(file: Path) -> Iterator[Row]:
-    """Every row of a JSONL file, blank lines skipped; raises DataError for a missing or empty file, or bad JSON."""
+    """Yield every row of a JSONL file, without blank lines; DataError for a missing or empty file, or invalid JSON."""
     try:
         lines = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -60,7 +60,7 @@ def read_rows(file: Path) -> Iterator[Row]:
 
 
 def read_lines(file: Path) -> Iterator[Row | DataError]:
-    """Every row of a JSONL file, or what is wrong with its line; raises DataError when the file cannot be read."""
+    """Yield every row of a JSONL file, or the error of its line; DataError if the file cannot be read."""
     try:
         with file.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
@@ -90,57 +90,55 @@ def read_question(row: Row) -> str:
     if question.count("<image>") != 1:
         raise DataError(
             f"{row.where}: text_input has {question.count('<image>')} times '<image>'; expected it once, "
-            "where the picture stands"
+            "at the position of the image"
         )
     return question
 
 
-def read_picture(row: Row, key: str = "image_input") -> tuple[bytes, Image.Image]:
-    """The row's picture, as its own bytes and decoded; its path is relative to the file and stays in its folder."""
-    return read_picture_file(row, key, row.text(key))
+def read_image(row: Row, key: str = "image_input") -> tuple[bytes, Image.Image]:
+    """The row's image, encoded and decoded; its path is relative to the file and stays in its folder."""
+    return read_image_file(row, key, row.text(key))
 
 
-def read_picture_file(
-    row: Row, key: str, name: str, most_pixels: int = MAX_PICTURE_PIXELS
-) -> tuple[bytes, Image.Image]:
-    """A picture that the row's ``key`` names as ``name``, as its own bytes and decoded."""
-    path = _inside(row, key, name)
+def read_image_file(row: Row, key: str, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[bytes, Image.Image]:
+    """The image file ``name`` that the row's ``key`` names, encoded and decoded."""
+    path = _path_below(row, key, name)
     if not path.is_file():
-        raise DataError(f"{row.where}: the picture {name!r} is missing; expected it at {path}")
+        raise DataError(f"{row.where}: the image {name!r} is missing; expected it at {path}")
     try:
         size = path.stat().st_size
-        if size > MAX_PICTURE_BYTES:
-            raise DataError(f"{row.where}: {name!r} has {size} bytes; at most {MAX_PICTURE_BYTES} are read")
+        if size > MAX_IMAGE_BYTES:
+            raise DataError(f"{row.where}: {name!r} has {size} bytes; at most {MAX_IMAGE_BYTES} are read")
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{row.where}: cannot read the picture {name!r}: {error}") from error
-    return data, decode_picture(data, f"{row.where}: the picture {name!r}", most_pixels)
+        raise DataError(f"{row.where}: cannot read the image {name!r}: {error}") from error
+    return data, decode_image(data, f"{row.where}: the image {name!r}", max_pixels)
 
 
-def _inside(row: Row, key: str, name: str) -> Path:
-    """Where a picture lies; DataError when that is outside the file's folder, through ``..`` or a link."""
+def _path_below(row: Row, key: str, name: str) -> Path:
+    """The path of an image; DataError if it is outside the file's folder, through ``..`` or a link."""
     folder = row.file.resolve().parent
     try:
         path = (folder / name).resolve()
     except (OSError, ValueError) as error:
-        raise DataError(f"{row.where}: {key!r} is no file name: {name!r} ({error})") from error
+        raise DataError(f"{row.where}: {key!r} is not a file name: {name!r} ({error})") from error
     if not name or not path.is_relative_to(folder) or path == folder:
-        raise DataError(f"{row.where}: {key!r} leaves the file's folder: {name!r}; copy the picture beside the file")
+        raise DataError(f"{row.where}: {key!r} leaves the file's folder: {name!r}; copy the image beside the file")
     return path
 
 
-def decode_picture(data: bytes, what: str, most_pixels: int = MAX_PICTURE_PIXELS) -> Image.Image:
-    """A PNG or JPEG, fully decoded; too large ones are refused before they are unpacked."""
+def decode_image(data: bytes, what: str, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """Decode a PNG or JPEG completely; too large ones are rejected before they are decompressed."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        too_large = picture.width * picture.height > most_pixels
+            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
+        too_large = image.width * image.height > max_pixels
         if not too_large:
-            picture.load()
+            image.load()
     except Exception as error:
-        # Pillow raises errors of many kinds on broken files, its decompression warning among them.
-        raise DataError(f"{what} cannot be decoded ({error}); expected a whole PNG or JPEG") from error
+        # Pillow raises errors of many kinds on broken files, its decompression warning included.
+        raise DataError(f"{what} cannot be decoded ({error}); expected a complete PNG or JPEG") from error
     if too_large:
-        raise DataError(f"{what} has {picture.width}x{picture.height} pixels; at most {most_pixels} are decoded")
-    return picture
+        raise DataError(f"{what} has {image.width}x{image.height} pixels; at most {max_pixels} are decoded")
+    return image

@@ -1,6 +1,6 @@
-"""What the engine asks of a stock model; a subclass a family of models says where that is.
+"""The interface of the engine to a stock model; one subclass for each model family.
 
-The defaults are what stock decoders of today share, and Qwen's layout and positions. Legend: B rows, T columns,
+The defaults are what stock decoders share, and Qwen's layout and positions. Legend: B rows, T columns,
 D hidden, V vocabulary, P patches, N images, F width of image features.
 """
 
@@ -23,8 +23,8 @@ from mirage_core.model.packing import Packing
 ATTENTION = ("sdpa", "eager")
 
 
-class Inside(ABC):
-    """The parts of one stock model. SettingsError when it cannot do what latent batches need."""
+class ModelAdapter(ABC):
+    """Access to the parts of one stock model. SettingsError where it does not support latent batches."""
 
     stock_class: ClassVar[type[PreTrainedModel]]
 
@@ -42,7 +42,7 @@ class Inside(ABC):
 
     @property
     def vocab_size(self) -> int:
-        """V, rows of the embedding table."""
+        """V, the size of the embedding table."""
         return int(self.model.config.text_config.vocab_size)
 
     @property
@@ -52,35 +52,35 @@ class Inside(ABC):
 
     @property
     def merged_patches(self) -> int:
-        """Patches that make one token of the text model."""
+        """Patches in one token of the text model."""
         return int(self.vision.spatial_merge_unit)
 
     @property
-    def deep_layers(self) -> int:
-        """How many of the first decoder layers have image features added to their output (DeepStack); 0: none."""
+    def deepstack_layers(self) -> int:
+        """Number of first decoder layers that add image features to their output (DeepStack); 0: none."""
         return 0
 
     @abstractmethod
     def encode_images(self, pixels: Tensor, grids: tuple[Grid, ...], *, checkpointing: bool) -> Tensor:
-        """Features of all images end to end [P / merged_patches, F], in raster order.
+        """Return features of all images end to end [P / merged_patches, F], in raster order.
 
-        F is D * (1 + deep_layers): what stands at the image's tokens, then what is added after each of those layers.
+        F is D * (1 + deepstack_layers): the input embedding, then what is added after each of those layers.
         """
 
     def positions(self, ids: Tensor, lengths: Tensor, grid_thw: Tensor) -> Tensor:
-        """Positions [3, n] of rows laid end to end (CPU tensors: ids [n], lengths [B], grid_thw [N, 3])."""
+        """Return positions [3, n] of rows laid end to end (CPU tensors: ids [n], lengths [B], grid_thw [N, 3])."""
         merge = int(self.model.config.vision_config.spatial_merge_size)
         return torch.from_numpy(
             multimodal_positions(ids.numpy(), lengths.numpy(), grid_thw.numpy(), self.image_token, merge)
         )
 
     def embed_text(self, input_ids: Tensor) -> Tensor:
-        """Embeddings [B, T, D]."""
+        """Return embeddings [B, T, D] of ids [B, T]."""
         embedded: Tensor = self.text.embed_tokens(input_ids)
         return embedded
 
     def rotary(self, position_ids: Tensor) -> Rotary:
-        """Cosines and sines [B, T, head size] of positions [3, B, T]."""
+        """Return cosines and sines [B, T, head size] of positions [3, B, T]."""
         cos, sin = self.text.rotary_emb(self.text.norm.weight, position_ids)
         return cos, sin
 
@@ -93,7 +93,7 @@ class Inside(ABC):
         cache: Cache | None,
         packing: Packing | None = None,
     ) -> Tensor:
-        """One stock decoder layer on [B, T, D]; with ``packing`` on the tokens [1, n, D] alone."""
+        """Run one stock decoder layer on [B, T, D], or, with ``packing``, on packed tokens [1, n, D]."""
         layer: Any = self.layers[index]
         if packing is None:
             output: Tensor = layer(hidden, attention_mask=bias, position_embeddings=rotary, past_key_values=cache)
@@ -102,17 +102,17 @@ class Inside(ABC):
         return run_packed(layer, hidden, rotary, bias, cache, packing, sdpa=sdpa)
 
     def norm(self, hidden: Tensor) -> Tensor:
-        """The final norm."""
+        """Apply the final norm."""
         normed: Tensor = self.text.norm(hidden)
         return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., D]."""
+        """Return logits [..., V] of hidden states [..., D]."""
         scores: Tensor = self.model.lm_head(hidden)
         return scores
 
     def _check_attention(self) -> None:
-        """Refuse what would be silently wrong with the masks of latent batches."""
+        """Refuse settings that would be silently wrong with the masks of latent batches."""
         attention = self.model.config._attn_implementation
         if attention not in ATTENTION:
             raise SettingsError(

@@ -1,6 +1,6 @@
-"""A stock decoder layer on tokens alone: they stand in padded columns only where they meet, in attention.
+"""A stock decoder layer on packed tokens, which are padded for attention only.
 
-The parts are the stock ones; what is written anew is how they follow each other (pinned by tests against rows alone).
+Its modules are the stock ones, called in the stock order (tests compare with unpacked rows).
 Legend: B rows, T columns, n tokens, D hidden, H heads.
 """
 
@@ -28,7 +28,7 @@ def run_packed(
     *,
     sdpa: bool,
 ) -> Tensor:
-    """A layer on tokens [1, n, D] with their rotation [1, n, head size]; ``bias`` is that of their columns."""
+    """Run a layer on tokens [1, n, D] with their rotary [1, n, head size]; ``bias``: the mask of the padded columns."""
     attend = _attention if sdpa else _stock_attention
     tokens = tokens + attend(layer.self_attn, layer.input_layernorm(tokens), rotary, bias, cache, packing)
     result: Tensor = tokens + layer.mlp(layer.post_attention_layernorm(tokens))
@@ -38,7 +38,7 @@ def run_packed(
 def _attention(
     attention: Any, tokens: Tensor, rotary: Rotary, bias: Tensor | None, cache: Cache | None, packing: Packing
 ) -> Tensor:
-    """Self-attention [1, n, D] with every projection on the tokens alone."""
+    """Self-attention [1, n, D] with every projection on packed tokens."""
     names = ("q_proj", "k_proj", "v_proj")
     query, key, value = (
         getattr(attention, name)(tokens).unflatten(-1, (-1, attention.head_dim)) for name in names
@@ -46,23 +46,23 @@ def _attention(
     if hasattr(attention, "q_norm"):
         query, key = attention.q_norm(query), attention.k_norm(key)
     query, key = apply_rotary_pos_emb(query, key, *rotary, unsqueeze_dim=2)
-    query, key, value = (packing.spread(part).transpose(1, 2) for part in (query, key, value))
+    query, key, value = (packing.pad(part).transpose(1, 2) for part in (query, key, value))
     if cache is not None:
         key, value = cache.update(key, value, attention.layer_idx)
     dropout = attention.attention_dropout if attention.training else 0.0
     mixed, _ = sdpa_attention_forward(attention, query, key, value, bias, dropout, attention.scaling)
-    projected: Tensor = attention.o_proj(packing.gather(mixed).flatten(2))
+    projected: Tensor = attention.o_proj(packing.unpad(mixed).flatten(2))
     return projected
 
 
 def _stock_attention(
     attention: Any, tokens: Tensor, rotary: Rotary, bias: Tensor | None, cache: Cache | None, packing: Packing
 ) -> Tensor:
-    """Self-attention [1, n, D] as the stock module does it, on columns."""
+    """Self-attention [1, n, D] by the stock module, on padded columns."""
     mixed, _ = attention(
-        hidden_states=packing.spread(tokens),
+        hidden_states=packing.pad(tokens),
         attention_mask=bias,
-        position_embeddings=(packing.spread(rotary[0]), packing.spread(rotary[1])),
+        position_embeddings=(packing.pad(rotary[0]), packing.pad(rotary[1])),
         past_key_values=cache,
     )
-    return packing.gather(mixed)
+    return packing.unpad(mixed)

@@ -1,7 +1,7 @@
-"""Qwen's 3-D positions of many rows at once: text counts on, an image spans (time, row, column).
+"""Qwen's 3-D positions (M-RoPE) of many rows at once: text advances by one, an image spans (time, row, column).
 
 Qwen2.5-VL and Qwen3-VL differ only in videos, which are not used here. Equal to stock ``get_rope_index`` row by row
-(pinned by tests), about a hundred times faster, and independent of padding. Legend: B rows, N images, n tokens of
+(tested), about a hundred times faster, and independent of padding. Legend: B rows, N images, n tokens of
 all rows.
 """
 
@@ -41,12 +41,12 @@ def multimodal_positions(ids: Ints, lengths: Ints, grids: Ints, image_pad: int, 
 
 @lru_cache(maxsize=1024)
 def _offsets(time: int, height: int, width: int) -> Ints:
-    """Offsets [3, time * height * width] of an image's merged tokens, in raster order."""
+    """Return offsets [3, time * height * width] of an image's merged tokens, in raster order."""
     return np.indices((time, height, width), dtype=np.int64).reshape(3, -1)
 
 
 def _check_images(image_tokens: Ints, counts: Ints, rows: Ints) -> None:
-    """Each image's tokens must be there, in one run, in one row."""
+    """Check that each image's tokens exist, in one run, in one row."""
     if counts.sum() != len(image_tokens):
         raise InputError(
             f"{len(image_tokens)} image_pad tokens for images of {counts.tolist()} merged patches "
@@ -62,5 +62,5 @@ def _check_images(image_tokens: Ints, counts: Ints, rows: Ints) -> None:
         image = int(np.flatnonzero(broken)[0])
         raise InputError(
             f"The image_pad tokens of image {image} (row {rows[begin[image]]}) are not one run of {counts[image]}. "
-            "The order of the images must be that of their places in the text."
+            "Pass the images in the order of their tokens in the text."
         )

@@ -1,7 +1,7 @@
 """Qwen3-VL: learned vision positions resampled to the grid, and DeepStack.
 
 DeepStack: some vision layers have a merger of their own, whose output is added at the image's tokens after the first
-decoder layers. Interleaved M-RoPE is inside the stock rotary module. Legend: P patches, D hidden.
+decoder layers. Interleaved M-RoPE is part of the stock rotary module. Legend: P patches, D hidden.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 from transformers import Qwen3VLForConditionalGeneration
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights, get_vision_position_ids
 
-from mirage_core.model.backbones.adapter import Inside
+from mirage_core.model.backbones.adapter import ModelAdapter
 from mirage_core.model.backbones.vision import Grid, Lengths, Plans, run_blocks
 
 
-class Qwen3VL(Inside):
-    """The inside of Qwen3-VL (dense)."""
+class Qwen3VL(ModelAdapter):
+    """Adapter of Qwen3-VL (dense)."""
 
     stock_class = Qwen3VLForConditionalGeneration
 
@@ -29,12 +29,12 @@ class Qwen3VL(Inside):
         self._plans = ResamplingPlans(self.vision)
 
     @property
-    def deep_layers(self) -> int:
-        """As many decoder layers as vision layers have a merger of their own."""
+    def deepstack_layers(self) -> int:
+        """The number of vision layers with a merger of their own."""
         return len(self.vision.deepstack_visual_indexes)
 
     def encode_images(self, pixels: Tensor, grids: tuple[Grid, ...], *, checkpointing: bool) -> Tensor:
-        """Merged features [P / 4, D * (1 + deep_layers)] of all images end to end, in raster order."""
+        """Return merged features [P / 4, D * (1 + deepstack_layers)] of all images end to end, in raster order."""
         tower, plan = self.vision, self._plans.plan(grids, pixels.device)
         hidden = tower.patch_embed(pixels)
         learned = (tower.pos_embed(plan.taps) * plan.weights[:, :, None]).sum(1)
@@ -43,17 +43,19 @@ class Qwen3VL(Inside):
         deep: dict[int, Tensor] = {}
         blocks = ((block, plan.frames) for block in tower.blocks)
         outputs = run_blocks(blocks, hidden, (plan.cos, plan.sin), checkpointing=checkpointing)
-        for at, output in enumerate(outputs):
+        for i, output in enumerate(outputs):
             hidden = output
-            if at in mergers:
-                deep[at] = mergers[at](hidden)
-        return torch.cat([tower.merger(hidden), *(deep[at] for at in tower.deepstack_visual_indexes)], dim=-1)
+            if i in mergers:
+                deep[i] = mergers[i](hidden)
+        return torch.cat([tower.merger(hidden), *(deep[i] for i in tower.deepstack_visual_indexes)], dim=-1)
 
 
 @dataclass(frozen=True)
 class ResamplingPlan:
-    """Where patches take their learned position from (``taps``, ``weights`` [P, 4]), how they are rotated (``cos``,
-    ``sin`` [P, head size]), and the lengths of the ``frames`` that attend to themselves."""
+    """Interpolation of learned positions (``taps``, ``weights`` [P, 4]), rotary (``cos``, ``sin`` [P, head size]).
+
+    ``frames``: lengths of the runs of patches that attend to themselves.
+    """
 
     taps: Tensor
     weights: Tensor
@@ -63,28 +65,28 @@ class ResamplingPlan:
 
 
 class ResamplingPlans(Plans[ResamplingPlan]):
-    """Resampling plans, computed by stock code."""
+    """Resampling plans by stock code, cached."""
 
     def __init__(self, tower: Any) -> None:
         super().__init__()
         self._tower = tower
 
-    def computed(self, grid: Grid, device: torch.device) -> ResamplingPlan:
-        """The plan of one image."""
-        tower, one = self._tower, torch.tensor([grid])
+    def compute(self, grid: Grid, device: torch.device) -> ResamplingPlan:
+        """Compute the plan of one image."""
+        tower, grid_thw = self._tower, torch.tensor([grid])
         taps, weights = get_vision_interpolation_indices_and_weights(
-            one,
+            grid_thw,
             num_grid_per_side=tower.num_grid_per_side,
             mode=tower.interpolation_mode,
             align_corners=tower.interpolation_align_corners,
             spatial_merge_size=tower.spatial_merge_size,
         )
-        places = get_vision_position_ids(one, tower.spatial_merge_size).to(device)
-        cos, sin = tower.rotary_pos_emb(torch.empty(0, device=device), places)
+        positions = get_vision_position_ids(grid_thw, tower.spatial_merge_size).to(device)
+        cos, sin = tower.rotary_pos_emb(torch.empty(0, device=device), positions)
         return ResamplingPlan(taps, weights, cos.cpu(), sin.cpu(), (grid[1] * grid[2],) * grid[0])
 
-    def joined(self, plans: Sequence[ResamplingPlan], device: torch.device) -> ResamplingPlan:
-        """The plan of several images end to end."""
+    def join(self, plans: Sequence[ResamplingPlan], device: torch.device) -> ResamplingPlan:
+        """Join the plans of several images end to end."""
         return ResamplingPlan(
             taps=torch.cat([plan.taps for plan in plans]).to(device),
             weights=torch.cat([plan.weights for plan in plans]).to(device),

@@ -1,4 +1,4 @@
-"""Forward passes with latents: given as targets, rolled out with gradient, or replayed.
+"""Training forwards with latents: as targets (stage 1), rolled out with gradient (stage 2), or replayed (GRPO).
 
 Legend: B rows, T columns, S spans, K latents of the longest span, D hidden, F width of image features.
 """
@@ -12,18 +12,20 @@ import torch
 from torch import Tensor
 
 from mirage_core.errors import InputError
-from mirage_core.latent.bottleneck import Zone
+from mirage_core.latent.bottleneck import Segment
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.collate_answers import AnswerBatch
 from mirage_core.latent.compress import Compression, compress_all
-from mirage_core.model.backbone import Backbone, Embedded
-from mirage_core.model.forward.passes import Disturb, one_pass, prefix_pass, roll_out
+from mirage_core.model.backbone import Backbone, InputEmbeddings
+from mirage_core.model.forward.passes import LatentTransform, encode_prompts, rollout, single_pass
 
 
 @dataclass(frozen=True, slots=True)
-class Grounded:
-    """Stage 1: hidden [B, T, D], predicted [S, K, D] (hidden one token earlier), targets [S, K, D] (detached),
-    and ``image_features`` of the input images (one [n_i, D] an image, merged)."""
+class GroundingOutput:
+    """Stage 1: hidden [B, T, D], predicted [S, K, D] (hidden one token earlier), targets [S, K, D] (detached).
+
+    ``image_features``: merged features of the input images, [n_i, D] each.
+    """
 
     hidden: Tensor
     predicted: Tensor
@@ -32,10 +34,10 @@ class Grounded:
 
 
 @dataclass(frozen=True, slots=True)
-class Relaxed:
-    """Stage 2: hidden [B, T, D], and the latents [S, K, D], in the order of batch.span_rows, before any disturbance.
+class RelaxationOutput:
+    """Stage 2: hidden [B, T, D], and latents [S, K, D] in the order of batch.span_rows, before any transform.
 
-    Where a span is shorter than K, its last rows mean nothing.
+    A span shorter than K has undefined last rows.
     """
 
     hidden: Tensor
@@ -43,15 +45,15 @@ class Relaxed:
 
 
 def text_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> Tensor:
-    """Hidden states [B, T, D] of an ordinary pass; latent pads, if any, are embedded as ordinary tokens."""
+    """Return hidden states [B, T, D] of an ordinary pass; latent pads, if any, are embedded as ordinary tokens."""
     embedded = _embedded(backbone, batch, checkpointing)
-    return one_pass(backbone, embedded, batch, checkpointing=checkpointing)
+    return single_pass(backbone, embedded, batch, checkpointing=checkpointing)
 
 
-def blank_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> Relaxed:
-    """The control for both stages: blank tokens stand in the spans, and the hidden states before them lead nowhere."""
+def blank_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> RelaxationOutput:
+    """Run the control of both stages: spans hold blank tokens, and no hidden state is fed back."""
     hidden = text_forward(backbone, batch, checkpointing=checkpointing)
-    return Relaxed(hidden, _rolled_out(batch, hidden))
+    return RelaxationOutput(hidden, _latents(batch, hidden))
 
 
 def grounding_forward(
@@ -62,13 +64,13 @@ def grounding_forward(
     checkpointing: bool = False,
     blank: bool = False,
     horizon: int = 1,
-) -> Grounded:
-    """Stage 1: the compressed auxiliary images are fed at the latent positions. Paper, Eq. 2.
+) -> GroundingOutput:
+    """Stage 1: the compressed auxiliary images are the inputs at the latent positions. Paper, Eq. 2.
 
-    ``blank``: the embedding of latent_pad is fed instead, and the images are only what is to be predicted.
-    ``horizon``: how many latents in a row are predicted before a target is fed again, those between being the model's
-    own, under gradient; 1: the paper; from K on all are its own. InputError without one auxiliary image a span, for
-    spans of different lengths, for more latents than patches, and for a horizon in a batch that is not aligned.
+    ``blank``: the input there is the embedding of latent_pad; the images are only targets. ``horizon``: every so many
+    latents the input is a target, those between are the model's own, with gradient (1: the paper; K or more: all are
+    its own). InputError without one auxiliary image a span, for spans of different lengths, for more latents than
+    patches, and for a horizon in a batch that is not aligned.
     """
     images = image_features(backbone, batch, checkpointing=checkpointing)
     embedded = backbone.embed(batch.input_ids, images)
@@ -76,20 +78,20 @@ def grounding_forward(
     merged = [backbone.merged(image) for image in images]
     if horizon > 1 and not blank:
         _check_aligned(batch)
-        led = _Led(targets, horizon)
-        hidden = roll_out(backbone, embedded, batch, checkpointing=checkpointing, disturb=led)
-        return Grounded(hidden, _rolled_out(batch, hidden), targets, merged)
+        forcing = _TeacherForcing(targets, horizon)
+        hidden = rollout(backbone, embedded, batch, checkpointing=checkpointing, latent_transform=forcing)
+        return GroundingOutput(hidden, _latents(batch, hidden), targets, merged)
     columns = _span_columns(batch)
     if not blank:
-        embedded = _fed(embedded, batch, columns, targets)
-    hidden = one_pass(backbone, embedded, batch, checkpointing=checkpointing)
+        embedded = _with_targets(embedded, batch, columns, targets)
+    hidden = single_pass(backbone, embedded, batch, checkpointing=checkpointing)
     predicted = hidden[batch.span_rows[:, None], columns - 1]
-    return Grounded(hidden, predicted, targets, merged)
+    return GroundingOutput(hidden, predicted, targets, merged)
 
 
 @dataclass(frozen=True, slots=True)
-class _Led:
-    """Feeds latents as they were rolled out, but targets [S, K, D] in the place of every so many: a ``Disturb``."""
+class _TeacherForcing:
+    """A ``LatentTransform`` that replaces every ``horizon``-th latent by its target; ``targets`` [S, K, D]."""
 
     targets: Tensor
     horizon: int
@@ -98,23 +100,27 @@ class _Led:
         length = self.targets.shape[1]
         if self.horizon >= length:
             return latents
-        lead = (numbers % length + 1) % self.horizon == 0
-        return torch.where(lead[:, None], self.targets.flatten(0, 1).index_select(0, numbers).to(latents), latents)
+        forced = (numbers % length + 1) % self.horizon == 0
+        return torch.where(forced[:, None], self.targets.flatten(0, 1).index_select(0, numbers).to(latents), latents)
 
 
-def relaxed_forward(
-    backbone: Backbone, batch: LatentBatch, checkpointing: bool = False, *, disturb: Disturb | None = None
-) -> Relaxed:
+def relaxation_forward(
+    backbone: Backbone,
+    batch: LatentBatch,
+    checkpointing: bool = False,
+    *,
+    latent_transform: LatentTransform | None = None,
+) -> RelaxationOutput:
     """Stage 2: every latent is the hidden state one token earlier, with gradient. Paper, Eq. 4.
 
     One pass for each segment, whose last column gives the first latent, and one for each latent but a block's
-    last, which goes with the next segment: k + 1 passes for one span. ``disturb``: what becomes of latents before they
-    are fed. InputError for a batch that is not aligned.
+    last, which goes with the next segment: k + 1 passes for one span. ``latent_transform`` changes latents before they
+    become inputs. InputError for a batch that is not aligned.
     """
     _check_aligned(batch)
     embedded = _embedded(backbone, batch, checkpointing)
-    hidden = roll_out(backbone, embedded, batch, checkpointing=checkpointing, disturb=disturb)
-    return Relaxed(hidden, _rolled_out(batch, hidden))
+    hidden = rollout(backbone, embedded, batch, checkpointing=checkpointing, latent_transform=latent_transform)
+    return RelaxationOutput(hidden, _latents(batch, hidden))
 
 
 def _check_aligned(batch: LatentBatch) -> None:
@@ -122,15 +128,15 @@ def _check_aligned(batch: LatentBatch) -> None:
         raise InputError("Rolling latents out needs spans in shared columns: collate with align=True.")
 
 
-def replayed_forward(
+def replay_forward(
     backbone: Backbone, batch: LatentBatch, latents: Sequence[Tensor], *, checkpointing: bool = False
 ) -> Tensor:
-    """Hidden states [B, T, D] with recorded latents ([k_s, D] a span, in the order of batch.span_rows) as constants.
+    """Return hidden states [B, T, D] with recorded latents ([k_s, D] a span, in the order of batch.span_rows).
 
-    One parallel pass: cheaper than relaxed_forward, and biased, since no gradient flows through the latents.
+    One parallel pass: cheaper than relaxation_forward, and biased, since no gradient flows through the latents.
     """
-    embedded = _replayed(_embedded(backbone, batch, checkpointing), batch, latents)
-    return one_pass(backbone, embedded, batch, checkpointing=checkpointing)
+    embedded = _with_recorded(_embedded(backbone, batch, checkpointing), batch, latents)
+    return single_pass(backbone, embedded, batch, checkpointing=checkpointing)
 
 
 def answers_forward(
@@ -141,24 +147,24 @@ def answers_forward(
     checkpointing: bool = False,
     blank: bool = False,
 ) -> Tensor:
-    """Hidden states [B, T, D] of ``batch.answers``; every prompt is encoded once for all its answers, under gradient.
+    """Return hidden states [B, T, D] of ``batch.answers``; a prompt is encoded once for all its answers, with gradient.
 
-    Latents are rolled out as by ``relaxed_forward``, or, where ``latents`` are given, fed as by ``replayed_forward``;
-    ``blank``: neither, but the embedding of latent_pad.
+    Latents are rolled out as in ``relaxation_forward``, or, with ``latents``, replayed as in ``replay_forward``;
+    ``blank``: the input is the embedding of latent_pad.
     """
     prompts, answers = batch.prompts, batch.answers
     embedded = _embedded(backbone, prompts, checkpointing)
-    prefix = prefix_pass(backbone, embedded, prompts, batch.owners, checkpointing=checkpointing)
+    prefix = encode_prompts(backbone, embedded, prompts, batch.owners, checkpointing=checkpointing)
     embedded = _embedded(backbone, answers, checkpointing)
     if latents is None and not blank:
-        return roll_out(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix)
+        return rollout(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix)
     if latents is not None and not blank:
-        embedded = _replayed(embedded, answers, latents)
-    return one_pass(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix)
+        embedded = _with_recorded(embedded, answers, latents)
+    return single_pass(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix)
 
 
-def _replayed(embedded: Embedded, batch: LatentBatch, latents: Sequence[Tensor]) -> Embedded:
-    """Embeddings with recorded latents in their places; InputError where they are not those of the spans."""
+def _with_recorded(embedded: InputEmbeddings, batch: LatentBatch, latents: Sequence[Tensor]) -> InputEmbeddings:
+    """Return embeddings with recorded latents at the latent positions; InputError where lengths do not match."""
     lengths = [len(latent) for latent in latents]
     if lengths != batch.span_lengths.tolist():
         raise InputError(f"Recorded latents of lengths {lengths} for spans of {batch.span_lengths.tolist()}.")
@@ -168,40 +174,40 @@ def _replayed(embedded: Embedded, batch: LatentBatch, latents: Sequence[Tensor])
     rows = batch.span_rows.repeat_interleave(batch.span_lengths)
     offsets = torch.cat([torch.arange(length) for length in lengths]).to(rows.device)
     columns = batch.span_starts.repeat_interleave(batch.span_lengths) + offsets
-    return _read_again(embedded.fed(rows, columns, flat), batch)
+    return _copy_to_reencoded(embedded.with_latents(rows, columns, flat), batch)
 
 
-def _read_again(embedded: Embedded, batch: LatentBatch) -> Embedded:
-    """Embeddings with the latents also where they are read again."""
+def _copy_to_reencoded(embedded: InputEmbeddings, batch: LatentBatch) -> InputEmbeddings:
+    """Return embeddings with the latents also where they are encoded again (bottleneck latent_only)."""
     if batch.bottleneck != "latent_only":
         return embedded
-    rows, columns = (batch.zones == Zone.READ).nonzero(as_tuple=True)
-    return embedded.fed(rows, columns, embedded.tokens[batch.zones == Zone.LATENT])
+    rows, columns = (batch.segments == Segment.REENCODED).nonzero(as_tuple=True)
+    return embedded.with_latents(rows, columns, embedded.tokens[batch.segments == Segment.LATENT])
 
 
-def _rolled_out(batch: LatentBatch, hidden: Tensor) -> Tensor:
-    """Latents [S, K, D] of a rollout: each is the hidden state one column earlier."""
+def _latents(batch: LatentBatch, hidden: Tensor) -> Tensor:
+    """Return the latents [S, K, D] of a rollout: each is the hidden state one column earlier."""
     if not len(batch.span_rows):
         return hidden.new_empty(0, 0, hidden.shape[-1])
-    # Where spans are aligned their blocks tell K, and a GPU need not be asked.
+    # Blocks of aligned spans give K without synchronizing a GPU.
     longest = max(block.width for block in batch.blocks) if batch.blocks else int(batch.span_lengths.max())
-    widest = torch.arange(longest, device=hidden.device)
-    columns = (batch.span_starts[:, None] - 1 + widest).clamp(max=hidden.shape[1] - 1)
+    offsets = torch.arange(longest, device=hidden.device)
+    columns = (batch.span_starts[:, None] - 1 + offsets).clamp(max=hidden.shape[1] - 1)
     return hidden[batch.span_rows[:, None], columns]
 
 
-def _embedded(backbone: Backbone, batch: LatentBatch, checkpointing: bool = False) -> Embedded:
+def _embedded(backbone: Backbone, batch: LatentBatch, checkpointing: bool = False) -> InputEmbeddings:
     return backbone.embed(batch.input_ids, image_features(backbone, batch, checkpointing=checkpointing))
 
 
 def image_features(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> list[Tensor]:
-    """Features [n_i, F] of the input images: computed beforehand, or from their pixels."""
-    known = list(batch.image_features)
-    return known or backbone.image_features(batch.pixel_values, batch.grid_thw, checkpointing=checkpointing)
+    """Return features [n_i, F] of the input images: precomputed, or from their pixels."""
+    cached = list(batch.image_features)
+    return cached or backbone.image_features(batch.pixel_values, batch.grid_thw, checkpointing=checkpointing)
 
 
 def target_latents(backbone: Backbone, batch: LatentBatch, compression: Compression) -> Tensor:
-    """Target latents [S, K, D], detached: they are a teacher, even where the vision tower is trained.
+    """Return target latents [S, K, D], detached even where the vision tower is trained.
 
     InputError as for ``grounding_forward``.
     """
@@ -220,29 +226,29 @@ def target_latents(backbone: Backbone, batch: LatentBatch, compression: Compress
             batch.auxiliary_pixel_values, batch.auxiliary_grid_thw
         )
         merged = [backbone.merged(image) for image in features]
-        return compress_all(kept_of(merged, batch.auxiliary_kept), lengths.pop(), compression)
+        return compress_all(select_patches(merged, batch.auxiliary_patch_masks), lengths.pop(), compression)
 
 
-def kept_of(images: Sequence[Tensor], kept: Sequence[Tensor]) -> list[Tensor]:
-    """Of images [n_i, D] the patches that targets are made of, told for each of them [n_i] on the CPU; empty: all."""
-    if not kept:
+def select_patches(images: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+    """Return the patches of images [n_i, D] that targets are compressed from; masks [n_i] on the CPU; none: all."""
+    if not masks:
         return list(images)
-    # By their numbers: a mask on a GPU would have to be waited for, image after image.
-    numbers = [chosen.nonzero()[:, 0] for chosen in kept]
+    # By index: indexing with a mask on a GPU would synchronize at every image.
+    indices = [mask.nonzero()[:, 0] for mask in masks]
     return [
-        image.index_select(0, rows.to(image.device, non_blocking=True))
-        for image, rows in zip(images, numbers, strict=True)
+        image.index_select(0, index.to(image.device, non_blocking=True))
+        for image, index in zip(images, indices, strict=True)
     ]
 
 
 def _span_columns(batch: LatentBatch) -> Tensor:
-    """Columns [S, K] of the latents of spans of one length."""
+    """Return the columns [S, K] of the latents, for spans of one length."""
     length = int(batch.span_lengths[0]) if len(batch.span_lengths) else 0
     return batch.span_starts[:, None] + torch.arange(length, device=batch.span_starts.device)
 
 
-def _fed(embedded: Embedded, batch: LatentBatch, columns: Tensor, latents: Tensor) -> Embedded:
-    """Embeddings with ``latents`` [S, K, D] in their columns [S, K]."""
+def _with_targets(embedded: InputEmbeddings, batch: LatentBatch, columns: Tensor, latents: Tensor) -> InputEmbeddings:
+    """Return embeddings with ``latents`` [S, K, D] in their columns [S, K]."""
     if not len(latents):
         return embedded
-    return _read_again(embedded.fed(batch.span_rows[:, None], columns, latents), batch)
+    return _copy_to_reencoded(embedded.with_latents(batch.span_rows[:, None], columns, latents), batch)

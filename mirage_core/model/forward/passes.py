@@ -1,6 +1,6 @@
-"""Passes over the columns of a batch: all at once, or one after the other so that latents are rolled out.
+"""Run passes over the columns of a batch: all columns at once, or one pass after the other to roll latents out.
 
-Legend: B rows, T columns of the batch, C columns of a pass, n tokens of a pass, r rows fed a latent, D hidden.
+Legend: B rows, T columns of the batch, C columns of a pass, n tokens of a pass, r latents of a pass, D hidden.
 """
 
 from __future__ import annotations
@@ -11,148 +11,159 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mirage_core.latent.bottleneck import sight
+from mirage_core.latent.bottleneck import attention_table
 from mirage_core.latent.collate import LatentBatch
-from mirage_core.model.backbone import Backbone, Embedded
+from mirage_core.model.backbone import Backbone, InputEmbeddings
 from mirage_core.model.cache import GrowingCache
-from mirage_core.model.forward.plan import Pass, plan
+from mirage_core.model.forward.plan import ForwardPass, plan_passes
 from mirage_core.model.packing import Packing
 
-__all__ = ["Disturb", "Prefix", "one_pass", "plan", "prefix_pass", "roll_out"]
-
-Disturb = Callable[[Tensor, Tensor], Tensor]
-"""(latents [r, D], which of the batch's latents they are [r], counted row by row) -> the latents as they are fed."""
+LatentTransform = Callable[[Tensor, Tensor], Tensor]
+"""(latents [r, D], their numbers in the batch [r], counted row by row) -> the latents to use as inputs [r, D]."""
 
 
 @dataclass(frozen=True, slots=True)
-class Prefix:
-    """What rows go on from: keys and values of their prompts, and which of their columns hold tokens [B, C].
+class EncodedPrompts:
+    """Keys and values of the prompts that rows continue, and which of their columns hold tokens [B, C].
 
     ``padded``: whether some do not.
     """
 
     cache: GrowingCache
-    held: Tensor
+    token_mask: Tensor
     padded: bool
 
 
-def one_pass(
+def single_pass(
     backbone: Backbone,
-    embedded: Embedded,
+    embedded: InputEmbeddings,
     batch: LatentBatch,
     *,
     checkpointing: bool = False,
-    prefix: Prefix | None = None,
+    prefix: EncodedPrompts | None = None,
 ) -> Tensor:
-    """Hidden states [B, T, D] of what ``embedded`` holds, zero at padding."""
-    passes = _planned(backbone, batch)
-    return _run(backbone, embedded, batch, passes, checkpointing, prefix)
+    """Return hidden states [B, T, D] of ``embedded``, zero at padding."""
+    return _run(backbone, embedded, batch, _plan(backbone, batch), checkpointing, prefix)
 
 
-def roll_out(
+def rollout(
     backbone: Backbone,
-    embedded: Embedded,
+    embedded: InputEmbeddings,
     batch: LatentBatch,
     *,
     checkpointing: bool = False,
-    prefix: Prefix | None = None,
-    disturb: Disturb | None = None,
+    prefix: EncodedPrompts | None = None,
+    latent_transform: LatentTransform | None = None,
 ) -> Tensor:
-    """Hidden states [B, T, D], zero at padding, with every latent fed back as the next input, under gradient.
+    """Return hidden states [B, T, D], zero at padding; every latent is fed back as the next input, with gradient.
 
     One pass for each segment of text, whose last token gives the first latent, and one for each latent but a
-    block's last, which goes with the next segment. ``disturb``: what becomes of latents before they are fed.
+    block's last, which goes with the next segment. ``latent_transform`` changes latents before they become inputs.
     """
-    passes = _planned(backbone, batch, roll=True)
-    return _run(backbone, embedded, batch, passes, checkpointing, prefix, disturb)
+    passes = _plan(backbone, batch, roll=True)
+    return _run(backbone, embedded, batch, passes, checkpointing, prefix, latent_transform)
 
 
-def prefix_pass(
-    backbone: Backbone, embedded: Embedded, batch: LatentBatch, owners: Tensor, *, checkpointing: bool = False
-) -> Prefix:
-    """Prompts [P, T] encoded once, as what rows go on from that belong to them: ``owners`` [B], under gradient."""
-    (one,) = plan(batch.attention_mask, pack=backbone.sharded)
+def encode_prompts(
+    backbone: Backbone, embedded: InputEmbeddings, batch: LatentBatch, owners: Tensor, *, checkpointing: bool = False
+) -> EncodedPrompts:
+    """Encode prompts [P, T] once, with gradient, for the rows that continue them: row b continues ``owners[b]``."""
+    (prefill,) = plan_passes(batch.attention_mask, pack=backbone.sharded)
     cache = GrowingCache()
-    rotary = one.rotary(backbone.rotary(batch.position_ids))
-    backbone.hidden(one.inputs(embedded), rotary, None, cache, checkpointing=checkpointing, packing=one.packing)
-    return Prefix(cache.repeated(owners), one.held.index_select(0, owners), one.packing is not None)
+    backbone.hidden(
+        prefill.inputs(embedded),
+        prefill.rotary(backbone.rotary(batch.position_ids)),
+        None,
+        cache,
+        checkpointing=checkpointing,
+        packing=prefill.packing,
+    )
+    return EncodedPrompts(
+        cache.repeated(owners), prefill.token_mask.index_select(0, owners), prefill.packing is not None
+    )
 
 
-def _planned(backbone: Backbone, batch: LatentBatch, *, roll: bool = False) -> list[Pass]:
-    """All columns in one pass, or in those that roll latents out."""
-    return plan(
+def _plan(backbone: Backbone, batch: LatentBatch, *, roll: bool = False) -> list[ForwardPass]:
+    """Plan one pass over all columns, or the passes that roll latents out."""
+    return plan_passes(
         batch.attention_mask,
         batch.blocks if roll else (),
         pack=backbone.sharded,
-        zones=batch.zones,
+        segments=batch.segments,
         bottleneck=batch.bottleneck,
     )
 
 
 def _run(
     backbone: Backbone,
-    embedded: Embedded,
+    embedded: InputEmbeddings,
     batch: LatentBatch,
-    passes: list[Pass],
+    passes: list[ForwardPass],
     checkpointing: bool,
-    prefix: Prefix | None,
-    disturb: Disturb | None = None,
+    prefix: EncodedPrompts | None,
+    latent_transform: LatentTransform | None = None,
 ) -> Tensor:
-    """All passes, each over what those before it left in the cache."""
+    """Run all passes, each over the cache of those before it; returns hidden states [B, T, D]."""
     cache = prefix.cache if prefix is not None else GrowingCache() if len(passes) > 1 else None
     rotary = backbone.rotary(batch.position_ids)
-    found: list[Tensor] = []
-    fed: list[Tensor] = []
-    for one, bias in zip(passes, _biases(backbone, batch, passes, prefix), strict=True):
-        if found:
-            latents = found[-1].index_select(0, one.leads)
-            fed.append(latents if disturb is None else disturb(latents, one.numbers))
-        inputs = one.inputs(embedded, fed)
+    outputs: list[Tensor] = []
+    latents: list[Tensor] = []
+    for current, bias in zip(passes, _biases(backbone, batch, passes, prefix), strict=True):
+        if outputs:
+            own = outputs[-1].index_select(0, current.latent_sources)
+            latents.append(own if latent_transform is None else latent_transform(own, current.latent_numbers))
         hidden = backbone.hidden(
-            inputs, one.rotary(rotary), bias, cache, checkpointing=checkpointing, packing=one.packing
+            current.inputs(embedded, latents),
+            current.rotary(rotary),
+            bias,
+            cache,
+            checkpointing=checkpointing,
+            packing=current.packing,
         )
-        found.append(hidden.flatten(0, 1))
-    return _in_batch(batch, passes, found)
+        outputs.append(hidden.flatten(0, 1))
+    return _in_batch_columns(batch, passes, outputs)
 
 
 def _biases(
-    backbone: Backbone, batch: LatentBatch, passes: list[Pass], prefix: Prefix | None
+    backbone: Backbone, batch: LatentBatch, passes: list[ForwardPass], prefix: EncodedPrompts | None
 ) -> Iterator[Tensor | None]:
-    """The mask of each pass: its columns see every token of the passes before, and themselves causally; of these what
-    the bottleneck lets them see."""
-    begun = [] if prefix is None else [prefix.held]
-    for index, one in enumerate(passes):
-        before = [*begun, *(earlier.held for earlier in passes[:index])]
+    """Yield the additive mask of each pass [B or 1, 1, C, columns so far].
+
+    A column attends to every token of earlier passes and causally to its own pass, as far as the bottleneck allows.
+    """
+    prompt_masks = [] if prefix is None else [prefix.token_mask]
+    for index, current in enumerate(passes):
+        earlier_masks = [*prompt_masks, *(earlier.token_mask for earlier in passes[:index])]
         padded = any(earlier.packing is not None for earlier in passes[:index])
         padded = padded or (prefix is not None and prefix.padded)
-        columns = one.held.shape[1]
-        if not one.hides and (not before or (columns == 1 and not padded)):
-            yield None  # plain causal attention: padding stands right of what is seen
+        columns = current.token_mask.shape[1]
+        if not current.restricted and (not earlier_masks or (columns == 1 and not padded)):
+            yield None  # plain causal attention: padding is to the right of every token
             continue
-        rows = batch.rows if padded or one.hides else 1
-        own = torch.ones(columns, columns, dtype=torch.bool, device=one.held.device).tril()
-        allowed = [*(held[:rows, None].expand(-1, columns, -1) for held in before), own.expand(rows, -1, -1)]
+        rows = batch.rows if padded or current.restricted else 1
+        causal = torch.ones(columns, columns, dtype=torch.bool, device=current.token_mask.device).tril()
+        allowed = [*(mask[:rows, None].expand(-1, columns, -1) for mask in earlier_masks), causal.expand(rows, -1, -1)]
         visible = torch.cat(allowed, dim=-1)
-        if one.hides:
-            visible &= _sight(batch, [*passes[: index + 1]], prefix)
+        if current.restricted:
+            visible &= _bottleneck_mask(batch, passes[: index + 1], prefix)
         yield backbone.attention_bias(visible[:, None])
 
 
-def _sight(batch: LatentBatch, passes: list[Pass], prefix: Prefix | None) -> Tensor:
-    """What the columns of the last of ``passes`` may see of all columns up to them, by their zones [B, C, columns].
+def _bottleneck_mask(batch: LatentBatch, passes: list[ForwardPass], prefix: EncodedPrompts | None) -> Tensor:
+    """Return what the columns of the last pass may attend to by their segments [B, C, columns so far].
 
-    Prompts stand before every span.
+    Prompts precede every span.
     """
-    zones = [one.zones for one in passes if one.zones is not None]
-    begun = [] if prefix is None else [torch.zeros_like(prefix.held, dtype=zones[-1].dtype)]
-    table = sight(batch.bottleneck).to(zones[-1].device)
-    return table[zones[-1][:, :, None], torch.cat([*begun, *zones], dim=1)[:, None]]
+    segments = [current.segments for current in passes if current.segments is not None]
+    prompts = [] if prefix is None else [torch.zeros_like(prefix.token_mask, dtype=segments[-1].dtype)]
+    table = attention_table(batch.bottleneck).to(segments[-1].device)
+    return table[segments[-1][:, :, None], torch.cat([*prompts, *segments], dim=1)[:, None]]
 
 
-def _in_batch(batch: LatentBatch, passes: list[Pass], found: list[Tensor]) -> Tensor:
-    """Hidden states of all passes in the columns of the batch [B, T, D]."""
+def _in_batch_columns(batch: LatentBatch, passes: list[ForwardPass], outputs: list[Tensor]) -> Tensor:
+    """Return the hidden states of all passes in the columns of the batch [B, T, D]."""
     rows, columns = batch.input_ids.shape
-    if all(one.packing is None for one in passes):
-        return torch.cat([hidden.view(rows, -1, hidden.shape[-1]) for hidden in found], dim=1)
-    whole = Packing(rows, columns, torch.cat([one.source for one in passes]))
-    return whole.spread(torch.cat(found)[None])
+    if all(current.packing is None for current in passes):
+        return torch.cat([hidden.view(rows, -1, hidden.shape[-1]) for hidden in outputs], dim=1)
+    packing = Packing(rows, columns, torch.cat([current.source for current in passes]))
+    return packing.pad(torch.cat(outputs)[None])

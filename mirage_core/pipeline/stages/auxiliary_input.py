@@ -1,4 +1,4 @@
-"""The auxiliary picture as an input, the upper bound: what gives it to problems and examples, and trains on them."""
+"""The upper bound's data: problems and examples with the auxiliary image as one more input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from mirage_core.errors import DataError
 from mirage_core.pipeline.stage import Stage, StageContext
 from mirage_core.pipeline.stages.examples import write_card
 from mirage_core.pipeline.stages.problems import TASK_FILE
-from mirage_core.pipeline.stages.train import DIRECT_SFT
 from mirage_core.store.records import (
     EXAMPLES_FILE,
     PROBLEMS_FILE,
@@ -27,12 +26,12 @@ from mirage_core.types import Problem, Rejection, TrainingExample
 
 
 def no_settings(settings: Settings) -> dict[str, Any]:  # noqa: ARG001 -- every stage's identity has this form
-    """Nothing of its own: what is made depends on the inputs alone."""
+    """Return nothing: the result depends on the inputs alone."""
     return {}
 
 
 def run_auxiliary_problems(context: StageContext) -> dict[str, Any]:
-    """Give every test problem its auxiliary picture as its last image; those without one are left out and counted.
+    """Append its auxiliary image to the images of every test problem; those without one are left out and counted.
 
     DataError when no test problem has one.
     """
@@ -40,8 +39,8 @@ def run_auxiliary_problems(context: StageContext) -> dict[str, Any]:
     save_problems(context.output / PROBLEMS_FILE, _shown_problems(context, counts))
     if not counts["problems"]:
         raise DataError(
-            "no test problem has an auxiliary picture, so none can be given as an input: take auxiliary-input out of "
-            "evaluation.methods, or test on a benchmark whose pictures are drawn"
+            "no test problem has an auxiliary image, so none can be an input: remove auxiliary-input from "
+            "evaluation.methods, or test on a benchmark whose images are drawn"
         )
     task = context.input_paths["problems"] / TASK_FILE
     if task.is_file():
@@ -50,15 +49,15 @@ def run_auxiliary_problems(context: StageContext) -> dict[str, Any]:
 
 
 def _shown_problems(context: StageContext, counts: Counter[str]) -> Iterator[Problem]:
-    """The test problems with their pictures, which stand in the order of the problems."""
+    """Yield the test problems with their images, which are stored in the order of the problems."""
     from mirage_core.benchmarks.auxiliary_input import with_auxiliary_input
 
-    pictures = iter_auxiliary_images(context.input_paths["auxiliary_images"])
-    picture = next(pictures, None)
+    images = iter_auxiliary_images(context.input_paths["auxiliary_images"])
+    image = next(images, None)
     for problem in iter_problems(context.input_paths["problems"]):
-        own = picture if picture is not None and picture.problem_id == problem.id else None
+        own = image if image is not None and image.problem_id == problem.id else None
         if own is not None:
-            picture = next(pictures, None)
+            image = next(images, None)
         if problem.split != "test":
             continue
         counts["left_out" if own is None else "problems"] += 1
@@ -67,12 +66,12 @@ def _shown_problems(context: StageContext, counts: Counter[str]) -> Iterator[Pro
 
 
 def run_auxiliary_examples(context: StageContext) -> dict[str, Any]:
-    """Give every training example the picture that its chain imagines as an input; the chain stays as it is."""
+    """Append the image that its chain imagines to the inputs of every training example; the chain is unchanged."""
     from mirage_core.dataset_card.statistics import Tally
 
     tally = Tally()
     examples = map(_shown_example, iter_examples(context.input_paths["examples"]))
-    save_examples(context.output / EXAMPLES_FILE, tally.noted(examples))
+    save_examples(context.output / EXAMPLES_FILE, tally.count_all(examples))
     write_card(context, tally, list[Rejection](), no_settings(context.settings), tests=())
     return {"examples": tally.total, **tally.splits, "teacher": ", ".join(sorted(tally.writers)) or "nobody"}
 
@@ -99,5 +98,3 @@ AUXILIARY_EXAMPLES = Stage(
     identity=no_settings,
     run=run_auxiliary_examples,
 )
-AUXILIARY_INPUT = replace(DIRECT_SFT, name="auxiliary-input")
-"""Text SFT as direct SFT is, on those examples."""

@@ -1,4 +1,4 @@
-"""Stage ``base``: the model every method starts from, warmed up from scratch or taken from a hub or a folder."""
+"""Stage ``base``: the model every method starts from, warmed up from scratch or loaded from a hub or a folder."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _DIGESTS = DigestMemory()
 
 
 def base_identity(settings: Settings) -> dict[str, Any]:
-    """The model section (a folder counts by its content), how it is asked, and for a warm-up what it sees.
+    """Return the model section (a folder counts by its content), the prompt, and for a warm-up what it is shown.
 
     Neither latents nor the variant of the chains: every method and every sweep starts from the same base.
     """
-    told = {"recipe": settings.recipe, "prompt": identity(settings.prompt)}  # mirage.json tells it
+    metadata = {"recipe": settings.recipe, "prompt": identity(settings.prompt)}  # both stand in mirage.json
     if settings.model.source == FROM_SCRATCH:
-        made = settings.model.model_dump(mode="json", exclude={"lora"})  # adapters come with the stages after it
-        return {"model": made, "seed": settings.seed, **seen_in_warmup(settings), **told}
+        model = settings.model.model_dump(mode="json", exclude={"lora"})  # adapters come with the stages after it
+        return {"model": model, "seed": settings.seed, **warmup_identity(settings), **metadata}
     dtype = settings.model.dtype
     folder = Path(settings.model.source).expanduser()
     if folder.is_dir():
-        return {"model": {"folder": folder_sha256(folder), "dtype": dtype}, **told}
-    return {"model": {"source": settings.model.source, "revision": settings.model.revision, "dtype": dtype}, **told}
+        return {"model": {"folder": folder_sha256(folder), "dtype": dtype}, **metadata}
+    return {"model": {"source": settings.model.source, "revision": settings.model.revision, "dtype": dtype}, **metadata}
 
 
-def seen_in_warmup(settings: Settings) -> dict[str, Any]:
-    """What the maps and arrows of the warm-up look like, and which maps it never shows."""
+def warmup_identity(settings: Settings) -> dict[str, Any]:
+    """Return the style of the warm-up's maps and arrows, and the maps it never shows."""
     return {
         "maps": settings.problems.model_dump(mode="json", include={"hole_probability", "cell_px"}),
         "excluded": excluded_sha256(settings),
@@ -42,16 +42,16 @@ def seen_in_warmup(settings: Settings) -> dict[str, Any]:
 
 
 def run_base(context: StageContext) -> dict[str, Any]:
-    """Warm a from-scratch model up, or load one, give it the latent tokens and save it so that it needs no hub."""
+    """Warm up a model from scratch, or load one; add the latent tokens and save it, so that no hub is needed later."""
     if context.settings.model.source == FROM_SCRATCH:
         return {"source": FROM_SCRATCH, **train(context, "warmup")}
-    return take_base(context)
+    return import_base(context)
 
 
-def take_base(context: StageContext) -> dict[str, Any]:
-    """Load the model of a hub id or a folder and save it with the latent tokens; mirage.json says where from."""
+def import_base(context: StageContext) -> dict[str, Any]:
+    """Load the model of a hub id or a folder and save it with the latent tokens; mirage.json records the source."""
     from mirage_core.model.loading import load_model, save_model
-    from mirage_core.training.model_metadata import about_base
+    from mirage_core.training.model_metadata import base_metadata
 
     settings = context.settings
     folder = Path(settings.model.source).expanduser()
@@ -68,21 +68,18 @@ def take_base(context: StageContext) -> dict[str, Any]:
         context.output,
         loaded.backbone,
         loaded.processor,
-        {**about_base(settings), **origin, "stage": "base"},
+        {**base_metadata(settings), **origin, "stage": "base"},
     )
     return {"source": settings.model.source, **origin}
 
 
 def folder_sha256(folder: Path) -> str:
-    """One sha256 over the names and contents of a folder's files, hidden ones apart."""
+    """Return one sha256 over the names and contents of a folder's files, without hidden ones."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
-    rows = [[name, _DIGESTS.sha256(path)] for name, path in names.items() if not _hidden(name)]
+    visible = {name: path for name, path in names.items() if not any(part.startswith(".") for part in name.split("/"))}
+    rows = [[name, _DIGESTS.sha256(path)] for name, path in visible.items()]
     return hashlib.sha256(canonical_json(rows)).hexdigest()
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
 
 
 BASE = Stage(

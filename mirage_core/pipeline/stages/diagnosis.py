@@ -1,4 +1,4 @@
-"""Stage ``diagnosis``: one page about a model's latents, from the measures that were taken."""
+"""Stage ``diagnosis``: one page about a model's latents, from its measures."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from mirage_core.config import Settings
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing
-from mirage_core.pipeline.portable_settings import without_places
+from mirage_core.pipeline.portable_settings import strip_local_paths
 from mirage_core.pipeline.stage import Stage, StageContext
-from mirage_core.pipeline.stages.lens import auxiliary_pictures
+from mirage_core.pipeline.stages.lens import auxiliary_images_of
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 
@@ -18,35 +18,35 @@ FIGURES = "diagnosis.json"
 
 
 def diagnosis_identity(settings: Settings) -> dict[str, Any]:
-    """All settings but ``runtime`` and places: the page shows them."""
-    return without_places(settings).model_dump(mode="json", exclude={"runtime"})
+    """Return all settings but ``runtime`` and local paths: the page shows them."""
+    return strip_local_paths(settings).model_dump(mode="json", exclude={"runtime"})
 
 
 def run_diagnosis(context: StageContext) -> dict[str, Any]:
-    """Write the page from the measures that were taken, the looks, and the problems they speak of."""
-    from mirage_core.analysis.lens.results import read_looks
+    """Write the page from the measures, the latent lens, and the problems they refer to."""
+    from mirage_core.analysis.lens.results import read_lens
     from mirage_core.analysis.results import read_result, result_kind
     from mirage_core.reports.diagnosis.page import Sources, write_diagnosis
     from mirage_core.store.records import load_problems
 
     paths = context.input_paths
     names = [name.removeprefix(MEASURED) for name in paths if name.startswith(MEASURED)]
-    looks = read_looks(paths["looks"]) if "looks" in paths else None
-    wanted = {shown.problem_id for shown in looks.shown} if looks else set()
-    problems = [each for each in load_problems(paths["problems"], split="test") if each.id in wanted]
+    lens = read_lens(paths["looks"]) if "looks" in paths else None
+    shown = {answer.problem_id for answer in lens.shown} if lens else set()
+    problems = [problem for problem in load_problems(paths["problems"], split="test") if problem.id in shown]
     sources = Sources(
-        settings=without_places(context.settings),
+        settings=strip_local_paths(context.settings),
         subject=subject(context.store, context.inputs["collected"]),
         results={name: read_result(paths[MEASURED + name], result_kind(name)) for name in in_order(names)},
-        looks=looks,
+        lens=lens,
         problems={problem.id: problem for problem in problems},
-        auxiliary=auxiliary_pictures(context, problems),
+        auxiliary=auxiliary_images_of(context, problems),
     )
     return write_diagnosis(context.output, sources)
 
 
 def subject(store: Store, collected: Artifact) -> Any:
-    """The model that a clean run was collected from, as the manifests tell."""
+    """Return the model that a clean run was collected from, as recorded in the manifests."""
     from mirage_core.reports.diagnosis.page import Subject
 
     model = store.manifest(collected).about["inputs"]["model"]
@@ -59,7 +59,7 @@ def subject(store: Store, collected: Artifact) -> Any:
 
 
 def in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Measures in the project's order, each once; unknown ones last."""
+    """Return the measures in the project's order, each once; unknown ones last."""
     from mirage_core.analysis.results import RESULTS
 
     known = [name for name in RESULTS if name in names]
@@ -70,7 +70,7 @@ DIAGNOSIS = Stage(
     name="diagnosis",
     version=2,
     kind="diagnosis",
-    inputs=None,  # problems, collected; measure/NAME, looks, auxiliary_images where there are any
+    inputs=None,  # problems, collected; measure/NAME, looks, auxiliary_images if any
     identity=diagnosis_identity,
     run=run_diagnosis,
 )

@@ -4,37 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from mirage_core.config import Settings
-from mirage_core.errors import InputError
-from mirage_core.pipeline.stage import Cut, Share, Stage, StageContext
-from mirage_core.pipeline.stages.train import use
+from mirage_core.config import InferenceSettings, Settings
+from mirage_core.methods import get_method
+from mirage_core.pipeline.stage import Sharding, ShardSpec, Stage, StageContext
 from mirage_core.store.records import load_problems
 from mirage_core.types import Problem
 
-LATENTS: dict[str, Literal["on", "off"]] = {
-    "zero-shot": "off",
-    "direct-sft": "off",
-    "direct-sft-grpo": "off",
-    "auxiliary-input": "off",
-    "capimagine": "off",
-    "capimagine-grpo": "off",
-    "stage-1": "on",
-    "without-stage-1": "on",
-    "without-stage-1-grpo": "on",
-    "stage-2": "on",
-    "grpo": "on",
-}
-"""Whether a method's answers may hold latents: not where the model was never taught them."""
-
 
 def evaluation_identity(settings: Settings) -> dict[str, Any]:
-    """How answers are drawn and judged; the seed only where answers are drawn by chance."""
-    chosen = settings.evaluation.model_dump(mode="json", exclude={"methods"})
+    """Return how answers are sampled and judged; the seed only where the temperature is above 0."""
     return {
-        "evaluation": chosen,
-        **use(settings),
+        "evaluation": settings.evaluation.model_dump(mode="json", exclude={"methods"}),
+        **InferenceSettings.of(settings).as_metadata(),
         "model": settings.model.model_dump(mode="json", include={"dtype", "attention"}),
         "seed": settings.seed if settings.evaluation.temperature > 0 else None,
     }
@@ -45,26 +28,26 @@ def run_evaluation(context: StageContext) -> dict[str, Any]:
     return _evaluate(context, _problems(context))
 
 
-def run_share(context: StageContext, share: Share) -> dict[str, Any]:
-    """Answer and judge the problems of a share of the batches."""
+def evaluate_shard(context: StageContext, spec: ShardSpec) -> dict[str, Any]:
+    """Answer and judge the problems of a shard of the batches."""
     from mirage_core.evaluation.evaluate import problems_of_batches
 
     problems, batch_size = _problems(context), context.settings.evaluation.batch_size
-    return _evaluate(context, problems_of_batches(problems, batch_size, share.of))
+    return _evaluate(context, problems_of_batches(problems, batch_size, spec.select))
 
 
-def merge_shares(context: StageContext, folders: Sequence[Path]) -> dict[str, Any]:
-    """Put the answers of all shares together, in the order of the problems, and count anew."""
+def merge_shards(context: StageContext, folders: Sequence[Path]) -> dict[str, Any]:
+    """Join the answers of all shards, in the order of the problems, and score them as a whole."""
     from mirage_core.evaluation.evaluate import merge_folders
 
     method = context.params["method"]
-    latents = latents_of(method)
+    latents = get_method(method).latents
     metrics = merge_folders(folders, _problems(context), method=method, latents=latents, output=context.output)
     return _summary(method, metrics)
 
 
-def pieces(context: StageContext) -> int:
-    """The number of batches: no batch is ever cut, since its rows are answered together."""
+def num_batches(context: StageContext) -> int:
+    """Return the number of batches: none is ever split, since its rows are answered together."""
     return -(-len(_problems(context)) // context.settings.evaluation.batch_size)
 
 
@@ -81,7 +64,7 @@ def _evaluate(context: StageContext, problems: Sequence[Problem]) -> dict[str, A
         problems,
         settings=context.settings,
         method=method,
-        latents=latents_of(method),
+        latents=get_method(method).latents,
         output=context.output,
         scratch=context.scratch,
         progress=context.progress,
@@ -90,15 +73,8 @@ def _evaluate(context: StageContext, problems: Sequence[Problem]) -> dict[str, A
 
 
 def _summary(method: str, metrics: dict[str, Any]) -> dict[str, Any]:
-    told = metrics.get("memory", {})  # only where the memory did not do for whole batches
-    return {"method": method, "latents": latents_of(method), "scores": metrics["scores"], **told}
-
-
-def latents_of(method: str) -> Literal["on", "off"]:
-    """The latent mode of a method; InputError names the known methods."""
-    if method not in LATENTS:
-        raise InputError(f"got the method {method!r}, expected one of {', '.join(LATENTS)}")
-    return LATENTS[method]
+    memory = metrics.get("memory", {})  # only after running out of memory with whole batches
+    return {"method": method, "latents": get_method(method).latents, "scores": metrics["scores"], **memory}
 
 
 EVALUATION = Stage(
@@ -111,5 +87,5 @@ EVALUATION = Stage(
     params=("method",),
     keeps_scratch=True,
     gpu=True,
-    cut=Cut(pieces=pieces, run=run_share, merge=merge_shares),
+    sharding=Sharding(max_shards=num_batches, run=evaluate_shard, merge=merge_shards),
 )

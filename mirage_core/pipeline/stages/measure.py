@@ -1,12 +1,11 @@
-"""Stage ``collect``: one clean run of a model over some test problems, and the states it leaves for all measures."""
+"""Stages ``collect`` (a clean run of a model, with its states) and ``measure`` (one measure of such a run)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mirage_core.config import Settings
+from mirage_core.config import InferenceSettings, Settings
 from mirage_core.pipeline.stage import Stage, StageContext
-from mirage_core.pipeline.stages.train import use
 from mirage_core.store.records import load_problems
 
 if TYPE_CHECKING:
@@ -14,25 +13,25 @@ if TYPE_CHECKING:
 
 
 def collect_identity(settings: Settings) -> dict[str, Any]:
-    """Which problems are answered, and how; answers are greedy, so that nothing is left to chance."""
+    """Return which problems are answered, and how; decoding is greedy, so that there is no seed."""
     return {
         "analysis": settings.analysis.model_dump(mode="json", include={"instances", "batch_size", "seed"}),
         "evaluation": settings.evaluation.model_dump(mode="json", include={"max_new_tokens", "planning_rule"}),
         "model": settings.model.model_dump(mode="json", include={"dtype", "attention"}),
-        **use(settings),
+        **InferenceSettings.of(settings).as_metadata(),
     }
 
 
 def run_collect(context: StageContext) -> dict[str, Any]:
-    """Answer the instances; the summary says how many, how many had latents, and how many were right."""
-    from mirage_core.analysis.collect import chosen_instances, collect, save_collected
-    from mirage_core.analysis.intervened_generation import open_asker
+    """Answer the instances; the summary counts them, those with latents, and the correct ones."""
+    from mirage_core.analysis.collect import collect, save_clean_run, select_instances
+    from mirage_core.analysis.intervened_generation import load_runner
 
     settings = context.settings
     problems = load_problems(context.input_paths["problems"], split="test")
-    instances = chosen_instances(problems, settings.analysis.instances, settings.analysis.seed)
-    collected = collect(open_asker(context.input_paths["model"], settings), instances, context.progress)
-    save_collected(context.output, collected)
+    instances = select_instances(problems, settings.analysis.instances, settings.analysis.seed)
+    collected = collect(load_runner(context.input_paths["model"], settings), instances, context.progress)
+    save_clean_run(context.output, collected)
     return {
         "instances": len(instances),
         "with_latents": int(collected.has_span.sum()),
@@ -53,34 +52,33 @@ COLLECT = Stage(
 
 
 def measure_identity(settings: Settings) -> dict[str, Any]:
-    """How a clean run was collected, and how finely it is measured."""
-    chosen = settings.analysis.model_dump(mode="json", exclude={"measures"})
-    return {**collect_identity(settings), "analysis": chosen}
+    """Return how a clean run was collected, and the settings of its measures."""
+    return {**collect_identity(settings), "analysis": settings.analysis.model_dump(mode="json", exclude={"measures"})}
 
 
 def run_measure(context: StageContext) -> dict[str, Any]:
-    """Take the measure of the context's parameters; the summary says on how many instances."""
+    """Run the measure that the parameters name; the summary counts its instances."""
     from mirage_core.analysis.results import result_kind, write_result
 
     name = context.params["measure"]
     result_kind(name)  # an unknown measure is refused before anything is read
-    result = _measured(name, context)
+    result = _result(name, context)
     write_result(context.output, result)
-    head = result.model_dump(mode="json", include={"header"})["header"]
-    return {"measure": name, "instances": head["instances"], "used": head["used"]}
+    header = result.model_dump(mode="json", include={"header"})["header"]
+    return {"measure": name, "instances": header["instances"], "used": header["used"]}
 
 
-def _measured(name: str, context: StageContext) -> Record:
-    from mirage_core.analysis.collect import load_collected
-    from mirage_core.analysis.intervened_generation import open_asker
-    from mirage_core.analysis.measures.registry import FROM_STATES, ON_THE_MODEL
+def _result(name: str, context: StageContext) -> Record:
+    from mirage_core.analysis.collect import load_clean_run
+    from mirage_core.analysis.intervened_generation import load_runner
+    from mirage_core.analysis.measures.registry import MODEL_MEASURES, STATE_MEASURES
 
-    collected = load_collected(context.input_paths["collected"])
+    collected = load_clean_run(context.input_paths["collected"])
     instances = collected.instances(load_problems(context.input_paths["problems"], split="test"))
-    if name in FROM_STATES:
-        return FROM_STATES[name](collected, instances, context.settings.analysis)
-    asker = open_asker(context.input_paths["model"], context.settings)
-    return ON_THE_MODEL[name](asker, collected, instances, context.settings.analysis, context.progress)
+    if name in STATE_MEASURES:
+        return STATE_MEASURES[name](collected, instances, context.settings.analysis)
+    runner = load_runner(context.input_paths["model"], context.settings)
+    return MODEL_MEASURES[name](runner, collected, instances, context.settings.analysis, context.progress)
 
 
 MEASURE = Stage(

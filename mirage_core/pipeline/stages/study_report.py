@@ -1,4 +1,4 @@
-"""Stage ``study``: the report of a study's cells, out of their answers and of what is told about them."""
+"""Stage ``study``: the report of a study's cells, from their answers and the parameter ``study``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from mirage_core.pipeline.stage import Stage, StageContext
 
 
 def study_identity(settings: Settings) -> dict[str, Any]:  # noqa: ARG001 -- every stage's identity has this form
-    """Nothing of a recipe: all that the page says beside the answers is in the parameter ``study``."""
+    """Return nothing: all that the page shows beside the answers is in the parameter ``study``."""
     return {}
 
 
 def run_study(context: StageContext) -> dict[str, Any]:
     """Write the page, the figures, the table and the plots; the summary holds the headline."""
-    from mirage_core.reports.study.inputs import StudyTold
+    from mirage_core.reports.study.inputs import StudyReportInput
     from mirage_core.reports.study.report import write_study
 
-    told = StudyTold.model_validate(context.params["study"])
-    return write_study(context.output, told, context.input_paths)
+    study = StudyReportInput.model_validate(context.params["study"])
+    return write_study(context.output, study, context.input_paths)
 
 
 STUDY = Stage(

@@ -1,15 +1,11 @@
-"""The plots of a diagnosis, by the part of the page they stand in; what was not measured has none."""
+"""The figures of a diagnosis, by name; what was not measured has none."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from markupsafe import Markup
-
-from mirage_core.analysis.lens.results import LooksResult
-from mirage_core.analysis.number_format import nats, number, points, seen_words, shares
+from mirage_core.analysis.lens.results import LensResult
 from mirage_core.analysis.results import (
-    Estimate,
     InterventionsResult,
     MediationResult,
     OnlyLatentsResult,
@@ -19,29 +15,34 @@ from mirage_core.analysis.results import (
     TextChainResult,
 )
 from mirage_core.reports.diagnosis import plots_effects, plots_states
+from mirage_core.reports.diagnosis.run_labels import access_label
 from mirage_core.reports.figures import Figure
 from mirage_core.reports.plots import DARK, LIGHT, Theme
 
+_CHANGES = (
+    "Points: accuracy minus that of own latents on the same problems, with the same access to the image; lines: "
+    "Newcombe's paired 95 % interval. Green: latents of other problems."
+)
 
-def figures(results: Mapping[str, Record], looks: LooksResult | None) -> dict[str, Figure]:
+
+def figures(results: Mapping[str, Record], lens: LensResult | None) -> dict[str, Figure]:
     """Every figure by its name."""
-    found: dict[str, Figure] = {}
-    for result in results.values():
-        found |= _of(result)
-    if looks is not None and looks.projection is not None:
-        plane = looks.projection
-        for by in plane.labels:
-            name = f"plane-{by.replace(' ', '-')}"
-            found[name] = _figure(
-                name,
-                f"Latents in a plane, by {by}",
-                "Each point: all latents of one answer on their first two principal components (PCA).",
-                lambda theme, by=by: plots_states.plane_png(plane, by, theme),  # type: ignore[misc]
-            )
-    return found
+    drawn = {name: figure for result in results.values() for name, figure in _figures_of(result).items()}
+    if lens is None or lens.projection is None:
+        return drawn
+    plane = lens.projection
+    for by in plane.labels:
+        name = f"plane-{by.replace(' ', '-')}"
+        drawn[name] = _figure(
+            name,
+            f"Latents in a plane, by {by}",
+            "Each point: all latents of one answer on their first two principal components (PCA).",
+            lambda theme, by=by: plots_states.plane_png(plane, by, theme),  # type: ignore[misc]
+        )
+    return drawn
 
 
-def _of(result: Record) -> dict[str, Figure]:
+def _figures_of(result: Record) -> dict[str, Figure]:
     """The figures of one measure."""
     match result:
         case InterventionsResult():
@@ -71,29 +72,23 @@ def _of(result: Record) -> dict[str, Figure]:
     return {}
 
 
-_CHANGES = (
-    "Points: accuracy minus that of own latents on the same problems, under the same view of the picture; lines: "
-    "Newcombe's paired 95 % interval. Green: latents of other problems."
-)
-
-
 def _interventions(result: InterventionsResult) -> dict[str, Figure]:
-    found: dict[str, Figure] = {}
-    for seen in dict.fromkeys(run.seen for run in result.runs if run.name != "own"):
-        runs = [run for run in result.runs if run.seen == seen]
-        title = f"What changing the latents does to accuracy, {seen_words(seen)}"
-        found[f"changes-{seen}"] = _figure(f"changes-{seen}", title, _CHANGES,
-                                           lambda theme, runs=runs: plots_effects.changes_png(runs, theme))  # type: ignore[misc]  # fmt: skip
+    drawn: dict[str, Figure] = {}
+    for access in dict.fromkeys(run.seen for run in result.runs if run.name != "own"):
+        runs = [run for run in result.runs if run.seen == access]
+        title = f"What changing the latents does to accuracy, {access_label(access)}"
+        drawn[f"changes-{access}"] = _figure(f"changes-{access}", title, _CHANGES,
+                                             lambda theme, runs=runs: plots_effects.changes_png(runs, theme))  # type: ignore[misc]  # fmt: skip
     if result.dose:
-        found["dose"] = _figure("dose", "Dose and response", "Noise added to every latent; 0 is the clean run.",
+        drawn["dose"] = _figure("dose", "Dose and response", "Noise added to every latent; 0 is the clean run.",
                                 lambda theme: plots_effects.dose_png(result.dose, theme))  # fmt: skip
-    return found
+    return drawn
 
 
 def _similarity(result: SimilarityResult) -> dict[str, Figure]:
     states = result.states
-    inter = "Mean off-diagonal pairwise cosine between instances; dotted: after the mean at each place was taken away."
-    intra = "Mean cosine of each place with each other place of the same instance."
+    inter = "Mean off-diagonal pairwise cosine between instances; dotted: after subtracting the mean at each position."
+    intra = "Mean cosine of each position with each other position of the same instance."
     return {
         "similarity": _figure("similarity", "How alike latents of different problems are", inter,
                               lambda theme: plots_states.similarity_png(states, theme)),
@@ -102,23 +97,5 @@ def _similarity(result: SimilarityResult) -> dict[str, Figure]:
     }  # fmt: skip
 
 
-def _figure(name: str, title: str, reading: str, drawn: Callable[[Theme], bytes]) -> Figure:
-    return Figure(file=f"plots/{name}.png", title=title, reading=reading, light=drawn(LIGHT), dark=drawn(DARK))
-
-
-def two_lines(said: Callable[[Estimate], str]) -> Callable[[Estimate], Markup]:
-    """The filter that breaks ``81.5 % (78.0 to 84.6)`` before its bracket; a column's head says what points are."""
-
-    def cell(estimate: Estimate) -> Markup:
-        value, _, interval = said(estimate).replace(" points", "").partition(" (")
-        return Markup("{}<small>{}</small>").format(value, interval.rstrip(")")) if interval else Markup(value)
-
-    return cell
-
-
-CELLS = {
-    "two_lines": two_lines(shares),
-    "points_lines": two_lines(points),
-    "nats_lines": two_lines(nats),
-    "number_lines": two_lines(number),
-}
+def _figure(name: str, title: str, reading: str, draw: Callable[[Theme], bytes]) -> Figure:
+    return Figure(file=f"plots/{name}.png", title=title, reading=reading, light=draw(LIGHT), dark=draw(DARK))

@@ -1,4 +1,4 @@
-"""The diagnosis as one HTML page that needs nothing else, its figures as JSON, and its plots as files."""
+"""The diagnosis as one self-contained HTML page, its figures as JSON, and its plots as files."""
 
 from __future__ import annotations
 
@@ -8,48 +8,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment
-from PIL import Image
-
-from mirage_core.analysis import number_format as words
-from mirage_core.analysis.lens.lens import shows_nothing
-from mirage_core.analysis.lens.results import AUXILIARY, INPUT, LooksResult, ShownAnswer
-from mirage_core.analysis.results import Header, Record, Run, Seen
-from mirage_core.analysis.verdict import Verdict, judge
+from mirage_core.analysis.lens.results import LensResult
+from mirage_core.analysis.results import Header, ImageAccess, Record, Run
+from mirage_core.analysis.verdict import Verdict, derive_verdict
 from mirage_core.config import AnalysisSettings, Settings
 from mirage_core.evaluation.sample_selection import SELECTION_RULE
-from mirage_core.reports.diagnosis.figures import CELLS, figures
-from mirage_core.reports.diagnosis.heatmaps import heat_rows
-from mirage_core.reports.drawings import open_picture
+from mirage_core.reports.diagnosis.environment import environment
+from mirage_core.reports.diagnosis.figures import figures
+from mirage_core.reports.diagnosis.lens_view import images_of, lens_entry
+from mirage_core.reports.diagnosis.run_labels import run_order
 from mirage_core.reports.figures import Figure
-from mirage_core.reports.html import page_environment
-from mirage_core.reports.labels import benchmark_label, group_label
-from mirage_core.reports.run import page as report_page
-from mirage_core.reports.trajectories import pieces
+from mirage_core.reports.html import resolved_settings, versions
 from mirage_core.types import Problem
 
 PAGE_FILE = "diagnosis.html"
 FIGURES_FILE = "diagnosis.json"
 
 LIMITS = (
-    "It speaks of one model and the problems it was asked; another seed of training may give another verdict.",
-    "A linear probe that reads a fact says the fact is there, not that the model uses it; one that does not read it "
-    "excludes a linear trace only.",
-    "A latent that is exchanged is one the model could have made; noise, zeros and the mean are not, so what they do "
-    "may come from being strange and not from what they lack.",
-    "Exchanging vectors lets later latents look at the picture again and repair; exchanging keys and values does not. "
-    "Both are shown.",
-    "Similarity is a description. Hidden states of any one model point much the same way, so latents stand beside text "
-    "and image states of the same model; the exact formula of arXiv 2602.22766 is not published, and the mean "
+    "It is about one model and the problems that it answered; another training seed may give another verdict.",
+    "A linear probe that reads a fact shows that the fact is encoded, not that the model uses it; one that does not "
+    "read it excludes only a linear encoding.",
+    "Latents of another problem are latents that the model could have produced; noise, zeros and the mean are not, so "
+    "their effect may come from being out of distribution and not from the information that they lack.",
+    "After vectors are exchanged, later latents can attend to the image again and repair the exchange; after keys and "
+    "values are exchanged, they cannot. Both are shown.",
+    "Similarity is a description. Hidden states of any one model point in similar directions, so text and image states "
+    "of the same model are shown as baselines; the exact formula of arXiv 2602.22766 is not published, and the mean "
     "off-diagonal pairwise cosine is used.",
-    "Looks at latents are pictures, not evidence: each stands beside the same look at the average latent.",
-    "The plane shows two directions of many; it is PCA, since no t-SNE is among the libraries used here.",
+    "The latent lens gives illustrations, not evidence: each is shown beside the same lens on the average latent.",
+    "The plane shows two directions of many, by PCA.",
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What was diagnosed: the model's path in the store and its digest, and the stage that made it."""
+    """The model that was diagnosed: its path in the store, its digest, and the stage that trained it."""
 
     model: str
     digest: str
@@ -58,36 +51,36 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """The material of a diagnosis; ``results`` by measure, ``pictures``: PNG or JPEG by problem id and name."""
+    """What a diagnosis is written from; ``results`` by measure, ``problems`` and ``auxiliary`` images by problem id."""
 
     settings: Settings
     subject: Subject
     results: Mapping[str, Record]
-    looks: LooksResult | None
+    lens: LensResult | None
     problems: Mapping[str, Problem]
     auxiliary: Mapping[str, bytes]
 
 
 def write_diagnosis(output: Path, sources: Sources) -> dict[str, Any]:
-    """Write diagnosis.html, diagnosis.json and plots/ into ``output``; returns a summary for people.
+    """Write diagnosis.html, diagnosis.json and plots/ into ``output``; return a summary.
 
     The bytes depend on the sources and the versions of the libraries alone.
     """
     verdict = verdict_of(sources.results)
-    drawn = figures(sources.results, sources.looks)
+    drawn = figures(sources.results, sources.lens)
     (output / "plots").mkdir(parents=True, exist_ok=True)
     for figure in drawn.values():
         (output / figure.file).write_bytes(figure.light)
     (output / PAGE_FILE).write_text(render(sources, verdict, drawn), encoding="utf-8")
-    told = diagnosis_figures(sources, verdict)
-    (output / FIGURES_FILE).write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    figures_json = json.dumps(diagnosis_figures(sources, verdict), indent=1, ensure_ascii=False)
+    (output / FIGURES_FILE).write_text(figures_json + "\n", encoding="utf-8")
     edges = [edge.model_dump(mode="json", include={"edge", "seen", "outcome", "n", "said"}) for edge in verdict.edges]
     return {"headline": verdict.headline, "edges": edges, "page": PAGE_FILE}
 
 
 def verdict_of(results: Mapping[str, Record]) -> Verdict:
-    """The verdict on the measures that were taken."""
-    return judge(
+    """The verdict from the measures that were taken."""
+    return derive_verdict(
         results.get("interventions"),  # type: ignore[arg-type]
         results.get("probes"),  # type: ignore[arg-type]
         results.get("similarity"),  # type: ignore[arg-type]
@@ -96,26 +89,26 @@ def verdict_of(results: Mapping[str, Record]) -> Verdict:
 
 
 def diagnosis_figures(sources: Sources, verdict: Verdict) -> dict[str, Any]:
-    """All figures as JSON; of the looks without their maps."""
-    looks = None if sources.looks is None else sources.looks.model_dump(mode="json", exclude={"shown"})
+    """All figures as JSON; the lens without the answers shown in full."""
+    lens = None if sources.lens is None else sources.lens.model_dump(mode="json", exclude={"shown"})
     return {
         "verdict": verdict.model_dump(mode="json"),
         "model": {"path": sources.subject.model, "digest": sources.subject.digest, "made_by": sources.subject.made_by},
         "measures": {name: result.model_dump(mode="json") for name, result in sources.results.items()},
-        "looks": looks,
+        "looks": lens,
         "limits": list(LIMITS),
         "command": command(sources),
         "settings": sources.settings.model_dump(mode="json", exclude={"runtime"}),
-        "versions": report_page.versions(),
+        "versions": versions(),
     }
 
 
 def command(sources: Sources) -> str:
-    """The command that makes this page again from the model."""
+    """The command that computes this page again from the model."""
     chosen, plain = sources.settings.analysis.model_dump(mode="json"), AnalysisSettings().model_dump(mode="json")
-    sets = [f"--set 'analysis.{key}={json.dumps(value)}'" for key, value in chosen.items()
+    overrides = [f"--set 'analysis.{key}={json.dumps(value)}'" for key, value in chosen.items()
             if value != plain[key] and key != "measures"]  # fmt: skip
-    return " ".join(["mirage diagnose", sources.subject.model, f"--measures {','.join(sources.results)}", *sets])
+    return " ".join(["mirage diagnose", sources.subject.model, f"--measures {','.join(sources.results)}", *overrides])
 
 
 def render(sources: Sources, verdict: Verdict, drawn: Mapping[str, Figure]) -> str:
@@ -131,67 +124,43 @@ def render(sources: Sources, verdict: Verdict, drawn: Mapping[str, Figure]) -> s
             tables=run_tables(sources.results),
             headers=headers(sources.results),
             single_latents=single_latents(sources.results),
-            looks=sources.looks,
-            shown=[shown_answer(shown, sources) for shown in (sources.looks.shown if sources.looks else ())],
+            lens=sources.lens,
+            shown=shown_entries(sources),
             selection_rule=SELECTION_RULE,
             limits=LIMITS,
             command=command(sources),
-            resolved=report_page.resolved_settings(sources.settings),
-            versions=report_page.versions(),
+            resolved=resolved_settings(sources.settings),
+            versions=versions(),
         )
         + "\n"
     )
 
 
-def environment() -> Environment:
-    """Templates of the analysis, with those of the report behind them."""
-    return page_environment(
-        **CELLS, percent=words.percent, p_words=words.p_words, run_label=words.run_label,
-        seen=words.seen_words,
-        picture=report_page.picture_uri, benchmark=benchmark_label, group=group_label, token=token_words,
-    )  # fmt: skip
-
-
-def run_tables(results: Mapping[str, Record]) -> dict[str, dict[Seen, list[Run]]]:
-    """The runs of each measure that has some, by what is left of the picture, in the order of the page."""
-    tables: dict[str, dict[Seen, list[Run]]] = {}
+def run_tables(results: Mapping[str, Record]) -> dict[str, dict[ImageAccess, list[Run]]]:
+    """The runs of each measure that has some, by image access, in the order of the page."""
+    tables: dict[str, dict[ImageAccess, list[Run]]] = {}
     for name, result in results.items():
-        for run in sorted(getattr(result, "runs", ()), key=words.run_order):
+        for run in sorted(getattr(result, "runs", ()), key=run_order):
             tables.setdefault(name, {}).setdefault(run.seen, []).append(run)
     return tables
 
 
 def single_latents(results: Mapping[str, Record]) -> set[str]:
-    """The names under which probes read one latent alone."""
+    """The names of the states that are one latent alone."""
     probes = getattr(results.get("probes"), "probes", ())
     return {probe.states for probe in probes if probe.states.startswith("latent-")}
 
 
 def headers(results: Mapping[str, Record]) -> list[Header]:
-    """What each measure was taken on."""
+    """The header of each measure."""
     return [result.header for result in results.values() if hasattr(result, "header")]
 
 
-def shown_answer(shown: ShownAnswer, sources: Sources) -> dict[str, Any]:
-    """One answer with its latents' maps drawn over its pictures."""
-    problem = sources.problems.get(shown.problem_id)
-    pictures = {} if problem is None else pictures_of(problem, sources.auxiliary.get(shown.problem_id))
-    return {
-        "answer": shown,
-        "pieces": pieces(shown.output),
-        "pictures": pictures,
-        "latents": [{"look": look, "heat": heat_rows(look, pictures)} for look in shown.latents],
-        "nothing": shows_nothing(shown.latents),
-    }
-
-
-def pictures_of(problem: Problem, auxiliary: bytes | None) -> dict[str, Image.Image]:
-    """A problem's pictures by the names that looks give them."""
-    named = {INPUT if at == 0 else f"{INPUT} {at + 1}": image for at, image in enumerate(problem.images)}
-    named |= {} if auxiliary is None else {AUXILIARY: auxiliary}
-    return {name: open_picture(image, f"{problem.id}, {name}") for name, image in named.items()}
-
-
-def token_words(text: str) -> str:
-    """A token's text with its blanks made visible."""
-    return text.replace(" ", "␣").replace("\n", "⏎") or "(empty)"
+def shown_entries(sources: Sources) -> list[dict[str, Any]]:
+    """The answers that the lens shows in full; without images where the problem is not among the sources."""
+    entries: list[dict[str, Any]] = []
+    for shown in sources.lens.shown if sources.lens else ():
+        problem = sources.problems.get(shown.problem_id)
+        images = {} if problem is None else images_of(problem, sources.auxiliary.get(shown.problem_id))
+        entries.append(lens_entry(shown, images))
+    return entries

@@ -1,4 +1,4 @@
-"""Plots of latents themselves: how alike they are, what probes read from them, where they lie in a plane."""
+"""Plots of hidden states: their similarity, the probes, and their first two principal components."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from matplotlib.ticker import PercentFormatter
 
 from mirage_core.analysis.lens.pca import Projection
 from mirage_core.analysis.results import Probe, StateSimilarity
-from mirage_core.reports.plots import Theme, bare_figure, png, style_axes
+from mirage_core.reports.plots import Theme, bare_figure, legend, png, style_axes
 
 WIDTH = 5.4
-MOST_COLOURS = 8
+MAX_COLOURS = 8
 PROBED = ("latents", "image-features", "image-pooled", "text-before")
 
 
 def similarity_png(states: Sequence[StateSimilarity], theme: Theme) -> bytes:
-    """Mean cosine between instances by place, raw (solid) and centred (dotted), of latents and of their baselines."""
+    """Draw the mean cosine between instances by position, raw (solid) and centred (dotted), for each kind of states."""
     figure = bare_figure(WIDTH, 2.8, theme)
     axes = figure.add_subplot()
     style_axes(axes, theme)
@@ -27,8 +27,8 @@ def similarity_png(states: Sequence[StateSimilarity], theme: Theme) -> bytes:
         known = [each for each in kind.by_index if each.inter.value is not None]
         if not known:
             continue
-        places, colour = [each.index for each in known], theme.series[at]
-        axes.plot(places, [each.inter.value or 0.0 for each in known], "-o", ms=4, color=colour, linewidth=1.7,
+        positions, colour = [each.index for each in known], theme.series[at]
+        axes.plot(positions, [each.inter.value or 0.0 for each in known], "-o", ms=4, color=colour, linewidth=1.7,
                   label=kind.states)  # fmt: skip
         for each in known:
             if each.inter.low is not None and each.inter.high is not None:
@@ -39,15 +39,15 @@ def similarity_png(states: Sequence[StateSimilarity], theme: Theme) -> bytes:
     axes.axhline(0, color=theme.muted, linewidth=0.7)
     axes.set_ylim(min(-0.1, axes.get_ylim()[0]), 1.04)
     axes.set_xticks(sorted({each.index for kind in states for each in kind.by_index}))
-    axes.set_xlabel("place of the latent (of the token, in the baselines)", color=theme.muted, fontsize=8)
+    axes.set_xlabel("position of the latent (of the token, in the baselines)", color=theme.muted, fontsize=8)
     axes.set_ylabel("cosine between instances", color=theme.muted, fontsize=8)
     if states:
-        _legend(axes, theme, 3)
+        legend(axes, theme, 3)
     return png(figure)
 
 
 def intra_png(states: Sequence[StateSimilarity], theme: Theme) -> bytes:
-    """Mean cosine of each place with each other within an instance, a square of squares a kind of states."""
+    """Draw the mean cosine of each position with each other within an instance, one matrix per kind of states."""
     shown = [kind for kind in states if kind.intra_matrix]
     figure = bare_figure(WIDTH, 2.1, theme)
     colours = LinearSegmentedColormap.from_list("cosine", [theme.paper, theme.series[0]])
@@ -69,7 +69,7 @@ def intra_png(states: Sequence[StateSimilarity], theme: Theme) -> bytes:
 
 
 def probes_png(probes: Sequence[Probe], theme: Theme) -> bytes:
-    """Held-out accuracy of every probe by fact and states, its interval, the majority class and shuffled labels."""
+    """Draw held-out accuracy by fact and states, with its interval, the majority class and shuffled labels."""
     shown = [probe for probe in probes if probe.states in PROBED and probe.accuracy.value is not None]
     facts = list(dict.fromkeys(probe.fact for probe in shown))
     states = [name for name in PROBED if any(probe.states == name for probe in shown)]
@@ -95,42 +95,35 @@ def probes_png(probes: Sequence[Probe], theme: Theme) -> bytes:
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", color=theme.grid, linewidth=0.8)
-    _legend(axes, theme, 3)
+    legend(axes, theme, 3)
     return png(figure)
 
 
 def plane_png(projection: Projection, by: str, theme: Theme) -> bytes:
-    """Every answer's latents as a point on the first two components, coloured by a labelling."""
+    """Draw every answer's latents as a point on the first two components, coloured by a labelling."""
     labels = projection.labels[by]
     names = sorted(set(labels), key=lambda name: (-labels.count(name), name))
-    kept = names if len(names) <= MOST_COLOURS else names[: MOST_COLOURS - 1]
+    coloured = names if len(names) <= MAX_COLOURS else names[: MAX_COLOURS - 1]
     figure = bare_figure(WIDTH, 3.4, theme)
     axes = figure.add_subplot()
     style_axes(axes, theme)
-    groups = [(name, [at for at, label in enumerate(labels) if label == name]) for name in kept]
-    if len(kept) < len(names):
+    groups = [(name, [at for at, label in enumerate(labels) if label == name]) for name in coloured]
+    if len(coloured) < len(names):
         groups.append(
-            (f"{len(names) - len(kept)} others", [at for at, label in enumerate(labels) if label not in kept])
+            (f"{len(names) - len(coloured)} others", [at for at, label in enumerate(labels) if label not in coloured])
         )
-    for number, (name, places) in enumerate(groups):
-        colour = theme.series[number] if number < len(kept) else theme.muted
-        axes.scatter([projection.x[at] for at in places], [projection.y[at] for at in places], s=16, alpha=0.75,
+    for number, (name, members) in enumerate(groups):
+        colour = theme.series[number] if number < len(coloured) else theme.muted
+        axes.scatter([projection.x[at] for at in members], [projection.y[at] for at in members], s=16, alpha=0.75,
                      color=colour, edgecolors="none", label=name.replace("$", r"\$"), zorder=3)  # fmt: skip
     axes.set_xlabel(
         f"first component, {100 * projection.explained[0]:.0f} % of the variance", color=theme.muted, fontsize=8
     )
     axes.set_ylabel(f"second, {100 * projection.explained[1]:.0f} %", color=theme.muted, fontsize=8)
-    _legend(axes, theme, 3)
+    legend(axes, theme, 3)
     return png(figure)
 
 
 def _line(axes: Axes, low: float | None, high: float | None, at: float, colour: str, width: float) -> None:
     if low is not None and high is not None:
         axes.plot([low, high], [at, at], color=colour, linewidth=width, alpha=0.8, zorder=4, solid_capstyle="butt")
-
-
-def _legend(axes: Axes, theme: Theme, columns: int) -> None:
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, frameon=False, labelcolor=theme.ink,
-        fontsize=7.8, handlelength=1.4, columnspacing=1.2, handletextpad=0.5, borderpad=0.1,
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The curves a stage logged, sorted into panels that answer one question each."""
+"""Training curves of a stage, sorted into panels by what they show."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mirage_core.store.tables import read_table
 
 FILE = "curves.parquet"
 VALIDATION = "validation/"
-"""What figures on held-out examples begin with."""
+"""Prefix of metrics on held-out examples."""
 
 Curves = dict[str, list[tuple[int, float]]]
 
 
 @dataclass(frozen=True, slots=True)
 class PanelKind:
-    """A question a panel answers: which names belong to it, its title, how to read it, and its unit on the y axis."""
+    """A kind of panel: the names that belong to it, its title, how to read it, and whether y is a share."""
 
     key: str
     pattern: str
@@ -65,7 +65,7 @@ KINDS: tuple[PanelKind, ...] = (
 )  # fmt: skip
 OTHER = PanelKind("other", r"", "Other figures", "Everything else this stage logged.")
 
-# Only what is told while a stage runs has these: they are timings.
+# Machine metrics, shown only while a stage runs.
 MACHINE: tuple[PanelKind, ...] = (
     PanelKind("speed", r"_per_second$", "Speed", "Steps, examples, tokens and latents a second."),
     PanelKind("memory", r"memory", "Memory", "GiB of process 0: its peak on the device, and in main memory now."),
@@ -83,7 +83,7 @@ def read_curves(folder: Path) -> Curves:
 
 
 def group_curves(rows: Iterable[Mapping[str, Any]]) -> Curves:
-    """Sort rows (step, name, value) into one list a name, in step order, without timings."""
+    """Group rows (step, name, value) into one list a name, in step order, without timings."""
     curves: Curves = defaultdict(list)
     for row in rows:
         if not _TIMING.search(row["name"]):
@@ -92,16 +92,16 @@ def group_curves(rows: Iterable[Mapping[str, Any]]) -> Curves:
 
 
 def panels(stage: str, curves: Curves) -> list[Panel]:
-    """Sort a stage's curves into panels, in the order of KINDS; what fits nowhere stands in a last one."""
-    parts: dict[str, Curves] = defaultdict(dict)
+    """Sort a stage's curves into panels, in the order of KINDS; the last one has the unmatched names."""
+    by_kind: dict[str, Curves] = defaultdict(dict)
     for name, points in curves.items():
-        part = parts[_kind_of(name).key]
-        if points not in part.values():  # a loss of one part is logged twice: as the loss, and as its part
-            part[name] = points
+        group = by_kind[_kind_of(name).key]
+        if points not in group.values():  # a loss with one part is logged twice: as the loss, and as its part
+            group[name] = points
     return [
-        Panel(stage, _explained(kind, parts[kind.key]), parts[kind.key])
+        Panel(stage, _with_reading(kind, by_kind[kind.key]), by_kind[kind.key])
         for kind in (*KINDS, *MACHINE, OTHER)
-        if kind.key in parts
+        if kind.key in by_kind
     ]
 
 
@@ -111,13 +111,13 @@ def last_step(curves: Curves) -> int | None:
 
 
 def tail_mean(points: list[tuple[int, float]], share: float = 0.1) -> float:
-    """Mean of the last tenth of a curve (at least one point): a steadier last value."""
+    """Return the mean of the last tenth of a curve (at least one point), a smoothed last value."""
     count = max(1, int(len(points) * share))
     return sum(value for _, value in points[-count:]) / count
 
 
-def _explained(kind: PanelKind, curves: Curves) -> PanelKind:
-    """The kind, with a word on held-out figures where there are any."""
+def _with_reading(kind: PanelKind, curves: Curves) -> PanelKind:
+    """Return the kind, with a note on held-out metrics where there are any."""
     if not any(name.startswith(VALIDATION) for name in curves):
         return kind
     return replace(kind, reading=f"{kind.reading} Dashed: the same on a fixed sample of held-out examples.")

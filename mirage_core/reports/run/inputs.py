@@ -1,4 +1,4 @@
-"""Everything a report tells about, read from the folders of the artifacts; what is absent is simply not told."""
+"""Input of a run's report, read from the folders of its artifacts; absent ones are left out of the report."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from mirage_core.benchmarks import NAMES
 from mirage_core.config import Settings
 from mirage_core.errors import DataError
 from mirage_core.evaluation.metrics import AccuracyRow, accuracy_rows
-from mirage_core.reports.labels import METHODS, STAGES, method_order
+from mirage_core.methods import METHODS, TRAIN_STAGES
+from mirage_core.model.card import ABOUT_FILE
+from mirage_core.reports.labels import method_order
 from mirage_core.reports.run.curves import Curves, read_curves
 from mirage_core.store.records import (
     AUXILIARY_IMAGES_FILE,
@@ -32,8 +34,8 @@ EVALUATION = "evaluation/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
-    """The material of a report. ``abouts`` is each trained folder's mirage.json, ``parameters`` counts the base's."""
+class RunReportInputs:
+    """Input of a report. ``abouts``: mirage.json of each trained folder; ``parameters``: of the base model."""
 
     settings: Settings
     problems: Mapping[str, Problem]
@@ -47,23 +49,23 @@ class Sources:
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
-        """Benchmarks that were evaluated, in the project's order."""
+        """Evaluated benchmarks, in the project's order."""
         present = {row.benchmark for row in self.rows}
         return tuple(name for name in NAMES if name in present) + tuple(sorted(present - set(NAMES)))
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Methods that were evaluated, in the road's order."""
+        """Evaluated methods, in the pipeline's order."""
         return tuple(sorted({row.method for row in self.rows}, key=method_order))
 
     def row(self, benchmark: str, method: str, group: str) -> AccuracyRow | None:
-        """One line of the score table, None where that was not evaluated."""
-        wanted = (benchmark, method, group)
-        return next((row for row in self.rows if (row.benchmark, row.method, row.group) == wanted), None)
+        """Return one line of the score table; None where it was not evaluated."""
+        key = (benchmark, method, group)
+        return next((row for row in self.rows if (row.benchmark, row.method, row.group) == key), None)
 
 
-def read_sources(settings: Settings, folders: Mapping[str, Path]) -> Sources:
-    """Read the folders of a run, by stage name; evaluations are called ``evaluation/<method>``.
+def read_inputs(settings: Settings, folders: Mapping[str, Path]) -> RunReportInputs:
+    """Read the folders of a run, by stage name; evaluations are named ``evaluation/<method>``.
 
     Raises:
         DataError: an evaluation's folder holds the answers of another method.
@@ -71,8 +73,8 @@ def read_sources(settings: Settings, folders: Mapping[str, Path]) -> Sources:
     scored = tuple(pair for name in sorted(folders) for pair in _read_evaluation(name, folders[name]))
     problems = _read(folders, "problems", PROBLEMS_FILE, load_problems)
     images = _read(folders, "auxiliary-images", AUXILIARY_IMAGES_FILE, load_auxiliary_images)
-    trained = {name: folders[name] for name in STAGES if name in folders}
-    return Sources(
+    trained = {name: folders[name] for name in ("base", *TRAIN_STAGES) if name in folders}
+    return RunReportInputs(
         settings=settings,
         problems={problem.id: problem for problem in problems},
         auxiliary_images={image.problem_id: image for image in images},
@@ -86,7 +88,7 @@ def read_sources(settings: Settings, folders: Mapping[str, Path]) -> Sources:
 
 
 def count_parameters(folder: Path) -> int | None:
-    """Parameters of a model folder, from the headers of its safetensors; None when it holds none."""
+    """Count the parameters of a model folder from the headers of its safetensors; None without any."""
     total = 0
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="numpy") as tensors:
@@ -103,7 +105,7 @@ def _read(folders: Mapping[str, Path], name: str, file: str, load: Any) -> list[
 
 
 def _read_about(folder: Path) -> Mapping[str, Any]:
-    path = folder / "mirage.json"
+    path = folder / ABOUT_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -115,6 +117,6 @@ def _read_evaluation(name: str, folder: Path) -> list[Scored]:
     others = {prediction.method for prediction, _ in scored} - {method}
     if others:
         raise DataError(
-            f"{folder} was given as {name}, but holds answers of {sorted(others)}; known methods: {', '.join(METHODS)}"
+            f"{folder} was passed as {name}, but has answers of {sorted(others)}; known methods: {', '.join(METHODS)}"
         )
     return list(scored)

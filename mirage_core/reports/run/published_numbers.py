@@ -1,4 +1,4 @@
-"""Accuracies other people published, to print beside ours. None of these is a result of this project."""
+"""Published accuracies, shown beside ours. None of these is a result of this project."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ CAPIMAGINE = "CapImagine, arXiv 2602.22766"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedNumber:
-    """One figure of a paper.
+    """One number of a paper.
 
-    ``method`` is our name for the nearest method of ours, None when we have none; ``variant`` is the form of
-    the chains it was trained on (direct or cot), None where that does not apply. ``swept``: the setting (dotted) and
-    the value that it belongs to, where a paper varies one.
+    ``method``: the nearest method of this project, None without one; ``variant``: that of the training chains (direct
+    or cot), None where it does not apply. ``swept``: the setting (dotted) and its value, where a paper varies one.
     """
 
     benchmark: str
@@ -44,7 +43,7 @@ _OURS = {"Qwen2.5-VL-7B": "zero-shot", "direct SFT": "direct-sft", "CapImagine":
 def _column(
     benchmark: str, source: str, figures: dict[str, float], *, of_a_part: bool = False
 ) -> tuple[PublishedNumber, ...]:
-    """One benchmark's figures by system; those ``of_a_part`` of a benchmark of ours stand beside no method."""
+    """Return one benchmark's numbers by system; numbers ``of_a_part`` of our benchmark match no method."""
     return tuple(
         PublishedNumber(
             benchmark=benchmark,
@@ -57,12 +56,12 @@ def _column(
     )
 
 
-def _swept(setting: str, words: str, figures: dict[float, float]) -> tuple[PublishedNumber, ...]:
-    """Spatial reasoning of Mirage while one setting is varied (paper, ablation); ``words`` has room for the value."""
+def _swept(setting: str, label: str, figures: dict[float, float]) -> tuple[PublishedNumber, ...]:
+    """Return spatial reasoning of Mirage over one setting (paper, ablation); ``label`` has a placeholder for it."""
     return tuple(
         PublishedNumber(
             benchmark="vsp-reasoning",
-            label=words.format(value),
+            label=label.format(value),
             accuracy=accuracy,
             source=MIRAGE,
             method="stage-2",
@@ -145,14 +144,14 @@ NUMBERS: tuple[PublishedNumber, ...] = (
 )
 
 
-# What papers report of a part of a benchmark, or of its rows in other words.
+# Benchmarks of papers that are a part of ours, or ours with other wording.
 PARTS = {"sat": ("sat-real", "sat-synthetic"), "comt": ("comt-geometry",), "jigsaw": ("blink-jigsaw",)}
 
 
 def numbers(benchmark: str) -> tuple[PublishedNumber, ...]:
-    """Return the published figures of one benchmark, in the papers' order; none is an empty tuple.
+    """Return the published numbers of one benchmark, in the papers' order.
 
-    Figures of a part of it are labelled with the part's name.
+    Numbers of a part of it are labelled with the part's name.
     """
     parts = PARTS.get(benchmark, ())
     return tuple(
@@ -165,9 +164,9 @@ def numbers(benchmark: str) -> tuple[PublishedNumber, ...]:
 def nearest(
     benchmark: str, method: str, variant: str, swept: tuple[str, float] | None = None
 ) -> PublishedNumber | None:
-    """Return the published figure of the method most like ours (same variant first), or None; always the paper's.
+    """Return the published number of a method (same variant first), or None.
 
-    ``swept``: the setting and its value, where a study varies one: then only the figure of that very value will do.
+    ``swept``: the setting and its value, where a study varies one; then only numbers of that value match.
     """
-    alike = [number for number in numbers(benchmark) if number.method == method and number.swept == swept]
-    return min(alike, key=lambda number: number.variant not in (variant, None), default=None)
+    candidates = [number for number in numbers(benchmark) if number.method == method and number.swept == swept]
+    return min(candidates, key=lambda number: number.variant not in (variant, None), default=None)

@@ -1,4 +1,4 @@
-"""The report of a run: one page that needs nothing else, the plots as files, and the figures as JSON."""
+"""Write the report of a run: a self-contained page, the plots as files, and the numbers as JSON."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mirage_core.config import Settings
 from mirage_core.evaluation.metrics import as_json, run_scores
 from mirage_core.evaluation.sample_selection import SELECTION_RULE
 from mirage_core.reports.figures import Figure, curve_figures, score_figures
+from mirage_core.reports.html import versions
 from mirage_core.reports.plots import LIGHT, scores_png
-from mirage_core.reports.run import findings as story
-from mirage_core.reports.run import published_numbers as published
+from mirage_core.reports.run import findings, published_numbers
 from mirage_core.reports.run.curves import last_step, tail_mean
-from mirage_core.reports.run.inputs import Sources, read_sources
-from mirage_core.reports.run.page import MethodSamples, SampleLooks, choose_samples, render, versions
+from mirage_core.reports.run.inputs import RunReportInputs, read_inputs
+from mirage_core.reports.run.page import MethodSamples, SampleLens, choose_samples, render
 from mirage_core.reports.run.training_budget import budgets
 from mirage_core.reports.trajectories import Sample
 from mirage_core.reports.trajectory_figure import storyboard_png
@@ -33,57 +33,61 @@ TRAJECTORY_RULE = (
 
 
 def write_report(
-    output: Path, settings: Settings, folders: Mapping[str, Path], looks: SampleLooks | None = None
+    output: Path, settings: Settings, folders: Mapping[str, Path], lens: SampleLens | None = None
 ) -> dict[str, Any]:
     """Write report.html, report.json, scores.png, trajectory.png and plots/ into ``output``; returns a summary.
 
     ``folders`` are local folders of artifacts by stage name ("problems", "examples", "base", "direct-sft",
     "grounding", "relaxation", "grpo", "evaluation/<method>", ...); absent ones leave their part of the page out.
-    ``looks``: at the latents of the answers shown. The bytes depend on these, the folders, the settings without
+    ``lens``: the latent lens on the answers shown. The bytes depend on these, the folders, the settings without
     ``runtime``, and the versions of the libraries.
     """
-    sources = read_sources(settings, folders)
-    scores, curves, samples = score_figures(sources), curve_figures(sources), choose_samples(sources)
+    inputs = read_inputs(settings, folders)
+    scores, curves, samples = score_figures(inputs), curve_figures(inputs), choose_samples(inputs)
     output.mkdir(parents=True, exist_ok=True)
-    _write_pictures(output, sources, scores, curves, samples)
-    (output / PAGE_FILE).write_text(render(sources, scores, curves, samples, looks), encoding="utf-8")
-    figures = report_figures(sources)
+    _write_plots(output, inputs, scores, curves, samples)
+    (output / PAGE_FILE).write_text(render(inputs, scores, curves, samples, lens), encoding="utf-8")
+    figures = report_figures(inputs)
     (output / FIGURES_FILE).write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return {"headline": figures["headline"], "page": PAGE_FILE, "methods": list(sources.methods)}
+    return {"headline": figures["headline"], "page": PAGE_FILE, "methods": list(inputs.methods)}
 
 
-def report_figures(sources: Sources) -> dict[str, Any]:
-    """The report's figures as JSON: ``scores`` in a run record's form, and everything behind the page's sentences."""
+def report_figures(inputs: RunReportInputs) -> dict[str, Any]:
+    """Return the report's numbers as JSON: ``scores`` as in a run record, and all inputs of the page's sentences."""
     return {
-        "recipe": sources.settings.recipe,
-        "headline": story.headline(sources),
-        "findings": story.findings(sources),
-        "caveats": story.caveats(sources),
-        "scores": run_scores(sources.rows),
-        "rows": [as_json(row) for row in sources.rows],
+        "recipe": inputs.settings.recipe,
+        "headline": findings.headline(inputs),
+        "findings": findings.findings(inputs),
+        "caveats": findings.caveats(inputs),
+        "scores": run_scores(inputs.rows),
+        "rows": [as_json(row) for row in inputs.rows],
         "paired_tests": [
-            {"benchmark": found.benchmark, "outcome": found.outcome, "difference": found.test.difference}
-            | asdict(found.test)
-            for found in story.comparisons(sources)
+            {
+                "benchmark": comparison.benchmark,
+                "outcome": comparison.outcome,
+                "difference": comparison.test.difference,
+                **asdict(comparison.test),
+            }
+            for comparison in findings.comparisons(inputs)
         ],
-        "budgets": [asdict(budget) | {"optimizer_steps": budget.optimizer_steps} for budget in budgets(sources)],
+        "budgets": [asdict(budget) | {"optimizer_steps": budget.optimizer_steps} for budget in budgets(inputs)],
         "stages": {
             stage: {"steps": last_step(curves), "last": {name: tail_mean(points) for name, points in curves.items()}}
-            for stage, curves in sources.curves.items()
+            for stage, curves in inputs.curves.items()
         },
         "published_not_ours": [
-            asdict(number) for benchmark in sources.benchmarks for number in published.numbers(benchmark)
+            asdict(number) for benchmark in inputs.benchmarks for number in published_numbers.numbers(benchmark)
         ],
         "selection_rule": SELECTION_RULE,
         "trajectory_rule": TRAJECTORY_RULE,
-        "settings": sources.settings.model_dump(mode="json", exclude={"runtime"}),
+        "settings": inputs.settings.model_dump(mode="json", exclude={"runtime"}),
         "versions": versions(),
     }
 
 
-def _write_pictures(
+def _write_plots(
     output: Path,
-    sources: Sources,
+    inputs: RunReportInputs,
     scores: Mapping[str, Figure],
     curves: Mapping[str, Sequence[Figure]],
     samples: Mapping[str, Sequence[MethodSamples]],
@@ -92,18 +96,18 @@ def _write_pictures(
         path = output / figure.file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(figure.light)
-    if sources.rows:
-        (output / SCORES_FILE).write_bytes(scores_png(sources.rows, LIGHT))
-    shown = _pictured(samples)
-    if shown is not None:
-        (output / TRAJECTORY_FILE).write_bytes(storyboard_png(shown))
+    if inputs.rows:
+        (output / SCORES_FILE).write_bytes(scores_png(inputs.rows, LIGHT))
+    trajectory = _trajectory(samples)
+    if trajectory is not None:
+        (output / TRAJECTORY_FILE).write_bytes(storyboard_png(trajectory))
 
 
-def _pictured(samples: Mapping[str, Sequence[MethodSamples]]) -> Sample | None:
-    """The trajectory of TRAJECTORY_RULE, None when none is shown."""
-    for shown in samples.values():
-        by_method = {entry.method: entry for entry in shown}
+def _trajectory(samples: Mapping[str, Sequence[MethodSamples]]) -> Sample | None:
+    """Return the trajectory of TRAJECTORY_RULE; None without any."""
+    for methods in samples.values():
+        by_method = {entry.method: entry for entry in methods}
         if by_method:
-            candidates = by_method.get("stage-2", shown[-1]).samples
+            candidates = by_method.get("stage-2", methods[-1]).samples
             return max(candidates, key=lambda sample: (sample.verdict == "right", len(sample.problem.answer)))
     return None

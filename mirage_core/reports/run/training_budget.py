@@ -1,13 +1,14 @@
-"""What each method was given: steps, examples and kinds of supervision, so that unequal budgets are seen."""
+"""The training budget of each method: steps, examples and kinds of supervision."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mirage_core.config import GRPOSettings, Settings, TrainSettings
+from mirage_core.config import GRPOSettings, Settings
+from mirage_core.methods import METHODS, TRAIN_STAGES, get_method
 from mirage_core.reports.run.curves import last_step
-from mirage_core.reports.run.inputs import Sources
+from mirage_core.reports.run.inputs import RunReportInputs
 
 READING = (
     "Every method starts from the same base model, whose warm-up is not counted. A text-supervised step is an "
@@ -34,71 +35,41 @@ class Budget:
         return self.text_steps + self.grounding_steps + self.policy_updates
 
 
-def budgets(sources: Sources) -> list[Budget]:
+def budgets(inputs: RunReportInputs) -> list[Budget]:
     """Return the budget of every evaluated method whose training is known."""
-    return [_budget(sources, method, TRAINING[method]) for method in sources.methods if method in TRAINING]
-
-
-TRAINING: dict[str, tuple[str, ...]] = {
-    "zero-shot": (),
-    "direct-sft": ("direct-sft",),
-    "direct-sft-grpo": ("direct-sft", "direct-sft-grpo"),
-    "auxiliary-input": ("auxiliary-input",),
-    "capimagine": ("capimagine",),
-    "capimagine-grpo": ("capimagine", "capimagine-grpo"),
-    "stage-1": ("grounding",),
-    "without-stage-1": ("without-stage-1",),
-    "without-stage-1-grpo": ("without-stage-1", "without-stage-1-grpo"),
-    "stage-2": ("grounding", "relaxation"),
-    "grpo": ("grounding", "relaxation", "grpo"),
-}
-"""The stages that train each method after the shared base."""
-
-
-def section_of(settings: Settings, stage: str) -> TrainSettings | GRPOSettings:
-    """The settings that a training stage reads."""
-    if stage.endswith("grpo"):
-        return settings.grpo
-    sections: dict[str, TrainSettings] = {
-        "direct-sft": settings.direct_sft,
-        "auxiliary-input": settings.direct_sft,
-        "capimagine": settings.capimagine,
-        "grounding": settings.grounding,
-        "without-stage-1": settings.relaxation,
-        "relaxation": settings.relaxation,
-    }
-    return sections[stage]
+    return [
+        budget_of(method, inputs.settings, {stage: _steps(inputs, stage) for stage in METHODS[method].stages})
+        for method in inputs.methods
+        if method in METHODS
+    ]
 
 
 def budget_of(method: str, settings: Settings, steps: Mapping[str, int]) -> Budget:
-    """The budget of a method, given the optimizer steps of each stage that trains it."""
-    given = {"text": 0, "grounding": 0, "policy": 0}
+    """Return the budget of a method, given the optimizer steps of each stage that trains it."""
+    counts = {"text": 0, "grounding": 0, "policy": 0}
     examples = answers = 0
-    for stage in TRAINING[method]:
-        section, taken = section_of(settings, stage), steps[stage]
-        kind = "policy" if isinstance(section, GRPOSettings) else "grounding" if stage == "grounding" else "text"
-        given[kind] += taken
+    for stage in get_method(method).stages:
+        program, taken = TRAIN_STAGES[stage].program, steps[stage]
+        section = settings.training(program.name)
         if isinstance(section, GRPOSettings):
+            counts["policy"] += taken
             answers += -(-taken // section.updates_per_rollout) * section.prompts_per_step * section.group_size
         else:
+            counts["grounding" if program.latents == "teacher_forced" else "text"] += taken
             examples += taken * section.batch_size
     return Budget(
         method=method,
-        text_steps=given["text"],
-        grounding_steps=given["grounding"],
-        policy_updates=given["policy"],
+        text_steps=counts["text"],
+        grounding_steps=counts["grounding"],
+        policy_updates=counts["policy"],
         examples=examples,
         sampled_answers=answers,
     )
 
 
-def _budget(sources: Sources, method: str, stages: tuple[str, ...]) -> Budget:
-    steps = {stage: _steps(sources, stage, section_of(sources.settings, stage)) for stage in stages}
-    return budget_of(method, sources.settings, steps)
-
-
-def _steps(sources: Sources, stage: str, settings: TrainSettings | GRPOSettings) -> int:
-    """The steps as the curves show them where the settings gave epochs or allowed an early stop, else as set."""
-    if settings.steps is not None and settings.validation.patience is None:
-        return settings.steps
-    return last_step(sources.curves.get(stage, {})) or 0
+def _steps(inputs: RunReportInputs, stage: str) -> int:
+    """Return a stage's steps: of its curves where the settings gave epochs or allowed an early stop, else as set."""
+    section = inputs.settings.training(TRAIN_STAGES[stage].program.name)
+    if section.steps is not None and section.validation.patience is None:
+        return section.steps
+    return last_step(inputs.curves.get(stage, {})) or 0

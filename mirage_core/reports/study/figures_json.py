@@ -1,4 +1,4 @@
-"""A study's figures as JSON, and its table as Markdown."""
+"""A study's table as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from mirage_core.reports.study.table import Row, Score, Table
 
 
 def as_json(table: Table) -> dict[str, Any]:
-    """Every figure of the page, by cell."""
-    told = table.told
+    """Return all numbers of the page, by cell."""
+    study = table.study
     return {
-        "study": told.name,
-        "description": told.description,
-        "recipe": told.recipe,
-        "seeds": list(told.seeds),
-        "baseline": told.baseline,
-        "measures": list(told.measures),
-        "command": told.command,
+        "study": study.name,
+        "description": study.description,
+        "recipe": study.recipe,
+        "seeds": list(study.seeds),
+        "baseline": study.baseline,
+        "measures": list(study.measures),
+        "command": study.command,
         "cells": [_cell(row) for row in table.rows],
-        "published_not_ours": {name: [asdict(one) for one in numbers] for name, numbers in table.systems.items()},
+        "published_not_ours": {name: [asdict(number) for number in numbers] for name, numbers in table.systems.items()},
     }
 
 
@@ -59,7 +59,7 @@ def _cell(row: Row) -> dict[str, Any]:
 
 
 def _causal(causal: Causal) -> dict[str, Any]:
-    """Shares, and differences of shares; each with its interval over the seeds."""
+    """Return shares and differences of shares, each with its interval over the seeds."""
     return {
         "own": _figure(causal.own),
         "permuted": _figure(causal.permuted),
@@ -68,16 +68,16 @@ def _causal(causal: Causal) -> dict[str, Any]:
         "zero": _figure(causal.zero),
         "follow": None if causal.follow is None else _figure(causal.follow),
         "follow_base_rate": None if causal.follow_clean is None else _figure(causal.follow_clean),
-        "by_seed": [_seed(one) for one in causal.by_seed],
+        "by_seed": [_seed(runs) for runs in causal.by_seed],
     }
 
 
-def _seed(one: SeedRuns) -> dict[str, Any]:
-    """The runs of one seed as the measure wrote them."""
-    runs = {"own": one.own, "permuted": one.permuted, "swapped": one.swapped, "zero": one.zero}
+def _seed(seed: SeedRuns) -> dict[str, Any]:
+    """Return the runs of one seed in the format of the measurement."""
+    runs = {"own": seed.own, "permuted": seed.permuted, "swapped": seed.swapped, "zero": seed.zero}
     return {
-        "seed": one.seed,
-        "instances": one.instances,
+        "seed": seed.seed,
+        "instances": seed.instances,
         **{name: None if run is None else run.model_dump(mode="json") for name, run in runs.items()},
     }
 
@@ -106,17 +106,17 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
 
 
 def as_markdown(table: Table) -> str:
-    """One table of all cells and benchmarks; the paper's figures stand in columns of their own, in italics."""
-    told = table.told
+    """Return a table of all cells and benchmarks, with the paper's numbers in separate columns, in italics."""
+    study = table.study
     heads = [column for name in table.benchmarks for column in (benchmark_label(name), "*published*")]
     lines = [_line(["cell", *heads, "text steps", "training s"]), _line(["---"] * (len(heads) + 3))]
     lines += [_line(_cells(table, row)) for row in table.rows]
     lines += [_line(line) for line in _systems(table)]
-    seeds = ", ".join(map(str, told.seeds))
-    of = "seed" if len(told.seeds) == 1 else "mean over the seeds"
+    seeds = ", ".join(map(str, study.seeds))
+    over = "seed" if len(study.seeds) == 1 else "mean over the seeds"
     note = (
-        f"Accuracy in % with its 95 % interval, {of} {seeds}; *published*: the paper's figure for the nearest method, "
-        f"another model on other data. Baseline: {table.baseline.cell.label}. Made by `{told.command}`."
+        f"Accuracy in % with its 95 % interval, {over} {seeds}; *published*: the paper's figure for the nearest "
+        f"method, another model on other data. Baseline: {table.baseline.cell.label}. Made by `{study.command}`."
     )
     return "\n".join([*lines, "", note, *latents_as_markdown(table)]) + "\n"
 
@@ -125,12 +125,12 @@ LATENTS = ("cell", "own latents", "another's", "change, points", "follows the do
 
 
 def latents_as_markdown(table: Table) -> list[str]:
-    """The lines of a second table: what accuracy does when latents are exchanged; none where nothing was measured."""
+    """Return the lines of a second table: accuracy with replaced latents; none where nothing was measured."""
     rows = [(row.cell.label, row.causal) for row in table.rows if row.causal is not None]
     if not rows:
         return []
     lines = [_line(list(LATENTS)), _line(["---"] * len(LATENTS))]
-    lines += [_line([label, *_exchanged(causal)]) for label, causal in rows]
+    lines += [_line([label, *_replaced(causal)]) for label, causal in rows]
     note = (
         "Do the latents matter? Accuracy in % with its 95 % interval, the picture present, keys and values of the "
         "latents exchanged between problems; *follows the donor*: answers that are right for the problem whose latents "
@@ -139,53 +139,53 @@ def latents_as_markdown(table: Table) -> list[str]:
     return ["", *lines, "", note]
 
 
-def _exchanged(causal: Causal) -> list[str]:
+def _replaced(causal: Causal) -> list[str]:
     change = causal.change
     low, high = (100 * bound for bound in change.interval)
     return [
         estimate_words(causal.own),
         estimate_words(causal.permuted),
         f"{100 * change.mean:+.1f} ({low:+.0f} to {high:+.0f})",
-        *("" if one is None else estimate_words(one) for one in (causal.follow, causal.follow_clean)),
+        *("" if rate is None else estimate_words(rate) for rate in (causal.follow, causal.follow_clean)),
         estimate_words(causal.zero),
     ]
 
 
 def _cells(table: Table, row: Row) -> list[str]:
-    shown: list[str] = [row.cell.label]
+    cells: list[str] = [row.cell.label]
     for name in table.benchmarks:
         score, number = row.scores.get((name, ALL)), row.published.get(name)
-        shown += [_score(row, score), _number(number, row.cell.variant)]
+        cells += [_score(row, score), _number(number, row.cell.variant)]
     steps = row.done[0].budget.text_steps if row.done else 0
-    return [*shown, str(steps), "" if row.seconds is None else f"{row.seconds:.0f}"]
+    return [*cells, str(steps), "" if row.seconds is None else f"{row.seconds:.0f}"]
 
 
 def _systems(table: Table) -> Iterator[list[str]]:
-    """A line for each system that only others have evaluated."""
+    """Yield a line for each published system without a row."""
     named = {number.label: number.source for numbers in table.systems.values() for number in numbers}
     for label in named:
-        shown = [f"*{label}*"]
+        cells = [f"*{label}*"]
         for benchmark in table.benchmarks:
-            number = next((one for one in table.systems[benchmark] if one.label == label), None)
-            shown += ["", _number(number)]
-        yield [*shown, "", ""]
+            number = next((number for number in table.systems[benchmark] if number.label == label), None)
+            cells += ["", _number(number)]
+        yield [*cells, "", ""]
 
 
 def estimate_words(estimate: Estimate) -> str:
-    """``81.5 (78-85)``."""
+    """Format an estimate as ``81.5 (78-85)``."""
     low, high = estimate.interval
     return f"{100 * estimate.mean:.1f} ({100 * low:.0f}-{100 * high:.0f})"
 
 
 def _score(row: Row, score: Score | None) -> str:
-    """A cell without a score failed, or cannot be asked this."""
+    """Format a score; a cell without one failed, or does not have this benchmark."""
     if score is None:
         return "" if row.done else "failed"
     return estimate_words(score.estimate)
 
 
 def _number(number: PublishedNumber | None, variant: str | None = None) -> str:
-    """The figure in italics; with its variant where that is not the cell's."""
+    """Format a published number in italics, with its variant where that is not the cell's."""
     if number is None:
         return ""
     other = f" ({number.variant})" if number.variant not in (None, variant) else ""

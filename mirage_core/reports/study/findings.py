@@ -1,4 +1,4 @@
-"""What a study shows, in sentences: each follows from a figure and a fixed rule."""
+"""The findings and caveats of a study as sentences, each derived from a number by a fixed rule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mirage_core.reports.study.table import Row, Table, Test
 
 
 def headline(table: Table) -> str:
-    """How many cells differ from the baseline, on each benchmark."""
+    """Say how many cells differ from the baseline, on each benchmark."""
     baseline = table.baseline.cell.label
     parts = []
     for benchmark in table.benchmarks:
@@ -22,32 +22,32 @@ def headline(table: Table) -> str:
 
 
 def differs(test: Test) -> bool:
-    """Whether a cell is said to differ: p over problems below 0.05 after Holm, and an interval that leaves 0 out.
+    """Return whether a cell differs: p over problems below 0.05 after Holm, and an interval without 0.
 
-    Over several seeds the interval holds the spread of training too, which p over problems knows nothing of.
+    Over several seeds the interval includes the spread of training, which p over problems does not.
     """
     low, high = test.comparison.difference.interval
     return test.holm_problems < SIGNIFICANT and not low <= 0 <= high
 
 
 def findings(table: Table) -> list[str]:
-    """One sentence a benchmark for what is best, and one for each cell that differs from the baseline."""
-    told: list[str] = []
+    """Name the best cell of each benchmark, and each cell that differs from the baseline."""
+    sentences: list[str] = []
     for benchmark in table.benchmarks:
         rows = [row for row in table.rows if (benchmark, ALL) in row.scores]
         best = max(rows, key=lambda row: row.scores[benchmark, ALL].estimate.mean)
         estimate = best.scores[benchmark, ALL].estimate
         low, high = estimate.interval
-        told.append(
+        sentences.append(
             f"{benchmark_label(benchmark)}: the highest is {best.cell.label} with {percent(estimate.mean)} "
             f"({percent(low)} to {percent(high)})."
         )
-        told += [
+        sentences += [
             _differs(table, benchmark, row, row.tests[benchmark])
             for row in rows
             if benchmark in row.tests and differs(row.tests[benchmark])
         ]
-    return told
+    return sentences
 
 
 def _differs(table: Table, benchmark: str, row: Row, test: Test) -> str:
@@ -65,44 +65,44 @@ def _differs(table: Table, benchmark: str, row: Row, test: Test) -> str:
 
 
 def latents_matter(table: Table) -> list[str]:
-    """Which cells answer by their latents: those whose change under another problem's latents leaves 0 out, and not."""
-    found = [(row.cell.label, row.causal.effect) for row in table.rows if row.causal is not None]
-    moved = [f"{label} ({100 * effect.mean:.1f} points)" for label, effect in found if _leaves_zero_out(effect)]
-    still = [f"{label} ({100 * effect.mean:+.1f})" for label, effect in found if not _leaves_zero_out(effect)]
-    told = []
-    if moved:
-        told.append(f"Another problem's latents in place of its own cost accuracy in: {', '.join(moved)}.")
-    if still:
-        told.append(f"No cost that its interval tells from 0: {', '.join(still)}.")
-    return told
+    """Name the cells whose accuracy falls with another problem's latents (interval above 0), and the others."""
+    effects = [(row.cell.label, row.causal.effect) for row in table.rows if row.causal is not None]
+    affected = [f"{label} ({100 * effect.mean:.1f} points)" for label, effect in effects if _above_zero(effect)]
+    unaffected = [f"{label} ({100 * effect.mean:+.1f})" for label, effect in effects if not _above_zero(effect)]
+    sentences = []
+    if affected:
+        sentences.append(f"Another problem's latents in place of its own cost accuracy in: {', '.join(affected)}.")
+    if unaffected:
+        sentences.append(f"No measurable cost (interval includes 0): {', '.join(unaffected)}.")
+    return sentences
 
 
-def _leaves_zero_out(effect: Estimate) -> bool:
+def _above_zero(effect: Estimate) -> bool:
     return effect.interval[0] > 0
 
 
 def caveats(table: Table) -> list[str]:
-    """What a reader must know before believing a figure of the page."""
-    told = []
+    """List what a reader must know before trusting a number of the page."""
+    sentences = []
     failed = [f"{row.cell.label} (seed {run.seed})" for row in table.rows for run in row.cell.runs if run.error]
     if failed:
-        told.append(f"Cells that failed, and stand here without answers: {', '.join(failed)}.")
-    if len(table.told.seeds) == 1:
-        told.append(
+        sentences.append(f"Failed cells, shown without answers: {', '.join(failed)}.")
+    if len(table.study.seeds) == 1:
+        sentences.append(
             "One seed. Intervals and tests cover the choice of test problems only; another seed of the training can "
             "move a cell by several points."
         )
     else:
-        told.append(
-            f"{len(table.told.seeds)} seeds, each with data, base and training of its own. A small number of seeds "
-            "says little of the spread: the t intervals are wide for that reason."
+        sentences.append(
+            f"{len(table.study.seeds)} seeds, each with its own data, base and training. A small number of seeds "
+            "says little about the spread: therefore the t intervals are wide."
         )
-    told += [
+    sentences += [
         "Equal steps are not equal time: chains of thought are longer than answers, and stage 1 and GRPO come on top. "
         "The budget's columns say what each cell took.",
-        "Published figures come from other models, data and budgets. They are printed for orientation and are no "
-        "result of this project.",
-        "Seconds are those of the machine that ran the stages, with whatever else ran on it; of a training that was "
-        "interrupted, the last part alone.",
+        "Published numbers come from other models, data and budgets. They are shown for orientation and are not "
+        "results of this project.",
+        "Seconds are those of the machine that ran the stages, including other load on it; of an interrupted "
+        "training only the last part.",
     ]
-    return told
+    return sentences

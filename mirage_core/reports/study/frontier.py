@@ -1,4 +1,4 @@
-"""The frontier of a study: accuracy on the test problems against the causal effect of the latents, a point a cell."""
+"""The frontier plot of a study: test accuracy against the causal effect of the latents, a point a cell."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mirage_core.reports.study.table import Row, Table
 
 LABEL = 0.17  # inches between two labels
 LEADER: dict[str, Any] = {"arrowstyle": "-", "linewidth": 0.6, "alpha": 0.7, "relpos": (0.0, 0.5), "shrinkB": 3}
-"""The thin line from the left end of a label to its point."""
+"""Style of the line from the left end of a label to its point."""
 
 
 def frontier_of(table: Table, benchmark: str) -> list[Figure]:
-    """The frontier on one benchmark; nothing where no cell's latents were exchanged."""
+    """Draw the frontier on one benchmark; nothing where no cell's latents were replaced."""
     if not _points(table, benchmark):
         return []
     return [
@@ -32,17 +32,17 @@ def frontier_of(table: Table, benchmark: str) -> list[Figure]:
             reading="Across: accuracy with its own latents minus that with another problem's, in points. Up: accuracy "
             "on all test problems. Lines: 95 % intervals. Dashed: the baseline; dotted: the same method under other "
             "settings. Up and to the right is better.",
-            light=png(drawn(table, benchmark, LIGHT)),
-            dark=png(drawn(table, benchmark, DARK)),
+            light=png(draw_frontier(table, benchmark, LIGHT)),
+            dark=png(draw_frontier(table, benchmark, DARK)),
         )
     ]
 
 
-def drawn(table: Table, benchmark: str, theme: Theme) -> Picture:
-    """A point a cell that answers with latents; cells of the baseline's method without any are lines."""
+def draw_frontier(table: Table, benchmark: str, theme: Theme) -> Picture:
+    """Draw a point for each cell that uses latents, and a line for cells of the baseline's method that use none."""
     points, lines = _points(table, benchmark), _lines(table, benchmark)
-    shown = [(row, effect, score.mean) for row, effect, score in points] + [(row, None, mean) for row, mean in lines]
-    figure = bare_figure(PAGE_WIDTH, max(3.4, 0.9 + LABEL * len(shown)), theme)
+    entries = [(row, effect, score.mean) for row, effect, score in points] + [(row, None, mean) for row, mean in lines]
+    figure = bare_figure(PAGE_WIDTH, max(3.4, 0.9 + LABEL * len(entries)), theme)
     axes = figure.add_axes((0.09, 0.12, 0.5, 0.83))
     style_axes(axes, theme)
     axes.grid(axis="x", color=theme.grid, linewidth=0.8)
@@ -56,13 +56,13 @@ def drawn(table: Table, benchmark: str, theme: Theme) -> Picture:
     axes.set_xlabel("causal effect of the latents, points", color=theme.muted, fontsize=8)
     colours = [theme.series[number % len(theme.series)] for number in range(len(points))] + [theme.muted] * len(lines)
     right = axes.get_xlim()[1]
-    anchors = [(right if effect is None else effect.mean, mean) for _, effect, mean in shown]
-    _labels(axes, anchors, [_name(table, row) for row, _, _ in shown], colours, theme)
+    anchors = [(right if effect is None else effect.mean, mean) for _, effect, mean in entries]
+    _labels(axes, anchors, [_name(table, row) for row, _, _ in entries], colours, theme)
     return figure
 
 
 def _points(table: Table, benchmark: str) -> list[tuple[Row, Estimate, Estimate]]:
-    """Every cell with its causal effect and its accuracy on the benchmark."""
+    """Return cells with their causal effect and their accuracy on the benchmark."""
     return [
         (row, row.causal.effect, row.scores[benchmark, ALL].estimate)
         for row in table.rows
@@ -71,19 +71,19 @@ def _points(table: Table, benchmark: str) -> list[tuple[Row, Estimate, Estimate]
 
 
 def _lines(table: Table, benchmark: str) -> list[tuple[Row, float]]:
-    """The baseline, and its method under other settings, where that answers without latents."""
+    """Return the baseline, and its method under other settings where it uses no latents."""
     method = table.baseline.cell.method
     alike = [row for row in table.rows if row is table.baseline or (row.cell.method == method and row.causal is None)]
     return [(row, row.scores[benchmark, ALL].estimate.mean) for row in alike if (benchmark, ALL) in row.scores]
 
 
 def _name(table: Table, row: Row) -> str:
-    """The number of the cell's row in the tables, and its label."""
+    """Return the number of the cell's row in the tables, and its label."""
     return f"{table.rows.index(row) + 1}  {row.cell.label}"
 
 
 def _cross(axes: Axes, effect: Estimate, score: Estimate, colour: str) -> None:
-    """A mean with its intervals both ways."""
+    """Draw a mean with its intervals in both directions."""
     axes.errorbar(
         effect.mean, score.mean, xerr=_sides(effect), yerr=_sides(score), fmt="o", color=colour, markersize=5,
         elinewidth=1.1, zorder=3,
@@ -101,7 +101,7 @@ def _level(axes: Axes, mean: float, theme: Theme, *, dashed: bool) -> None:
 
 
 def _limits(axes: Axes, points: Sequence[tuple[Row, Estimate, Estimate]], means: Sequence[float]) -> None:
-    """Room for every interval; 0 is always in sight, and what lies far off moves the ends, not the scale's meaning."""
+    """Set limits with room for every interval; 0 is always visible."""
     left = min(0.0, *(effect.interval[0] for _, effect, _ in points))
     right = max(0.1, *(effect.interval[1] for _, effect, _ in points))
     low = min(*(score.interval[0] for _, _, score in points), *means, 1.0)
@@ -113,13 +113,13 @@ def _limits(axes: Axes, points: Sequence[tuple[Row, Estimate, Estimate]], means:
 def _labels(
     axes: Axes, anchors: Sequence[tuple[float, float]], names: Sequence[str], colours: Sequence[str], theme: Theme
 ) -> None:
-    """Names in a column on the right, highest first, each with a thin line to its place: none covers another."""
+    """Draw names in a column on the right, highest first, each with a thin line to its point, without overlaps."""
     low, high = axes.get_ylim()
-    order = sorted(range(len(anchors)), key=lambda at: (-anchors[at][1], anchors[at][0]))
-    for rank, at in enumerate(order):
-        place = high - (high - low) * (rank + 0.5) / len(order)
+    order = sorted(range(len(anchors)), key=lambda i: (-anchors[i][1], anchors[i][0]))
+    for rank, i in enumerate(order):
+        y = high - (high - low) * (rank + 0.5) / len(order)
         axes.annotate(
-            names[at], xy=anchors[at], xytext=(1.06, (place - low) / (high - low)), textcoords=axes.transAxes,
+            names[i], xy=anchors[i], xytext=(1.06, (y - low) / (high - low)), textcoords=axes.transAxes,
             fontsize=7.2, color=theme.ink, va="center", parse_math=False, annotation_clip=False,
-            arrowprops={**LEADER, "color": colours[at]},
+            arrowprops={**LEADER, "color": colours[i]},
         )  # fmt: skip

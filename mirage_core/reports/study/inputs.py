@@ -1,6 +1,6 @@
-"""What a study's report is told beside the answers: every cell with its settings, its command, its budget, its faults.
+"""Input of a study's report besides the answers: every cell with its settings, command, budget and errors.
 
-All of it enters the report's fingerprint, so that the same words always stand beside the same figures.
+It is part of the report's fingerprint: field names and values must not change.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class CellBudget(Section):
     seconds: float = Field(0.0, description="Seconds of those stages, as their manifests say: of one machine, one day.")
 
 
-class RunTold(Section):
-    """A cell under one seed. ``evaluation`` names the input that holds its answers."""
+class RunReportInput(Section):
+    """A cell under one seed. ``evaluation`` names the input with its answers."""
 
     seed: int
     state: Literal["Completed", "Failed"]
@@ -40,8 +40,8 @@ class RunTold(Section):
     stages: dict[str, str] = Field(default_factory=dict, description="Path in the store of every stage's artifact.")
 
 
-class CellTold(Section):
-    """A cell with its runs, one a seed."""
+class CellReportInput(Section):
+    """A cell with one run a seed."""
 
     name: str
     label: str
@@ -50,17 +50,17 @@ class CellTold(Section):
     published: bool
     swept: tuple[str, Scalar] | None = None
     changes: tuple[str, ...] = Field((), description="What it differs in from the recipe: a.b=c.")
-    runs: tuple[RunTold, ...]
+    runs: tuple[RunReportInput, ...]
 
 
-class StudyTold(Section):
-    """A study as its report needs it."""
+class StudyReportInput(Section):
+    """A study, as input of its report."""
 
     name: str
     description: str
     recipe: str
     baseline: str
     seeds: tuple[int, ...]
-    cells: tuple[CellTold, ...]
+    cells: tuple[CellReportInput, ...]
     command: str = Field(description="What makes the whole study.")
     measures: tuple[Measure, ...] = Field((), description="What was measured of every model that has latents.")

@@ -1,4 +1,4 @@
-"""A study as one HTML page that needs nothing else."""
+"""The report of a study as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mirage_core.reports.study.table import Table
 
 
 def study_html(table: Table, figures: Mapping[str, Sequence[Figure]], frontiers: Sequence[Figure] = ()) -> str:
-    """Fill the template; what came from a file is escaped."""
+    """Render the page; values from files are escaped."""
     environment = page_environment(
         points=lambda value: f"{100 * value:.1f}", signed=lambda value: f"{100 * value:+.1f}", percent=percent,
         p_words=p_words, benchmark=benchmark_label, group=group_label, count=lambda number: f"{number:,.0f}",
@@ -22,7 +22,7 @@ def study_html(table: Table, figures: Mapping[str, Sequence[Figure]], frontiers:
     return (
         environment.get_template("study.html").render(
             table=table,
-            told=table.told,
+            study=table.study,
             figures=figures,
             frontiers=frontiers,
             latents_matter=latents_matter(table),
@@ -31,7 +31,7 @@ def study_html(table: Table, figures: Mapping[str, Sequence[Figure]], frontiers:
             headline=headline(table),
             findings=findings(table),
             caveats=caveats(table),
-            systems={one.label: one.source for numbers in table.systems.values() for one in numbers},
+            systems={number.label: number.source for numbers in table.systems.values() for number in numbers},
         )
         + "\n"
     )

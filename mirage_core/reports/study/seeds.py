@@ -1,9 +1,9 @@
-"""Shares and paired differences over several seeds: means, intervals that hold the spread between seeds, tests.
+"""Shares and paired differences over several seeds: means, intervals that include the spread between seeds, tests.
 
 One seed: Wilson's interval of a share, Newcombe's of a paired difference, McNemar's test. Several: the mean over the
-seeds with a t interval of their values (S - 1 degrees of freedom). Where every seed has test problems of its own, that
-spread holds the choice of problems too; still the interval is never narrower than that of all answers pooled, so that
-two seeds that agree by chance do not look exact. Where seeds share their problems, both widths are added in squares.
+seeds with a t interval of their values (S - 1 degrees of freedom). Where every seed has its own test problems, that
+spread includes the choice of problems; the interval is never narrower than that of all answers pooled, so that two
+seeds that agree by chance do not seem exact. Where seeds share their problems, both widths are added in quadrature.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A mean over seeds with its interval. ``values``: of each seed; ``spread``: their standard deviation (n - 1)."""
+    """A mean over seeds with its interval. ``values``: one a seed; ``spread``: their standard deviation (n - 1)."""
 
     mean: float
     interval: Interval
@@ -41,8 +41,8 @@ class Comparison:
     """A cell against the baseline on the same problems, seed by seed.
 
     ``p_problems``: the sign test over problems (McNemar's where every problem was answered once): of the problems on
-    which the two differ, are more won than lost? It speaks of these very models. ``p_seeds``: the t test of the seeds'
-    differences; it speaks of training anew. None with fewer than two seeds, or where their differences are equal.
+    which the two differ, are more won than lost? It is about these models. ``p_seeds``: the t test of the seeds'
+    differences; it is about training again. None with fewer than two seeds, or where their differences are equal.
     """
 
     difference: Estimate
@@ -52,10 +52,10 @@ class Comparison:
 
 
 def share(right: Sequence[float], n: Sequence[int], *, same_problems: bool) -> Estimate:
-    """The mean over seeds of the share of right answers; ``right`` and ``n`` by seed, as ``wilson`` takes them."""
+    """Return the mean over seeds of the share of right answers; ``right`` and ``n`` by seed, as for ``wilson``."""
     if not n or len(right) != len(n) or min(n) < 1:
         raise InputError(f"a share needs problems under every seed, got {list(right)} right of {list(n)}")
-    values = tuple(one / count for one, count in zip(right, n, strict=True))
+    values = tuple(correct / count for correct, count in zip(right, n, strict=True))
     if len(values) == 1:
         return Estimate(mean=values[0], interval=wilson(right[0], n[0]), values=values)
     mean = fmean(values)
@@ -68,7 +68,7 @@ def share(right: Sequence[float], n: Sequence[int], *, same_problems: bool) -> E
 def compare(
     cell: Sequence[Mapping[str, bool]], baseline: Sequence[Mapping[str, bool]], *, same_problems: bool
 ) -> Comparison:
-    """Compare two cells; each gives, by seed, whether each problem (by id) was answered right.
+    """Compare two cells; for each seed, whether each problem (by id) was answered right.
 
     InputError where the two did not answer the same problems under a seed.
     """
@@ -86,7 +86,7 @@ def compare(
 
 
 def difference(tests: Sequence[PairedTest], *, same_problems: bool) -> Estimate:
-    """The mean over seeds of paired differences, each of one seed's test: the first of the two minus the second."""
+    """Return the mean over seeds of paired differences: the first of each test minus the second."""
     values = tuple(test.difference for test in tests)
     if len(tests) == 1:
         return Estimate(mean=values[0], interval=tests[0].interval, values=values)
@@ -105,7 +105,7 @@ def difference(tests: Sequence[PairedTest], *, same_problems: bool) -> Estimate:
 
 
 def _widened(values: Sequence[float], sides: Interval, same_problems: bool, bounds: Interval) -> Interval:
-    """The t interval over seeds, no narrower than the pooled ``sides``; in squares where seeds share their problems."""
+    """Return the t interval over seeds, at least the pooled ``sides``; in quadrature where seeds share problems."""
     half = float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * stdev(values) / sqrt(len(values))
     down, up = (sqrt(half**2 + side**2) if same_problems else max(half, side) for side in sides)
     mean = fmean(values)
@@ -115,7 +115,7 @@ def _widened(values: Sequence[float], sides: Interval, same_problems: bool, boun
 def _won_and_lost(
     cell: Sequence[Mapping[str, bool]], baseline: Sequence[Mapping[str, bool]], *, same_problems: bool
 ) -> tuple[int, int]:
-    """Problems that the cell answered right more often than the baseline, over the seeds that share them, and less."""
+    """Count problems that the cell answered right more often than the baseline over all seeds, and less often."""
     balance: dict[tuple[int, str], int] = {}
     for seed, (ours, theirs) in enumerate(zip(cell, baseline, strict=True)):
         for name, right in ours.items():
@@ -125,7 +125,7 @@ def _won_and_lost(
 
 
 def _p_seeds(values: Sequence[float]) -> float | None:
-    """The two-sided t test that the mean difference is 0; None where equal differences leave no spread to test by."""
+    """Return p of the two-sided t test that the mean difference is 0; None for equal differences without spread."""
     if len(values) < 2:
         return None
     if stdev(values) == 0:

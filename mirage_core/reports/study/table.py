@@ -1,4 +1,4 @@
-"""A study's figures: every cell on every benchmark, over its seeds, beside the baseline and the published numbers."""
+"""The table of a study: every cell on every benchmark over its seeds, tests against the baseline, published numbers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mirage_core.evaluation.statistics import holm
 from mirage_core.reports.run import published_numbers as published
 from mirage_core.reports.run.published_numbers import PublishedNumber
 from mirage_core.reports.study.causal import Causal, causal_of
-from mirage_core.reports.study.inputs import CellTold, RunTold, StudyTold
+from mirage_core.reports.study.inputs import CellReportInput, RunReportInput, StudyReportInput
 from mirage_core.reports.study.seeds import Comparison, Estimate, compare, share
 from mirage_core.types import Scored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """A cell on one group of a benchmark (``all``: on all of it). ``n``: problems under each seed."""
+    """A cell on one group of a benchmark (``all``: on all of it). ``n``: problems of each seed."""
 
     estimate: Estimate
     n: tuple[int, ...]
@@ -30,7 +30,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Test:
-    """A cell against the baseline on one benchmark; Holm's corrections are for the number of cells tested there."""
+    """A cell against the baseline on one benchmark, with Holm's correction for the number of cells tested there."""
 
     comparison: Comparison
     holm_problems: float
@@ -39,20 +39,20 @@ class Test:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One cell: scores by (benchmark, group), by benchmark its test and the paper's figure, and whether latents matter.
+    """One cell: scores by (benchmark, group), tests and published numbers by benchmark, and the effect of its latents.
 
-    ``causal``: None where that was not measured, or no answer had latents to exchange.
+    ``causal``: None where it was not measured, or no answer had latents.
     """
 
-    cell: CellTold
+    cell: CellReportInput
     scores: Mapping[tuple[str, str], Score]
     tests: Mapping[str, Test]
     published: Mapping[str, PublishedNumber]
     causal: Causal | None = None
 
     @property
-    def done(self) -> tuple[RunTold, ...]:
-        """The runs that were completed."""
+    def done(self) -> tuple[RunReportInput, ...]:
+        """The completed runs."""
         return tuple(run for run in self.cell.runs if run.state == "Completed")
 
     @property
@@ -63,9 +63,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """All rows, the benchmarks in their order with their groups, and what others published that has no row here."""
+    """All rows, the benchmarks in order with their groups, and published systems without a row."""
 
-    told: StudyTold
+    study: StudyReportInput
     rows: tuple[Row, ...]
     groups: Mapping[str, tuple[str, ...]]
     rules: Mapping[str, str]
@@ -73,32 +73,32 @@ class Table:
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
-        """The benchmarks that were evaluated."""
+        """The evaluated benchmarks."""
         return tuple(self.groups)
 
     @property
     def baseline(self) -> Row:
         """The baseline's row."""
-        return next(row for row in self.rows if row.cell.name == self.told.baseline)
+        return next(row for row in self.rows if row.cell.name == self.study.baseline)
 
 
 def table_of(
-    told: StudyTold,
+    study: StudyReportInput,
     scored: Mapping[str, Sequence[Scored]],
     measured: Mapping[str, InterventionsResult] | None = None,
 ) -> Table:
-    """The figures of a study; ``scored`` holds the answers of each completed run, by what its ``evaluation`` names.
+    """Compute the table of a study; ``scored``: the answers of each completed run, by its ``evaluation``.
 
-    ``measured``: the interventions on its latents, by what its ``interventions`` names.
+    ``measured``: the interventions on its latents, by its ``interventions``.
     """
-    rows = {cell.name: _scores(cell, scored) for cell in told.cells}
+    rows = {cell.name: _scores(cell, scored) for cell in study.cells}
     groups = _groups(rows.values())
-    tests: dict[str, dict[str, Test]] = {cell.name: {} for cell in told.cells}
+    tests: dict[str, dict[str, Test]] = {cell.name: {} for cell in study.cells}
     for benchmark in groups:
-        for name, test in _tests(told, scored, benchmark).items():
+        for name, test in _tests(study, scored, benchmark).items():
             tests[name][benchmark] = test
     return Table(
-        told=told,
+        study=study,
         rows=tuple(
             Row(
                 cell=cell,
@@ -107,7 +107,7 @@ def table_of(
                 published={name: number for name in groups if (number := _published(name, cell)) is not None},
                 causal=_causal(cell, measured or {}),
             )
-            for cell in told.cells
+            for cell in study.cells
         ),
         groups=groups,
         rules={pair[0].benchmark: pair[1].rule for pairs in scored.values() for pair in pairs},
@@ -115,14 +115,14 @@ def table_of(
     )
 
 
-def _scores(cell: CellTold, scored: Mapping[str, Sequence[Scored]]) -> dict[tuple[str, str], Score]:
-    """The scores of one cell, over the seeds that were completed."""
+def _scores(cell: CellReportInput, scored: Mapping[str, Sequence[Scored]]) -> dict[tuple[str, str], Score]:
+    """Return the scores of one cell over its completed seeds."""
     runs = [run for run in cell.runs if run.evaluation is not None]
-    found: dict[tuple[str, str], list[AccuracyRow]] = {}
+    groups: dict[tuple[str, str], list[AccuracyRow]] = {}
     for run in runs:
         for row in accuracy_rows(scored[str(run.evaluation)]):
-            found.setdefault((row.benchmark, row.group), []).append(row)
-    return {key: _score(rows, same_problems=_share_problems(runs)) for key, rows in found.items()}
+            groups.setdefault((row.benchmark, row.group), []).append(row)
+    return {key: _score(rows, same_problems=_share_problems(runs)) for key, rows in groups.items()}
 
 
 def _score(rows: Sequence[AccuracyRow], *, same_problems: bool) -> Score:
@@ -135,39 +135,39 @@ def _score(rows: Sequence[AccuracyRow], *, same_problems: bool) -> Score:
     )
 
 
-def _causal(cell: CellTold, measured: Mapping[str, InterventionsResult]) -> Causal | None:
-    """Whether the latents of one cell matter, over the seeds whose latents were measured."""
+def _causal(cell: CellReportInput, measured: Mapping[str, InterventionsResult]) -> Causal | None:
+    """Return the causal effect of one cell's latents over the measured seeds."""
     runs = [run for run in cell.runs if run.interventions is not None]
     results = {run.seed: measured[str(run.interventions)] for run in runs}
     return causal_of(results, same_problems=_share_problems(runs))
 
 
-def _share_problems(runs: Sequence[RunTold]) -> bool:
-    """Whether any two seeds were tested on the same problems."""
+def _share_problems(runs: Sequence[RunReportInput]) -> bool:
+    """Return whether any two seeds have the same test problems."""
     return len({run.problems for run in runs}) < len(runs)
 
 
-def _tests(told: StudyTold, scored: Mapping[str, Sequence[Scored]], benchmark: str) -> dict[str, Test]:
-    """Every cell's test against the baseline on one benchmark, over the seeds under which both were completed."""
-    cells = {cell.name: cell for cell in told.cells}
-    found: dict[str, Comparison] = {}
+def _tests(study: StudyReportInput, scored: Mapping[str, Sequence[Scored]], benchmark: str) -> dict[str, Test]:
+    """Return each cell's test against the baseline on one benchmark, over the seeds that both completed."""
+    cells = {cell.name: cell for cell in study.cells}
+    comparisons: dict[str, Comparison] = {}
     for name, cell in cells.items():
-        comparison = None if name == told.baseline else _compared(cell, cells[told.baseline], scored, benchmark)
+        comparison = None if name == study.baseline else _compare(cell, cells[study.baseline], scored, benchmark)
         if comparison is not None:
-            found[name] = comparison
-    by_problems = holm([comparison.p_problems for comparison in found.values()])
-    seeds = {name: one.p_seeds for name, one in found.items() if one.p_seeds is not None}
+            comparisons[name] = comparison
+    by_problems = holm([comparison.p_problems for comparison in comparisons.values()])
+    seeds = {name: comparison.p_seeds for name, comparison in comparisons.items() if comparison.p_seeds is not None}
     by_seeds = dict(zip(seeds, holm(list(seeds.values())), strict=True))
     return {
         name: Test(comparison=comparison, holm_problems=corrected, holm_seeds=by_seeds.get(name))
-        for (name, comparison), corrected in zip(found.items(), by_problems, strict=True)
+        for (name, comparison), corrected in zip(comparisons.items(), by_problems, strict=True)
     }
 
 
-def _compared(
-    cell: CellTold, baseline: CellTold, scored: Mapping[str, Sequence[Scored]], benchmark: str
+def _compare(
+    cell: CellReportInput, baseline: CellReportInput, scored: Mapping[str, Sequence[Scored]], benchmark: str
 ) -> Comparison | None:
-    """The comparison on the problems that both answered; None where there are none."""
+    """Compare a cell with the baseline on the problems that both answered; None where there are none."""
     ours, theirs, runs = [], [], []
     against = {run.seed: run.evaluation for run in baseline.runs}
     for run in cell.runs:
@@ -184,7 +184,7 @@ def _compared(
 
 
 def _right(scored: Sequence[Scored], benchmark: str) -> dict[str, bool]:
-    """Which problems were answered right; of several samples the first counts."""
+    """Return whether each problem was answered right; of several samples the first counts."""
     return {
         prediction.problem_id: score.correct
         for prediction, score in scored
@@ -193,17 +193,17 @@ def _right(scored: Sequence[Scored], benchmark: str) -> dict[str, bool]:
 
 
 def _groups(rows: Iterable[Mapping[tuple[str, str], Score]]) -> dict[str, tuple[str, ...]]:
-    """The groups of every benchmark, ``all`` last; benchmarks in the project's order, then those of one's own."""
+    """Return the groups of every benchmark, ``all`` last; the project's benchmarks first, in its order."""
     present = {key for scores in rows for key in scores}
     order = [*NAMES, *sorted({benchmark for benchmark, _ in present} - set(NAMES))]
-    found = {name: sorted(group for benchmark, group in present if benchmark == name) for name in order}
+    groups = {name: sorted(group for benchmark, group in present if benchmark == name) for name in order}
     return {
-        name: tuple(sorted(groups, key=lambda group: (group == ALL, group))) for name, groups in found.items() if groups
+        name: tuple(sorted(names, key=lambda group: (group == ALL, group))) for name, names in groups.items() if names
     }
 
 
-def _published(benchmark: str, cell: CellTold) -> PublishedNumber | None:
-    """The paper's figure of the same method and variant, and of the very value where one is swept."""
+def _published(benchmark: str, cell: CellReportInput) -> PublishedNumber | None:
+    """Return the paper's number for the same method and variant, and for the same value of a swept setting."""
     if not cell.published:
         return None
     if cell.swept is None:
@@ -215,5 +215,5 @@ def _published(benchmark: str, cell: CellTold) -> PublishedNumber | None:
 
 
 def _systems(benchmark: str) -> tuple[PublishedNumber, ...]:
-    """What others published of systems that this project does not train."""
+    """Return published numbers of systems that this project does not train."""
     return tuple(number for number in published.numbers(benchmark) if number.method is None)

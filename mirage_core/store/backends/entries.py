@@ -1,4 +1,4 @@
-"""What a place tells of what lies in it: files with size and time, and writes that were never finished."""
+"""What a backend lists: files with their size and time, and writes that were never finished."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 TEMPORARY = ".tmp"
-RESULTS = "results"
-"""Where the orchestration keeps what it says of finished stages; records of it refer to nothing that must stay."""
+OLD_RESULTS = "results"
+"""A folder that earlier versions left in a store (Prefect's result records): never read, listed or collected."""
 
-Told = Callable[[int], None]
-"""Is told the bytes that have just travelled; may be called from another thread."""
+OnBytes = Callable[[int], None]
+"""Called with the number of bytes just transferred, possibly from another thread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One file: bytes, and when it was written last (seconds since 1970, by the clock of the place)."""
+    """One file: its size in bytes and its last write (seconds since 1970, by the backend's clock)."""
 
     size: int
     modified: float
@@ -23,9 +23,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished:
-    """A write that has not ended: a temporary file, or a multi-part upload (``upload`` is its id).
+    """A write that has not ended: a temporary file, or a multipart upload (``upload`` is its id).
 
-    ``since`` is when something of it was written last.
+    ``since`` is the time of its last write.
     """
 
     key: str

@@ -1,4 +1,4 @@
-"""What file systems and S3 clients raise, turned into the store's errors, each with the way out."""
+"""Translates the exceptions of file systems and S3 clients into the store's errors, each with the way out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mirage_core.store.backends import s3
 
 
 @contextmanager
-def errors_named(url: str, key: str, writing: bool = False) -> Iterator[None]:
-    """Turn what file systems and S3 clients raise into the store's errors; a missing file stays FileNotFoundError."""
+def translated_errors(url: str, key: str, writing: bool = False) -> Iterator[None]:
+    """Raise the store's errors for those of file systems and S3 clients; a missing file stays FileNotFoundError."""
     try:
         yield
     except MirageError:
@@ -22,28 +22,34 @@ def errors_named(url: str, key: str, writing: bool = False) -> Iterator[None]:
             raise store_error(error, url, key, "write" if writing else "read") from error
         if not writing:
             raise
-        said = str(error).rstrip(".")
-        raise ArtifactError(f"cannot write {key} to {url}: {said}. Create that folder or bucket first") from error
+        reason = str(error).rstrip(".")
+        raise ArtifactError(f"cannot write {key} to {url}: {reason}. Create that folder or bucket first") from error
     except Exception as error:
         raise store_error(error, url, key, "write" if writing else "read") from error
 
 
-def store_error(problem: Exception, url: str, key: str, doing: str) -> MirageError:
-    """The store's error for a low-level one, with the way out; transient ones are StoreUnavailable."""
-    at = f"cannot {doing} {key or 'the store'} {'to' if doing == 'write' else 'in'} {url}"
-    refused = s3.refusal(problem)
+def store_error(error: Exception, url: str, key: str, action: str) -> MirageError:
+    """The store's error for a low-level one, with the way out; transient ones become StoreUnavailable."""
+    failed = f"cannot {action} {key or 'the store'} {'to' if action == 'write' else 'in'} {url}"
+    refused = s3.refusal(error)
     if refused is not None:
-        return (StoreUnavailable if refused.transient else ArtifactError)(f"{at}: {refused.said}")
-    code = problem.errno if isinstance(problem, OSError) else None
-    name = type(problem).__name__
+        return (StoreUnavailable if refused.transient else ArtifactError)(f"{failed}: {refused.reason}")
+    code = error.errno if isinstance(error, OSError) else None
+    name = type(error).__name__
     if code in (errno.ENOSPC, errno.EDQUOT):
-        return StoreUnavailable(f"{at}: no space left. Free some room or choose another store root, then run again")
-    if isinstance(problem, PermissionError) or code in (errno.EROFS, errno.EPERM):
-        return ArtifactError(
-            f"{at}: not allowed ({problem}). Check the owner and the credentials, or choose another root"
+        return StoreUnavailable(
+            f"{failed}: no space left. Free some space or choose another store root, then run again"
         )
-    if isinstance(problem, NotADirectoryError | IsADirectoryError | FileExistsError):
-        return ArtifactError(f"{at}: a file stands where a folder should be, or the reverse ({problem}). Move it away")
-    if isinstance(problem, OSError) or type(problem).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
-        return StoreUnavailable(f"{at}: the store did not answer well ({name}: {problem}). Check that it is reachable")
-    return ArtifactError(f"{at}: {name}: {problem}")
+    if isinstance(error, PermissionError) or code in (errno.EROFS, errno.EPERM):
+        return ArtifactError(
+            f"{failed}: not allowed ({error}). Check the owner and the credentials, or choose another root"
+        )
+    if isinstance(error, NotADirectoryError | IsADirectoryError | FileExistsError):
+        return ArtifactError(
+            f"{failed}: there is a file where a folder is expected, or the reverse ({error}). Move it away"
+        )
+    if isinstance(error, OSError) or type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+        return StoreUnavailable(
+            f"{failed}: the store did not answer as expected ({name}: {error}). Check that it is reachable"
+        )
+    return ArtifactError(f"{failed}: {name}: {error}")

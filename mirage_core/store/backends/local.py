@@ -1,4 +1,4 @@
-"""A store's root in a folder of this machine: every write goes to a temporary file first, then into its name."""
+"""A store's root in a folder of this machine: every write goes to a temporary file first, then to its name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mirage_core.store.backends.entries import TEMPORARY, Entry, Told, Unfinished
-from mirage_core.store.backends.errors import errors_named
+from mirage_core.store.backends.entries import TEMPORARY, Entry, OnBytes, Unfinished
+from mirage_core.store.backends.errors import translated_errors
 from mirage_core.store.digests import file_sha256
 
 LEFTOVER_S = 24 * 3600
@@ -23,7 +23,7 @@ _NO_LINKS = (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.EOPNOT
 
 
 @dataclass(frozen=True)
-class LocalPlace:
+class LocalBackend:
     """A folder on this machine. Writes go to a temporary file first, then ``os.replace``."""
 
     root: Path
@@ -33,112 +33,112 @@ class LocalPlace:
         return str(self.root)
 
     def read(self, key: str) -> bytes:
-        with errors_named(self.url, key):
+        with translated_errors(self.url, key):
             return (self.root / key).read_bytes()
 
     def write(self, key: str, data: bytes) -> None:
-        with errors_named(self.url, key, writing=True), self.fresh() as fresh:
-            fresh.write_bytes(data)
-            os.replace(fresh, self._ready(key))
+        with translated_errors(self.url, key, writing=True), self.temporary_file() as temporary:
+            temporary.write_bytes(data)
+            os.replace(temporary, self._prepared(key))
 
     def create(self, key: str, data: bytes) -> bool:
-        with errors_named(self.url, key, writing=True), self.fresh() as fresh:
-            fresh.write_bytes(data)
-            return self._linked(fresh, key)
+        with translated_errors(self.url, key, writing=True), self.temporary_file() as temporary:
+            temporary.write_bytes(data)
+            return self._link(temporary, key)
 
-    def take(self, key: str, expected: bytes) -> bool:
+    def delete_if_unchanged(self, key: str, expected: bytes) -> bool:
         path = self.root / key
-        with errors_named(self.url, key, writing=True), self.fresh() as fresh:
+        with translated_errors(self.url, key, writing=True), self.temporary_file() as temporary:
             try:
                 if path.read_bytes() != expected:
                     return False
-                os.rename(path, fresh)  # whoever gets it is alone with it
+                os.rename(path, temporary)  # only one process succeeds
             except FileNotFoundError:
                 return False
-            if fresh.read_bytes() == expected:
+            if temporary.read_bytes() == expected:
                 return True
-            self._linked(fresh, key)  # replaced in between: it goes back
+            self._link(temporary, key)  # replaced since it was read: restore it
             return False
 
-    def put(self, source: Path, key: str, sha256: str | None = None, told: Told | None = None) -> None:  # noqa: ARG002
-        with errors_named(self.url, key, writing=True), self.fresh() as fresh:
-            shutil.copyfile(source, fresh)
-            if told is not None:
-                told(fresh.stat().st_size)
-            os.replace(fresh, self._ready(key))
+    def put(self, source: Path, key: str, sha256: str | None = None, on_bytes: OnBytes | None = None) -> None:  # noqa: ARG002
+        with translated_errors(self.url, key, writing=True), self.temporary_file() as temporary:
+            shutil.copyfile(source, temporary)
+            if on_bytes is not None:
+                on_bytes(temporary.stat().st_size)
+            os.replace(temporary, self._prepared(key))
 
-    def get(self, key: str, target: Path, told: Told | None = None, size: int = 0) -> None:  # noqa: ARG002
-        with errors_named(self.url, key):
+    def get(self, key: str, target: Path, on_bytes: OnBytes | None = None, size: int = 0) -> None:  # noqa: ARG002
+        with translated_errors(self.url, key):
             shutil.copyfile(self.root / key, target)
-            if told is not None:
-                told(target.stat().st_size)
+            if on_bytes is not None:
+                on_bytes(target.stat().st_size)
 
     def copy(self, source: str, key: str, sha256: str | None = None) -> None:  # noqa: ARG002
-        """Another name of the same bytes: a hard link, or a copy where the file system has none."""
-        with errors_named(self.url, key), self.fresh() as fresh:
+        """Give the same bytes another name: a hard link, or a copy where the file system has no links."""
+        with translated_errors(self.url, key), self.temporary_file() as temporary:
             try:
-                os.link(self.root / source, fresh)
+                os.link(self.root / source, temporary)
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                shutil.copyfile(self.root / source, fresh)
-            os.replace(fresh, self._ready(key))
+                shutil.copyfile(self.root / source, temporary)
+            os.replace(temporary, self._prepared(key))
 
-    def holds(self, key: str, sha256: str) -> bool:
-        """Whether a file has that content; its bytes are read."""
-        with errors_named(self.url, key), suppress(FileNotFoundError):
+    def has_content(self, key: str, sha256: str) -> bool:
+        """Whether a file has that content; reads its bytes."""
+        with translated_errors(self.url, key), suppress(FileNotFoundError):
             return file_sha256(self.root / key) == sha256
         return False
 
     def entries(self, prefix: str) -> dict[str, Entry]:
         folder = self.root / prefix
-        found: dict[str, Entry] = {}
-        with errors_named(self.url, prefix):
-            for at, _, names in os.walk(folder, onerror=_unless_gone):
+        entries: dict[str, Entry] = {}
+        with translated_errors(self.url, prefix):
+            for parent, _, names in os.walk(folder, onerror=_ignore_missing):
                 for name in names:
-                    with suppress(FileNotFoundError):  # removed while we were listing
-                        found[Path(at, name).relative_to(folder).as_posix()] = _entry(Path(at, name))
-        return {name: entry for name, entry in found.items() if not name.startswith(f"{TEMPORARY}/")}
+                    with suppress(FileNotFoundError):  # removed during the listing
+                        entries[Path(parent, name).relative_to(folder).as_posix()] = _entry(Path(parent, name))
+        return {name: entry for name, entry in entries.items() if not name.startswith(f"{TEMPORARY}/")}
 
     def sizes(self, prefix: str) -> dict[str, int]:
         return {name: entry.size for name, entry in self.entries(prefix).items()}
 
     def remove(self, key: str) -> None:
         path = self.root / key
-        with errors_named(self.url, key, writing=True), suppress(FileNotFoundError):
-            shutil.rmtree(path, onerror=_unless_removed) if path.is_dir() else path.unlink()
+        with translated_errors(self.url, key, writing=True), suppress(FileNotFoundError):
+            shutil.rmtree(path, onerror=_ignore_removed) if path.is_dir() else path.unlink()
 
     def probe(self) -> None:
-        with errors_named(self.url, "a probe", writing=True), self.fresh() as fresh:
-            fresh.write_bytes(b"mirage")
+        with translated_errors(self.url, "a probe", writing=True), self.temporary_file() as temporary:
+            temporary.write_bytes(b"mirage")
         self.clear_leftovers()
 
     def clear_leftovers(self) -> None:
-        """Remove the temporary files that writers left a day ago or earlier when they were killed."""
-        for left in self.unfinished():
-            if time.time() - left.since > LEFTOVER_S:
-                self.abandon(left)
+        """Remove the temporary files that killed writers left a day ago or earlier."""
+        for leftover in self.unfinished():
+            if time.time() - leftover.since > LEFTOVER_S:
+                self.abort_upload(leftover)
 
     def unfinished(self) -> list[Unfinished]:
-        """Temporary files of writers that are at work or were killed."""
-        found = []
-        with errors_named(self.url, TEMPORARY), suppress(FileNotFoundError):
+        """The temporary files of writers that are at work or were killed."""
+        unfinished = []
+        with translated_errors(self.url, TEMPORARY), suppress(FileNotFoundError):
             for path in sorted((self.root / TEMPORARY).iterdir()):
                 with suppress(FileNotFoundError):
                     entry = _entry(path)
                     key = f"{TEMPORARY}/{path.name}"
-                    found.append(Unfinished(key=key, size=entry.size, since=entry.modified))
-        return found
+                    unfinished.append(Unfinished(key=key, size=entry.size, since=entry.modified))
+        return unfinished
 
-    def abandon(self, upload: Unfinished) -> None:
+    def abort_upload(self, upload: Unfinished) -> None:
         self.remove(upload.key)
 
     def local(self, key: str) -> Path | None:
         return self.root / key
 
     @contextmanager
-    def fresh(self) -> Iterator[Path]:
-        """A new name on the same disk, outside every artifact, gone afterwards."""
+    def temporary_file(self) -> Iterator[Path]:
+        """A new file name on the same disk, outside every artifact; the file is removed at the end."""
         folder = self.root / TEMPORARY
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / uuid.uuid4().hex
@@ -147,14 +147,14 @@ class LocalPlace:
         finally:
             path.unlink(missing_ok=True)
 
-    def _ready(self, key: str) -> Path:
+    def _prepared(self, key: str) -> Path:
         path = self.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def _linked(self, fresh: Path, key: str) -> bool:
+    def _link(self, temporary: Path, key: str) -> bool:
         try:
-            os.link(fresh, self._ready(key))  # fails where the name is taken, unlike replace
+            os.link(temporary, self._prepared(key))  # unlike replace, fails where the name is taken
         except FileExistsError:
             return False
         return True
@@ -165,11 +165,11 @@ def _entry(path: Path) -> Entry:
     return Entry(size=status.st_size, modified=status.st_mtime)
 
 
-def _unless_gone(problem: OSError) -> None:
-    if not isinstance(problem, FileNotFoundError):
-        raise problem
+def _ignore_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
-def _unless_removed(_function: Any, _path: str, caught: Any) -> None:
-    """Somebody else removing the same thing does what was wanted."""
-    _unless_gone(caught[1])
+def _ignore_removed(_function: Any, _path: str, caught: Any) -> None:
+    """Accept that another process has removed the same file."""
+    _ignore_missing(caught[1])

@@ -1,4 +1,4 @@
-"""S3: how a store's root on it is reached, and what its refusals mean in one line with the way out."""
+"""S3: connection options, URL checks, and one line with the way out for each of its error codes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mirage_core.errors import SettingsError
 SCHEMES = ("s3", "s3a")
 KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or the Prefect block that MIRAGE_S3_BLOCK names)"
 
-# Refusals that another attempt would only repeat; S3's own codes, and the bare status where a HEAD carries no more.
-_REFUSED = {
+# Errors that another attempt would only repeat: S3's codes, or the bare status where a HEAD response carries no code.
+_REASONS = {
     "NoSuchBucket": "there is no such bucket. Create it, or choose another store root",
     "InvalidBucketName": "the server takes no bucket of that name. Choose another store root",
     "InvalidAccessKeyId": f"the server does not know the access key. Check {KEYS}, and AWS_ENDPOINT_URL",
@@ -29,22 +29,22 @@ _REFUSED = {
     "403": "the server refuses without a reason: a wrong key, no right to the bucket, or a clock that is minutes off. "
     f"Check {KEYS}, the bucket's rights and the clock; `mirage store ls` says which it is",
 }
-_SAME = {"RequestExpired": "RequestTimeTooSkewed", "AllAccessDisabled": "AccessDenied", "Forbidden": "403"}
-_SAME |= {"301": "PermanentRedirect", "TemporaryRedirect": "PermanentRedirect"}
+_ALIASES = {"RequestExpired": "RequestTimeTooSkewed", "AllAccessDisabled": "AccessDenied", "Forbidden": "403"}
+_ALIASES |= {"301": "PermanentRedirect", "TemporaryRedirect": "PermanentRedirect"}
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """What S3 said, in words; ``transient`` where another attempt may succeed."""
+    """Why S3 refused, in words; ``transient`` where another attempt may succeed."""
 
-    said: str
+    reason: str
     transient: bool = False
 
 
 def connection_options() -> dict[str, Any]:
-    """How s3fs connects; the endpoint (AWS_ENDPOINT_URL), region and keys are botocore's to find.
+    """The options of s3fs; botocore itself finds the endpoint (AWS_ENDPOINT_URL), the region and the keys.
 
-    An endpoint of its own is spoken to in path style (botocore does so). File systems are not fork-safe: spawn.
+    botocore addresses a custom endpoint in path style. File systems are not fork-safe: spawn processes.
     """
     return {
         "use_listings_cache": False,  # a listing cache hides objects that another client has just written
@@ -52,7 +52,7 @@ def connection_options() -> dict[str, Any]:
             "connect_timeout": 10,
             "read_timeout": 120,
             "retries": {"mode": "standard", "max_attempts": 3},
-            # The store checks sha256 itself, and many servers but AWS's own stumble over newer checksums.
+            # The store checks sha256 itself, and many servers other than AWS reject the newer checksums.
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
             "tcp_keepalive": True,
@@ -61,7 +61,7 @@ def connection_options() -> dict[str, Any]:
 
 
 def check_url(url: str) -> None:
-    """SettingsError when an S3 URL holds keys: it is shown in logs, manifests and the UI. It is not repeated here."""
+    """Raise SettingsError, without the URL, when an S3 URL holds keys: logs, manifests and the UI show it."""
     parts = urlsplit(url)
     if parts.scheme in SCHEMES and ("@" in parts.netloc or parts.query):
         raise SettingsError(
@@ -70,57 +70,56 @@ def check_url(url: str) -> None:
         )
 
 
-def refusal(problem: BaseException) -> Refusal | None:
-    """What an S3 client's exception means; None where that is not known, or it is not S3's."""
-    for link in _chain(problem):
+def refusal(error: BaseException) -> Refusal | None:
+    """Why S3 refused; None where the exception is unknown or not an S3 client's."""
+    for link in _chain(error):
         code = _code(link)
         if code is not None:
-            said = _REFUSED.get(_SAME.get(code, code))
-            return Refusal(said) if said else None
-    return _of_client(problem)
+            reason = _REASONS.get(_ALIASES.get(code, code))
+            return Refusal(reason) if reason else None
+    return _client_refusal(error)
 
 
-def no_bucket(problem: BaseException) -> bool:
-    """Whether a missing file is a missing bucket."""
-    return any(_code(link) == "NoSuchBucket" for link in _chain(problem))
+def no_bucket(error: BaseException) -> bool:
+    """Whether a file is missing because its bucket is."""
+    return any(_code(link) == "NoSuchBucket" for link in _chain(error))
 
 
-def _of_client(problem: BaseException) -> Refusal | None:
-    """What the client noticed before any answer."""
-    name, module = type(problem).__name__, type(problem).__module__
-    if name == "ValueError" and "Invalid endpoint" in str(problem):
+def _client_refusal(error: BaseException) -> Refusal | None:
+    """Why the client gave up before the server answered."""
+    name, module = type(error).__name__, type(error).__module__
+    if name == "ValueError" and "Invalid endpoint" in str(error):
         return Refusal("AWS_ENDPOINT_URL is not a URL. Give it as https://host or http://host:port")
     if not module.startswith(("botocore", "aiobotocore")):
         return None
     if "Credentials" in name:
         return Refusal(f"there are no credentials. Set {KEYS}")
     if name == "ParamValidationError":
-        return Refusal("that is no name of a bucket or an object. Choose another store root")
+        return Refusal("that is not a valid name of a bucket or an object. Choose another store root")
     if name in ("EndpointConnectionError", "ConnectTimeoutError", "ProxyConnectionError", "ConnectionClosedError"):
         return Refusal(
-            f"the server at {_endpoint(problem)} does not answer. Check AWS_ENDPOINT_URL, and that the server and the "
+            f"the server at {_endpoint(error)} does not answer. Check AWS_ENDPOINT_URL, and that the server and the "
             "network are up; then run again",
             transient=True,
         )
     return None
 
 
-def _endpoint(problem: BaseException) -> str:
-    """The scheme and host of the URL that failed; the rest of it is nobody's business."""
-    told = getattr(problem, "kwargs", {}).get("endpoint_url")
-    parts = urlsplit(str(told or ""))
+def _endpoint(error: BaseException) -> str:
+    """The scheme and host of the URL that failed; the rest may be secret."""
+    parts = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url") or ""))
     return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "") if parts.netloc else "S3"
 
 
-def _code(problem: BaseException) -> str | None:
-    response = getattr(problem, "response", None)
-    error = response.get("Error") if isinstance(response, Mapping) else None
-    return str(error.get("Code")) if isinstance(error, Mapping) else None
+def _code(error: BaseException) -> str | None:
+    response = getattr(error, "response", None)
+    details = response.get("Error") if isinstance(response, Mapping) else None
+    return str(details.get("Code")) if isinstance(details, Mapping) else None
 
 
-def _chain(problem: BaseException | None) -> Iterator[BaseException]:
-    """The exception and what caused it: s3fs wraps the client's in an OSError."""
-    seen = 0
-    while problem is not None and seen < 8:
-        yield problem
-        problem, seen = problem.__cause__, seen + 1
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The exception and its causes: s3fs wraps the client's exception in an OSError."""
+    depth = 0
+    while error is not None and depth < 8:
+        yield error
+        error, depth = error.__cause__, depth + 1

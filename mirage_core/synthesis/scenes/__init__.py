@@ -1,4 +1,4 @@
-"""Scenes in pictures: one frame that CogVideoX renders from the words of a problem, and its LoRA fine-tuning."""
+"""Images of scenes: one frame that CogVideoX renders from the text of a problem, and its LoRA fine-tuning."""
 
 from mirage_core.synthesis.scenes.draw import draw_scenes
 from mirage_core.synthesis.scenes.pairs import ScenePair, read_pairs

@@ -1,6 +1,6 @@
-"""Auxiliary images of problems about scenes: rendered in batches, each kept at once, so a killed run goes on.
+"""Auxiliary images of problems about scenes: rendered in batches and saved at once, so a killed run continues.
 
-Every frame has a file named by what it was made from (words, seed, settings); what is there is not rendered again.
+Every frame has a file named by its inputs (description, seed, settings); an existing file is not rendered again.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def draw_scenes(
     offload: Offload = "none",
     device: str | None = None,
 ) -> list[AuxiliaryImage]:
-    """A frame for each problem, in order; frames already in ``folder`` are taken from there.
+    """Return a frame for each problem, in order; existing frames are read from ``folder``.
 
-    ``device`` None: a GPU where there is one. Raises SettingsError for a model or sizes that do not fit.
+    ``device`` None: a GPU if there is one. Raises SettingsError for a model or sizes that do not fit.
     """
     requests = scene_requests(problems, settings, seed)
     files = {request.problem_id: folder / frame_name(request, settings) for request in requests}
@@ -46,10 +46,10 @@ def draw_scenes(
 
 
 def frame_name(request: SceneRequest, settings: SceneSettings) -> str:
-    """The file of a frame, by everything it was made from."""
-    told = identity(settings.model_copy(update={"descriptions": None}))
-    made_of = {"description": request.description, "seed": request.seed, "settings": told}
-    return f"{fingerprint('scene', 1, made_of, {})[:32]}.png"
+    """Return the file name of a frame, a digest of its inputs."""
+    stored_settings = identity(settings.model_copy(update={"descriptions": None}))
+    inputs = {"description": request.description, "seed": request.seed, "settings": stored_settings}
+    return f"{fingerprint('scene', 1, inputs, {})[:32]}.png"
 
 
 def _renderer(settings: SceneSettings, offload: Offload, device: str | None) -> Render:
@@ -69,19 +69,19 @@ def _render_missing(
     progress: Progress,
 ) -> None:
     done = total - len(missing)
-    for begin in range(0, len(missing), batch_size):
-        batch = missing[begin : begin + batch_size]
+    for start in range(0, len(missing), batch_size):
+        batch = missing[start : start + batch_size]
         for request, frame in zip(batch, render(batch), strict=True):
-            _keep(frame, files[request.problem_id])
+            _write_atomically(frame, files[request.problem_id])
         done += len(batch)
         progress(ProgressEvent(stage="auxiliary-images", message="scenes", step=done, total=total))
 
 
-def _keep(frame: Image.Image, file: Path) -> None:
-    """Write a frame whole or not at all."""
-    fresh = file.with_suffix(f".{os.getpid()}.part")
-    frame.save(fresh, "PNG")
-    os.replace(fresh, file)
+def _write_atomically(frame: Image.Image, file: Path) -> None:
+    """Write a frame completely or not at all."""
+    partial = file.with_suffix(f".{os.getpid()}.part")
+    frame.save(partial, "PNG")
+    os.replace(partial, file)
 
 
 def _image(request: SceneRequest, file: Path, settings: SceneSettings) -> AuxiliaryImage:

@@ -1,7 +1,7 @@
-"""LoRA fine-tuning of CogVideoX on pairs of a description and a frame, a video of one frame each.
+"""LoRA fine-tuning of CogVideoX on pairs of a description and a frame (a video of one frame).
 
-The loss is that of CogVideoX's own training: the mean squared error of the predicted velocity. Batches and noise are
-functions of (seed, step), so a run that was killed goes on from its checkpoint with the same losses.
+The loss is that of CogVideoX's training: the mean squared error of the predicted velocity. Batches and noise are
+functions of (seed, step), so a killed run continues from its checkpoint with the same losses.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ABOUT = "mirage.json"
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """A pair as the model sees it: latents [1, C, H, W] of the frame, embedding [T, D] of the words."""
+    """An encoded pair: latents [1, C, H, W] of the frame, text embedding [T, D] of the description."""
 
     latents: Any
     words: Any
@@ -39,7 +39,7 @@ def finetune(
 ) -> list[float]:
     """Train LoRA weights into ``output`` (safetensors, loadable as ``scenes.lora``); returns the loss of every step.
 
-    Goes on from ``output/checkpoint`` where the same training left one. Raises InputError without pairs,
+    Continues from ``output/checkpoint`` if it belongs to the same training. Raises InputError without pairs,
     SettingsError for modules the model lacks, TrainingError when the loss is not finite.
     """
     import torch
@@ -53,19 +53,19 @@ def finetune(
     encoded = [_encode(pipeline, pair, settings) for pair in pairs]
     weights = _with_lora(pipeline, lora, seed)
     optimizer = torch.optim.AdamW(weights.values(), lr=lora.learning_rate, weight_decay=lora.weight_decay)
-    made_of = _made_of(pairs, settings, seed)
-    losses = load_checkpoint(output / "checkpoint", made_of, weights, optimizer)
+    digest = _job_digest(pairs, settings, seed)
+    losses = load_checkpoint(output / "checkpoint", digest, weights, optimizer)
     for step in range(len(losses), lora.steps):
         losses.append(_step(pipeline, encoded, weights, optimizer, lora, settings, seed, step))
         progress(ProgressEvent(stage="scenes", step=step + 1, total=lora.steps, metrics={"loss": losses[-1]}))
         if (step + 1) % lora.checkpoint_every == 0 and step + 1 < lora.steps:
-            save_checkpoint(output / "checkpoint", made_of, weights, optimizer, losses)
+            save_checkpoint(output / "checkpoint", digest, weights, optimizer, losses)
     _save(pipeline, settings, output, len(pairs), seed, losses)
     return losses
 
 
 def _with_lora(pipeline: Any, lora: SceneLoraSettings, seed: int) -> dict[str, Any]:
-    """Freeze everything, add LoRA to the transformer; its trainable weights (kept in float32) by name."""
+    """Freeze everything and add LoRA to the transformer; return its trainable weights (in float32) by name."""
     import torch
     from peft import LoraConfig
 
@@ -111,7 +111,7 @@ def _step(
     seed: int,
     step: int,
 ) -> float:
-    """One optimizer step; returns its loss."""
+    """Run one optimizer step; return its loss."""
     import torch
 
     for group in optimizer.param_groups:
@@ -127,24 +127,24 @@ def _step(
 
 
 def _batch(encoded: Sequence[_Encoded], size: int, seed: int, step: int) -> list[_Encoded]:
-    """The pairs of a step: every epoch goes through all of them in an order of its own."""
+    """Return the pairs of a step: every epoch has its own order of all pairs."""
     count = len(encoded)
-    places = range(step * size, (step + 1) * size)
-    orders = {place // count: np.random.default_rng([seed, place // count]).permutation(count) for place in places}
-    return [encoded[int(orders[place // count][place % count])] for place in places]
+    indices = range(step * size, (step + 1) * size)
+    orders = {index // count: np.random.default_rng([seed, index // count]).permutation(count) for index in indices}
+    return [encoded[int(orders[index // count][index % count])] for index in indices]
 
 
 def _loss(pipeline: Any, batch: Sequence[_Encoded], settings: SceneSettings, seed: int, step: int) -> Any:
-    """The mean squared error of the velocity at random noise levels, in float32."""
+    """Return the mean squared error of the velocity at random noise levels, in float32."""
     import torch
 
     device, dtype = pipeline.transformer.device, pipeline.transformer.dtype
     latents = torch.stack([pair.latents for pair in batch]).to(device, dtype)  # [B, 1, C, H, W]
     words = torch.stack([pair.words for pair in batch]).to(device, dtype)
-    drawn = torch.Generator("cpu").manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
-    noise = torch.randn(latents.shape, generator=drawn).to(device, dtype)
+    generator = torch.Generator("cpu").manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+    noise = torch.randn(latents.shape, generator=generator).to(device, dtype)
     levels = pipeline.scheduler.config.num_train_timesteps
-    times = torch.randint(0, levels, (len(batch),), generator=drawn).to(device)
+    times = torch.randint(0, levels, (len(batch),), generator=generator).to(device)
     noisy = pipeline.scheduler.add_noise(latents, noise, times)
     with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
         predicted = pipeline.transformer(
@@ -154,8 +154,8 @@ def _loss(pipeline: Any, batch: Sequence[_Encoded], settings: SceneSettings, see
             image_rotary_emb=_rotary(pipeline, settings, latents.shape[1], device),
             return_dict=False,
         )[0]
-    wanted = pipeline.scheduler.get_velocity(latents, noise, times)
-    return torch.nn.functional.mse_loss(predicted.float(), wanted.float())
+    target = pipeline.scheduler.get_velocity(latents, noise, times)
+    return torch.nn.functional.mse_loss(predicted.float(), target.float())
 
 
 def _rotary(pipeline: Any, settings: SceneSettings, frames: int, device: Any) -> Any:
@@ -164,14 +164,14 @@ def _rotary(pipeline: Any, settings: SceneSettings, frames: int, device: Any) ->
     return pipeline._prepare_rotary_positional_embeddings(settings.height, settings.width, frames, device)
 
 
-def _made_of(pairs: Sequence[ScenePair], settings: SceneSettings, seed: int) -> str:
-    """What a training depends on, as a fingerprint: a checkpoint of another one is not taken."""
+def _job_digest(pairs: Sequence[ScenePair], settings: SceneSettings, seed: int) -> str:
+    """Return the fingerprint of everything the training depends on; it identifies its checkpoints."""
     content = hashlib.sha256()
     for pair in pairs:
         content.update(pair.description.encode())
         content.update(hashlib.sha256(pair.frame.tobytes()).digest())
-    told = identity(settings.model_copy(update={"lora": None, "descriptions": None}))
-    return fingerprint("scene-lora", 1, {"settings": told, "seed": seed, "pairs": content.hexdigest()}, {})
+    stored_settings = identity(settings.model_copy(update={"lora": None, "descriptions": None}))
+    return fingerprint("scene-lora", 1, {"settings": stored_settings, "seed": seed, "pairs": content.hexdigest()}, {})
 
 
 def _save(pipeline: Any, settings: SceneSettings, output: Path, pairs: int, seed: int, losses: Sequence[float]) -> None:

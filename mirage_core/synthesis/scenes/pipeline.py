@@ -1,7 +1,7 @@
-"""CogVideoX through diffusers: loaded from a hub or a folder, placed on a device, asked for one frame a scene.
+"""CogVideoX by diffusers: loaded from a hub or a folder, moved to a device, run for one frame of each scene.
 
-``diffusers`` and torch are imported where they are used. Weights are safetensors only, and no code of a model folder
-is ever run.
+``diffusers`` and torch are imported where they are used. Weights are safetensors only; code of a model folder is never
+run.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _MARKS = {"first": 0, "last": -1}
 
 
 def load_pipeline(settings: SceneSettings) -> Any:
-    """The diffusers pipeline of the settings with its LoRA, on the CPU, ready to be placed.
+    """Load the diffusers pipeline of the settings with its LoRA, on the CPU.
 
-    SettingsError when the model or the LoRA cannot be loaded, or the sizes do not fit the model.
+    SettingsError if the model or the LoRA cannot be loaded, or the sizes do not fit the model.
     """
     import torch
     from diffusers import CogVideoXPipeline
@@ -46,21 +46,21 @@ def load_pipeline(settings: SceneSettings) -> Any:
 
 
 def check_sizes(settings: SceneSettings, pipeline: Any) -> None:
-    """Raise SettingsError where width, height, frames or the kept frame do not fit the model."""
+    """Raise SettingsError if width, height, frames or the selected frame do not fit the model."""
     multiple = pipeline.vae_scale_factor_spatial * pipeline.transformer.config.patch_size
     if settings.width % multiple or settings.height % multiple:
         raise SettingsError(
             f"auxiliary_images.scenes: {settings.width} x {settings.height} pixels, expected multiples of {multiple}"
         )
-    every = pipeline.vae_scale_factor_temporal
-    if settings.num_frames % every != 1 and settings.num_frames != 1:
-        raise SettingsError(f"auxiliary_images.scenes.num_frames is {settings.num_frames}, expected {every} n + 1")
+    stride = pipeline.vae_scale_factor_temporal
+    if settings.num_frames % stride != 1 and settings.num_frames != 1:
+        raise SettingsError(f"auxiliary_images.scenes.num_frames is {settings.num_frames}, expected {stride} n + 1")
     if isinstance(settings.frame, int) and not -settings.num_frames <= settings.frame < settings.num_frames:
         raise SettingsError(f"auxiliary_images.scenes.frame is {settings.frame} of {settings.num_frames} frames")
 
 
 def place(pipeline: Any, device: str, offload: Offload) -> None:
-    """Put the pipeline on a device: whole, or module by module as they are needed (less memory, slower)."""
+    """Move the pipeline to a device: completely, or module by module when needed (less memory, slower)."""
     pipeline.vae.enable_slicing()
     if device == "cpu":
         return
@@ -74,7 +74,7 @@ def place(pipeline: Any, device: str, offload: Offload) -> None:
 
 
 def render_frames(pipeline: Any, requests: Sequence[SceneRequest], settings: SceneSettings) -> list[Image.Image]:
-    """The kept frame [height, width] of each request, rendered in one batch; each has a generator of its own."""
+    """Render the selected frame [height, width] of each request in one batch, each with its own generator."""
     import torch
 
     # On the CPU, so that a seed gives the same noise on every device.
@@ -91,12 +91,12 @@ def render_frames(pipeline: Any, requests: Sequence[SceneRequest], settings: Sce
         max_sequence_length=settings.max_text_tokens,
         output_type="np",
     ).frames  # [B, F, H, W, 3] in [0, 1]
-    kept = frame_index(settings.frame, frames.shape[1])
-    return [Image.fromarray((video[kept] * 255).round().astype(np.uint8), mode="RGB") for video in frames]
+    selected = frame_index(settings.frame, frames.shape[1])
+    return [Image.fromarray((video[selected] * 255).round().astype(np.uint8), mode="RGB") for video in frames]
 
 
 def frame_index(frame: int | str, count: int) -> int:
-    """The index of the kept frame among ``count``."""
+    """Return the index of the selected frame among ``count``."""
     if isinstance(frame, int):
         return frame
     return count // 2 if frame == "middle" else _MARKS[frame]

@@ -1,4 +1,4 @@
-"""What is to be rendered: the words of a scene and its own seed, so that a frame does not depend on its neighbours."""
+"""Render requests: the description of a scene and its own seed, so that a frame does not depend on its batch."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class SceneRequest:
 
 
 def scene_requests(problems: Sequence[Problem], settings: SceneSettings, seed: int) -> list[SceneRequest]:
-    """A request for each problem; DataError when a description is asked for by a file and missing there."""
-    told = read_descriptions(settings.descriptions) if settings.descriptions else None
-    return [SceneRequest(p.id, _description(p, settings, told), seed_of(seed, p.id)) for p in problems]
+    """Return a request for each problem; DataError if the file of descriptions lacks one."""
+    descriptions = read_descriptions(settings.descriptions) if settings.descriptions else None
+    return [SceneRequest(p.id, _description(p, settings, descriptions), seed_of(seed, p.id)) for p in problems]
 
 
 def read_descriptions(file: str) -> dict[str, str]:
-    """The descriptions of a JSONL file by problem id; DataError names file and line."""
+    """Read the descriptions of a JSONL file by problem id; DataError names file and line."""
     return {row.text("id"): row.text("description") for row in read_rows(Path(file).expanduser())}
 
 
 def seed_of(seed: int, problem_id: str) -> int:
-    """A frame's own seed, below 2**63."""
+    """Return the seed of a frame, below 2**63."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{problem_id}".encode()).digest()[:8], "big") >> 1
 
 
-def _description(problem: Problem, settings: SceneSettings, told: Mapping[str, str] | None) -> str:
-    if told is not None:
-        if problem.id not in told:
+def _description(problem: Problem, settings: SceneSettings, descriptions: Mapping[str, str] | None) -> str:
+    if descriptions is not None:
+        if problem.id not in descriptions:
             raise DataError(f"{settings.descriptions} has no description of the problem {problem.id}: add a line")
-        return told[problem.id]
+        return descriptions[problem.id]
     options = problem.facts.get("options", [])
     right = options[LETTERS.index(problem.answer)] if options else problem.answer
     question = str(problem.facts.get("scene", problem.question))

@@ -1,9 +1,9 @@
-"""A training checkpoint on disk: a shard of the state a process, the curves, kept files, a small JSON; no pickle.
+"""A training checkpoint on disk: one shard of the state per process, curves, extra files, a small JSON; no pickle.
 
 checkpoint.json           program, step, optimizer steps, number of shards, shapes of the trained parameters
-shard-00000.safetensors   what process 0 held: runs of flattened tensors, and where each begins (training/state.py)
+shard-00000.safetensors   the state in process 0: runs of flattened tensors, and where each begins (sharded_state.py)
 curves.parquet            the figures so far
-kept/                     what the training program put into its scratch folder "kept"
+kept/                     the files of the job's scratch folder "kept"
 """
 
 from __future__ import annotations
@@ -11,84 +11,137 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
+from mirage_core.distributed.collectives import wait_for_all
+from mirage_core.distributed.context import current_process
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.job import Job
 from mirage_core.errors import ArtifactDamaged, TrainingError
-from mirage_core.training.checkpoint.sharded_state import EngineState, Shard
+from mirage_core.training.checkpoint.sharded_state import EngineState, Shard, write_shard
 from mirage_core.training.logging.curves import Curves
 
 VERSION = 2
-ABOUT_FILE, CURVES_FILE, KEPT = "checkpoint.json", "curves.parquet", "kept"
+METADATA_FILE, CURVES_FILE = "checkpoint.json", "curves.parquet"
+EXTRA_FILES = "kept"
+"""The folder in a job's scratch whose files travel with every checkpoint."""
+
+
+class CheckpointSaver:
+    """Writes this process's part of checkpoints to the job's scratch folder and announces them.
+
+    With ``runtime.async_checkpoints`` the state is copied to main memory and written while the next steps are taken,
+    never two at once; an error of that is raised by the next call.
+    """
+
+    def __init__(self, job: Job, events: EventWriter) -> None:
+        self._job, self._events, self._process = job, events, current_process()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def save(self, step: int, shard: Shard, curves: Curves) -> None:
+        """Save the state after ``step`` steps; every process calls this with its own shard."""
+        self.wait()
+        folder = self._job.scratch / "checkpoints" / f"step-{step:08d}"
+        if self._process.is_main:
+            shutil.rmtree(folder, ignore_errors=True)  # of an earlier attempt
+            folder.mkdir(parents=True)
+            add_extra_files(folder, self._job.scratch)
+            write_common(folder, self._job.program, step, shard, curves)
+        wait_for_all()
+        if not self._job.settings.runtime.async_checkpoints:
+            self._write(step, folder, shard)
+            return
+        copy = shard.copy_to_cpu()
+        self._thread = threading.Thread(target=self._write_guarded, args=(step, folder, copy), name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when nothing is being written; raises the error of what was."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _write_guarded(self, step: int, folder: Path, shard: Shard) -> None:
+        try:
+            self._write(step, folder, shard)
+        except BaseException as error:
+            self._error = error
+
+    def _write(self, step: int, folder: Path, shard: Shard) -> None:
+        write_shard(shard_file(folder, self._process.rank), shard)
+        self._events.checkpoint(step, folder, part=self._process.rank, parts=self._process.world_size)
 
 
 def shard_file(folder: Path, rank: int) -> Path:
-    """The file of one process."""
+    """Return the file of one process's shard."""
     return folder / f"shard-{rank:05d}.safetensors"
 
 
-def write_common(folder: Path, program: str, step: int, world_size: int, shard: Shard, curves: Curves) -> None:
-    """Write what is not of a single process: the JSON and the curves, after ``step`` optimizer steps."""
+def write_common(folder: Path, program: str, step: int, shard: Shard, curves: Curves) -> None:
+    """Write the JSON and the curves after ``step`` optimizer steps, which belong to no single process."""
     curves.write(folder / CURVES_FILE)
-    about = {
+    metadata = {
         "version": VERSION,
         "program": program,
         "step": step,
         "optimizer_steps": shard.steps,
-        "shards": world_size,
+        "shards": current_process().world_size,
         "shapes": {name: list(shape) for name, shape in shard.shapes.items()},
     }
-    (folder / ABOUT_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    (folder / METADATA_FILE).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
 
 
 def read_checkpoint(folder: Path, program: str) -> tuple[int, EngineState, Curves]:
-    """Open a checkpoint: the steps done, the state, the curves.
+    """Open a checkpoint; returns the steps done, the state and the curves.
 
     ArtifactDamaged for a folder that is not one; TrainingError for one of another program.
     """
-    about = _about(folder)
-    if (about.get("version"), about.get("program")) != (VERSION, program):
+    metadata = _read_metadata(folder)
+    if (metadata.get("version"), metadata.get("program")) != (VERSION, program):
         raise TrainingError(
-            f"{folder} is a checkpoint of {about.get('program')} (format {about.get('version')}), expected {program} "
-            f"(format {VERSION}). Delete it, then run again"
+            f"{folder} is a checkpoint of {metadata.get('program')} (format {metadata.get('version')}), expected "
+            f"{program} (format {VERSION}). Delete it, then run again"
         )
-    files = [shard_file(folder, rank) for rank in range(about["shards"])]
-    state = EngineState(about["optimizer_steps"], about["shapes"], files)
-    return about["step"], state, Curves.read(folder / CURVES_FILE)
+    files = [shard_file(folder, rank) for rank in range(metadata["shards"])]
+    state = EngineState(metadata["optimizer_steps"], metadata["shapes"], files)
+    return metadata["step"], state, Curves.read(folder / CURVES_FILE)
 
 
-def _about(folder: Path) -> dict[str, Any]:
+def _read_metadata(folder: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"{ABOUT_FILE} holds no object")
+        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        if not isinstance(metadata, dict):
+            raise ValueError(f"{METADATA_FILE} holds no object")
     except (OSError, ValueError) as error:
         raise ArtifactDamaged(f"{folder} is not a training checkpoint: {error}. Delete it, then run again") from error
-    return found
+    return metadata
 
 
-def add_kept(checkpoint: Path, scratch: Path) -> None:
-    """Let the files of ``scratch/kept`` travel with a checkpoint: linked, since they are only ever replaced."""
-    kept = scratch / KEPT
-    if not kept.is_dir():
+def add_extra_files(checkpoint: Path, scratch: Path) -> None:
+    """Add the files of ``scratch/kept`` to a checkpoint: as hard links, since they are only ever replaced."""
+    source = scratch / EXTRA_FILES
+    if not source.is_dir():
         return
-    (checkpoint / KEPT).mkdir()
-    for file in sorted(path for path in kept.iterdir() if path.is_file() and not path.name.startswith(".")):
-        _link(file, checkpoint / KEPT / file.name)
+    (checkpoint / EXTRA_FILES).mkdir()
+    for file in sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")):
+        target = checkpoint / EXTRA_FILES / file.name
+        try:
+            os.link(file, target)
+        except OSError:  # a file system without links
+            shutil.copyfile(file, target)
 
 
-def restore_kept(checkpoint: Path | None, scratch: Path) -> None:
-    """Make ``scratch/kept`` what it was at a checkpoint (copies: that may lie in the store); empty without one."""
-    kept = scratch / KEPT
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir(parents=True)
-    if checkpoint is not None and (checkpoint / KEPT).is_dir():
-        for file in (checkpoint / KEPT).iterdir():
-            shutil.copyfile(file, kept / file.name)
-
-
-def _link(file: Path, target: Path) -> None:
-    try:
-        os.link(file, target)
-    except OSError:  # a file system without links
-        shutil.copyfile(file, target)
+def restore_extra_files(checkpoint: Path | None, scratch: Path) -> None:
+    """Restore ``scratch/kept`` from a checkpoint (copies: that may lie in the store); empty it without one."""
+    target = scratch / EXTRA_FILES
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    if checkpoint is not None and (checkpoint / EXTRA_FILES).is_dir():
+        for file in (checkpoint / EXTRA_FILES).iterdir():
+            shutil.copyfile(file, target / file.name)

@@ -1,7 +1,6 @@
-"""Where the state of every trained parameter lies in this process: taken out as a shard, and put back.
+"""Which fragment of which parameter lies where in this process's optimizer: read as a shard, and restored from one.
 
-An engine says which tensors its optimizer steps on, and which run of which parameter each of them holds; the rest is
-the same for all engines.
+An engine lists the fragments of the tensors that its optimizer steps on; the rest is the same for all engines.
 """
 
 from __future__ import annotations
@@ -12,15 +11,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mirage_core.distributed.context import current_process
 from mirage_core.training.checkpoint.sharded_state import KINDS, MASTER, EngineState, Piece, Shapes, Shard
 from mirage_core.training.engine.optimizers import moments, set_moments
 
 
 @dataclass(frozen=True)
-class Place:
-    """``count`` values of the parameter ``name`` from ``begin`` on stand in the tensor ``stepped`` from ``offset`` on.
+class Fragment:
+    """``count`` values of the parameter ``name`` from ``begin`` on, in the tensor ``stepped`` from ``offset`` on.
 
-    ``stepped`` is what the optimizer steps on: float32 weights, of any shape, taken as flat.
+    ``stepped`` is what the optimizer steps on: float32 weights of any shape, treated as flat.
     """
 
     name: str
@@ -30,44 +30,42 @@ class Place:
     offset: int
 
     def of(self, flat: Tensor) -> Tensor:
-        """The place's values [count] in a tensor as long as ``stepped``, a view."""
+        """Return the fragment's values [count] in a tensor as long as ``stepped``, as a view."""
         return flat.view(-1).narrow(0, self.offset, self.count)
 
 
-def share(place: Place, rank: int, world_size: int) -> Place:
-    """What one process writes of a place that all processes have alike: an equal part."""
-    first, last = (place.count * edge // world_size for edge in (rank, rank + 1))
-    return replace(place, begin=place.begin + first, offset=place.offset + first, count=last - first)
+def own_part(fragment: Fragment) -> Fragment:
+    """Return the part that this process writes of a fragment that all processes have alike: an equal share."""
+    process = current_process()
+    first, last = (fragment.count * edge // process.world_size for edge in (process.rank, process.rank + 1))
+    return replace(fragment, begin=fragment.begin + first, offset=fragment.offset + first, count=last - first)
 
 
-def take_shard(steps: int, shapes: Shapes, places: Sequence[Place], optimizer: torch.optim.Optimizer) -> Shard:
-    """The state at these places; views where the optimizer keeps float32."""
+def read_shard(steps: int, shapes: Shapes, fragments: Sequence[Fragment], optimizer: torch.optim.Optimizer) -> Shard:
+    """Return the state of these fragments; views where the optimizer's state is float32."""
     pieces: dict[str, Piece] = {}
-    wide: dict[int, dict[str, Tensor]] = {}
-    for place in places:
-        if not place.count:
+    states: dict[int, dict[str, Tensor]] = {}
+    for fragment in fragments:
+        if not fragment.count:
             continue
-        if id(place.stepped) not in wide:
-            wide[id(place.stepped)] = {MASTER: place.stepped.detach(), **moments(optimizer, place.stepped)}
+        stepped = fragment.stepped
+        if id(stepped) not in states:
+            states[id(stepped)] = {MASTER: stepped.detach(), **moments(optimizer, stepped)}
         for kind in KINDS:
-            pieces[f"{kind}/{place.name}"] = Piece(place.begin, place.of(wide[id(place.stepped)][kind]))
+            pieces[f"{kind}/{fragment.name}"] = Piece(fragment.begin, fragment.of(states[id(stepped)][kind]))
     return Shard(steps, shapes, pieces)
 
 
 @torch.no_grad()
-def put_back(state: EngineState, places: Sequence[Place], optimizer: torch.optim.Optimizer) -> None:
-    """Fill these places, and the optimizer's moments, with a saved state."""
-    by_tensor: dict[int, list[Place]] = {}
-    for place in places:
-        by_tensor.setdefault(id(place.stepped), []).append(place)
+def restore(state: EngineState, fragments: Sequence[Fragment], optimizer: torch.optim.Optimizer) -> None:
+    """Fill these fragments, and the optimizer's moments, from a saved state."""
+    by_tensor: dict[int, list[Fragment]] = {}
+    for fragment in fragments:
+        by_tensor.setdefault(id(fragment.stepped), []).append(fragment)
     for together in by_tensor.values():
         stepped = together[0].stepped
-        found = {kind: torch.zeros(stepped.numel(), device=stepped.device) for kind in KINDS if kind != MASTER}
-        for place in together:
-            _fill(state, place, {MASTER: stepped.data, **found})
-        set_moments(optimizer, stepped, state.steps, found)
-
-
-def _fill(state: EngineState, place: Place, into: dict[str, Tensor]) -> None:
-    for kind, flat in into.items():
-        place.of(flat).copy_(state.part(kind, place.name, place.begin, place.count))
+        saved = {kind: torch.zeros(stepped.numel(), device=stepped.device) for kind in KINDS if kind != MASTER}
+        for fragment in together:
+            for kind, flat in {MASTER: stepped.data, **saved}.items():
+                fragment.of(flat).copy_(state.part(kind, fragment.name, fragment.begin, fragment.count))
+        set_moments(optimizer, stepped, state.steps, saved)

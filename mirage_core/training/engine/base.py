@@ -1,4 +1,4 @@
-""""""
+"""What the training loop needs of an engine (the protocol ``Engine``), its settings, and the module it trains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """What an engine must know."""
+    """Kind of the engine, sharding, optimizer and offloading."""
 
     kind: Literal["plain", "deepspeed"]
     zero_stage: int
@@ -31,49 +31,49 @@ class EngineSettings:
 
 
 class Root(nn.Module):
-    """All trained modules under one root, which runs whatever it is given (DeepSpeed hooks a module's forward)."""
+    """All trained modules under one root, whose forward calls a function (DeepSpeed hooks a module's forward)."""
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(modules)
 
     def forward(self, work: Callable[[], Result]) -> Result:
-        """Do the work."""
+        """Call ``work``."""
         return work()
 
 
 class Engine(Protocol):
-    """How the loop trains. Every process calls the same methods in the same order."""
+    """Backward passes and optimizer steps. Every process calls the same methods in the same order."""
 
     def compute(self, work: Callable[[], Result]) -> Result:
         """Run a forward pass; its result is a tensor, or tensors in tuples and dicts (what DeepSpeed looks into)."""
 
-    def rest(self) -> None:
-        """After passes that no backward follows: leave nothing of them under way."""
+    def release(self) -> None:
+        """Release what forward passes without a backward have fetched ahead."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of ``loss``; gradients add up over calls AND processes."""
 
     def step(self, learning_rate: float) -> float:
-        """Clip by the global norm, take one AdamW step, forget the gradients; returns the norm before clipping."""
+        """Clip by the global norm, take one AdamW step, clear the gradients; returns the norm before clipping."""
 
     def shard(self) -> Shard:
-        """This process's part of everything another engine needs to go on exactly; views, valid until the next step."""
+        """Return this process's part of the state, from which any engine can go on; views until the next step."""
 
     @property
     def gather(self) -> Gather:
-        """Makes chosen weights whole for a block, in every process (ZeRO-3 shards them)."""
+        """Return a context manager in which chosen weights are complete in every process (ZeRO-3 shards them)."""
 
 
 @torch.no_grad()
 def load_weights(root: nn.Module, state: EngineState) -> None:
     """Copy the weights of a state into the module (before an engine shards it)."""
-    parameters = dict(trained(root))
+    parameters = dict(trained_parameters(root))
     state.check(shapes_of(parameters.items()))
     for name, parameter in parameters.items():
-        parameter.copy_(state.whole(MASTER, name))
+        parameter.copy_(state.tensor(MASTER, name))
 
 
-def trained(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters that learn, by name, in a fixed order."""
+def trained_parameters(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield the parameters that require gradients, by name, in a fixed order."""
     return ((name, parameter) for name, parameter in root.named_parameters() if parameter.requires_grad)

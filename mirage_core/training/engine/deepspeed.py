@@ -1,7 +1,7 @@
-"""The DeepSpeed engine: ZeRO 0 to 3, offloading, torch's AdamW, on CPU (gloo) or GPU, without compiled parts.
+"""The DeepSpeed engine: ZeRO 0 to 3, offloading, torch's AdamW, on CPU (gloo) or GPU, without compiled extensions.
 
-Written against DeepSpeed 0.19.8, which constraints.txt pins: what each process keeps of the state is found through
-its fragment addresses, since its own checkpoints are pickles bound to the number of processes.
+Written against DeepSpeed 0.19.8, which constraints.txt pins: this process's part of the state is located through
+DeepSpeed's fragment addresses, since its own checkpoints are pickles bound to the number of processes.
 """
 
 from __future__ import annotations
@@ -10,31 +10,32 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from mirage_core.distributed.collectives import group_rank, group_size
+from mirage_core.distributed.collectives import all_reduce_sum
+from mirage_core.distributed.context import current_process
 from mirage_core.errors import SettingsError
-from mirage_core.model.weights import Gather, whole
-from mirage_core.training.checkpoint.optimizer_shards import Place, put_back, share, take_shard
+from mirage_core.model.weights import Gather, no_gather
+from mirage_core.training.checkpoint.optimizer_shards import Fragment, own_part, read_shard, restore
 from mirage_core.training.checkpoint.sharded_state import EngineState, Shard, shapes_of
-from mirage_core.training.engine.base import EngineSettings, Root, trained
+from mirage_core.training.engine.base import EngineSettings, Result, Root, trained_parameters
 from mirage_core.training.engine.optimizers import make_optimizer
 
-Result = TypeVar("Result")
+UNUSED_EXTENSION = "deepspeed_shm_comm"
+WAY_OUT = "install it with `pip install -c constraints.txt .[train]`, or set runtime.engine to plain (same losses)"
 
 
 class DeepSpeedEngine:
-    """One DeepSpeed engine round the root module. Needs an initialised process group (one process too)."""
+    """DeepSpeed around the root module. Needs an initialised torch process group, also for one process."""
 
     def __init__(self, root: Root, settings: EngineSettings, restored: EngineState | None) -> None:
-        parameters = dict(trained(root))
+        parameters = dict(trained_parameters(root))
         device_type = next(iter(parameters.values())).device.type
         deepspeed = import_deepspeed(device_type)
-        self._zero = settings.zero_stage
+        self._zero_stage = settings.zero_stage
         self._steps = 0
         self._engine, _, _, _ = deepspeed.initialize(
             model=root,
@@ -48,45 +49,45 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         self._names = list(parameters)
-        # Without ZeRO, step() would not tell the norm: the gradients are reduced before it instead.
-        self._engine.enable_backward_allreduce = self._zero > 0
+        # Without ZeRO, step() would not return the norm: the gradients are reduced before it instead.
+        self._engine.enable_backward_allreduce = self._zero_stage > 0
         if restored is not None:
             self._steps = restored.steps
-            put_back(restored, self._places(), self._adam)
+            restore(restored, self._fragments(), self._adam)
 
     def compute(self, work: Callable[[], Result]) -> Result:
         """Run a forward pass under DeepSpeed's hooks."""
         result: Result = self._engine(work)
         return result
 
-    def rest(self) -> None:
-        """Under ZeRO-3, wait for shards fetched ahead for a backward pass, and let go of them."""
+    def release(self) -> None:
+        """Under ZeRO-3, wait for shards fetched ahead for a backward pass, and release them."""
         self._engine.empty_partition_cache()
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient; DeepSpeed takes the mean over processes, so the loss is scaled to a sum."""
-        self._engine.backward(loss * group_size(), scale_wrt_gas=False)
+        self._engine.backward(loss * current_process().world_size, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
         """Clip, step; returns the norm before clipping."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = self._reduced_norm() if self._zero == 0 else None
+        norm = self._reduced_norm() if self._zero_stage == 0 else None
         self._engine.step()
         self._steps += 1
         return float(self._engine.get_global_grad_norm() if norm is None else norm)
 
     def shard(self) -> Shard:
-        """What this process keeps; without ZeRO, when each has all of it, an equal part of every tensor."""
-        places = self._places()
-        if self._zero == 0:
-            places = [share(place, group_rank(), group_size()) for place in places]
-        return take_shard(self._steps, shapes_of(self._parameters()), places, self._adam)
+        """Return this process's part; without ZeRO, when each has all of it, an equal part of every tensor."""
+        fragments = self._fragments()
+        if self._zero_stage == 0:
+            fragments = [own_part(fragment) for fragment in fragments]
+        return read_shard(self._steps, shapes_of(self._parameters()), fragments, self._adam)
 
     @property
     def gather(self) -> Gather:
-        """Gathers the shards of chosen weights, under ZeRO-3."""
-        return whole if self._zero < 3 else _gathered
+        """Gather the shards of chosen weights, under ZeRO-3."""
+        return no_gather if self._zero_stage < 3 else _gathered
 
     def _parameters(self) -> Iterator[tuple[str, Any]]:
         named = dict(self._engine.module.named_parameters())
@@ -94,42 +95,42 @@ class DeepSpeedEngine:
 
     @property
     def _adam(self) -> torch.optim.Optimizer:
-        found: torch.optim.Optimizer = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
-        return found
+        optimizer: torch.optim.Optimizer = getattr(self._engine.optimizer, "optimizer", self._engine.optimizer)
+        return optimizer
 
-    def _places(self) -> list[Place]:
-        """Where this process keeps its part of each parameter."""
-        find = {0: self._whole_place, 3: self._sharded_place}.get(self._zero, self._fragment_place)
-        found = (find(name, parameter) for name, parameter in self._parameters())
-        return [place for place in found if place is not None]
+    def _fragments(self) -> list[Fragment]:
+        """Return this process's fragment of each parameter."""
+        locate = {0: self._whole_parameter, 3: self._zero3_fragment}.get(self._zero_stage, self._zero12_fragment)
+        fragments = (locate(name, parameter) for name, parameter in self._parameters())
+        return [fragment for fragment in fragments if fragment is not None]
 
-    def _whole_place(self, name: str, parameter: Any) -> Place:
-        return Place(name, 0, parameter.numel(), parameter, 0)
+    def _whole_parameter(self, name: str, parameter: Any) -> Fragment:
+        return Fragment(name, 0, parameter.numel(), parameter, 0)
 
-    def _fragment_place(self, name: str, parameter: Any) -> Place | None:
+    def _zero12_fragment(self, name: str, parameter: Any) -> Fragment | None:
         """ZeRO 1 and 2 step on flat runs of all parameters end to end; a parameter may lie in several processes."""
         mapping = parameter._hp_mapping
         if mapping is None:
             return None
         flat = self._engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
-        here = mapping.hp_fragment_address
-        return Place(name, mapping.lp_fragment_address.start, here.numel, flat, here.start)
+        local = mapping.hp_fragment_address
+        return Fragment(name, mapping.lp_fragment_address.start, local.numel, flat, local.start)
 
-    def _sharded_place(self, name: str, parameter: Any) -> Place | None:
+    def _zero3_fragment(self, name: str, parameter: Any) -> Fragment | None:
         """ZeRO-3 cuts every parameter into equal shards, the last one padded."""
         zero = self._engine.optimizer
         group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
-        begin = size * group_rank()
+        begin = size * current_process().rank
         count = min(size, parameter.ds_numel - begin)
-        return Place(name, begin, count, zero.fp32_partitioned_groups_flat[group], offset) if count > 0 else None
+        return Fragment(name, begin, count, zero.fp32_partitioned_groups_flat[group], offset) if count > 0 else None
 
     def _reduced_norm(self) -> Tensor:
-        """Reduce the gradients as ZeRO-1 does (none counts as zero) and take their norm, which stage 0 leaves to us."""
+        """Reduce the gradients as ZeRO-1 does (a missing one is zero) and return their norm; stage 0 does neither."""
         gradients = []
         for _, parameter in self._parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            dist.all_reduce(parameter.grad)
-            gradients.append(parameter.grad.div_(group_size()))
+            all_reduce_sum(parameter.grad)
+            gradients.append(parameter.grad.div_(current_process().world_size))
         return nn.utils.get_total_norm(gradients)
 
 
@@ -141,7 +142,7 @@ def _config(settings: EngineSettings, parameters: dict[str, nn.Parameter]) -> di
             "Set runtime.zero_stage to 1 (or 2, 3), or runtime.engine to plain"
         )
     return {
-        "train_micro_batch_size_per_gpu": 1,  # ours to count: see managed_gradient_accumulation
+        "train_micro_batch_size_per_gpu": 1,  # counted by the loop: see managed_gradient_accumulation
         "managed_gradient_accumulation": False,  # every step() ends an accumulation, however many backwards it had
         "gradient_clipping": settings.max_grad_norm,
         "bf16": {"enabled": low_precision},
@@ -162,32 +163,26 @@ def _zero_config(settings: EngineSettings, parameters: dict[str, nn.Parameter]) 
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
     }
-    away = {"device": "cpu", "pin_memory": on_gpu}
+    offload = {"device": "cpu", "pin_memory": on_gpu}
     if settings.offload_optimizer:
-        config["offload_optimizer"] = away
+        config["offload_optimizer"] = offload
     if settings.offload_parameters:
-        config["offload_param"] = away
+        config["offload_param"] = offload
     return config
 
 
 def _gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
-    """Whole weights inside the block, in every process."""
+    """Gather weights inside the block, in every process."""
     import deepspeed
 
     if not parameters:
         return nullcontext()
-    found: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters))
-    return found
-
-
-WAY_OUT = "install it with `pip install -c constraints.txt .[train]`, or set runtime.engine to plain (same losses)"
-
-
-UNUSED_EXTENSION = "deepspeed_shm_comm"
+    gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(list(parameters))
+    return gathered
 
 
 def import_deepspeed(device_type: str) -> ModuleType:
-    """DeepSpeed, set up for "cpu" or "cuda"; SettingsError says the way out where it cannot be imported."""
+    """Import DeepSpeed for "cpu" or "cuda", without its extensions; SettingsError where it cannot be imported."""
     os.environ["DS_ACCELERATOR"] = device_type  # read once, at its first import
     try:
         import deepspeed

@@ -1,8 +1,8 @@
-"""DeepSpeed without compiled extensions, and the check of it that set-up makes.
+"""The check of DeepSpeed that `make setup` runs: one ZeRO-1 step, without compiled extensions.
 
 On CPU DeepSpeed compiles a shared-memory all-reduce at its first start (minutes, a C++ compiler, and a lock file
-that a killed build leaves to hang every later run). Only tensor-parallel inference uses it; ZeRO
-communicates through torch.distributed. So it is declared unavailable, as DeepSpeed itself does off Linux.
+that a killed build leaves to hang every later run). Only tensor-parallel inference uses it; ZeRO communicates through
+torch.distributed. So ``import_deepspeed`` declares it unavailable, as DeepSpeed itself does off Linux.
 """
 
 from __future__ import annotations
@@ -16,20 +16,21 @@ from mirage_core.training.engine.deepspeed import import_deepspeed
 
 
 def check_deepspeed(folder: Path) -> str:
-    """Take one ZeRO-1 step in this process; returns what was found, MirageError says why it does not work.
+    """Take one ZeRO-1 step in this process; returns what was checked, raises MirageError where it does not work.
 
-    ``folder`` (empty) is where an extension would be built; that nothing is built is part of the check.
+    ``folder`` (empty) is where an extension would be built; the check includes that none is.
     """
-    from mirage_core.distributed.worker import prepare_libraries
+    from mirage_core.distributed.context import current_process
+    from mirage_core.distributed.worker import configure_libraries
 
-    prepare_libraries(0, 1, 1, folder)
+    configure_libraries(current_process(), 1, folder)
     import torch
 
-    from mirage_core.distributed.collectives import joined
+    from mirage_core.distributed.collectives import torch_process_group
     from mirage_core.training.engine.base import EngineSettings, Root
     from mirage_core.training.engine.make_engine import make_engine
 
-    with joined(0, 1, folder / "rendezvous"):
+    with torch_process_group(folder / "rendezvous"):
         layer = torch.nn.Linear(2, 1)
         settings = EngineSettings(kind="deepspeed", zero_stage=1, weight_decay=0.0, max_grad_norm=1.0)
         engine = make_engine(Root({"layer": layer}), settings, None)
@@ -41,7 +42,7 @@ def check_deepspeed(folder: Path) -> str:
 
 
 def main() -> int:
-    """`python -m mirage_core.training.engine.deepspeed_setup`: the check, for `make setup`; status 1 when it fails."""
+    """Run `python -m mirage_core.training.engine.deepspeed_setup`; returns 1 when the check fails."""
     with tempfile.TemporaryDirectory(prefix="mirage-deepspeed-") as folder:
         try:
             print(check_deepspeed(Path(folder)))

@@ -1,8 +1,8 @@
-"""Weights that ZeRO-3 has shared out made whole for a while, to use a model outside of a training pass.
+"""Weights that ZeRO-3 has sharded, gathered for a while to use a model outside of a training pass.
 
-Drawing answers shard by shard would be a collective a layer and token, and the processes would have to draw answers of
-one length; so the weights are gathered once a round instead. That takes the memory of one whole model, in its own
-dtype, in every process (about 7 GiB for Qwen2.5-VL 3B in bfloat16, 16 GiB for 7B), beside the cache of what is drawn.
+Decoding with sharded weights would be a collective per layer and token, and all processes would have to decode answers
+of one length; so the weights are gathered once a round instead. That takes the memory of one complete model, in its own
+dtype, in every process (about 7 GiB for Qwen2.5-VL 3B in bfloat16, 16 GiB for 7B), beside the cache of the decoding.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
 
 @contextmanager
-def whole_weights(module: nn.Module) -> Iterator[None]:
-    """Inside the block every process has whole weights and may compute what it likes, without gradient.
+def gathered_weights(module: nn.Module) -> Iterator[None]:
+    """Give every process all weights inside the block, to compute without gradients as it likes.
 
-    Every process enters it. Nothing is done where weights are not sharded.
+    Every process enters the block. Nothing is done where weights are not sharded.
     """
     sharded = [parameter for parameter in module.parameters() if hasattr(parameter, "ds_id")]
     if not sharded:
@@ -31,14 +32,26 @@ def whole_weights(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def gathered_parameter(parameter: Any, *, modified: bool) -> Iterator[None]:
+    """Gather one parameter inside the block; with ``modified`` what process 0 writes to it reaches all processes."""
+    if not hasattr(parameter, "ds_shape"):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if modified else None):
+        yield
+
+
+@contextmanager
 def _without_hooks(module: nn.Module) -> Iterator[None]:
-    """No forward hooks inside the block: DeepSpeed's would let go of a layer's weights as soon as it was used."""
+    """Remove forward hooks inside the block: DeepSpeed's would release a layer's weights as soon as it was used."""
     modules = list(module.modules())
-    before = [(part._forward_pre_hooks, part._forward_hooks) for part in modules]
+    hooks = [(part._forward_pre_hooks, part._forward_hooks) for part in modules]
     try:
         for part in modules:
             part._forward_pre_hooks, part._forward_hooks = OrderedDict(), OrderedDict()
         yield
     finally:
-        for part, (earlier, later) in zip(modules, before, strict=True):
-            part._forward_pre_hooks, part._forward_hooks = earlier, later
+        for part, (pre_hooks, forward_hooks) in zip(modules, hooks, strict=True):
+            part._forward_pre_hooks, part._forward_hooks = pre_hooks, forward_hooks

@@ -1,4 +1,4 @@
-"""AdamW in its forms (torch's, fused in one kernel, with moments in 8 bits), and its moments in float32.
+"""AdamW in its forms (torch's, fused in one kernel, with 8-bit moments), its moments in float32, learning rates.
 
 torch's fused kernels exist for GPUs and, where the optimizer is offloaded, for main memory: so neither DeepSpeed's
 FusedAdam nor its CPUAdam, which must be compiled, is needed.
@@ -17,15 +17,16 @@ from mirage_core.errors import SettingsError
 from mirage_core.training.checkpoint.sharded_state import MEAN, SQUARE
 
 OptimizerKind = Literal["adamw", "adamw_8bit"]
+Schedule = Literal["constant", "cosine", "linear"]
 BLOCK = 256
 """Values that share one scale in bitsandbytes' 8-bit moments."""
-_STATES = {MEAN: ("state1", "qmap1", "absmax1"), SQUARE: ("state2", "qmap2", "absmax2")}
+_STATE_KEYS = {MEAN: ("state1", "qmap1", "absmax1"), SQUARE: ("state2", "qmap2", "absmax2")}
 
 
 def make_optimizer(
     parameters: Sequence[nn.Parameter], weight_decay: float, kind: OptimizerKind = "adamw", *, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """AdamW with decay on matrices only, as in the Hugging Face Trainer; the rate is set at every step.
+    """Make AdamW with decay on matrices only, as in the Hugging Face Trainer; the rate is set at every step.
 
     SettingsError for 8 bits without bitsandbytes.
     """
@@ -37,50 +38,50 @@ def make_optimizer(
     ]
     used = [group for group in groups if group["params"]]
     if kind == "adamw_8bit":
-        found: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(used, lr=0.0)
-        return found
+        optimizer: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(used, lr=0.0)
+        return optimizer
     return torch.optim.AdamW(used, lr=0.0, fused=True if fused else None)
 
 
 def moments(optimizer: torch.optim.Optimizer, tensor: Tensor) -> dict[str, Tensor]:
-    """Adam's moments of a tensor it steps on, in float32 and flat; zeros before the first step."""
-    kept: dict[str, Any] = optimizer.state.get(tensor, {})
-    if not kept:
-        nothing = torch.zeros(tensor.numel(), device=tensor.device)
-        return {MEAN: nothing, SQUARE: nothing}
-    if MEAN in kept:
-        return {kind: kept[kind].view(-1) for kind in (MEAN, SQUARE)}
-    return {kind: _wide(kept, *names).view(-1) for kind, names in _STATES.items()}
+    """Return Adam's moments of a tensor it steps on, in float32 and flat; zeros before the first step."""
+    state: dict[str, Any] = optimizer.state.get(tensor, {})
+    if not state:
+        zeros = torch.zeros(tensor.numel(), device=tensor.device)
+        return {MEAN: zeros, SQUARE: zeros}
+    if MEAN in state:
+        return {kind: state[kind].view(-1) for kind in (MEAN, SQUARE)}
+    return {kind: _dequantized(state, *names).view(-1) for kind, names in _STATE_KEYS.items()}
 
 
-def set_moments(optimizer: torch.optim.Optimizer, tensor: Tensor, steps: int, found: dict[str, Tensor]) -> None:
-    """Let AdamW go on after ``steps`` steps with these moments (flat, float32, on the tensor's device).
+def set_moments(optimizer: torch.optim.Optimizer, tensor: Tensor, steps: int, values: dict[str, Tensor]) -> None:
+    """Set AdamW's moments after ``steps`` steps (flat, float32, on the tensor's device).
 
     8-bit moments are rounded again; those that came out of 8 bits get the same codes again, their scales up to the
     rounding of float32.
     """
-    shaped = {kind: values.view(tensor.shape) for kind, values in found.items()}
+    shaped = {kind: moment.view(tensor.shape) for kind, moment in values.items()}
     if isinstance(optimizer, torch.optim.AdamW):
         # Fused kernels count steps on the device of the weights.
         counted_on = tensor.device if optimizer.defaults["fused"] else "cpu"
         optimizer.state[tensor] = {"step": torch.tensor(float(steps), device=counted_on), **shaped}
         return
-    _set_narrow(optimizer, tensor, steps, shaped)
+    _set_quantized(optimizer, tensor, steps, shaped)
 
 
-def _wide(kept: dict[str, Any], state: str, table: str, scales: str) -> Tensor:
-    """A moment as bitsandbytes keeps it, in float32: small tensors it does not quantise at all."""
-    values: Tensor = kept[state]
+def _dequantized(state: dict[str, Any], codes: str, table: str, scales: str) -> Tensor:
+    """Return a moment of bitsandbytes in float32; it does not quantise small tensors at all."""
+    values: Tensor = state[codes]
     if values.dtype == torch.float32:
         return values
-    wide: Tensor = _bitsandbytes().functional.dequantize_blockwise(
-        values, absmax=kept[scales], code=kept[table], blocksize=BLOCK
+    dequantized: Tensor = _bitsandbytes().functional.dequantize_blockwise(
+        values, absmax=state[scales], code=state[table], blocksize=BLOCK
     )
-    return wide.float()
+    return dequantized.float()
 
 
-def _set_narrow(optimizer: Any, tensor: Tensor, steps: int, shaped: dict[str, Tensor]) -> None:
-    """Make bitsandbytes' own state of a tensor, then put the moments into it."""
+def _set_quantized(optimizer: Any, tensor: Tensor, steps: int, shaped: dict[str, Tensor]) -> None:
+    """Create bitsandbytes' own state of a tensor, then write the moments into it."""
     optimizer.check_overrides()
     optimizer.initialized = True
     group = optimizer.param_groups[0]  # sizes and tables are those of every group
@@ -89,19 +90,19 @@ def _set_narrow(optimizer: Any, tensor: Tensor, steps: int, shaped: dict[str, Te
         optimizer.init_state(group, tensor, 0, 0)
     finally:
         group["params"] = listed
-    kept = optimizer.state[tensor]
-    kept["step"] = steps
-    for kind, (state, table, scales) in _STATES.items():
-        if kept[state].dtype == torch.float32:
-            kept[state].copy_(shaped[kind])
+    state = optimizer.state[tensor]
+    state["step"] = steps
+    for kind, (codes, table, scales) in _STATE_KEYS.items():
+        if state[codes].dtype == torch.float32:
+            state[codes].copy_(shaped[kind])
         else:
-            codes, found = _narrow(shaped[kind].reshape(-1), kept[table].to(tensor.device))
-            kept[state].copy_(codes.view_as(kept[state]))
-            kept[scales].copy_(found)
+            quantized, block_scales = _quantized(shaped[kind].reshape(-1), state[table].to(tensor.device))
+            state[codes].copy_(quantized.view_as(state[codes]))
+            state[scales].copy_(block_scales)
 
 
-def _narrow(values: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest codes [n] of values [n], and the scale of each block of ``BLOCK`` values.
+def _quantized(values: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the nearest codes [n] of values [n], and the scale of each block of ``BLOCK`` values.
 
     bitsandbytes' own rounding takes the largest magnitude of a block as its scale. Its table reaches 1, but not -1: a
     block whose largest magnitude is negative would get another scale each time it comes out of 8 bits and goes back.
@@ -115,7 +116,7 @@ def _narrow(values: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bitsandbytes() -> Any:
-    """The library, imported when it is needed."""
+    """Import the library when it is needed."""
     try:
         import bitsandbytes
     except ImportError as error:
@@ -126,11 +127,8 @@ def _bitsandbytes() -> Any:
     return bitsandbytes
 
 
-Schedule = Literal["constant", "cosine", "linear"]
-
-
 def learning_rate(step: int, *, steps: int, peak: float, warmup_steps: int, schedule: Schedule) -> float:
-    """The rate of optimizer step ``step`` (the first is 0) of ``steps``.
+    """Return the rate of optimizer step ``step`` (the first is 0) of ``steps``.
 
     Linear from peak / warmup_steps to peak over the warm-up, which takes half the steps at most; then constant,
     or a half cosine or a line that would reach 0 one step after the last.

@@ -1,18 +1,17 @@
-""""""
+"""The plain engine: torch alone, for one or several processes that each hold the complete model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from mirage_core.distributed.collectives import group_rank, group_size
-from mirage_core.model.weights import Gather, whole
-from mirage_core.training.checkpoint.optimizer_shards import Place, put_back, share, take_shard
+from mirage_core.distributed.collectives import all_reduce_sum
+from mirage_core.model.weights import Gather, no_gather
+from mirage_core.training.checkpoint.optimizer_shards import Fragment, own_part, read_shard, restore
 from mirage_core.training.checkpoint.sharded_state import EngineState, Shard, shapes_of
-from mirage_core.training.engine.base import EngineSettings, Result, Root, trained
+from mirage_core.training.engine.base import EngineSettings, Result, Root, trained_parameters
 from mirage_core.training.engine.optimizers import make_optimizer
 
 
@@ -21,23 +20,22 @@ class PlainEngine:
 
     def __init__(self, root: Root, settings: EngineSettings, restored: EngineState | None) -> None:
         self._root, self._settings = root, settings
-        self._names, self._parameters = map(list, zip(*trained(root), strict=True))
+        self._names, self._parameters = map(list, zip(*trained_parameters(root), strict=True))
         self._masters = [_master(parameter) for parameter in self._parameters]
-        self._optimizer = make_optimizer(
-            self._masters, settings.weight_decay, settings.optimizer, fused=settings.fused and _on_gpu(self._masters)
-        )
+        fused = settings.fused and self._masters[0].device.type == "cuda"
+        self._optimizer = make_optimizer(self._masters, settings.weight_decay, settings.optimizer, fused=fused)
         self._steps = 0
         if restored is not None:
             self._steps = restored.steps
-            put_back(restored, self._places(), self._optimizer)
+            restore(restored, self._fragments(), self._optimizer)
 
     def compute(self, work: Callable[[], Result]) -> Result:
         """Run a forward pass."""
         result: Result = self._root(work)
         return result
 
-    def rest(self) -> None:
-        """Nothing is ever under way here."""
+    def release(self) -> None:
+        """Do nothing: no weights are fetched ahead."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of ``loss`` in this process."""
@@ -45,44 +43,43 @@ class PlainEngine:
 
     def step(self, learning_rate: float) -> float:
         """Add the gradients of all processes, clip, step; returns the norm before clipping."""
-        self._collect_gradients()
+        self._reduce_gradients()
         norm = float(nn.utils.clip_grad_norm_(self._masters, self._settings.max_grad_norm))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._steps += 1
-        self._publish_weights()
+        self._copy_masters()
         return norm
 
     def shard(self) -> Shard:
-        """Every process has all of it: each gives an equal part of every tensor."""
-        places = [share(place, group_rank(), group_size()) for place in self._places()]
-        return take_shard(self._steps, shapes_of(zip(self._names, self._masters, strict=True)), places, self._optimizer)
+        """Return an equal part of every tensor, since every process has all of it."""
+        shapes = shapes_of(zip(self._names, self._masters, strict=True))
+        return read_shard(self._steps, shapes, [own_part(part) for part in self._fragments()], self._optimizer)
 
     @property
     def gather(self) -> Gather:
-        """Weights are always whole here."""
-        return whole
+        """Do nothing: weights are always complete."""
+        return no_gather
 
-    def _places(self) -> list[Place]:
-        return [
-            Place(name, 0, master.numel(), master, 0) for name, master in zip(self._names, self._masters, strict=True)
-        ]
+    def _fragments(self) -> list[Fragment]:
+        named = zip(self._names, self._masters, strict=True)
+        return [Fragment(name, 0, master.numel(), master, 0) for name, master in named]
 
-    def _collect_gradients(self) -> None:
-        """Leave the sum over processes in the masters' gradients; what got none in this process counts as zero."""
+    def _reduce_gradients(self) -> None:
+        """Leave the sum over processes in the masters' gradients; a missing gradient counts as zero."""
         gradients = [
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self._parameters
         ]
         flat = torch.cat([gradient.flatten().float() for gradient in gradients])
-        if group_size() > 1:
-            dist.all_reduce(flat)
+        all_reduce_sum(flat)
         pieces = flat.split([parameter.numel() for parameter in self._parameters])
         for parameter, master, piece in zip(self._parameters, self._masters, pieces, strict=True):
             parameter.grad = None
             master.grad = piece.view_as(master)
 
-    def _publish_weights(self) -> None:
+    def _copy_masters(self) -> None:
+        """Copy the masters into the weights, and clear the gradients."""
         for parameter, master in zip(self._parameters, self._masters, strict=True):
             master.grad = None
             if master is not parameter:
@@ -90,9 +87,5 @@ class PlainEngine:
 
 
 def _master(parameter: nn.Parameter) -> nn.Parameter:
-    """The float32 weights an optimizer steps on: the parameter itself where it is float32."""
+    """Return the float32 weights an optimizer steps on: the parameter itself where it is float32."""
     return parameter if parameter.dtype == torch.float32 else nn.Parameter(parameter.detach().float().clone())
-
-
-def _on_gpu(parameters: list[nn.Parameter]) -> bool:
-    return parameters[0].device.type == "cuda"

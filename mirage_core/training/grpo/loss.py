@@ -2,7 +2,7 @@
 
 L = -1/B sum_i 1/|o_i| sum_t [min(r A, clip(r, 1 - c, 1 + c') A) - beta KL], as GRPO was first published (there c' = c;
 a higher c' lets rare tokens grow, arXiv 2503.14476): the mean over the text tokens of each answer, then over the
-answers. Latents are no tokens: masked out of ratio, KL and |o_i|.
+answers. Latents are not tokens: they are masked out of ratio, KL and |o_i|.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ def policy_terms(
     kl_weight: float,
     clip_high: float | None = None,
 ) -> PolicyTerms:
-    """The loss of every answer.
+    """Return the loss of every answer.
 
-    log_probs, sampled_log_probs (when the answer was drawn), reference_log_probs [B, T]; advantages [B]; mask
+    log_probs, sampled_log_probs (when the answer was sampled), reference_log_probs [B, T]; advantages [B]; mask
     [B, T] True at sampled text tokens; ratios are clipped to 1 - clip and 1 + clip_high (None: clip). The KL to
     the reference is estimated by exp(d) - d - 1 with d = reference - current ("low variance", never negative); the
-    entropy by -log p of what was drawn.
+    entropy by -log p of the sampled tokens.
     """
     ratio = torch.exp(log_probs - sampled_log_probs)
-    gain = advantages[:, None]
+    gains = advantages[:, None]
     low, high = 1 - clip, 1 + (clip if clip_high is None else clip_high)
-    surrogate = torch.minimum(ratio * gain, ratio.clamp(low, high) * gain)
+    surrogate = torch.minimum(ratio * gains, ratio.clamp(low, high) * gains)
     kl = torch.zeros_like(log_probs)
     if reference_log_probs is not None:
         difference = reference_log_probs - log_probs
         kl = torch.exp(difference) - difference - 1
-    clipped = ((ratio < low) & (gain < 0)) | ((ratio > high) & (gain > 0))
+    clipped = ((ratio < low) & (gains < 0)) | ((ratio > high) & (gains > 0))
     return PolicyTerms(
         loss=_row_mean(kl_weight * kl - surrogate, mask),
         kl=_row_mean(kl.detach(), mask),
@@ -61,5 +61,5 @@ def policy_terms(
 
 
 def _row_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """The mean of each row where the mask is True; 0 for a row without any."""
+    """Return the mean of each row where the mask is True; 0 for a row without any."""
     return values.masked_fill(~mask, 0.0).sum(1) / mask.sum(1).clamp_min(1)

@@ -1,9 +1,9 @@
 """GRPO over text that is interleaved with latents. Paper, section 3.3, stage 3.
 
-In rounds: groups of answers are drawn from the current weights, and ``updates_per_rollout`` steps are taken on them
+In rounds: groups of answers are sampled from the current weights, and ``updates_per_rollout`` steps are taken on them
 (1: on-policy). Latents are recomputed under the current weights with gradient ("recompute": the exact policy gradient
 of the text), or fed as recorded ("replay": cheaper, biased). The reference model always recomputes its own.
-Dropout is off throughout: ratios are of the policy that drew. Legend: B rows (answers), T columns.
+Dropout is off throughout: ratios are of the policy that sampled. Legend: B rows (answers), T columns.
 """
 
 from __future__ import annotations
@@ -18,76 +18,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mirage_core.config import GRPOSettings, Settings
-from mirage_core.distributed.collectives import added
-from mirage_core.distributed.events import EventWriter
-from mirage_core.distributed.job import Job
-from mirage_core.distributed.oom import answers_at_once, portion_of
-from mirage_core.errors import DataError, SettingsError
+from mirage_core.benchmarks.judge import Scorer, judge
+from mirage_core.config import Settings
+from mirage_core.distributed.collectives import sum_over_processes
+from mirage_core.distributed.context import current_process
+from mirage_core.errors import SettingsError
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import answers_forward
 from mirage_core.model.loading import LoadedModel
-from mirage_core.store.records import load_problems
 from mirage_core.training.data.sampler import EpochOrder
-from mirage_core.training.engine.gather_weights import whole_weights
-from mirage_core.training.engine.lockstep import agreed
-from mirage_core.training.grpo.batch import PolicyBatch, cut, policy_batch, widths_of
+from mirage_core.training.engine.gather_weights import gathered_weights
+from mirage_core.training.engine.lockstep import sync_block_widths
+from mirage_core.training.grpo.batch import PolicyBatch, block_widths, policy_batch, split_answers
 from mirage_core.training.grpo.loss import PolicyTerms, policy_terms
-from mirage_core.training.grpo.reference_model import Reference
-from mirage_core.training.grpo.rewards import teaches
-from mirage_core.training.grpo.rollout_cache import keep_rollouts, kept_rollouts
-from mirage_core.training.grpo.rollouts import Group, Sampler, outcomes
+from mirage_core.training.grpo.reference_model import ReferenceModel
+from mirage_core.training.grpo.rewards import is_learned_from
+from mirage_core.training.grpo.rollout_cache import load_rollouts, save_rollouts
+from mirage_core.training.grpo.rollouts import Group, Sampler, summed_figures
 from mirage_core.training.logging.curves import TIMING
-from mirage_core.training.logging.throughput import PLACES
-from mirage_core.training.loop import TrainPlan, train
-from mirage_core.training.model_metadata import has_latents
+from mirage_core.training.logging.throughput import PADDED_TOKENS
 from mirage_core.training.objective import MicroBatch
 from mirage_core.training.sft.losses import LossParts, text_log_probs
-from mirage_core.training.sft.train import about, load_trainable
-from mirage_core.training.validation.metrics import policy_validation
 from mirage_core.types import Problem
 
-DRAWING_SPEED = f"{TIMING}drawn_tokens_per_second"
-"""Text tokens of the answers over the time it took to draw them."""
-
-
-def run_grpo(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
-    """One process of a GRPO job: improves ``inputs["model"]`` on the train split of ``inputs["problems"]``."""
-    settings = job.settings
-    _check(settings)
-    problems = load_problems(job.input("problems"), split="train")
-    if not problems:
-        raise DataError(f"{job.input('problems')} has no problem of the split train; raise problems.*.train")
-    model = load_trainable(job, rank, world_size)
-    objective = GRPOObjective(
-        settings,
-        model,
-        problems,
-        job.seed,
-        portion=portion_of(job),
-        at_once=answers_at_once(job),
-        kept=job.scratch / "kept",
-        latents="on" if has_latents(job) else "off",
-    )
-    watched = policy_validation(job, model, rank, world_size)
-    train(objective, model, _plan(settings.grpo), job, rank, world_size, emit, about(job, model), watched)
-
-
-def _check(settings: Settings) -> None:
-    if settings.grpo.group_size < 2:
-        raise SettingsError("grpo.group_size is 1, but advantages compare answers to one prompt; set it to 2 or more")
-
-
-def _plan(settings: GRPOSettings) -> TrainPlan:
-    return TrainPlan(
-        steps=settings.steps,
-        learning_rate=settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-        schedule="constant",
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        optimizer=settings.optimizer,
-    )
+SAMPLING_THROUGHPUT = f"{TIMING}drawn_tokens_per_second"
+"""Text tokens of the answers per second of sampling them."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +54,8 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """What this process drew for a round: the groups it learns from, and figures of all groups, summed over answers."""
+class Sampled:
+    """One process's samples of a round: the groups it learns from, and figures of all groups, summed over answers."""
 
     learned: list[Group]
     answers: int
@@ -109,18 +64,18 @@ class Drawn:
 
 @dataclass(frozen=True)
 class PolicyData:
-    """One pass, and, with the first pass of a round, what was drawn for it."""
+    """A forward pass, and with the first pass of a round what was sampled for it."""
 
     batch: PolicyBatch
-    drawn: Drawn | None
+    sampled: Sampled | None
 
 
 class GRPOObjective:
-    """Draws groups of answers and weighs their log-probabilities by what they earned.
+    """Samples groups of answers and weighs their log-probabilities by their advantages.
 
-    ``portion``: answers a forward pass (None: all); ``at_once``: answers drawn side by side (None: all); ``kept``: the
-    folder that travels with checkpoints, needed where updates_per_rollout is above 1; ``latents`` "off": the model has
-    none, and its answers may not begin a span.
+    ``micro_batch_size``: answers per forward pass (None: all); ``max_rows``: answers decoded side by side (None: all);
+    ``cache_folder`` travels with checkpoints, and is needed where updates_per_rollout is above 1; ``latents`` "off":
+    the model has none, and its answers may not begin a span.
     """
 
     def __init__(
@@ -130,114 +85,107 @@ class GRPOObjective:
         problems: Sequence[Problem],
         seed: int,
         *,
-        portion: int | None = None,
-        at_once: int | None = None,
-        kept: Path | None = None,
+        micro_batch_size: int | None = None,
+        max_rows: int | None = None,
+        cache_folder: Path | None = None,
         latents: Literal["on", "off"] = "on",
+        scorer: Scorer = judge,
     ) -> None:
         self._settings, self._model, self._problems, self._seed = settings.grpo, model, problems, seed
-        self._bottleneck, self._blank = settings.latent.bottleneck, settings.latent.fed == "blank"
-        self._portion = portion or self._settings.micro_batch_size
-        self._kept = kept
-        self._sampler = Sampler(model, settings, problems, seed, at_once=at_once, latents=latents)
+        self._bottleneck, self._blank = settings.latent.bottleneck, settings.latent.input == "blank"
+        answers_per_step = self._settings.prompts_per_step * self._settings.group_size
+        self._micro_batch_size = micro_batch_size or self._settings.micro_batch_size or max(1, answers_per_step)
+        self._cache_folder = cache_folder
+        self._sampler = Sampler(model, settings, problems, seed, max_rows=max_rows, latents=latents, scorer=scorer)
         self._order = EpochOrder(len(problems), self._settings.prompts_per_step, seed)
-        # The weights the job was given, also when it goes on from a checkpoint (restored only later).
-        self._reference: Reference | None = None
+        # The job's initial weights, also when it goes on from a checkpoint (restored only later).
+        self._reference: ReferenceModel | None = None
         if self._settings.kl_weight > 0:
-            self._reference = Reference(model.backbone, offload=settings.runtime.offload_reference)
+            self._reference = ReferenceModel(model.backbone, offload=settings.runtime.offload_reference)
         # Every pass of sharded weights is a collective: then all processes must make the same passes.
-        self._in_step = settings.runtime.engine == "deepspeed" and settings.runtime.zero_stage == 3
-        self._chooses = self._settings.silent_groups != "keep" or self._settings.group_accuracy is not None
+        self._sharded = settings.runtime.engine == "deepspeed" and settings.runtime.zero_stage == 3
         self._round: Round | None = None
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Nothing beside the backbone."""
+        """Return nothing: only the backbone is trained."""
         return {}
 
     def examples(self, step: int) -> Sequence[str]:
-        """The problems whose answers a step learns from (without those drawn in place of others)."""
+        """Return the problems whose answers a step learns from (without those resampled in place of others)."""
         return [self._problems[index].id for index in self._order.batch(self._round_of(step))]
 
-    def micro_batches(self, step: int, rank: int, world_size: int) -> Sequence[MicroBatch]:
-        """Draw this process's share of a round from the current weights, or go on with it; cut into passes."""
+    def micro_batches(self, step: int) -> Sequence[MicroBatch]:
+        """Sample this process's share of a round from the current weights, or go on with it; split into passes."""
         self._model.backbone.eval()
         first = self._round_of(step) * self._settings.updates_per_rollout
-        drawn = None
+        sampled = None
         if step == first:
-            drawn = self._draw(step, rank, world_size)
-            self._keep(step, rank, world_size, drawn.learned)
-            self._round = self._ready(step, drawn.learned)
+            sampled = self._sample(step)
+            if self._settings.updates_per_rollout > 1:
+                answers = [(group.index, [rollout.answer for rollout in group.rollouts]) for group in sampled.learned]
+                save_rollouts(self._required_cache(), step, answers)
+            self._round = self._make_round(step, sampled.learned)
         elif self._round is None or self._round.step != first:
-            self._round = self._ready(first, self._restored(first, rank, world_size))
+            self._round = self._make_round(first, self._restored(first))
         return [
-            self._micro_batch(PolicyData(batch, None if place else drawn))
-            for place, batch in enumerate(self._round.batches)
+            self._micro_batch(PolicyData(batch, sampled if number == 0 else None))
+            for number, batch in enumerate(self._round.batches)
         ]
 
     def _round_of(self, step: int) -> int:
         return step // self._settings.updates_per_rollout
 
-    def _draw(self, step: int, rank: int, world_size: int) -> Drawn:
-        """This process's part of the groups of a round; prompts that teach nothing are replaced where so set."""
-        settings, before = self._settings, self._sampler.seconds
+    def _sample(self, step: int) -> Sampled:
+        """Sample this process's groups of a round; groups that teach nothing are resampled if the settings say so."""
+        settings, seconds = self._settings, self._sampler.seconds
         wanted = self._order.batch(self._round_of(step))
-        spare = self._others(step, wanted)
+        spare = self._spare_problems(step, wanted)
         groups: list[Group] = []
         learned: list[Group] = []
         candidates: Sequence[int] = wanted
-        with whole_weights(self._model.backbone):
-            for _ in range(1 + settings.redraws if settings.silent_groups == "redraw" else 1):
-                found = self._sampler.draw(step, candidates[rank::world_size])
-                groups += found
-                learned += [one for one in found if self._teaches(one)]
-                if settings.silent_groups != "redraw":
+        with gathered_weights(self._model.backbone):
+            for _ in range(1 + settings.max_resamples if settings.zero_variance_groups == "redraw" else 1):
+                sampled = self._sampler.sample(step, current_process().share(candidates))
+                groups += sampled
+                learned += [group for group in sampled if is_learned_from(group.rewards, settings)]
+                if settings.zero_variance_groups != "redraw":
                     break
-                short = len(wanted) - int(added({"groups": float(len(learned))})["groups"])
-                candidates, spare = spare[:short], spare[short:]
+                missing = len(wanted) - int(sum_over_processes({"groups": float(len(learned))})["groups"])
+                candidates, spare = spare[:missing], spare[missing:]
                 if not candidates:
                     break
-        return self._told(groups, learned, self._sampler.seconds - before)
+        return self._with_figures(groups, learned, self._sampler.seconds - seconds)
 
-    def _teaches(self, group: Group) -> bool:
-        return teaches(group.rewards, self._settings.silent_groups, self._settings.group_accuracy)
-
-    def _others(self, step: int, wanted: Sequence[int]) -> Sequence[int]:
-        """The problems that may be drawn in place of others, in an order that (seed, round) decides."""
+    def _spare_problems(self, step: int, wanted: Sequence[int]) -> Sequence[int]:
+        """Return the problems that may be sampled in place of others, in an order that (seed, round) decides."""
         order = np.random.default_rng([self._seed, self._round_of(step), 1]).permutation(len(self._problems))
         return [int(index) for index in order if int(index) not in set(wanted)]
 
-    def _told(self, groups: Sequence[Group], learned: list[Group], seconds: float) -> Drawn:
-        tokens = sum(len(one.answer.token_ids) for group in groups for one in group.rollouts)
-        figures = {**outcomes(groups), DRAWING_SPEED: tokens / max(seconds, 1e-9)}
-        if self._chooses:
+    def _with_figures(self, groups: Sequence[Group], learned: list[Group], seconds: float) -> Sampled:
+        tokens = sum(len(rollout.answer.token_ids) for group in groups for rollout in group.rollouts)
+        figures = {**summed_figures(groups), SAMPLING_THROUGHPUT: tokens / max(seconds, 1e-9)}
+        if self._settings.zero_variance_groups != "keep" or self._settings.accuracy_filter is not None:
             figures |= {"groups_drawn": float(len(groups)), "groups_learned": float(len(learned))}
-        return Drawn(learned, sum(len(group.rollouts) for group in groups), figures)
+        return Sampled(learned, sum(len(group.rollouts) for group in groups), figures)
 
-    def _keep(self, step: int, rank: int, world_size: int, groups: Sequence[Group]) -> None:
-        if self._settings.updates_per_rollout == 1:
-            return
-        answered = [(group.index, [one.answer for one in group.rollouts]) for group in groups]
-        keep_rollouts(self._kept_folder(), step, rank, world_size, answered)
+    def _restored(self, step: int) -> list[Group]:
+        """Return this process's share of the groups that were sampled before the run was interrupted."""
+        answers = current_process().share(load_rollouts(self._required_cache(), step))
+        with gathered_weights(self._model.backbone):
+            return self._sampler.judge(answers)
 
-    def _restored(self, step: int, rank: int, world_size: int) -> list[Group]:
-        """This process's share of what was drawn before the run was interrupted."""
-        answered = kept_rollouts(self._kept_folder(), step)[rank::world_size]
-        with whole_weights(self._model.backbone):
-            return self._sampler.judged(answered)
+    def _required_cache(self) -> Path:
+        if self._cache_folder is None:
+            raise SettingsError("grpo.updates_per_rollout above 1 needs a folder for the answers of a round; pass one")
+        return self._cache_folder
 
-    def _kept_folder(self) -> Path:
-        if self._kept is None:
-            raise SettingsError("grpo.updates_per_rollout above 1 needs a folder for the answers of a round; give one")
-        return self._kept
-
-    def _ready(self, step: int, groups: Sequence[Group]) -> Round:
-        """The passes of a round, with the log-probabilities of the reference."""
-        pieces = cut(groups, self._portion or max(1, self._settings.prompts_per_step * self._settings.group_size))
-        # Rolling latents out takes a pass a latent; feeding recorded or blank ones takes one.
-        together = self._in_step and self._settings.latents == "recompute" and not self._blank
-        widths = agreed([widths_of(piece) for piece in pieces]) if together else [None] * len(pieces)
-        sharded = whole_weights(self._model.backbone) if self._in_step else nullcontext()
-        with sharded:
+    def _make_round(self, step: int, groups: Sequence[Group]) -> Round:
+        """Lay out the passes of a round, with the log-probabilities of the reference."""
+        pieces = split_answers(groups, self._micro_batch_size)
+        # Rolling latents out takes a pass per latent; feeding recorded or blank ones takes one.
+        in_lockstep = self._sharded and self._settings.latents == "recompute" and not self._blank
+        widths = sync_block_widths([block_widths(piece) for piece in pieces]) if in_lockstep else [None] * len(pieces)
+        with gathered_weights(self._model.backbone) if self._sharded else nullcontext():
             (spare,) = self._sampler.prompts(self._order.batch(self._round_of(step))[:1])
             batches = [
                 policy_batch(piece, self._model, spare, blocks, bottleneck=self._bottleneck)
@@ -248,7 +196,7 @@ class GRPOObjective:
     def _with_reference(self, batches: Sequence[PolicyBatch]) -> list[PolicyBatch]:
         if self._reference is None:
             return list(batches)
-        with self._reference.at_hand() as reference:
+        with self._reference.loaded() as reference:
             return [
                 replace(batch, reference_log_probs=self._log_probs(reference, batch, recompute=True))
                 for batch in batches
@@ -257,14 +205,14 @@ class GRPOObjective:
     def _micro_batch(self, data: PolicyData) -> MicroBatch:
         counts = {
             "rollouts": float(data.batch.learned),
-            "drawn": float(data.drawn.answers) if data.drawn is not None else 0.0,
+            "drawn": float(data.sampled.answers) if data.sampled is not None else 0.0,
         }
         return MicroBatch(data, counts, work=self._work(data.batch))
 
     def _work(self, batch: PolicyBatch) -> dict[str, float]:
-        """Answers, and of each one's prompt its share: the same however a group is cut into passes and processes.
+        """Count answers, and of each one's prompt its share: the same however a group is split.
 
-        Stand-ins are no work: they learn nothing.
+        Dummy rows do not count.
         """
         prompts, answers = batch.layout.prompts, batch.layout.answers
         owners = batch.layout.owners[: batch.learned].cpu()
@@ -275,13 +223,13 @@ class GRPOObjective:
             "tokens": float(answers.attention_mask[: batch.learned].sum())
             + float(prompts.attention_mask.sum(1).cpu()[owners].sum()) / self._settings.group_size,
             "latents": float(answers.span_lengths.cpu()[spans].sum()),
-            PLACES: float(batch.learned * answers.input_ids.shape[1]) + share * prompts.input_ids.shape[1],
+            PADDED_TOKENS: float(batch.learned * answers.input_ids.shape[1]) + share * prompts.input_ids.shape[1],
         }
 
     def loss(self, backbone: nn.Module, data: PolicyData, totals: Mapping[str, float]) -> LossParts:
-        """What these answers add to the mean over all answers that the step learns from.
+        """Return what these answers add to the mean over all answers that the step learns from.
 
-        Figures of what was drawn are means over all answers that were, with the first update on them alone.
+        Figures of samples are means over all sampled answers, with the first update on them alone.
         """
         terms = self._terms(backbone, data.batch)
         learned = max(1.0, totals["rollouts"])
@@ -292,8 +240,9 @@ class GRPOObjective:
             "ratio_deviation": terms.ratio_deviation,
         }
         parts = {name: values.sum() / learned for name, values in figures.items()}
-        if data.drawn is not None:
-            parts |= {name: torch.tensor(value) for name, value in _means(data.drawn, totals["drawn"]).items()}
+        if data.sampled is not None:
+            means = _contributions(data.sampled, totals["drawn"])
+            parts |= {name: torch.tensor(value) for name, value in means.items()}
         return LossParts(terms.loss.sum() / learned, parts)
 
     def _terms(self, backbone: nn.Module, batch: PolicyBatch) -> PolicyTerms:
@@ -317,7 +266,7 @@ class GRPOObjective:
         return text_log_probs(backbone, batch.layout.answers, hidden, self._sampler.rules)
 
 
-def _means(drawn: Drawn, answers: float) -> dict[str, float]:
-    """What this process adds to the figures of what was drawn: shares of means, and plain numbers."""
-    plain = ("groups_drawn", "groups_learned", DRAWING_SPEED)
-    return {name: value if name in plain else value / answers for name, value in drawn.figures.items()}
+def _contributions(sampled: Sampled, answers: float) -> dict[str, float]:
+    """Return what this process adds to the figures of all samples: shares of means, and plain sums."""
+    sums = ("groups_drawn", "groups_learned", SAMPLING_THROUGHPUT)
+    return {name: value if name in sums else value / answers for name, value in sampled.figures.items()}

@@ -1,4 +1,4 @@
-"""The model a GRPO run began with, which its KL holds the policy near."""
+"""The reference model of GRPO's KL: the model that the run began with."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from contextlib import contextmanager
 import torch
 
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.lora import has_adapters, without_adapters
+from mirage_core.model.lora import adapters_disabled, has_adapters
 
 
-class Reference:
-    """The policy without its adapters, where adapters are what learns; else a frozen copy, in the model's dtype.
+class ReferenceModel:
+    """The policy without its adapters, where adapters are trained; else a frozen copy, in the model's dtype.
 
     Made before an engine takes the weights, and before a checkpoint is restored into them. With ``offload`` the copy
-    stays in main memory and is lent to the GPU for the block of ``at_hand`` alone.
+    stays in main memory and is on the GPU only in the block of ``loaded``.
     """
 
     def __init__(self, backbone: Backbone, *, offload: bool = False) -> None:
@@ -27,10 +27,10 @@ class Reference:
             self._copy.to("cpu" if offload else backbone.device)
 
     @contextmanager
-    def at_hand(self) -> Iterator[Backbone]:
-        """The reference, for passes without gradient; inside ``whole_weights`` where weights are sharded."""
+    def loaded(self) -> Iterator[Backbone]:
+        """Yield the reference, for passes without gradient; inside ``gathered_weights`` where weights are sharded."""
         if self._copy is None:
-            with torch.no_grad(), without_adapters(self._backbone):
+            with torch.no_grad(), adapters_disabled(self._backbone):
                 yield self._backbone
             return
         self._copy.to(self._backbone.device)

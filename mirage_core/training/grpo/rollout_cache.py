@@ -1,6 +1,6 @@
-"""Answers kept on disk while several updates are taken on them, so that a checkpoint between two of these can go on.
+"""Sampled answers on disk while several updates are taken on them, so that a run can resume between two of these.
 
-One file a process, in the folder that travels with every checkpoint: safetensors, and what is no tensor as JSON.
+One file per process, in the folder that travels with every checkpoint: safetensors, with the rest as JSON.
 """
 
 from __future__ import annotations
@@ -17,67 +17,69 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mirage_core.distributed.context import current_process
 from mirage_core.errors import TrainingError
 from mirage_core.generation.trajectory import Trajectory
 from mirage_core.types import LatentSpan
 
 Answered = tuple[int, Sequence[Trajectory]]
-"""The index of a problem, and the answers that were drawn to it."""
+"""The index of a problem, and the answers sampled to it."""
 
 _NAME = re.compile(r"rollouts-step-(\d+)-rank-(\d+)-of-(\d+)\.safetensors")
 _GROUPS = "groups"
 
 
-def keep_rollouts(folder: Path, step: int, rank: int, world_size: int, answered: Sequence[Answered]) -> None:
-    """Keep this process's part of what was drawn at ``step``, in place of what it kept before.
+def save_rollouts(folder: Path, step: int, answered: Sequence[Answered]) -> None:
+    """Save this process's answers sampled at ``step``, in place of earlier ones.
 
-    Process 0 also lets go of what processes kept that are no more.
+    Process 0 also deletes the files of processes that no longer exist.
     """
+    rank, world_size = current_process().rank, current_process().world_size
     folder.mkdir(parents=True, exist_ok=True)
     for old, (_, owner, _) in list(_files(folder)):
         if owner == rank or (rank == 0 and owner >= world_size):
             old.unlink(missing_ok=True)
     name = f"rollouts-step-{step:08d}-rank-{rank:04d}-of-{world_size:04d}.safetensors"
     tensors = {
-        f"{place}/{number}/{part}": tensor
-        for place, (_, answers) in enumerate(answered)
+        f"{group}/{number}/{part}": tensor
+        for group, (_, answers) in enumerate(answered)
         for number, answer in enumerate(answers)
         for part, tensor in _tensors(answer).items()
     }
-    groups = [{"index": index, "answers": [_described(one) for one in answers]} for index, answers in answered]
-    partial = folder.parent / f"{name}.partial"  # beside the folder: all that is in it travels
+    groups = [{"index": index, "answers": [_metadata(answer) for answer in answers]} for index, answers in answered]
+    partial = folder.parent / f"{name}.partial"  # outside the folder, all of whose files travel
     save_file(tensors, partial, metadata={_GROUPS: json.dumps(groups)})
     os.replace(partial, folder / name)
 
 
-def kept_rollouts(folder: Path, step: int) -> list[Answered]:
-    """What all processes kept at ``step``, in the order in which prompts were dealt to them.
+def load_rollouts(folder: Path, step: int) -> list[Answered]:
+    """Load the answers of all processes sampled at ``step``, in the order in which prompts were dealt to them.
 
     TrainingError where a part is missing or cannot be read.
     """
-    found = [(path, rank, of) for path, (drawn, rank, of) in _files(folder) if drawn == step]
-    parts = {rank: path for path, rank, _ in found}
-    missing = [rank for rank in range(found[0][2] if found else 1) if rank not in parts]
+    files = [(path, rank, size) for path, (sampled_at, rank, size) in _files(folder) if sampled_at == step]
+    parts = {rank: path for path, rank, _ in files}
+    missing = [rank for rank in range(files[0][2] if files else 1) if rank not in parts]
     if missing:
         raise TrainingError(
             f"the next update is to be taken on answers drawn for step {step + 1}, but the checkpoint does not hold "
             f"those of the processes {missing}. Delete the checkpoints of this stage, then run again"
         )
-    read = [_read(parts[rank]) for rank in sorted(parts)]
-    return [part[place] for place in range(max(map(len, read))) for part in read if place < len(part)]
+    groups = [_read(parts[rank]) for rank in sorted(parts)]
+    return [part[number] for number in range(max(map(len, groups))) for part in groups if number < len(part)]
 
 
 def _files(folder: Path) -> Iterator[tuple[Path, tuple[int, int, int]]]:
-    """Every file of answers, and its step, its process and how many of these there were; the oldest step first."""
+    """Yield every file of answers with its step, rank and world size, the oldest step first."""
     for path in sorted(folder.glob("rollouts-step-*.safetensors")):
-        named = _NAME.fullmatch(path.name)
-        if named is not None:
-            step, rank, of = (int(number) for number in named.groups())
-            yield path, (step, rank, of)
+        match = _NAME.fullmatch(path.name)
+        if match is not None:
+            step, rank, world_size = (int(number) for number in match.groups())
+            yield path, (step, rank, world_size)
 
 
 def _tensors(answer: Trajectory) -> dict[str, Tensor]:
-    """What of an answer are numbers; the latents of all spans end to end."""
+    """Return the tensors of an answer; the latents of all spans are concatenated."""
     tensors = {
         "tokens": torch.tensor(answer.token_ids, dtype=torch.int64),
         "log_probs": torch.tensor(answer.log_probs, dtype=torch.float64),
@@ -88,8 +90,8 @@ def _tensors(answer: Trajectory) -> dict[str, Tensor]:
     return tensors
 
 
-def _described(answer: Trajectory) -> dict[str, Any]:
-    """What of an answer is no tensor."""
+def _metadata(answer: Trajectory) -> dict[str, Any]:
+    """Return the rest of an answer, for JSON."""
     spans = [[span.position, span.num_latents] for span in answer.spans]
     return {"spans": spans, "finished": answer.finished}
 
@@ -100,17 +102,17 @@ def _read(path: Path) -> list[Answered]:
             groups = json.loads(file.metadata()[_GROUPS])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return [
-            (group["index"], [_answer(f"{place}/{at}", one, tensors) for at, one in enumerate(group["answers"])])
-            for place, group in enumerate(groups)
+            (group["index"], [_answer(f"{number}/{at}", item, tensors) for at, item in enumerate(group["answers"])])
+            for number, group in enumerate(groups)
         ]
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as fault:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
-            f"{path} is not a file of kept answers ({fault}). Delete the checkpoints of this stage, then run again"
-        ) from fault
+            f"{path} is not a file of sampled answers ({error}). Delete the checkpoints of this stage, then run again"
+        ) from error
 
 
-def _answer(name: str, described: dict[str, Any], tensors: dict[str, Tensor]) -> Trajectory:
-    spans = tuple(LatentSpan(position=at, num_latents=length) for at, length in described["spans"])
+def _answer(name: str, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Trajectory:
+    spans = tuple(LatentSpan(position=at, num_latents=length) for at, length in metadata["spans"])
     latents = tensors[f"{name}/latents"].split([span.num_latents for span in spans]) if spans else ()
     return Trajectory(
         token_ids=tuple(tensors[f"{name}/tokens"].tolist()),
@@ -118,5 +120,5 @@ def _answer(name: str, described: dict[str, Any], tensors: dict[str, Tensor]) ->
         latents=tuple(latents),
         log_probs=tuple(tensors[f"{name}/log_probs"].tolist()),
         sampled=tuple(tensors[f"{name}/sampled"].tolist()),
-        finished=described["finished"],
+        finished=metadata["finished"],
     )

@@ -1,1 +1,1 @@
-"""What a training writes down: its log, learning curves, throughput, TensorBoard events."""
+"""Logs of a training: progress, learning curves, throughput, TensorBoard events."""

@@ -17,25 +17,25 @@ SCHEMA = pa.schema(
     ]
 )
 STEP_TOKENS = "step_tokens"
-"""Tokens of all processes that went through a step's training passes, latents among them."""
+"""Tokens in all processes' forward passes of a step, latents included."""
 TIMING = "time/"
-"""Figures under this name are reported while they happen, and not kept: they differ from run to run."""
+"""Prefix of figures that are reported while they happen and not saved: they differ from run to run."""
 
 
 class Curves:
-    """Figures by step, in the order they came."""
+    """Figures by step, in the order they were added."""
 
     def __init__(self) -> None:
         self._rows: list[dict[str, int | str | float]] = []
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
-        """Keep the figures of a step (the first is 1; before it, 0), timings apart."""
+        """Add the figures of a step (the first is 1; before it, 0), except timings."""
         for name in sorted(figures):
             if not name.startswith(TIMING):
                 self._rows.append({"step": step, "name": name, "value": float(figures[name])})
 
     def points(self, name: str) -> list[tuple[int, float]]:
-        """The (step, value) of one figure, in the order they came."""
+        """Return the (step, value) of one figure, in the order they were added."""
         return [(int(row["step"]), float(row["value"])) for row in self._rows if row["name"] == name]
 
     def write(self, path: Path) -> None:
@@ -44,7 +44,7 @@ class Curves:
 
     @classmethod
     def read(cls, path: Path) -> Curves:
-        """Read a table back; DataError names a broken file."""
+        """Read a table; DataError names a broken file."""
         curves = cls()
         curves._rows = read_columns(path, SCHEMA)
         return curves

@@ -1,4 +1,4 @@
-"""How fast a stage trains and how much memory it takes: told while it runs, never kept, for no two runs are alike."""
+"""Throughput and memory of a training: reported while it runs, saved nowhere, since no two runs agree."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ import torch
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.training.logging.curves import TIMING
 
-PLACES = "places"
+PADDED_TOKENS = "places"
 _GIB = 2**30
 
 
 def work_of(batch: LatentBatch) -> dict[str, float]:
-    """What a batch (on the CPU) holds: examples, tokens (latents among them, and again where they are read again),
-    latents; places: padding counted too."""
+    """Return how many examples, tokens (latents included, and again where they are re-encoded) and latents a batch has.
+
+    ``PADDED_TOKENS`` counts padding too. The batch is on the CPU.
+    """
     return {
         "examples": float(batch.rows),
         "tokens": float(batch.attention_mask.sum()),
         "latents": float(batch.span_lengths.sum()),
-        PLACES: float(batch.input_ids.numel()),
+        PADDED_TOKENS: float(batch.input_ids.numel()),
     }
 
 
-class Meter:
-    """Counts the steps and their work, and reads as figures a second since it was last read."""
+class ThroughputMeter:
+    """Counts steps and their work, and returns them as figures per second since the last reading."""
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.monotonic) -> None:
         self._device, self._clock = device, clock
@@ -42,27 +44,27 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """The time in the block is not training's."""
-        begun = self._clock()
+        """Leave the time of the block out."""
+        start = self._clock()
         try:
             yield
         finally:
-            self._since += self._clock() - begun
+            self._since += self._clock() - start
 
     def read(self) -> dict[str, float]:
-        """Steps, examples, tokens and latents a second since the last reading, the padding's share, and the memory."""
+        """Return steps, examples, tokens and latents per second since the last reading, share of padding, memory."""
         now = self._clock()
         elapsed, work = max(now - self._since, 1e-9), self._work
         self._work, self._since = Counter(), now
-        figures = {f"{name}_per_second": amount / elapsed for name, amount in work.items() if name != PLACES}
-        if work[PLACES]:
-            figures["padding_share"] = 1.0 - work["tokens"] / work[PLACES]
+        figures = {f"{name}_per_second": amount / elapsed for name, amount in work.items() if name != PADDED_TOKENS}
+        if work[PADDED_TOKENS]:
+            figures["padding_share"] = 1.0 - work["tokens"] / work[PADDED_TOKENS]
         figures |= memory(self._device)
         return {f"{TIMING}{name}": value for name, value in figures.items()}
 
 
 def memory(device: torch.device) -> dict[str, float]:
-    """GiB of this process: the most its tensors took on a GPU, and what it takes of the main memory now."""
+    """Return GiB of this process: the peak of its tensors on a GPU, and its main memory now."""
     figures = {"process_memory_gib": psutil.Process().memory_info().rss / _GIB}
     if device.type == "cuda":
         figures["device_memory_gib"] = torch.cuda.max_memory_allocated(device) / _GIB

@@ -1,1 +1,1 @@
-"""Supervised fine-tuning with latent spans: the losses of both stages, and latent noise."""
+"""Supervised fine-tuning, with latent spans or without: programs, losses, latent noise."""

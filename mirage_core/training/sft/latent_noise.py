@@ -1,4 +1,4 @@
-"""What makes stage 2 harder than the paper's: rows under a bottleneck, noise on latents, latents left out.
+"""Regularisation of stage 2 beyond the paper: a ramp of the bottleneck, noise on latents, dropout of latents.
 
 All of it is a function of (seed, step, example), whatever the processes and micro-batches. Legend: B rows, n latents of
 a batch, r of them, D hidden.
@@ -20,61 +20,61 @@ _RAMP, _NOISE, _DROPOUT = range(3)
 
 
 @dataclass(frozen=True, slots=True)
-class Disturbance:
-    """``noise`` [n, D] in units of each latent's standard deviation, and ``kept`` [n, 1], 0 for a latent left out."""
+class LatentNoise:
+    """``noise`` [n, D] in units of each latent's standard deviation, and ``mask`` [n, 1], 0 for a dropped latent."""
 
     noise: Tensor
-    kept: Tensor
+    mask: Tensor
 
     def __call__(self, latents: Tensor, numbers: Tensor) -> Tensor:
-        """The latents [r, D] as they are fed; ``numbers`` [r]: which of the batch's they are, counted row by row.
+        """Return the latents [r, D] with noise; ``numbers`` [r]: their indices in the batch, counted row by row.
 
         The deviation counts as a constant: no gradient asks latents to shrink from the noise.
         """
         deviation = latents.detach().float().std(-1, keepdim=True)
         noise = self.noise.index_select(0, numbers) * deviation
-        return (latents + noise.to(latents.dtype)) * self.kept.index_select(0, numbers).to(latents.dtype)
+        return (latents + noise.to(latents.dtype)) * self.mask.index_select(0, numbers).to(latents.dtype)
 
-    def to(self, device: torch.device) -> Disturbance:
-        """The same on ``device``."""
-        return Disturbance(self.noise.to(device, non_blocking=True), self.kept.to(device, non_blocking=True))
+    def to(self, device: torch.device) -> LatentNoise:
+        """Return a copy on ``device``."""
+        return LatentNoise(self.noise.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True, slots=True)
-class Hardening:
-    """The settings of stage 2, the job's seed, and the steps of the whole stage, over which the bottleneck comes on."""
+class LatentRegularizer:
+    """The settings of stage 2, the job's seed, and the steps of the whole stage, over which the bottleneck ramps up."""
 
     settings: RelaxationSettings
     seed: int
     steps: int
 
-    def under(self, step: int, examples: Sequence[int]) -> list[bool] | None:
-        """Which rows [B] are under the bottleneck, with the examples in them; None: all."""
-        rising = self.settings.bottleneck_ramp * self.steps
-        if step >= rising:
+    def bottleneck_rows(self, step: int, examples: Sequence[int]) -> list[bool] | None:
+        """Return which rows [B], one per example, are under the bottleneck; None: all."""
+        ramp_steps = self.settings.bottleneck_ramp * self.steps
+        if step >= ramp_steps:
             return None
-        return [self._chance(step, example, _RAMP).random() < step / rising for example in examples]
+        return [self._rng(step, example, _RAMP).random() < step / ramp_steps for example in examples]
 
-    def disturbance(self, step: int, examples: Sequence[int], batch: LatentBatch, hidden: int) -> Disturbance | None:
-        """What happens to the latents of a batch on the CPU, whose first rows are ``examples``; None: nothing.
+    def noise(self, step: int, examples: Sequence[int], batch: LatentBatch, hidden: int) -> LatentNoise | None:
+        """Draw the noise of a batch on the CPU, whose first rows are ``examples``; None without noise and dropout.
 
-        Further rows only keep processes in step.
+        Further rows (dummy rows) get none.
         """
-        noise, dropout = self.settings.latent_noise, self.settings.latent_dropout
-        if not noise and not dropout:
+        scale, dropout = self.settings.latent_noise, self.settings.latent_dropout
+        if not scale and not dropout:
             return None
-        held = torch.bincount(batch.span_rows, batch.span_lengths, minlength=batch.rows).long().tolist()
-        disturbed, kept = np.zeros((sum(held), hidden), dtype=np.float32), np.ones((sum(held), 1), dtype=np.float32)
+        counts = torch.bincount(batch.span_rows, batch.span_lengths, minlength=batch.rows).long().tolist()
+        noise, mask = np.zeros((sum(counts), hidden), dtype=np.float32), np.ones((sum(counts), 1), dtype=np.float32)
         first = 0
-        for example, latents in zip(examples, held, strict=False):  # those of further rows stay as they are
+        for example, latents in zip(examples, counts, strict=False):  # without the dummy rows
             rows = slice(first, first + latents)
-            if noise:
-                drawn = self._chance(step, example, _NOISE).standard_normal((latents, hidden), dtype=np.float32)
-                disturbed[rows] = noise * drawn
+            if scale:
+                drawn = self._rng(step, example, _NOISE).standard_normal((latents, hidden), dtype=np.float32)
+                noise[rows] = scale * drawn
             if dropout:
-                kept[rows, 0] = self._chance(step, example, _DROPOUT).random(latents) >= dropout
+                mask[rows, 0] = self._rng(step, example, _DROPOUT).random(latents) >= dropout
             first += latents
-        return Disturbance(torch.from_numpy(disturbed), torch.from_numpy(kept))
+        return LatentNoise(torch.from_numpy(noise), torch.from_numpy(mask))
 
-    def _chance(self, step: int, example: int, what: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, step, example, what])
+    def _rng(self, step: int, example: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, step, example, purpose])

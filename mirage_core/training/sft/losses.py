@@ -1,82 +1,94 @@
-"""The losses of the three supervised stages, log-probabilities for GRPO, and the cosines to watch.
+"""The losses of the supervised programs, log-probabilities for GRPO, and cosine diagnostics.
 
 Legend: B rows, T columns, S spans, K latents, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 from torch.nn.functional import cross_entropy as token_cross_entropy
 
-from mirage_core.config import GroundingSettings, LatentSettings
+from mirage_core.config import GroundingSettings, LatentSettings, RelaxationSettings, TrainSettings
 from mirage_core.errors import InputError
 from mirage_core.generation.sampling import SamplingRules
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.compress import Compression, compress_all
 from mirage_core.latent.examples import IGNORED
+from mirage_core.methods import programs
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import (
-    Grounded,
+    GroundingOutput,
     blank_forward,
     grounding_forward,
     image_features,
-    kept_of,
-    relaxed_forward,
+    relaxation_forward,
+    select_patches,
     target_latents,
     text_forward,
 )
-from mirage_core.model.forward.passes import Disturb
+from mirage_core.model.forward.passes import LatentTransform
+
+TEXT_ONLY: Mapping[str, float] = {"text": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
 class LossParts:
-    """``total`` to go backward on, and its parts.
+    """``total`` to call backward on, its ``parts``, and the ``weights`` of the parts that it is the sum of.
 
     "text" (mean over labelled tokens) and "visual" (mean over latents) keep their gradient, so that a loop can weigh
-    micro-batches by what they hold (``counts``); every other part is a figure to log.
+    micro-batches by their counts (``counts_of``); every other part is a figure to log.
     """
 
     total: Tensor
     parts: dict[str, Tensor]
+    weights: Mapping[str, float] = field(default_factory=lambda: TEXT_ONLY)
+
+    @classmethod
+    def sum(cls, parts: dict[str, Tensor], weights: Mapping[str, float] = TEXT_ONLY) -> LossParts:
+        """Return the weighted sum of the parts, in the order of the weights."""
+        terms = [parts[name] if weight == 1 else weight * parts[name] for name, weight in weights.items()]
+        return cls(reduce(operator.add, terms), parts, weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """How latents that were rolled out are held against their auxiliary images, which the batch then holds.
+class TargetComparison:
+    """How rolled-out latents are compared with their auxiliary images, which the batch then has.
 
-    ``weight``: of "visual", 1 - mean cosine, beside the text loss; ``figures``: tell those of ``cosine_diagnostics``;
-    ``spans``: how many of the batch's spans, from the first, count (None: all).
+    ``weight``: of "visual", 1 - mean cosine, beside the text loss; ``diagnostics``: add the figures of
+    ``cosine_diagnostics``; ``spans``: how many of the batch's spans, from the first, count (None: all).
     """
 
     compression: Compression
     weight: float = 0.0
-    figures: bool = True
+    diagnostics: bool = True
     spans: int | None = None
 
 
-def counts(batch: LatentBatch) -> dict[str, float]:
-    """What each part is a mean over: labelled tokens ("text") and latents ("visual")."""
+def counts_of(batch: LatentBatch) -> dict[str, float]:
+    """Return what each part is a mean over: labelled tokens ("text") and latents ("visual")."""
     return {"text": float((batch.labels != IGNORED).sum()), "visual": float(batch.span_lengths.sum())}
 
 
 def cross_entropy(backbone: Backbone, hidden: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of the (already shifted) labels [B, T]; logits only where labels are. 0 without a label."""
-    chosen = labels != IGNORED
-    targets = labels[chosen]
+    """Return the mean cross-entropy of the (shifted) labels [B, T], with logits only there; 0 without labels."""
+    labelled = labels != IGNORED
+    targets = labels[labelled]
     if not len(targets):
         return hidden.sum() * 0.0
-    return token_cross_entropy(backbone.logits(hidden[chosen]).float(), targets)
+    return token_cross_entropy(backbone.logits(hidden[labelled]).float(), targets)
 
 
 def text_loss(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> LossParts:
-    """Plain supervised loss: direct and CoT SFT, and the text of the warm-up."""
+    """Return the plain supervised loss: direct and CoT SFT, and the text of the warm-up."""
     text = cross_entropy(backbone, text_forward(backbone, batch, checkpointing=checkpointing), batch.labels)
-    return LossParts(text, {"text": text})
+    return LossParts.sum({"text": text})
 
 
 def grounding_loss(
@@ -87,16 +99,17 @@ def grounding_loss(
     *,
     diagnostics: bool = False,
 ) -> LossParts:
-    """Stage 1: (1 - mean cosine) + gamma * cross-entropy. Paper, Eq. 2-3; gamma weighs the TEXT loss, as released.
+    """Return the loss of stage 1: (1 - mean cosine) + gamma * cross-entropy. Paper, Eq. 2-3.
 
-    ``diagnostics`` adds the figures of ``cosine_diagnostics``. A batch without spans has a visual loss of 0.
+    Gamma weighs the TEXT loss, as released. ``diagnostics`` adds ``cosine_diagnostics``. A batch without spans has a
+    visual loss of 0.
     """
     grounded = grounding_forward(
         backbone,
         batch,
         latent.compression,
         checkpointing=settings.gradient_checkpointing,
-        blank=latent.fed == "blank",
+        blank=latent.input == "blank",
         horizon=settings.horizon,
     )
     text = cross_entropy(backbone, grounded.hidden, batch.labels)
@@ -104,11 +117,11 @@ def grounding_loss(
     parts = {"text": text, "visual": visual}
     if diagnostics:
         parts |= cosine_diagnostics(batch, grounded, latent.compression)
-    return LossParts(visual + settings.text_weight * text, parts)
+    return LossParts.sum(parts, {"visual": 1.0, "text": settings.text_weight})
 
 
-def visual_loss(grounded: Grounded) -> Tensor:
-    """1 - mean cosine of predicted and target latents over all spans. Paper, Eq. 2."""
+def visual_loss(grounded: GroundingOutput) -> Tensor:
+    """Return 1 - mean cosine of predicted and target latents over all spans. Paper, Eq. 2."""
     if not grounded.targets.numel():
         return grounded.hidden.sum() * 0.0
     return 1.0 - cosine_similarity(grounded.predicted.float(), grounded.targets.float(), dim=-1).mean()
@@ -119,61 +132,112 @@ def relaxation_loss(
     batch: LatentBatch,
     *,
     checkpointing: bool = False,
-    compared: Compared | None = None,
+    comparison: TargetComparison | None = None,
     blank: bool = False,
-    disturb: Disturb | None = None,
+    latent_transform: LatentTransform | None = None,
 ) -> LossParts:
-    """Stage 2: cross-entropy alone, with latents rolled out under gradient. Paper, Eq. 4.
+    """Return the loss of stage 2: cross-entropy alone, with latents rolled out under gradient. Paper, Eq. 4.
 
-    ``compared`` holds the latents as they were rolled out against their targets, for figures or as a part of the loss:
-    the spans are then of one length. ``blank``: blank tokens stand in the spans, and nothing is rolled out.
-    ``disturb``: what becomes of latents before they are fed.
+    ``comparison``: compare the latents with their targets, as diagnostics or as a part of the loss; all spans are then
+    of one length. ``blank``: the spans have blank tokens, and nothing is rolled out. ``latent_transform`` is applied to
+    latents before they are fed.
     """
     if blank:
         relaxed = blank_forward(backbone, batch, checkpointing=checkpointing)
     else:
-        relaxed = relaxed_forward(backbone, batch, checkpointing, disturb=disturb)
+        relaxed = relaxation_forward(backbone, batch, checkpointing, latent_transform=latent_transform)
     text = cross_entropy(backbone, relaxed.hidden, batch.labels)
-    if compared is None:
-        return LossParts(text, {"text": text})
+    if comparison is None:
+        return LossParts.sum({"text": text})
     parts = {"text": text}
     images = [backbone.merged(image) for image in image_features(backbone, batch)]
-    targets = target_latents(backbone, batch, compared.compression)[: compared.spans]
-    grounded = Grounded(relaxed.hidden, relaxed.latents[: compared.spans], targets, images)
-    if compared.weight:
+    targets = target_latents(backbone, batch, comparison.compression)[: comparison.spans]
+    grounded = GroundingOutput(relaxed.hidden, relaxed.latents[: comparison.spans], targets, images)
+    if comparison.weight:
         parts["visual"] = visual_loss(grounded)
-    if compared.figures:
-        counted = replace(batch, span_rows=batch.span_rows[: compared.spans])
-        parts |= cosine_diagnostics(counted, grounded, compared.compression)
-    return LossParts(relaxation_total(parts, compared.weight), parts)
+    if comparison.diagnostics:
+        own_spans = replace(batch, span_rows=batch.span_rows[: comparison.spans])
+        parts |= cosine_diagnostics(own_spans, grounded, comparison.compression)
+    return LossParts.sum(parts, {"text": 1.0, "visual": comparison.weight} if comparison.weight else TEXT_ONLY)
 
 
-def relaxation_total(parts: Mapping[str, Tensor], grounding_weight: float) -> Tensor:
-    """The text loss, with what remains of grounding beside it where that has a weight."""
-    return parts["text"] + grounding_weight * parts["visual"] if grounding_weight else parts["text"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossInputs:
+    """What the loss of a supervised program is computed from.
+
+    ``settings``: the section that the program reads; ``spans``: how many of the batch's spans, from the first, are of
+    examples; ``diagnostics``: whether to add figures to log; ``latent_transform``: applied to latents
+    before they are fed.
+    """
+
+    batch: LatentBatch
+    settings: TrainSettings
+    latent: LatentSettings
+    spans: int
+    diagnostics: bool = False
+    latent_transform: LatentTransform | None = None
+
+
+def _text(backbone: Backbone, inputs: LossInputs) -> LossParts:
+    return text_loss(backbone, inputs.batch, checkpointing=inputs.settings.gradient_checkpointing)
+
+
+def _grounding(backbone: Backbone, inputs: LossInputs) -> LossParts:
+    assert isinstance(inputs.settings, GroundingSettings)
+    return grounding_loss(backbone, inputs.batch, inputs.settings, inputs.latent, diagnostics=inputs.diagnostics)
+
+
+def _relaxation(backbone: Backbone, inputs: LossInputs) -> LossParts:
+    """Stage 2; latents are compared with targets for the loss, or for diagnostics where the batch has targets."""
+    assert isinstance(inputs.settings, RelaxationSettings)
+    weight, comparison = inputs.settings.grounding_weight, None
+    diagnostics = inputs.diagnostics and len(inputs.batch.auxiliary_grid_thw) > 0
+    if diagnostics or weight:
+        comparison = TargetComparison(
+            compression=inputs.latent.compression, weight=weight, diagnostics=diagnostics, spans=inputs.spans
+        )
+    return relaxation_loss(
+        backbone,
+        inputs.batch,
+        checkpointing=inputs.settings.gradient_checkpointing,
+        comparison=comparison,
+        blank=inputs.latent.input == "blank",
+        latent_transform=inputs.latent_transform,
+    )
+
+
+Loss = Callable[[Backbone, LossInputs], LossParts]
+LOSSES: dict[str, Loss] = {"text": _text, "grounding": _grounding, "relaxation": _relaxation}
+"""The losses that a supervised program may name (``methods.Program.loss``)."""
+
+
+def loss_of(program: str) -> Loss:
+    """Return the loss of a supervised program: that of its name in ``LOSSES``, or its own function."""
+    loss = programs()[program].loss
+    return LOSSES[loss] if isinstance(loss, str) else loss
 
 
 def text_log_probs(backbone: Backbone, batch: LatentBatch, hidden: Tensor, rules: SamplingRules) -> Tensor:
-    """Log-probability [B, T] of every label under the rules it was sampled by, 0.0 where there is no label.
+    """Return the log-probability [B, T] of every label under the rules it was sampled by, 0.0 where there is no label.
 
-    ``hidden``: of relaxed_forward (gradient flows through the latents) or replayed_forward. The rules are
+    ``hidden``: of relaxation_forward (gradient flows through the latents) or replay_forward. The rules are
     ``decode.sampling_rules(ids, settings)``; top-p is left out, as in Trajectory.log_probs. InputError for a label
     that the rules never let be sampled.
     """
-    chosen = batch.labels != IGNORED
+    labelled = batch.labels != IGNORED
     started = (batch.input_ids == rules.latent_start).cumsum(1)
-    scores = rules.scores(backbone.logits(hidden[chosen]), _latent_columns(batch)[chosen], started[chosen])
-    values = scores.gather(-1, batch.labels[chosen][:, None]).squeeze(-1) - scores.logsumexp(-1)
+    scores = rules.scores(backbone.logits(hidden[labelled]), _latent_columns(batch)[labelled], started[labelled])
+    values = scores.gather(-1, batch.labels[labelled][:, None]).squeeze(-1) - scores.logsumexp(-1)
     if not bool(torch.isfinite(values.detach()).all()):
         raise InputError(
             "A labelled token has probability zero under the sampling rules. Label only tokens that were sampled "
             "under the same rules (encode_rollout does), not forced or banned ones."
         )
-    return torch.zeros_like(hidden[..., 0], dtype=torch.float32).masked_scatter(chosen, values)
+    return torch.zeros_like(hidden[..., 0], dtype=torch.float32).masked_scatter(labelled, values)
 
 
 def _latent_columns(batch: LatentBatch) -> Tensor:
-    """Which columns hold latents [B, T]."""
+    """Return which columns hold latents [B, T]."""
     columns = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
     begin, end = batch.span_starts[:, None], (batch.span_starts + batch.span_lengths)[:, None]
     inside = ((columns >= begin) & (columns < end)).to(torch.uint8)
@@ -182,8 +246,8 @@ def _latent_columns(batch: LatentBatch) -> Tensor:
 
 
 @torch.no_grad()
-def cosine_diagnostics(batch: LatentBatch, grounded: Grounded, compression: Compression) -> dict[str, Tensor]:
-    """Cosines to judge grounding by; without them a high cosine may mean nothing (features are anisotropic).
+def cosine_diagnostics(batch: LatentBatch, grounded: GroundingOutput, compression: Compression) -> dict[str, Tensor]:
+    """Return cosines to judge grounding by: alone, a high one may mean nothing (features are anisotropic).
 
     "cosine": predicted against target; "cosine_<j>": the same, latent j alone; "cosine_constant": the best
     constant vector of each latent index against this batch's targets (absent for one span, whose own target that
@@ -204,23 +268,19 @@ def cosine_diagnostics(batch: LatentBatch, grounded: Grounded, compression: Comp
     return figures
 
 
-def _input_latents(batch: LatentBatch, grounded: Grounded, compression: Compression) -> Tensor | None:
-    """The first input image of each span's row, compressed to [S, K, D]; None where it cannot be."""
+def _input_latents(batch: LatentBatch, grounded: GroundingOutput, compression: Compression) -> Tensor | None:
+    """Compress the first input image of each span's row to [S, K, D]; None where that is impossible."""
     first = {row: image for image, row in reversed(list(enumerate(batch.image_rows.tolist())))}
     rows, num_latents = batch.span_rows.tolist(), grounded.targets.shape[1]
     if any(row not in first for row in rows):
         return None
     features = [grounded.image_features[first[row]] for row in rows]
-    if batch.auxiliary_kept:  # all patches count of an input of another size than the auxiliary image
-        kept = batch.auxiliary_kept[: len(rows)]
-        sizes = [len(image) for image in features]
-        features = kept_of(
-            features,
-            [
-                chosen if len(chosen) == size else torch.ones(size, dtype=torch.bool)
-                for chosen, size in zip(kept, sizes, strict=True)
-            ],
-        )
-    if compression != "changed" and min(len(image) for image in features) < num_latents:
+    if batch.auxiliary_patch_masks:  # all patches count of an input of another size than the auxiliary image
+        masks = [
+            mask if len(mask) == len(image) else torch.ones(len(image), dtype=torch.bool)
+            for mask, image in zip(batch.auxiliary_patch_masks[: len(rows)], features, strict=True)
+        ]
+        features = select_patches(features, masks)
+    if compression != "changed_patches" and min(len(image) for image in features) < num_latents:
         return None
     return compress_all(features, num_latents, compression)

@@ -1,18 +1,16 @@
-"""Whether a stage goes well: when its loss runs away, which validation was the best, and when to stop.
+"""When a stage's loss diverges, which validation was the best, when to stop, and the best weights on disk.
 
-Everything is told from the curves, which travel with every checkpoint: so a resumed run judges as an undisturbed one.
+All decisions are functions of the curves, which travel with every checkpoint: a resumed run decides like an undisturbed
+one.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -21,15 +19,18 @@ from torch import Tensor, nn
 
 from mirage_core.config import ValidationSettings
 from mirage_core.distributed.collectives import wait_for_all
+from mirage_core.distributed.context import current_process
 from mirage_core.errors import TrainingError
-from mirage_core.training.engine.base import trained
+from mirage_core.training.engine.base import trained_parameters
+from mirage_core.training.engine.gather_weights import gathered_parameter
 from mirage_core.training.logging.curves import Curves
 
 FIRST, LAST = 10, 10
-"""Steps whose mean is the loss it began with, and whose median is the loss now: one bad batch is no divergence."""
-LEAST_FIRST = 0.1
-"""A loss that began below this counts as this: a few times almost nothing is not much."""
+"""Steps whose mean is the initial loss, and whose median is the current loss: one bad batch is no divergence."""
+MIN_INITIAL_LOSS = 0.1
+"""An initial loss below this counts as this: a few times almost nothing is not much."""
 PREFIX = "validation/"
+BEST_FILE = "best.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +41,27 @@ class Best:
     value: float
 
 
-class Divergence:
-    """Follows the loss; ``stop_above``: how many times the first losses it may be, None for any."""
+class LossDivergence:
+    """Detects a loss above ``max_loss_ratio`` times the initial one; None accepts any."""
 
-    def __init__(self, stop_above: float | None, curves: Curves) -> None:
-        self._stop_above = stop_above
+    def __init__(self, max_loss_ratio: float | None, curves: Curves) -> None:
+        self._max_loss_ratio = max_loss_ratio
         self._first: list[float] = []
         self._last: deque[float] = deque(maxlen=LAST)
         for _, value in curves.points("loss"):
             self._add(value)
 
-    def follow(self, step: int, loss: float) -> str | None:
-        """Take the loss of a step (the first is 1); says what is wrong where it has run away."""
+    def check(self, step: int, loss: float) -> str | None:
+        """Add the loss of a step (the first is 1); returns a message where the loss diverges."""
         self._add(loss)
-        if self._stop_above is None or len(self._last) < LAST:
+        if self._max_loss_ratio is None or len(self._last) < LAST:
             return None
-        begun, now = max(fmean(self._first), LEAST_FIRST), median(self._last)
-        if now <= self._stop_above * begun:
+        initial, now = max(fmean(self._first), MIN_INITIAL_LOSS), median(self._last)
+        if now <= self._max_loss_ratio * initial:
             return None
         return (
             f"step {step}: the loss diverges: its median over the last {LAST} steps is {now:.4g}, more than "
-            f"stop_above = {self._stop_above:g} times {begun:.4g}, where it began (the mean of the first {FIRST} steps)"
+            f"max_loss_ratio = {self._max_loss_ratio:g} times {initial:.4g}, the mean of the first {FIRST} steps"
         )
 
     def _add(self, loss: float) -> None:
@@ -70,89 +71,74 @@ class Divergence:
             self._last.append(loss)
 
 
-class Watch:
-    """Follows the validations of a stage by its metric."""
+class EarlyStopping:
+    """Tracks the best validation of a stage by its metric, and how many validations ago it was."""
 
     def __init__(self, settings: ValidationSettings, curves: Curves) -> None:
         self._settings = settings
         self._better = max if settings.metric == "accuracy" else min
         self.metric = f"{PREFIX}{settings.metric}"
         self.best: Best | None = None
-        self._since = 0
+        self._since_best = 0
         for step, value in curves.points(self.metric):
-            self.judge(step, value)
+            self.update(step, value)
 
-    def judge(self, step: int, value: float) -> bool:
-        """Take the figure of a validation after ``step``; whether it is better than all before."""
-        found = self.best is None or (value != self.best.value and self._better(value, self.best.value) == value)
-        if found:
-            self.best, self._since = Best(step, value), 0
+    def update(self, step: int, value: float) -> bool:
+        """Add the figure of a validation after ``step``; returns whether it is better than all before."""
+        improved = self.best is None or (value != self.best.value and self._better(value, self.best.value) == value)
+        if improved:
+            self.best, self._since_best = Best(step, value), 0
         else:
-            self._since += 1
-        return found
+            self._since_best += 1
+        return improved
 
     @property
-    def stop(self) -> str | None:
+    def stop_reason(self) -> str | None:
         """Why to stop now; None to go on."""
         patience = self._settings.patience
-        if patience is None or self.best is None or self._since < patience:
+        if patience is None or self.best is None or self._since_best < patience:
             return None
         return (
-            f"stops early: none of the last {self._since} validations was better than {self.metric} "
+            f"stops early: none of the last {self._since_best} validations was better than {self.metric} "
             f"{self.best.value:.4g} after step {self.best.step}"
         )
 
 
-FILE = "best.safetensors"
+def save_best_weights(module: nn.Module, folder: Path, step: int) -> None:
+    """Write the trained weights after ``step``, in place of earlier ones; every process calls this alike.
 
-
-def keep_best(module: nn.Module, folder: Path, step: int, rank: int) -> None:
-    """Write the trained weights as they are after ``step``, in place of earlier ones; every process calls this alike.
-
-    Weights sharded by ZeRO-3 are gathered one after the other; process 0 holds a copy of all in main memory meanwhile.
+    Weights sharded by ZeRO-3 are gathered one after the other; process 0 needs main memory for a copy of all.
     """
     weights: dict[str, Tensor] = {}
-    for name, parameter in trained(module):
-        with _whole(parameter, written=False):
-            if rank == 0:
+    for name, parameter in trained_parameters(module):
+        with gathered_parameter(parameter, modified=False):
+            if current_process().is_main:
                 weights[name] = parameter.detach().to("cpu", copy=True).contiguous()
-    if rank == 0:
+    if current_process().is_main:
         folder.mkdir(parents=True, exist_ok=True)
-        half = folder / f".{FILE}.part"
-        save_file(weights, half, metadata={"step": str(step)})
-        os.replace(half, folder / FILE)
+        partial = folder / f".{BEST_FILE}.part"
+        save_file(weights, partial, metadata={"step": str(step)})
+        os.replace(partial, folder / BEST_FILE)
 
 
-def check_best(folder: Path, step: int) -> None:
-    """TrainingError where the file does not hold the weights after ``step``."""
-    found = "nothing"
-    if (folder / FILE).is_file():
-        with safe_open(folder / FILE, "pt") as file:
-            found = f"the weights after step {(file.metadata() or {}).get('step')}"
-    if found != f"the weights after step {step}":
+def check_best_weights(folder: Path, step: int) -> None:
+    """Raise TrainingError unless the file holds the weights after ``step``."""
+    content = "nothing"
+    if (folder / BEST_FILE).is_file():
+        with safe_open(folder / BEST_FILE, "pt") as file:
+            content = f"the weights after step {(file.metadata() or {}).get('step')}"
+    if content != f"the weights after step {step}":
         raise TrainingError(
-            f"{folder / FILE} holds {found}, expected those of the best validation, after step {step}. Delete the "
-            "checkpoints of this run, then run again"
+            f"{folder / BEST_FILE} holds {content}, expected those of the best validation, after step {step}. Delete "
+            "the checkpoints of this run, then run again"
         )
 
 
-def load_best(module: nn.Module, folder: Path, step: int) -> None:
-    """Give the module the weights kept after ``step``; every process calls this alike. TrainingError as check_best."""
+def load_best_weights(module: nn.Module, folder: Path, step: int) -> None:
+    """Load the weights saved after ``step``; every process calls this alike. TrainingError as in the check."""
     wait_for_all()  # process 0 may have written just now
-    check_best(folder, step)
-    with safe_open(folder / FILE, "pt") as file, torch.no_grad():
-        for name, parameter in trained(module):
-            with _whole(parameter, written=True):
+    check_best_weights(folder, step)
+    with safe_open(folder / BEST_FILE, "pt") as file, torch.no_grad():
+        for name, parameter in trained_parameters(module):
+            with gathered_parameter(parameter, modified=True):
                 parameter.copy_(file.get_tensor(name))
-
-
-@contextmanager
-def _whole(parameter: Any, *, written: bool) -> Iterator[None]:
-    """Inside the block a parameter that ZeRO-3 has sharded is whole; what process 0 writes to it stays."""
-    if not hasattr(parameter, "ds_shape"):
-        yield
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0 if written else None):
-        yield

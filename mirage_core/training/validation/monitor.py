@@ -1,4 +1,4 @@
-"""The course of a run: it ends when its loss runs away or validation gets no better, in the best weights if wanted."""
+"""Supervision of a run: it fails when its loss diverges, stops early, and ends with the best weights if wanted."""
 
 from __future__ import annotations
 
@@ -10,100 +10,105 @@ from typing import Any
 from mirage_core.distributed.job import Job
 from mirage_core.errors import TrainingError
 from mirage_core.model.loading import LoadedModel
+from mirage_core.training.checkpoint.checkpoint import EXTRA_FILES
 from mirage_core.training.engine.base import Engine
 from mirage_core.training.logging.curves import Curves
 from mirage_core.training.logging.run_log import RunLog
-from mirage_core.training.validation.early_stopping import PREFIX, Divergence, Watch, check_best, keep_best, load_best
+from mirage_core.training.validation.early_stopping import (
+    PREFIX,
+    EarlyStopping,
+    LossDivergence,
+    check_best_weights,
+    load_best_weights,
+    save_best_weights,
+)
 from mirage_core.training.validation.validation import Validation
 
-KEPT = "kept"
-"""The folder in a job's scratch whose files travel with every checkpoint."""
-KEPT_STEP = "kept_step"
-NAMED = 20
+BEST_STEP_KEY = "kept_step"
+"""In mirage.json, the step of the best weights."""
+MAX_NAMED = 20
 
 
-class Course:
+class TrainingMonitor:
     """Follows a run from step to step; every process calls the same methods in the same order."""
 
     def __init__(
         self,
         job: Job,
         steps: int,
-        stop_above: float | None,
+        max_loss_ratio: float | None,
         validation: Validation | None,
         curves: Curves,
         model: LoadedModel,
         engine: Engine,
-        rank: int,
         log: RunLog,
     ) -> None:
         self._steps, self._validation, self._curves = steps, validation, curves
-        self._backbone, self._engine, self._rank, self._log = model.backbone, engine, rank, log
-        self._kept = job.scratch / KEPT
-        self._divergence = Divergence(stop_above, curves)
-        self._watch = Watch(validation.settings, curves) if validation is not None else None
-        if self._keeps_best and self._watch is not None and self._watch.best is not None:
-            check_best(self._kept, self._watch.best.step)
+        self._backbone, self._engine, self._log = model.backbone, engine, log
+        self._best_folder = job.scratch / EXTRA_FILES
+        self._divergence = LossDivergence(max_loss_ratio, curves)
+        self._stopping = EarlyStopping(validation.settings, curves) if validation is not None else None
+        if self._keep_best and self._stopping is not None and self._stopping.best is not None:
+            check_best_weights(self._best_folder, self._stopping.best.step)
 
     @property
     def ended(self) -> bool:
-        """Whether no further step is wanted."""
-        return self._watch is not None and self._watch.stop is not None
+        """Whether the run stops early now."""
+        return self._stopping is not None and self._stopping.stop_reason is not None
 
-    def follow(self, step: int, figures: Mapping[str, float], examples: Sequence[str]) -> None:
-        """Take the figures after ``step``. TrainingError for a loss that diverges."""
-        said = self._divergence.follow(step, figures["loss"])
-        if said is not None:
-            raise TrainingError(f"{said}. {way_out(examples)}, or raise stop_above")
+    def on_step(self, step: int, figures: Mapping[str, float], examples: Sequence[str]) -> None:
+        """Check the figures after ``step``. TrainingError for a loss that diverges."""
+        message = self._divergence.check(step, figures["loss"])
+        if message is not None:
+            raise TrainingError(f"{message}. {loss_advice(examples)}, or raise max_loss_ratio")
 
     def validate(self, step: int, paused: AbstractContextManager[None]) -> None:
-        """Measure after ``step`` where that is due, inside ``paused``, and take the consequences."""
-        if self._validation is None or self._watch is None or not self._validation.due(step, self._steps):
+        """Validate after ``step`` if due, inside ``paused``; save the weights if they are the best so far."""
+        if self._validation is None or self._stopping is None or not self._validation.due(step, self._steps):
             return
         with paused:
-            found = self._validation.measure(self._engine, self._backbone)
-            figures = {f"{PREFIX}{name}": value for name, value in found.items()}
+            measured = self._validation.measure(self._engine, self._backbone)
+            figures = {f"{PREFIX}{name}": value for name, value in measured.items()}
             self._curves.add(step, figures)
             self._log.validated(step, figures)
-            self._judge(step, figures)
+            self._update_best(step, figures, self._stopping)
 
-    def settle(self, step: int, about: Mapping[str, Any]) -> Mapping[str, Any]:
-        """After the last step: say why it was the last, and go back to the best weights where they are wanted.
+    def finish(self, step: int, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Log why ``step`` was the last, and load the best weights if wanted.
 
-        Returns ``about`` (mirage.json) with the step whose weights are kept, in the last chapter of its history.
+        Returns ``metadata`` (mirage.json) with the step of the best weights in the last chapter of its history.
         """
-        if self._watch is None or self._watch.best is None:
-            return about
-        if self._watch.stop is not None and step < self._steps:
-            self._log.say(self._watch.stop)
-        best = self._watch.best
-        if not self._keeps_best:
-            return about
-        load_best(self._backbone, self._kept, best.step)
-        self._log.say(f"keeps the weights after step {best.step}: {self._watch.metric} {best.value:.4g}")
-        *before, chapter = about["history"]
-        return {**about, "history": [*before, {**chapter, KEPT_STEP: best.step}]}
+        if self._stopping is None or self._stopping.best is None:
+            return metadata
+        if self._stopping.stop_reason is not None and step < self._steps:
+            self._log.message(self._stopping.stop_reason)
+        if not self._keep_best:
+            return metadata
+        best = self._stopping.best
+        load_best_weights(self._backbone, self._best_folder, best.step)
+        self._log.message(f"keeps the weights after step {best.step}: {self._stopping.metric} {best.value:.4g}")
+        *before, chapter = metadata["history"]
+        return {**metadata, "history": [*before, {**chapter, BEST_STEP_KEY: best.step}]}
 
     @property
-    def _keeps_best(self) -> bool:
+    def _keep_best(self) -> bool:
         return self._validation is not None and self._validation.settings.keep_best
 
-    def _judge(self, step: int, figures: Mapping[str, float]) -> None:
-        """Whether these are the best weights so far."""
-        if self._watch is None or self._watch.metric not in figures:
+    def _update_best(self, step: int, figures: Mapping[str, float], stopping: EarlyStopping) -> None:
+        if stopping.metric not in figures:
             return
-        value = figures[self._watch.metric]
+        value = figures[stopping.metric]
         if not math.isfinite(value):
-            raise TrainingError(f"after step {step} {self._watch.metric} is {value}. Lower the learning rate")
-        if self._watch.judge(step, value) and self._keeps_best:
-            keep_best(self._backbone, self._kept, step, self._rank)
+            raise TrainingError(f"after step {step} {stopping.metric} is {value}. Lower the learning rate")
+        if stopping.update(step, value) and self._keep_best:
+            save_best_weights(self._backbone, self._best_folder, step)
 
 
-def way_out(examples: Sequence[str]) -> str:
-    """What to do about a loss that went wrong in a step of these examples."""
+def loss_advice(examples: Sequence[str]) -> str:
+    """Return what to do about a loss that went wrong in a step of these examples."""
     advice = "Lower the learning rate"
     if not examples:
         return advice
-    named = ", ".join(examples[:NAMED])
-    more = f" and {len(examples) - NAMED} more" if len(examples) > NAMED else ""
-    return f"{advice}, or look at the examples of this step ({named}{more})"
+    names = ", ".join(examples[:MAX_NAMED])
+    more = f" and {len(examples) - MAX_NAMED} more" if len(examples) > MAX_NAMED else ""
+    return f"{advice}, or look at the examples of this step ({names}{more})"

@@ -1,6 +1,6 @@
-"""When a stage is measured on the validation split while it trains, and that nothing of it touches the training.
+"""Validation on a split of its own while a stage trains, without any effect on the training.
 
-No gradient, no random number of the training's course, no order of its examples.
+It computes no gradient, draws none of the training's random numbers, and leaves the order of its examples alone.
 """
 
 from __future__ import annotations
@@ -16,42 +16,42 @@ from mirage_core.config import ValidationSettings
 from mirage_core.model.backbone import Backbone
 from mirage_core.training.engine.base import Engine
 
-Measure = Callable[[Engine], dict[str, float]]
-"""Figures by name, the same in every process; every process calls it alike."""
+Metric = Callable[[Engine], dict[str, float]]
+"""Computes figures by name, the same in every process; every process calls it alike."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """When it is measured, and what."""
+    """When to validate, and which metrics to compute."""
 
     settings: ValidationSettings
-    measures: tuple[Measure, ...]
+    metrics: tuple[Metric, ...]
 
     def due(self, step: int, steps: int) -> bool:
-        """Whether after ``step`` of ``steps``: before the first, every so many, and after the last."""
+        """Whether to validate after ``step`` of ``steps``: before the first, every so many, and after the last."""
         return self.settings.every is not None and (step % self.settings.every == 0 or step == steps)
 
     def measure(self, engine: Engine, backbone: Backbone) -> dict[str, float]:
-        """All figures of now."""
-        with undisturbed(backbone):
-            return {name: value for measure in self.measures for name, value in measure(engine).items()}
+        """Compute all figures."""
+        with evaluation_mode(backbone):
+            return {name: value for metric in self.metrics for name, value in metric(engine).items()}
 
 
 @contextmanager
-def undisturbed(backbone: Backbone) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module's mode and the random numbers are as they were."""
+def evaluation_mode(backbone: Backbone) -> Iterator[None]:
+    """Evaluate without gradients inside the block; afterwards modules' modes and random numbers are as before."""
     device = backbone.device
-    before = [(module, module.training) for module in backbone.modules()]
+    modes = [(module, module.training) for module in backbone.modules()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
         backbone.eval()
         try:
             yield
         finally:
-            for module, training in before:
+            for module, training in modes:
                 module.training = training
 
 
 def sample(size: int, number: int, seed: int) -> tuple[int, ...]:
-    """``number`` indices below ``size`` (all, where there are no more), the same at every validation, ascending."""
+    """Return ``number`` indices below ``size`` (all, if there are no more), the same at every validation, ascending."""
     order = np.random.default_rng([seed, size]).permutation(size)
     return tuple(sorted(int(index) for index in order[:number]))

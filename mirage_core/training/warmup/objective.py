@@ -1,9 +1,9 @@
-"""The warm-up of a from-scratch base: copying maps and reading arrows, with dense heads that are thrown away after it.
+"""The warm-up of a from-scratch base: copying maps and reading arrows, with dense heads discarded afterwards.
 
-It stands in for a pretrained model. What makes it work at this size was measured: weights of 0.08, dense labels on
+It replaces pretraining. What makes it work at this size was measured: weights of 0.08, dense labels on
 every cell (from the visual features and from the text model's image positions), and a penalty that centres the
 visual features, without which one constant vector scores a cosine above .9 against every target of stage 1.
-Legend: B pictures, T columns, D hidden, N cells of all pictures, n cells of one picture.
+Legend: B images, T columns, D hidden, N cells of all images, n cells of one image.
 """
 
 from __future__ import annotations
@@ -20,43 +20,44 @@ from torch.nn.functional import cross_entropy as class_cross_entropy
 
 from mirage_core.benchmarks.generate import excluded_forms
 from mirage_core.config import Settings, WarmupSettings
+from mirage_core.distributed.context import current_process
 from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job
-from mirage_core.distributed.oom import WARMUP_GROUP, portion_of
+from mirage_core.distributed.oom import WARMUP_GROUP, micro_batch_size
 from mirage_core.errors import SettingsError
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.latent.examples import IGNORED, EncodedExample, no_grids, no_pixels
-from mirage_core.latent.images import scaled
+from mirage_core.latent.images import scale_image
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.loading import FROM_SCRATCH, LoadedModel, build_base
+from mirage_core.model.loading import FROM_SCRATCH, LoadedModel, build_base_model
 from mirage_core.training.logging.throughput import work_of
 from mirage_core.training.loop import TrainPlan, step_seed, train
-from mirage_core.training.model_metadata import about_warmup
+from mirage_core.training.model_metadata import warmup_metadata
 from mirage_core.training.objective import MicroBatch, contribution
 from mirage_core.training.sft.losses import LossParts, cross_entropy
 from mirage_core.training.warmup.tasks import KINDS, Exercise, ExerciseSource, Task
 
-GROUP = WARMUP_GROUP  # fixed, so that the loss knows no number of processes
+GROUP = WARMUP_GROUP  # fixed, so that the loss does not depend on the number of processes
 ARROWS = 8
 LARGEST_LEVEL = 8
-# An arrow bit is rare among the eight of a cell: as a plain mean it would hardly count beside the kind.
+# Few of a cell's eight arrow bits are set: with a plain mean they would hardly count beside the kind.
 ARROW_WEIGHT = 4.0
 _TURN = "<|im_start|>assistant"
 
 
-def run_warmup(job: Job, rank: int, world_size: int, emit: EventWriter) -> None:
-    """The program "warmup": build the random model, warm it up, save it to ``job.output``."""
+def run_warmup(job: Job, events: EventWriter) -> None:
+    """Build the random model, warm it up, and save it to ``job.output``: one process of a warm-up job."""
     settings = job.settings
     if settings.model.source != FROM_SCRATCH:
         raise SettingsError(
-            f"A warm-up is for model.source from_scratch, got {settings.model.source}; load that instead."
+            f"A warm-up is for model.source from_scratch, got {settings.model.source}; load that model instead."
         )
-    model = build_base(settings.model, job.seed)
-    objective = WarmupObjective(settings, model, job.seed, portion_of(job))
-    train(objective, model, _plan(settings.model.warmup), job, rank, world_size, emit, about_warmup(job))
+    model = build_base_model(settings.model, job.seed)
+    objective = WarmupObjective(settings, model, job.seed, micro_batch_size(job))
+    train(objective, model, _train_plan(settings.model.warmup), job, events, warmup_metadata(job))
 
 
-def _plan(settings: WarmupSettings) -> TrainPlan:
+def _train_plan(settings: WarmupSettings) -> TrainPlan:
     return TrainPlan(
         steps=settings.steps,
         learning_rate=settings.learning_rate,
@@ -69,7 +70,7 @@ def _plan(settings: WarmupSettings) -> TrainPlan:
 
 @dataclass(frozen=True)
 class WarmupBatch:
-    """Exercises of one process: their layout, the facts of their cells, pictures a centred group.
+    """Exercises of one process: their layout, and the facts of their cells.
 
     ``kind`` [B, n] class of each cell, ``elf`` [B, n], ``arrows`` [B, n, 8] in 0 and 1.
     """
@@ -82,7 +83,7 @@ class WarmupBatch:
 
 
 class DenseHeads(nn.Module):
-    """Linear read-outs of every cell: kind, elf, arrows; from the text model also its row and column."""
+    """Linear heads on every cell: kind, elf, arrows; on the text model's features also its row and column."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -91,21 +92,21 @@ class DenseHeads(nn.Module):
         self.contextual = nn.Linear(hidden_size, cell + 2 * LARGEST_LEVEL)
 
     def loss(self, visual: Tensor, contextual: Tensor, batch: WarmupBatch) -> tuple[Tensor, Tensor]:
-        """The dense loss over features [N, D] of both kinds, and the share of cells whose kind both read right."""
-        seen, thought = self.visual(visual), self.contextual(contextual)
-        cell = seen.shape[-1]
-        rows = torch.arange(batch.level, device=seen.device)
+        """Return the dense loss over both features [N, D], and the share of cells whose kind both predict."""
+        visual_scores, text_scores = self.visual(visual), self.contextual(contextual)
+        cell = visual_scores.shape[-1]
+        rows = torch.arange(batch.level, device=visual_scores.device)
         row = rows.repeat_interleave(batch.level).repeat(len(batch.kind))
         column = rows.repeat(batch.level).repeat(len(batch.kind))
-        place = thought[:, cell:].split(LARGEST_LEVEL, dim=-1)
-        loss = _cell_loss(seen, batch) + _cell_loss(thought[:, :cell], batch)
-        loss = loss + class_cross_entropy(place[0], row) + class_cross_entropy(place[1], column)
-        kinds = [scores[:, : len(KINDS)].argmax(-1) == batch.kind.flatten() for scores in (seen, thought)]
+        row_scores, column_scores = text_scores[:, cell:].split(LARGEST_LEVEL, dim=-1)
+        loss = _cell_loss(visual_scores, batch) + _cell_loss(text_scores[:, :cell], batch)
+        loss = loss + class_cross_entropy(row_scores, row) + class_cross_entropy(column_scores, column)
+        kinds = [scores[:, : len(KINDS)].argmax(-1) == batch.kind.flatten() for scores in (visual_scores, text_scores)]
         return loss, (kinds[0] & kinds[1]).float().mean()
 
 
 def _cell_loss(scores: Tensor, batch: WarmupBatch) -> Tensor:
-    """Kind, elf and arrows of every cell from scores [N, 4 + 1 + 8]."""
+    """Return the loss of kind, elf and arrows of every cell from scores [N, 4 + 1 + 8]."""
     kind, elf, arrows = scores.split([len(KINDS), 1, ARROWS], dim=-1)
     return (
         class_cross_entropy(kind, batch.kind.flatten())
@@ -115,17 +116,17 @@ def _cell_loss(scores: Tensor, batch: WarmupBatch) -> Tensor:
 
 
 def centring_loss(features: Tensor) -> Tensor:
-    """|mean f|^2 / E|f|^2 of features [N, D]: 0 when they are centred, 1 when they are all the same."""
+    """Return |mean f|^2 / E|f|^2 of features [N, D]: 0 when they are centred, 1 when they are all the same."""
     return features.mean(0).square().sum() / features.square().sum(-1).mean().clamp_min(1e-12)
 
 
 class WarmupObjective:
-    """The warm-up as the common loop drives it: batches drawn on the fly, three weighted losses."""
+    """The objective of the warm-up: exercises drawn on the fly, three weighted losses."""
 
-    def __init__(self, settings: Settings, model: LoadedModel, seed: int, portion: int | None = None) -> None:
+    def __init__(self, settings: Settings, model: LoadedModel, seed: int, micro_batch_size: int | None = None) -> None:
         if len(settings.model.warmup.levels) == 0:
             raise SettingsError("model.warmup.levels is empty; name at least one level.")
-        self._settings, self._model, self._portion = settings, model, portion
+        self._settings, self._model, self._micro_batch_size = settings, model, micro_batch_size
         excluded = excluded_forms([Path(name) for name in settings.problems.exclude])
         self._source = ExerciseSource(
             settings.model.warmup,
@@ -140,21 +141,22 @@ class WarmupObjective:
             self._heads = DenseHeads(model.backbone.hidden_size)
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """The dense heads, thrown away after the warm-up."""
+        """Return the dense heads, discarded after the warm-up."""
         return {"dense_heads": self._heads}
 
-    def micro_batches(self, step: int, rank: int, world_size: int) -> Sequence[MicroBatch]:
-        """Whole groups of pictures, dealt in turn; a process without any computes the first group as a filler."""
+    def micro_batches(self, step: int) -> Sequence[MicroBatch]:
+        """Return complete groups of images, dealt in turn; a process without any computes the first one as a filler."""
         size = self._settings.model.warmup.batch_size
         groups = [range(first, min(first + GROUP, size)) for first in range(0, size, GROUP)]
-        mine = groups[rank::world_size]
-        most = -(-len(groups) // world_size)  # groups of a process, and at once
-        at_once = max(1, (self._portion or size) // GROUP)
-        cuts = range(0, most, at_once)
-        return [self._micro_batch(step, mine[first : first + at_once], groups[:1]) for first in cuts]
+        process = current_process()
+        local = process.share(groups)
+        most = -(-len(groups) // process.world_size)
+        number = max(1, (self._micro_batch_size or size) // GROUP)
+        firsts = range(0, most, number)
+        return [self._micro_batch(step, local[first : first + number], groups[:1]) for first in firsts]
 
-    def _micro_batch(self, step: int, groups: Sequence[range], stand_in: Sequence[range]) -> MicroBatch:
-        indices = [index for group in groups or stand_in for index in group]
+    def _micro_batch(self, step: int, groups: Sequence[range], filler: Sequence[range]) -> MicroBatch:
+        indices = [index for group in groups or filler for index in group]
         batch = self.batch(step, indices)
         counts = {
             "tokens": float((batch.layout.labels != IGNORED).sum()),
@@ -163,7 +165,7 @@ class WarmupObjective:
         return MicroBatch(batch, counts, filler=not groups, work=work_of(batch.layout))
 
     def batch(self, step: int, indices: Sequence[int]) -> WarmupBatch:
-        """The exercises of a step with these indices, laid out."""
+        """Lay out the exercises of a step with these indices."""
         exercises = [self._source.exercise(step, index) for index in indices]
         encoded = [_encode(exercise, self._model, self._settings) for exercise in exercises]
         layout = collate(encoded, self._model.ids, self._model.backbone.position_ids, align=False)
@@ -176,41 +178,41 @@ class WarmupObjective:
             arrows=torch.stack([torch.from_numpy(fact.arrows) for fact in facts]),
         )
 
-    def examples(self, step: int) -> Sequence[str]:  # noqa: ARG002 -- exercises have no name to look them up by
-        """Exercises are drawn for their step, and kept nowhere."""
+    def examples(self, step: int) -> Sequence[str]:  # noqa: ARG002 -- exercises have no names
+        """Return nothing: exercises are drawn for their step and saved nowhere."""
         return ()
 
     def loss(self, backbone: nn.Module, data: WarmupBatch, totals: Mapping[str, float]) -> LossParts:
-        """What one micro-batch adds to text + dense_weight * dense + centring_weight * centring."""
+        """Return what a micro-batch adds to text + dense_weight * dense + centring_weight * centring."""
         if not isinstance(backbone, Backbone):
             raise SettingsError(f"The warm-up trains a Backbone, got {type(backbone).__name__}.")
         weights = self._settings.model.warmup
-        batch = _on(data, backbone.device)
+        batch = _to_device(data, backbone.device)
         images = backbone.image_features(batch.layout.pixel_values, batch.layout.grid_thw)
         embedded = backbone.embed(batch.layout.input_ids, images)
         hidden = backbone.hidden(embedded, backbone.rotary(batch.layout.position_ids), None)
         image_positions = hidden[batch.layout.input_ids == self._model.ids.image_pad]
         images = [backbone.merged(image) for image in images]
         dense, kind_accuracy = self._heads.loss(torch.cat(images), image_positions, batch)
-        tokens, pictures = float((batch.layout.labels != IGNORED).sum()), float(len(images))
+        tokens, num_images = float((batch.layout.labels != IGNORED).sum()), float(len(images))
         text = contribution(cross_entropy(backbone, hidden, batch.layout.labels), tokens, totals["tokens"])
         parts = {
             "text": text,
-            "dense": contribution(dense, pictures, totals["pictures"]),
-            "centring": contribution(_centring(images), pictures, totals["pictures"]),
+            "dense": contribution(dense, num_images, totals["pictures"]),
+            "centring": contribution(_centring(images), num_images, totals["pictures"]),
         }
         total = text + weights.dense_weight * parts["dense"] + weights.centring_weight * parts["centring"]
-        accuracy = contribution(kind_accuracy, pictures, totals["pictures"])
+        accuracy = contribution(kind_accuracy, num_images, totals["pictures"])
         return LossParts(total, {**parts, "cell_accuracy": accuracy.detach()})
 
 
 def _centring(images: Sequence[Tensor]) -> Tensor:
-    """The centring loss of every group of pictures, weighted by its size."""
+    """Return the mean centring loss of the groups of images, weighted by their size."""
     groups = [images[first : first + GROUP] for first in range(0, len(images), GROUP)]
     return torch.stack([centring_loss(torch.cat(list(group))) * len(group) for group in groups]).sum() / len(images)
 
 
-def _on(batch: WarmupBatch, device: torch.device) -> WarmupBatch:
+def _to_device(batch: WarmupBatch, device: torch.device) -> WarmupBatch:
     return WarmupBatch(
         layout=batch.layout.to(device),
         level=batch.level,
@@ -221,17 +223,17 @@ def _on(batch: WarmupBatch, device: torch.device) -> WarmupBatch:
 
 
 def _encode(exercise: Exercise, model: LoadedModel, settings: Settings) -> EncodedExample:
-    """An exercise in the project's chat form; labels are everything after the assistant's header."""
-    picture = scaled(exercise.picture, settings.prompt.image_scale)
-    pixels = model.processor.image_processor(images=[picture], return_tensors="pt")
+    """Encode an exercise in the project's chat form; labels are everything after the assistant's header."""
+    image = scale_image(exercise.image, settings.prompt.image_scale)
+    pixels = model.processor.image_processor(images=[image], return_tensors="pt")
     cells = int(pixels["image_grid_thw"].prod()) // model.processor.image_processor.merge_size**2
     if cells != exercise.level**2:
         raise SettingsError(
             f"A level-{exercise.level} map becomes {cells} visual tokens; the warm-up needs one a cell. Set "
             f"prompt.image_scale to {28 / settings.problems.cell_px:g} (28 px of {settings.problems.cell_px} px cells)."
         )
-    before, after = _frame(model.processor.tokenizer, exercise.task)
     tokenizer = model.processor.tokenizer
+    before, after = _prompt_ids(tokenizer, exercise.task)
     answer = tokenizer(f"\n{exercise.answer}<|im_end|>\n", add_special_tokens=False).input_ids
     prompt = [*before, *([model.ids.image_pad] * cells), *after]
     return EncodedExample(
@@ -245,8 +247,8 @@ def _encode(exercise: Exercise, model: LoadedModel, settings: Settings) -> Encod
 
 
 @lru_cache(maxsize=16)
-def _frame(tokenizer: object, task: Task) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Token ids of the prompt before and after the picture's tokens, up to the assistant's header."""
+def _prompt_ids(tokenizer: object, task: Task) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the prompt's token ids before and after those of the image, up to the assistant's header."""
     content = [{"type": "image"}, {"type": "text", "text": f"\n{task}:"}]
     text = tokenizer.apply_chat_template(  # type: ignore[attr-defined]
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True

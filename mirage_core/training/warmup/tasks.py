@@ -1,7 +1,7 @@
-"""The plain tasks of the warm-up: copying a map, and reading the arrows of a random walk. No planning in either.
+"""The tasks of the warm-up: copying a map, and reading the arrows of a random walk. Neither needs planning.
 
-A walk starts at the start and ends anywhere: its arrows are drawn as a solution's are, but lead nowhere on purpose.
-Every map is one that training problems may use (benchmarks/splits.py), so no held-out map is ever seen.
+A walk starts at the start and ends anywhere: its arrows are drawn like a solution's, but do not solve the map.
+Every map is one that training problems may use (benchmarks/splits.py), so no map of another split is ever seen.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _ELF_ELSEWHERE = 0.5
 
 @dataclass(frozen=True)
 class CellFacts:
-    """What stands in each cell of a picture, row by row: the labels of the dense heads.
+    """What is in each cell of an image, row by row: the labels of the dense heads.
 
     ``kind`` [n] index into KINDS; ``elf`` [n] 0 or 1; ``arrows`` [n, 8] 0 or 1: an arrow leaves by, then enters by
     U, D, L, R.
@@ -40,11 +40,11 @@ class CellFacts:
 
 @dataclass(frozen=True)
 class Exercise:
-    """One picture with its question (``task``), the right answer and the facts of its cells."""
+    """An image with its question (``task``), the right answer and the facts of its cells."""
 
     task: Task
     level: int
-    picture: Image.Image
+    image: Image.Image
     answer: str
     facts: CellFacts
 
@@ -52,7 +52,7 @@ class Exercise:
 class ExerciseSource:
     """Exercises as a function of (seed, step, index in the batch) alone; all of a step have one level.
 
-    ``excluded`` are canonical maps that must not be drawn, beside those of the held-out splits.
+    ``excluded`` are canonical maps that must not be drawn, beside those of the other splits.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class ExerciseSource:
         self._hole_probability, self._excluded, self._seed = hole_probability, excluded, seed
 
     def level(self, step: int) -> int:
-        """The level of all maps of a step."""
+        """Return the level of all maps of a step."""
         return int(np.random.default_rng([self._seed, step]).choice(self._settings.levels))
 
     def exercise(self, step: int, index: int) -> Exercise:
-        """One exercise of a step: one half copies maps, the other reads walks."""
+        """Return an exercise of a step: one half copies maps, the other reads walks."""
         rng = np.random.default_rng([self._seed, step, index])
         maze = self._maze(rng, self.level(step))
         return self._copying(rng, maze) if rng.random() < 0.5 else self._reading(rng, maze)
 
     def _maze(self, rng: np.random.Generator, level: int) -> Maze:
-        """Any map of the level that training may see, solvable or not."""
+        """Draw a map of the level that is in the train split, solvable or not."""
         while True:
             flat = np.where(rng.random(level * level) < self._hole_probability, HOLE, SAFE)
             flat[rng.choice(level * level, size=2, replace=False)] = START, GOAL
@@ -88,24 +88,24 @@ class ExerciseSource:
                 return maze
 
     def _copying(self, rng: np.random.Generator, maze: Maze) -> Exercise:
-        """The map in symbols; in half of the pictures the elf stands anywhere, as in pictures of spatial reasoning."""
+        """Copy the map in symbols; in half of the images the elf stands anywhere, as in those of spatial reasoning."""
         player = Player(maze.start)
         if rng.random() < _ELF_ELSEWHERE:
             row, column = (int(i) for i in rng.integers(maze.level, size=2))
             player = Player((row, column), _MOVES[int(rng.integers(len(_MOVES)))])
-        picture = render(maze, self._cell_px, player)
+        image = render(maze, self._cell_px, player)
         answer = "\n".join("".join(SYMBOLS[kind] for kind in row) for row in maze.cells)
-        return Exercise("Map", maze.level, picture, answer, _facts(maze, player.cell, (), ""))
+        return Exercise("Map", maze.level, image, answer, _facts(maze, player.cell, (), ""))
 
     def _reading(self, rng: np.random.Generator, maze: Maze) -> Exercise:
-        """The moves of a random walk drawn in arrows, boxed as every answer of this project."""
+        """Read the moves of a random walk from its arrows, boxed as every answer of this project."""
         cells, plan = random_walk(rng, maze, self._settings.walk_length_max)
-        picture = draw_arrows(maze, plan, self._arrows, self._cell_px)
-        return Exercise("Walk", maze.level, picture, f"\\boxed{{{plan}}}", _facts(maze, maze.start, cells, plan))
+        image = draw_arrows(maze, plan, self._arrows, self._cell_px)
+        return Exercise("Walk", maze.level, image, f"\\boxed{{{plan}}}", _facts(maze, maze.start, cells, plan))
 
 
 def random_walk(rng: np.random.Generator, maze: Maze, length_max: int) -> tuple[tuple[Cell, ...], str]:
-    """A walk of 1 to ``length_max`` moves that enters no hole and no cell twice; shorter where it is stuck."""
+    """Draw a walk of 1 to ``length_max`` moves that enters no hole and no cell twice; shorter where it is stuck."""
     cells, plan = [maze.start], ""
     for _ in range(int(rng.integers(1, length_max + 1))):
         there = {move: step(maze, cells[-1], move) for move in MOVES}
@@ -124,7 +124,7 @@ def _facts(maze: Maze, elf: Cell, cells: tuple[Cell, ...], plan: str) -> CellFac
     for here, there, move in zip(cells, cells[1:], plan, strict=False):
         arrows[here][_MOVES.index(move)] = 1.0
         arrows[there][len(_MOVES) + _MOVES.index(move)] = 1.0
-    standing = np.zeros((level, level), dtype=np.float32)
-    standing[elf] = 1.0
+    elf_cells = np.zeros((level, level), dtype=np.float32)
+    elf_cells[elf] = 1.0
     kind = np.array([KINDS.index(kind) for row in maze.cells for kind in row], dtype=np.int64)
-    return CellFacts(kind, standing.ravel(), arrows.reshape(level * level, -1))
+    return CellFacts(kind, elf_cells.ravel(), arrows.reshape(level * level, -1))

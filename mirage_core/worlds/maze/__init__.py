@@ -1,4 +1,4 @@
-"""The frozen-lake maze: its rules, random maps and plans, its pictures, and reading a map back from a picture."""
+"""The frozen-lake maze: its rules, random maps and plans, its images, and reading a map back from an image."""
 
 from mirage_core.worlds.maze.art import Player, picture_bytes, render
 from mirage_core.worlds.maze.plans import random_plan

@@ -1,7 +1,7 @@
-"""Pictures of mazes in the FrozenLake art of gymnasium up to 1.2.3, as the benchmark was drawn.
+"""Images of mazes in the FrozenLake art of gymnasium up to 1.2.3, as in the published benchmark.
 
-A cell is ice, then stool (start), goal or hole, then a one-pixel outline; the elf stands above, looking where it
-moved last. On a hole the elf is replaced by cracked ice. All published pictures are matched within 1 grey level.
+A cell is ice, then stool (start), goal or hole, then a one-pixel outline; the elf is on top, facing its last move. On a
+hole cracked ice replaces the elf. All published images are matched within 1 grey level.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _ART_SHA256 = "6b87054eb76e570473917c41a1da14522171abb4ec44da9e524a4ae4981f3fd0"
 
 @dataclass(frozen=True, slots=True)
 class Player:
-    """Where the elf stands, and the move it made last ("D" before any move)."""
+    """The elf's cell, and its last move ("D" before any move)."""
 
     cell: Cell
     facing: str = "D"
 
 
 def render(maze: Maze, cell_px: int = CELL_PX, player: Player | None = None) -> Image.Image:
-    """Draw the maze as an RGB picture of ``level * cell_px`` a side; without ``player`` the elf is at the start."""
+    """Draw the maze as an RGB image of side ``level * cell_px``; without ``player`` the elf is at the start."""
     player = player or Player(maze.start)
     level = maze.level
     canvas = np.empty((level, cell_px, level, cell_px, 3), dtype=np.uint8)
@@ -47,21 +47,21 @@ def render(maze: Maze, cell_px: int = CELL_PX, player: Player | None = None) -> 
         for c, kind in enumerate(row):
             canvas[r, :, c] = tile(kind, None, cell_px)
     kind = maze[player.cell]
-    above = CRACKED if kind == HOLE else FACINGS[player.facing]
-    canvas[player.cell[0], :, player.cell[1]] = tile(kind, above, cell_px)
+    overlay = CRACKED if kind == HOLE else FACINGS[player.facing]
+    canvas[player.cell[0], :, player.cell[1]] = tile(kind, overlay, cell_px)
     return Image.fromarray(canvas.reshape(level * cell_px, level * cell_px, 3))
 
 
 def picture_bytes(picture: Image.Image) -> bytes:
-    """The picture as PNG, packed quickly (these pictures are flat; a higher level saves little)."""
+    """Encode an image as PNG, with fast compression (these images are flat; a higher level saves little)."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 @lru_cache(maxsize=512)
-def tile(kind: int, above: str | None, cell_px: int) -> NDArray[np.uint8]:
-    """One drawn cell, [cell_px, cell_px, 3]; sizes other than 64 are scaled from it."""
+def tile(kind: int, overlay: str | None, cell_px: int) -> NDArray[np.uint8]:
+    """Return the pixels of a cell [cell_px, cell_px, 3]; sizes other than 64 are scaled from it."""
     art = _art()
     cell = art["ice"].copy()
     base = _BASES[kind]
@@ -71,19 +71,19 @@ def tile(kind: int, above: str | None, cell_px: int) -> NDArray[np.uint8]:
     pixels[[0, -1], :, :3] = OUTLINE
     pixels[:, [0, -1], :3] = OUTLINE
     cell = Image.fromarray(pixels)
-    if above is not None:
-        cell.alpha_composite(art[above])
-    drawn = cell.convert("RGB")
+    if overlay is not None:
+        cell.alpha_composite(art[overlay])
+    rgb = cell.convert("RGB")
     if cell_px != CELL_PX:
-        drawn = drawn.resize((cell_px, cell_px), Image.Resampling.BOX)
-    tile_pixels = np.array(drawn)
+        rgb = rgb.resize((cell_px, cell_px), Image.Resampling.BOX)
+    tile_pixels = np.array(rgb)
     tile_pixels.flags.writeable = False
     return tile_pixels
 
 
 @lru_cache(maxsize=1)
 def _art() -> dict[str, Image.Image]:
-    """The package's own drawings, doubled to 64 px a cell; raises SettingsError when they are missing or others."""
+    """Load the package's drawings, doubled to 64 px a cell; SettingsError if they are missing or different."""
     folder = _art_folder()
     try:
         drawings = {name: Image.open(folder / f"{name}.png").convert("RGBA") for name in _ART}
@@ -95,14 +95,14 @@ def _art() -> dict[str, Image.Image]:
             f"the FrozenLake art in {folder} is not the benchmark's (sha256 {digest[:12]}, expected "
             f"{_ART_SHA256[:12]}); {_WAY_OUT}"
         )
-    return {name: d.resize((CELL_PX, CELL_PX), Image.Resampling.NEAREST) for name, d in drawings.items()}
+    return {name: drawing.resize((CELL_PX, CELL_PX), Image.Resampling.NEAREST) for name, drawing in drawings.items()}
 
 
 _WAY_OUT = "install gymnasium<=1.2.3, whose art the benchmark uses"
 
 
 def _art_folder() -> Path:
-    """Where gymnasium keeps its toy-text drawings, found without importing it (that takes a second)."""
+    """Return the folder of gymnasium's toy-text drawings without importing gymnasium (that takes a second)."""
     spec = find_spec("gymnasium")
     if spec is None or not spec.submodule_search_locations:
         raise SettingsError(f"gymnasium is not installed, so mazes cannot be drawn; {_WAY_OUT}")

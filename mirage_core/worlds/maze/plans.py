@@ -1,6 +1,6 @@
-"""Random plans with a wanted outcome, for spatial reasoning.
+"""Random plans with a given outcome, for spatial reasoning.
 
-As in the published rows, no move leaves the grid, and the goal or a hole is entered by the last move only.
+As in the published rows, no move leaves the grid, and only the last move enters the goal or a hole.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from mirage_core.worlds.maze.rules import GOAL, HOLE, START, Maze, Outcome, grid
 
 
 def random_plan(rng: np.random.Generator, maze: Maze, outcome: Outcome, max_length: int) -> str | None:
-    """A plan of at most ``max_length`` moves that ends in ``outcome``, None when the maze has none.
+    """Return a plan of at most ``max_length`` moves that ends in ``outcome``, None if the maze has none.
 
-    The length is drawn evenly from the lengths that have such a plan, then every plan of that length is as likely
-    as the others: backwards counting makes the draw exact, without rejection.
+    The length is uniform over the lengths that have such a plan, and the plan is uniform over those of that length:
+    backward counting makes the sampling exact, without rejection.
     """
     flat = [kind for row in maze.cells for kind in row]
     counts = _count_plans(flat, maze.level, outcome, max_length)
@@ -32,11 +32,11 @@ def random_plan(rng: np.random.Generator, maze: Maze, outcome: Outcome, max_leng
 
 
 def _count_plans(flat: list[int], level: int, outcome: Outcome, max_length: int) -> list[list[float]]:
-    """``counts[n][cell]``: how many plans of n moves lead from a cell to the outcome and end there, up to a factor
-    common to all cells (long plans would overflow).
+    """Return ``counts[n][cell]``: the number of plans of n moves from a cell to the outcome, up to a factor common to
+    all cells (long plans would overflow).
     """
-    wanted = {"success": (GOAL,), "hole": (HOLE,), "safe": (0, START)}[outcome]
-    counts = [[float(kind in wanted) for kind in flat]]
+    targets = {"success": (GOAL,), "hole": (HOLE,), "safe": (0, START)}[outcome]
+    counts = [[float(kind in targets) for kind in flat]]
     neighbours = grid_moves(level)
     for _ in range(max_length):
         scale = max(counts[-1]) or 1.0

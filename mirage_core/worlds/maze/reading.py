@@ -1,4 +1,4 @@
-"""The map in a picture: every cell compared with the tiles it can be drawn with."""
+"""Reading the map from an image: every cell is compared with all possible tiles."""
 
 from __future__ import annotations
 
@@ -12,45 +12,45 @@ from mirage_core.errors import DataError, InputError
 from mirage_core.worlds.maze.art import CELL_PX, CRACKED, FACINGS, tile
 from mirage_core.worlds.maze.rules import GOAL, HOLE, LARGEST, SAFE, SMALLEST, START, Maze, maze_from_rows
 
-# Mean grey levels a cell may differ from its tile: room for JPEG, far below the distance between two tiles.
+# Mean grey levels that a cell may differ from its tile: enough for JPEG, far below the distance of two tiles.
 _TOLERANCE = 6.0
 
 
-def read_maze(picture: Image.Image, cell_px: int = CELL_PX) -> Maze:
-    """The maze a picture shows, wherever the player stands; raises DataError when it is not such a picture."""
-    level = picture_level(picture, cell_px)
-    pixels = np.asarray(picture.convert("RGB"), dtype=np.int16)
+def read_maze(image: Image.Image, cell_px: int = CELL_PX) -> Maze:
+    """Read the maze that an image shows, wherever the player is; DataError for another image."""
+    level = image_level(image, cell_px)
+    pixels = np.asarray(image.convert("RGB"), dtype=np.int16)
     cells = pixels.reshape(level, cell_px, level, cell_px, 3).swapaxes(1, 2).reshape(level * level, cell_px, cell_px, 3)
-    kinds, elves = zip(*(_read_cell(cell, i, level, cell_px) for i, cell in enumerate(cells)), strict=True)
+    kinds, has_elf = zip(*(_read_cell(cell, i, level, cell_px) for i, cell in enumerate(cells)), strict=True)
     flat = list(kinds)
     if START not in flat:
-        # An elf on the start hides the stool below it: the elf of a picture without a bare stool is at the start.
-        flat = [START if elf and kind == SAFE else kind for kind, elf in zip(kinds, elves, strict=True)]
+        # The elf hides the stool: if no stool is visible, the elf is at the start.
+        flat = [START if elf and kind == SAFE else kind for kind, elf in zip(kinds, has_elf, strict=True)]
     try:
         return maze_from_rows([flat[r * level : (r + 1) * level] for r in range(level)])
     except InputError as error:
-        raise DataError(f"the picture does not show a whole maze: {error}") from error
+        raise DataError(f"the image does not show a complete maze: {error}") from error
 
 
-def picture_level(picture: Image.Image, cell_px: int = CELL_PX) -> int:
-    """Cells a side of a maze's picture, from its size; raises DataError when that is not a maze's."""
-    width, height = picture.size
+def image_level(image: Image.Image, cell_px: int = CELL_PX) -> int:
+    """Return the level of a maze from its image's size; DataError for another size."""
+    width, height = image.size
     if width != height or width % cell_px or not SMALLEST <= width // cell_px <= LARGEST:
         raise DataError(
-            f"the picture is {width}x{height}; expected a square maze of {SMALLEST} to {LARGEST} cells, "
+            f"the image is {width}x{height}; expected a square maze of {SMALLEST} to {LARGEST} cells, "
             f"{cell_px} px a cell"
         )
     return width // cell_px
 
 
 def _read_cell(cell: NDArray[np.int16], index: int, level: int, cell_px: int) -> tuple[int, bool]:
-    """The kind of a cell and whether the elf stands there."""
+    """Return the kind of a cell, and whether the elf is on it."""
     names, tiles = _tiles(cell_px)
     distances = np.abs(tiles - cell).mean(axis=(1, 2, 3))
     best = int(distances.argmin())
     if distances[best] > _TOLERANCE:
         raise DataError(
-            f"row {index // level + 1}, column {index % level + 1} of the picture looks like no cell of a maze "
+            f"row {index // level + 1}, column {index % level + 1} of the image looks like no cell of a maze "
             f"(nearest tile {distances[best]:.0f} grey levels away); expected FrozenLake art at {cell_px} px a cell"
         )
     return names[best]
@@ -58,7 +58,7 @@ def _read_cell(cell: NDArray[np.int16], index: int, level: int, cell_px: int) ->
 
 @lru_cache(maxsize=4)
 def _tiles(cell_px: int) -> tuple[list[tuple[int, bool]], NDArray[np.int16]]:
-    """Every tile a cell can be drawn with: (kind, elf above), and [tiles, cell_px, cell_px, 3]."""
+    """Return all possible tiles: (kind, whether the elf is on it), and pixels [tiles, cell_px, cell_px, 3]."""
     named = [((kind, False), tile(kind, None, cell_px)) for kind in (SAFE, START, GOAL, HOLE)]
     named += [((kind, True), tile(kind, elf, cell_px)) for elf in FACINGS.values() for kind in (SAFE, GOAL)]
     named.append(((HOLE, False), tile(HOLE, CRACKED, cell_px)))

@@ -1,4 +1,4 @@
-"""What a maze is and how a player moves in it.
+"""Mazes, and how a player moves in them.
 
 A move off the grid does nothing; entering a hole ends the walk in failure. Cells are ``(row, column)``, counted
 from 0 at the upper left.
@@ -20,7 +20,7 @@ SAFE, START, GOAL, HOLE = 0, 1, 2, -1
 MOVES = {"U": (-1, 0), "D": (1, 0), "L": (0, -1), "R": (0, 1)}
 SMALLEST, LARGEST = 3, 8
 _SYMBOLS = {SAFE: ".", START: "S", GOAL: "G", HOLE: "H"}
-_DRAWS = 100_000
+_ATTEMPTS = 100_000
 
 Cell = tuple[int, int]
 Outcome = Literal["success", "hole", "safe"]
@@ -34,17 +34,17 @@ class Maze:
 
     @property
     def level(self) -> int:
-        """Cells a side."""
+        """Cells of a side."""
         return len(self.cells)
 
     @property
     def start(self) -> Cell:
-        """Where the player begins."""
+        """The cell where the player starts."""
         return self._find(START)
 
     @property
     def goal(self) -> Cell:
-        """Where the player wants to be."""
+        """The cell that the player has to reach."""
         return self._find(GOAL)
 
     @property
@@ -76,7 +76,7 @@ class Walk:
 
 
 def maze_from_rows(rows: Any) -> Maze:
-    """A checked maze from JSON lists; raises InputError for a wrong shape or cell, or not one start and one goal."""
+    """Validate JSON lists as a maze; InputError for a wrong shape or cell, or not exactly one start and one goal."""
     if not isinstance(rows, Sequence) or not all(isinstance(row, Sequence) for row in rows):
         raise InputError(f"expected a map as a list of rows, got {rows!r}")
     level = len(rows)
@@ -94,7 +94,7 @@ def maze_from_rows(rows: Any) -> Maze:
 
 
 def step(maze: Maze, cell: Cell, move: str) -> Cell:
-    """The cell one move away, or the same cell where the move leaves the grid."""
+    """Return the cell one move away, or the same cell if the move leaves the grid."""
     row, column = cell[0] + MOVES[move][0], cell[1] + MOVES[move][1]
     inside = 0 <= row < maze.level and 0 <= column < maze.level
     return (row, column) if inside else cell
@@ -120,7 +120,7 @@ def walk(maze: Maze, plan: str, *, stop_at_goal: bool = False) -> Walk:
 
 
 def shortest_path(maze: Maze) -> str | None:
-    """A shortest plan to the goal, None when there is none; among equals the first in the order U, D, L, R.
+    """Return a shortest plan to the goal, None if there is none; among equals the first in the order U, D, L, R.
 
     The choice at a cell depends on that cell alone, so that one map has one answer however it is reached.
     """
@@ -137,7 +137,7 @@ def shortest_path(maze: Maze) -> str | None:
 
 
 def _distances(flat: list[int], neighbours: tuple[tuple[tuple[str, int], ...], ...]) -> list[int]:
-    """Moves to the goal from every cell (flat), -1 where it cannot be reached."""
+    """Return the moves to the goal from every cell (flat), -1 where it cannot be reached."""
     distance = [-1] * len(flat)
     frontier = [flat.index(GOAL)]
     distance[frontier[0]] = 0
@@ -151,7 +151,7 @@ def _distances(flat: list[int], neighbours: tuple[tuple[tuple[str, int], ...], .
 
 @lru_cache
 def grid_moves(level: int) -> tuple[tuple[tuple[str, int], ...], ...]:
-    """For every flat cell of a grid, the moves that stay on it: ``(move, flat cell)`` in the order U, D, L, R."""
+    """Return the moves that stay on the grid for every flat cell: ``(move, flat cell)`` in the order U, D, L, R."""
     return tuple(
         tuple(
             (move, (r + dr) * level + c + dc)
@@ -164,8 +164,8 @@ def grid_moves(level: int) -> tuple[tuple[tuple[str, int], ...], ...]:
 
 
 def random_maze(rng: np.random.Generator, level: int, hole_probability: float = 0.2) -> Maze:
-    """A solvable maze with start and goal anywhere and every other cell a hole with the given probability."""
-    for _ in range(_DRAWS):
+    """Return a solvable maze with random start and goal; every other cell is a hole with the given probability."""
+    for _ in range(_ATTEMPTS):
         flat = np.where(rng.random(level * level) < hole_probability, HOLE, SAFE)
         start, goal = rng.choice(level * level, size=2, replace=False)
         flat[start], flat[goal] = START, GOAL
@@ -173,26 +173,26 @@ def random_maze(rng: np.random.Generator, level: int, hole_probability: float = 
         if shortest_path(maze) is not None:
             return maze
     raise InputError(
-        f"no solvable map of level {level} in {_DRAWS} draws with hole probability {hole_probability}; lower it"
+        f"no solvable map of level {level} in {_ATTEMPTS} attempts with hole probability {hole_probability}; lower it"
     )
 
 
 @lru_cache
 def _symmetries(level: int) -> tuple[tuple[int, ...], ...]:
-    """The 8 rotations and reflections of a grid, each as the flat cells in reading order."""
+    """Return the 8 rotations and reflections of a grid, each as the flat cells in reading order."""
     grid = np.arange(level * level).reshape(level, level)
     turned = [np.rot90(grid, quarter) for quarter in range(4)]
     return tuple(tuple(g.ravel().tolist()) for t in turned for g in (t, t.T))
 
 
 def canonical(maze: Maze) -> str:
-    """A name that is equal for two mazes exactly when a rotation or reflection makes one the other."""
+    """Return a name that two mazes share exactly if a rotation or reflection turns one into the other."""
     flat = [_SYMBOLS[kind] for row in maze.cells for kind in row]
     return min("".join(itemgetter(*order)(flat)) for order in _symmetries(maze.level))
 
 
 def orientations(maze: Maze) -> tuple[Maze, ...]:
-    """The maze in its 8 rotations and reflections, itself first (some may be equal)."""
+    """Return the maze in its 8 rotations and reflections, itself first (some may be equal)."""
     flat = [kind for row in maze.cells for kind in row]
     level = maze.level
     turned = ([flat[i] for i in order] for order in _symmetries(level))

@@ -1,0 +1,254 @@
+"""Every method that can be trained and judged: one record a training stage, one a judged method.
+
+All other tables of methods are derived from these. Add a record here, or ``register`` it in a module of your own that
+the environment variable MIRAGE_METHODS names (docs/add-a-method.md).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mirage_core.errors import InputError
+
+MODULES = "MIRAGE_METHODS"
+"""The environment variable with the modules to import first, separated by commas."""
+
+DATA_STAGES: Mapping[str, Mapping[str, str]] = {
+    "problems": {},
+    "auxiliary-images": {"problems": "problems"},
+    "base": {},
+    "examples": {"problems": "problems", "auxiliary_images": "auxiliary-images"},
+    "auxiliary-problems": {"problems": "problems", "auxiliary_images": "auxiliary-images"},
+    "auxiliary-examples": {"examples": "examples"},
+    "captions": {"examples": "examples"},
+}
+"""The stages before the training ones, in their order, and the stage that each of their inputs comes from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What the processes of a training stage run, and what mirage.json calls it.
+
+    ``section``: the settings it reads. ``loss``: a name in ``LOSSES`` (training/sft/losses.py), a function like those,
+    or "policy" (GRPO). ``latents``: what is fed at the latent positions: nothing, the compressed auxiliary images
+    ("teacher_forced"), or the model's own hidden states ("rolled_out"). ``title``: its name on a model card.
+    """
+
+    name: str
+    title: str
+    section: str
+    loss: str | Callable[..., Any]
+    latents: Literal["none", "teacher_forced", "rolled_out"] = "none"
+
+    @property
+    def has_latents(self) -> bool:
+        """Whether it trains with latents."""
+        return self.latents != "none"
+
+    @property
+    def data(self) -> Literal["examples", "problems"]:
+        """The input that it trains on, beside its model."""
+        return "problems" if self.loss == "policy" else "examples"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainStage:
+    """One training stage: the stage whose model it trains further (``start``), and the one whose data it reads."""
+
+    name: str
+    label: str
+    program: Program
+    start: str
+    data: str
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The stage that each input comes from."""
+        return {"model": self.start, self.program.data: self.data}
+
+    @property
+    def latents(self) -> bool:
+        """Whether its model thinks in latents; GRPO goes on with what its model was taught before."""
+        if self.program.loss != "policy":
+            return self.program.has_latents
+        return self.start in TRAIN_STAGES and TRAIN_STAGES[self.start].latents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """A row of the score table: the stage whose model is judged, and the stage whose problems it answers."""
+
+    name: str
+    label: str
+    stage: str
+    problems: str = "problems"
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that train its model after the base, in their order."""
+        names: list[str] = []
+        name = self.stage
+        while name in TRAIN_STAGES:
+            names.insert(0, name)
+            name = TRAIN_STAGES[name].start
+        return tuple(names)
+
+    @property
+    def latents(self) -> Literal["on", "off"]:
+        """Whether its answers may hold latents: not where the model was never taught them."""
+        return "on" if self.stage in TRAIN_STAGES and TRAIN_STAGES[self.stage].latents else "off"
+
+    @property
+    def uses_grpo(self) -> bool:
+        """Whether its model is trained by reinforcement last."""
+        return self.stage in TRAIN_STAGES and TRAIN_STAGES[self.stage].program.loss == "policy"
+
+
+TEXT = Program(name="text", title="supervised fine-tuning on text", section="direct_sft", loss="text")
+CAPIMAGINE = Program(name="capimagine", title="imagination as text", section="capimagine", loss="text")
+GROUNDING = Program(
+    name="grounding", title="stage 1, grounding", section="grounding", loss="grounding", latents="teacher_forced"
+)
+RELAXATION = Program(
+    name="relaxation", title="stage 2, relaxation", section="relaxation", loss="relaxation", latents="rolled_out"
+)
+GRPO = Program(name="grpo", title="stage 3, GRPO", section="grpo", loss="policy", latents="rolled_out")
+
+TRAIN_STAGES: dict[str, TrainStage] = {
+    stage.name: stage
+    for stage in (
+        TrainStage(name="direct-sft", label="Direct SFT", program=TEXT, start="base", data="examples"),
+        TrainStage(
+            name="auxiliary-input",
+            label="Auxiliary picture as input",
+            program=TEXT,
+            start="base",
+            data="auxiliary-examples",
+        ),
+        TrainStage(name="capimagine", label="CapImagine", program=CAPIMAGINE, start="base", data="captions"),
+        TrainStage(name="grounding", label="Stage 1, grounding", program=GROUNDING, start="base", data="examples"),
+        TrainStage(
+            name="without-stage-1",
+            label="Relaxation without stage 1",
+            program=RELAXATION,
+            start="base",
+            data="examples",
+        ),
+        TrainStage(
+            name="relaxation", label="Stage 2, relaxation", program=RELAXATION, start="grounding", data="examples"
+        ),
+        TrainStage(
+            name="direct-sft-grpo", label="GRPO after direct SFT", program=GRPO, start="direct-sft", data="problems"
+        ),
+        TrainStage(
+            name="capimagine-grpo", label="GRPO after CapImagine", program=GRPO, start="capimagine", data="problems"
+        ),
+        TrainStage(
+            name="without-stage-1-grpo",
+            label="GRPO without stage 1",
+            program=GRPO,
+            start="without-stage-1",
+            data="problems",
+        ),
+        TrainStage(name="grpo", label="GRPO", program=GRPO, start="relaxation", data="problems"),
+    )
+}
+"""Every training stage by its name, in an order that one process can follow."""
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(name="zero-shot", label="Zero-shot (the base model)", stage="base"),
+        Method(name="direct-sft", label="Direct SFT", stage="direct-sft"),
+        Method(name="direct-sft-grpo", label="Direct SFT + GRPO", stage="direct-sft-grpo"),
+        Method(
+            name="auxiliary-input",
+            label="Auxiliary picture as input (upper bound)",
+            stage="auxiliary-input",
+            problems="auxiliary-problems",
+        ),
+        Method(name="capimagine", label="CapImagine (imagination as text)", stage="capimagine"),
+        Method(name="capimagine-grpo", label="CapImagine + GRPO", stage="capimagine-grpo"),
+        Method(name="stage-1", label="Mirage, stage 1 alone", stage="grounding"),
+        Method(name="without-stage-1", label="Mirage, without stage 1", stage="without-stage-1"),
+        Method(name="without-stage-1-grpo", label="Mirage, without stage 1, + GRPO", stage="without-stage-1-grpo"),
+        Method(name="stage-2", label="Mirage, stage 2", stage="relaxation"),
+        Method(name="grpo", label="Mirage + GRPO", stage="grpo"),
+    )
+}
+"""Every method by its name, in the order of the score table. CoT SFT is direct-sft with teacher.variant=cot."""
+
+
+def register(stage: TrainStage, *methods: Method) -> None:
+    """Make a training stage and the methods that judge its model known to this process.
+
+    InputError for a name that is taken, a program that differs from a known one of its name, or an unknown stage.
+    """
+    known, names = set(stage_names()), {method.name for method in methods}
+    taken = sorted(({stage.name} & known) | (names & METHODS.keys()))
+    if taken:
+        raise InputError(f"got the names {', '.join(taken)}, which are taken: choose others")
+    if programs().get(stage.program.name, stage.program) != stage.program:
+        raise InputError(f"there is another program {stage.program.name!r}: give that of {stage.name} its own name")
+    needed = {*stage.inputs.values(), *(need for method in methods for need in (method.stage, method.problems))}
+    missing = sorted(needed - known - {stage.name})
+    if missing:
+        raise InputError(f"{stage.name} needs the unknown stages {', '.join(missing)}, expected {', '.join(known)}")
+    TRAIN_STAGES[stage.name] = stage
+    METHODS.update({method.name: method for method in methods})
+
+
+def import_registered() -> None:
+    """Import the modules that MIRAGE_METHODS names, where a process starts; each registers its methods.
+
+    They import torch inside their loss only: processes set the number of threads before torch is imported.
+    """
+    for name in filter(None, os.environ.get(MODULES, "").split(",")):
+        importlib.import_module(name.strip())
+
+
+def get_method(name: str) -> Method:
+    """Return the method of that name; InputError names the known ones otherwise."""
+    if name not in METHODS:
+        raise InputError(f"got the method {name!r}, expected one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def method_of_stage(stage: str) -> Method | None:
+    """Return the method that judges the model of a stage."""
+    return next((method for method in METHODS.values() if method.stage == stage), None)
+
+
+def furthest_first() -> list[Method]:
+    """Return the methods whose model is trained, furthest trained first; those with their own problems come last."""
+    trained = [method for method in reversed(METHODS.values()) if method.stages]
+    return sorted(trained, key=lambda method: method.problems != "problems")
+
+
+def enabled_methods(names: Iterable[str], *, grpo: bool) -> tuple[str, ...]:
+    """Return the methods of a recipe that are compared: what ends with GRPO only where that is enabled."""
+    return tuple(name for name in names if grpo or not get_method(name).uses_grpo)
+
+
+def programs() -> dict[str, Program]:
+    """Return every training program by its name."""
+    return {stage.program.name: stage.program for stage in TRAIN_STAGES.values()}
+
+
+def stage_names() -> tuple[str, ...]:
+    """Return the names of all stages of the pipeline, in order."""
+    return (*DATA_STAGES, *TRAIN_STAGES, "evaluation", "report")
+
+
+def stage_inputs() -> dict[str, Mapping[str, str]]:
+    """Return the stage that each input comes from, for every stage up to the models, in their order."""
+    return {**DATA_STAGES, **{name: stage.inputs for name, stage in TRAIN_STAGES.items()}}
+
+
+def latent_programs() -> frozenset[str]:
+    """Return the programs that teach a model to think in latents."""
+    return frozenset(name for name, program in programs().items() if program.has_latents and program.loss != "policy")

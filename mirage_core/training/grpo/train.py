@@ -1,0 +1,87 @@
+"""Run GRPO: improve a model on sampled answers to the training problems. Paper, section 3.3, stage 3."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mirage_core.benchmarks.judge import Scorer, judge
+from mirage_core.config import GRPOSettings
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.job import Job
+from mirage_core.distributed.oom import generation_batch_size, micro_batch_size
+from mirage_core.errors import DataError, SettingsError
+from mirage_core.model.loading import LoadedModel
+from mirage_core.store.records import load_problems
+from mirage_core.training.checkpoint.checkpoint import EXTRA_FILES
+from mirage_core.training.grpo.objective import GRPOObjective
+from mirage_core.training.loop import TrainPlan, train
+from mirage_core.training.model_metadata import has_latents, model_metadata
+from mirage_core.training.sft.train import load_trainable
+from mirage_core.training.validation.metrics import ValidationAccuracy
+from mirage_core.training.validation.validation import Validation, sample
+
+
+def run_grpo(job: Job, events: EventWriter, scorer: Scorer = judge) -> None:
+    """Improve ``inputs["model"]`` on the train split of ``inputs["problems"]``: one process of a GRPO job."""
+    settings = job.settings
+    if settings.grpo.group_size < 2:
+        raise SettingsError("grpo.group_size is 1, but advantages compare answers to one prompt; set it to 2 or more")
+    problems = load_problems(job.input("problems"), split="train")
+    if not problems:
+        raise DataError(f"{job.input('problems')} has no problem of the split train; raise problems.*.train")
+    model = load_trainable(job)
+    objective = GRPOObjective(
+        settings,
+        model,
+        problems,
+        job.seed,
+        micro_batch_size=micro_batch_size(job),
+        max_rows=generation_batch_size(job),
+        cache_folder=job.scratch / EXTRA_FILES,
+        latents=_latents(job),
+        scorer=scorer,
+    )
+    train(
+        objective,
+        model,
+        _train_plan(settings.grpo),
+        job,
+        events,
+        model_metadata(job, model),
+        _validation(job, model, scorer),
+    )
+
+
+def _validation(job: Job, model: LoadedModel, scorer: Scorer) -> Validation | None:
+    """Return the validation on answers to problems of the validation split; None without one.
+
+    DataError where there is no such problem.
+    """
+    settings = job.settings.grpo.validation
+    if settings.every is None:
+        return None
+    problems = load_problems(job.input("problems"), split="validation")
+    if not problems:
+        raise DataError(
+            f"{job.input('problems')} has no problem of the split validation, which grpo.validation.every needs; "
+            "raise problems.*.validation"
+        )
+    sampled = [problems[index] for index in sample(len(problems), settings.problems, job.seed)]
+    accuracy = ValidationAccuracy(model, job.settings, sampled, _latents(job), job.portion, scorer)
+    return Validation(settings, (accuracy,))
+
+
+def _latents(job: Job) -> Literal["on", "off"]:
+    return "on" if has_latents(job) else "off"
+
+
+def _train_plan(settings: GRPOSettings) -> TrainPlan:
+    return TrainPlan(
+        steps=settings.steps,
+        learning_rate=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        schedule="constant",
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        optimizer=settings.optimizer,
+    )

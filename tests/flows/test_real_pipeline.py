@@ -1,0 +1,111 @@
+"""The flow ``mirage`` with nothing faked: a real Prefect server, real training processes, and a real SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from mirage_core.pipeline.run_record import RunRecord, newest_record
+from mirage_core.pipeline.runner import run_in_process
+from tasks.paths import open_store
+
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect"), pytest.mark.slow]
+
+# Long enough in stage 2 to be killed in its middle, between two checkpoints.
+OVERRIDES = [
+    "relaxation.steps=240",
+    "runtime.checkpoint_every=40",
+    "evaluation.methods=[stage-2]",
+    "problems.vsp_reasoning.test_per_level=2",
+    "problems.vsp_planning.test_per_level=2",
+]
+PATIENCE_S = 240
+
+
+class Killer(threading.Thread):
+    """Waits for stage 2's first checkpoint in the store, then kills one of its training processes."""
+
+    def __init__(self, store: Path) -> None:
+        super().__init__(daemon=True)
+        self._store = store
+        self.killed: int | None = None
+
+    def run(self) -> None:
+        patience = time.monotonic() + PATIENCE_S
+        while time.monotonic() < patience and self.killed is None:
+            workers = [
+                process for process in training_processes() if "mirage-relaxation" in " ".join(process.cmdline())
+            ]
+            if workers and any(self._store.glob("checkpoints/*/*/manifest.json")):
+                self.killed = workers[-1].pid
+                os.kill(self.killed, signal.SIGKILL)
+            time.sleep(0.02)
+
+
+def training_processes() -> Iterator[psutil.Process]:
+    """The training workers this test process has started."""
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if "mirage_core.pipeline.worker" in child.cmdline():
+                yield child
+        except psutil.NoSuchProcess:
+            continue
+
+
+def test_a_killed_stage_2_resumes_from_its_checkpoint_and_nothing_before_it_runs_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from flows.full_pipeline import mirage
+
+    store = tmp_path / "store"
+    monkeypatch.setenv("MIRAGE_STORE", str(store))
+    monkeypatch.setattr("tasks.stages.BACKOFF", [0, 0, 0])
+    launched = noted_launches(monkeypatch)
+    killer = Killer(store)
+    killer.start()
+
+    mirage(recipe="micro", overrides=OVERRIDES)
+
+    assert killer.killed is not None, "stage 2 ended before it could be killed"
+    assert [program for program, _ in launched] == ["warmup", "grounding", "relaxation", "relaxation", "evaluate"]
+    resumed_from = [folder for program, folder in launched if program == "relaxation"]
+    assert resumed_from[0] is None
+    assert resumed_from[1] is not None, "the retry began from the start instead of the checkpoint"
+    record = newest_record(open_store())
+    assert {stage.state for stage in record.stages} == {"Completed"}
+    assert not list(store.glob("checkpoints/*/*/manifest.json")), "a finished training leaves no checkpoint behind"
+    assert_as_if_undisturbed(record, tmp_path / "second")
+
+
+def noted_launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path | None]]:
+    """Every job that is launched from now on: its program and what it resumes from."""
+    from mirage_core.distributed import launch
+
+    launched: list[tuple[str, Path | None]] = []
+    real = launch.run_job
+
+    def run_job(job: Any, **rest: Any) -> None:
+        launched.append((job.program, job.resume_from))
+        real(job, **rest)
+
+    monkeypatch.setattr(launch, "run_job", run_job)
+    monkeypatch.setattr("mirage_core.evaluation.evaluate.run_job", run_job)
+    return launched
+
+
+def assert_as_if_undisturbed(record: RunRecord, root: Path) -> None:
+    """The same digests and scores from a run without a fault, in another store, without Prefect."""
+    from mirage_core.recipes import load
+    from mirage_core.store import Store
+
+    undisturbed = run_in_process(load("micro", OVERRIDES), Store.open(str(root)), lambda event: None)
+    assert {stage.name: stage.digest for stage in record.stages} == {s.name: s.digest for s in undisturbed.stages}
+    assert record.scores == undisturbed.scores
