@@ -281,15 +281,13 @@ class PolicyStep:
         self._engine = _engine(settings, self._grpo, backbone)
         self._prompts = [rows.prompt() for _ in range(self._grpo.prompts_per_step)]
         ids = rows.ids
-        self._decoding = DecodeSettings(
+        self._decoding = DecodeSettings.of(
+            settings.latent,
             max_new_tokens=self._grpo.max_new_tokens,
-            num_latents=settings.latent.num_latents,
             temperature=self._grpo.temperature,
             samples=self._grpo.group_size,
-            max_spans=settings.latent.max_spans,
+            end="exact",
             banned=(ids.end_of_turn, ids.pad, ids.latent_start),
-            bottleneck=settings.latent.bottleneck,
-            latent_input=settings.latent.input,
         )
         self._rules = sampling_rules(ids, replace(self._decoding, banned=()))
 

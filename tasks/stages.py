@@ -50,14 +50,7 @@ def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
 
 
 # The store alone decides what is cached: Prefect persists no result.
-@task(
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=RETRIES,
-    retry_delay_seconds=BACKOFF,
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-)
+@task(cache_policy=NO_CACHE, persist_result=False)
 def stage_task(
     name: str, params: dict[str, Any], settings: Settings, store: str, inputs: dict[str, Artifact]
 ) -> Artifact | State[Artifact]:

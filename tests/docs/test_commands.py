@@ -35,6 +35,7 @@ ELSEWHERE = {
     r"python -m pytest tests/golden": "tests/golden/test_golden.py::",
     r"make soak|python -m tests.soak": SOAK,
     r"tensorboard": "tests/training/test_tensorboard.py::test_a_run_shows_its_curves_and_validations",
+    r"mirage export MODEL FOLDER --adapter only": "tests/flows/test_models_commands.py::",
     r"mirage bench grpo": "tests/bench/test_grpo.py::",
     r"mirage bench latent": "tests/bench/test_latent.py::test_the_rows_are_json_with_the_named_cases",
     r"mirage bench training": "tests/flows/test_plan_command.py::",
@@ -44,7 +45,7 @@ ELSEWHERE = {
     ),
     r"(export|cp|chmod|openssl|docker|kubectl|rclone|git|dask|prefect|python -m deployments|17 4)\b": GUIDE,
     r"(MIRAGE_\w+=\S+ )+mirage deploy|mirage (s3-block|status)": "tests/flows/test_stack_commands.py::",
-    r"mirage run --recipe qwen2.5-vl-7b --direct --store /shared/store": "tests/distributed/test_hosts.py::",
+    r"mirage run --recipe qwen2.5-vl-7b --direct --store /shared/store": "tests/distributed/test_process_group.py::",
 }
 """Commands by how they begin, and the test that runs them (a whole file: ``::``)."""
 
@@ -139,7 +140,7 @@ def more(words: list[str], here: Path) -> list[str]:
         if "nightly" in words:
             world.run("store", "point", "nightly", Store.open(str(here / "store")).list("model")[-1].path)
         sets = (*SMALL_ANALYSIS, *world.SHORTER) if "--recipe" in words else SMALL_ANALYSIS
-        return [part for setting in sets for part in ("--set", setting)]
+        return ["--direct", *(part for setting in sets for part in ("--set", setting))]
     if words[0] == "scenes":
         return ["--set", "model=cogvideox", "--set", "steps=1"]
     return []

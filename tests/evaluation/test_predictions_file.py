@@ -56,7 +56,8 @@ def test_the_order_of_the_lines_does_not_matter_and_an_id_may_name_the_problem(t
 def test_hr_bench_is_scored_by_its_mean_over_the_cycles(tmp_path: Path) -> None:
     problems = benchmarks.get("hr-bench-4k").load(hr_bench_folder(tmp_path))
     outputs = ["A", "B", "C", "D", "A", "A", "A", "A"]
-    summary = summarize(tmp_path, "hr-bench-4k", problems, [{"row": at, "output": one} for at, one in enumerate(outputs)])
+    rows = [{"row": at, "output": output} for at, output in enumerate(outputs)]
+    summary = summarize(tmp_path, "hr-bench-4k", problems, rows)
 
     assert summary["accuracy"] == 5 / 8 and summary["interval"] == list(wilson(1.25, 2))
     whole = summary["protocol"][-1]

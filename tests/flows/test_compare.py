@@ -93,5 +93,5 @@ def test_a_model_without_an_evaluation_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_bare_answers_need_a_benchmark(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="say whose with --benchmark"):
+    with pytest.raises(InputError, match="name their benchmark with --benchmark"):
         invoke(jsonl(tmp_path, "one", FIRST), jsonl(tmp_path, "two", SECOND), "--store", tmp_path / "store")

@@ -100,7 +100,7 @@ def test_reasoning_without_a_plan_says_what_to_give(picture: Path) -> None:
 
 def test_a_question_of_another_benchmark_is_asked_as_it_is(picture: Path) -> None:
     assert image_problem(picture, "which piece?", "jigsaw").question == "<image>\nwhich piece?"
-    with pytest.raises(InputError, match="jigsaw has no question of its own"):
+    with pytest.raises(InputError, match="jigsaw has no default question"):
         image_problem(picture, None, "jigsaw")
 
 

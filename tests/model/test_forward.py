@@ -278,9 +278,9 @@ def test_targets_are_made_of_the_kept_patches_alone() -> None:
     which[[1, 5, 6]] = True
     plain, chosen = (laid_out(backbone, one) for one in (example, replace(example, auxiliary_patch_masks=(which,))))
     image = backbone.merged(backbone.image_features(plain.auxiliary_pixel_values, plain.auxiliary_grid_thw)[0])
-    targets = grounding_forward(backbone, chosen, "changed").targets
+    targets = grounding_forward(backbone, chosen, "changed_patches").targets
     torch.testing.assert_close(targets[0], image[[1, 1, 5, 6]])
-    assert not torch.equal(grounding_forward(backbone, plain, "changed").targets, targets)
+    assert not torch.equal(grounding_forward(backbone, plain, "changed_patches").targets, targets)
 
 
 @pytest.mark.parametrize("kind", KINDS)
