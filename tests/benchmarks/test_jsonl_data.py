@@ -117,10 +117,10 @@ def test_links_and_bombs_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_identity_knows_the_pictures_and_not_the_place(tmp_path: Path) -> None:
-    def told(data: OwnData) -> Any:
+    def identity_of(data: OwnData) -> Any:
         return sources_identity(ProblemSettings(own=data))
 
     first, second = written(tmp_path / "a", LINE), written(tmp_path / "b", LINE)
-    assert told(first) == told(second)
+    assert identity_of(first) == identity_of(second)
     (tmp_path / "b" / "path.jpg").write_bytes(picture(9, kind="JPEG"))
-    assert told(first) != told(second)
+    assert identity_of(first) != identity_of(second)

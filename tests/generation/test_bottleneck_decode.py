@@ -123,11 +123,11 @@ def test_training_computes_what_decoding_did(bottleneck: str, end: str, kind: st
         for latents, length, expected in zip(relaxed.latents, batch.span_lengths.tolist(), recorded, strict=True):
             torch.testing.assert_close(latents[:length], expected, atol=5e-5, rtol=0)
         for hidden in (relaxed.hidden, replayed):
-            found = text_log_probs(backbone, batch, hidden, sampling_rules(IDS, settings))
-            for row, (_, one) in enumerate(answers):
-                own = [number for number, chosen in zip(one.log_probs, one.sampled, strict=True) if chosen]
-                mine = found[row][batch.labels[row] != -100]
-                torch.testing.assert_close(mine, torch.tensor(own), atol=1e-4, rtol=0)
+            log_probs = text_log_probs(backbone, batch, hidden, sampling_rules(IDS, settings))
+            for row, (_, answer) in enumerate(answers):
+                sampled = [number for number, chosen in zip(answer.log_probs, answer.sampled, strict=True) if chosen]
+                recomputed = log_probs[row][batch.labels[row] != -100]
+                torch.testing.assert_close(recomputed, torch.tensor(sampled), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("end", ["exact", "free"])

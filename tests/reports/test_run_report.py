@@ -90,14 +90,14 @@ def test_published_figures_are_marked_as_the_papers(written: Path) -> None:
 def test_the_figures_as_json_agree_with_the_answers(written: Path, folders: dict[str, Path]) -> None:
     figures = json.loads((written / "report.json").read_text())
     scored = load_predictions(folders["evaluation/stage-2"] / "predictions.parquet")
-    mine = [score.correct for prediction, score in scored if prediction.benchmark == "vsp-planning"]
+    planning = [score.correct for prediction, score in scored if prediction.benchmark == "vsp-planning"]
     (row,) = [
         score
         for score in figures["scores"]
         if (score["benchmark"], score["method"], score["level"]) == ("vsp-planning", "stage-2", "all")
     ]
-    assert row["accuracy"] == pytest.approx(sum(mine) / len(mine))
-    assert row["n"] == len(mine) == 16
+    assert row["accuracy"] == pytest.approx(sum(planning) / len(planning))
+    assert row["n"] == len(planning) == 16
     assert set(row) >= {"benchmark", "method", "level", "accuracy", "interval", "n", "unparsed"}
 
 
@@ -146,9 +146,7 @@ def inputs(settings: Settings, folders: dict[str, Path]) -> RunReportInputs:
     return read_inputs(settings, folders)
 
 
-def test_the_page_states_its_base_its_teacher_and_its_one_seed(
-    settings: Settings, folders: dict[str, Path]
-) -> None:
+def test_the_page_states_its_base_its_teacher_and_its_one_seed(settings: Settings, folders: dict[str, Path]) -> None:
     text = " ".join(caveats(inputs(settings, folders)))
     for fact in ("trained from scratch", "replaces a pretrained model", "oracle", "One training seed"):
         assert fact in text

@@ -1,6 +1,6 @@
 """A training rank as in the product, which notes every optimizer step and takes its time over it.
 
-A micro model's step is done in ten milliseconds, which is quicker than the launcher looks; real ones are not.
+A micro model's step is done in ten milliseconds, which is quicker than the launcher polls; real ones are not.
 """
 
 from __future__ import annotations

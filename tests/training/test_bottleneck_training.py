@@ -195,8 +195,6 @@ def test_blank_spans_are_trained_in_one_ordinary_pass(inputs: Path, tmp_path: Pa
     with pytest.raises(SettingsError, match=r"latent_noise is 0\.1 .* latent\.input is blank"):
         run_supervised(
             make_job(inputs, tmp_path, "relaxation", latent=latent, relaxation={**STAGE, "latent_noise": 0.1}),
-            0,
-            1,
             EventWriter(tmp_path / "events.jsonl"),
         )
 
