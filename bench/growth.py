@@ -24,7 +24,8 @@ from bench.latent import step
 from bench.model import IDS, IMAGE, Rows, random_backbone
 from mirage_core.latent.collate import collate
 from mirage_core.model.backbone import Backbone
-from mirage_core.training.sft.losses import LossParts, relaxation_loss, text_loss
+from mirage_core.training.objective import LossParts
+from mirage_core.training.sft.losses import relaxation_loss, text_loss
 
 PROMPT_TEXT = 188  # tokens of a prompt besides its image
 POINTS: dict[str, list[dict[str, Any]]] = {

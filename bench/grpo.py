@@ -23,7 +23,7 @@ from mirage_core.errors import InputError
 from mirage_core.evaluation.evaluate import evaluate
 from mirage_core.evaluation.statistics import Z_95, PairedTest, mcnemar
 from mirage_core.recipes import load
-from mirage_core.reports.run.curves import Curves, read_curves
+from mirage_core.reports.curves import Curves, read_curves
 from mirage_core.store.records import load_predictions, load_problems
 from mirage_core.training.grpo.rewards import make_reward
 from mirage_core.types import Problem, Progress, Scored

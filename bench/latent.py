@@ -37,7 +37,8 @@ from mirage_core.latent.encoder import encode_rollout
 from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import answers_forward, relaxation_forward
-from mirage_core.training.sft.losses import LossParts, cross_entropy, grounding_loss, relaxation_loss, text_loss
+from mirage_core.training.objective import LossParts
+from mirage_core.training.sft.losses import cross_entropy, grounding_loss, relaxation_loss, text_loss
 from mirage_core.types import LatentSpan
 
 GROUP = 8

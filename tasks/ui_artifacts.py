@@ -56,8 +56,8 @@ def run_markdown(record: RunRecord, report: str | None) -> str:
 
 def curves_markdown(title: str, stage: str, curves: Curves) -> str:
     """Return the curves of a stage as inline PNGs, one panel per kind of metric."""
+    from mirage_core.reports.curves import panels
     from mirage_core.reports.plots import panel_png
-    from mirage_core.reports.run.curves import panels
 
     images = [
         _inline_png(panel.kind.title, panel_png(panel))

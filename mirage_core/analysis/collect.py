@@ -17,7 +17,6 @@ from torch import Tensor
 
 from mirage_core.analysis.donors import stratified_sample
 from mirage_core.analysis.intervened_generation import GeneratedAnswer, InterventionRunner
-from mirage_core.analysis.measures.geometry import evenly_spaced
 from mirage_core.analysis.results import Header, make_header
 from mirage_core.config import AnalysisSettings
 from mirage_core.errors import DataError
@@ -288,3 +287,8 @@ def _mean(states: Sequence[Tensor] | Tensor) -> Tensor | None:
 def _pooled(features: Tensor, positions: int) -> Tensor | None:
     """Image features averaged to [J, D], as targets are; None where the image has fewer patches."""
     return compress(features, positions, "even") if len(features) >= positions else None
+
+
+def evenly_spaced(count: int, positions: int) -> NDArray[np.int64]:
+    """``positions`` indices spaced evenly over ``count`` items, the first and the last included."""
+    return np.linspace(0, count - 1, positions).round().astype(np.int64)

@@ -20,7 +20,8 @@ from mirage_core.planning.random_model import RandomRows, random_model
 from mirage_core.planning.sizes import sizes_of
 from mirage_core.planning.stages import compute_config
 from mirage_core.planning.token_counts import RecipeRows
-from mirage_core.training.sft.losses import LossParts, relaxation_loss, text_loss
+from mirage_core.training.objective import LossParts
+from mirage_core.training.sft.losses import relaxation_loss, text_loss
 
 LAYERS = 4
 ROUNDS = 3

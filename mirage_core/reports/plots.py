@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from mirage_core.evaluation.metrics import ALL, AccuracyRow
+from mirage_core.reports.curves import VALIDATION, Panel
 from mirage_core.reports.labels import benchmark_label, group_label, method_order, short_label
-from mirage_core.reports.run.curves import VALIDATION, Panel
 
 DPI = 160
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mirage_core.analysis.collect import collect, load_clean_run, save_clean_run, select_instances
+from mirage_core.analysis.collect import collect, evenly_spaced, load_clean_run, save_clean_run, select_instances
 from mirage_core.analysis.intervened_generation import InterventionRunner, latents_of_model
-from mirage_core.analysis.measures.geometry import evenly_spaced
 from mirage_core.errors import DataError
 from mirage_core.latent.collate import collate
 from mirage_core.latent.compress import compress

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mirage_core.analysis.bootstrap import resample_weights
+from mirage_core.analysis.collect import evenly_spaced
 from mirage_core.analysis.measures import geometry
 
 ALL = np.full((1, 4), 0.25)
@@ -96,5 +97,5 @@ def test_the_two_way_table_gives_each_cause_its_share(part: int) -> None:
 
 
 def test_places_are_spread_from_the_first_to_the_last() -> None:
-    assert geometry.evenly_spaced(9, 3).tolist() == [0, 4, 8]
-    assert geometry.evenly_spaced(4, 4).tolist() == [0, 1, 2, 3]
+    assert evenly_spaced(9, 3).tolist() == [0, 4, 8]
+    assert evenly_spaced(4, 4).tolist() == [0, 1, 2, 3]

@@ -18,7 +18,8 @@ from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import grounding_forward, relaxation_forward, text_forward
 from mirage_core.model.loading import load_model, save_model
-from mirage_core.training.sft.losses import LossParts, cross_entropy, grounding_loss, relaxation_loss
+from mirage_core.training.objective import LossParts
+from mirage_core.training.sft.losses import cross_entropy, grounding_loss, relaxation_loss
 from tests.golden.cases import Case, Golden
 from tests.golden.released import write_released
 

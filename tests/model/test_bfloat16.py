@@ -18,7 +18,8 @@ from mirage_core.generation.decode import DecodeSettings, decode
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import relaxation_forward
-from mirage_core.training.sft.losses import LossParts, grounding_loss, relaxation_loss
+from mirage_core.training.objective import LossParts
+from mirage_core.training.sft.losses import grounding_loss, relaxation_loss
 from tests.latent.tiny import IDS, KINDS, Maker, mixed_examples, tiny_backbone
 
 LOSS = 0.01  # absolute; measured 0.005

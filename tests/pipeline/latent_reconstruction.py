@@ -8,7 +8,8 @@ from mirage_core.methods import Method, Program, TrainStage, register
 
 if TYPE_CHECKING:
     from mirage_core.model.backbone import Backbone
-    from mirage_core.training.sft.losses import LossInputs, LossParts
+    from mirage_core.training.objective import LossParts
+    from mirage_core.training.sft.losses import LossInputs
 
 
 def reconstruction_loss(backbone: Backbone, inputs: LossInputs) -> LossParts:
@@ -16,7 +17,8 @@ def reconstruction_loss(backbone: Backbone, inputs: LossInputs) -> LossParts:
     from torch.nn.functional import mse_loss
 
     from mirage_core.model.forward.forward import grounding_forward
-    from mirage_core.training.sft.losses import LossParts, cross_entropy
+    from mirage_core.training.objective import LossParts
+    from mirage_core.training.sft.losses import cross_entropy
 
     output = grounding_forward(backbone, inputs.batch, inputs.latent.compression)
     visual = mse_loss(output.predicted.float(), output.targets.float())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mirage_core.reports import plots
+from mirage_core.reports.curves import group_curves, last_step, panels, tail_mean
 from mirage_core.reports.plots import is_baseline, panel_png, running_mean
-from mirage_core.reports.run.curves import group_curves, last_step, panels, tail_mean
 
 
 def rows(*names: str) -> list[dict]:

@@ -17,8 +17,8 @@ from mirage_core.generation.decode import DecodeSettings, sampling_rules
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.latent.examples import EncodedExample
 from mirage_core.model.forward.forward import GroundingOutput, grounding_forward, relaxation_forward, text_forward
+from mirage_core.training.objective import LossParts
 from mirage_core.training.sft.losses import (
-    LossParts,
     cosine_diagnostics,
     counts_of,
     cross_entropy,

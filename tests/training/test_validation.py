@@ -20,9 +20,8 @@ from mirage_core.pipeline.stages.train import final_metrics
 from mirage_core.store.records import load_examples, save_examples
 from mirage_core.store.tables import read_table
 from mirage_core.training.grpo.train import run_grpo
-from mirage_core.training.objective import MicroBatch
+from mirage_core.training.objective import LossParts, MicroBatch
 from mirage_core.training.sft import train as supervised
-from mirage_core.training.sft.losses import LossParts
 from mirage_core.training.sft.objective import section_of
 from mirage_core.training.sft.train import run_supervised
 from mirage_core.training.validation.early_stopping import BEST_FILE

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mirage_core.analysis.bootstrap import Floats
 from mirage_core.errors import InputError
@@ -128,8 +127,3 @@ def _positive(values: Floats, scale: Floats) -> Floats:
 def _over(numbers: Floats, by: Floats, empty: float = float("nan")) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(by > 0, numbers / by, empty)
-
-
-def evenly_spaced(count: int, positions: int) -> NDArray[np.int64]:
-    """``positions`` indices spaced evenly over ``count`` items, the first and the last included."""
-    return np.linspace(0, count - 1, positions).round().astype(np.int64)

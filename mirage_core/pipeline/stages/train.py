@@ -113,7 +113,7 @@ def final_metrics(folder: Path) -> dict[str, Any]:
 
     Validation metrics are of the weights that were saved: the last, or the best.
     """
-    from mirage_core.reports.run.curves import last_step, read_curves, tail_mean
+    from mirage_core.reports.curves import last_step, read_curves, tail_mean
 
     curves = read_curves(folder)
     shown = ("loss", "visual", "text", "cosine", "accuracy", "reward")

@@ -16,8 +16,8 @@ from mirage_core.errors import DataError
 from mirage_core.evaluation.metrics import AccuracyRow, accuracy_rows
 from mirage_core.methods import METHODS, TRAIN_STAGES
 from mirage_core.model.card import ABOUT_FILE
+from mirage_core.reports.curves import Curves, read_curves
 from mirage_core.reports.labels import method_order
-from mirage_core.reports.run.curves import Curves, read_curves
 from mirage_core.store.records import (
     AUXILIARY_IMAGES_FILE,
     EXAMPLES_FILE,

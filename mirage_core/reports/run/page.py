@@ -11,6 +11,7 @@ from markupsafe import Markup
 from mirage_core.evaluation.metrics import ALL, AccuracyRow
 from mirage_core.evaluation.option_orders import ProtocolRow, protocol_rows
 from mirage_core.evaluation.sample_selection import SELECTION_RULE, select_samples
+from mirage_core.reports.curves import last_step
 from mirage_core.reports.drawings import image_uri
 from mirage_core.reports.figures import Figure
 from mirage_core.reports.html import page_environment, resolved_settings, versions
@@ -24,7 +25,6 @@ from mirage_core.reports.labels import (
     stage_label,
 )
 from mirage_core.reports.run import findings, published_numbers
-from mirage_core.reports.run.curves import last_step
 from mirage_core.reports.run.inputs import RunReportInputs
 from mirage_core.reports.run.training_budget import READING, budgets
 from mirage_core.reports.trajectories import Sample, question_text, sample

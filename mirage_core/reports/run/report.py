@@ -11,11 +11,12 @@ from typing import Any
 from mirage_core.config import Settings
 from mirage_core.evaluation.metrics import as_json, run_scores
 from mirage_core.evaluation.sample_selection import SELECTION_RULE
-from mirage_core.reports.figures import Figure, curve_figures, score_figures
+from mirage_core.reports.curves import last_step, tail_mean
+from mirage_core.reports.figures import Figure
 from mirage_core.reports.html import versions
 from mirage_core.reports.plots import LIGHT, scores_png
 from mirage_core.reports.run import findings, published_numbers
-from mirage_core.reports.run.curves import last_step, tail_mean
+from mirage_core.reports.run.figures import curve_figures, score_figures
 from mirage_core.reports.run.inputs import RunReportInputs, read_inputs
 from mirage_core.reports.run.page import MethodSamples, SampleLens, choose_samples, render
 from mirage_core.reports.run.training_budget import budgets

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mirage_core.config import GRPOSettings, Settings
 from mirage_core.methods import METHODS, TRAIN_STAGES, get_method
-from mirage_core.reports.run.curves import last_step
+from mirage_core.reports.curves import last_step
 from mirage_core.reports.run.inputs import RunReportInputs
 
 READING = (

@@ -19,9 +19,9 @@ from mirage_core.distributed.collectives import all_reduce_sum
 from mirage_core.distributed.context import current_process
 from mirage_core.errors import SettingsError
 from mirage_core.model.weights import Gather, no_gather
-from mirage_core.training.checkpoint.optimizer_shards import Fragment, own_part, read_shard, restore
 from mirage_core.training.checkpoint.sharded_state import EngineState, Shard, shapes_of
 from mirage_core.training.engine.base import EngineSettings, Result, Root, trained_parameters
+from mirage_core.training.engine.optimizer_shards import Fragment, own_part, read_shard, restore
 from mirage_core.training.engine.optimizers import make_optimizer
 
 UNUSED_EXTENSION = "deepspeed_shm_comm"

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from mirage_core.distributed.collectives import all_reduce_sum
 from mirage_core.model.weights import Gather, no_gather
-from mirage_core.training.checkpoint.optimizer_shards import Fragment, own_part, read_shard, restore
 from mirage_core.training.checkpoint.sharded_state import EngineState, Shard, shapes_of
 from mirage_core.training.engine.base import EngineSettings, Result, Root, trained_parameters
+from mirage_core.training.engine.optimizer_shards import Fragment, own_part, read_shard, restore
 from mirage_core.training.engine.optimizers import make_optimizer
 
 

@@ -37,8 +37,8 @@ from mirage_core.training.grpo.rollout_cache import load_rollouts, save_rollouts
 from mirage_core.training.grpo.rollouts import Group, Sampler, summed_figures
 from mirage_core.training.logging.curves import TIMING
 from mirage_core.training.logging.throughput import PADDED_TOKENS
-from mirage_core.training.objective import MicroBatch
-from mirage_core.training.sft.losses import LossParts, text_log_probs
+from mirage_core.training.objective import LossParts, MicroBatch
+from mirage_core.training.sft.losses import text_log_probs
 from mirage_core.types import Problem
 
 SAMPLING_THROUGHPUT = f"{TIMING}drawn_tokens_per_second"

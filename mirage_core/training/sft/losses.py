@@ -5,10 +5,8 @@ Legend: B rows, T columns, S spans, K latents, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import reduce
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,27 +32,7 @@ from mirage_core.model.forward.forward import (
     text_forward,
 )
 from mirage_core.model.forward.passes import LatentTransform
-
-TEXT_ONLY: Mapping[str, float] = {"text": 1.0}
-
-
-@dataclass(frozen=True, slots=True)
-class LossParts:
-    """``total`` to call backward on, its ``parts``, and the ``weights`` of the parts that it is the sum of.
-
-    "text" (mean over labelled tokens) and "visual" (mean over latents) keep their gradient, so that a loop can weigh
-    micro-batches by their counts (``counts_of``); every other part is a figure to log.
-    """
-
-    total: Tensor
-    parts: dict[str, Tensor]
-    weights: Mapping[str, float] = field(default_factory=lambda: TEXT_ONLY)
-
-    @classmethod
-    def sum(cls, parts: dict[str, Tensor], weights: Mapping[str, float] = TEXT_ONLY) -> LossParts:
-        """Return the weighted sum of the parts, in the order of the weights."""
-        terms = [parts[name] if weight == 1 else weight * parts[name] for name, weight in weights.items()]
-        return cls(reduce(operator.add, terms), parts, weights)
+from mirage_core.training.objective import TEXT_ONLY, LossParts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

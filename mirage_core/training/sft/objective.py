@@ -20,9 +20,9 @@ from mirage_core.training.data.feature_cache import ExampleSource
 from mirage_core.training.data.sampler import BatchOrder, MicroBatchIndices, split_batch
 from mirage_core.training.engine.lockstep import Widths, dummy_row, sync_block_widths
 from mirage_core.training.logging.throughput import work_of
-from mirage_core.training.objective import MicroBatch, contribution
+from mirage_core.training.objective import LossParts, MicroBatch, contribution
 from mirage_core.training.sft.latent_noise import LatentNoise, LatentRegularizer
-from mirage_core.training.sft.losses import LossInputs, LossParts, counts_of, loss_of
+from mirage_core.training.sft.losses import LossInputs, counts_of, loss_of
 
 DIAGNOSTICS_EVERY = 10
 

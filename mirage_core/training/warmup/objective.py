@@ -33,8 +33,8 @@ from mirage_core.model.loading import FROM_SCRATCH, LoadedModel, build_base_mode
 from mirage_core.training.logging.throughput import work_of
 from mirage_core.training.loop import TrainPlan, step_seed, train
 from mirage_core.training.model_metadata import warmup_metadata
-from mirage_core.training.objective import MicroBatch, contribution
-from mirage_core.training.sft.losses import LossParts, cross_entropy
+from mirage_core.training.objective import LossParts, MicroBatch, contribution
+from mirage_core.training.sft.losses import cross_entropy
 from mirage_core.training.warmup.tasks import KINDS, Exercise, ExerciseSource, Task
 
 GROUP = WARMUP_GROUP  # fixed, so that the loss does not depend on the number of processes
