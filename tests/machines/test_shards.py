@@ -149,7 +149,7 @@ def test_a_shard_that_is_damaged_every_time_ends_with_the_way_out(world: World) 
             _damage(world.store, artifact, "flip")
         return artifacts
 
-    with pytest.raises(ArtifactError, match=r"a shard of auxiliary-images was damaged 3 times.*look at the store"):
+    with pytest.raises(ArtifactError, match=r"a shard of auxiliary-images was damaged 3 times.*check the store"):
         world.take("auxiliary-images", damaging, "runtime.shards=2")
     assert world.store.list("auxiliary-images") == []
 
