@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 from mirage_core.pipeline.registry import STAGES
-from mirage_core.pipeline.shards import in_processes, run_stage_in_shards
+from mirage_core.pipeline.shards import in_processes, in_shards
+from mirage_core.pipeline.stage import run_stage
 from mirage_core.recipes import load
 from mirage_core.store import Store
 from mirage_core.types import Artifact
@@ -79,7 +80,8 @@ def run_case(kind: str, samples: int, processes: int) -> Row:
         fan_out = in_processes(partial(Store.open, store.url, store.cache))
 
         def step(name: str, **inputs: Artifact) -> Artifact:
-            result = run_stage_in_shards(STAGES[name], settings, inputs, store, lambda _: None, fan_out=fan_out)
+            stage = in_shards(STAGES[name], settings, fan_out)
+            result = run_stage(stage, settings, inputs, store, lambda _: None)
             seconds[name] = result.seconds
             return result.artifact
 

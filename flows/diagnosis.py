@@ -14,7 +14,7 @@ from flows.steps import lost_artifact_logger, prefect_step
 from mirage_core.config import Method
 from mirage_core.distributed.launch import cancel_jobs_on_interrupt
 from mirage_core.pipeline.diagnose import diagnose_target, save_diagnosis_record
-from mirage_core.pipeline.recovery import rerun_on_lost_artifact
+from mirage_core.pipeline.recovery import reruns_on_lost_artifact
 from mirage_core.store import Store
 from mirage_core.types import Artifact
 from tasks.paths import open_store, store_url
@@ -54,7 +54,9 @@ def diagnosis(
     create_markdown_artifact(settings_markdown(settings), key="settings", description="The resolved settings")
     with undo_false_crash(), cancel_jobs_on_interrupt():
         step = prefect_step(settings, store_url())
-        artifacts = rerun_on_lost_artifact(lambda: diagnose_target(settings, chosen, step), lost_artifact_logger())
+        for attempt in reruns_on_lost_artifact(lost_artifact_logger()):
+            with attempt:
+                artifacts = diagnose_target(settings, chosen, step)
     save_diagnosis_record(store, artifacts["diagnosis"])
     show_verdict(store, artifacts)
     return artifacts

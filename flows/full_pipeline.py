@@ -11,7 +11,7 @@ from flows.pointers import check_publishable, publish
 from flows.steps import lost_artifact_logger, prefect_step
 from mirage_core.distributed.launch import cancel_jobs_on_interrupt
 from mirage_core.pipeline.pipeline import run_pipeline
-from mirage_core.pipeline.recovery import rerun_on_lost_artifact
+from mirage_core.pipeline.recovery import reruns_on_lost_artifact
 from mirage_core.pipeline.run_record import RunRecord
 from mirage_core.pipeline.run_tracker import RunTracker
 from mirage_core.recipes import load
@@ -43,9 +43,9 @@ def mirage(
         undo_false_crash(),
         cancel_jobs_on_interrupt(),
     ):
-        artifacts = rerun_on_lost_artifact(
-            lambda: run_pipeline(settings, prefect_step(settings, store, tracker)), lost_artifact_logger(tracker)
-        )
+        for attempt in reruns_on_lost_artifact(lost_artifact_logger(tracker)):
+            with attempt:
+                artifacts = run_pipeline(settings, prefect_step(settings, store, tracker))
 
     show_results(tracker.record, artifacts.get("report"), store)
     if publish_as:

@@ -16,7 +16,7 @@ from mirage_core.distributed.launch import cancel_jobs_on_interrupt
 from mirage_core.errors import MirageError, SignificantDrop
 from mirage_core.evaluation.compare import problems_digest
 from mirage_core.pipeline.diagnose import DiagnosisTarget, diagnose_target, save_diagnosis_record, select_measures
-from mirage_core.pipeline.recovery import rerun_on_lost_artifact
+from mirage_core.pipeline.recovery import reruns_on_lost_artifact
 from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.run_record import scores_of
 from mirage_core.pipeline.stages.diagnosis import FIGURES
@@ -61,7 +61,9 @@ def mirage_evaluation(
     store = open_store()
     target = pointer_target(store, pointer)
     with undo_false_crash(), cancel_jobs_on_interrupt():
-        point = rerun_on_lost_artifact(lambda: tonight(store, pointer, target, alpha), lost_artifact_logger())
+        for attempt in reruns_on_lost_artifact(lost_artifact_logger()):
+            with attempt:
+                point = tonight(store, pointer, target, alpha)
         if diagnose:
             point = point.model_copy(update={"latents": latents_tonight(store, target, point)})
 
@@ -102,9 +104,9 @@ def latents_tonight(store: Store, target: EvaluationTarget, point: TrendPoint) -
         measures = select_measures(target.settings, target.method, ())
         chosen = DiagnosisTarget(method=target.method, measures=measures, model=target.model, problems=problems)
         step = prefect_step(target.settings, store_url())
-        page = rerun_on_lost_artifact(lambda: diagnose_target(target.settings, chosen, step), lost_artifact_logger())[
-            "diagnosis"
-        ]
+        for attempt in reruns_on_lost_artifact(lost_artifact_logger()):
+            with attempt:
+                page = diagnose_target(target.settings, chosen, step)["diagnosis"]
         save_diagnosis_record(store, page)
         return latents_summary(store, page, FIGURES)
     except MirageError as error:

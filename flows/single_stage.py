@@ -15,7 +15,7 @@ from mirage_core.config import Method, Settings, StageName
 from mirage_core.distributed.launch import cancel_jobs_on_interrupt
 from mirage_core.errors import InputError
 from mirage_core.pipeline.pipeline import run_pipeline
-from mirage_core.pipeline.recovery import rerun_on_lost_artifact
+from mirage_core.pipeline.recovery import reruns_on_lost_artifact
 from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.stage import label
 from mirage_core.recipes import load
@@ -77,7 +77,10 @@ def single_stage(
     chosen = chosen_inputs(stage, {name: reference for name, reference in named.items() if reference})
     node = stage_node(settings, stage, method)
     with undo_false_crash(), cancel_jobs_on_interrupt():
-        return rerun_on_lost_artifact(lambda: run_node(node, settings, chosen), lost_artifact_logger())
+        for attempt in reruns_on_lost_artifact(lost_artifact_logger()):
+            with attempt:
+                artifact = run_node(node, settings, chosen)
+    return artifact
 
 
 def stage_node(settings: Settings, stage: str, method: str | None) -> StageNode:

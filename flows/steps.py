@@ -24,7 +24,10 @@ def prefect_step(settings: Settings, store: str, tracker: RunTracker | None = No
 
     def step(name: str, params: Mapping[str, Any], /, **inputs: Artifact) -> Artifact:
         if tracker is not None:
-            return tracker.track(label(name, params), lambda: run_task(name, params, settings, store, inputs))
+            with tracker.stage(label(name, params)) as finish:
+                artifact, cached = run_task(name, params, settings, store, inputs)
+                finish(artifact, cached)
+            return artifact
         artifact, cached = run_task(name, params, settings, store, inputs)
         get_run_logger().info("%s: %s%s", label(name, params), artifact.path, " (cached)" if cached else "")
         return artifact

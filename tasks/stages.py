@@ -19,8 +19,8 @@ from mirage_core.errors import MirageError, StageTimeout
 from mirage_core.llm_client.secrets import use_key_reader
 from mirage_core.pipeline.recovery import DELAYS_S, JITTER
 from mirage_core.pipeline.registry import get_stage
-from mirage_core.pipeline.shards import run_stage_in_shards
-from mirage_core.pipeline.stage import Stage, label
+from mirage_core.pipeline.shards import in_shards
+from mirage_core.pipeline.stage import Stage, label, run_stage
 from mirage_core.types import Artifact, ProgressEvent
 from tasks.gpu import GpuSlot
 from tasks.paths import open_store
@@ -66,14 +66,13 @@ def stage_task(
 
     done = False
     try:
-        result = run_stage_in_shards(
-            stage,
+        result = run_stage(
+            in_shards(stage, settings, map_shards(settings.runtime, store, _retry_options())),
             settings,
             inputs,
             open_store(store),
             report,
             params,
-            fan_out=map_shards(settings.runtime, store, _retry_options()),
             guard=stage_guard(stage, settings, slot),
         )
         done = True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import webbrowser
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +19,12 @@ from flows.commands.session import (
 from flows.diagnosis_target import resolve_target
 from mirage_core.config import Settings
 from mirage_core.pipeline.diagnose import DiagnosisTarget, diagnose_target, save_diagnosis_record
-from mirage_core.pipeline.recovery import rerun_on_lost_artifact, retry_transient
+from mirage_core.pipeline.recovery import reruns_on_lost_artifact
 from mirage_core.pipeline.registry import get_stage
-from mirage_core.pipeline.shards import in_processes, run_stage_in_shards
-from mirage_core.pipeline.stage import StageResult, label
+from mirage_core.pipeline.runner import StageRunner
+from mirage_core.pipeline.stage import label
 from mirage_core.store import Store
-from mirage_core.types import Artifact, Progress, ProgressEvent
+from mirage_core.types import Artifact, Progress
 from tasks.paths import open_store
 
 if TYPE_CHECKING:
@@ -67,19 +67,15 @@ def diagnose(
 
 def run_direct(settings: Settings, chosen: DiagnosisTarget, store: Store, progress: Progress) -> Artifact:
     """Run the measures in this process, without importing Prefect."""
-    shards = in_processes(partial(Store.open, store.url, store.cache))
+    stages = StageRunner(store, progress)
 
     def step(name: str, params: Mapping[str, Any], /, **inputs: Artifact) -> Artifact:
-        def run() -> StageResult:
-            return run_stage_in_shards(get_stage(name), settings, inputs, store, progress, params, fan_out=shards)
-
-        return retry_transient(run, log_as(label(name, params))).artifact
-
-    def log_as(stage: str) -> Callable[[str], None]:
-        return lambda message: progress(ProgressEvent(stage=stage, message=message))
+        return stages.run(name, params, settings, inputs).artifact
 
     with provide_teacher_key(settings), exit_on_sigterm():
-        page = rerun_on_lost_artifact(lambda: diagnose_target(settings, chosen, step), log_as("diagnosis"))["diagnosis"]
+        for attempt in reruns_on_lost_artifact(partial(stages.log, "diagnosis")):
+            with attempt:
+                page = diagnose_target(settings, chosen, step)["diagnosis"]
     save_diagnosis_record(store, page)
     return page
 

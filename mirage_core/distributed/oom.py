@@ -7,12 +7,13 @@ rounding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
+from mirage_core.attempts import Attempt, attempts
 from mirage_core.config import GRPOSettings
 from mirage_core.distributed.job import Job
-from mirage_core.errors import OutOfMemory
+from mirage_core.errors import MirageError, OutOfMemory
 from mirage_core.methods import programs
 from mirage_core.types import Progress, ProgressEvent
 
@@ -38,28 +39,38 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "RuntimeError" in kinds and any(sign in str(error) for sign in SIGNS)
 
 
-def run_with_oom_backoff(job: Job, run: Callable[[Job], None], progress: Progress) -> dict[str, Any]:
-    """Run a job; each time it is out of memory, run it again with half the micro-batch.
+class OutOfMemoryBackoff:
+    """Attempts at a job: after each that is out of memory, ``job`` has half the micro-batch.
 
-    Returns what the artifact's summary says about it: nothing if it fitted at once. OutOfMemory when even the smallest
-    micro-batch does not fit.
+    OutOfMemory when even the smallest micro-batch does not fit.
     """
-    initial = micro_batch_size(job)
-    while True:
-        try:
-            run(job)
-        except OutOfMemory as error:
-            size, smaller = micro_batch_size(job), halve_micro_batch(job)
-            if smaller is None:
-                raise OutOfMemory(
-                    f"out of memory in {job.program} even with a micro-batch of {size}: {advice(job.program)}. {error}"
-                ) from error
-            reason = str(error).splitlines()[0][:160]
-            message = f"out of memory with a micro-batch of {size}, going on with {smaller.portion} ({reason})"
-            progress(ProgressEvent(stage=job.program, message=message))
-            job = smaller
-        else:
-            return {} if job.portion is None else {"portion": job.portion, "portion_that_did_not_fit": initial}
+
+    def __init__(self, job: Job, progress: Progress) -> None:
+        self.job = job
+        self._initial, self._progress = micro_batch_size(job), progress
+
+    def __iter__(self) -> Iterator[Attempt]:
+        return attempts(self._halve)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the artifact's summary says about it: nothing if the job fitted at once."""
+        portion = self.job.portion
+        return {} if portion is None else {"portion": portion, "portion_that_did_not_fit": self._initial}
+
+    def _halve(self, error: MirageError) -> bool:
+        if not isinstance(error, OutOfMemory):
+            return False
+        job, size, smaller = self.job, micro_batch_size(self.job), halve_micro_batch(self.job)
+        if smaller is None:
+            raise OutOfMemory(
+                f"out of memory in {job.program} even with a micro-batch of {size}: {advice(job.program)}. {error}"
+            ) from error
+        reason = str(error).splitlines()[0][:160]
+        message = f"out of memory with a micro-batch of {size}, going on with {smaller.portion} ({reason})"
+        self._progress(ProgressEvent(stage=job.program, message=message))
+        self.job = smaller
+        return True
 
 
 def micro_batch_size(job: Job) -> int:

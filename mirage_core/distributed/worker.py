@@ -1,4 +1,4 @@
-"""One process of a job, whatever its program: reads the job, sets up libraries, joins the group, records an error.
+"""What surrounds a process of a job, whatever its program: the job, the libraries, the process group, its error.
 
 pipeline/worker.py is the module that runs, since it imports the programs. Without ``--rank`` a process takes its rank
 from the environment, as torchrun, DeepSpeed's launcher and Slurm set it (docs/several-hosts.md). Torch is imported
@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -26,9 +27,6 @@ from mirage_core.distributed.job import Job, read_job
 from mirage_core.distributed.process_group import events_file, failure_file, stop_file
 from mirage_core.errors import InputError
 
-RunProgram = Callable[[Job, EventWriter], None]
-"""What a process runs; which process it is, is ``current_process()``."""
-
 ENV_NAMES = {
     "rank": ("RANK", "SLURM_PROCID"),
     "world_size": ("WORLD_SIZE", "SLURM_NTASKS"),
@@ -38,15 +36,13 @@ ENV_NAMES = {
 """The environment variables of torchrun, DeepSpeed's launcher and Slurm."""
 
 
-def main(program_of: Callable[[str], RunProgram], arguments: Sequence[str] | None = None) -> int:
-    """Run this process's part of the job; an error is written to its failure file, and raised."""
-    parser = argparse.ArgumentParser(description="One process of a Mirage job.")
-    parser.add_argument("job", type=Path)
-    parser.add_argument("--rank", type=int)
-    parser.add_argument("--world-size", type=int)
-    parser.add_argument("--parent", type=int, default=os.getppid(), help="this process ends when that one is gone")
-    parser.add_argument("--ends-with", type=int, help="and when that one of this host is gone")
-    options = parser.parse_args(arguments)
+@contextmanager
+def worker_process(arguments: Sequence[str] | None = None) -> Iterator[tuple[Job, EventWriter]]:
+    """Be a process of a job inside the block, which runs the job's program; an error of it is written to its file.
+
+    Yields the job and the writer of the process's events.
+    """
+    options = _parse(arguments)
     folder = options.job.parent
     die_with_parent(options.parent, options.ends_with, stop_file(folder))
     # One for every collective of DeepSpeed: a log of an error would show nothing else.
@@ -54,12 +50,21 @@ def main(program_of: Callable[[str], RunProgram], arguments: Sequence[str] | Non
     process = process_of(options.rank, options.world_size)
     rendezvous = None if options.rank is None else folder / "rendezvous"
     try:
-        with as_process(process):
-            _run(read_job(options.job), process, folder, rendezvous, program_of)
+        with as_process(process), _prepared(read_job(options.job), process, folder, rendezvous) as job:
+            yield job, EventWriter(events_file(folder, process.rank))
     except Exception as error:
         write_failure(failure_file(folder, process.rank), error, process.rank)
         raise
-    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="One process of a Mirage job.")
+    parser.add_argument("job", type=Path)
+    parser.add_argument("--rank", type=int)
+    parser.add_argument("--world-size", type=int)
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="this process ends when that one is gone")
+    parser.add_argument("--ends-with", type=int, help="and when that one of this host is gone")
+    return parser.parse_args(arguments)
 
 
 def process_of(rank: int | None, world_size: int | None) -> ProcessContext:
@@ -76,22 +81,20 @@ def process_of(rank: int | None, world_size: int | None) -> ProcessContext:
     return ProcessContext(**{name: first for name, (first, *_) in values.items()})
 
 
-def _run(
-    job: Job, process: ProcessContext, folder: Path, rendezvous: Path | None, program_of: Callable[[str], RunProgram]
-) -> None:
-    """Set up the process, join the others where the program needs them, and run the program."""
+@contextmanager
+def _prepared(job: Job, process: ProcessContext, folder: Path, rendezvous: Path | None) -> Iterator[Job]:
+    """Set up the process, and join the others where the program needs them."""
     configure_libraries(process, job.settings.runtime.threads, folder)
     benchmarks.use(job.settings.problems)  # a user's own task
     for needed in (job.output, job.scratch):  # where no launcher of this project has created them
         needed.mkdir(parents=True, exist_ok=True)
-    program, events = program_of(job.program), EventWriter(events_file(folder, process.rank))
     if job.program == "evaluate":
-        program(job, events)
+        yield job
         return
     from mirage_core.distributed.collectives import torch_process_group
 
     with torch_process_group(rendezvous):
-        program(job, events)
+        yield job
 
 
 def configure_libraries(process: ProcessContext, threads: int, folder: Path) -> None:
@@ -131,7 +134,7 @@ def die_with_parent(parent: int, another: int | None = None, stop: Path | None =
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()
 
 
-def exit_now(status: int) -> None:
+def exit_now(status: int = 0) -> None:
     """End the process at once: a normal exit tears down all imports, which takes a second in every process."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -19,7 +19,7 @@ from mirage_core.distributed.collectives import process_device
 from mirage_core.distributed.context import current_process
 from mirage_core.distributed.job import Job
 from mirage_core.distributed.launch import run_job
-from mirage_core.distributed.oom import run_with_oom_backoff
+from mirage_core.distributed.oom import OutOfMemoryBackoff
 from mirage_core.errors import DataError, TrainingProcessDied
 from mirage_core.evaluation.compare import problem_content
 from mirage_core.evaluation.summary import metrics_of
@@ -70,8 +70,11 @@ def evaluate(
     progress(ProgressEvent(stage="evaluation", message=message, step=done, total=len(batches)))
     memory: dict[str, Any] = {}
     if missing:
-        job = _job(model, settings, method, latents, output, scratch)
-        memory = run_with_oom_backoff(job, lambda fitting: _run(fitting, progress), progress)
+        backoff = OutOfMemoryBackoff(_job(model, settings, method, latents, output, scratch), progress)
+        for attempt in backoff:
+            with attempt:
+                _run(backoff.job, progress)
+        memory = backoff.summary
     metrics = _write(_merge(scratch, problems, len(batches)), method=method, latents=latents, output=output)
     return {**metrics, "memory": memory} if memory else metrics
 

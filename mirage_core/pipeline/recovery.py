@@ -5,12 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
 
+from mirage_core.attempts import Attempt, attempts
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, MirageError
-
-Result = TypeVar("Result")
 
 DELAYS_S: tuple[float, ...] = (5, 10, 20, 40, 80)
 """Before the second attempt, the third, ...: a store that is unavailable for a minute or two is waited for."""
@@ -20,34 +18,34 @@ MAX_RERUNS = 3
 """How often one artifact may be lost in a run: what is damaged again and again has a cause of its own."""
 
 
-def retry_transient(
-    work: Callable[[], Result],
-    log: Callable[[str], None],
-    *,
-    delays: Sequence[float] | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Result:
-    """Return the result of ``work``, retried after transient MirageErrors; the last one is raised."""
-    for delay in DELAYS_S if delays is None else delays:
-        try:
-            return work()
-        except MirageError as error:
-            if not error.transient:
-                raise
-            wait = delay * (1 + random.uniform(0, JITTER))
-            log(f"{type(error).__name__}: {str(error).splitlines()[0]} -- tried again in {wait:.0f} s")
-            sleep(wait)
-    return work()
+def transient_retries(
+    log: Callable[[str], None], *, delays: Sequence[float] | None = None, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[Attempt]:
+    """Yield attempts, with growing delays between them, while their MirageErrors are transient."""
+    remaining = list(DELAYS_S if delays is None else delays)
+
+    def wait_for_next(error: MirageError) -> bool:
+        if not error.transient or not remaining:
+            return False
+        wait = remaining.pop(0) * (1 + random.uniform(0, JITTER))
+        log(f"{type(error).__name__}: {str(error).splitlines()[0]} -- tried again in {wait:.0f} s")
+        sleep(wait)
+        return True
+
+    return attempts(wait_for_next)
 
 
-def rerun_on_lost_artifact(pipeline: Callable[[], Result], log: Callable[[str], None]) -> Result:
-    """Run the pipeline; when an input artifact is missing or damaged, rerun it, up to MAX_RERUNS losses of one."""
+def reruns_on_lost_artifact(log: Callable[[str], None]) -> Iterator[Attempt]:
+    """Yield attempts at a pipeline while its input artifacts are missing or damaged, up to MAX_RERUNS losses of one."""
     lost: Counter[str] = Counter()
-    while True:
-        try:
-            return pipeline()
-        except (ArtifactDamaged, ArtifactMissing) as error:
-            lost.update(error.lost or ("",))
-            if max(lost.values()) >= MAX_RERUNS:
-                raise
-            log(f"{error} -- the pipeline runs again from its start: only the stages of what was lost run again")
+
+    def is_new_loss(error: MirageError) -> bool:
+        if not isinstance(error, ArtifactDamaged | ArtifactMissing):
+            return False
+        lost.update(error.lost or ("",))
+        if max(lost.values()) >= MAX_RERUNS:
+            return False
+        log(f"{error} -- the pipeline runs again from its start: only the stages of what was lost run again")
+        return True
+
+    return attempts(is_new_loss)

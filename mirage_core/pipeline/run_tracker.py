@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 
 from mirage_core.config import Settings, identity
 from mirage_core.errors import ArtifactError
-from mirage_core.pipeline.recovery import retry_transient
+from mirage_core.pipeline.recovery import transient_retries
 from mirage_core.pipeline.run_record import (
     Attempt,
     RunRecord,
@@ -27,6 +29,9 @@ from mirage_core.types import Artifact
 
 logger = logging.getLogger(__name__)
 
+FinishStage = Callable[[Artifact, bool], None]
+"""Takes a stage's artifact, and whether it was cached."""
+
 
 class RunTracker:
     """Writes ``runs/<id>.json`` when the run starts, after each stage, and when it ends, however it ends.
@@ -42,18 +47,20 @@ class RunTracker:
         self._lines: dict[str, StageLine] = {}
         self._artifacts: dict[str, Artifact] = {}
 
-    def track(self, name: str, work: Callable[[], tuple[Artifact, bool]]) -> Artifact:
-        """Do one stage's ``work`` (its artifact, and whether it was cached) and record how it went."""
+    @contextmanager
+    def stage(self, name: str) -> Iterator[FinishStage]:
+        """Record the stage that the block runs: the block passes the result to what is yielded, or raises."""
         started = time.monotonic()
         try:
-            artifact, cached = work()
+            yield partial(self._finish, name, started)
         except BaseException as error:
             self._add(failed_line(name, time.monotonic() - started, error))
             raise
+
+    def _finish(self, name: str, started: float, artifact: Artifact, cached: bool) -> None:
         self._add(stage_line(name, StageResult(artifact=artifact, cached=cached, seconds=time.monotonic() - started)))
         self._artifacts[name] = artifact
         self._save("Running")
-        return artifact
 
     def add_fault(self, message: str) -> None:
         """Record an artifact that was found damaged or missing, and whose stage runs again."""
@@ -69,7 +76,9 @@ class RunTracker:
     ) -> None:
         if error is None:
             self._update("Completed", None)
-            retry_transient(lambda: save_record(self._store, self.record), logger.warning)
+            for attempt in transient_retries(logger.warning):
+                with attempt:
+                    save_record(self._store, self.record)
         else:
             # What is no Exception (KeyboardInterrupt, an orchestrator's signal) was asked for.
             self._save("Failed" if isinstance(error, Exception) else "Cancelled", first_line(error))

@@ -1,4 +1,4 @@
-"""Run the whole pipeline in this process, without an orchestrator; its record is written to the store."""
+"""Run the whole pipeline, or one stage, in this process, without an orchestrator; a run's record is in the store."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from mirage_core.config import Settings
 from mirage_core.pipeline.pipeline import run_pipeline
-from mirage_core.pipeline.recovery import rerun_on_lost_artifact, retry_transient
+from mirage_core.pipeline.recovery import reruns_on_lost_artifact, transient_retries
 from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.run_record import RunRecord
 from mirage_core.pipeline.run_tracker import RunTracker
-from mirage_core.pipeline.shards import FanOut, in_processes, run_stage_in_shards
-from mirage_core.pipeline.stage import StageResult, label
+from mirage_core.pipeline.shards import FanOut, in_processes, in_shards
+from mirage_core.pipeline.stage import StageResult, label, run_stage
 from mirage_core.store import Store
 from mirage_core.types import Artifact, Progress, ProgressEvent
 
@@ -24,25 +24,42 @@ def run_in_process(settings: Settings, store: Store, progress: Progress, fan_out
     ``fan_out`` runs the shards of stages that ``runtime.shards`` splits: in processes of this machine by default.
     Returns the completed record (``runs/<id>.json`` in the store).
     """
-    run_shards = fan_out or in_processes(partial(Store.open, store.url, store.cache))
+    stages = StageRunner(store, progress, fan_out)
     with RunTracker(settings, store) as tracker:
 
         def step(name: str, params: Mapping[str, Any], /, **inputs: Artifact) -> Artifact:
-            stage_label = label(name, params)
-
-            def run() -> StageResult:
-                stage = get_stage(name)
-                return run_stage_in_shards(stage, settings, inputs, store, progress, params, fan_out=run_shards)
-
-            def work() -> tuple[Artifact, bool]:
-                result = retry_transient(run, lambda text: progress(ProgressEvent(stage=stage_label, message=text)))
-                return result.artifact, result.cached
-
-            return tracker.track(stage_label, work)
+            with tracker.stage(label(name, params)) as finish:
+                result = stages.run(name, params, settings, inputs)
+                finish(result.artifact, result.cached)
+            return result.artifact
 
         def log_fault(message: str) -> None:
             tracker.add_fault(message)
             progress(ProgressEvent(stage="pipeline", message=message))
 
-        rerun_on_lost_artifact(lambda: run_pipeline(settings, step), log_fault)
+        for attempt in reruns_on_lost_artifact(log_fault):
+            with attempt:
+                run_pipeline(settings, step)
     return tracker.record
+
+
+class StageRunner:
+    """Runs stages in this process, each again after a transient error; ``fan_out`` as for ``run_in_process``."""
+
+    def __init__(self, store: Store, progress: Progress, fan_out: FanOut | None = None) -> None:
+        self._store, self._progress = store, progress
+        self._fan_out = fan_out or in_processes(partial(Store.open, store.url, store.cache))
+
+    def run(
+        self, name: str, params: Mapping[str, Any], settings: Settings, inputs: Mapping[str, Artifact]
+    ) -> StageResult:
+        """Return a stage's artifact: from the store where it is there, else run the stage."""
+        stage = in_shards(get_stage(name), settings, self._fan_out)
+        for attempt in transient_retries(lambda text: self.log(label(name, params), text)):
+            with attempt:
+                result = run_stage(stage, settings, inputs, self._store, self._progress, params)
+        return result
+
+    def log(self, stage: str, message: str) -> None:
+        """Report a message of a stage."""
+        self._progress(ProgressEvent(stage=stage, message=message))

@@ -11,10 +11,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -67,33 +66,12 @@ FanOut = Callable[[Sequence[Shard], Progress], Sequence[Artifact]]
 """Runs every shard somewhere, with ``run_shard``; returns their artifacts in the same order."""
 
 
-def run_stage_in_shards(
-    stage: Stage,
-    settings: Settings,
-    inputs: Mapping[str, Artifact],
-    store: Store,
-    progress: Progress,
-    params: Mapping[str, Any] | None = None,
-    *,
-    fan_out: FanOut,
-    guard: AbstractContextManager[object] | None = None,
-) -> StageResult:
-    """``run_stage``, with the work in ``runtime.shards`` shards where the stage can be split."""
+def in_shards(stage: Stage, settings: Settings, fan_out: FanOut) -> Stage:
+    """Return the stage with its work in ``runtime.shards`` shards; the stage itself where it is not split."""
     sharding = stage.sharding
     if sharding is None or settings.runtime.shards == 1:
-        return run_stage(stage, settings, inputs, store, progress, params, guard=guard)
-    result = run_stage(
-        replace(stage, run=lambda context: _run_all(stage, sharding, context, fan_out)),
-        settings,
-        inputs,
-        store,
-        progress,
-        params,
-        guard=guard,
-    )
-    if not result.cached:
-        drop_shards(store, stage_fingerprint(stage, settings, inputs, params))
-    return result
+        return stage
+    return replace(stage, run=lambda context: _run_all(stage, sharding, context, fan_out), on_published=drop_shards)
 
 
 def run_shard(shard: Shard, store: Store, progress: Progress) -> StageResult:

@@ -87,6 +87,7 @@ class Stage:
     ``checkpoints``: it resumes from the store's; ``keeps_scratch``: from what it left in its scratch folder.
     ``gpu``: it runs a model, so that two of them must not share a GPU.
     ``sharding``: how it is split over several processes or machines (``pipeline/shards.py``).
+    ``on_published``: called with the store and the fingerprint when the artifact of new work is in the store.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Stage:
     keeps_scratch: bool = False
     gpu: bool = False
     sharding: Sharding | None = None
+    on_published: Callable[[Store, str], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,6 +209,8 @@ class _Call:
         self._check_round_trip(artifact)
         if stage.checkpoints:
             store.drop_checkpoints(self.fingerprint)
+        if stage.on_published is not None:
+            stage.on_published(store, self.fingerprint)
         seconds = time.monotonic() - started
         self._log(f"done in {seconds:.1f} s: {artifact.path}")
         return StageResult(artifact=artifact, cached=False, seconds=seconds)

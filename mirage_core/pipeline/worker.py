@@ -6,8 +6,15 @@ It stands above training and evaluation, so that it may import their programs; d
 
 from __future__ import annotations
 
-from mirage_core.distributed.worker import RunProgram, exit_now, main
+from collections.abc import Callable
+
+from mirage_core.distributed.events import EventWriter
+from mirage_core.distributed.job import Job
+from mirage_core.distributed.worker import exit_now, worker_process
 from mirage_core.methods import import_registered, programs
+
+RunProgram = Callable[[Job, EventWriter], None]
+"""What a process runs; which process it is, is ``current_process()``."""
 
 
 def program_of(name: str) -> RunProgram:
@@ -31,4 +38,6 @@ def program_of(name: str) -> RunProgram:
 
 if __name__ == "__main__":
     import_registered()
-    exit_now(main(program_of))
+    with worker_process() as (job, events):
+        program_of(job.program)(job, events)
+    exit_now()

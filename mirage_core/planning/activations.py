@@ -1,7 +1,7 @@
 """Bytes that a forward pass saves for its backward pass, and that the backward pass needs on top, by formula.
 
-The formulas follow the code that runs (stock decoder layers, training/sft/losses.py, model/forward/passes.py), one term
-for each tensor that autograd saves; tests compare them with live tensors. Legend: b bytes of the model's dtype.
+The formulas follow the code that runs (stock decoder layers, training/sft/losses.py, model/forward/), one term for
+each tensor that autograd saves; tests compare them with live tensors. Legend: b bytes of the model's dtype.
 """
 
 from __future__ import annotations

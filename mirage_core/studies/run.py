@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from mirage_core.config import Settings
 from mirage_core.errors import StudyIncomplete
-from mirage_core.pipeline.recovery import retry_transient
-from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.run_record import first_line
-from mirage_core.pipeline.shards import in_processes, run_stage_in_shards
-from mirage_core.pipeline.stage import label
+from mirage_core.pipeline.runner import StageRunner
 from mirage_core.store import Store
 from mirage_core.studies.grid import grid
 from mirage_core.studies.record import StudyRecord, StudyTracker
@@ -74,15 +70,12 @@ def run_study_in_process(
     study: Study, sets: Sequence[str], store: Store, progress: Progress, *, parallel: int = 1
 ) -> StudyResult:
     """Run a study in this process, without an orchestrator."""
-    fan_out = in_processes(partial(Store.open, store.url, store.cache))
+    stages = StageRunner(store, progress)
 
     def run_stage(
         name: str, params: Mapping[str, Any], settings: Settings, inputs: Mapping[str, Artifact]
     ) -> tuple[Artifact, bool]:
-        result = retry_transient(
-            lambda: run_stage_in_shards(get_stage(name), settings, inputs, store, progress, params, fan_out=fan_out),
-            lambda text: progress(ProgressEvent(stage=label(name, params), message=text)),
-        )
+        result = stages.run(name, params, settings, inputs)
         return result.artifact, result.cached
 
     return run_study_with(run_stage, study, sets, store, progress, parallel=parallel)

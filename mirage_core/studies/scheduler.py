@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from mirage_core.config import Settings
 from mirage_core.distributed.launch import cancel_jobs_on_interrupt
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing, InputError
-from mirage_core.pipeline.recovery import rerun_on_lost_artifact
+from mirage_core.pipeline.recovery import reruns_on_lost_artifact
 from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.run_record import StageLine, first_line
 from mirage_core.pipeline.run_tracker import failed_line, stage_line
@@ -58,6 +59,15 @@ class StageDeduplicator:
             future.set_exception(error)
             raise
         return future.result()
+
+    @contextmanager
+    def forgetting_lost(self) -> Iterator[None]:
+        """Forget the stages of the artifacts that the block finds damaged or missing."""
+        try:
+            yield
+        except (ArtifactDamaged, ArtifactMissing) as error:
+            self.forget(error.lost)
+            raise
 
     def forget(self, lost: Sequence[str]) -> None:
         """Run the stages of these artifacts (by path) again when a cell needs them next."""
@@ -144,16 +154,11 @@ def _run_cell(run: CellRun, stages: StageDeduplicator, log: Callable[[str], None
         lines[stage] = stage_line(stage, result)
         return artifact
 
-    def run_once() -> dict[str, Artifact]:
-        try:
-            return run_cell_pipeline(run, step)
-        except (ArtifactDamaged, ArtifactMissing) as error:
-            stages.forget(error.lost)
-            raise
-
     log("begins")
     try:
-        artifacts = rerun_on_lost_artifact(run_once, log)
+        for attempt in reruns_on_lost_artifact(log):
+            with attempt, stages.forgetting_lost():
+                artifacts = run_cell_pipeline(run, step)
     except Exception as error:
         log(f"failed: {first_line(error)}")
         return CellResult(run=run, lines=tuple(lines.values()), artifacts={}, error=first_line(error))

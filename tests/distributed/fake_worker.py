@@ -11,7 +11,7 @@ import time
 from mirage_core.distributed.context import catch_sigterm, current_process
 from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job
-from mirage_core.distributed.worker import exit_now, main
+from mirage_core.distributed.worker import exit_now, worker_process
 from mirage_core.errors import DataError, TrainingInterrupted
 from mirage_core.types import ProgressEvent
 
@@ -77,4 +77,6 @@ def act(job: Job, events: EventWriter) -> None:
 
 
 if __name__ == "__main__":
-    exit_now(main(lambda program: act))
+    with worker_process() as (job, events):
+        act(job, events)
+    exit_now()

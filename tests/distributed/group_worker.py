@@ -8,7 +8,7 @@ import time
 from mirage_core.distributed.context import catch_sigterm, current_process
 from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job
-from mirage_core.distributed.worker import exit_now, main
+from mirage_core.distributed.worker import exit_now, worker_process
 from mirage_core.errors import DataError, TrainingInterrupted
 from mirage_core.types import ProgressEvent
 
@@ -48,4 +48,6 @@ def save(job: Job, events: EventWriter, step: int) -> None:
 
 
 if __name__ == "__main__":
-    exit_now(main(lambda program: act))
+    with worker_process() as (job, events):
+        act(job, events)
+    exit_now()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mirage_core.distributed.worker import RunProgram, exit_now, main
+from mirage_core.distributed.worker import exit_now, worker_process
 from mirage_core.pipeline.worker import program_of
 
 MOST, FROM_STEP = 3, 5
@@ -27,11 +27,8 @@ def starve() -> None:
     loop.TrainingRun.step = step  # type: ignore[method-assign]
 
 
-def starved(program: str) -> RunProgram:
-    """The real program, with less memory; torch is imported here, after the libraries are set up."""
-    starve()
-    return program_of(program)
-
-
 if __name__ == "__main__":
-    exit_now(main(starved))
+    with worker_process() as (job, events):
+        starve()  # torch is imported here, after the libraries are set up
+        program_of(job.program)(job, events)
+    exit_now()

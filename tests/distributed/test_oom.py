@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from mirage_core.distributed import launch
 from mirage_core.distributed.events import EventWriter, group_error, write_failure
 from mirage_core.distributed.job import Job
-from mirage_core.distributed.oom import halve_micro_batch, is_out_of_memory, micro_batch_size, run_with_oom_backoff
+from mirage_core.distributed.oom import OutOfMemoryBackoff, halve_micro_batch, is_out_of_memory, micro_batch_size
 from mirage_core.errors import DataError, OutOfMemory
 from mirage_core.pipeline.stage import Stage, StageContext, run_stage
 from mirage_core.pipeline.stages.train import train
@@ -93,10 +94,14 @@ def test_what_does_not_fit_is_run_again_smaller_and_told(tmp_path: Path) -> None
         if micro_batch_size(fitting) > 2:
             raise OutOfMemory("process 0: CUDA out of memory")
 
-    assert run_with_oom_backoff(job, run, progress_events.append) == {"portion": 2, "portion_that_did_not_fit": 8}
+    backoff = OutOfMemoryBackoff(job, progress_events.append)
+    complete(backoff, run)
+    assert backoff.summary == {"portion": 2, "portion_that_did_not_fit": 8}
     assert tried == [8, 4, 2]
     assert "with a micro-batch of 8, going on with 4" in progress_events[0].message
-    assert run_with_oom_backoff(job, lambda fitting: None, progress_events.append) == {}
+    fits_at_once = OutOfMemoryBackoff(job, progress_events.append)
+    complete(fits_at_once, lambda fitting: None)
+    assert fits_at_once.summary == {}
 
 
 def test_what_never_fits_ends_with_the_settings_to_change(tmp_path: Path) -> None:
@@ -105,8 +110,14 @@ def test_what_never_fits_ends_with_the_settings_to_change(tmp_path: Path) -> Non
 
     advice = r"even with a micro-batch of 1: set grounding\.gradient_checkpointing=true"
     with pytest.raises(OutOfMemory, match=advice) as caught:
-        run_with_oom_backoff(make_job(tmp_path, tmp_path, "grounding"), run, quiet)
+        complete(OutOfMemoryBackoff(make_job(tmp_path, tmp_path, "grounding"), quiet), run)
     assert not caught.value.transient
+
+
+def complete(backoff: OutOfMemoryBackoff, run: Callable[[Job], None]) -> None:
+    for attempt in backoff:
+        with attempt:
+            run(backoff.job)
 
 
 def losses(job: Job, program: Any) -> dict[str, list[float]]:

@@ -16,7 +16,8 @@ from mirage_core.errors import SettingsError
 from mirage_core.generation.decode import DecodeSettings, Step, decode
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.forward.forward import grounding_forward, relaxation_forward, text_forward
+from mirage_core.model.forward.forward import relaxation_forward, text_forward
+from mirage_core.model.forward.grounding import grounding_forward
 from mirage_core.model.loading import load_model, save_model
 from mirage_core.training.objective import LossParts
 from mirage_core.training.sft.losses import cross_entropy, grounding_loss, relaxation_loss

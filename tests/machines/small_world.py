@@ -8,7 +8,7 @@ from pathlib import Path
 from mirage_core.config import Settings
 from mirage_core.model.loading import build_base_model, save_model
 from mirage_core.pipeline.registry import get_stage
-from mirage_core.pipeline.shards import FanOut, Shard, run_shard, run_stage_in_shards
+from mirage_core.pipeline.shards import FanOut, Shard, in_shards, run_shard
 from mirage_core.pipeline.stage import StageResult, run_stage
 from mirage_core.recipes import load
 from mirage_core.store import Store
@@ -61,7 +61,7 @@ class World:
         inputs = {key: self.inputs[key] for key in stage.inputs or ()}
         params = {"method": "stage-2"} if stage.params else {}
         settings = load("micro", [*SIZES, *more])
-        result = run_stage_in_shards(stage, settings, inputs, self.store, progress, params, fan_out=fan_out)
+        result = run_stage(in_shards(stage, settings, fan_out), settings, inputs, self.store, progress, params)
         self.inputs[name.replace("-", "_")] = result.artifact
         return result
 

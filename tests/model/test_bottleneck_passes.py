@@ -17,11 +17,11 @@ from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import (
     answers_forward,
     blank_forward,
-    grounding_forward,
     relaxation_forward,
     replay_forward,
     text_forward,
 )
+from mirage_core.model.forward.grounding import grounding_forward
 from tests.latent.tiny import IDS, KINDS, Maker, mixed_examples, tiny_backbone
 from tests.model.bottleneck_reference import reference
 from tests.model.test_answers import some_groups

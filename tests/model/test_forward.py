@@ -16,7 +16,8 @@ from mirage_core.latent.examples import EncodedExample, no_grids, no_pixels
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.cache import FixedCache
 from mirage_core.model.features import with_features
-from mirage_core.model.forward.forward import grounding_forward, relaxation_forward, replay_forward, text_forward
+from mirage_core.model.forward.forward import relaxation_forward, replay_forward, text_forward
+from mirage_core.model.forward.grounding import grounding_forward
 from tests.latent.tiny import IDS, KINDS, Maker, mixed_examples, tiny_backbone
 
 CLOSE = {"atol": 5e-5, "rtol": 0.0}

@@ -16,7 +16,7 @@ def reconstruction_loss(backbone: Backbone, inputs: LossInputs) -> LossParts:
     """The text's cross-entropy, and the squared distance of the latents from the auxiliary image's features."""
     from torch.nn.functional import mse_loss
 
-    from mirage_core.model.forward.forward import grounding_forward
+    from mirage_core.model.forward.grounding import grounding_forward
     from mirage_core.training.objective import LossParts
     from mirage_core.training.sft.losses import cross_entropy
 

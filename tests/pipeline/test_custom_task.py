@@ -12,7 +12,7 @@ from mirage_core import benchmarks
 from mirage_core.config import Settings
 from mirage_core.errors import SettingsError
 from mirage_core.pipeline.registry import STAGES
-from mirage_core.pipeline.shards import in_processes, run_stage_in_shards
+from mirage_core.pipeline.shards import in_processes, in_shards
 from mirage_core.pipeline.stage import run_stage
 from mirage_core.pipeline.stages.report import report_identity
 from mirage_core.recipes import load
@@ -75,7 +75,7 @@ def test_shards_in_other_processes_know_the_task(store: Store, tmp_path: Path) -
     store.remove(whole)
 
     reopen = partial(Store.open, store.url, store.cache)
-    stage, inputs = STAGES["auxiliary-images"], {"problems": artifact}
-    cut = run_stage_in_shards(stage, settings, inputs, store, Events(), fan_out=in_processes(reopen)).artifact
+    stage, inputs = in_shards(STAGES["auxiliary-images"], settings, in_processes(reopen)), {"problems": artifact}
+    cut = run_stage(stage, settings, inputs, store, Events()).artifact
 
     assert cut == whole

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mirage_core.attempts import Attempt
 from mirage_core.errors import ArtifactDamaged, DataError, StoreUnavailable, TrainingProcessDied
-from mirage_core.pipeline.recovery import JITTER, MAX_RERUNS, rerun_on_lost_artifact, retry_transient
+from mirage_core.pipeline.recovery import JITTER, MAX_RERUNS, reruns_on_lost_artifact, transient_retries
 from mirage_core.pipeline.runner import run_in_process
 from mirage_core.pipeline.stage import StageContext, run_stage
 from mirage_core.store import Store
@@ -115,7 +117,7 @@ def test_damage_that_nobody_names_is_walked_past_a_bounded_number_of_times() -> 
 
     messages: list[str] = []
     with pytest.raises(ArtifactDamaged):
-        rerun_on_lost_artifact(pipeline, messages.append)
+        complete(reruns_on_lost_artifact(messages.append), pipeline)
     assert (len(calls), len(messages)) == (MAX_RERUNS, MAX_RERUNS - 1)
 
 
@@ -129,7 +131,8 @@ def test_transient_faults_are_tried_again_after_growing_waits() -> None:
         return "done"
 
     messages: list[str] = []
-    assert retry_transient(work, messages.append, delays=(1, 2, 4, 8), sleep=slept.append) == "done"
+    retries = transient_retries(messages.append, delays=(1, 2, 4, 8), sleep=slept.append)
+    assert complete(retries, work) == "done"
     assert len(messages) == 3 and "503" in messages[0]
     for wait, least in zip(slept, (1, 2, 4), strict=True):
         assert least <= wait <= least * (1 + JITTER)
@@ -143,7 +146,7 @@ def test_the_last_transient_fault_is_raised_and_an_input_fault_at_once() -> None
         raise StoreUnavailable("still away")
 
     with pytest.raises(StoreUnavailable):
-        retry_transient(unavailable, lambda messages: None, delays=(1, 2), sleep=lambda seconds: None)
+        complete(quick_retries(), unavailable)
     assert len(calls) == 3
 
     def wrong() -> None:
@@ -151,5 +154,17 @@ def test_the_last_transient_fault_is_raised_and_an_input_fault_at_once() -> None
         raise DataError("row 3")
 
     with pytest.raises(DataError):
-        retry_transient(wrong, lambda messages: None, delays=(1, 2), sleep=lambda seconds: None)
+        complete(quick_retries(), wrong)
     assert len(calls) == 4
+
+
+def quick_retries() -> Iterator[Attempt]:
+    return transient_retries(lambda message: None, delays=(1, 2), sleep=lambda seconds: None)
+
+
+def complete(attempts: Iterator[Attempt], work: Callable[[], Any]) -> Any:
+    """The result of the first attempt that succeeds."""
+    for attempt in attempts:
+        with attempt:
+            result = work()
+    return result

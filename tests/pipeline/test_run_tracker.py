@@ -28,7 +28,7 @@ def track_run(store: Store, flow_run: str | None = FLOW_RUN) -> RunTracker:
 def test_a_run_is_recorded_as_running_from_its_start_and_after_each_stage(store: Store) -> None:
     with track_run(store) as tracker:
         assert newest_record(store).state == "Running"
-        tracker.track("problems", lambda: (artifact(), False))
+        run_stage(tracker, "problems", artifact())
         seen = newest_record(store)
         assert (seen.state, [line.name for line in seen.stages]) == ("Running", ["problems"])
     assert newest_record(store) == tracker.record
@@ -38,13 +38,13 @@ def test_a_run_is_recorded_as_running_from_its_start_and_after_each_stage(store:
 def test_an_attempt_that_was_killed_is_marked_and_told_by_the_next(store: Store) -> None:
     killed = track_run(store)
     killed.__enter__()
-    killed.track("problems", lambda: (artifact(), False))
+    run_stage(killed, "problems", artifact())
     with track_run(store, OTHER):
         pass
     with pytest.raises(TrainingError), track_run(store) as failed:
-        failed.track("base", lambda: fail(TrainingError("nan")))
+        fail_stage(failed, "base", TrainingError("nan"))
     with track_run(store) as last:
-        last.track("problems", lambda: (artifact(), True))
+        run_stage(last, "problems", artifact(), cached=True)
 
     attempts = [(attempt.id, attempt.state) for attempt in last.record.attempts]
     assert attempts == [(killed.record.id, "Crashed"), (failed.record.id, "Failed")]
@@ -55,20 +55,20 @@ def test_an_attempt_that_was_killed_is_marked_and_told_by_the_next(store: Store)
 
 def test_a_cancelled_run_is_told_from_a_failed_one(store: Store) -> None:
     with pytest.raises(KeyboardInterrupt), track_run(store) as tracker:
-        tracker.track("problems", lambda: fail(KeyboardInterrupt()))
+        fail_stage(tracker, "problems", KeyboardInterrupt())
     assert newest_record(store).state == "Cancelled"
 
 
 def test_a_stage_that_was_made_again_has_one_line_with_all_its_seconds(store: Store) -> None:
     with track_run(store) as tracker:
-        tracker.track("problems", lambda: (artifact("a"), False))
-        tracker.track("examples", lambda: (artifact("b"), False))
+        run_stage(tracker, "problems", artifact("a"))
+        run_stage(tracker, "examples", artifact("b"))
         with pytest.raises(TrainingError):
-            tracker.track("base", lambda: fail(TrainingError("lost")))
+            fail_stage(tracker, "base", TrainingError("lost"))
         tracker.add_fault("examples/b is damaged")
-        tracker.track("problems", lambda: (artifact("a"), True))
-        tracker.track("examples", lambda: (artifact("c"), False))
-        tracker.track("base", lambda: (artifact("d"), False))
+        run_stage(tracker, "problems", artifact("a"), cached=True)
+        run_stage(tracker, "examples", artifact("c"))
+        run_stage(tracker, "base", artifact("d"))
     lines = [(line.name, line.state, line.digest) for line in tracker.record.stages]
     assert lines == [("problems", "Completed", "a"), ("examples", "Completed", "c"), ("base", "Completed", "d")]
     assert tracker.record.faults == ("examples/b is damaged",)
@@ -88,13 +88,19 @@ def test_a_store_that_is_away_between_two_stages_does_not_end_the_run(
     monkeypatch.setattr(Store, "write_json", away_for_a_while)
     monkeypatch.setattr("mirage_core.pipeline.recovery.DELAYS_S", (0, 0))
     with track_run(store) as tracker:
-        tracker.track("problems", lambda: (artifact(), False))
+        run_stage(tracker, "problems", artifact())
     assert newest_record(store).state == "Completed"
     assert len(calls) == 4
 
 
-def fail(problem: BaseException) -> tuple[Artifact, bool]:
-    raise problem
+def run_stage(tracker: RunTracker, name: str, result: Artifact, *, cached: bool = False) -> None:
+    with tracker.stage(name) as finish:
+        finish(result, cached)
+
+
+def fail_stage(tracker: RunTracker, name: str, error: BaseException) -> None:
+    with tracker.stage(name):
+        raise error
 
 
 def read(store: Store, name: str) -> RunRecord:

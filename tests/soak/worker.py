@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 from mirage_core.distributed.context import current_process
-from mirage_core.distributed.worker import RunProgram, exit_now, main
+from mirage_core.distributed.worker import exit_now, worker_process
 from mirage_core.pipeline.worker import program_of
 from tests.soak.victim import note
 
@@ -37,12 +37,9 @@ def watch_steps() -> None:
     loop.TrainingRun.step, loop.TrainingRun.save = noted_step, noted_save  # type: ignore[method-assign, assignment]
 
 
-def watched(name: str) -> RunProgram:
-    """The function of a program, watched where it trains."""
-    if name != "evaluate":
-        watch_steps()
-    return program_of(name)
-
-
 if __name__ == "__main__":
-    exit_now(main(watched))
+    with worker_process() as (job, events):
+        if job.program != "evaluate":
+            watch_steps()
+        program_of(job.program)(job, events)
+    exit_now()

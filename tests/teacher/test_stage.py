@@ -185,7 +185,7 @@ def test_a_replay_of_the_answers_gives_the_same_bytes_without_a_server(tmp_path:
 
 
 def test_an_endpoint_is_asked_by_one_process_however_the_stage_is_cut(tmp_path: Path, pairs: list[Any]) -> None:
-    from mirage_core.pipeline.shards import run_stage_in_shards
+    from mirage_core.pipeline.shards import in_shards
 
     with chat_server(Uneven(pairs)) as server:
         wanted, store = served(server, tmp_path / "store")
@@ -197,7 +197,7 @@ def test_an_endpoint_is_asked_by_one_process_however_the_stage_is_cut(tmp_path: 
         def fan_out(*_: Any) -> Any:
             raise AssertionError("the stage was cut")
 
-        again = run_stage_in_shards(STAGES["examples"], cut, inputs, store, quiet, {}, fan_out=fan_out)
+        again = run_stage(in_shards(STAGES["examples"], cut, fan_out), cut, inputs, store, quiet)
     assert again.artifact.digest == wanted.digest
 
 

@@ -17,7 +17,8 @@ from mirage_core.distributed.job import ProgramName
 from mirage_core.errors import SettingsError
 from mirage_core.latent.bottleneck import Segment
 from mirage_core.latent.collate import LatentBatch, collate
-from mirage_core.model.forward.forward import answers_forward, relaxation_forward, target_latents, text_forward
+from mirage_core.model.forward.forward import answers_forward, relaxation_forward, text_forward
+from mirage_core.model.forward.grounding import target_latents
 from mirage_core.store.records import load_problems
 from mirage_core.store.tables import read_table
 from mirage_core.training.engine.lockstep import dummy_row

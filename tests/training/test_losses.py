@@ -16,7 +16,8 @@ from mirage_core.errors import InputError
 from mirage_core.generation.decode import DecodeSettings, sampling_rules
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.latent.examples import EncodedExample
-from mirage_core.model.forward.forward import GroundingOutput, grounding_forward, relaxation_forward, text_forward
+from mirage_core.model.forward.forward import relaxation_forward, text_forward
+from mirage_core.model.forward.grounding import GroundingOutput, grounding_forward
 from mirage_core.training.objective import LossParts
 from mirage_core.training.sft.losses import (
     cosine_diagnostics,

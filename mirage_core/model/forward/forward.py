@@ -1,36 +1,29 @@
-"""Training forwards with latents: as targets (stage 1), rolled out with gradient (stage 2), or replayed (GRPO).
+"""Forwards over a batch with latents: as ordinary tokens, rolled out with gradient (stage 2), or replayed (GRPO).
 
-Legend: B rows, T columns, S spans, K latents of the longest span, D hidden, F width of image features.
+A forward is one pass over all columns, or one pass after the other to roll latents out. Legend: B rows, T columns of
+the batch, C columns of a pass, n tokens of a pass, r latents of a pass, S spans, K latents of the longest span,
+D hidden, F width of image features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mirage_core.errors import InputError
-from mirage_core.latent.bottleneck import Segment
+from mirage_core.latent.bottleneck import Segment, attention_table
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.collate_answers import AnswerBatch
-from mirage_core.latent.compress import Compression, compress_all
 from mirage_core.model.backbone import Backbone, InputEmbeddings
-from mirage_core.model.forward.passes import LatentTransform, encode_prompts, rollout, single_pass
+from mirage_core.model.cache import GrowingCache
+from mirage_core.model.forward.plan import ForwardPass, plan_passes
+from mirage_core.model.packing import Packing
 
-
-@dataclass(frozen=True, slots=True)
-class GroundingOutput:
-    """Stage 1: hidden [B, T, D], predicted [S, K, D] (hidden one token earlier), targets [S, K, D] (detached).
-
-    ``image_features``: merged features of the input images, [n_i, D] each.
-    """
-
-    hidden: Tensor
-    predicted: Tensor
-    targets: Tensor
-    image_features: list[Tensor]
+LatentTransform = Callable[[Tensor, Tensor], Tensor]
+"""(latents [r, D], their numbers in the batch [r], counted row by row) -> the latents to use as inputs [r, D]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,64 +37,28 @@ class RelaxationOutput:
     latents: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedPrompts:
+    """Keys and values of the prompts that rows continue, and which of their columns hold tokens [B, C].
+
+    ``padded``: whether some do not.
+    """
+
+    cache: GrowingCache
+    token_mask: Tensor
+    padded: bool
+
+
 def text_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> Tensor:
     """Return hidden states [B, T, D] of an ordinary pass; latent pads, if any, are embedded as ordinary tokens."""
-    embedded = _embedded(backbone, batch, checkpointing)
+    embedded = embed_batch(backbone, batch, checkpointing)
     return single_pass(backbone, embedded, batch, checkpointing=checkpointing)
 
 
 def blank_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> RelaxationOutput:
     """Run the control of both stages: spans hold blank tokens, and no hidden state is fed back."""
     hidden = text_forward(backbone, batch, checkpointing=checkpointing)
-    return RelaxationOutput(hidden, _latents(batch, hidden))
-
-
-def grounding_forward(
-    backbone: Backbone,
-    batch: LatentBatch,
-    compression: Compression,
-    *,
-    checkpointing: bool = False,
-    blank: bool = False,
-    horizon: int = 1,
-) -> GroundingOutput:
-    """Stage 1: the compressed auxiliary images are the inputs at the latent positions. Paper, Eq. 2.
-
-    ``blank``: the input there is the embedding of latent_pad; the images are only targets. ``horizon``: every so many
-    latents the input is a target, those between are the model's own, with gradient (1: the paper; K or more: all are
-    its own). InputError without one auxiliary image a span, for spans of different lengths, for more latents than
-    patches, and for a horizon in a batch that is not aligned.
-    """
-    images = image_features(backbone, batch, checkpointing=checkpointing)
-    embedded = backbone.embed(batch.input_ids, images)
-    targets = target_latents(backbone, batch, compression).to(embedded.tokens.dtype)
-    merged = [backbone.merged(image) for image in images]
-    if horizon > 1 and not blank:
-        _check_aligned(batch)
-        forcing = _TeacherForcing(targets, horizon)
-        hidden = rollout(backbone, embedded, batch, checkpointing=checkpointing, latent_transform=forcing)
-        return GroundingOutput(hidden, _latents(batch, hidden), targets, merged)
-    columns = _span_columns(batch)
-    if not blank:
-        embedded = _with_targets(embedded, batch, columns, targets)
-    hidden = single_pass(backbone, embedded, batch, checkpointing=checkpointing)
-    predicted = hidden[batch.span_rows[:, None], columns - 1]
-    return GroundingOutput(hidden, predicted, targets, merged)
-
-
-@dataclass(frozen=True, slots=True)
-class _TeacherForcing:
-    """A ``LatentTransform`` that replaces every ``horizon``-th latent by its target; ``targets`` [S, K, D]."""
-
-    targets: Tensor
-    horizon: int
-
-    def __call__(self, latents: Tensor, numbers: Tensor) -> Tensor:
-        length = self.targets.shape[1]
-        if self.horizon >= length:
-            return latents
-        forced = (numbers % length + 1) % self.horizon == 0
-        return torch.where(forced[:, None], self.targets.flatten(0, 1).index_select(0, numbers).to(latents), latents)
+    return RelaxationOutput(hidden, span_latents(batch, hidden))
 
 
 def relaxation_forward(
@@ -117,15 +74,10 @@ def relaxation_forward(
     last, which goes with the next segment: k + 1 passes for one span. ``latent_transform`` changes latents before they
     become inputs. InputError for a batch that is not aligned.
     """
-    _check_aligned(batch)
-    embedded = _embedded(backbone, batch, checkpointing)
+    check_aligned(batch)
+    embedded = embed_batch(backbone, batch, checkpointing)
     hidden = rollout(backbone, embedded, batch, checkpointing=checkpointing, latent_transform=latent_transform)
-    return RelaxationOutput(hidden, _latents(batch, hidden))
-
-
-def _check_aligned(batch: LatentBatch) -> None:
-    if len(batch.span_rows) and not batch.aligned:
-        raise InputError("Rolling latents out needs spans in shared columns: collate with align=True.")
+    return RelaxationOutput(hidden, span_latents(batch, hidden))
 
 
 def replay_forward(
@@ -135,7 +87,7 @@ def replay_forward(
 
     One parallel pass: cheaper than relaxation_forward, and biased, since no gradient flows through the latents.
     """
-    embedded = _with_recorded(_embedded(backbone, batch, checkpointing), batch, latents)
+    embedded = _with_recorded(embed_batch(backbone, batch, checkpointing), batch, latents)
     return single_pass(backbone, embedded, batch, checkpointing=checkpointing)
 
 
@@ -153,14 +105,175 @@ def answers_forward(
     ``blank``: the input is the embedding of latent_pad.
     """
     prompts, answers = batch.prompts, batch.answers
-    embedded = _embedded(backbone, prompts, checkpointing)
+    embedded = embed_batch(backbone, prompts, checkpointing)
     prefix = encode_prompts(backbone, embedded, prompts, batch.owners, checkpointing=checkpointing)
-    embedded = _embedded(backbone, answers, checkpointing)
+    embedded = embed_batch(backbone, answers, checkpointing)
     if latents is None and not blank:
         return rollout(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix)
     if latents is not None and not blank:
         embedded = _with_recorded(embedded, answers, latents)
     return single_pass(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix)
+
+
+def image_features(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> list[Tensor]:
+    """Return features [n_i, F] of the input images: precomputed, or from their pixels."""
+    cached = list(batch.image_features)
+    return cached or backbone.image_features(batch.pixel_values, batch.grid_thw, checkpointing=checkpointing)
+
+
+def single_pass(
+    backbone: Backbone,
+    embedded: InputEmbeddings,
+    batch: LatentBatch,
+    *,
+    checkpointing: bool = False,
+    prefix: EncodedPrompts | None = None,
+) -> Tensor:
+    """Return hidden states [B, T, D] of ``embedded``, zero at padding."""
+    return _run(backbone, embedded, batch, _plan(backbone, batch), checkpointing, prefix)
+
+
+def rollout(
+    backbone: Backbone,
+    embedded: InputEmbeddings,
+    batch: LatentBatch,
+    *,
+    checkpointing: bool = False,
+    prefix: EncodedPrompts | None = None,
+    latent_transform: LatentTransform | None = None,
+) -> Tensor:
+    """Return hidden states [B, T, D], zero at padding; every latent is fed back as the next input, with gradient.
+
+    One pass for each segment of text, whose last token gives the first latent, and one for each latent but a
+    block's last, which goes with the next segment. ``latent_transform`` changes latents before they become inputs.
+    """
+    passes = _plan(backbone, batch, roll=True)
+    return _run(backbone, embedded, batch, passes, checkpointing, prefix, latent_transform)
+
+
+def encode_prompts(
+    backbone: Backbone, embedded: InputEmbeddings, batch: LatentBatch, owners: Tensor, *, checkpointing: bool = False
+) -> EncodedPrompts:
+    """Encode prompts [P, T] once, with gradient, for the rows that continue them: row b continues ``owners[b]``."""
+    (prefill,) = plan_passes(batch.attention_mask, pack=backbone.sharded)
+    cache = GrowingCache()
+    backbone.hidden(
+        prefill.inputs(embedded),
+        prefill.rotary(backbone.rotary(batch.position_ids)),
+        None,
+        cache,
+        checkpointing=checkpointing,
+        packing=prefill.packing,
+    )
+    return EncodedPrompts(
+        cache.repeated(owners), prefill.token_mask.index_select(0, owners), prefill.packing is not None
+    )
+
+
+def _run(
+    backbone: Backbone,
+    embedded: InputEmbeddings,
+    batch: LatentBatch,
+    passes: list[ForwardPass],
+    checkpointing: bool,
+    prefix: EncodedPrompts | None,
+    latent_transform: LatentTransform | None = None,
+) -> Tensor:
+    """Run all passes, each over the cache of those before it; returns hidden states [B, T, D]."""
+    cache = prefix.cache if prefix is not None else GrowingCache() if len(passes) > 1 else None
+    rotary = backbone.rotary(batch.position_ids)
+    outputs: list[Tensor] = []
+    latents: list[Tensor] = []
+    for current, bias in zip(passes, _biases(backbone, batch, passes, prefix), strict=True):
+        if outputs:
+            own = outputs[-1].index_select(0, current.latent_sources)
+            latents.append(own if latent_transform is None else latent_transform(own, current.latent_numbers))
+        hidden = backbone.hidden(
+            current.inputs(embedded, latents),
+            current.rotary(rotary),
+            bias,
+            cache,
+            checkpointing=checkpointing,
+            packing=current.packing,
+        )
+        outputs.append(hidden.flatten(0, 1))
+    return _in_batch_columns(batch, passes, outputs)
+
+
+def _plan(backbone: Backbone, batch: LatentBatch, *, roll: bool = False) -> list[ForwardPass]:
+    """Plan one pass over all columns, or the passes that roll latents out."""
+    return plan_passes(
+        batch.attention_mask,
+        batch.blocks if roll else (),
+        pack=backbone.sharded,
+        segments=batch.segments,
+        bottleneck=batch.bottleneck,
+    )
+
+
+def _biases(
+    backbone: Backbone, batch: LatentBatch, passes: list[ForwardPass], prefix: EncodedPrompts | None
+) -> Iterator[Tensor | None]:
+    """Yield the additive mask of each pass [B or 1, 1, C, columns so far].
+
+    A column attends to every token of earlier passes and causally to its own pass, as far as the bottleneck allows.
+    """
+    prompt_masks = [] if prefix is None else [prefix.token_mask]
+    for index, current in enumerate(passes):
+        earlier_masks = [*prompt_masks, *(earlier.token_mask for earlier in passes[:index])]
+        padded = any(earlier.packing is not None for earlier in passes[:index])
+        padded = padded or (prefix is not None and prefix.padded)
+        columns = current.token_mask.shape[1]
+        if not current.restricted and (not earlier_masks or (columns == 1 and not padded)):
+            yield None  # plain causal attention: padding is to the right of every token
+            continue
+        rows = batch.rows if padded or current.restricted else 1
+        causal = torch.ones(columns, columns, dtype=torch.bool, device=current.token_mask.device).tril()
+        allowed = [*(mask[:rows, None].expand(-1, columns, -1) for mask in earlier_masks), causal.expand(rows, -1, -1)]
+        visible = torch.cat(allowed, dim=-1)
+        if current.restricted:
+            visible &= _bottleneck_mask(batch, passes[: index + 1], prefix)
+        yield backbone.attention_bias(visible[:, None])
+
+
+def _bottleneck_mask(batch: LatentBatch, passes: list[ForwardPass], prefix: EncodedPrompts | None) -> Tensor:
+    """Return what the columns of the last pass may attend to by their segments [B, C, columns so far].
+
+    Prompts precede every span.
+    """
+    segments = [current.segments for current in passes if current.segments is not None]
+    prompts = [] if prefix is None else [torch.zeros_like(prefix.token_mask, dtype=segments[-1].dtype)]
+    table = attention_table(batch.bottleneck).to(segments[-1].device)
+    return table[segments[-1][:, :, None], torch.cat([*prompts, *segments], dim=1)[:, None]]
+
+
+def _in_batch_columns(batch: LatentBatch, passes: list[ForwardPass], outputs: list[Tensor]) -> Tensor:
+    """Return the hidden states of all passes in the columns of the batch [B, T, D]."""
+    rows, columns = batch.input_ids.shape
+    if all(current.packing is None for current in passes):
+        return torch.cat([hidden.view(rows, -1, hidden.shape[-1]) for hidden in outputs], dim=1)
+    packing = Packing(rows, columns, torch.cat([current.source for current in passes]))
+    return packing.pad(torch.cat(outputs)[None])
+
+
+def embed_batch(backbone: Backbone, batch: LatentBatch, checkpointing: bool = False) -> InputEmbeddings:
+    return backbone.embed(batch.input_ids, image_features(backbone, batch, checkpointing=checkpointing))
+
+
+def span_latents(batch: LatentBatch, hidden: Tensor) -> Tensor:
+    """Return the latents [S, K, D] of a rollout: each is the hidden state one column earlier."""
+    if not len(batch.span_rows):
+        return hidden.new_empty(0, 0, hidden.shape[-1])
+    # Blocks of aligned spans give K without synchronizing a GPU.
+    longest = max(block.width for block in batch.blocks) if batch.blocks else int(batch.span_lengths.max())
+    offsets = torch.arange(longest, device=hidden.device)
+    columns = (batch.span_starts[:, None] - 1 + offsets).clamp(max=hidden.shape[1] - 1)
+    return hidden[batch.span_rows[:, None], columns]
+
+
+def check_aligned(batch: LatentBatch) -> None:
+    if len(batch.span_rows) and not batch.aligned:
+        raise InputError("Rolling latents out needs spans in shared columns: collate with align=True.")
 
 
 def _with_recorded(embedded: InputEmbeddings, batch: LatentBatch, latents: Sequence[Tensor]) -> InputEmbeddings:
@@ -174,81 +287,12 @@ def _with_recorded(embedded: InputEmbeddings, batch: LatentBatch, latents: Seque
     rows = batch.span_rows.repeat_interleave(batch.span_lengths)
     offsets = torch.cat([torch.arange(length) for length in lengths]).to(rows.device)
     columns = batch.span_starts.repeat_interleave(batch.span_lengths) + offsets
-    return _copy_to_reencoded(embedded.with_latents(rows, columns, flat), batch)
+    return copy_to_reencoded(embedded.with_latents(rows, columns, flat), batch)
 
 
-def _copy_to_reencoded(embedded: InputEmbeddings, batch: LatentBatch) -> InputEmbeddings:
+def copy_to_reencoded(embedded: InputEmbeddings, batch: LatentBatch) -> InputEmbeddings:
     """Return embeddings with the latents also where they are encoded again (bottleneck latent_only)."""
     if batch.bottleneck != "latent_only":
         return embedded
     rows, columns = (batch.segments == Segment.REENCODED).nonzero(as_tuple=True)
     return embedded.with_latents(rows, columns, embedded.tokens[batch.segments == Segment.LATENT])
-
-
-def _latents(batch: LatentBatch, hidden: Tensor) -> Tensor:
-    """Return the latents [S, K, D] of a rollout: each is the hidden state one column earlier."""
-    if not len(batch.span_rows):
-        return hidden.new_empty(0, 0, hidden.shape[-1])
-    # Blocks of aligned spans give K without synchronizing a GPU.
-    longest = max(block.width for block in batch.blocks) if batch.blocks else int(batch.span_lengths.max())
-    offsets = torch.arange(longest, device=hidden.device)
-    columns = (batch.span_starts[:, None] - 1 + offsets).clamp(max=hidden.shape[1] - 1)
-    return hidden[batch.span_rows[:, None], columns]
-
-
-def _embedded(backbone: Backbone, batch: LatentBatch, checkpointing: bool = False) -> InputEmbeddings:
-    return backbone.embed(batch.input_ids, image_features(backbone, batch, checkpointing=checkpointing))
-
-
-def image_features(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> list[Tensor]:
-    """Return features [n_i, F] of the input images: precomputed, or from their pixels."""
-    cached = list(batch.image_features)
-    return cached or backbone.image_features(batch.pixel_values, batch.grid_thw, checkpointing=checkpointing)
-
-
-def target_latents(backbone: Backbone, batch: LatentBatch, compression: Compression) -> Tensor:
-    """Return target latents [S, K, D], detached even where the vision tower is trained.
-
-    InputError as for ``grounding_forward``.
-    """
-    lengths = set(batch.span_lengths.tolist())
-    if len(batch.auxiliary_grid_thw) != len(batch.span_rows):
-        raise InputError(
-            f"Grounding needs one auxiliary image a span: got {len(batch.auxiliary_grid_thw)} for "
-            f"{len(batch.span_rows)} spans. Encode with Encoder.example(example, with_latents=True)."
-        )
-    if not lengths:
-        return torch.empty(0, 0, backbone.hidden_size, device=backbone.device)
-    if len(lengths) > 1:
-        raise InputError(f"Grounding needs spans of one length, got {sorted(lengths)}; use one latent.num_latents.")
-    with torch.no_grad():
-        features = list(batch.auxiliary_features) or backbone.image_features(
-            batch.auxiliary_pixel_values, batch.auxiliary_grid_thw
-        )
-        merged = [backbone.merged(image) for image in features]
-        return compress_all(select_patches(merged, batch.auxiliary_patch_masks), lengths.pop(), compression)
-
-
-def select_patches(images: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
-    """Return the patches of images [n_i, D] that targets are compressed from; masks [n_i] on the CPU; none: all."""
-    if not masks:
-        return list(images)
-    # By index: indexing with a mask on a GPU would synchronize at every image.
-    indices = [mask.nonzero()[:, 0] for mask in masks]
-    return [
-        image.index_select(0, index.to(image.device, non_blocking=True))
-        for image, index in zip(images, indices, strict=True)
-    ]
-
-
-def _span_columns(batch: LatentBatch) -> Tensor:
-    """Return the columns [S, K] of the latents, for spans of one length."""
-    length = int(batch.span_lengths[0]) if len(batch.span_lengths) else 0
-    return batch.span_starts[:, None] + torch.arange(length, device=batch.span_starts.device)
-
-
-def _with_targets(embedded: InputEmbeddings, batch: LatentBatch, columns: Tensor, latents: Tensor) -> InputEmbeddings:
-    """Return embeddings with ``latents`` [S, K, D] in their columns [S, K]."""
-    if not len(latents):
-        return embedded
-    return _copy_to_reencoded(embedded.with_latents(batch.span_rows[:, None], columns, latents), batch)

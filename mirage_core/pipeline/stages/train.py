@@ -38,7 +38,7 @@ def train(context: StageContext, program: ProgramName, **options: Any) -> dict[s
     program alone (``Job.options``).
     """
     from mirage_core.distributed.job import Job
-    from mirage_core.distributed.oom import run_with_oom_backoff
+    from mirage_core.distributed.oom import OutOfMemoryBackoff
 
     job = Job(
         program=program,
@@ -51,8 +51,11 @@ def train(context: StageContext, program: ProgramName, **options: Any) -> dict[s
         label=f"{program}-{context.fingerprint[:8]}",
         options=options,
     )
-    memory = run_with_oom_backoff(job, lambda fitting: run_resuming(context, fitting), context.progress)
-    return {**final_metrics(context.output), "engine": context.settings.runtime.engine, **memory}
+    backoff = OutOfMemoryBackoff(job, context.progress)
+    for attempt in backoff:
+        with attempt:
+            run_resuming(context, backoff.job)
+    return {**final_metrics(context.output), "engine": context.settings.runtime.engine, **backoff.summary}
 
 
 def run_resuming(context: StageContext, job: Job) -> None:

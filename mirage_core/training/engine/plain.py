@@ -19,7 +19,7 @@ class PlainEngine:
     """torch's AdamW and one all-reduce of the gradients; bfloat16 weights get float32 masters."""
 
     def __init__(self, root: Root, settings: EngineSettings, restored: EngineState | None) -> None:
-        self._root, self._settings = root, settings
+        self._settings = settings
         self._names, self._parameters = map(list, zip(*trained_parameters(root), strict=True))
         self._masters = [_master(parameter) for parameter in self._parameters]
         fused = settings.fused and self._masters[0].device.type == "cuda"
@@ -31,8 +31,7 @@ class PlainEngine:
 
     def compute(self, work: Callable[[], Result]) -> Result:
         """Run a forward pass."""
-        result: Result = self._root(work)
-        return result
+        return work()
 
     def release(self) -> None:
         """Do nothing: no weights are fetched ahead."""

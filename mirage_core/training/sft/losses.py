@@ -22,16 +22,13 @@ from mirage_core.latent.examples import IGNORED
 from mirage_core.methods import programs
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import (
-    GroundingOutput,
+    LatentTransform,
     blank_forward,
-    grounding_forward,
     image_features,
     relaxation_forward,
-    select_patches,
-    target_latents,
     text_forward,
 )
-from mirage_core.model.forward.passes import LatentTransform
+from mirage_core.model.forward.grounding import GroundingOutput, grounding_forward, select_patches, target_latents
 from mirage_core.training.objective import TEXT_ONLY, LossParts
 
 

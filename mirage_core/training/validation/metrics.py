@@ -19,7 +19,7 @@ from mirage_core.generation.generator import Generator
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.compress import Compression
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.forward.forward import target_latents
+from mirage_core.model.forward.grounding import target_latents
 from mirage_core.model.loading import LoadedModel
 from mirage_core.training.engine.base import Engine
 from mirage_core.training.engine.gather_weights import gathered_weights
