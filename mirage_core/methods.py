@@ -116,6 +116,13 @@ GROUNDING = Program(
 RELAXATION = Program(
     name="relaxation", title="stage 2, relaxation", section="relaxation", loss="relaxation", latents="rolled_out"
 )
+FILM = Program(
+    name="film",
+    title="relaxation with stepwise grounding",
+    section="film",
+    loss="relaxation",
+    latents="rolled_out",
+)
 GRPO = Program(name="grpo", title="stage 3, GRPO", section="grpo", loss="policy", latents="rolled_out")
 
 TRAIN_STAGES: dict[str, TrainStage] = {
@@ -138,6 +145,7 @@ TRAIN_STAGES: dict[str, TrainStage] = {
             start="base",
             data="examples",
         ),
+        TrainStage(name="film", label="Film, stepwise grounding", program=FILM, start="base", data="examples"),
         TrainStage(
             name="relaxation", label="Stage 2, relaxation", program=RELAXATION, start="grounding", data="examples"
         ),
@@ -154,6 +162,7 @@ TRAIN_STAGES: dict[str, TrainStage] = {
             start="without-stage-1",
             data="problems",
         ),
+        TrainStage(name="film-grpo", label="GRPO after the film", program=GRPO, start="film", data="problems"),
         TrainStage(name="grpo", label="GRPO", program=GRPO, start="relaxation", data="problems"),
     )
 }
@@ -176,6 +185,8 @@ METHODS: dict[str, Method] = {
         Method(name="stage-1", label="Mirage, stage 1 alone", stage="grounding"),
         Method(name="without-stage-1", label="Mirage, without stage 1", stage="without-stage-1"),
         Method(name="without-stage-1-grpo", label="Mirage, without stage 1, + GRPO", stage="without-stage-1-grpo"),
+        Method(name="film", label="Mirage, film (stepwise grounding)", stage="film"),
+        Method(name="film-grpo", label="Mirage, film, + GRPO", stage="film-grpo"),
         Method(name="stage-2", label="Mirage, stage 2", stage="relaxation"),
         Method(name="grpo", label="Mirage + GRPO", stage="grpo"),
     )

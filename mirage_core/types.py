@@ -33,23 +33,32 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuxiliaryImage:
-    """The image that a chain imagines: encoded bytes, its style ("arrows"), and details."""
+    """The image that a chain imagines: encoded bytes, its style ("arrows"), and details.
+
+    ``frames``: the images of a film in their order; empty: the one picture. With a film ``details`` hold the number of
+    its ``frames``, and lists as long where a world knows its state: ``cells`` (what changed there) and ``kinds``.
+    """
 
     problem_id: str
     image: bytes
     style: str
     details: Mapping[str, Any] = field(default_factory=dict)
+    frames: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvidedImage:
-    """An auxiliary image that a data set itself provides for a problem, and the chain's text around it, if any."""
+    """An auxiliary image that a data set itself provides for a problem, and the chain's text around it, if any.
+
+    ``frames``: all images in their order where the data set has several, and ``auxiliary_images.film`` asks for them.
+    """
 
     problem_id: str
     image: bytes
     style: str
     text_before: str | None = None
     text_after: str | None = None
+    frames: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

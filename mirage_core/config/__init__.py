@@ -6,6 +6,8 @@ fingerprint; everything else is part of the fingerprint of the stages that read 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field, model_validator
 
 from mirage_core.config.analysis import AnalysisSettings, Measure
@@ -36,9 +38,11 @@ from mirage_core.config.runtime import RuntimeSettings, TeacherRuntime, plain_ur
 from mirage_core.config.section import Level, Method, Positive, Probability, Section, StageName, as_recipe, identity
 from mirage_core.config.teacher import CaptionSettings, TeacherSettings
 from mirage_core.config.training import (
+    FilmTrainSettings,
     GroundingSettings,
     GRPOSettings,
     RelaxationSettings,
+    StepwiseSettings,
     TrainSettings,
     ValidationSettings,
 )
@@ -53,6 +57,7 @@ __all__ = [
     "CaptionSettings",
     "CoMTData",
     "EvaluationSettings",
+    "FilmTrainSettings",
     "GRPOSettings",
     "GroundingSettings",
     "InferenceSettings",
@@ -78,6 +83,7 @@ __all__ = [
     "Section",
     "Settings",
     "StageName",
+    "StepwiseSettings",
     "TaskData",
     "TeacherRuntime",
     "TeacherSettings",
@@ -94,6 +100,8 @@ __all__ = [
 class Settings(Section):
     """All settings of a recipe."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"film"})
+
     recipe: str = Field(description="The recipe's name.")
     description: str = Field("", description="Its purpose.")
     seed: int = Field(42, ge=0)
@@ -108,6 +116,7 @@ class Settings(Section):
     capimagine: TrainSettings = TrainSettings()
     grounding: GroundingSettings = GroundingSettings()
     relaxation: RelaxationSettings = RelaxationSettings()
+    film: FilmTrainSettings = FilmTrainSettings()
     grpo: GRPOSettings = GRPOSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     analysis: AnalysisSettings = AnalysisSettings()

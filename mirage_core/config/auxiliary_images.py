@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -52,6 +52,8 @@ class SceneSettings(Section):
 class AuxiliaryImageSettings(Section):
     """How auxiliary images are drawn."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"film"})
+
     arrow_color: tuple[int, int, int] = Field((255, 0, 0), description="RGB of the path's arrows.")
     arrow_width: float = Field(0.09, gt=0, le=0.5, description="Shaft width, as a share of a cell.")
     arrow_head: float = Field(0.32, gt=0, le=1.0, description="Head length, as a share of a cell.")
@@ -61,4 +63,9 @@ class AuxiliaryImageSettings(Section):
     scenes: SceneSettings | None = Field(None, description="Scenes for SAT by CogVideoX; training on SAT needs it.")
     jigsaw_layout: Literal["both", "right"] = Field(
         "both", description="both: each piece stitched into the reference, side by side; right: the right piece only."
+    )
+    film: Literal["off", "forward", "backward"] = Field(
+        "off",
+        description="Also draw what happens step by step: a frame for each move, candidate or image. backward: a "
+        "plan's arrows appear from the goal on; everything else as forward.",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -58,7 +58,11 @@ class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys.
 
     It reads the old and the new spelling of renamed settings, and dumps the old one, which fingerprints are made of.
+    Settings named in ``LATER`` came after artifacts had been stored: the stored form leaves them out while they have
+    their default, so that older fingerprints stay as they are.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset()
 
     # An error's text goes into logs: what was typed (a URL with a password in it) does not.
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
@@ -71,7 +75,12 @@ class Section(BaseModel):
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        return data if info.context == _CURRENT else to_stored(data)
+        if info.context == _CURRENT:
+            return data
+        return to_stored({name: value for name, value in data.items() if not self._is_later_default(name)})
+
+    def _is_later_default(self, name: str) -> bool:
+        return name in self.LATER and getattr(self, name) == type(self).model_fields[name].default
 
 
 def identity(section: BaseModel) -> dict[str, Any]:

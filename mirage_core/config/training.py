@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -75,8 +75,47 @@ class GroundingSettings(TrainSettings):
     )
 
 
+class StepwiseSettings(Section):
+    """Stepwise grounding: each rolled-out latent must tell where its frame of the film changed, and what is there.
+
+    It needs ``auxiliary_images.film``. ``cell`` and ``kind`` are labels of the world; the others see images alone.
+    """
+
+    where: Literal["pointer", "cell"] = Field(
+        "pointer",
+        description="pointer: which tokens of the problem's first image changed (a bilinear head over their last "
+        "hidden states); cell: the world's own name of the place (a linear head).",
+    )
+    what: Literal["codebook", "kind", "contrastive"] = Field(
+        "codebook",
+        description="What stands at the changed place. codebook: its appearance, one of k-means clusters of image "
+        "features; kind: the world's own name; contrastive: its centred feature among those of other frames.",
+    )
+    weight_where: float = Field(1.0, ge=0, description="Weight of the cross-entropy of where; 0: no such head.")
+    weight_what: float = Field(1.0, ge=0, description="Weight of the cross-entropy of what; 0: no such head.")
+    frames: Literal["film", "last"] = Field(
+        "film", description="film: each latent is held to its frame; last: every latent to the last frame."
+    )
+    pace: Literal["frame", "spread"] = Field(
+        "frame",
+        description="Which frame a latent is held to. frame: one frame a latent, then the last frame; spread: all "
+        "frames spread evenly over the latents.",
+    )
+    codebook_size: int = Field(24, ge=2, description="Appearances of codebook, and other frames of contrastive.")
+    temperature: float = Field(0.1, gt=0, description="Temperature of contrastive.")
+
+    @model_validator(mode="after")
+    def _has_a_head(self) -> StepwiseSettings:
+        """Without a weight nothing is left to train."""
+        if not self.weight_where and not self.weight_what:
+            raise ValueError("weight_where and weight_what are both 0: set one above 0, or stepwise to null")
+        return self
+
+
 class RelaxationSettings(TrainSettings):
     """Stage 2: the text loss (paper, Eq. 4), and options, off by default, that may make the latents matter."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"stepwise"})
 
     bottleneck_ramp: Probability = Field(
         0.0,
@@ -90,6 +129,17 @@ class RelaxationSettings(TrainSettings):
         0.0, ge=0, description="Gaussian noise on every input latent, in units of its standard deviation."
     )
     latent_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the input latents that are set to zero.")
+    stepwise: StepwiseSettings | None = Field(
+        None, description="Stepwise grounding beside the text loss; null: none."
+    )
+
+
+class FilmTrainSettings(RelaxationSettings):
+    """Relaxation from the base model, without stage 1: each latent is held to its frame of the film."""
+
+    stepwise: StepwiseSettings | None = Field(
+        StepwiseSettings(), description="Stepwise grounding beside the text loss; null: none (a control)."
+    )
 
 
 class GRPOSettings(Section):

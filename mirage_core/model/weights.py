@@ -7,7 +7,7 @@ one of them stores it. Legend: r rank.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,28 @@ def _value(weight: Weight, *, sharded: bool) -> Tensor:
     if not sharded and len(weight.parts) < 2:
         return value.contiguous()
     return value.to("cpu", copy=sharded).contiguous()
+
+
+@dataclass(frozen=True, slots=True)
+class SavedModule:
+    """A module that was trained beside a model, and the safetensors ``file`` it is saved to in the model's folder."""
+
+    module: nn.Module
+    file: str
+    metadata: Mapping[str, str]
+
+    def save(self, folder: Path, gather: Gather, *, write: bool) -> None:
+        """Write the file; every process calls this with the same ``gather``, one has ``write`` set."""
+        named = (Weight(name, *_unchanged(tensor)) for name, tensor in named_tensors(self.module))
+        values = collect_weights(named, gather, store=write)
+        if write:
+            save_file(values, folder / self.file, metadata=dict(self.metadata))
+
+
+def named_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters and buffers of a module by name, in a fixed order."""
+    yield from module.named_parameters()
+    yield from module.named_buffers()
 
 
 def merged_weights(model: nn.Module) -> Iterator[Weight]:

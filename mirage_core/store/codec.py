@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from operator import attrgetter, itemgetter
@@ -28,24 +28,40 @@ class RecordCodec(Generic[Record]):
     ``int`` (32 bits), ``bool``, tuples of these (lists), mappings (JSON text), and ``X | None`` (nullable). The fields
     of a nested dataclass stand beside the others, those of a tuple of dataclasses as one list column a field.
     ``columns`` renames: ``{"Type.field": "column"}``. Fields that share a column must be equal in a row.
+    ``optional`` columns hold tuples; a table may lack them, and every tuple is then empty.
     """
 
-    def __init__(self, record: Any, columns: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, record: Any, columns: Mapping[str, str] | None = None, optional: Collection[str] = ()
+    ) -> None:
         self._node = _node(record, "", columns or {})
         by_name = {field.name: field for field in self._node.columns}
-        self.schema = pa.schema(list(by_name.values()))
+        self._optional = [name for name in by_name if name in optional]
+        self.full_schema = pa.schema(list(by_name.values()))
+        self.schema = pa.schema([field for name, field in by_name.items() if name not in self._optional])
         self._key = self.schema.names[0]
 
-    def encode(self, record: Record) -> Row:
-        """Return the row of a record; DataError where fields that share a column differ."""
+    def schema_of(self, stored: Collection[str]) -> pa.Schema:
+        """Return the schema of a table that has the ``stored`` columns, optional ones where it has them."""
+        return pa.schema([f for f in self.full_schema if f.name not in self._optional or f.name in stored])
+
+    def encode(self, record: Record, *, full: bool = False) -> Row:
+        """Return the row of a record, with the optional columns if it is to be ``full``.
+
+        DataError where fields that share a column differ, and for a value that has no column in a row not full.
+        """
         row: Row = {}
         self._node.encode(record, row)
+        if not full:
+            for name in self._optional:
+                if row.pop(name):
+                    raise DataError(f"the row of {row[self._key]} has {name}, which this table has no column for")
         return row
 
     def decode(self, row: Row, file: Path) -> Record:
         """Return the record of a row; DataError names ``file``, the row and the column that cannot be read."""
         try:
-            record: Record = self._node.decode(row)
+            record: Record = self._node.decode({**dict.fromkeys(self._optional, ()), **row})
         except ValueError as error:
             raise DataError(f"{file}: the row of {row[self._key]} cannot be read: {error}") from error
         return record

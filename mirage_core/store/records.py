@@ -7,14 +7,15 @@ the folder that holds it under its usual name.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 
 from mirage_core.store.codec import RecordCodec
-from mirage_core.store.tables import count_rows, iter_columns, write_table
+from mirage_core.store.tables import column_names, count_rows, iter_columns, write_table
 from mirage_core.types import AuxiliaryImage, Problem, ProvidedImage, Rejection, Scored, Split, TrainingExample
 
 PROBLEMS_FILE = "problems.parquet"
@@ -30,22 +31,37 @@ Record = TypeVar("Record")
 class _Table(Generic[Record]):
     """The parquet table of one kind of record, under its usual file name."""
 
-    def __init__(self, file_name: str, record: Any, columns: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        file_name: str,
+        record: Any,
+        columns: Mapping[str, str] | None = None,
+        optional: Collection[str] = (),
+    ) -> None:
         self._file_name = file_name
-        self._codec: RecordCodec[Record] = RecordCodec(record, columns)
+        self._codec: RecordCodec[Record] = RecordCodec(record, columns, optional)
 
-    def save(self, path: Path, records: Iterable[Record]) -> None:
-        """Write records as one parquet table, in their order; DataError if one does not fit its columns."""
-        write_table(path, map(self._codec.encode, records), self._codec.schema)
+    def save(self, path: Path, records: Iterable[Record], *, film: bool = False) -> None:
+        """Write records as one parquet table, in their order; DataError if one does not fit its columns.
 
-    def iter(self, path: Path, split: Split | None = None) -> Iterator[Record]:
-        """Yield the records of one split or all, with a few hundred in memory at a time."""
-        rows = iter_columns(self.file(path), self._codec.schema, equal={"split": split} if split else None)
+        Without ``film`` the table has no column of frames: it is then the very table of a recipe without films.
+        """
+        rows = map(partial(self._codec.encode, full=film), records)
+        write_table(path, rows, self._codec.full_schema if film else self._codec.schema)
+
+    def iter(self, path: Path, split: Split | None = None, *, frames: bool = True) -> Iterator[Record]:
+        """Yield the records of one split or all, with a few hundred in memory at a time.
+
+        Without ``frames`` those of a film are not read.
+        """
+        file = self.file(path)
+        schema = self._codec.schema_of(column_names(file)) if frames else self._codec.schema
+        rows = iter_columns(file, schema, equal={"split": split} if split else None)
         return (self._codec.decode(row, path) for row in rows)
 
-    def load(self, path: Path, split: Split | None = None) -> list[Record]:
+    def load(self, path: Path, split: Split | None = None, *, frames: bool = True) -> list[Record]:
         """Read the records of one split or all; DataError names a file that is not such a table."""
-        return list(self.iter(path, split))
+        return list(self.iter(path, split, frames=frames))
 
     def file(self, path: Path) -> Path:
         """The table itself: ``path``, or the file of the usual name in that folder."""
@@ -57,8 +73,8 @@ class _Table(Generic[Record]):
 
 
 _PROBLEMS: _Table[Problem] = _Table(PROBLEMS_FILE, Problem)
-_AUXILIARY_IMAGES: _Table[AuxiliaryImage] = _Table(AUXILIARY_IMAGES_FILE, AuxiliaryImage)
-_PROVIDED_IMAGES: _Table[ProvidedImage] = _Table(PROVIDED_IMAGES_FILE, ProvidedImage)
+_AUXILIARY_IMAGES: _Table[AuxiliaryImage] = _Table(AUXILIARY_IMAGES_FILE, AuxiliaryImage, optional=["frames"])
+_PROVIDED_IMAGES: _Table[ProvidedImage] = _Table(PROVIDED_IMAGES_FILE, ProvidedImage, optional=["frames"])
 _REJECTIONS: _Table[Rejection] = _Table(REJECTIONS_FILE, Rejection)
 _EXAMPLES: _Table[TrainingExample] = _Table(
     EXAMPLES_FILE,
@@ -68,8 +84,10 @@ _EXAMPLES: _Table[TrainingExample] = _Table(
         "AuxiliaryImage.image": "auxiliary_image",
         "AuxiliaryImage.style": "auxiliary_style",
         "AuxiliaryImage.details": "auxiliary_details",
+        "AuxiliaryImage.frames": "auxiliary_frames",
         "ReasoningChain.problem_id": "id",
     },
+    optional=["auxiliary_frames"],
 )
 _PREDICTIONS: _Table[Scored] = _Table(
     PREDICTIONS_FILE, Scored, {"LatentSpan.position": "span_positions", "LatentSpan.num_latents": "span_num_latents"}

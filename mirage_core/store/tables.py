@@ -49,6 +49,11 @@ def count_rows(path: Path) -> int:
         raise DataError(f"{path} is not a readable parquet table: {error}") from error
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the names of a table's columns, in their order; DataError names a broken file."""
+    return list(_schema(path).names)
+
+
 def read_columns(path: Path, schema: pa.Schema, *, equal: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """Read rows of a table that must have the schema's columns and types; DataError names what differs."""
     return list(iter_columns(path, schema, equal=equal))

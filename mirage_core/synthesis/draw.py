@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from PIL import Image
 
 from mirage_core.benchmarks import jigsaw, task_of, vsp_planning, vsp_reasoning
 from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.config import AuxiliaryImageSettings
-from mirage_core.errors import DataError, InputError
-from mirage_core.synthesis.maze_images import choose_step, draw_arrows, draw_map_after_step
+from mirage_core.errors import InputError
+from mirage_core.synthesis.film import DRAWN, Film, film_of
+from mirage_core.synthesis.maze_images import choose_step, draw_arrows, draw_map_after_step, maze_of
 from mirage_core.types import AuxiliaryImage, Problem, Progress, ProgressEvent
 from mirage_core.worlds.jigsaw import stitched
-from mirage_core.worlds.maze import Maze, maze_from_rows, picture_bytes
+from mirage_core.worlds.maze import picture_bytes
 
 _REPORT_EVERY = 100
 
@@ -47,17 +49,17 @@ def iter_auxiliary_images(
     """Yield an image for each problem, in order; ``existing``: images by problem id (rendered or provided).
 
     InputError for a benchmark that has none, DataError without a map. A test problem may have no image, since it is
-    not trained on.
+    not trained on. With ``film`` an image has frames, also where only one is known.
     """
     existing = existing or {}
     for done, problem in enumerate(problems, start=1):
-        if problem.id in existing:
-            yield existing[problem.id]
-        elif problem.benchmark in _DRAWERS:
-            yield _DRAWERS[problem.benchmark](problem, settings, cell_px, seed)
-        elif (task := task_of(problem.benchmark)) is not None:
-            image = task.auxiliary_image(problem, seed)
-            yield AuxiliaryImage(problem_id=problem.id, image=image, style="task")
+        given = existing.get(problem.id)
+        image = given or _drawn(problem, settings, cell_px, seed)
+        if image is not None and settings.film != "off":
+            drawn = given is None and problem.benchmark in DRAWN
+            yield _with_film(image, film_of(problem, settings, cell_px) if drawn else None)
+        elif image is not None:
+            yield image
         elif problem.split != "test":
             raise InputError(
                 f"there is no auxiliary image for benchmark {problem.benchmark!r} (problem {problem.id}) and its data "
@@ -67,8 +69,26 @@ def iter_auxiliary_images(
             progress(ProgressEvent(stage="auxiliary-images", step=done, total=total))
 
 
+def _drawn(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, seed: int) -> AuxiliaryImage | None:
+    """Draw the image of a problem, or let the user's own task draw it; None where nothing can."""
+    if problem.benchmark in _DRAWERS:
+        return _DRAWERS[problem.benchmark](problem, settings, cell_px, seed)
+    task = task_of(problem.benchmark)
+    if task is None:
+        return None
+    images = task.auxiliary_image(problem, seed)
+    frames = images if settings.film != "off" else ()
+    return AuxiliaryImage(problem_id=problem.id, image=images[-1], style="task", frames=frames)
+
+
+def _with_film(image: AuxiliaryImage, film: Film | None) -> AuxiliaryImage:
+    """Return an image with its film; None: the frames that it came with, or itself as the only frame."""
+    film = film or Film(image.frames or (image.image,))
+    return replace(image, frames=film.frames, details={**image.details, **film.details})
+
+
 def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, seed: int) -> AuxiliaryImage:  # noqa: ARG001
-    image = draw_arrows(_maze(problem), problem.answer, settings, cell_px)
+    image = draw_arrows(maze_of(problem), problem.answer, settings, cell_px)
     return AuxiliaryImage(
         problem_id=problem.id, image=picture_bytes(image), style="arrows", details={"plan": problem.answer}
     )
@@ -77,7 +97,7 @@ def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, se
 def _map_after_step(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, seed: int) -> AuxiliaryImage:
     plan = problem.facts["plan"]
     step = choose_step(problem.id, plan, settings, seed)
-    image = draw_map_after_step(_maze(problem), plan, step, cell_px)
+    image = draw_map_after_step(maze_of(problem), plan, step, cell_px)
     details = {"step": step, "steps": len(plan)}
     return AuxiliaryImage(problem_id=problem.id, image=picture_bytes(image), style="map-after-step", details=details)
 
@@ -90,14 +110,6 @@ def _stitched(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, 
     return AuxiliaryImage(
         problem_id=problem.id, image=image, style="stitched", details={"layout": settings.jigsaw_layout}
     )
-
-
-def _maze(problem: Problem) -> Maze:
-    if "map" not in problem.facts:
-        raise DataError(
-            f"problem {problem.id} has no map (its image could not be read as a maze), so nothing can be drawn for it"
-        )
-    return maze_from_rows(problem.facts["map"])
 
 
 _DRAWERS: dict[str, Draw] = {

@@ -12,19 +12,37 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mirage_core.config import AuxiliaryImageSettings
-from mirage_core.errors import InputError
-from mirage_core.worlds.maze import MOVES, Cell, Maze, Player, render, walk
+from mirage_core.errors import DataError, InputError
+from mirage_core.types import Problem
+from mirage_core.worlds.maze import MOVES, Cell, Maze, Player, maze_from_rows, render, walk
 
 # Supersampling factor, for smooth edges.
 _SMOOTHING = 8
 _TURNS = {"R": 0, "U": 1, "L": 2, "D": 3}
 
 
-def draw_arrows(maze: Maze, plan: str, settings: AuxiliaryImageSettings, cell_px: int = 64) -> Image.Image:
-    """Draw the start map with an arrow for every move that changes the cell, up to the plan's end or a hole."""
+_ALL = slice(None)
+
+
+def maze_of(problem: Problem) -> Maze:
+    """Return the maze of a problem; DataError where its image could not be read as one."""
+    if "map" not in problem.facts:
+        raise DataError(
+            f"problem {problem.id} has no map (its image could not be read as a maze), so nothing can be drawn for it"
+        )
+    return maze_from_rows(problem.facts["map"])
+
+
+def draw_arrows(
+    maze: Maze, plan: str, settings: AuxiliaryImageSettings, cell_px: int = 64, moves: slice = _ALL
+) -> Image.Image:
+    """Draw the start map with an arrow for every move that changes the cell, up to the plan's end or a hole.
+
+    ``moves``: those of the plan that are shown.
+    """
     image = render(maze, cell_px)
     cells = walk(maze, plan).cells
-    for move, cell, following in zip(plan, cells, cells[1:], strict=False):
+    for move, cell, following in list(zip(plan, cells, cells[1:], strict=False))[moves]:
         if cell != following:
             mask = _arrow(move, cell_px, settings.arrow_width, settings.arrow_head)
             image.paste(settings.arrow_color, _corner(cell, move, cell_px), mask)

@@ -6,10 +6,11 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mirage_core.distributed.collectives import process_device, sum_over_processes, wait_for_all
 from mirage_core.distributed.context import StopRequest, catch_sigterm, current_process
@@ -17,6 +18,7 @@ from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job
 from mirage_core.errors import TrainingError, TrainingInterrupted
 from mirage_core.model.loading import LoadedModel, save_model
+from mirage_core.model.weights import SavedModule
 from mirage_core.training.checkpoint.checkpoint import (
     CURVES_FILE,
     CheckpointSaver,
@@ -69,11 +71,13 @@ def train(
     events: EventWriter,
     metadata: Mapping[str, Any],
     validation: Validation | None = None,
+    beside: Sequence[SavedModule] = (),
 ) -> None:
     """Train ``model`` and save it with its curves to ``job.output``; every process calls this alike.
 
     Goes on from ``job.resume_from`` exactly: batches and random numbers are functions of (seed, step), and decisions
-    about ``validation`` are functions of the curves. ``metadata`` becomes mirage.json. TrainingError for a loss or
+    about ``validation`` are functions of the curves. ``metadata`` becomes mirage.json. ``beside``: modules of the
+    objective that are saved too. TrainingError for a loss or
     gradient that is not finite, or a loss that diverges; it names the examples of the step.
     """
     with catch_sigterm() as stop_request:
@@ -84,10 +88,18 @@ def train(
             log = RunLog(job.program, plan.steps, events, write_scalars, run.meter)
             if restored is not None:
                 log.message(f"going on after step {step}")
-            monitor = TrainingMonitor(job, plan.steps, plan.max_loss_ratio, validation, curves, model, run.engine, log)
+            kept = _kept(model, beside)
+            monitor = TrainingMonitor(job, plan.steps, plan.max_loss_ratio, validation, curves, kept, run.engine, log)
             last = run.steps(step, curves, monitor, log)
             metadata = monitor.finish(last, metadata)
-        run.finish(curves, metadata)
+        run.finish(curves, metadata, beside)
+
+
+def _kept(model: LoadedModel, beside: Sequence[SavedModule]) -> nn.Module:
+    """Return the module whose best weights are kept: all that is saved."""
+    if not beside:
+        return model.backbone
+    return Root({"backbone": model.backbone, **{Path(saved.file).stem: saved.module for saved in beside}})
 
 
 def step_seed(*numbers: int) -> int:
@@ -192,11 +204,13 @@ class TrainingRun:
             f"{self._job.program} was interrupted at step {step} of {self._plan.steps}, and saved there: run again"
         )
 
-    def finish(self, curves: Curves, metadata: Mapping[str, Any]) -> None:
+    def finish(self, curves: Curves, metadata: Mapping[str, Any], beside: Sequence[SavedModule] = ()) -> None:
         """Save the trained model and its curves (process 0; the others help it to gather one weight at a time)."""
         self._saver.wait()
         output, model, writes = self._job.output, self._model, current_process().is_main
         save_model(output, model.backbone, model.processor, dict(metadata), gather=self.engine.gather, write=writes)
+        for saved in beside:
+            saved.save(output, self.engine.gather, write=writes)
         if writes:
             curves.write(output / CURVES_FILE)
         wait_for_all()

@@ -11,7 +11,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -56,8 +56,8 @@ class Task(Protocol):
         """Yield at least ``count`` problems of a split (more are not consumed), with ids that no other split has."""
         ...
 
-    def auxiliary_image(self, problem: Problem, seed: int) -> bytes:
-        """The image to imagine, as PNG or JPEG."""
+    def auxiliary_image(self, problem: Problem, seed: int) -> bytes | Sequence[bytes]:
+        """The image to imagine, as PNG or JPEG; or several in their order, a film (auxiliary_images.film)."""
         ...
 
     def score(self, problem: Problem, output: str) -> Score:
@@ -93,15 +93,17 @@ class OwnTask:
         except Exception as error:
             raise self._failure("problems", error) from error
 
-    def auxiliary_image(self, problem: Problem, seed: int) -> bytes:
-        """The image to imagine; DataError if it is not one."""
-        image = self._call("auxiliary_image", problem, seed)
-        if not isinstance(image, bytes):
+    def auxiliary_image(self, problem: Problem, seed: int) -> tuple[bytes, ...]:
+        """The image to imagine, or all images of a film in their order; DataError if one of them is no image."""
+        result = self._call("auxiliary_image", problem, seed)
+        images = (result,) if isinstance(result, bytes) else result
+        if not isinstance(images, list | tuple) or not images or not all(isinstance(image, bytes) for image in images):
             raise self._wrong_result(
-                "auxiliary_image", problem, image, "the bytes of a PNG or JPEG: picture_bytes(...)"
+                "auxiliary_image", problem, result, "the bytes of a PNG or JPEG, picture_bytes(...), or a list of them"
             )
-        decode_image(image, f"{self.name}: auxiliary_image of problem {problem.id}")
-        return image
+        for image in images:
+            decode_image(image, f"{self.name}: auxiliary_image of problem {problem.id}")
+        return tuple(images)
 
     def score(self, problem: Problem, output: str, rule: str = RULE) -> Score:  # noqa: ARG002 (it has one rule)
         """The task's verdict; DataError if it is not a Score of this problem."""

@@ -73,7 +73,8 @@ def _provided(context: StageContext) -> dict[str, AuxiliaryImage]:
     """Return the images that data sets have for their problems."""
     provided = load_provided_images(context.input_paths["problems"])
     return {
-        name: AuxiliaryImage(problem_id=name, image=item.image, style=item.style) for name, item in provided.items()
+        name: AuxiliaryImage(problem_id=name, image=item.image, style=item.style, frames=item.frames)
+        for name, item in provided.items()
     }
 
 
@@ -107,7 +108,8 @@ def _save(context: StageContext, drawn: Iterable[AuxiliaryImage]) -> dict[str, A
             styles[image.style] += 1
             yield image
 
-    save_auxiliary_images(context.output / AUXILIARY_IMAGES_FILE, counted())
+    film = context.settings.auxiliary_images.film != "off"
+    save_auxiliary_images(context.output / AUXILIARY_IMAGES_FILE, counted(), film=film)
     return {"pictures": styles.total(), **dict(sorted(styles.items()))}
 
 

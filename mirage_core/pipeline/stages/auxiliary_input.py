@@ -70,7 +70,7 @@ def run_auxiliary_examples(context: StageContext) -> dict[str, Any]:
     from mirage_core.dataset_card.statistics import Tally
 
     tally = Tally()
-    examples = map(_shown_example, iter_examples(context.input_paths["examples"]))
+    examples = map(_shown_example, iter_examples(context.input_paths["examples"], frames=False))
     save_examples(context.output / EXAMPLES_FILE, tally.count_all(examples))
     write_card(context, tally, list[Rejection](), no_settings(context.settings), tests=())
     return {"examples": tally.total, **tally.splits, "teacher": ", ".join(sorted(tally.writers)) or "nobody"}

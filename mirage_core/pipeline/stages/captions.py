@@ -41,7 +41,7 @@ def run_captions(context: StageContext) -> dict[str, Any]:
     tally, rejections, counts = Tally(), list[Rejection](), dict[str, Any]()
 
     def written() -> Iterator[TrainingExample]:
-        examples = iter_examples(context.input_paths["examples"])
+        examples = iter_examples(context.input_paths["examples"], frames=False)
         for part in caption_examples(examples, context.settings, context.store, context.progress):
             rejections.extend(part.rejections)
             counts.update(part.usage)

@@ -30,6 +30,7 @@ from mirage_core.model.forward.forward import (
 )
 from mirage_core.model.forward.grounding import GroundingOutput, grounding_forward, select_patches, target_latents
 from mirage_core.training.objective import TEXT_ONLY, LossParts
+from mirage_core.training.stepwise.heads import StepLoss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,30 +111,35 @@ def relaxation_loss(
     comparison: TargetComparison | None = None,
     blank: bool = False,
     latent_transform: LatentTransform | None = None,
+    stepwise: StepLoss | None = None,
+    diagnostics: bool = False,
 ) -> LossParts:
     """Return the loss of stage 2: cross-entropy alone, with latents rolled out under gradient. Paper, Eq. 4.
 
     ``comparison``: compare the latents with their targets, as diagnostics or as a part of the loss; all spans are then
     of one length. ``blank``: the spans have blank tokens, and nothing is rolled out. ``latent_transform`` is applied to
-    latents before they are fed.
+    latents before they are fed. ``stepwise``: also hold each latent to its frame; with ``diagnostics`` its accuracies
+    by the number of the latent are added.
     """
     if blank:
         relaxed = blank_forward(backbone, batch, checkpointing=checkpointing)
     else:
         relaxed = relaxation_forward(backbone, batch, checkpointing, latent_transform=latent_transform)
-    text = cross_entropy(backbone, relaxed.hidden, batch.labels)
+    parts, weights = {"text": cross_entropy(backbone, relaxed.hidden, batch.labels)}, dict(TEXT_ONLY)
+    if stepwise is not None:
+        parts |= stepwise.parts(relaxed.hidden, diagnostics=diagnostics)
+        weights |= stepwise.heads.weights
     if comparison is None:
-        return LossParts.sum({"text": text})
-    parts = {"text": text}
+        return LossParts.sum(parts, weights)
     images = [backbone.merged(image) for image in image_features(backbone, batch)]
     targets = target_latents(backbone, batch, comparison.compression)[: comparison.spans]
     grounded = GroundingOutput(relaxed.hidden, relaxed.latents[: comparison.spans], targets, images)
     if comparison.weight:
-        parts["visual"] = visual_loss(grounded)
+        parts["visual"], weights["visual"] = visual_loss(grounded), comparison.weight
     if comparison.diagnostics:
         own_spans = replace(batch, span_rows=batch.span_rows[: comparison.spans])
         parts |= cosine_diagnostics(own_spans, grounded, comparison.compression)
-    return LossParts.sum(parts, {"text": 1.0, "visual": comparison.weight} if comparison.weight else TEXT_ONLY)
+    return LossParts.sum(parts, weights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +148,7 @@ class LossInputs:
 
     ``settings``: the section that the program reads; ``spans``: how many of the batch's spans, from the first, are of
     examples; ``diagnostics``: whether to add figures to log; ``latent_transform``: applied to latents
-    before they are fed.
+    before they are fed; ``stepwise``: the heads and targets of stepwise grounding.
     """
 
     batch: LatentBatch
@@ -151,6 +157,7 @@ class LossInputs:
     spans: int
     diagnostics: bool = False
     latent_transform: LatentTransform | None = None
+    stepwise: StepLoss | None = None
 
 
 def _text(backbone: Backbone, inputs: LossInputs) -> LossParts:
@@ -178,6 +185,8 @@ def _relaxation(backbone: Backbone, inputs: LossInputs) -> LossParts:
         comparison=comparison,
         blank=inputs.latent.input == "blank",
         latent_transform=inputs.latent_transform,
+        stepwise=inputs.stepwise,
+        diagnostics=inputs.diagnostics,
     )
 
 

@@ -23,6 +23,10 @@ from mirage_core.training.logging.throughput import work_of
 from mirage_core.training.objective import LossParts, MicroBatch, contribution
 from mirage_core.training.sft.latent_noise import LatentNoise, LatentRegularizer
 from mirage_core.training.sft.losses import LossInputs, counts_of, loss_of
+from mirage_core.training.stepwise.batch import step_batch
+from mirage_core.training.stepwise.heads import StepLoss
+from mirage_core.training.stepwise.setup import Stepwise
+from mirage_core.types import TrainingExample
 
 DIAGNOSTICS_EVERY = 10
 
@@ -36,11 +40,13 @@ def section_of(settings: Settings, program: ProgramName) -> TrainSettings:
 
 @dataclass(frozen=True)
 class SupervisedData:
-    """Encoded examples, the order of batches, the examples' names, and their lengths where batches are by length."""
+    """Encoded examples, the order of batches, the examples' names, the examples themselves (without frames), and their
+    lengths where batches are by length."""
 
     source: ExampleSource
     order: BatchOrder
     names: Sequence[str]
+    examples: Sequence[TrainingExample] = ()
     lengths: Sequence[int] | None = None
 
 
@@ -56,7 +62,7 @@ class SupervisedObjective:
     """Batches of examples under the loss of a supervised program.
 
     ``micro_batch_size``: None takes that of the settings. ``regularizer``: of stage 2 while it trains; None: every row
-    is under the bottleneck, and its latents get no noise.
+    is under the bottleneck, and its latents get no noise. ``stepwise``: stepwise grounding, if the stage has it.
     """
 
     def __init__(
@@ -67,16 +73,17 @@ class SupervisedObjective:
         data: SupervisedData,
         micro_batch_size: int | None = None,
         regularizer: LatentRegularizer | None = None,
+        stepwise: Stepwise | None = None,
     ) -> None:
         self._program, self._loss, self._latent = programs()[program], loss_of(program), settings.latent
         self._settings = section_of(settings, program)
         self._bottleneck: Bottleneck = settings.latent.bottleneck if self._program.has_latents else "none"
-        self._model, self._data, self._regularizer = model, data, regularizer
+        self._model, self._data, self._regularizer, self._stepwise = model, data, regularizer, stepwise
         self._micro_batch_size = micro_batch_size or self._settings.micro_batch_size
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Return nothing: only the backbone is trained."""
-        return {}
+        """Return the heads of stepwise grounding; without it only the backbone is trained."""
+        return {} if self._stepwise is None else {"step_heads": self._stepwise.heads}
 
     def examples(self, step: int) -> Sequence[str]:
         """Return the problems of a step's examples."""
@@ -120,6 +127,8 @@ class SupervisedObjective:
             counts["cosine_constant"] = counts["visual"] if spans > 1 else 0.0
         if widths != _block_widths(batch):
             batch = self._collate(part, step, widths)
+        stepwise = self._step_loss(part, batch)
+        counts |= {} if stepwise is None else stepwise.batch.counts(stepwise.longest)
         inputs = LossInputs(
             batch=batch.to(self._model.backbone.device),
             settings=self._settings,
@@ -127,8 +136,18 @@ class SupervisedObjective:
             spans=spans,
             diagnostics=step % DIAGNOSTICS_EVERY == 0,
             latent_transform=self._noise(part, step, batch),
+            stepwise=None if stepwise is None else stepwise.to(self._model.backbone.device),
         )
         return MicroBatch(SupervisedBatch(inputs, counts), counts, part.filler, work)
+
+    def _step_loss(self, part: MicroBatchIndices, batch: LatentBatch) -> StepLoss | None:
+        """Return the targets of a micro-batch with the heads, on the CPU; dummy rows have no targets."""
+        if self._stepwise is None:
+            return None
+        stepwise, heads = self._stepwise, self._stepwise.heads
+        targets = [stepwise.targets.get(index) for index in part.indices]
+        laid_out = step_batch(batch, targets, stepwise.image_pad, heads.places, heads.kinds)
+        return StepLoss(heads, laid_out, stepwise.longest)
 
     def _noise(self, part: MicroBatchIndices, step: int, batch: LatentBatch) -> LatentNoise | None:
         if self._regularizer is None:
@@ -167,4 +186,6 @@ def _block_widths(batch: LatentBatch) -> Widths:
 
 def _count_of(part: str) -> str:
     """Return which count a part is a mean over: text over tokens, a figure of latents over those that have it."""
+    if part.startswith(("where", "what")):
+        return part.replace("_accuracy", "")
     return part if part in ("text", "cosine_input", "cosine_constant") else "visual"

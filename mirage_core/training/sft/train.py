@@ -24,6 +24,7 @@ from mirage_core.training.loop import TrainPlan, train
 from mirage_core.training.model_metadata import model_metadata
 from mirage_core.training.sft.latent_noise import LatentRegularizer
 from mirage_core.training.sft.objective import SupervisedData, SupervisedObjective, section_of
+from mirage_core.training.stepwise.setup import Stepwise, make_stepwise
 from mirage_core.training.validation.metrics import ConstantBaseline, ValidationAccuracy, ValidationLoss
 from mirage_core.training.validation.validation import Metric, Validation, sample
 from mirage_core.types import Progress, ProgressEvent, TrainingExample
@@ -33,10 +34,13 @@ def run_supervised(job: Job, events: EventWriter) -> None:
     """Train ``inputs["model"]`` on the train split of ``inputs["examples"]``: one process of a supervised job."""
     model = load_trainable(job)
     data, steps = training_data(job, model, events)
-    regularizer = _regularizer(job, steps)
-    objective = SupervisedObjective(job.program, job.settings, model, data, micro_batch_size(job), regularizer)
-    plan = train_plan(section_of(job.settings, job.program), steps)
-    train(objective, model, plan, job, events, model_metadata(job, model), validation(job, model, events))
+    regularizer, stepwise = _regularizer(job, steps), stepwise_grounding(job, model, data)
+    objective = SupervisedObjective(
+        job.program, job.settings, model, data, micro_batch_size(job), regularizer, stepwise
+    )
+    plan, beside = train_plan(section_of(job.settings, job.program), steps), () if stepwise is None else stepwise.saved
+    watched = validation(job, model, events, stepwise)
+    train(objective, model, plan, job, events, model_metadata(job, model), watched, beside)
 
 
 def _regularizer(job: Job, steps: int) -> LatentRegularizer | None:
@@ -58,7 +62,7 @@ def training_data(job: Job, model: LoadedModel, progress: Progress) -> tuple[Sup
     DataError without a training example.
     """
     settings, section = job.settings, section_of(job.settings, job.program)
-    examples = load_examples(job.input("examples"), split="train")
+    examples = load_examples(job.input("examples"), split="train", frames=False)
     if not examples:
         raise DataError(f"{job.input('examples')} has no example of the split train; raise problems.*.train")
     kinds = kinds_of(examples) if section.batch_by == "group" else None
@@ -71,7 +75,18 @@ def training_data(job: Job, model: LoadedModel, progress: Progress) -> tuple[Sup
     if not settings.model.train_vision:  # then an image has the same features in every epoch
         folder = job.scratch / "prepared"
         source = precompute_features(order.used(steps), encode, model.backbone, folder, progress)
-    return SupervisedData(source, order, names, lengths), steps
+    return SupervisedData(source, order, names, examples, lengths), steps
+
+
+def stepwise_grounding(job: Job, model: LoadedModel, data: SupervisedData) -> Stepwise | None:
+    """Return the stepwise grounding of the job's program; None without it.
+
+    SettingsError where no training example has what its heads need.
+    """
+    section = section_of(job.settings, job.program)
+    if not isinstance(section, RelaxationSettings) or section.stepwise is None:
+        return None
+    return make_stepwise(section.stepwise, job.settings, model, data.examples, job.seed)
 
 
 def _lengths(job: Job, model: LoadedModel, examples: Sequence[TrainingExample], progress: Progress) -> list[int]:
@@ -81,7 +96,9 @@ def _lengths(job: Job, model: LoadedModel, examples: Sequence[TrainingExample], 
     return lengths_of(examples, encoder, with_latents=with_latents)
 
 
-def validation(job: Job, model: LoadedModel, progress: Progress) -> Validation | None:
+def validation(
+    job: Job, model: LoadedModel, progress: Progress, stepwise: Stepwise | None = None
+) -> Validation | None:
     """Return the validation of the program; None without one.
 
     DataError where there is no validation example.
@@ -89,13 +106,13 @@ def validation(job: Job, model: LoadedModel, progress: Progress) -> Validation |
     settings = section_of(job.settings, job.program).validation
     if settings.every is None:
         return None
-    examples = load_examples(job.input("examples"), split="validation")
+    examples = load_examples(job.input("examples"), split="validation", frames=False)
     if not examples:
         raise DataError(
             f"{job.input('examples')} has no example of the split validation, which validation.every needs; "
             "raise problems.*.validation"
         )
-    metrics = _loss_metrics(job, model, examples, progress)
+    metrics = _loss_metrics(job, model, examples, progress, stepwise)
     if settings.problems:
         problems = [examples[index].problem for index in sample(len(examples), settings.problems, job.seed)]
         latents: Literal["on", "off"] = "on" if programs()[job.program].has_latents else "off"
@@ -104,20 +121,29 @@ def validation(job: Job, model: LoadedModel, progress: Progress) -> Validation |
 
 
 def _loss_metrics(
-    job: Job, model: LoadedModel, examples: Sequence[TrainingExample], progress: Progress
+    job: Job,
+    model: LoadedModel,
+    examples: Sequence[TrainingExample],
+    progress: Progress,
+    stepwise: Stepwise | None,
 ) -> list[Metric]:
-    """Return the program's own losses on a sample of validation examples, and the baseline of their cosine."""
-    section, has_latents = section_of(job.settings, job.program), programs()[job.program].has_latents
+    """Return the program's own losses on a sample of validation examples, and the baseline of their cosine.
+
+    With stepwise grounding latents are held to frames: cosines with the one picture say nothing then.
+    """
+    section = section_of(job.settings, job.program)
+    compared = programs()[job.program].has_latents and stepwise is None
     indices = sample(len(examples), section.validation.examples, job.seed)
-    encode = example_encoder(job.program, job.settings, model, examples, with_targets=has_latents)
+    encode = example_encoder(job.program, job.settings, model, examples, with_targets=compared)
     source: ExampleSource = OnDemandSource(encode)
     if not job.settings.model.train_vision:
         folder = job.scratch / "prepared-validation"
         source = precompute_features(indices, encode, model.backbone, folder, progress)
-    data = SupervisedData(source, FixedBatch(indices), [example.problem.id for example in examples])
-    objective = SupervisedObjective(job.program, job.settings, model, data, micro_batch_size(job))
+    data = SupervisedData(source, FixedBatch(indices), [example.problem.id for example in examples], examples)
+    own = None if stepwise is None else stepwise.on(examples)
+    objective = SupervisedObjective(job.program, job.settings, model, data, micro_batch_size(job), stepwise=own)
     metrics: list[Metric] = [ValidationLoss(objective, model.backbone)]
-    if has_latents:
+    if compared:
         metrics.append(ConstantBaseline(objective, model.backbone, job.settings.latent.compression))
     return metrics
 

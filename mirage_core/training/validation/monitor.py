@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from torch import nn
+
 from mirage_core.distributed.job import Job
 from mirage_core.errors import TrainingError
-from mirage_core.model.loading import LoadedModel
 from mirage_core.training.checkpoint.checkpoint import EXTRA_FILES
 from mirage_core.training.engine.base import Engine
 from mirage_core.training.logging.curves import Curves
@@ -30,7 +31,10 @@ MAX_NAMED = 20
 
 
 class TrainingMonitor:
-    """Follows a run from step to step; every process calls the same methods in the same order."""
+    """Follows a run from step to step; every process calls the same methods in the same order.
+
+    ``module``: what is trained and saved, whose best weights may be kept.
+    """
 
     def __init__(
         self,
@@ -39,12 +43,12 @@ class TrainingMonitor:
         max_loss_ratio: float | None,
         validation: Validation | None,
         curves: Curves,
-        model: LoadedModel,
+        module: nn.Module,
         engine: Engine,
         log: RunLog,
     ) -> None:
         self._steps, self._validation, self._curves = steps, validation, curves
-        self._backbone, self._engine, self._log = model.backbone, engine, log
+        self._module, self._engine, self._log = module, engine, log
         self._best_folder = job.scratch / EXTRA_FILES
         self._divergence = LossDivergence(max_loss_ratio, curves)
         self._stopping = EarlyStopping(validation.settings, curves) if validation is not None else None
@@ -67,7 +71,7 @@ class TrainingMonitor:
         if self._validation is None or self._stopping is None or not self._validation.due(step, self._steps):
             return
         with paused:
-            measured = self._validation.measure(self._engine, self._backbone)
+            measured = self._validation.measure(self._engine, self._module)
             figures = {f"{PREFIX}{name}": value for name, value in measured.items()}
             self._curves.add(step, figures)
             self._log.validated(step, figures)
@@ -85,7 +89,7 @@ class TrainingMonitor:
         if not self._keep_best:
             return metadata
         best = self._stopping.best
-        load_best_weights(self._backbone, self._best_folder, best.step)
+        load_best_weights(self._module, self._best_folder, best.step)
         self._log.message(f"keeps the weights after step {best.step}: {self._stopping.metric} {best.value:.4g}")
         *before, chapter = metadata["history"]
         return {**metadata, "history": [*before, {**chapter, BEST_STEP_KEY: best.step}]}
@@ -101,7 +105,7 @@ class TrainingMonitor:
         if not math.isfinite(value):
             raise TrainingError(f"after step {step} {stopping.metric} is {value}. Lower the learning rate")
         if stopping.update(step, value) and self._keep_best:
-            save_best_weights(self._backbone, self._best_folder, step)
+            save_best_weights(self._module, self._best_folder, step)
 
 
 def loss_advice(examples: Sequence[str]) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from mirage_core.config import ValidationSettings
-from mirage_core.model.backbone import Backbone
 from mirage_core.training.engine.base import Engine
 
 Metric = Callable[[Engine], dict[str, float]]
@@ -31,24 +31,24 @@ class Validation:
         """Whether to validate after ``step`` of ``steps``: before the first, every so many, and after the last."""
         return self.settings.every is not None and (step % self.settings.every == 0 or step == steps)
 
-    def measure(self, engine: Engine, backbone: Backbone) -> dict[str, float]:
-        """Compute all figures."""
-        with evaluation_mode(backbone):
+    def measure(self, engine: Engine, module: nn.Module) -> dict[str, float]:
+        """Compute all figures of the trained module."""
+        with evaluation_mode(module):
             return {name: value for metric in self.metrics for name, value in metric(engine).items()}
 
 
 @contextmanager
-def evaluation_mode(backbone: Backbone) -> Iterator[None]:
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Evaluate without gradients inside the block; afterwards modules' modes and random numbers are as before."""
-    device = backbone.device
-    modes = [(module, module.training) for module in backbone.modules()]
+    device = next(module.parameters()).device
+    modes = [(part, part.training) for part in module.modules()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
-        backbone.eval()
+        module.eval()
         try:
             yield
         finally:
-            for module, training in modes:
-                module.training = training
+            for part, training in modes:
+                part.training = training
 
 
 def sample(size: int, number: int, seed: int) -> tuple[int, ...]:

@@ -1,0 +1,81 @@
+"""Films: what a chain imagines, step by step, as an ordered sequence of images.
+
+Reasoning: the map after each move; planning: the arrows one by one; jigsaw: each candidate in its place. Where a world
+knows its state, labels go with the frames: the cell that a frame is about, and the kind of that cell.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+from mirage_core.benchmarks import jigsaw, vsp_planning, vsp_reasoning
+from mirage_core.config import AuxiliaryImageSettings
+from mirage_core.synthesis.maze_images import draw_arrows, draw_map_after_step, maze_of
+from mirage_core.types import Problem
+from mirage_core.worlds.jigsaw import stitched
+from mirage_core.worlds.maze import GOAL, HOLE, SAFE, START, Cell, Maze, picture_bytes, walk
+
+KIND_NAMES = {SAFE: "ice", START: "start", GOAL: "goal", HOLE: "hole"}
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """Encoded images in their order, and labels of the world's state: a list a name, as long as the film."""
+
+    frames: tuple[bytes, ...]
+    labels: Mapping[str, list[Any]] = field(default_factory=dict)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What the details of an auxiliary image say about its film."""
+        return {"frames": len(self.frames), **self.labels}
+
+
+def film_of(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:
+    """Return the film of a problem whose benchmark's images are drawn (``DRAWN``); DataError without a map."""
+    return DRAWN[problem.benchmark](problem, settings, cell_px)
+
+
+def _moves(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:  # noqa: ARG001
+    """The map after each move; the last cells again where the walk ended before the plan did."""
+    maze, plan = maze_of(problem), problem.facts["plan"]
+    images = [draw_map_after_step(maze, plan, step, cell_px) for step in range(1, len(plan) + 1)]
+    cells = list(walk(maze, plan, stop_at_goal=True).cells[1:])
+    return _film(images, maze, [*cells, *[cells[-1]] * (len(plan) - len(cells))])
+
+
+def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:
+    """The arrows one by one, from the start on, or from the goal on (``film: backward``).
+
+    A frame is about the cell that its new arrow leads to, or, backward, the cell that it leads from.
+    """
+    maze, plan = maze_of(problem), problem.answer
+    backward = settings.film == "backward"
+    shown = [slice(-n, None) if backward else slice(None, n) for n in range(1, len(plan) + 1)]
+    images = [draw_arrows(maze, plan, settings, cell_px, part) for part in shown]
+    cells = walk(maze, plan).cells
+    return _film(images, maze, list(reversed(cells[:-1])) if backward else list(cells[1:]))
+
+
+def _candidates(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:  # noqa: ARG001
+    """The reference with each candidate in its place, in the order of the options."""
+    reference, *pieces = (Image.open(io.BytesIO(image)).convert("RGB") for image in problem.images)
+    return Film(tuple(picture_bytes(stitched(reference, [piece])) for piece in pieces))
+
+
+def _film(images: Sequence[Image.Image], maze: Maze, cells: Sequence[Cell]) -> Film:
+    labels = {"cells": [list(cell) for cell in cells], "kinds": [KIND_NAMES[maze[cell]] for cell in cells]}
+    return Film(tuple(map(picture_bytes, images)), labels)
+
+
+DRAWN: dict[str, Callable[[Problem, AuxiliaryImageSettings, int], Film]] = {
+    vsp_planning.NAME: _arrows,
+    vsp_reasoning.NAME: _moves,
+    jigsaw.NAME: _candidates,
+}
+"""The films that are drawn, by benchmark."""

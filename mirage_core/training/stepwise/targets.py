@@ -1,0 +1,89 @@
+"""What each latent of an example must tell about its frame, from the labels of a world.
+
+Legend: L latents of an example, n frames, W places, C kinds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mirage_core.config import StepwiseSettings
+from mirage_core.errors import DataError, SettingsError
+from mirage_core.types import TrainingExample
+
+CELLS, KINDS = "cells", "kinds"
+"""The keys of a world's labels in the details of an auxiliary image."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTargets:
+    """Targets of an example's latents: ``where`` [L, W] and ``what`` [L, C].
+
+    A row holds the weight of each class (several where a frame changed in several places); zeros: no target. The
+    classes of a pointer are the tokens of the problem's first image. ``what`` of a contrastive head are features
+    [L, D] instead.
+    """
+
+    where: Tensor
+    what: Tensor
+
+
+def frames_of_latents(frames: int, latents: int, settings: StepwiseSettings) -> list[int]:
+    """Return the frame that each latent is held to."""
+    if settings.frames == "last":
+        return [frames - 1] * latents
+    if settings.pace == "frame":
+        return [min(latent, frames - 1) for latent in range(latents)]
+    return [-(-(latent + 1) * frames // latents) - 1 for latent in range(latents)]
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The names of a world's labels, each a class of a head."""
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, examples: Iterable[TrainingExample], key: str) -> Vocabulary:
+        """Return the names that the examples use; SettingsError where none has labels."""
+        names = {_name(label) for example in examples for label in example.auxiliary_image.details.get(key, ())}
+        if not names:
+            raise SettingsError(
+                f"stepwise grounding by labels needs {key} in the details of auxiliary images, and no training example "
+                "has any: mazes have them with auxiliary_images.film; elsewhere use where: pointer, what: codebook"
+            )
+        return cls(tuple(sorted(names)))
+
+    def one_hot(self, labels: Sequence[Any]) -> Tensor:
+        """Return the classes of labels [L, names]; zeros for a name that no training example has."""
+        numbers = {name: number for number, name in enumerate(self.names)}
+        classes = torch.zeros(len(labels), len(self.names))
+        for row, label in enumerate(labels):
+            if _name(label) in numbers:
+                classes[row, numbers[_name(label)]] = 1.0
+        return classes
+
+
+def label_targets(
+    details: Mapping[str, Any], key: str, vocabulary: Vocabulary, latents: int, settings: StepwiseSettings
+) -> Tensor:
+    """Return the target of each latent [L, names] from the labels of a film; zeros for a film without them.
+
+    DataError where a film has not one label a frame.
+    """
+    labels, frames = details.get(key), details.get("frames", 0)
+    if labels is None:
+        return torch.zeros(latents, len(vocabulary.names))
+    if len(labels) != frames or not labels:
+        raise DataError(f"an auxiliary image has {len(labels)} {key} for {frames} frames, expected one a frame")
+    return vocabulary.one_hot([labels[frame] for frame in frames_of_latents(frames, latents, settings)])
+
+
+def _name(label: Any) -> str:
+    return json.dumps(label)
