@@ -16,11 +16,13 @@ from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark
 from mirage_core.benchmarks.io.jsonl import Row, read_image_file, read_rows
-from mirage_core.benchmarks.multiple_choice import OPTION_LETTER, prompt, right_letter, score, with_options
+from mirage_core.benchmarks.multiple_choice import LETTER_RULES, prompt, right_letter, scorer, with_options
+from mirage_core.benchmarks.official import letters as official
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, ProvidedImage, Split
 
 NAME = "comt"
+OFFICIAL_RULE = "comt-official"
 TYPES = ("creation", "deletion", "update", "selection")
 _IMAGE_REFERENCE = re.compile(r"\[?\bIMAGE(\d+)\b(?::[^\]\s]*)?\]?")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -129,4 +131,18 @@ def _image(row: Row, kind: str, name: str) -> bytes:
     )
 
 
-BENCHMARK = Benchmark(NAME, TYPES, (OPTION_LETTER,), load, score, prompt)
+def official_prompt(problem: Problem) -> str:
+    """The question with its options, and the form of answer that CoMT's README asks for; its prompt is not published."""
+    return f"{problem.question}\nEnd your answer with the letter of the right choice in this form: ANSWER: (A)"
+
+
+BENCHMARK = Benchmark(
+    NAME,
+    TYPES,
+    (*LETTER_RULES, OFFICIAL_RULE),
+    load,
+    scorer(OFFICIAL_RULE, official.comt),
+    prompt,
+    official=OFFICIAL_RULE,
+    official_prompt=official_prompt,
+)

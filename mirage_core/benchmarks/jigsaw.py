@@ -16,10 +16,19 @@ import numpy as np
 from PIL import Image
 
 from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.blink import OFFICIAL_RULE, undecided
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.io.image_sources import source_images
-from mirage_core.benchmarks.multiple_choice import LETTERS, OPTION_LETTER, prompt, right_letter, score, with_options
+from mirage_core.benchmarks.multiple_choice import (
+    LETTER_RULES,
+    LETTERS,
+    prompt,
+    right_letter,
+    scorer,
+    with_options,
+)
 from mirage_core.benchmarks.near_duplicates import near_groups, perceptual_hash
+from mirage_core.benchmarks.official import letters as official
 from mirage_core.benchmarks.splits import split_of_form
 from mirage_core.config import JigsawData
 from mirage_core.errors import DataError
@@ -179,4 +188,13 @@ def _decoded(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-BENCHMARK = Benchmark(NAME, GROUPS, (OPTION_LETTER,), load, score, prompt)
+BENCHMARK = Benchmark(
+    NAME,
+    GROUPS,
+    (*LETTER_RULES, OFFICIAL_RULE),
+    load,
+    scorer(OFFICIAL_RULE, official.blink),
+    prompt,
+    official=OFFICIAL_RULE,
+    undecided=undecided,
+)

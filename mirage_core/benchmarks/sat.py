@@ -9,17 +9,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from mirage_core.benchmarks.benchmark import Benchmark, OptionOrders
+from mirage_core.benchmarks.benchmark import OFFICIAL, Benchmark, OptionOrders, check_rule
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
-from mirage_core.benchmarks.multiple_choice import LETTERS, OPTION_LETTER, prompt, score, with_options
+from mirage_core.benchmarks.multiple_choice import LETTER_RULES, LETTERS, prompt, with_options
+from mirage_core.benchmarks.multiple_choice import score as score_letter
+from mirage_core.benchmarks.official.sat import text_match
 from mirage_core.errors import DataError
-from mirage_core.types import Problem, Split
+from mirage_core.types import Problem, Score, Split
 
 NAME = "sat"
 SOURCE = "array/SAT"
 # The data set's own types: motion of objects or of the viewer (dynamic), and one frame (static).
 DYNAMIC = ("action_consequence", "action_sequence", "ego_movement", "goal_aim", "obj_movement", "perspective")
 GROUPS = (*DYNAMIC, "static")
+OFFICIAL_RULE = "sat-official"
+RULES = (*LETTER_RULES, OFFICIAL_RULE)
 ORDERS = OptionOrders("both-orders", 2, per_row=True)
 
 
@@ -81,4 +85,33 @@ def _digest(question: str, images: tuple[bytes, ...]) -> str:
     return digest.hexdigest()
 
 
-BENCHMARK = Benchmark(NAME, GROUPS, (OPTION_LETTER,), load, score, prompt, ORDERS)
+def score(problem: Problem, output: str, rule: str = RULES[0]) -> Score:
+    """Compare the chosen letter with the answer, or under ``sat-official`` the answer's words with the right option's."""
+    check_rule(rule, (*RULES, OFFICIAL), NAME)
+    if rule not in (OFFICIAL, OFFICIAL_RULE):
+        return score_letter(problem, output, rule)
+    right = problem.facts["options"][LETTERS.index(problem.answer)]
+    correct, words = text_match(output, str(problem.facts.get("scene", problem.question)), right)
+    return Score(problem_id=problem.id, correct=correct, parsed=words, rule=OFFICIAL_RULE)
+
+
+def official_prompt(problem: Problem) -> str:
+    """SAT's own prompt (custom_datasets/dataloaders.py): in words, the options in quotes, no letters."""
+    options = " or ".join(f'"{option}"' for option in problem.facts["options"])
+    return (
+        "<image>" * len(problem.images) + f"\nAnswer in natural language. {problem.facts['scene']} Answer the question "
+        f"using a single word or phrase. Choose between the following options: {options}."
+    )
+
+
+BENCHMARK = Benchmark(
+    NAME,
+    GROUPS,
+    RULES,
+    load,
+    score,
+    prompt,
+    ORDERS,
+    official=OFFICIAL_RULE,
+    official_prompt=official_prompt,
+)

@@ -11,19 +11,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirage_core.benchmarks import vsp_planning
-from mirage_core.benchmarks.answer_parsing import boxed, normalized_text
-from mirage_core.benchmarks.benchmark import Benchmark, check_rule
+from mirage_core.benchmarks.benchmark import Benchmark
 from mirage_core.benchmarks.io.jsonl import Row, read_image_file
+from mirage_core.benchmarks.vsp_answers import OFFICIAL_RULE, RULES, score
 from mirage_core.benchmarks.vsp_prompts import PromptForm, check_form, with_ending
 from mirage_core.config import VSPFolderData
 from mirage_core.errors import DataError, InputError
-from mirage_core.types import Problem, Score, Split, Variant
+from mirage_core.types import Problem, Split, Variant
 from mirage_core.worlds.maze import GOAL, HOLE, SAFE, START, Maze, maze_from_rows, read_maze, shortest_path
 
 NAME = "vsp-questions"
 TASKS = ("task1", "task2", "task3", "task4")
 GROUPS = tuple(f"{task}-level-{level}" for task in TASKS for level in range(3, 9))
-RULE = "exact-text"
 PLANNING = "task-main"
 SYMBOLS = {"@": START, "*": GOAL, "#": HOLE, "_": SAFE}
 
@@ -40,16 +39,7 @@ def prompt(problem: Problem, form: PromptForm, variant: Variant) -> str:
     return with_ending(problem.question, variant)
 
 
-def score(problem: Problem, output: str, rule: str = RULE) -> Score:
-    """Compare the box's text (without a box the last line) with the published answer."""
-    check_rule(rule, (RULE,), NAME)
-    lines = output.strip().splitlines()
-    parsed = boxed(output) or (lines[-1].strip() if lines else None)
-    correct = parsed is not None and normalized_text(parsed) == normalized_text(problem.answer)
-    return Score(problem_id=problem.id, correct=correct, parsed=parsed, rule=RULE)
-
-
-BENCHMARK = Benchmark(NAME, GROUPS, (RULE,), load, score, prompt)
+BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, official=OFFICIAL_RULE)
 
 
 def folder_problems(data: VSPFolderData) -> Iterator[Problem]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mirage_core.benchmarks import multiple_choice
-from mirage_core.benchmarks.answer_parsing import boxed, normalized_text
+from mirage_core.benchmarks.answer_parsing import boxed, final_answer, normalized_text
 from mirage_core.benchmarks.benchmark import Benchmark, check_rule
 from mirage_core.benchmarks.io.jsonl import Row, read_image_file, read_lines
 from mirage_core.config import OwnData
@@ -124,7 +124,7 @@ def score(problem: Problem, output: str, rule: str = RULE) -> Score:
     check_rule(rule, (RULE, multiple_choice.OPTION_LETTER), NAME)
     if "options" in problem.facts:
         return replace(multiple_choice.score(problem, output), rule=RULE)
-    parsed = boxed(output)
+    parsed = boxed(final_answer(output))
     correct = parsed is not None and normalized_text(parsed) == normalized_text(problem.answer)
     return Score(problem_id=problem.id, correct=correct, parsed=parsed, rule=RULE)
 
