@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 FILE = Path(__file__).parent / "official_pairs.jsonl.gz"
-EACH = 330
+EACH = 360
 OPTIONS = (
     {"A": "rubber", "B": "cotton", "C": "kevlar", "D": "leather"},
     {"A": "left", "B": "right"},
@@ -88,6 +88,8 @@ def plan_outputs(draw: random.Random, solution: str) -> str:
     opening = draw.choice(
         ("\\boxed{", "\\boxed{", "Action plan: ", "Action plan: ", "Action Plan: ", "Action plan:", "ACTION PLAN: ", "", "twelve chars")
     )
+    if draw.random() < 0.5:
+        return draw.choice((f"\\boxed{{{body}}}", f"So: \\boxed{{{body}}}.", f"Action plan: {body}", f"I see.\nAction plan: {body}\n"))
     ending = draw.choice(("", "", "}", "}", "\nDone.", "} so \\boxed{", "\nAction plan: U", "X", ","))
     return draw.choice(("", "", "Action plan: D\n", "\\boxed{R} ", "I see. ")) + opening + body + ending
 
@@ -121,7 +123,8 @@ def pairs(authors: ModuleType) -> Iterator[dict[str, Any]]:
             yield {"benchmark": name, "options": options, "output": output, "expected": reader(output, dict(options))}
     for _ in range(EACH):
         question, right = draw.choice(SAT_QUESTIONS), draw.choice(("left", "right", "sofa", "no", "rotated (left)"))
-        output = draw.choice(("", "", "", " ", "the answer is ")) + draw.choice(SAT_ANSWERS) + draw.choice(("", "", ".", " of it"))
+        said = draw.choice((right, right.title(), *draw.sample(SAT_ANSWERS, 3)))
+        output = draw.choice(("", "", "", " ", "the answer is ")) + said + draw.choice(("", "", ".", " of it"))
         expected = authors.sat(output, question, right)
         yield {"benchmark": "sat", "question": question, "right": right, "output": output, "expected": expected}
     for rule, verdict in (("mirage-official", authors.mirage), ("vsp-official", authors.vsp)):
