@@ -24,6 +24,7 @@ _MOST_BOXES = 8
 AMBIGUOUS = ""
 """What a step returns that found several options: the answer is unparsed, and no later step is tried."""
 _EMPHASIS = re.compile(r"(?P<mark>\*{1,3}|_{1,3}|`{1,3}|\"|'|~~)\s?\(?(?P<letter>[A-Za-z])\)?[.:]?\s?(?P=mark)")
+_NOT_APPLICABLE = re.compile(r"\bn/a\b", flags=re.IGNORECASE)
 _TAG = re.compile(r"</?(?:b|i|u|strong|em|p|span|div|code|mark|br|center|li|ul|ol|h\d|font|html|body)(?:\s[^<>\n]{0,60})?/?>")
 _LABEL = re.compile(
     r"(?:(?:the\s)?(?:option|choice|letter|opción|antwort|réponse|вариант|选项|选|選)\s?:?\s?)?(?P<letter>[A-Za-z])(?:\s?选项)?",
@@ -67,7 +68,7 @@ def letter_in(text: str, options: Mapping[str, str]) -> str | None:
 
 def _plain(text: str) -> str:
     """A text with emphasis around one letter as brackets, without other markup, empty lines and extra spaces."""
-    bare = _EMPHASIS.sub(r"(\g<letter>)", _TAG.sub("*", without_dress(nfc(text))))
+    bare = _EMPHASIS.sub(r"(\g<letter>)", _TAG.sub("*", _NOT_APPLICABLE.sub(" ", without_dress(nfc(text)))))
     lines = (" ".join(line.replace("*", " ").replace("`", " ").split()) for line in bare.split("\n"))
     return "\n".join(line for line in lines if line)
 
@@ -111,15 +112,20 @@ class _Reader:
 
     def concluded(self) -> str | None:
         """The last conclusion ("so it is B"), else the only option of a last sentence that concludes."""
-        found = []
-        for cue in CONCLUDED.finditer(self.text):
-            mention = self._next(cue.end())
-            if mention is None or mention.begin - cue.end() > GAP:
-                continue
-            gap = self.text[cue.end() : mention.begin]
-            if FILLER.fullmatch(gap) and not mention.rejected and not mention.asked:
-                found.append(self._outcome(mention))
+        found = [outcome for cue in CONCLUDED.finditer(self.text) if (outcome := self._conclusion(cue)) is not None]
         return found[-1] if found else self._last_sentence()
+
+    def _conclusion(self, cue: re.Match[str]) -> str | None:
+        """The option right after a conclusion's cue, or the only one of the clause that "so" or "therefore" begins."""
+        mention = self._next(cue.end())
+        if mention is None or mention.begin - cue.end() > GAP:
+            return None
+        if FILLER.fullmatch(self.text[cue.end() : mention.begin]):
+            return None if mention.rejected or mention.asked else self._outcome(mention)
+        if cue.group("so") is None:
+            return None
+        end = clause_end(self.text, cue.end(), 2 * GAP)
+        return self._only(self.mentions[bisect_left(self._begins, cue.end()) : bisect_left(self._begins, end)]) or None
 
     def dressed(self) -> str | None:
         """The only option whose letter stands in brackets or quotes, or is called an option."""
@@ -127,7 +133,7 @@ class _Reader:
 
     def by_text(self) -> str | None:
         """The only option whose text is mentioned; of a text that begins with an option and a comma, that one."""
-        first = re.split(r"[.,;:!?\n—]", self.text, maxsplit=1)[0]
+        first = re.split(r"[.,:](?!\d)|[;!?\n—]", self.text, maxsplit=1)[0]
         named = _keys(tuple(self.options.items())).get(option_key(first))
         if named and not self.text[len(first) :].startswith("?") and option_key(first) not in ("right", "ok"):
             return named
@@ -210,7 +216,8 @@ class _Reader:
             if self.mentions[at].letter not in seen:
                 listed += [self.mentions[at], self.mentions[at + 1]]
             seen.add(self.mentions[at].letter)
-        return listed
+        kept = {mention.letter for mention in listed if not mention.rejected}
+        return listed if len(kept) != 1 or len(seen) < len(self.options) else []
 
     def _is_own(self, at: int) -> bool:
         """Whether a letter is followed by its own option's text: "(A) left"."""

@@ -36,6 +36,12 @@ _ARTICLE = re.compile(
     r"[a-zà-ɏ]"
 )
 
+_ASKED = re.compile(r"[)\]\"'*\s]{0,3}[?？](?!\s?(?:yes|correct|right|exactly|indeed|\Z))", flags=re.IGNORECASE)
+
+
+_FIRST, _LAST = 200, 800
+"""Of an answer with more mentions than these, which repeats itself, the first and the last ones are looked at."""
+
 
 @dataclass(slots=True)
 class Mention:
@@ -59,6 +65,8 @@ def mentions_of(text: str, options: Mapping[str, str]) -> list[Mention]:
     for mention in found:
         if not kept or mention.begin >= kept[-1].end:
             kept.append(mention)
+    if len(kept) > _FIRST + _LAST:
+        kept = [*kept[:_FIRST], *kept[-_LAST:]]
     _judge(text, kept)
     return kept
 
@@ -119,20 +127,20 @@ def _on_word_borders(text: str) -> str:
     if text[0].isdigit():
         before += r"(?<!\d[.,:])(?<![-−+])"
     if text[-1].isdigit():
-        after += r"(?![.,:]\d)"
+        after += r"(?![.,:\-–−]\d)"
     return before + re.escape(text) + after
 
 
 def option_key(text: str) -> str:
     """A text for comparison with an option's: in lower case, without extra spaces, outer quotes and punctuation."""
-    return " ".join(nfc(text).casefold().split()).strip(" .,;:!?\"'`*()[]{}<>_#")
+    return " ".join(nfc(text).casefold().split()).strip(" .,;:!?\"'`*()[]{}<>_#|✅✓")
 
 
 def _judge(text: str, mentions: Sequence[Mention]) -> None:
     """Mark mentions that are rejected, asked about, or joined to the next one in a list."""
     for at, mention in enumerate(mentions):
         mention.rejected = _rejected_before(text, mention) or _rejected_after(text, mention)
-        mention.asked = bool(re.match(r"[)\]\"'*\s]{0,3}[?？]", text[mention.end : mention.end + 5]))
+        mention.asked = _ASKED.match(text[mention.end : mention.end + 20]) is not None
         if at + 1 < len(mentions):
             mention.joined = _is_list(text, mention, mentions[at + 1])
     _spread(text, mentions)

@@ -49,14 +49,16 @@ def read_moves(output: str) -> str | None:
 
 def _announced(text: str) -> str | None:
     """The moves after the last heading that has any: on its line or, if nothing else is there, on the next."""
-    found = None
-    for heading in _HEADING.finditer(text):
-        rest = text[heading.end() : heading.end() + _LONGEST]
-        line = rest.lstrip(" \n*_`\"':").partition("\n")[0]
-        found = moves_in(re.split(r"\.\s|\.$|[(;!。]", line, maxsplit=1)[0]) or moves_in(line) or found
-    return found
+    ends = [heading.end() for heading in _HEADING.finditer(text)]
+    for end in reversed(ends[-_MOST_HEADINGS:]):
+        line = text[end : end + _LONGEST].lstrip(" \n*_`\"':").partition("\n")[0]
+        found = moves_in(re.split(r"\.\s|\.$|[(;!。]", line, maxsplit=1)[0]) or moves_in(line)
+        if found:
+            return found
+    return None
 
 
+_MOST_HEADINGS = 8
 _LONGEST = 2000
 """Longer plans after a heading are cut: no map of this benchmark needs a tenth of it."""
 
@@ -87,7 +89,8 @@ def _moves_of_tokens(plain: str) -> str | None:
             return None
         repeats = bool(found) and found == (previous if kind == "repeat" else pending)
         if kind != "other":
-            previous, pending = (found or "", "") if kind == "word" else ("", found or "")
+            is_first_name = kind == "repeat" and not repeats
+            previous, pending = (found or "" if kind == "word" else ""), (found or "" if is_first_name else "")
         if found and not repeats:
             moves.append(found)
     return "".join(moves)

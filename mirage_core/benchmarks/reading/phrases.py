@@ -31,12 +31,12 @@ ANNOUNCED = re.compile(
     rf"|\bответ(?:ом)?\b{_INNER}{{0,25}}?(?:[:—–-]|\bэто\b|\bявляется\b)|\bответ(?=\s)|\bantwoord\b{_INNER}{{0,25}}?(?:\bis\b|:)"
     rf"|\bodpowied\w{{1,3}}\b{_INNER}{{0,25}}?(?:\b(?:to|jest)\b|:)|\b(?:cevap|yanıt)\b{_INNER}{{0,10}}?:?"
     rf"|\bđáp án\b{_INNER}{{0,25}}?(?:\blà\b|:)|\bsvar(?:et)?\b{_INNER}{{0,15}}?(?:\b(?:är|er)\b|:)"
-    rf"|الإجابة{_INNER}{{0,25}}?(?:هي|:)|الجواب{_INNER}{{0,15}}?(?:هو|:)|उत्तर{_INNER}{{0,25}}?(?:है|:)",
+    rf"|الإجابة{_INNER}{{0,25}}?(?:هي|:)|الجواب{_INNER}{{0,15}}?(?:هو|:)|उत्तर\s?(?:है|विकल्प)?[\s:]",
     flags=re.IGNORECASE,
 )
 CONCLUDED = re.compile(
     r"\b(?:it|that|this)(?:'s|\s(?:is|must be|should be|would be|has to be|looks like|seems to be|can only be))\b"
-    r"|\b(?:therefore|thus|hence|so|consequently|accordingly|clearly|definitely|probably|I think|I believe|I guess|I'd say"
+    r"|\b(?P<so>therefore|thus|hence|so|consequently|accordingly|which means(?: that)?)\b|\b(?:clearly|definitely|probably|I think|I believe|I guess|I'd say"
     r"|looks like|must be|leaves(?:\sus\swith)?|leaving|points? to|corresponds? to|equals)\b"
     r"|=>|->|→|因此|所以|那么就是|よって|したがって|따라서|\balso\b|\bdonc\b|\bpor lo tanto\b|\bportanto\b|\bquindi\b|\bзначит\b",
     flags=re.IGNORECASE,
@@ -60,7 +60,9 @@ REJECTED_BEFORE = re.compile(
     r"|nicht|keine?|statt|anstatt|anstelle\svon|außer|als|sondern\snicht|pas|plutôt\sque|au\slieu\sde|sauf|non|no\ses|ni"
     r"|en\slugar\sde|en\svez\sde|salvo|invece\sdi|anziché|não|não\sé|em\svez\sde|не|вместо|кроме|niet|geen)"
     r"|不是|不选|不能选|不会是|而不是|并非|而非|排除了?|除了|不應|不可能是)"
-    rf"{_LINK}{{0,4}}[\s:(\[\"'*,]{{0,3}}$",
+    rf"{_LINK}{{0,4}}[\s:(\[\"'*]{{0,3}}$"
+    r"|\b(?:did|does|do|is|are|was|were|has|have|could|would|should|can)(?:\snot|n't)\s"
+    r"(?:(?!so\b|but\b|hence\b|because\b|and\b|only\b)[a-z]{1,12}\s){1,3}$",
     flags=re.IGNORECASE,
 )
 _ADVERB = r"(?:also |clearly |definitely |obviously |both |all |therefore |thus |then |probably |likely |simply |just |the |a |an )?"
@@ -69,7 +71,7 @@ REJECTED_AFTER = re.compile(
     rf"(?:but|then again|hmm|wait)?[,\s]{{0,2}}no\b|(?:is|are|was|were|looks?|seems?|would be|must be|can be|could be|be|got|gets"
     rf"|has been|have been|being)\s{_ADVERB}(?:not\b|wrong|incorrect|false|out\b|ruled out|eliminated|excluded|rejected"
     r"|discarded|impossible|unlikely|invalid|inconsistent|too\b|distractor|trap|mistake)"
-    r"|isn't|aren't|wasn't|weren't|can't|cannot|can not|could not|couldn't|doesn't|does not|do not|don't|did not|won't"
+    r"|would\s(?!be\s(?:the|correct|right|my|best|a)\b|fit|match|seem)|isn't|aren't|wasn't|weren't|can't|cannot|can not|could not|couldn't|doesn't|does not|do not|don't|did not|won't"
     r"|would not|wouldn't|fails?\b|contradicts?\b|instead of being|\(?(?:wrong|incorrect|false|eliminated|ruled out|rejected)\b"
     r"|❌|✗|✘|×|👎"
     r"|(?:ist|sind|wäre)\s(?:nicht|falsch|ausgeschlossen)|scheidet aus|n'est pas|ne (?:convient|correspond)|est\s(?:faux|fausse|incorrecte?|exclue?)"
@@ -86,7 +88,7 @@ CONFIRMED_AFTER = re.compile(
     r"(?:the |my |our )?(?:only |final |most )?"
     rf"(?:correct|right|best|true|accurate|appropriate|likely|suitable|answer|choice|winner|closest|one|match){_NOUN}"
     r"(?=\s?(?:[.,;!:)\n]|$|because|since|as\b|here|for\b|given|based|to\b|in\b))"
-    r"|fits best|matches best|is it\b|it is\b(?=[.!\s]{0,2}$)|wins\b|✓|✔|✅|\((?:correct|right|my answer|my choice)\)|(?:correct|right)(?=[.!]?$)"
+    r"|fits best|matches best|is it\b|it is\b(?=[.!\s]{0,2}$)|wins\b|✓|✔|✅|\((?:correct|right|my answer|my choice)\)|(?:correct|right)(?=[.!]?\s?(?:\n|$))"
     r"|(?:选项)?(?:是|才是)?(?:正确|对的)|(?:ist|wäre|scheint)\s(?:die\s|also\s)?(?:richtig|korrekt|beste)"
     r"|est\s(?:la\s|donc\s)?(?:bonne|correcte?|juste|exacte?)|es\s(?:la\s)?(?:correct|respuesta)|è\s(?:la\s)?(?:corrett|giust|risposta)"
     r"|é\s(?:a\s)?(?:corret|resposta|cert)|が(?:正解|正しい)|(?:가|이)\s?(?:정답|맞)|[—–-]?\s?(?:верн|правильн))",
