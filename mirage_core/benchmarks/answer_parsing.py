@@ -20,11 +20,15 @@ _LATENTS = re.compile(r"<\|latent_(?:start|end|pad)\|>|<latents:\d{1,9}>|<(?:out
 _SPECIAL = re.compile(
     r"<\|[^<>|\n]{1,40}\|>|</?s>|<(?:eos|bos|pad|unk|end_of_turn|start_of_turn)>|<｜[^<>｜\n]{1,40}｜>|\[/?INST\]"
 )
-_ANSWER_TAG = re.compile(r"<(/?)(?:final_)?answer>|<\|(begin|end)_of_solution\|>|<\|(begin|end)_of_box\|>", re.IGNORECASE)
-_DRESS = re.compile(r"\\(?:text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mathit|mbox|emph|underline)\s?\{")
+_ANSWER_TAG = re.compile(
+    r"<(/?)(?:final_)?answer>|<\|(begin|end)_of_solution\|>|<\|(begin|end)_of_box\|>", re.IGNORECASE
+)
+_DRESS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mathit|mbox|emph|underline)\s?\{"
+)
 # Full-width forms of ASCII, and brackets and quotes that other scripts put around a letter.
 _FORMS = {0xFF01 + at: 0x21 + at for at in range(94)} | {0x3000: 0x20, 0xA0: 0x20, 0xFEFF: None, 0x200B: None}
-_FORMS |= str.maketrans("【】〔〕［］「」『』《》〈〉“”„«»‘’‚", "[][][]\"\"\"\"\"\"\"\"\"\"\"\"\"'''")
+_FORMS |= str.maketrans("【】〔〕［］「」『』《》〈〉“”„«»‘’‚", '[][][]"""""""""""""\'\'\'')
 
 
 def boxed(text: str) -> str | None:

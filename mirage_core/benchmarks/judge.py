@@ -22,9 +22,7 @@ def judge(problem: Problem, prediction: Prediction, planning_rule: str) -> Score
     return benchmark.score(problem, prediction.output, rule=rule)
 
 
-def judged_again(
-    scored: Sequence[Scored], problems: Sequence[Problem], rule: str | None
-) -> list[Scored]:
+def judged_again(scored: Sequence[Scored], problems: Sequence[Problem], rule: str | None) -> list[Scored]:
     """Predictions scored by another rule; SettingsError for one that a benchmark does not have."""
     by_id = {problem.id: problem for problem in problems}
     return [

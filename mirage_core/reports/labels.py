@@ -22,12 +22,23 @@ BENCHMARKS = {
 }
 RULES = {
     "mirage": "Mirage's rule: the boxed moves are walked to the end; right when the FINAL cell is the goal",
-    "option-letter": "The letter in the box, else the last “(X)”, else the option whose own text stands in the answer",
+    "option-letter": (
+        "The letter in the box, else the option that the answer chooses by letter or text; rejected ones do not win"
+    ),
+    "option-letter-1": "The letter in the box, else the last “(X)”, else the option whose own text stands in the answer",
+    "vstar-official": "lmms-eval's own reader of V*",
+    "hr-bench-official": "HR-Bench's own rules, without a judge model",
+    "blink-official": "BLINK's own rules, without a judge model",
+    "comt-official": "CoMT's own reader",
+    "sat-official": "SAT's own text match: the right option's words",
+    "mme-realworld-official": "MME-RealWorld's own reader, with its faults",
+    "mirage-official": "Mirage's own code: the last box's letters U, D, L, R, walked to the end",
+    "vsp-official": "VSP's own code: after “Action plan: ” or “<Output>”, nothing else",
     "published-letter": (
         "The letter in the box, else the last “(X)”, else that of “the answer is X”, else a letter alone, else the "
         "only option whose text stands in the answer"
     ),
-    "mme-realworld": "MME-RealWorld's own: its usual openings struck out, the first capital from A to E",
+    "mme-realworld": "MME-RealWorld's own without its faults: its usual openings struck out, the first capital from A to E",
     "tablevqa": "TableVQA-Bench's own: sets of values, true or false, figures with or without their scale",
     "tablevqa-exact": "TableVQA-Bench's own, figures with their scale only",
     "vsp": "VSP's rule: the walk stops at the first hole or goal it enters; right when that is the goal",

@@ -37,7 +37,22 @@ OPENINGS = (
     "Let me look.\n\n", "Let me look.\n", "(A) is wrong.\n\n", "Both (A) and (B).\n\n", "**", "\\boxed{", "Choice is\n",
     "Failed to obtain answer via API ", "Cannot determine the answer. ", "CHOICE : ", "Z ", "A cat. ",
 )  # fmt: skip
-ENDINGS = ("", "", "", ".", ")", "}", "\n", ", because it looks so", "\n\nReasoning: it shines.", " (B)", "</s>", "**", "!", " or B")
+ENDINGS = (
+    "",
+    "",
+    "",
+    ".",
+    ")",
+    "}",
+    "\n",
+    ", because it looks so",
+    "\n\nReasoning: it shines.",
+    " (B)",
+    "</s>",
+    "**",
+    "!",
+    " or B",
+)
 FORMS: tuple[Callable[[str, str], str], ...] = (
     lambda letter, text: letter,
     lambda letter, text: f"({letter})",
@@ -84,24 +99,53 @@ def plan_outputs(draw: random.Random, solution: str) -> str:
     plan = draw.choice((drawn, [*solution], [*solution], [*solution, *drawn], ["U", *solution]))
     words = {"U": "Up", "D": "Down", "L": "Left", "R": "Right"}
     body = draw.choice((",", ", ", "", " ", ",\n", '","')).join(plan)
-    body = draw.choice((body, body, body, body.lower(), ", ".join(words[move] for move in plan), body + ".", f"'{body}'"))
+    body = draw.choice(
+        (body, body, body, body.lower(), ", ".join(words[move] for move in plan), body + ".", f"'{body}'")
+    )
     opening = draw.choice(
-        ("\\boxed{", "\\boxed{", "Action plan: ", "Action plan: ", "Action Plan: ", "Action plan:", "ACTION PLAN: ", "", "twelve chars")
+        (
+            "\\boxed{",
+            "\\boxed{",
+            "Action plan: ",
+            "Action plan: ",
+            "Action Plan: ",
+            "Action plan:",
+            "ACTION PLAN: ",
+            "",
+            "twelve chars",
+        )
     )
     if draw.random() < 0.5:
-        return draw.choice((f"\\boxed{{{body}}}", f"So: \\boxed{{{body}}}.", f"Action plan: {body}", f"I see.\nAction plan: {body}\n"))
+        return draw.choice(
+            (f"\\boxed{{{body}}}", f"So: \\boxed{{{body}}}.", f"Action plan: {body}", f"I see.\nAction plan: {body}\n")
+        )
     ending = draw.choice(("", "", "}", "}", "\nDone.", "} so \\boxed{", "\nAction plan: U", "X", ","))
     return draw.choice(("", "", "Action plan: D\n", "\\boxed{R} ", "I see. ")) + opening + body + ending
 
 
 def question_outputs(draw: random.Random, task: int) -> tuple[str, str]:
     """An output and the right answer of one of VSP's tasks 1 to 4."""
-    mark = draw.choice(("<Output> ", "<Output>\n", "<Output>", "**Output** ", "Output: ", "<Answer> ", "**Answer:** ", "Answer ", "x" * 7, ""))
+    mark = draw.choice(
+        (
+            "<Output> ",
+            "<Output>\n",
+            "<Output>",
+            "**Output** ",
+            "Output: ",
+            "<Answer> ",
+            "**Answer:** ",
+            "Answer ",
+            "x" * 7,
+            "",
+        )
+    )
     if task == 2:
         body = ", ".join(draw.sample(PLACES, draw.choice((1, 2, 2, 3))))
         return mark + draw.choice((body, f"*{body}*", body.lower())), ",".join(draw.sample(PLACES, draw.choice((1, 2))))
     letters = task == 3
-    word = draw.choice(list("ABCD") if letters else ["Yes", "No", "yes.", "(no)", "'No'", "Yes, no", "not yes", "- Yes"])
+    word = draw.choice(
+        list("ABCD") if letters else ["Yes", "No", "yes.", "(no)", "'No'", "Yes, no", "not yes", "- Yes"]
+    )
     right = draw.choice(list("ABCD") if letters else ["yes", "no"])
     return mark + word + draw.choice(("", "", ".", "\n", " because")), right
 
@@ -131,7 +175,13 @@ def pairs(authors: ModuleType) -> Iterator[dict[str, Any]]:
         for _ in range(EACH):
             rows = draw.choice(list(SOLUTIONS))
             output = plan_outputs(draw, SOLUTIONS[rows])
-            yield {"benchmark": "vsp-planning", "rule": rule, "map": rows, "output": output, "expected": verdict(output, rows)}
+            yield {
+                "benchmark": "vsp-planning",
+                "rule": rule,
+                "map": rows,
+                "output": output,
+                "expected": verdict(output, rows),
+            }
     for number in range(EACH):
         task = 1 + number % 4
         output, right = question_outputs(draw, task)

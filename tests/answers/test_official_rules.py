@@ -16,7 +16,10 @@ from mirage_core.benchmarks.official import letters
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import Maze, maze_from_rows
 
-ROWS = [json.loads(line) for line in gzip.decompress((Path(__file__).parent / "official_pairs.jsonl.gz").read_bytes()).splitlines()]
+ROWS = [
+    json.loads(line)
+    for line in gzip.decompress((Path(__file__).parent / "official_pairs.jsonl.gz").read_bytes()).splitlines()
+]
 CELLS = {"S": 1, "G": 2, "H": -1, "F": 0}
 
 
@@ -38,7 +41,14 @@ def problem_of(row: dict[str, Any]) -> Problem:
     if row["benchmark"] == "vsp-questions":
         answer, group = row["right"], f"task{row['task']}-level-3"
     return Problem(
-        id="p", benchmark=row["benchmark"], split="test", group=group, question="", images=(), answer=answer, facts=facts
+        id="p",
+        benchmark=row["benchmark"],
+        split="test",
+        group=group,
+        question="",
+        images=(),
+        answer=answer,
+        facts=facts,
     )
 
 

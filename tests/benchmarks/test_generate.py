@@ -78,7 +78,8 @@ def test_pictures_show_the_maps_and_answers_score(problems):
     for problem in problems[::7]:
         assert read_maze(Image.open(io.BytesIO(problem.images[0]))) == maze_of(problem)
         benchmark = benchmarks.get(problem.benchmark)
-        assert all(benchmark.score(problem, f"\\boxed{{{problem.answer}}}", rule).correct for rule in benchmark.rules)
+        boxes = [rule for rule in benchmark.rules if rule != "vsp-official"]  # which wants "Action plan: D,R"
+        assert all(benchmark.score(problem, f"\\boxed{{{problem.answer}}}", rule).correct for rule in boxes)
 
 
 def test_planning_answers_are_shortest_paths(problems):

@@ -21,11 +21,15 @@ from mirage_core.benchmarks.reading.mentions import Mention, clause_end, is_conf
 from mirage_core.benchmarks.reading.phrases import ANNOUNCED, CONCLUDED, FILLER, GAP, REJECTED_BEFORE
 
 _MOST_BOXES = 8
+_HEAD, _TAIL = 10_000, 40_000
+"""Of a longer text, which repeats itself, these characters are looked at for statements that choose an option."""
 AMBIGUOUS = ""
 """What a step returns that found several options: the answer is unparsed, and no later step is tried."""
 _EMPHASIS = re.compile(r"(?P<mark>\*{1,3}|_{1,3}|`{1,3}|\"|'|~~)\s?\(?(?P<letter>[A-Za-z])\)?[.:]?\s?(?P=mark)")
 _NOT_APPLICABLE = re.compile(r"\bn/a\b", flags=re.IGNORECASE)
-_TAG = re.compile(r"</?(?:b|i|u|strong|em|p|span|div|code|mark|br|center|li|ul|ol|h\d|font|html|body)(?:\s[^<>\n]{0,60})?/?>")
+_TAG = re.compile(
+    r"</?(?:b|i|u|strong|em|p|span|div|code|mark|br|center|li|ul|ol|h\d|font|html|body)(?:\s[^<>\n]{0,60})?/?>"
+)
 _LABEL = re.compile(
     r"(?:(?:the\s)?(?:option|choice|letter|opción|antwort|réponse|вариант|选项|选|選)\s?:?\s?)?(?P<letter>[A-Za-z])(?:\s?选项)?",
     flags=re.IGNORECASE,
@@ -36,7 +40,9 @@ _LEADING = re.compile(
 )
 _OWN_QUESTION = re.compile(r"a\s?[:：]\s?(?=\W{0,3}[a-z]\W{0,3}$)", flags=re.IGNORECASE)
 _LOWER = re.compile(r"[\s\"'(\[]{0,3}([a-z])(?=[)\]\"']{0,2}\s?(?:[.,;!\n]|$))")
-_LAST_SENTENCE = re.compile(r"(?:therefore|thus|hence|so|overall|in conclusion|in summary|finally|conclusion|因此|所以|综上)\b", re.IGNORECASE)
+_LAST_SENTENCE = re.compile(
+    r"(?:therefore|thus|hence|so|overall|in conclusion|in summary|finally|conclusion|因此|所以|综上)\b", re.IGNORECASE
+)
 
 
 def read_letter(output: str, options: Mapping[str, str]) -> str | None:
@@ -58,6 +64,8 @@ def letter_in(text: str, options: Mapping[str, str]) -> str | None:
     found = _whole(plain, options)
     if found is not None:
         return found
+    if len(plain) > _HEAD + _TAIL:
+        plain = plain[:_HEAD] + "\n" + plain[-_TAIL:]
     reader = _Reader(plain, options)
     for step in (reader.decided, reader.concluded, reader.dressed, reader.by_text, reader.at_an_edge):
         found = step()
@@ -184,7 +192,12 @@ class _Reader:
                 yield at, letter
             elif self._counts(mention):
                 yield at, self._outcome(mention)
-        elif len(self.mentions) > 1 and self.mentions[0].begin <= 2 and self._is_own(0) and self._counts(self.mentions[0]):
+        elif (
+            len(self.mentions) > 1
+            and self.mentions[0].begin <= 2
+            and self._is_own(0)
+            and self._counts(self.mentions[0])
+        ):
             yield self.mentions[0].begin, self.mentions[0].letter
 
     def _last_line(self) -> Iterator[tuple[int, str]]:
@@ -254,7 +267,9 @@ class _Reader:
     def _is_comma_list(self, first: Mention, second: Mention) -> bool:
         """Whether two options are all that a clause names: "A, C" and its end."""
         between, after = self.text[first.end : second.begin], self.text[second.end : second.end + 3]
-        return len(between) <= 4 and not between.strip(" ,;()[]") and re.match(r"[)\]]?\s?(?:[.,\n]|$)", after) is not None
+        return (
+            len(between) <= 4 and not between.strip(" ,;()[]") and re.match(r"[)\]]?\s?(?:[.,\n]|$)", after) is not None
+        )
 
     def _next(self, begin: int) -> Mention | None:
         at = bisect_left(self._begins, begin)
@@ -270,5 +285,6 @@ class _Reader:
     def _is_edge(self, mention: Mention) -> bool:
         """Whether a letter begins or ends a sentence, or a conclusion leads up to it."""
         before, after = self.text[: mention.begin][-2:], self.text[mention.end : mention.end + 2]
-        return not before.strip(" \n") or before.rstrip()[-1:] in ".!?\n,:;" or not after.strip() or after[:1] in ".!\n,;"
-
+        return (
+            not before.strip(" \n") or before.rstrip()[-1:] in ".!?\n,:;" or not after.strip() or after[:1] in ".!\n,;"
+        )

@@ -24,12 +24,15 @@ _LATEX_ARROWS = {"right": "→", "left": "←", "up": "↑", "down": "↓", "to"
 _FILLER = frozenset(
     "move moves moving go then and next step steps finally first lastly one cell und dann puis et luego y poi e depois".split()
 )
-_TOKEN = re.compile(r"(?P<repeat>\(\s?(?P<again>[^()\s]{1,12})\s?\))|(?P<number>\d{1,3}[.):]\s)|(?P<word>[^\W\d_]+)|(?P<other>.)", re.DOTALL)
+_TOKEN = re.compile(
+    r"(?P<repeat>\(\s?(?P<again>[^()\s]{1,12})\s?\))|(?P<number>\d{1,3}[.):]\s)|(?P<word>[^\W\d_]+)|(?P<other>.)",
+    re.DOTALL,
+)
 _SEPARATORS = frozenset(" \t\n,;:|/\\.-–—>=+&~·•、，。；()[]{}<'\"*`_#!→")
 _HEADING = re.compile(
     r"(?:\b(?:final |full |my |the |proposed |complete |shortest |correct )?(?:action plan|action sequence|plan|moves?|path|route|solution"
     r"|sequence|steps|directions|answer|actions?)\b[\"'*)]{0,3}(?:\s(?:is|are|will be|would be|should be))?\s?[:=]|\b(?:answer|plan|path"
-    r"|solution|sequence|route)\b[^.\n:]{0,30}?\b(?:is|are)\b:?|答案(?:是|为)?[:：]?|路径(?:是|为)?[:：]?|####|->|=>)",
+    r"|solution|sequence|route)\b[^.\n:]{0,30}?\b(?:is|are)\b:?|答案(?:是|为)?[:：]?|路径(?:是|为)?[:：]?|####)",
     flags=re.IGNORECASE,
 )
 
@@ -52,7 +55,7 @@ def _announced(text: str) -> str | None:
     ends = [heading.end() for heading in _HEADING.finditer(text)]
     for end in reversed(ends[-_MOST_HEADINGS:]):
         line = text[end : end + _LONGEST].lstrip(" \n*_`\"':").partition("\n")[0]
-        found = moves_in(re.split(r"\.\s|\.$|[(;!。]", line, maxsplit=1)[0]) or moves_in(line)
+        found = moves_in(line) or moves_in(re.split(r"\.\s|\.$|[(;!。]", line, maxsplit=1)[0])
         if found:
             return found
     return None
