@@ -198,7 +198,7 @@ def judge_line(judge: dict[str, Any]) -> str:
     tokens = account["prompt_tokens"] + account["completion_tokens"]
     return (
         f"judge {judge['model']}: asked about {judge['asked']} answers, decided {judge['decided']}; {tokens:,} tokens, "
-        f"{account['kept_answers']} answers from the cache, cost {account['cost_now']:g} now ({account['cost']:g} in all)"
+        f"{account['kept_answers']} from the cache, cost {account['cost_now']:g} now, {account['cost']:g} in all"
     )
 
 

@@ -132,7 +132,7 @@ def _image(row: Row, kind: str, name: str) -> bytes:
 
 
 def official_prompt(problem: Problem) -> str:
-    """The question with its options, and the form of answer that CoMT's README asks for; its prompt is not published."""
+    """The question with its options and the form of answer of CoMT's README; the authors' prompt is not published."""
     return f"{problem.question}\nEnd your answer with the letter of the right choice in this form: ANSWER: (A)"
 
 

@@ -86,7 +86,7 @@ def _digest(question: str, images: tuple[bytes, ...]) -> str:
 
 
 def score(problem: Problem, output: str, rule: str = RULES[0]) -> Score:
-    """Compare the chosen letter with the answer, or under ``sat-official`` the answer's words with the right option's."""
+    """Compare the chosen letter with the answer, or under ``sat-official`` the words with the right option's."""
     check_rule(rule, (*RULES, OFFICIAL), NAME)
     if rule not in (OFFICIAL, OFFICIAL_RULE):
         return score_letter(problem, output, rule)

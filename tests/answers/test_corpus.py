@@ -1,4 +1,4 @@
-"""Readers on 643 answers written by hand: at least 99 % of a careful person's verdicts, the official rules beside them."""
+"""Readers on 643 answers written by hand: at least 99 % of a person's verdicts; official rules beside them."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_a_rule_of_the_benchmark_may_be_asked_for(tmp_path: Path) -> None:
     assert summarize(tmp_path, "mme-realworld-lite", problems, rows)["accuracy"] == 1.0
     own = summarize(tmp_path, "mme-realworld-lite", problems, rows, rule="mme-realworld")
     assert (own["accuracy"], own["rule"]) == (pytest.approx(2 / 3), "mme-realworld")
-    with pytest.raises(SettingsError, match="has no rule 'vsp'; known: option-letter, .*mme-realworld, official"):
+    with pytest.raises(SettingsError, match=r"has no rule 'vsp'; known: option-letter, .*mme-realworld, official"):
         summarize(tmp_path, "mme-realworld-lite", problems, rows, rule="vsp")
 
 

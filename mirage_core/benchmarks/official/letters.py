@@ -38,7 +38,7 @@ _MME_LONG = 10
 
 
 def vstar(output: str) -> str | None:
-    """V* in lmms-eval (tasks/vstar_bench/utils.py): the first of five patterns that occurs, else the only letter A-D."""
+    """V* in lmms-eval (tasks/vstar_bench/utils.py): the first of five patterns that occurs, else the only A to D."""
     text = output.strip().upper()
     for pattern in _VSTAR:
         match = pattern.search(text)

@@ -13,7 +13,7 @@ _WINDOW = 10
 
 
 def _after(text: str, *marks: str) -> str:
-    """What follows the first of several marks that occurs; without any, what stands one short of the last one's length."""
+    """What follows the first mark that occurs; without any, the text from one short of the last mark's length on."""
     for mark in marks:
         at = text.find(mark)
         if at >= 0:

@@ -26,12 +26,19 @@ _HEAD, _TAIL = 10_000, 40_000
 AMBIGUOUS = ""
 """What a step returns that found several options: the answer is unparsed, and no later step is tried."""
 _EMPHASIS = re.compile(r"(?P<mark>\*{1,3}|_{1,3}|`{1,3}|\"|'|~~)\s?\(?(?P<letter>[A-Za-z])\)?[.:]?\s?(?P=mark)")
+_NAMED_THING = re.compile(
+    r"\b(?:fig(?:ure)?|image|picture|photo|point|person|panel|vitamin|plan|type|group|block|room|region|object"
+    r"|box|cell|frame"
+    r"|view|camera|step|case|side|line|row|column|player|car|team|section|part|page|triangle|angle|vertex)\.?\s$",
+    flags=re.IGNORECASE,
+)
 _NOT_APPLICABLE = re.compile(r"\bn/a\b", flags=re.IGNORECASE)
 _TAG = re.compile(
     r"</?(?:b|i|u|strong|em|p|span|div|code|mark|br|center|li|ul|ol|h\d|font|html|body)(?:\s[^<>\n]{0,60})?/?>"
 )
 _LABEL = re.compile(
-    r"(?:(?:the\s)?(?:option|choice|letter|opción|antwort|réponse|вариант|选项|选|選)\s?:?\s?)?(?P<letter>[A-Za-z])(?:\s?选项)?",
+    r"(?:(?:the\s)?(?:option|choice|letter|opción|antwort|réponse|вариант|选项|选"
+    r"|選)\s?:?\s?)?(?P<letter>[A-Za-z])(?:\s?选项)?",
     flags=re.IGNORECASE,
 )
 _LEADING = re.compile(
@@ -46,7 +53,7 @@ _LAST_SENTENCE = re.compile(
 
 
 def read_letter(output: str, options: Mapping[str, str]) -> str | None:
-    """The letter that an answer chooses among ``options`` (upper-case letters to texts), None if it chooses none or several."""
+    """The letter that an answer chooses among ``options`` (letters to texts), None if it chooses none or several."""
     text = nfc(final_answer(output))
     for box in islice(boxes(text), _MOST_BOXES):
         if box:
@@ -205,7 +212,7 @@ class _Reader:
         line = self.text[begin:]
         found = _whole(line, self.options) if begin else None
         if found is None and begin:
-            label = re.fullmatch(rf"\W{{0,6}}([A-Za-z])[).:]\s?(.{{1,300}})", line)
+            label = re.fullmatch(r"\W{0,6}([A-Za-z])[).:]\s?(.{1,300})", line)
             own = label is not None and _keys(tuple(self.options.items())).get(option_key(label.group(2)))
             found = own if label is not None and own and label.group(1).upper() == own else None
         if found and (not self._listed or all(each.begin < begin for each in self._listed)):
@@ -284,7 +291,9 @@ class _Reader:
 
     def _is_edge(self, mention: Mention) -> bool:
         """Whether a letter begins or ends a sentence, or a conclusion leads up to it."""
-        before, after = self.text[: mention.begin][-2:], self.text[mention.end : mention.end + 2]
+        if _NAMED_THING.search(self.text[max(0, mention.begin - 20) : mention.begin]):
+            return False
+        before, after = self.text[max(0, mention.begin - 2) : mention.begin], self.text[mention.end : mention.end + 2]
         return (
             not before.strip(" \n") or before.rstrip()[-1:] in ".!?\n,:;" or not after.strip() or after[:1] in ".!\n,;"
         )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 from mirage_core.benchmarks.answer_parsing import nfc
@@ -24,15 +25,18 @@ _WORD = r"A-Za-z0-9_À-ɏͰ-Ͽа-яА-ЯёЁ"
 """The characters of words in scripts that have spaces: a letter between two of these is no option's letter."""
 _LETTER = re.compile(
     rf"[(\[<]\s?(?P<bracketed>[A-Za-z])\s?[)\]>]"
-    rf"|\b(?:options?|choices?|letters?|antwort|opción|opcion|opção|opzione|option|вариант|réponse|reponse|alternativa)\s:?"
+    rf"|\b(?:options?|choices?|letters?|antwort|opción|opcion|opção|opzione|option|вариант|réponse|reponse"
+    rf"|alternativa)\s:?"
     rf"[(\[\"]?(?P<named>[A-Za-z])(?![{_WORD}'’])"
     rf"|(?:选项|選項|選択肢|보기|选|選)\s?(?P<cjk>[A-Za-z])(?![{_WORD}])"
     rf"|(?<![{_WORD}(\[])(?P<closed>[A-Z])\)(?![{_WORD}])"
     rf"|(?<![{_WORD}'’+\-.&])(?P<bare>[A-Z])(?![{_WORD}'’+&#]|-[{_WORD}]|\.[{_WORD}])"
 )
 _ARTICLE = re.compile(
-    r"\s(?!(?:is|are|was|because|since|as|and|or|but|with|for|which|that|due|based|rather|not|instead|seems|looks|fits|matches"
-    r"|appears|must|should|would|cannot|can't|can|has|shows|over|in|if|ist|est|es|è|é|и|или|oder|und|ou|y|correct|wins)\b)"
+    r"\s(?!(?:is|are|was|because|since|as|and|or|but|with|for|which|that|due|based|rather|not|instead|seems|looks"
+    r"|fits|matches"
+    r"|appears|must|should|would|cannot|can't|can|has|shows|over|in|if|ist|est|es|è|é|и|или|oder|und|ou|y|correct"
+    r"|wins)\b)"
     r"[a-zà-ɏ]"
 )
 
@@ -45,7 +49,7 @@ _FIRST, _LAST = 200, 800
 
 @dataclass(slots=True)
 class Mention:
-    """One mention of an option: by its letter, in brackets or called an option (dressed) or alone (bare), or its text."""
+    """One mention of an option: its letter in brackets or called an option (dressed), its letter alone, or its text."""
 
     letter: str
     begin: int
@@ -123,7 +127,7 @@ def _text_pattern(options: tuple[tuple[str, str], ...]) -> tuple[re.Pattern[str]
 
 def _on_word_borders(text: str) -> str:
     before = rf"(?<![{_WORD}])" if re.match(rf"[{_WORD}]", text) else ""
-    after = rf"(?![{_WORD}])" if re.search(rf"[{_WORD}]$", text) else ""
+    after = rf"(?![{_WORD}]|-[{_WORD}])" if re.search(rf"[{_WORD}]$", text) else ""
     if text[0].isdigit():
         before += r"(?<!\d[.,:])(?<![-−+])"
     if text[-1].isdigit():
@@ -195,7 +199,7 @@ def _ends_in_conjunction(text: str, run: Sequence[Mention]) -> bool:
 
 def _separate(run: Sequence[Mention]) -> None:
     """A list without "or" or "and" is none; the two names of one option keep one verdict."""
-    for mention, following in zip(run, run[1:], strict=False):
+    for mention, following in pairwise(run):
         mention.joined = False
         if mention.letter == following.letter:
             mention.rejected = following.rejected = mention.rejected or following.rejected

@@ -22,7 +22,31 @@ _ARROWS = "↑⬆⇧⇑🔼↓⬇⇩⇓🔽←⬅⇦⇐◀→➡⇨⇒▶"
 _LATEX = re.compile(r"\\(?:(?:long)?(?:right|left|up|down)arrow|to|(?:Right|Left|Up|Down)arrow|rightarrow)(?![a-z])")
 _LATEX_ARROWS = {"right": "→", "left": "←", "up": "↑", "down": "↓", "to": "→"}
 _FILLER = frozenset(
-    "move moves moving go then and next step steps finally first lastly one cell und dann puis et luego y poi e depois".split()
+    [
+        "move",
+        "moves",
+        "moving",
+        "go",
+        "then",
+        "and",
+        "next",
+        "step",
+        "steps",
+        "finally",
+        "first",
+        "lastly",
+        "one",
+        "cell",
+        "und",
+        "dann",
+        "puis",
+        "et",
+        "luego",
+        "y",
+        "poi",
+        "e",
+        "depois",
+    ]
 )
 _TOKEN = re.compile(
     r"(?P<repeat>\(\s?(?P<again>[^()\s]{1,12})\s?\))|(?P<number>\d{1,3}[.):]\s)|(?P<word>[^\W\d_]+)|(?P<other>.)",
@@ -30,8 +54,10 @@ _TOKEN = re.compile(
 )
 _SEPARATORS = frozenset(" \t\n,;:|/\\.-–—>=+&~·•、，。；()[]{}<'\"*`_#!→")
 _HEADING = re.compile(
-    r"(?:\b(?:final |full |my |the |proposed |complete |shortest |correct )?(?:action plan|action sequence|plan|moves?|path|route|solution"
-    r"|sequence|steps|directions|answer|actions?)\b[\"'*)]{0,3}(?:\s(?:is|are|will be|would be|should be))?\s?[:=]|\b(?:answer|plan|path"
+    r"(?:\b(?:final |full |my |the |proposed |complete |shortest |correct )?(?:action plan|action sequence|plan"
+    r"|moves?|path|route|solution"
+    r"|sequence|steps|directions|answer|actions?)\b[\"'*)]{0,3}(?:\s(?:is|are|will be|would be"
+    r"|should be))?\s?[:=]|\b(?:answer|plan|path"
     r"|solution|sequence|route)\b[^.\n:]{0,30}?\b(?:is|are)\b:?|答案(?:是|为)?[:：]?|路径(?:是|为)?[:：]?|####)",
     flags=re.IGNORECASE,
 )
