@@ -17,8 +17,15 @@ from functools import lru_cache
 from itertools import islice
 
 from mirage_core.benchmarks.answer_parsing import boxes, final_answer, nfc, without_dress
-from mirage_core.benchmarks.reading.mentions import Mention, clause_end, is_confirmed, mentions_of, option_key
-from mirage_core.benchmarks.reading.phrases import ANNOUNCED, CONCLUDED, FILLER, GAP, REJECTED_BEFORE
+from mirage_core.benchmarks.reading.mentions import (
+    Mention,
+    clause_end,
+    is_confirmed,
+    is_own_text,
+    mentions_of,
+    option_key,
+)
+from mirage_core.benchmarks.reading.phrases import ANNOUNCED, CONCLUDED, FILLER, GAP, INFERENCE, REJECTED_BEFORE
 
 _MOST_BOXES = 8
 _HEAD, _TAIL = 10_000, 40_000
@@ -46,7 +53,9 @@ _LEADING = re.compile(
     r"(?:(?P<upper>[A-Z])(?=\s?[).:\],;，。、：!\-–—]|\s?\n|$)|(?P<lower>[a-z])(?=[).:\]]|\s?\n|$))"
 )
 _OWN_QUESTION = re.compile(r"a\s?[:：]\s?(?=\W{0,3}[a-z]\W{0,3}$)", flags=re.IGNORECASE)
-_LOWER = re.compile(r"[\s\"'(\[]{0,3}([a-z])(?=[)\]\"']{0,2}\s?(?:[.,;!\n]|$))")
+_LOWER = re.compile(r"[\s\"'(\[]{0,3}([a-z])(?=[)\]\"']{0,2}\s?(?:[.,;!\n。]|$)|\s(?:because|since)\b)")
+_PHRASE = re.compile(r"\s(?:not|in|for|which|with|that|if|over|but)\b")
+"""After "A" at the begin of a sentence: the letter is an article or a pronoun, not an option's."""
 _LAST_SENTENCE = re.compile(
     r"(?:therefore|thus|hence|so|overall|in conclusion|in summary|finally|conclusion|因此|所以|综上)\b", re.IGNORECASE
 )
@@ -121,9 +130,22 @@ class _Reader:
         self._listed = self._restated()
 
     def decided(self) -> str | None:
-        """The last statement that decides: an announcement, a confirmation, a first or last line that is an option."""
-        found = [*self._announced(), *self._confirmed(), *self._first_line(), *self._last_line()]
-        return max(found, key=lambda each: each[0])[1] if found else None
+        """The last statement that decides: an announcement, a confirmation, "so it is B", a first or last line."""
+        steps = (self._announced(), self._confirmed(), self._inferred(), self._first_line(), self._last_line())
+        decisions = [decision for step in steps for decision in step]
+        return max(decisions, key=lambda decision: decision[0])[1] if decisions else None
+
+    def _inferred(self) -> Iterator[tuple[int, str]]:
+        """The options that follow right after "so" or "therefore" at the begin of a sentence."""
+        for cue in CONCLUDED.finditer(self.text):
+            mention = self._next(cue.end()) if cue.group("so") and self._begins_sentence(cue.start()) else None
+            if mention is None or mention.rejected or mention.asked or mention.begin - cue.end() > GAP:
+                continue
+            if INFERENCE.fullmatch(self.text[cue.end() : mention.begin]):
+                yield mention.begin, self._outcome(mention)
+
+    def _begins_sentence(self, at: int) -> bool:
+        return self.text[max(0, at - 3) : at].rstrip(" ")[-1:] in ("", ".", "!", "?", "\n", "。")
 
     def concluded(self) -> str | None:
         """The last conclusion ("so it is B"), else the only option of a last sentence that concludes."""
@@ -132,6 +154,9 @@ class _Reader:
 
     def _conclusion(self, cue: re.Match[str]) -> str | None:
         """The option right after a conclusion's cue, or the only one of the clause that "so" or "therefore" begins."""
+        lower = _LOWER.match(self.text, cue.end())
+        if lower is not None and lower.group(1).upper() in self.options:
+            return lower.group(1).upper()
         mention = self._next(cue.end())
         if mention is None or mention.begin - cue.end() > GAP:
             return None
@@ -241,12 +266,7 @@ class _Reader:
 
     def _is_own(self, at: int) -> bool:
         """Whether a letter is followed by its own option's text: "(A) left"."""
-        return self._is_own_text(self.mentions[at], self.mentions[at + 1])
-
-    def _is_own_text(self, first: Mention, second: Mention) -> bool:
-        if first.letter != second.letter or first.kind == "text" or second.kind != "text":
-            return False
-        return second.begin - first.end <= 6 and not self.text[first.end : second.begin].strip(" ).:,-–—\"'(=")
+        return is_own_text(self.text, self.mentions[at], self.mentions[at + 1])
 
     def _counts(self, mention: Mention) -> bool:
         return not mention.rejected and not mention.asked and all(mention is not each for each in self._listed)
@@ -267,7 +287,7 @@ class _Reader:
             if second.letter != mention.letter:
                 listed = first.joined or self._is_comma_list(first, second)
                 return AMBIGUOUS if listed and not second.rejected else mention.letter
-            if not first.joined and not self._is_own_text(first, second):
+            if not first.joined and not is_own_text(self.text, first, second):
                 break
         return mention.letter
 
@@ -291,6 +311,8 @@ class _Reader:
 
     def _is_edge(self, mention: Mention) -> bool:
         """Whether a letter begins or ends a sentence, or a conclusion leads up to it."""
+        if mention.letter in "AI" and _PHRASE.match(self.text, mention.end):
+            return False
         if _NAMED_THING.search(self.text[max(0, mention.begin - 20) : mention.begin]):
             return False
         before, after = self.text[max(0, mention.begin - 2) : mention.begin], self.text[mention.end : mention.end + 2]

@@ -135,6 +135,13 @@ def _on_word_borders(text: str) -> str:
     return before + re.escape(text) + after
 
 
+def is_own_text(text: str, letter: Mention, following: Mention) -> bool:
+    """Whether the mention after a letter is the text of the same option: "(A) left"."""
+    if letter.letter != following.letter or letter.kind == "text" or following.kind != "text":
+        return False
+    return following.begin - letter.end <= 6 and not text[letter.end : following.begin].strip(" ).:,-–—\"'(=")
+
+
 def option_key(text: str) -> str:
     """A text for comparison with an option's: in lower case, without extra spaces, outer quotes and punctuation."""
     return " ".join(nfc(text).casefold().split()).strip(" .,;:!?\"'`*()[]{}<>_#|✅✓")
@@ -143,7 +150,9 @@ def option_key(text: str) -> str:
 def _judge(text: str, mentions: Sequence[Mention]) -> None:
     """Mark mentions that are rejected, asked about, or joined to the next one in a list."""
     for at, mention in enumerate(mentions):
-        mention.rejected = _rejected_before(text, mention) or _rejected_after(text, mention)
+        # In "(D) No vehicle" the option's own text follows its letter, and rejects nothing.
+        named = at + 1 < len(mentions) and is_own_text(text, mention, mentions[at + 1])
+        mention.rejected = _rejected_before(text, mention) or (not named and _rejected_after(text, mention))
         mention.asked = _ASKED.match(text[mention.end : mention.end + 20]) is not None
         if at + 1 < len(mentions):
             mention.joined = _is_list(text, mention, mentions[at + 1])

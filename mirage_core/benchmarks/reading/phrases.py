@@ -23,7 +23,7 @@ ANNOUNCED = re.compile(
     r"|it is|it's))?"
     r"|\b(?:selected|choice|option|prediction|guess|result|label|correct(?:_option|_choice"
     r"|_answer)?)\b[\"']{0,2}\s?[:=]"
-    r"|####|\\f?boxed|✅|☑|👉|➡"
+    r"|\bans\.\s|####|\\f?boxed|✅|☑|👉|➡"
     r"|答案(?:应该|应当|就|只能|可能|应)?[^。\n:：]{0,6}?(?:是|为|為|選|选|[:：])|[故应應]选|因此选|所以选|我选|选择|我的选择是|應選"
     r"|答え?(?:は|が|[:：])|正解(?:は|が|[:：])|回答(?:は|が|[:：])|정답(?:은|는|이|[:：])|답(?:은|는|[:：])"
     rf"|\bréponse\b{_INNER}{{0,25}}?(?:\best\b|:)|\brespuesta\b{_INNER}{{0,25}}?(?:\b(?:es|sería)\b|:)"
@@ -56,6 +56,12 @@ FILLER = re.compile(
     flags=re.IGNORECASE,
 )
 """What may stand between a conclusion and its option; matched in a window of ``GAP`` characters."""
+INFERENCE = re.compile(
+    r"[\s,:]*(?:the |my )?(?:(?:correct |right |final |best )?(?:answer|option|choice) )?"
+    r"(?:(?:it|that|this|I|we)(?:'s| is| must be| would be| choose| pick| select| go with) )?[\s,:(\[\"'*]*",
+    flags=re.IGNORECASE,
+)
+"""What stands between "so" at the begin of a sentence and the option that it decides for."""
 GAP = 60
 WINDOW = 60
 
