@@ -282,7 +282,9 @@ class _DecodeRun:
         greedy = self._settings.temperature == 0
         tokens, log_probs = sample_tokens(scores, greedy, self._settings.top_p, generator, numbers)
         if self._rules.free_end:
-            log_probs = torch.where(may_end & (tokens != self._rules.latent_end), self._rules.going_on(scores), log_probs)
+            log_probs = torch.where(
+                may_end & (tokens != self._rules.latent_end), self._rules.going_on(scores), log_probs
+            )
         return logits, tokens.cpu().numpy(), log_probs
 
     def _next_numbers(self, uniform: Tensor) -> Tensor:

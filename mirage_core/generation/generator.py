@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mirage_core.benchmarks.judge import Scorer, judge
+from mirage_core.benchmarks.judge import Scorer, judge, judged
 from mirage_core.config import EvaluationSettings, InferenceSettings, LatentSettings, Settings
 from mirage_core.errors import SettingsError
 from mirage_core.generation.decode import DecodeSettings, Latents, Observer, decode
@@ -152,8 +152,8 @@ class Generator:
         )
 
     def judge(self, problem: Problem, prediction: Prediction) -> Score:
-        """Score a prediction on a problem, its own or another."""
-        return self._scorer(problem, prediction, self._planning_rule)
+        """Score a prediction on a problem, its own or another. DataError if the scorer fails."""
+        return judged(self._scorer, problem, prediction, self._planning_rule)
 
     def _generate(
         self, problems: Sequence[Problem], uniform: UniformNumbers | None, max_rows: int | None

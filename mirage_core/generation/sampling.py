@@ -40,7 +40,6 @@ class SamplingRules:
         forbidden = torch.stack([spans_started >= self.max_spans, no_end], dim=-1)
         return scores.index_copy(-1, columns, scores[..., columns].masked_fill(forbidden, minus_inf))
 
-
     def going_on(self, scores: Tensor) -> Tensor:
         """Log-probability [n] that a span that may end gets one more latent: of any token but latent_end."""
         others = scores.index_fill(-1, torch.tensor([self.latent_end], device=scores.device), float("-inf"))

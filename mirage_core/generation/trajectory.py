@@ -24,8 +24,9 @@ class Trajectory:
     input. ``sampled``: False for forced tokens (latent_end of an exact span, or of a span of one latent at the cap).
     ``log_probs``: of sampled tokens, at the temperature (0 counts as 1), after the bans, BEFORE top-p (as
     ``losses.text_log_probs`` recomputes them); 0.0 if forced. That of the latent_end of a free span is of the span's
-    length: it holds every choice to go on, and at the cap these alone. ``finished``: the last token is end_of_turn, so the answer did not reach the length limit.
-    ``span_states``: keys and values of every span, if decoding records them; else empty.
+    length: it holds every choice to go on, and at the cap these alone. ``finished``: the last token is end_of_turn, so
+    the answer did not reach the length limit. ``span_states``: keys and values of every span, if decoding records
+    them; else empty.
     """
 
     token_ids: tuple[int, ...]

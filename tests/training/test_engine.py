@@ -116,7 +116,7 @@ def test_a_step_of_one_micro_batch_and_of_many_agree_in_bfloat16() -> None:
         engine = make_engine(root, settings(), None)
         inputs = torch.ones(500, 3, dtype=torch.bfloat16)
         for chunk in inputs.chunk(pieces):
-            engine.backward(engine.compute(lambda chunk=chunk: root.parts["net"](chunk).float().sum() / 500))
+            engine.backward(engine.compute(lambda chunk=chunk, root=root: root.parts["net"](chunk).float().sum() / 500))
         norms.append(engine.step(0.0))
     assert norms[1] == pytest.approx(norms[0], rel=2e-3)
 
