@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mirage_core.evaluation.blind import BLIND_SUFFIX, TEXT_RULE
 from mirage_core.methods import METHODS, TRAIN_STAGES
 
 BENCHMARKS = {
@@ -53,6 +54,13 @@ def method_label(method: str) -> str:
 def short_label(method: str) -> str:
     """Return a method's name for a legend."""
     return method_label(method).split(" (")[0].replace(" alone", "")
+
+
+def blind_label(method: str) -> str:
+    """Return what answers without the picture are called: of the text-only rule, or of a method."""
+    if method == TEXT_RULE:
+        return "text alone, by rule"
+    return f"{short_label(method.removesuffix(BLIND_SUFFIX))}, no picture"
 
 
 def benchmark_label(benchmark: str) -> str:

@@ -121,7 +121,7 @@ def test_a_change_is_tested_by_picture() -> None:
     by_picture = compare(label, clean, patched, SETTINGS, units=units)
     assert by_question.p_value == pytest.approx(2 / 2**8)
     assert by_picture.p_value == pytest.approx(0.5)
-    assert by_picture.change.value == by_question.change.value
+    assert by_picture.change.value == pytest.approx(by_question.change.value)
     assert by_picture.change.high is not None and by_picture.change.high >= 0 > (by_question.change.high or 0)
 
 
