@@ -19,13 +19,13 @@ from mirage_core.benchmarks.io.jsonl import Row, read_image_file, read_rows
 from mirage_core.benchmarks.multiple_choice import LETTER_RULES, prompt, right_letter, scorer, with_options
 from mirage_core.benchmarks.official import letters as official
 from mirage_core.errors import DataError
+from mirage_core.image_files import SUFFIXES
 from mirage_core.types import Problem, ProvidedImage, Split
 
 NAME = "comt"
 OFFICIAL_RULE = "comt-official"
 TYPES = ("creation", "deletion", "update", "selection")
 _IMAGE_REFERENCE = re.compile(r"\[?\bIMAGE(\d+)\b(?::[^\]\s]*)?\]?")
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def _image_names(row: Row) -> dict[int, str]:
 
 def _image(row: Row, kind: str, name: str) -> bytes:
     """The image of an id: images/<type>/<id> with any usual suffix, inside the data set's folder."""
-    suffixes = [""] if name.lower().endswith(_SUFFIXES) else list(_SUFFIXES)
+    suffixes = [""] if name.lower().endswith(SUFFIXES) else list(SUFFIXES)
     candidates = [f"{folder}{name}{suffix}" for folder in (f"images/{kind}/", "images/", "") for suffix in suffixes]
     for candidate in candidates:
         if (row.file.parent / candidate).is_file():

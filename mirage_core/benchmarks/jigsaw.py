@@ -7,7 +7,6 @@ here. An image and its near duplicates (perceptual hash) stay in one split.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +31,7 @@ from mirage_core.benchmarks.official import letters as official
 from mirage_core.benchmarks.splits import split_of_form
 from mirage_core.config import JigsawData
 from mirage_core.errors import DataError
+from mirage_core.image_files import read_rgb
 from mirage_core.types import Problem, Progress, ProgressEvent, Split
 from mirage_core.worlds.jigsaw import cut_jigsaw, near_piece, same_piece
 from mirage_core.worlds.jigsaw.cut import centred_square
@@ -185,7 +185,7 @@ def _histogram(square: Image.Image) -> np.ndarray:
 
 
 def _decoded(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    return read_rgb(data, "a piece of a jigsaw")
 
 
 BENCHMARK = Benchmark(

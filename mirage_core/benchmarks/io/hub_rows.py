@@ -24,9 +24,9 @@ from mirage_core.benchmarks.io.jsonl import (
     read_image_file,
 )
 from mirage_core.errors import DataError
+from mirage_core.image_files import SUFFIXES
 
 _BATCH = 64
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class PublishedRow:
 
         Bytes, {"bytes": ...}, base64 text, or the name of a PNG or JPEG beside the row's local file.
         """
-        if isinstance(value, str) and self.file and value.lower().endswith(_IMAGE_SUFFIXES):
+        if isinstance(value, str) and self.file and value.lower().endswith(SUFFIXES):
             return read_image_file(Row(self.file, self.number, self.values), what, value, max_pixels)[0]
         data = _image_bytes(value)
         if data is None:
@@ -127,7 +127,7 @@ def _parquet_rows(file: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _json_lines(file: Path) -> Iterator[Mapping[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue

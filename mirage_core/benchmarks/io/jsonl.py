@@ -5,9 +5,7 @@ Every fault is a DataError that names the file, the line and the way out.
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any
 from PIL import Image
 
 from mirage_core.errors import DataError
+from mirage_core.image_files import read_rgb
 
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 32_000_000
@@ -49,7 +48,7 @@ class Row:
 def read_rows(file: Path) -> Iterator[Row]:
     """Yield every row of a JSONL file, without blank lines; DataError for a missing or empty file, or invalid JSON."""
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {file}: {error}; expected a JSONL file in UTF-8") from error
     rows = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -62,7 +61,7 @@ def read_rows(file: Path) -> Iterator[Row]:
 def read_lines(file: Path) -> Iterator[Row | DataError]:
     """Yield every row of a JSONL file, or the error of its line; DataError if the file cannot be read."""
     try:
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
@@ -128,17 +127,5 @@ def _path_below(row: Row, key: str, name: str) -> Path:
 
 
 def decode_image(data: bytes, what: str, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """Decode a PNG or JPEG completely; too large ones are rejected before they are decompressed."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        too_large = image.width * image.height > max_pixels
-        if not too_large:
-            image.load()
-    except Exception as error:
-        # Pillow raises errors of many kinds on broken files, its decompression warning included.
-        raise DataError(f"{what} cannot be decoded ({error}); expected a complete PNG or JPEG") from error
-    if too_large:
-        raise DataError(f"{what} has {image.width}x{image.height} pixels; at most {max_pixels} are decoded")
-    return image
+    """Decode an image completely, to RGB; too large ones are rejected before they are decompressed."""
+    return read_rgb(data, what, max_pixels=max_pixels)
