@@ -1,6 +1,7 @@
 """SAT, spatial aptitude: questions about one or two frames of a scene, with two answers to choose from.
 
-Published as ``array/SAT``: image_bytes, question, answers, question_type, correct_answer. Every test row is asked in
+Published as ``array/SAT``: image_bytes (a list of images), question, answers, question_type, correct_answer; as
+``array/SAT-v2`` the column of images is ``images``. Every test row is asked in
 both orders of its options, since models favour a position; a training row is asked in one, chosen by its digest.
 """
 
@@ -22,6 +23,8 @@ SOURCE = "array/SAT"
 # The data set's own types: motion of objects or of the viewer (dynamic), and one frame (static).
 DYNAMIC = ("action_consequence", "action_sequence", "ego_movement", "goal_aim", "obj_movement", "perspective")
 GROUPS = (*DYNAMIC, "static")
+IMAGE_COLUMNS = ("image_bytes", "images")
+"""Of SAT, and of SAT-v2."""
 OFFICIAL_RULE = "sat-official"
 RULES = (*LETTER_RULES, OFFICIAL_RULE)
 ORDERS = OptionOrders("both-orders", 2, per_row=True)
@@ -38,9 +41,10 @@ def problems_of_row(row: PublishedRow, split: Split) -> Iterator[Problem]:
     The id contains the digest of the row's question and images: a row has the same id in any file.
     """
     question, answers, right = row.text("question"), row.texts("answers"), row.text("correct_answer")
-    encoded = row.value("image_bytes")
+    column = next((name for name in IMAGE_COLUMNS if name in row.values), IMAGE_COLUMNS[0])
+    encoded = row.value(column)
     if not isinstance(encoded, list) or not encoded:
-        raise DataError(f"{row.where}: image_bytes is {type(encoded).__name__}, expected a list of images")
+        raise DataError(f"{row.where}: {column} is {type(encoded).__name__}, expected a list of images")
     images = tuple(row.image(image, f"image {number}") for number, image in enumerate(encoded, start=1))
     if right not in answers:
         raise DataError(f"{row.where}: correct_answer {right!r} is none of the answers {answers}")

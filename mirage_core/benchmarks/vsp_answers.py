@@ -17,9 +17,9 @@ _INDEXED_LINES = 5
 _PLACES = ("above", "below", "left", "right")
 
 
-def gold(problem: Problem) -> str:
+def right_answer(published: str) -> str:
     """The right answer of a published file: "Y" is yes, and of five lines the last is the index of the letter."""
-    answer = problem.answer.strip()
+    answer = published.strip()
     lines = answer.split("\n")
     if len(lines) == _INDEXED_LINES and lines[-1].strip() in ("0", "1", "2", "3"):
         return "ABCD"[int(lines[-1])]
@@ -32,7 +32,7 @@ def score(problem: Problem, output: str, rule: str = RULES[0]) -> Score:
     ``vsp-official``: the authors' code of the problem's task, which wants its own markers ("<Output>").
     """
     check_rule(rule, (*RULES, OFFICIAL), problem.benchmark)
-    right = gold(problem)
+    right = right_answer(problem.answer)
     if rule in (OFFICIAL, OFFICIAL_RULE):
         correct, parsed = TASKS[problem.group.partition("-")[0]](output, right)
         return Score(problem_id=problem.id, correct=correct, parsed=parsed, rule=OFFICIAL_RULE)

@@ -74,7 +74,7 @@ class SATData(Section):
 class CoMTData(Section):
     """CoMT's questions, whose rationales hold the auxiliary images."""
 
-    source: str = Field("comt", description="The folder that holds data.jsonl and images/.")
+    source: str = Field("comt", description="The folder that holds data.jsonl and images/, a clone, or czh-up/comt.")
     types: tuple[Literal["creation", "deletion", "update", "selection"], ...] = Field(
         ("creation",), min_length=1, description="Row types to use; creation is the geometry part."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,9 +131,7 @@ def jigsaw_rows(folder: Path) -> Path:
 
 def vsp_questions(folder: Path) -> Path:
     for task in TASKS:
-        maps = vsp_folder(folder, task=task) / "maze" / task / "maps"
-        for level in (4, 5, 6):
-            shutil.copytree(maps / "level3", maps / f"level{level}")
+        vsp_folder(folder, task=task, levels=[f"level{level}" for level in (3, 4, 5, 6)])
     return folder
 
 

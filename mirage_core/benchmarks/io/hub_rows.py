@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -151,8 +152,9 @@ def _hub_rows(source: str, config: str | None, split: str) -> Iterator[Published
     try:
         table = datasets.load_dataset(source, config, split=split, streaming=True)
         for name, feature in (table.features or {}).items():
-            if isinstance(feature, datasets.Image):
-                table = table.cast_column(name, datasets.Image(decode=False))
+            encoded = _encoded_feature(feature)
+            if encoded != feature:
+                table = table.cast_column(name, encoded)
         rows = iter(table)
     except Exception as error:  # the library raises errors of many kinds, network errors included
         raise DataError(
@@ -161,6 +163,20 @@ def _hub_rows(source: str, config: str | None, split: str) -> Iterator[Published
         ) from error
     for number, values in enumerate(rows, start=1):
         yield PublishedRow(f"{source} {split}, row {number}", number, values)
+
+
+def _encoded_feature(feature: Any) -> Any:
+    """A feature of the library ``datasets`` with its images left encoded, in lists and structures too."""
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(decode=False)
+    if isinstance(feature, dict):
+        return {name: _encoded_feature(inner) for name, inner in feature.items()}
+    if isinstance(feature, list):
+        return [_encoded_feature(inner) for inner in feature]
+    inner = getattr(feature, "feature", None)  # of List, LargeList and Sequence
+    return feature if inner is None else dataclasses.replace(feature, feature=_encoded_feature(inner))
 
 
 def hub_folder(source: str) -> Path:

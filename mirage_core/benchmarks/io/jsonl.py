@@ -16,6 +16,8 @@ from PIL import Image
 from mirage_core.errors import DataError
 from mirage_core.image_files import read_rgb
 
+_ROOTS = 4
+"""Folders above a file that may be the root of its repository."""
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 32_000_000
 # For benchmarks about large images (HR-Bench 8K: 33 million pixels); Pillow itself warns from 89 million on.
@@ -95,7 +97,7 @@ def read_question(row: Row) -> str:
 
 
 def read_image(row: Row, key: str = "image_input") -> tuple[bytes, Image.Image]:
-    """The row's image, encoded and decoded; its path is relative to the file and stays in its folder."""
+    """The row's image, encoded and decoded; its path is relative to the file, or to a folder above it."""
     return read_image_file(row, key, row.text(key))
 
 
@@ -103,7 +105,11 @@ def read_image_file(row: Row, key: str, name: str, max_pixels: int = MAX_IMAGE_P
     """The image file ``name`` that the row's ``key`` names, encoded and decoded."""
     path = _path_below(row, key, name)
     if not path.is_file():
-        raise DataError(f"{row.where}: the image {name!r} is missing; expected it at {path}")
+        path = _path_from_root(row.file.resolve().parent, name) or path
+    if not path.is_file():
+        raise DataError(
+            f"{row.where}: the image {name!r} is missing; expected it at {path}, or below a folder above {row.file}"
+        )
     try:
         size = path.stat().st_size
         if size > MAX_IMAGE_BYTES:
@@ -124,6 +130,25 @@ def _path_below(row: Row, key: str, name: str) -> Path:
     if not name or not path.is_relative_to(folder) or path == folder:
         raise DataError(f"{row.where}: {key!r} leaves the file's folder: {name!r}; copy the image beside the file")
     return path
+
+
+def _path_from_root(folder: Path, name: str) -> Path | None:
+    """The path of an image that is named from the root of its repository, as VSP's rows are; None if there is none.
+
+    Looked for below the folders above the file, and where the name passes through a folder of the file's own name (data
+    that were moved out of their repository).
+    """
+    parts = [part for part in Path(name).parts if part != "."]
+    roots = list(folder.parents)[:_ROOTS]
+    candidates = [(root, root.joinpath(*parts)) for root in roots]
+    for at, part in enumerate(parts[:-1]):
+        if part == folder.name:
+            candidates.append((folder, folder.joinpath(*parts[at + 1 :])))
+    for root, candidate in candidates:
+        resolved = candidate.resolve()
+        if resolved.is_file() and resolved.is_relative_to(root):
+            return resolved
+    return None
 
 
 def decode_image(data: bytes, what: str, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
