@@ -22,11 +22,16 @@ SceneSetsOption = Annotated[
 @data_app.command("check")
 def data_check(
     file: Annotated[Path, typer.Argument(help="A JSONL file: question, images, answer, auxiliary_image.")],
+    recipe: Annotated[str, typer.Option(help="The recipe whose prompt and processor encode the lines.")] = "tiny",
+    sets: SetsOption = None,
 ) -> None:
-    """Read every line of a JSONL file and its images; print every fault with its line (exit status 1)."""
+    """Read every line of a JSONL file with its images, and encode it as training does.
+
+    Prints every fault with its line (exit status 1), else what should be known of the images.
+    """
     from flows.commands import data as command
 
-    command.check(file)
+    command.check(file, recipe, sets)
 
 
 @data_app.command("preview")

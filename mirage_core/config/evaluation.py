@@ -21,6 +21,9 @@ class EvaluationSettings(Section):
     planning_rule: Literal["mirage", "vsp"] = Field(
         "mirage", description="The rule that judges plans; recorded in every score."
     )
+    blind: bool = Field(
+        False, description="Evaluate every method once more without the picture, to compare its accuracy with."
+    )
 
 
 class ReportSettings(Section):

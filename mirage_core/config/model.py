@@ -19,6 +19,9 @@ class PromptSettings(Section):
         1.0, gt=0, le=4.0, description="Scale of images before the processor (28/64: one token for each cell)."
     )
     max_pixels: Positive = Field(1003520, description="The processor's upper limit of pixels of an image.")
+    background: Literal["white", "black"] = Field(
+        "white", description="What transparent pixels of an image are drawn over."
+    )
 
 
 class LatentSettings(Section):

@@ -1,6 +1,7 @@
 """Renamed settings and values. Recipes may use the old ones for one more release; stored files always hold them.
 
-Fingerprints are computed from stored settings, so they keep the old names and older artifacts stay cached.
+Fingerprints are computed from stored settings, so they keep the old names and older artifacts stay cached. For the same
+reason a setting that was added later is not stored while it has the value that means "as before".
 """
 
 from __future__ import annotations
@@ -26,13 +27,20 @@ OLD_VALUES = {
 }
 """The old spellings of a setting's values, by the setting's current name."""
 
+ADDED = {"plans": "published", "blind": False, "background": "white"}
+"""Settings that were added later, with the value under which everything is as before they existed."""
+
 NEW_NAMES = {old: new for new, old in OLD_NAMES.items()}
 NEW_VALUES = {name: {old: new for new, old in values.items()} for name, values in OLD_VALUES.items()}
 
 
 def to_stored(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a section's data with old names and values, in the same order."""
-    return {OLD_NAMES.get(name, name): _value(OLD_VALUES, name, value) for name, value in data.items()}
+    """Return a section's data with old names and values, in the same order, without added settings that are off."""
+    return {
+        OLD_NAMES.get(name, name): _value(OLD_VALUES, name, value)
+        for name, value in data.items()
+        if not (name in ADDED and value == ADDED[name])
+    }
 
 
 def to_current(data: Mapping[str, Any], fields: Collection[str]) -> dict[str, Any]:

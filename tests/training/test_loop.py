@@ -45,6 +45,12 @@ def straight(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return folders
 
 
+def test_every_step_of_stage_1_weighs_its_text_by_gamma(straight: dict[str, Path]) -> None:
+    loss, visual, text = (curve(straight["grounding"] / "output", name) for name in ("loss", "visual", "text"))
+    assert loss == pytest.approx([seen + 0.1 * said for seen, said in zip(visual, text, strict=True)], rel=1e-5)
+    assert min(text) > 0.5
+
+
 @pytest.mark.parametrize("program", ("text", "grounding", "relaxation"))
 def test_every_program_learns_and_leaves_a_model_with_curves(straight: dict[str, Path], program: ProgramName) -> None:
     output = straight[program] / "output"
