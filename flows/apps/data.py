@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.apps.options import RecipeOption, SetsOption, StoreOption
+from flows.apps.options import JsonOption, RecipeOption, SetsOption, StoreOption
 
 data_app = typer.Typer(help="Check your own data, and show examples as the model sees them.", no_args_is_help=True)
 teacher_app = typer.Typer(help="Try the teacher that writes the reasoning chains.", no_args_is_help=True)
@@ -32,6 +32,21 @@ def data_check(
     from flows.commands import data as command
 
     command.check(file, recipe, sets)
+
+
+@data_app.command("probe")
+def data_probe(
+    benchmark: Annotated[str, typer.Option(help="A benchmark, or visual-cot or monet-sft.")],
+    data: Annotated[str, typer.Option(help="A downloaded file or folder, or a hub id.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a published data set holds: files, columns, rows by group, the first row, and what does not fit.
+
+    Example: mirage data probe --benchmark vstar --data /data/vstar_bench
+    """
+    from flows.commands import probe as command
+
+    command.probe(benchmark, data, as_json=as_json)
 
 
 @data_app.command("preview")
