@@ -15,7 +15,7 @@ TORCH := $(shell grep -i '^torch==' constraints.txt)
 
 export PYTHONUNBUFFERED := 1
 .DEFAULT_GOAL := help
-.PHONY: help setup run up down test e2e soak check format clean
+.PHONY: help setup run up down test e2e soak mutants check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
@@ -62,6 +62,9 @@ e2e: $(READY) ## browser, S3, PostgreSQL, crash and short soak tests; installs w
 
 soak: $(READY) ## N SIGKILLs during the pipeline (N=200) and hundreds of other faults; prints counts
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --long --kills $(N) --json .mirage/soak.json
+
+mutants: $(READY) ## change forty lines of the core one by one, run the related tests, print what no test noticed
+	@OMP_NUM_THREADS=1 $(BIN)/python -m bench.mutants
 
 format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .

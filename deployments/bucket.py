@@ -37,10 +37,10 @@ def make_bucket(url: str) -> bool:
 
 
 def main() -> int:
-    """Make the bucket, and print whether it was made."""
+    """Create the bucket where it is missing, and print which was the case."""
     url = os.environ.get("MIRAGE_STORE", "")
     created = make_bucket(url)
-    sys.stdout.write(f"the bucket of {url} {'was made' if created else 'exists'}\n")
+    sys.stdout.write(f"the bucket of {url} {'was created' if created else 'exists'}\n")
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.apps.options import RecipeOption, SetsOption, StoreOption
+from flows.apps.options import JsonOption, RecipeOption, SetsOption, StoreOption
 
 data_app = typer.Typer(help="Check your own data, and show examples as the model sees them.", no_args_is_help=True)
 teacher_app = typer.Typer(help="Try the teacher that writes the reasoning chains.", no_args_is_help=True)
@@ -22,11 +22,31 @@ SceneSetsOption = Annotated[
 @data_app.command("check")
 def data_check(
     file: Annotated[Path, typer.Argument(help="A JSONL file: question, images, answer, auxiliary_image.")],
+    recipe: Annotated[str, typer.Option(help="The recipe whose prompt and processor encode the lines.")] = "tiny",
+    sets: SetsOption = None,
 ) -> None:
-    """Read every line of a JSONL file and its images; print every fault with its line (exit status 1)."""
+    """Read every line of a JSONL file with its images, and encode it as training does.
+
+    Prints every fault with its line (exit status 1), else what should be known of the images.
+    """
     from flows.commands import data as command
 
-    command.check(file)
+    command.check(file, recipe, sets)
+
+
+@data_app.command("probe")
+def data_probe(
+    benchmark: Annotated[str, typer.Option(help="A benchmark, or visual-cot or monet-sft.")],
+    data: Annotated[str, typer.Option(help="A downloaded file or folder, or a hub id.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a published data set holds: files, columns, rows by group, the first row, and what does not fit.
+
+    Example: mirage data probe --benchmark vstar --data /data/vstar_bench
+    """
+    from flows.commands import probe as command
+
+    command.probe(benchmark, data, as_json=as_json)
 
 
 @data_app.command("preview")

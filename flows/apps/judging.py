@@ -17,6 +17,18 @@ from flows.apps.options import (
     StoreOption,
 )
 
+RuleOption = Annotated[
+    str | None, typer.Option(help="The scoring rule; official: the authors' own. [default: the benchmark's first]")
+]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Score by the official rule, and ask a judge model at this endpoint where that rule does not decide.",
+    ),
+]
+JudgeModelOption = Annotated[str | None, typer.Option(help="With --judge: the judge's name at the endpoint.")]
+
 
 def evaluate(
     benchmark: Annotated[
@@ -41,6 +53,9 @@ def evaluate(
         str, typer.Option(help="With --endpoint: official (the benchmark's own), benchmark or short (our models').")
     ] = "benchmark",
     variant: Annotated[str, typer.Option(help="With --endpoint: cot asks for a chain of thought first.")] = "cot",
+    rule: RuleOption = None,
+    judge: JudgeOption = None,
+    judge_model: JudgeModelOption = None,
     sets: SetsOption = None,
     save: SaveOption = None,
     store: StoreOption = None,
@@ -54,13 +69,16 @@ def evaluate(
 
     if endpoint is not None:
         command.evaluate_hosted(
-            endpoint, model, benchmark, data, prompt=prompt, variant=variant, sets=sets or [], save=save, store=store,
-            as_json=as_json,
+            endpoint, model, benchmark, data, prompt=prompt, variant=variant, rule=rule, judge=judge,
+            judge_model=judge_model, sets=sets or [], save=save, store=store, as_json=as_json,
         )  # fmt: skip
         return
     if sets or model:
         raise typer.BadParameter("--set and --model belong to --endpoint")
-    command.evaluate(benchmark, data, checkpoint, method, store, save=save, as_json=as_json)
+    command.evaluate(
+        benchmark, data, checkpoint, method, store, rule=rule, judge=judge, judge_model=judge_model, save=save,
+        as_json=as_json,
+    )  # fmt: skip
 
 
 def answer(
@@ -136,7 +154,9 @@ def score(
         typer.Option(help="The benchmark's rows: a file, a folder or a hub id. [default: the test problems]"),
     ] = None,
     method: Annotated[str | None, typer.Option(help="The name of the system. [default: the file's name]")] = None,
-    rule: Annotated[str | None, typer.Option(help="The scoring rule. [default: the benchmark's first]")] = None,
+    rule: RuleOption = None,
+    judge: JudgeOption = None,
+    judge_model: JudgeModelOption = None,
     partial: Annotated[bool, typer.Option("--partial", help="Score the rows given; others may be missing.")] = False,
     save: SaveOption = None,
     store: StoreOption = None,
@@ -149,8 +169,9 @@ def score(
     from flows.commands import score as command
 
     command.score(
-        benchmark, data, predictions, method=method, rule=rule, partial=partial, save=save, store=store, as_json=as_json
-    )
+        benchmark, data, predictions, method=method, rule=rule, judge=judge, judge_model=judge_model, partial=partial,
+        save=save, store=store, as_json=as_json,
+    )  # fmt: skip
 
 
 def compare(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -16,22 +16,28 @@ from mirage_core.benchmarks.custom import jsonl_data
 from mirage_core.config import OwnData, Settings
 from mirage_core.dataset_card.preview import Preview, preview, preview_page
 from mirage_core.errors import DataError
+from mirage_core.image_files import remarks
 from mirage_core.recipes import load
-from mirage_core.types import AuxiliaryImage, ReasoningChain, TrainingExample
+from mirage_core.types import AuxiliaryImage, Problem, ProvidedImage, ReasoningChain, TrainingExample, Variant
 from tasks.paths import open_store
+
+if TYPE_CHECKING:
+    from mirage_core.latent.encoder import Encoder
 
 MAX_FAULTS = 50
 _STYLES = {"prompt": "bright_black", "image": "blue", "latent": "bold yellow", "supervised": "green"}
 
 
-def check(file: Path) -> None:
-    """Read every line of a user's JSONL file; DataError lists every fault with its line."""
+def check(file: Path, recipe: str = "tiny", sets: list[str] | None = None) -> None:
+    """Read every line of a user's JSONL file, and encode it as training does; DataError lists every fault by line."""
+    trial = _Trial(load(recipe, sets or []))
     faults: list[str] = []
     counts: Counter[str] = Counter()
     chains = 0
-    for _, row, line_faults in jsonl_data.checked_rows(OwnData(file=str(file))):
+    for line, row, line_faults in jsonl_data.checked_rows(OwnData(file=str(file))):
         faults += line_faults
         if row is not None:
+            faults += [f"{file}, line {line}: {fault}" for fault in trial.faults(*row)]
             counts[row[0].split] += 1
             chains += row[1] is not None and row[1].text_before is not None
     if faults:
@@ -41,7 +47,44 @@ def check(file: Path) -> None:
         raise DataError(f"{file} holds no lines; expected one JSON object a line, such as {jsonl_data.example_line()}")
     splits = ", ".join(f"{count} {split}" for split, count in sorted(counts.items()))
     print_line(f"{file}: good. {counts.total()} problems ({splits}), {chains} with a chain of their own")
+    for remark, number in sorted(trial.remarks.items()):
+        print_line(f"{number} {'image' if number == 1 else 'images'}: {remark}")
     print_line(f"train on it: mirage run --set problems.own.file={file}")
+
+
+class _Trial:
+    """Encodes lines as training does, with a recipe's prompt and processor."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._processor = _processor(settings)
+        self._encoders: dict[Variant, Encoder] = {}
+        self.remarks: Counter[str] = Counter()
+        """What a person should know of how images are read, with the number of such images."""
+
+    def faults(self, problem: Problem, provided: ProvidedImage | None) -> list[str]:
+        """Return why a line cannot be trained on or answered; empty where it can."""
+        try:
+            images = (*problem.images, *((provided.image,) if provided else ()))
+            for number, image in enumerate(images, start=1):
+                self.remarks.update(remarks(image, f"image {number}", self._settings.prompt.background))
+            example = _own_example(problem, provided, self._settings) if provided else None
+            encoder = self._encoder(example.chain.variant if example else self._settings.teacher.variant)
+            if example is None:
+                encoder.prompt(problem)
+            else:
+                encoder.example(example, with_latents=True, with_targets=True)
+        except DataError as error:
+            return [str(error)]
+        return []
+
+    def _encoder(self, variant: Variant) -> Encoder:
+        from mirage_core.latent.encoder import Encoder
+
+        if variant not in self._encoders:
+            settings = self._settings
+            self._encoders[variant] = Encoder(self._processor, settings.latent, settings.prompt, variant)
+        return self._encoders[variant]
 
 
 def show(source: str, recipe: str, sets: list[str], count: int, page: Path | None, store: str | None) -> None:
@@ -85,18 +128,21 @@ def _examples(source: str, store: str | None, settings: Settings) -> Iterator[Tr
 def _own_examples(file: str, settings: Settings) -> Iterator[TrainingExample]:
     """Yield the training lines, with their own chain or only the answer (for which a teacher would write a chain)."""
     for row in jsonl_data.rows_of(OwnData(file=file)):
-        given = row.provided
-        if given is None:
-            continue
-        chain = ReasoningChain(
-            problem_id=row.problem.id,
-            variant=settings.teacher.variant if given.text_before is not None else "direct",
-            text_before=given.text_before or "",
-            text_after=given.text_after or f"\\boxed{{{row.problem.answer}}}",
-            teacher="data set" if given.text_before is not None else "none yet: only the answer is shown",
-        )
-        image = AuxiliaryImage(problem_id=row.problem.id, image=given.image, style=given.style)
-        yield TrainingExample(problem=row.problem, auxiliary_image=image, chain=chain)
+        if row.provided is not None:
+            yield _own_example(row.problem, row.provided, settings)
+
+
+def _own_example(problem: Problem, provided: ProvidedImage, settings: Settings) -> TrainingExample:
+    has_chain = provided.text_before is not None
+    chain = ReasoningChain(
+        problem_id=problem.id,
+        variant=settings.teacher.variant if has_chain else "direct",
+        text_before=provided.text_before or "",
+        text_after=provided.text_after or f"\\boxed{{{problem.answer}}}",
+        teacher="data set" if has_chain else "none yet: only the answer is shown",
+    )
+    image = AuxiliaryImage(problem_id=problem.id, image=provided.image, style=provided.style)
+    return TrainingExample(problem=problem, auxiliary_image=image, chain=chain)
 
 
 def _print(example: Preview) -> None:

@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,15 +17,18 @@ from flows.commands.session import connect_to_prefect
 from flows.trained import artifact_of, find_checkpoint, newest_trained, use_task
 from mirage_core import benchmarks
 from mirage_core.benchmarks.auxiliary_input import has_auxiliary_input
+from mirage_core.benchmarks.judge import judged_again
 from mirage_core.config import Settings
 from mirage_core.errors import DataError, InputError
 from mirage_core.evaluation.endpoint import Form, HostedModel, evaluate_endpoint
+from mirage_core.evaluation.judge_model import JudgeModel, judge_by_model
+from mirage_core.evaluation.summary import metrics_of
 from mirage_core.llm_client.secrets import use_key_reader
 from mirage_core.methods import get_method
 from mirage_core.recipes import load
 from mirage_core.store import Store
-from mirage_core.store.records import PREDICTIONS_FILE, load_problems, save_predictions
-from mirage_core.types import Problem, Variant
+from mirage_core.store.records import PREDICTIONS_FILE, load_predictions, load_problems, save_predictions
+from mirage_core.types import Problem, Scored, Variant
 from tasks.paths import open_store
 from tasks.secrets import read_key
 
@@ -39,6 +43,9 @@ def evaluate(
     method: str | None,
     store: str | None,
     *,
+    rule: str | None = None,
+    judge: str | None = None,
+    judge_model: str | None = None,
     save: Path | None = None,
     as_json: bool,
 ) -> None:
@@ -50,10 +57,11 @@ def evaluate(
     check_auxiliary_input(checkpoint.method, problems)
     stderr.print(f"{checkpoint.name} ({checkpoint.method}) on {len(problems)} problems of {source}", markup=False)
 
-    from mirage_core.evaluation.evaluate import evaluate as judge
+    from mirage_core.evaluation.evaluate import evaluate as answer_all
 
+    use = Rescoring.of(benchmark, rule, judge, judge_model, [], opened)
     with tempfile.TemporaryDirectory(prefix="mirage-evaluate-") as folder:
-        metrics = judge(
+        metrics = answer_all(
             checkpoint.folder,
             problems,
             settings=checkpoint.settings,
@@ -63,6 +71,10 @@ def evaluate(
             scratch=Path(folder) / "scratch",
             progress=log_progress,
         )
+        if use is not None:
+            scored, extra = use.applied(load_predictions(Path(folder) / "output"), problems)
+            save_predictions(Path(folder) / "output" / PREDICTIONS_FILE, scored)
+            metrics = {**metrics, **metrics_of(scored, method=metrics["method"], latents=metrics["latents"]), **extra}
         if save is not None:
             shutil.copyfile(Path(folder) / "output" / PREDICTIONS_FILE, save)
     show({"benchmark": benchmark, "checkpoint": checkpoint.name, "data": source, **metrics}, as_json=as_json)
@@ -76,6 +88,9 @@ def evaluate_hosted(
     *,
     prompt: str,
     variant: str,
+    rule: str | None = None,
+    judge: str | None = None,
+    judge_model: str | None = None,
     sets: list[str],
     save: Path | None,
     store: str | None,
@@ -91,11 +106,16 @@ def evaluate_hosted(
     stderr.print(f"{model} at {endpoint} on {len(problems)} problems of {source}", markup=False)
     if settings.runtime.teacher.api_key_block is not None:
         connect_to_prefect()
+    use = Rescoring.of(benchmark, rule, judge, judge_model, sets, opened)
     with use_key_reader(read_key):
         result = evaluate_endpoint(hosted, problems, settings.runtime.teacher, opened, log_progress)
+        scored, metrics = result.scored, result.metrics
+        if use is not None:
+            scored, extra = use.applied(scored, problems)
+            metrics = {**metrics, **metrics_of(scored, method=model, latents="off"), **extra}
     if save is not None:
-        save_predictions(save, result.scored)
-    show({"benchmark": benchmark, "model": model, "data": source, **result.metrics}, as_json=as_json)
+        save_predictions(save, scored)
+    show({"benchmark": benchmark, "model": model, "data": source, **metrics}, as_json=as_json)
 
 
 def hosted_model(endpoint: str, model: str, prompt: str, variant: str, sets: list[str]) -> tuple[HostedModel, Settings]:
@@ -116,6 +136,40 @@ def hosted_model(endpoint: str, model: str, prompt: str, variant: str, sets: lis
     return hosted, settings
 
 
+@dataclass(frozen=True, slots=True)
+class Rescoring:
+    """Another rule than the default, or the official one with a judge model, for answers that are there."""
+
+    rule: str
+    judge: JudgeModel | None
+    store: Store
+
+    @classmethod
+    def of(
+        cls, benchmark: str, rule: str | None, url: str | None, model: str | None, sets: list[str], store: Store
+    ) -> Rescoring | None:
+        """The rescoring that the options ask for, None if they ask for none; InputError if they do not fit together."""
+        if (url is None) != (model is None):
+            raise InputError("--judge needs --judge-model, the judge's name at that endpoint, and the other way round")
+        if url is None or model is None:
+            return None if rule is None else cls(benchmarks.get(benchmark).rule_of(rule), None, store)
+        official = benchmarks.get(benchmark).rule_of(benchmarks.OFFICIAL)
+        if rule not in (None, benchmarks.OFFICIAL, official):
+            raise InputError(f"--judge belongs to the official rule ({official}), got --rule {rule}")
+        if benchmarks.get(benchmark).undecided is None:
+            raise InputError(f"the authors of {benchmark} ask no judge model: leave --judge out")
+        runtime = load(ENDPOINT_RECIPE, [*sets, f"runtime.teacher.base_url={url}"]).runtime.teacher
+        return cls(official, JudgeModel(model, runtime), store)
+
+    def applied(self, scored: Sequence[Scored], problems: Sequence[Problem]) -> tuple[list[Scored], dict[str, Any]]:
+        """The scores under the rule, and the judge's account under the key ``judge``."""
+        if self.judge is None:
+            return judged_again(scored, problems, self.rule), {}
+        with use_key_reader(read_key):
+            judged = judge_by_model(scored, problems, self.judge, self.store, log_progress)
+        return judged.scored, {"judge": judged.account}
+
+
 def check_auxiliary_input(method: str, problems: Sequence[Problem]) -> None:
     """InputError where a method that needs the auxiliary image as an input gets problems without one."""
     if get_method(method).problems != "problems" and not all(has_auxiliary_input(problem) for problem in problems):
@@ -134,6 +188,18 @@ def show(metrics: dict[str, Any], *, as_json: bool) -> None:
     for row in metrics.get("protocols", []):
         if row["group"] == "all":
             print_line(protocol_line(row))
+    if "judge" in metrics:
+        print_line(judge_line(metrics["judge"]))
+
+
+def judge_line(judge: dict[str, Any]) -> str:
+    """Return what a judge model was asked, decided and cost as one line."""
+    account = judge["account"]
+    tokens = account["prompt_tokens"] + account["completion_tokens"]
+    return (
+        f"judge {judge['model']}: asked about {judge['asked']} answers, decided {judge['decided']}; {tokens:,} tokens, "
+        f"{account['kept_answers']} from the cache, cost {account['cost_now']:g} now, {account['cost']:g} in all"
+    )
 
 
 def protocol_line(row: dict[str, Any]) -> str:

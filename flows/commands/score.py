@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from flows.commands.evaluate import problems_of, protocol_line
+from flows.commands.evaluate import Rescoring, judge_line, problems_of, protocol_line
 from flows.commands.printing import console, print_line, stderr
 from flows.trained import use_task
 from mirage_core.benchmarks.custom import jsonl_data
@@ -29,6 +29,8 @@ def score(
     *,
     method: str | None,
     rule: str | None,
+    judge: str | None = None,
+    judge_model: str | None = None,
     partial: bool,
     save: Path | None,
     store: str | None,
@@ -39,11 +41,14 @@ def score(
     use_task(benchmark, None, opened)
     problems, source = benchmark_rows(benchmark, data, opened)
     outputs = read_outputs(predictions, benchmark, problems, partial=partial)
-    scored = score_outputs(benchmark, problems, outputs.texts, method=method or predictions.stem, rule=rule)
+    use = Rescoring.of(benchmark, rule, judge, judge_model, [], opened)
+    scored = score_outputs(benchmark, problems, outputs.texts, method=method or predictions.stem)
+    scored, extra = use.applied(scored, problems) if use else (scored, {})
     if save is not None:
         save_predictions(save, scored)
     result = {
         **benchmark_summary(benchmark, scored),
+        **extra,
         "data": source,
         "predictions": str(predictions),
         "missing": len(outputs.missing),
@@ -72,6 +77,8 @@ def show(result: dict[str, Any]) -> None:
     for row in result["protocol"]:
         if row["group"] == "all":
             print_line(protocol_line(row))
+    if "judge" in result:
+        print_line(judge_line(result["judge"]))
     if result["missing"]:
         stderr.print(f"{result['missing']} problems have no answer and are not counted (--partial)", style="yellow")
     for number in result["published"]:

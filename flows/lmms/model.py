@@ -21,6 +21,7 @@ from mirage_core.benchmarks.answer_parsing import boxed
 from mirage_core.config import EvaluationSettings
 from mirage_core.errors import DataError, InputError
 from mirage_core.generation.generator import Generator
+from mirage_core.image_files import to_rgb
 from mirage_core.methods import get_method
 from mirage_core.model.loading import load_model
 from mirage_core.types import Problem
@@ -142,7 +143,7 @@ def encode_png(image: Any, where: str) -> bytes:
     if not isinstance(image, Image.Image):
         raise DataError(f"{where}: got {type(image).__name__}, expected an image: Mirage reads no video or sound")
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG")
+    to_rgb(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 

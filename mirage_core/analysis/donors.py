@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mirage_core.analysis.pictures import Units, has_shared
+
 Donors = NDArray[np.int64]
 """The index of each instance's donor [N]; NO_DONOR where it has none."""
 
 NO_DONOR = -1
 
 
-def derangement(strata: Sequence[Any], seed: int) -> Donors:
+def derangement(strata: Sequence[Any], seed: int, units: Units | None = None) -> Donors:
     """Permute each stratum without a fixed point: every instance donates to one other and receives from one.
 
-    A stratum of one instance has no donor. All donors are drawn by ``seed`` alone.
+    No instance has a donor of its own unit (``pictures.py``). A stratum of one unit has no donors; where one unit holds
+    more than half of a stratum, some of its instances have none. All donors are drawn by ``seed`` alone.
     """
     donors = np.full(len(strata), NO_DONOR, dtype=np.int64)
     generator = np.random.default_rng(seed)
@@ -25,17 +28,39 @@ def derangement(strata: Sequence[Any], seed: int) -> Donors:
         if len(members) < 2:
             continue
         drawn = generator.permutation(members)
-        donors[drawn] = np.roll(drawn, 1)  # one cycle through the stratum
+        if units is not None and has_shared(units):
+            recipients, givers = _across_units(drawn, units[drawn])
+            donors[recipients] = givers
+        else:
+            donors[drawn] = np.roll(drawn, 1)  # one cycle through the stratum
     return donors
 
 
-def assign_donors(strata: Sequence[Any], is_suitable: Callable[[int, int], bool], seed: int) -> Donors:
-    """Draw each instance a donor of its stratum for which ``is_suitable(recipient, donor)`` holds; else NO_DONOR."""
+def _across_units(members: Donors, units: Units) -> tuple[Donors, Donors]:
+    """Pair members with others of other units, one to one: unit after unit, moved on by the size of the largest."""
+    sizes = np.bincount(units)
+    largest = int(sizes.argmax())
+    excess = max(0, 2 * int(sizes[largest]) - len(members))
+    spare = np.flatnonzero(units == largest)[:excess]
+    kept, kept_units = np.delete(members, spare), np.delete(units, spare)
+    ordered = kept[np.argsort(kept_units, kind="stable")]
+    return ordered, np.roll(ordered, int(np.bincount(kept_units, minlength=1).max()))
+
+
+def assign_donors(
+    strata: Sequence[Any], is_suitable: Callable[[int, int], bool], seed: int, units: Units | None = None
+) -> Donors:
+    """Draw each instance a donor of its stratum for which ``is_suitable(recipient, donor)`` holds; else NO_DONOR.
+
+    A donor is never of the recipient's own unit.
+    """
+    of_instance = np.arange(len(strata)) if units is None else units
     donors = np.full(len(strata), NO_DONOR, dtype=np.int64)
     generator = np.random.default_rng(seed)
     for members in _members(strata):
         for recipient in members:
-            candidates = (int(donor) for donor in generator.permutation(members) if donor != recipient)
+            others = (int(donor) for donor in generator.permutation(members))
+            candidates = (donor for donor in others if of_instance[donor] != of_instance[recipient])
             donors[recipient] = next((donor for donor in candidates if is_suitable(int(recipient), donor)), NO_DONOR)
     return donors
 

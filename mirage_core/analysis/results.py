@@ -111,6 +111,7 @@ class Probe(Record):
     classes: int
     train: int
     test: int
+    pictures: int | None = Field(None, description="Different pictures among them; None: every instance has its own.")
     accuracy: Estimate
     majority: float = Field(description="Held-out accuracy of the most frequent class of the training part.")
     shuffled: Estimate = Field(description="The same probe on n sets of shuffled labels: mean, lowest, highest.")

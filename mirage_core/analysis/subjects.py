@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mirage_core.analysis.collect import CleanRun, stratum
 from mirage_core.analysis.intervened_generation import BatchIntervention, GeneratedAnswer, InterventionRunner
+from mirage_core.analysis.pictures import Units, picture_units
 from mirage_core.generation.interventions import SpanStates
 from mirage_core.generation.trajectory import output_text
 from mirage_core.latent.examples import EncodedPrompt
@@ -37,6 +38,11 @@ class Subjects:
     def strata(self) -> list[tuple[str, str]]:
         """The stratum of each subject: subjects of one stratum may donate to each other."""
         return [stratum(problem) for problem in self.problems]
+
+    @property
+    def units(self) -> Units:
+        """The unit of each subject: those that share a picture are no independent observations."""
+        return picture_units(self.problems)
 
     def run(
         self, runner: InterventionRunner, intervene: BatchIntervention | None, *, record_states: bool = False

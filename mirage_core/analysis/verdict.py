@@ -205,14 +205,15 @@ def is_decodable(probe: Probe, corrected_p: float) -> bool:
 
 
 def probe_p(probe: Probe) -> float:
-    """The exact binomial p-value of a probe's held-out hits at the rate of the better control.
+    """The exact binomial p-value of a probe's held-out hits at the rate of the better control, counted by picture.
 
     A permutation p-value over twenty shuffles cannot stay below .05 after Holm's correction.
     """
     if probe.accuracy.value is None or probe.test == 0:
         return 1.0
-    right = round(probe.accuracy.value * probe.test)
-    return float(binom.sf(right - 1, probe.test, control_accuracy(probe)))
+    observations = probe.pictures or probe.test
+    right = round(probe.accuracy.value * observations)
+    return float(binom.sf(right - 1, observations, control_accuracy(probe)))
 
 
 def control_accuracy(probe: Probe) -> float:

@@ -18,14 +18,14 @@ from mirage_core.benchmarks import (
     vsp_reasoning,
     vstar,
 )
-from mirage_core.benchmarks.benchmark import Benchmark, OptionOrders
+from mirage_core.benchmarks.benchmark import OFFICIAL, Benchmark, OptionOrders
 from mirage_core.benchmarks.custom import jsonl_data
 from mirage_core.benchmarks.custom.task import OwnTask, load_task
 from mirage_core.config import ProblemSettings
 from mirage_core.errors import InputError
 from mirage_core.recipes.task_file import read_task
 
-__all__ = ["NAMES", "PUBLIC", "Benchmark", "OptionOrders", "get", "orders_of", "task_of", "use"]
+__all__ = ["NAMES", "OFFICIAL", "PUBLIC", "Benchmark", "OptionOrders", "get", "orders_of", "task_of", "use"]
 
 PUBLIC = {
     benchmark.name: benchmark

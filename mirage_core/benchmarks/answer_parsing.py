@@ -1,110 +1,112 @@
-r"""Reads answers out of a model's text: the last ``\boxed{...}``, and option letters under two rules.
+r"""What every reader of answers shares: thoughts and markup struck out, boxes found, texts made comparable.
 
-An answer that cannot be read is None, never a guess.
+Every function takes time linear in the text: a model that repeats itself must not stop an evaluation.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterator
 
-_BOX = "\\boxed{"
-_PAREN_LETTER = re.compile(r"\(([A-Za-z])\)")
-_ANSWER_IS = re.compile(r"\b(?i:answer|option|choice)\b(?:\s+is)?\s*:?\s*\**\s*\(?([A-Z])\b(?!')")
-_BARE_LETTER = re.compile(r"\W*([A-Za-z])\s*(?:[.:,)*].*)?", flags=re.DOTALL)
+_BRACES = re.compile(r"\\f?boxed[ \t]?\{|[{}]")
+_NAMES = "think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad|seed:think"
+_THOUGHT = re.compile(
+    rf"(?P<close></(?:{_NAMES})>|<\|end_of_thought\|>|\[/THINK\]|◁/think▷)"
+    rf"|<(?:{_NAMES})>|<\|begin_of_thought\|>|\[THINK\]|◁think▷",
+    flags=re.IGNORECASE,
+)
+_LATENTS = re.compile(r"<\|latent_(?:start|end|pad)\|>|<latents:\d{1,9}>|<(?:output_|auxiliary_)?image>")
+_SPECIAL = re.compile(
+    r"<\|[^<>|\n]{1,40}\|>|</?s>|<(?:eos|bos|pad|unk|end_of_turn|start_of_turn)>|<｜[^<>｜\n]{1,40}｜>|\[/?INST\]"
+)
+_ANSWER_TAG = re.compile(
+    r"<(/?)(?:final_)?answer>|<\|(begin|end)_of_solution\|>|<\|(begin|end)_of_box\|>", re.IGNORECASE
+)
+_DRESS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textsf|texttt|mathrm|mathbf|mathsf|mathit|mbox|emph|underline)\s?\{"
+)
+# Full-width forms of ASCII, and brackets and quotes that other scripts put around a letter.
+_FORMS = {0xFF01 + at: 0x21 + at for at in range(94)} | {0x3000: 0x20, 0xA0: 0x20, 0xFEFF: None, 0x200B: None}
+_FORMS |= str.maketrans("【】〔〕［］「」『』《》〈〉“”„«»‘’‚", '[][][]"""""""""""""\'\'\'')
 
 
 def boxed(text: str) -> str | None:
     r"""The content of the last complete ``\boxed{...}`` (braces may nest), None if there is none."""
-    at = text.rfind(_BOX)
-    while at >= 0:
-        content = _braced(text, at + len(_BOX))
-        if content is not None:
-            return content.strip()
-        at = text.rfind(_BOX, 0, at)
-    return None
+    return next(boxes(text), None)
 
 
-def _braced(text: str, begin: int) -> str | None:
-    """The text from ``begin`` to its closing brace, None if it is never closed."""
-    depth = 1
-    for at in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[at], 0)
-        if depth == 0:
-            return text[begin:at]
-    return None
+def boxes(text: str) -> Iterator[str]:
+    r"""The contents of all complete ``\boxed{...}`` that hold no other box, the last one first."""
+    opened: list[tuple[int, bool]] = []
+    found: list[tuple[int, int]] = []
+    for brace in _BRACES.finditer(text):
+        if brace.group() != "}":
+            opened.append((brace.end(), brace.group() != "{"))
+        elif opened:
+            begin, is_box = opened.pop()
+            if is_box and (not found or found[-1][0] < begin):
+                found.append((begin, brace.start()))
+    for begin, end in reversed(found):
+        yield text[begin:end].strip()
+
+
+def without_dress(text: str) -> str:
+    r"""A text without LaTeX's dress: of ``\text{B}`` and ``\mathbf{B}`` B remains, of ``$B$`` and ``\(B\)`` too."""
+    plain = _DRESS.sub("{", text).replace("\\(", "(").replace("\\)", ")").replace("\\[", "[").replace("\\]", "]")
+    return re.sub(r"\\[,;:! ]|[${}]", " ", plain)
+
+
+def nfc(text: str) -> str:
+    """A text in Unicode's composed form, with full-width characters, brackets and quotes as in ASCII."""
+    return unicodedata.normalize("NFC", text).translate(_FORMS)
 
 
 def normalized_text(text: str) -> str:
-    """A text in lower case, without extra spaces and final full stop, for comparison."""
-    return " ".join(text.casefold().split()).rstrip(". ")
+    """A text composed (NFC), in lower case, without extra spaces and final full stop, for comparison."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(". ")
 
 
 def after_thought(output: str) -> str:
-    """The output after its last thought."""
+    """The output after its last thought, as ``published-letter`` and ``mme-realworld`` have always taken it."""
     return output.rpartition("</think>")[2].strip()
 
 
-def option_letter(text: str, options: Mapping[str, str]) -> str | None:
-    """The chosen option's letter: the box's, else the last "(X)", else that of the one option whose text is contained.
+def final_answer(output: str) -> str:
+    """An output as its reader finally gets it: without thoughts, latents, special tokens, and answer tags.
 
-    ``options`` maps upper-case letters to texts. Two different option texts and no letter are not an answer.
+    A thought that is never closed goes to the end; one that was opened in the prompt begins at the start. What follows
+    the last thought is the answer; if nothing does, what stands around the thoughts is.
     """
-    box = boxed(text)
-    if box is not None:
-        letter = letter_of(box, options)
-        if letter is not None:
-            return letter
-    in_parentheses = _letters_in_parentheses(text, options)
-    return in_parentheses[-1] if in_parentheses else _by_option_text(text, options)
+    text = _SPECIAL.sub(" ", _in_answer_tag(_LATENTS.sub(" ", _without_thoughts(output))))
+    return text.strip()
 
 
-def letter_of(answer: str, options: Mapping[str, str]) -> str | None:
-    """The letter of a boxed answer: "B", "(b)", "B.", "B. text", "\\text{B}" or an option's text."""
-    plain = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", answer).strip()
-    match = re.fullmatch(r"\(?([A-Za-z])\)?(?:\s*[.:,)].*)?", plain, flags=re.DOTALL)
-    if match and match.group(1).upper() in options:
-        return match.group(1).upper()
-    return _by_option_text(plain, options)
+def _without_thoughts(output: str) -> str:
+    kept, begin, depth = [], 0, 0
+    for tag in _THOUGHT.finditer(output):
+        if tag.group("close") is None:
+            if depth == 0:
+                kept.append(output[begin : tag.start()])
+            depth += 1
+            continue
+        if depth == 0:  # opened in the prompt: all of it so far was thought
+            kept.clear()
+        depth, begin = 0, tag.end()
+    last = "" if depth else output[begin:]
+    return last if last.strip() else " ".join(kept)
 
 
-def _letters_in_parentheses(text: str, options: Mapping[str, str]) -> list[str]:
-    return [letter.upper() for letter in _PAREN_LETTER.findall(text) if letter.upper() in options]
-
-
-def _by_option_text(text: str, options: Mapping[str, str]) -> str | None:
-    """The letter of the only option whose text (without its final full stop) the answer contains."""
-    folded = text.casefold()
-    named = [letter for letter, option in options.items() if option.casefold().rstrip(". ") in folded]
-    return named[0] if len(named) == 1 else None
-
-
-def published_letter(output: str, options: Mapping[str, str]) -> str | None:
-    """The chosen letter as published prompts ask for it (a bare letter counts); None if the text names none or several.
-
-    The box's, else, after the last thought: the last "(X)", else that of "the answer is X", else a letter alone, else
-    that of the only option whose whole text is contained.
-    """
-    box = boxed(output)
-    if box is not None:
-        letter = _published_letter_in(re.sub(r"\\text\w*\s*\{([^{}]*)\}", r"\1", box), options)
-        if letter is not None:
-            return letter
-    return _published_letter_in(after_thought(output), options)
-
-
-def _published_letter_in(text: str, options: Mapping[str, str]) -> str | None:
-    in_parentheses = _letters_in_parentheses(text, options)
-    announced = [letter for letter in _ANSWER_IS.findall(text) if letter in options]
-    if in_parentheses or announced:
-        return (in_parentheses or announced)[-1]
-    bare = _BARE_LETTER.fullmatch(text)
-    if bare and bare.group(1).upper() in options:
-        return bare.group(1).upper()
-    named = [letter for letter, option in options.items() if _contains_words(text, option)]
-    return named[0] if len(named) == 1 else None
-
-
-def _contains_words(text: str, option: str) -> bool:
-    words = option.strip().rstrip(".").casefold()
-    return bool(words) and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text.casefold()) is not None
+def _in_answer_tag(text: str) -> str:
+    """The content of the last answer tag that has any, the whole text without such a tag."""
+    begin, found = None, None
+    for tag in _ANSWER_TAG.finditer(text):
+        if tag.group(1) == "/" or "end" in tag.groups():
+            if begin is not None and text[begin : tag.start()].strip():
+                found = (begin, tag.start())
+            begin = None
+        else:
+            begin = tag.end()
+    if begin is not None and text[begin:].strip():
+        found = (begin, len(text))
+    return text[found[0] : found[1]] if found else _ANSWER_TAG.sub(" ", text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,8 @@ from mirage_core.errors import SettingsError
 from mirage_core.types import Problem, Score, Split, Variant
 
 PLANNING_RULES = ("mirage", "vsp")
+OFFICIAL = "official"
+"""What every benchmark calls its authors' own rule, whatever that rule's name."""
 
 
 class LoadFunction(Protocol):
@@ -55,7 +57,12 @@ class OptionOrders:
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One benchmark; the first of its ``rules`` is the default, ``source`` the hub id of the published data."""
+    """One benchmark; the first of its ``rules`` is the default, ``source`` the hub id of the published data.
+
+    ``official`` names the authors' own rule among ``rules``; None: its authors have published none.
+    ``official_prompt`` builds their prompt where the problem's facts do not have it. ``undecided``: whether their rule
+    leaves an output to a judge model; None: it never does.
+    """
 
     name: str
     groups: tuple[str, ...]
@@ -65,6 +72,23 @@ class Benchmark:
     plain_prompt: PromptFunction
     orders: OptionOrders | None = None
     source: str | None = None
+    official: str | None = None
+    official_prompt: Callable[[Problem], str] | None = None
+    undecided: Callable[[Problem, str], bool] | None = None
+
+    def rule_of(self, name: str | None) -> str:
+        """The rule of a name: None is the default, ``official`` the authors' own.
+
+        SettingsError for one that the benchmark does not have, or if its authors have published none.
+        """
+        if name == OFFICIAL and self.official is None:
+            raise SettingsError(
+                f"the authors of {self.name} have published no rule: choose one of {', '.join(self.rules)}"
+            )
+        rule = self.rules[0] if name is None else self.official if name == OFFICIAL else name
+        if rule is None or rule not in self.rules:
+            raise SettingsError(f"{self.name} has no rule {name!r}; known: {', '.join((*self.rules, OFFICIAL))}")
+        return rule
 
     def prompt(self, problem: Problem, form: PromptForm, variant: Variant) -> str:
         """The prompt of a problem, with one ``<image>`` an image; an auxiliary image among them is labelled."""

@@ -12,18 +12,21 @@ from pathlib import Path
 from mirage_core.benchmarks.benchmark import Benchmark
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.multiple_choice import (
-    PUBLISHED_LETTER,
+    LETTER_RULES,
     prompt,
+    published_options,
     published_problem,
-    score_published,
+    scorer,
     with_options,
 )
+from mirage_core.benchmarks.official import letters as official
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Split
 
 SOURCE, PUBLISHED_SPLIT = "BLINK-Benchmark/BLINK", "val"
 CONFIGS = {"blink-multi-view": "Multi-view_Reasoning", "blink-jigsaw": "Jigsaw"}
 _MAX_IMAGES = 4
+OFFICIAL_RULE = "blink-official"
 
 
 def load(name: str, file: str | Path, split: Split = "test") -> list[Problem]:
@@ -59,15 +62,22 @@ def _problem(row: PublishedRow, name: str, split: Split) -> Problem:
     )
 
 
+def undecided(problem: Problem, output: str) -> bool:
+    """Whether BLINK's authors ask a judge model about an output."""
+    return official.blink(output, published_options(problem)) is None
+
+
 BENCHMARKS = tuple(
     Benchmark(
         name,
         (name.removeprefix("blink-"),),
-        (PUBLISHED_LETTER,),
+        (*LETTER_RULES, OFFICIAL_RULE),
         partial(load, name),
-        score_published,
+        scorer(OFFICIAL_RULE, official.blink),
         prompt,
         source=SOURCE,
+        official=OFFICIAL_RULE,
+        undecided=undecided,
     )
     for name in CONFIGS
 )

@@ -1,7 +1,7 @@
 """CoMT, chains of multi-modal thought: questions whose published rationale contains images.
 
-Published as ``data.jsonl`` beside ``images/<type>/``: id, question, option, image, rationale, answer, type and
-annotations.
+Published as ``czh-up/comt``: ``comt/data.jsonl`` beside ``comt/images/<type>/``; a row has id, question, option, image,
+rationale, answer, type and annotations.
 The image of a rationale is the auxiliary image, the text around it is the chain. Mirage trains on the geometry part
 without publishing its rows; here these are the rows of type "creation" (figures that gain a line), unless the settings
 name other types.
@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.io.hub_rows import hub_folder
 from mirage_core.benchmarks.io.jsonl import Row, read_image_file, read_rows
-from mirage_core.benchmarks.multiple_choice import OPTION_LETTER, prompt, right_letter, score, with_options
+from mirage_core.benchmarks.multiple_choice import LETTER_RULES, LETTERS, prompt, right_letter, scorer, with_options
+from mirage_core.benchmarks.official import letters as official
 from mirage_core.errors import DataError
+from mirage_core.image_files import SUFFIXES
 from mirage_core.types import Problem, ProvidedImage, Split
 
 NAME = "comt"
+OFFICIAL_RULE = "comt-official"
 TYPES = ("creation", "deletion", "update", "selection")
 _IMAGE_REFERENCE = re.compile(r"\[?\bIMAGE(\d+)\b(?::[^\]\s]*)?\]?")
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +37,24 @@ class ComtRow:
     provided: ProvidedImage | None
 
 
-def load(file: Path, split: Split = "test") -> list[Problem]:
-    """The rows of a published ``data.jsonl`` (or of its folder); DataError names file and line."""
+def load(file: Path | str, split: Split = "test") -> list[Problem]:
+    """The rows of a published ``data.jsonl``, of its folder or of a hub id; DataError names file and line."""
     return [row.problem for row in read(file, split)]
 
 
-def read(file: Path, split: Split = "test") -> list[ComtRow]:
-    """Every row with the image that its rationale provides."""
-    path = file / "data.jsonl" if file.is_dir() else file
-    return [_row(row, split) for row in read_rows(path)]
+def read(source: Path | str, split: Split = "test") -> list[ComtRow]:
+    """Every row with the image that its rationale provides; ``source`` is a file, a folder, a clone or a hub id."""
+    return [_row(row, split) for row in read_rows(_rows_file(str(source)))]
+
+
+def _rows_file(source: str) -> Path:
+    path = Path(source).expanduser()
+    if not path.exists() and source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        path = hub_folder(source)
+    if path.is_dir():
+        names = ("data.jsonl", "comt/data.jsonl")
+        path = next((path / name for name in names if (path / name).is_file()), path / names[0])
+    return path
 
 
 def _row(row: Row, split: Split) -> ComtRow:
@@ -68,7 +80,7 @@ def _problem(row: Row, split: Split, kind: str, images: list[bytes], question_ha
     question = row.text("question")
     question = _IMAGE_REFERENCE.sub("<image>", question) if question_has_references else f"<image>\n{question}"
     try:
-        letter, question = right_letter(row.text("answer"), texts), with_options(question, texts)
+        letter, question = _right_letter(row.text("answer"), texts), with_options(question, texts)
     except DataError as error:
         raise DataError(f"{row.where}: {error}") from error
     return Problem(
@@ -117,9 +129,15 @@ def _image_names(row: Row) -> dict[int, str]:
     return names
 
 
+def _right_letter(answer: str, options: list[str]) -> str:
+    """The published answer: always a letter, also where it is the text of an option."""
+    letter = answer.strip(" ().").upper()
+    return letter if letter in LETTERS[: len(options)] else right_letter(answer, options)
+
+
 def _image(row: Row, kind: str, name: str) -> bytes:
     """The image of an id: images/<type>/<id> with any usual suffix, inside the data set's folder."""
-    suffixes = [""] if name.lower().endswith(_SUFFIXES) else list(_SUFFIXES)
+    suffixes = [""] if name.lower().endswith(SUFFIXES) else list(SUFFIXES)
     candidates = [f"{folder}{name}{suffix}" for folder in (f"images/{kind}/", "images/", "") for suffix in suffixes]
     for candidate in candidates:
         if (row.file.parent / candidate).is_file():
@@ -129,4 +147,18 @@ def _image(row: Row, kind: str, name: str) -> bytes:
     )
 
 
-BENCHMARK = Benchmark(NAME, TYPES, (OPTION_LETTER,), load, score, prompt)
+def official_prompt(problem: Problem) -> str:
+    """The question with its options and the form of answer of CoMT's README; the authors' prompt is not published."""
+    return f"{problem.question}\nEnd your answer with the letter of the right choice in this form: ANSWER: (A)"
+
+
+BENCHMARK = Benchmark(
+    NAME,
+    TYPES,
+    (*LETTER_RULES, OFFICIAL_RULE),
+    load,
+    scorer(OFFICIAL_RULE, official.comt),
+    prompt,
+    official=OFFICIAL_RULE,
+    official_prompt=official_prompt,
+)

@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark, OptionOrders
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.io.jsonl import LARGE_IMAGE_PIXELS
-from mirage_core.benchmarks.multiple_choice import LETTERS, PUBLISHED_LETTER, prompt, published_problem, score_published
+from mirage_core.benchmarks.multiple_choice import (
+    LETTER_RULES,
+    LETTERS,
+    prompt,
+    published_options,
+    published_problem,
+    scorer,
+)
+from mirage_core.benchmarks.official import letters as official
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Split
 
 SOURCE, CONFIG = "DreamMr/HR-Bench", "hrbench_version_split"
 GROUPS = ("single", "cross")
 CYCLES = 4
+OFFICIAL_RULE = "hr-bench-official"
 ENDING = "\nAnswer the option letter directly."
 ORDERS = OptionOrders("cyclic", CYCLES, per_row=False)
 
@@ -81,9 +91,28 @@ def _problem(row: PublishedRow, name: str, split: Split, image: bytes, cycles: d
     )
 
 
+def _decided_letter(output: str, options: Mapping[str, str]) -> str | None:
+    """The letter on which HR-Bench's rules decide without a judge model; a refusal chooses none."""
+    letter = official.hr_bench(output, options)
+    return None if letter == official.REFUSED else letter
+
+
+def _undecided(problem: Problem, output: str) -> bool:
+    return official.hr_bench(output, published_options(problem)) is None
+
+
 BENCHMARKS = tuple(
     Benchmark(
-        f"hr-bench-{size}", GROUPS, (PUBLISHED_LETTER,), partial(load, size), score_published, prompt, ORDERS, SOURCE
+        f"hr-bench-{size}",
+        GROUPS,
+        (*LETTER_RULES, OFFICIAL_RULE),
+        partial(load, size),
+        scorer(OFFICIAL_RULE, _decided_letter),
+        prompt,
+        ORDERS,
+        SOURCE,
+        OFFICIAL_RULE,
+        undecided=_undecided,
     )
     for size in ("4k", "8k")
 )

@@ -7,7 +7,6 @@ here. An image and its near duplicates (perceptual hash) stay in one split.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,23 @@ import numpy as np
 from PIL import Image
 
 from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.blink import OFFICIAL_RULE, undecided
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.io.image_sources import source_images
-from mirage_core.benchmarks.multiple_choice import LETTERS, OPTION_LETTER, prompt, right_letter, score, with_options
+from mirage_core.benchmarks.multiple_choice import (
+    LETTER_RULES,
+    LETTERS,
+    prompt,
+    right_letter,
+    scorer,
+    with_options,
+)
 from mirage_core.benchmarks.near_duplicates import near_groups, perceptual_hash
+from mirage_core.benchmarks.official import letters as official
 from mirage_core.benchmarks.splits import split_of_form
 from mirage_core.config import JigsawData
 from mirage_core.errors import DataError
+from mirage_core.image_files import read_rgb
 from mirage_core.types import Problem, Progress, ProgressEvent, Split
 from mirage_core.worlds.jigsaw import cut_jigsaw, near_piece, same_piece
 from mirage_core.worlds.jigsaw.cut import centred_square
@@ -176,7 +185,16 @@ def _histogram(square: Image.Image) -> np.ndarray:
 
 
 def _decoded(data: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    return read_rgb(data, "a piece of a jigsaw")
 
 
-BENCHMARK = Benchmark(NAME, GROUPS, (OPTION_LETTER,), load, score, prompt)
+BENCHMARK = Benchmark(
+    NAME,
+    GROUPS,
+    (*LETTER_RULES, OFFICIAL_RULE),
+    load,
+    scorer(OFFICIAL_RULE, official.blink),
+    prompt,
+    official=OFFICIAL_RULE,
+    undecided=undecided,
+)

@@ -90,7 +90,7 @@ def _comt(data: CoMTData, seed: int) -> Iterator[SourcedProblem]:
 
     Training and validation take only rows with an image in their rationale.
     """
-    rows = [row for row in comt.read(Path(data.source).expanduser()) if row.problem.group in data.types]
+    rows = [row for row in comt.read(data.source) if row.problem.group in data.types]
     rows.sort(key=lambda row: _unit_hash(f"{seed}/{row.problem.id}"))
     wanted: dict[Split, int] = {"train": data.train, "validation": data.validation}
     counts: dict[Split, int] = {"train": 0, "validation": 0, "test": 0}

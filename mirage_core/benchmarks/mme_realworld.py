@@ -10,17 +10,12 @@ import re
 from pathlib import Path
 
 from mirage_core.benchmarks.answer_parsing import after_thought
-from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.benchmark import OFFICIAL, Benchmark, check_rule
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.io.jsonl import LARGE_IMAGE_PIXELS
-from mirage_core.benchmarks.multiple_choice import (
-    LETTERS,
-    PUBLISHED_LETTER,
-    letter_score,
-    prompt,
-    published_problem,
-    score_published,
-)
+from mirage_core.benchmarks.multiple_choice import LETTER_RULES, LETTERS, letter_score, prompt, published_problem
+from mirage_core.benchmarks.multiple_choice import score as score_letter
+from mirage_core.benchmarks.official import letters as official
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Score, Split
 
@@ -29,14 +24,14 @@ SOURCE, PUBLISHED_SPLIT = "yifanzhang114/MME-RealWorld-lite-lmms-eval", "train"
 TASKS = ("perception", "reasoning")
 AREAS = ("monitoring", "autonomous-driving", "ocr-with-complex-context", "diagram-and-table", "remote-sensing")
 GROUPS = tuple(f"{task}-{area}" for task in TASKS for area in AREAS)
-OFFICIAL_RULE = "mme-realworld"
-RULES = (PUBLISHED_LETTER, OFFICIAL_RULE)
+OFFICIAL_RULE, EARLIER_RULE = "mme-realworld-official", "mme-realworld"
+RULES = (*LETTER_RULES, OFFICIAL_RULE, EARLIER_RULE)
 ENDING = (
     "\nSelect the best answer to the above multiple-choice question based on the image. Respond with only the letter "
     "(A, B, C, D, or E) of the correct option.\nThe best answer is: "
 )
 _OPTION = re.compile(r"\s*[(（]?([A-Z])[)）.:]\s*(.*)", flags=re.DOTALL)
-# The official scoring removes these from an answer before it takes the first capital from A to E.
+# ``mme-realworld`` removes these from an answer; the authors' list lacks two commas (official/letters.py).
 _PREFIXES = (
     "The best answer is", "The correct answer is", "The answer is", "The answer", "The best option is",
     "The correct option is", "Best answer:", "Best option:",
@@ -82,18 +77,23 @@ def _group(row: PublishedRow) -> str:
     return group
 
 
-def score(problem: Problem, output: str, rule: str = PUBLISHED_LETTER) -> Score:
-    """Score by ``published-letter`` or by the official rule ``mme-realworld``: without its usual opening phrases, the
-    first capital from A to E of the answer; else the first option whose letter in parentheses contains the answer."""
-    if rule != OFFICIAL_RULE:
-        return score_published(problem, output, rule)
-    text = after_thought(output)
+def score(problem: Problem, output: str, rule: str = RULES[0]) -> Score:
+    """Score by the letter, by the official rule, or by ``mme-realworld``, which is the official one without its faults:
+    thoughts struck out, every opening removed, an empty answer unparsed."""
+    check_rule(rule, (*RULES, OFFICIAL), NAME)
+    if rule in (OFFICIAL, OFFICIAL_RULE):
+        return letter_score(problem, official.mme_realworld(output), OFFICIAL_RULE)
+    if rule == EARLIER_RULE:
+        return letter_score(problem, _first_capital(after_thought(output)), EARLIER_RULE)
+    return score_letter(problem, output, rule)
+
+
+def _first_capital(text: str) -> str | None:
     for prefix in _PREFIXES:
         text = text.replace(prefix, "")
     capital = re.search("[A-E]", text)
     containing = [letter for letter in "ABCDE" if text.strip().lower() in f"({letter.lower()})"]
-    letter = capital.group() if capital else containing[0] if containing and text.strip() else None
-    return letter_score(problem, letter, OFFICIAL_RULE)
+    return capital.group() if capital else containing[0] if containing and text.strip() else None
 
 
-BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, source=SOURCE)
+BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, source=SOURCE, official=OFFICIAL_RULE)

@@ -1,23 +1,33 @@
-"""Questions with lettered options: their wording, their prompt, and two scoring rules.
+"""Questions with lettered options: their wording, their prompt, and their scoring rules.
 
-The options are the fact ``options``: a list of texts, the first is A. ``option-letter`` (``score``) serves jigsaw, SAT,
-CoMT and users' own questions, whose prompts ask for a box. ``published-letter`` (``score_published``) serves V*,
-HR-Bench, MME-RealWorld and BLINK, whose own prompts ask for a bare letter, so it reads that, too.
+The options are the fact ``options``: a list of texts, the first is A. ``option-letter`` is the default rule of every
+benchmark with options (reading/letters.py). ``option-letter-1`` and ``published-letter`` are the readings of earlier
+versions; a benchmark adds its authors' own rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mirage_core.benchmarks.answer_parsing import letter_of, option_letter, published_letter
-from mirage_core.benchmarks.benchmark import check_rule
+from mirage_core.benchmarks.benchmark import OFFICIAL, ScoreFunction, check_rule
+from mirage_core.benchmarks.reading import earlier
+from mirage_core.benchmarks.reading.letters import read_letter
 from mirage_core.benchmarks.vsp_prompts import PromptForm, check_form, with_ending
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Score, Split, Variant
 
 OPTION_LETTER = "option-letter"
+EARLIER_LETTER = "option-letter-1"
 PUBLISHED_LETTER = "published-letter"
+LETTER_RULES = (OPTION_LETTER, EARLIER_LETTER, PUBLISHED_LETTER)
+LetterReader = Callable[[str, Mapping[str, str]], "str | None"]
+"""Reads the letter of an output, given the options by their letters."""
+_READERS: Mapping[str, LetterReader] = {
+    OPTION_LETTER: read_letter,
+    EARLIER_LETTER: earlier.option_letter,
+    PUBLISHED_LETTER: earlier.published_letter,
+}
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 MAX_OPTIONS = len(LETTERS)
 
@@ -47,7 +57,7 @@ def right_letter(answer: str, options: Sequence[str]) -> str:
     """The letter of the right option, named by its letter ("(B)") or its text; DataError if it names none."""
     texts = lettered(options)
     exact = [letter for letter, text in texts.items() if text.casefold() == answer.strip().casefold()]
-    letter = exact[0] if exact else letter_of(answer.strip(), texts)
+    letter = exact[0] if exact else earlier.letter_of(answer.strip(), texts)
     if letter is None:
         raise DataError(f"the answer {answer!r} is none of the options {texts}")
     return letter
@@ -62,16 +72,27 @@ def prompt(problem: Problem, form: PromptForm, variant: Variant) -> str:
 
 
 def score(problem: Problem, output: str, rule: str = OPTION_LETTER) -> Score:
-    """Compare the chosen letter with the answer under ``option-letter``; no readable letter is unparsed."""
-    check_rule(rule, (OPTION_LETTER,), problem.benchmark)
-    return letter_score(problem, option_letter(output, options_of(problem)), OPTION_LETTER)
+    """Compare the chosen letter with the answer; no readable letter is unparsed."""
+    check_rule(rule, LETTER_RULES, problem.benchmark)
+    applied = rule if rule in LETTER_RULES else OPTION_LETTER
+    return letter_score(problem, _READERS[applied](output, published_options(problem)), applied)
 
 
-def score_published(problem: Problem, output: str, rule: str = PUBLISHED_LETTER) -> Score:
-    """Compare the chosen letter with the answer under ``published-letter``; no readable letter is unparsed."""
-    check_rule(rule, (PUBLISHED_LETTER, OPTION_LETTER), problem.benchmark)
-    options = dict(zip(LETTERS, problem.facts["options"], strict=False))
-    return letter_score(problem, published_letter(output, options), PUBLISHED_LETTER)
+def published_options(problem: Problem) -> dict[str, str]:
+    """The options by their letters as they are published: two may read the same."""
+    return dict(zip(LETTERS, problem.facts["options"], strict=False))
+
+
+def scorer(official: str, reader: LetterReader) -> ScoreFunction:
+    """The score function of a benchmark whose authors read letters by a rule of their own, called ``official``."""
+
+    def score_by_rule(problem: Problem, output: str, rule: str = OPTION_LETTER) -> Score:
+        if rule in (official, OFFICIAL):
+            return letter_score(problem, reader(output, published_options(problem)), official)
+        check_rule(rule, (*LETTER_RULES, official), problem.benchmark)
+        return score(problem, output, rule)
+
+    return score_by_rule
 
 
 def letter_score(problem: Problem, letter: str | None, rule: str) -> Score:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirage_core.benchmarks.answer_parsing import after_thought, boxed
-from mirage_core.benchmarks.benchmark import Benchmark, check_rule
+from mirage_core.benchmarks.benchmark import OFFICIAL, Benchmark, check_rule
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.multiple_choice import prompt
 from mirage_core.errors import DataError
@@ -136,7 +136,7 @@ def score(problem: Problem, output: str, rule: str = RULES[0]) -> Score:
     vwtq: the same set of values; vtabfact: the right one of true and false, both or none is unparsed; fintabnetqa: the
     same number with its scale or without (``tablevqa-exact``: with its scale only).
     """
-    check_rule(rule, RULES, NAME)
+    check_rule(rule, (*RULES, OFFICIAL), NAME)
     applied = RULES[1] if rule == RULES[1] else RULES[0]
     text = read_answer(output)
     parsed = _truth_value(text) if problem.group == "vtabfact" else text
@@ -166,7 +166,7 @@ def _is_right(problem: Problem, parsed: str, rule: str) -> bool:
     return same_values(problem.answer, parsed)
 
 
-BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, source=SOURCE)
+BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, source=SOURCE, official=RULES[0])
 
 
 def normalized(text: str) -> str:

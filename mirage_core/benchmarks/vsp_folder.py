@@ -1,8 +1,10 @@
 """The original VSP repository's maps, read from a checkout of it.
 
-``maze/task-main/maps/level3/{img,table}/0.{png,txt}`` are planning problems. The table writes a map in symbols
-(@ player, * goal, # hole, _ safe); without a table, the map is read from the image. ``maze/task1`` to ``task4`` with
-``maps/level3/{img,question,answer}`` are questions in words: the benchmark vsp-questions.
+``VSP-main/maze/task-main/maps/level3/{img,table}/0.{png,txt}`` are planning problems. The table writes a map in symbols
+(@ player, * goal, # hole, _ safe); without a table, the map is read from the image. ``task1`` to ``task4`` are
+questions in words, the benchmark vsp-questions: is there a hole in a cell, where is the player seen from the goal (the
+map gives the answer, as in the authors' eval.py), which text shows the map, is a plan safe (``maps/level_step1`` to
+``level_step9``, with the plan as the question).
 """
 
 from __future__ import annotations
@@ -10,20 +12,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
+
 from mirage_core.benchmarks import vsp_planning
-from mirage_core.benchmarks.answer_parsing import boxed, normalized_text
-from mirage_core.benchmarks.benchmark import Benchmark, check_rule
+from mirage_core.benchmarks.benchmark import Benchmark
 from mirage_core.benchmarks.io.jsonl import Row, read_image_file
+from mirage_core.benchmarks.vsp_answers import OFFICIAL_RULE, RULES, right_answer, score
 from mirage_core.benchmarks.vsp_prompts import PromptForm, check_form, with_ending
 from mirage_core.config import VSPFolderData
 from mirage_core.errors import DataError, InputError
-from mirage_core.types import Problem, Score, Split, Variant
-from mirage_core.worlds.maze import GOAL, HOLE, SAFE, START, Maze, maze_from_rows, read_maze, shortest_path
+from mirage_core.types import Problem, Split, Variant
+from mirage_core.worlds.maze import GOAL, HOLE, SAFE, START, Maze, maze_from_rows, read_maze, shortest_path, walk
 
 NAME = "vsp-questions"
 TASKS = ("task1", "task2", "task3", "task4")
-GROUPS = tuple(f"{task}-level-{level}" for task in TASKS for level in range(3, 9))
-RULE = "exact-text"
+STEPS = (1, 3, 5, 7, 9)
+"""The lengths of the plans of task 4."""
+GROUPS = (
+    *(f"{task}-level-{level}" for task in TASKS[:3] for level in range(3, 9)),
+    *(f"task4-steps-{steps}" for steps in STEPS),
+)
 PLANNING = "task-main"
 SYMBOLS = {"@": START, "*": GOAL, "#": HOLE, "_": SAFE}
 
@@ -40,16 +48,7 @@ def prompt(problem: Problem, form: PromptForm, variant: Variant) -> str:
     return with_ending(problem.question, variant)
 
 
-def score(problem: Problem, output: str, rule: str = RULE) -> Score:
-    """Compare the box's text (without a box the last line) with the published answer."""
-    check_rule(rule, (RULE,), NAME)
-    lines = output.strip().splitlines()
-    parsed = boxed(output) or (lines[-1].strip() if lines else None)
-    correct = parsed is not None and normalized_text(parsed) == normalized_text(problem.answer)
-    return Score(problem_id=problem.id, correct=correct, parsed=parsed, rule=RULE)
-
-
-BENCHMARK = Benchmark(NAME, GROUPS, (RULE,), load, score, prompt)
+BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, official=OFFICIAL_RULE)
 
 
 def folder_problems(data: VSPFolderData) -> Iterator[Problem]:
@@ -59,19 +58,19 @@ def folder_problems(data: VSPFolderData) -> Iterator[Problem]:
     """
     for task in data.tasks:
         root = _maps_folder(Path(data.source).expanduser(), task)
-        for level in data.levels:
-            images = root / f"level{level}" / "img"
-            files = sorted(images.glob("*.png"), key=_number)
+        for level in STEPS if task == "task4" else data.levels:
+            folder = root / (f"level_step{level}" if task == "task4" else f"level{level}")
+            files = sorted((folder / "img").glob("*.png"), key=_number)
             if not files:
-                raise DataError(f"{images} holds no PNG: expected the maps of level {level} there")
+                raise DataError(f"{folder / 'img'} holds no PNG: expected the maps of level {level} there")
             for file in files[: data.per_level]:
-                yield _planning(root, file, level) if task == PLANNING else _question(root, file, task, level)
+                yield _planning(folder, file, level) if task == PLANNING else _question(folder, file, task, level)
 
 
 def _maps_folder(source: Path, task: str) -> Path:
-    for candidate in (source / "maze" / task / "maps", source / task / "maps"):
-        if any(candidate.glob("level*/img")):
-            return candidate
+    for parent in (source / "VSP-main" / "maze", source / "maze", source):
+        if any((parent / task / "maps").glob("level*/img")):
+            return parent / task / "maps"
     raise DataError(
         f"{source} holds no maze/{task}/maps/level*/img: expected a checkout of the original VSP repository"
     )
@@ -83,33 +82,79 @@ def _number(file: Path) -> int:
     return int(file.stem)
 
 
-def _question(root: Path, file: Path, task: str, level: int) -> Problem:
+def _question(folder: Path, file: Path, task: str, level: int) -> Problem:
     number = _number(file)
-    image, _ = read_image_file(Row(root / "maps", number, {}), "img", file.relative_to(root).as_posix())
-    texts = []
-    for kind in ("question", "answer"):
-        text = root / f"level{level}" / kind / f"{number}.txt"
-        if not text.is_file() or not text.read_text(encoding="utf-8").strip():
-            raise DataError(f"{file}: its {kind} is missing or empty; expected it in {text}")
-        texts.append(text.read_text(encoding="utf-8"))
-    question, answer = texts
+    encoded, image = read_image_file(Row(folder / "img", number, {}), "img", f"img/{file.name}")
+    question, answer = _ASK[task](folder, number, image)
     return Problem(
         id=f"vsp-{task}-{level}-{number:03d}",
         benchmark=NAME,
         split="test",
-        group=f"{task}-level-{level}",
-        question=with_ending(f"<image>\n{question.strip()}", "direct"),
-        images=(image,),
-        answer=answer.strip(),
+        group=f"{task}-{'steps' if task == 'task4' else 'level'}-{level}",
+        question=with_ending(f"<image>\n{question}", "direct"),
+        images=(encoded,),
+        answer=right_answer(answer),
         facts={},
     )
 
 
-def _planning(root: Path, file: Path, level: int) -> Problem:
+def _text(folder: Path, number: int, kind: str) -> str:
+    file = folder / kind / f"{number}.txt"
+    if not file.is_file() or not (text := file.read_text(encoding="utf-8-sig").strip()):
+        raise DataError(f"{folder / 'img' / f'{number}.png'}: its {kind} is missing or empty; expected it in {file}")
+    return text
+
+
+def _hole(folder: Path, number: int, image: Image.Image) -> tuple[str, str]:  # noqa: ARG001 (one signature for all)
+    return _text(folder, number, "question"), _text(folder, number, "answer")
+
+
+def _relative_position(folder: Path, number: int, image: Image.Image) -> tuple[str, str]:
+    maze = _maze(folder, number, image)
+    (row, column), (goal_row, goal_column) = maze.start, maze.goal
+    words = ["Below" if row > goal_row else "Above"] if row != goal_row else []
+    words += ["Right" if column > goal_column else "Left"] if column != goal_column else []
+    question = (
+        "Where is the player relative to the goal? Answer with Above or Below, Left or Right, or one of each pair "
+        "with a comma between them. Leave out a pair where both are in one row or one column."
+    )
+    return question, ",".join(words)
+
+
+def _map_as_text(folder: Path, number: int, image: Image.Image) -> tuple[str, str]:  # noqa: ARG001
+    question = (
+        "Which of these texts shows the map of the image (@ player, # hole, _ safe, * goal)? Answer with its letter."
+    )
+    return f"{question}\n{_text(folder, number, 'question')}", _text(folder, number, "answer")
+
+
+def _safe_plan(folder: Path, number: int, image: Image.Image) -> tuple[str, str]:
+    plan = _text(folder, number, "question")
+    if not set(plan) <= set(_MOVES):
+        raise DataError(f"{folder / 'question' / f'{number}.txt'}: {plan[:40]!r} is no plan of the letters U, D, L, R")
+    has_answer = (folder / "answer" / f"{number}.txt").is_file()
+    maze = None if has_answer else _maze(folder, number, image)
+    safe = maze is None or all(maze.cells[row][column] != HOLE for row, column in walk(maze, plan).cells)
+    moves = ", ".join(_MOVES[move] for move in plan)
+    question = f"A plan is safe if the player never steps into a hole. Is this plan safe? Answer Yes or No.\n{moves}"
+    return question, _text(folder, number, "answer") if has_answer else "Y" if safe else "N"
+
+
+_MOVES = {"U": "Up", "D": "Down", "L": "Left", "R": "Right"}
+_ASK = {"task1": _hole, "task2": _relative_position, "task3": _map_as_text, "task4": _safe_plan}
+"""What each task asks, and its right answer, from a level's folder, a map's number and its image."""
+
+
+def _maze(folder: Path, number: int, image: Image.Image) -> Maze:
+    """The map of a table, or without one that of the image."""
+    table = folder / "table" / f"{number}.txt"
+    return _read_table(table) if table.is_file() else read_maze(image)
+
+
+def _planning(folder: Path, file: Path, level: int) -> Problem:
     number = _number(file)
-    encoded, image = read_image_file(Row(root / "maps", number, {}), "img", file.relative_to(root).as_posix())
-    table = root / f"level{level}" / "table" / f"{number}.txt"
-    maze = _read_table(table) if table.is_file() else read_maze(image)
+    encoded, image = read_image_file(Row(folder / "img", number, {}), "img", f"img/{file.name}")
+    maze = _maze(folder, number, image)
     path = shortest_path(maze)
     if maze.level != level or path is None:
         raise DataError(f"{file}: the map has level {maze.level} and {'a' if path else 'no'} way to the goal")

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mirage_core.benchmarks.answer_parsing import boxed
-from mirage_core.benchmarks.benchmark import PLANNING_RULES, Benchmark, check_rule
+from mirage_core.benchmarks.answer_parsing import final_answer
+from mirage_core.benchmarks.benchmark import OFFICIAL, PLANNING_RULES, Benchmark, check_rule
 from mirage_core.benchmarks.io.jsonl import Row, read_image, read_question, read_rows
+from mirage_core.benchmarks.official import moves as official
+from mirage_core.benchmarks.reading.moves import read_moves
 from mirage_core.benchmarks.vsp_prompts import PLANNING, PromptForm, check_form, with_ending
 from mirage_core.errors import DataError, InputError
 from mirage_core.types import Problem, Score, Split, Variant
-from mirage_core.worlds.maze import MOVES, Maze, maze_from_rows, shortest_path, walk
+from mirage_core.worlds.maze import Maze, maze_from_rows, shortest_path, walk
 
 NAME = "vsp-planning"
 GROUPS = tuple(f"level-{level}" for level in range(3, 9))
-_PLAN_HEADING = "Action plan:"
+MIRAGE_OFFICIAL, VSP_OFFICIAL = "mirage-official", "vsp-official"
+RULES = (*PLANNING_RULES, MIRAGE_OFFICIAL, VSP_OFFICIAL)
 
 
 def load(file: Path, split: Split = "test") -> list[Problem]:
@@ -66,28 +69,32 @@ def prompt(problem: Problem, form: PromptForm, variant: Variant) -> str:
     return "<image>\nPlan:" if form == "short" else with_ending(problem.question, variant)
 
 
-def score(problem: Problem, output: str, rule: str = "mirage") -> Score:
+def score(problem: Problem, output: str, rule: str = RULES[0]) -> Score:
     """Follow the plan of an answer on the problem's map.
 
-    ``mirage``: the moves in the last box; right if the FINAL cell is the goal. ``vsp``: the moves on the line after
-    the last "Action plan:" (without such a line those in the box, since Mirage's prompt asks for one); the first hole
-    or goal entered decides. In both a move off the grid does nothing and a hole is failure. An answer without moves is
-    unparsed, hence wrong.
+    ``mirage``: right if the FINAL cell is the goal. ``vsp``: the first hole or goal entered decides; an answer with
+    VSP's own "Action plan: " is read as strictly as its authors do. Both read the moves by reading/moves.py; a move off
+    the grid does nothing, a hole is failure, an answer without moves is unparsed, hence wrong. ``mirage-official`` and
+    ``vsp-official`` are the authors' code to the letter; ``official`` is Mirage's, whose rows and prompt these are.
     """
-    check_rule(rule, PLANNING_RULES, NAME)
-    plan = read_plan(output, rule)
+    check_rule(rule, (*RULES, OFFICIAL), NAME)
     maze = maze_from_rows(problem.facts["map"])
-    correct = plan is not None and walk(maze, plan, stop_at_goal=rule == "vsp").outcome == "success"
-    return Score(problem_id=problem.id, correct=correct, parsed=plan, rule=rule)
+    applied = MIRAGE_OFFICIAL if rule == OFFICIAL else rule
+    if applied in PLANNING_RULES:
+        correct, plan = _judged(output, maze, applied)
+    else:
+        verdict = (official.vsp if applied == VSP_OFFICIAL else official.mirage)(output, maze)
+        correct, plan = verdict.correct, verdict.moves
+    return Score(problem_id=problem.id, correct=correct, parsed=plan, rule=applied)
 
 
-def read_plan(output: str, rule: str = "mirage") -> str | None:
-    """The moves U, D, L, R of an answer under a rule, None if it names none."""
-    text = boxed(output)
-    if rule == "vsp" and _PLAN_HEADING in output:
-        text = output.rpartition(_PLAN_HEADING)[2].strip().partition("\n")[0]
-    moves = "".join(letter for letter in text or "" if letter in MOVES)
-    return moves or None
+def _judged(output: str, maze: Maze, rule: str) -> tuple[bool, str | None]:
+    answer = final_answer(output)
+    if rule == "vsp" and official.has_marker(answer):
+        verdict = official.vsp(answer, maze)
+        return verdict.correct, verdict.moves
+    plan = read_moves(output)
+    return plan is not None and walk(maze, plan, stop_at_goal=rule == "vsp").outcome == "success", plan
 
 
-BENCHMARK = Benchmark(NAME, GROUPS, PLANNING_RULES, load, score, prompt)
+BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, official=MIRAGE_OFFICIAL)

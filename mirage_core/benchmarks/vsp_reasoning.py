@@ -13,9 +13,11 @@ from typing import Any
 
 from PIL import Image
 
-from mirage_core.benchmarks.answer_parsing import boxed, letter_of, option_letter
-from mirage_core.benchmarks.benchmark import Benchmark, check_rule
+from mirage_core.benchmarks.answer_parsing import boxed
+from mirage_core.benchmarks.benchmark import OFFICIAL, Benchmark, check_rule
 from mirage_core.benchmarks.io.jsonl import Row, read_image, read_question, read_rows
+from mirage_core.benchmarks.reading import earlier
+from mirage_core.benchmarks.reading.letters import read_letter
 from mirage_core.benchmarks.vsp_prompts import REASONING, PromptForm, check_form, with_ending
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Score, Split, Variant
@@ -24,7 +26,7 @@ from mirage_core.worlds.maze.reading import image_level
 
 NAME = "vsp-reasoning"
 GROUPS = tuple(f"level-{level}" for level in range(3, 9))
-RULE = "option-letter"
+RULES = ("option-letter", "option-letter-1")
 OPTIONS = {
     "A": "Action Success.",
     "B": "Action Failed. Falling into a hole.",
@@ -46,7 +48,7 @@ def load(file: Path, split: Split = "test") -> list[Problem]:
 def _problem_of_row(row: Row, split: Split) -> Problem:
     question, (encoded, image) = read_question(row), read_image(row)
     level = _level(row, image)
-    answer = letter_of(boxed(row.text("text_output")) or "", OPTIONS)
+    answer = earlier.letter_of(boxed(row.text("text_output")) or "", OPTIONS)
     if answer is None:
         raise DataError(f"{row.where}: text_output boxes none of {', '.join(OPTIONS)}; add the answer as \\boxed{{A}}")
     facts: dict[str, Any] = {"plan": _plan_in(question, row)}
@@ -119,11 +121,15 @@ def prompt(problem: Problem, form: PromptForm, variant: Variant) -> str:
     return with_ending(problem.question, variant)
 
 
-def score(problem: Problem, output: str, rule: str = RULE) -> Score:
-    """Compare the chosen letter with the answer; no readable letter is unparsed, hence wrong."""
-    check_rule(rule, (RULE,), NAME)
-    letter = option_letter(output, OPTIONS)
-    return Score(problem_id=problem.id, correct=letter == problem.answer, parsed=letter, rule=RULE)
+def score(problem: Problem, output: str, rule: str = RULES[0]) -> Score:
+    """Compare the chosen letter with the answer; no readable letter is unparsed, hence wrong.
+
+    Mirage's authors have published no scoring of this task: ``official`` is the default.
+    """
+    check_rule(rule, (*RULES, OFFICIAL), NAME)
+    applied = RULES[1] if rule == RULES[1] else RULES[0]
+    letter = (earlier.option_letter if applied == RULES[1] else read_letter)(output, OPTIONS)
+    return Score(problem_id=problem.id, correct=letter == problem.answer, parsed=letter, rule=applied)
 
 
-BENCHMARK = Benchmark(NAME, GROUPS, (RULE,), load, score, prompt)
+BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, official=RULES[0])

@@ -17,7 +17,8 @@ from pathlib import Path
 from mirage_core.benchmarks.benchmark import Benchmark
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, hub_folder, published_rows
 from mirage_core.benchmarks.io.jsonl import LARGE_IMAGE_PIXELS
-from mirage_core.benchmarks.multiple_choice import PUBLISHED_LETTER, prompt, published_problem, score_published
+from mirage_core.benchmarks.multiple_choice import LETTER_RULES, prompt, published_problem, scorer
+from mirage_core.benchmarks.official import letters as official
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Split
 
@@ -25,6 +26,7 @@ NAME = "vstar"
 SOURCE = "craigwu/vstar_bench"
 GROUPS = ("direct_attributes", "relative_position")
 QUESTIONS = "test_questions.jsonl"
+OFFICIAL_RULE = "vstar-official"
 ENDING = "\nAnswer with the option's letter from the given choices directly."
 _OPTION = re.compile(r"^[ \t]*\(([A-Z])\)[ \t]*(.+?)[ \t]*$", flags=re.MULTILINE)
 
@@ -95,4 +97,13 @@ def _options_on_lines(text: str) -> str:
     return re.sub(r"\s*(\([A-H]\)\s)", r"\n\1", text).strip()
 
 
-BENCHMARK = Benchmark(NAME, GROUPS, (PUBLISHED_LETTER,), load, score_published, prompt, source=SOURCE)
+BENCHMARK = Benchmark(
+    NAME,
+    GROUPS,
+    (*LETTER_RULES, OFFICIAL_RULE),
+    load,
+    scorer(OFFICIAL_RULE, lambda output, _: official.vstar(output)),
+    prompt,
+    source=SOURCE,
+    official=OFFICIAL_RULE,
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,8 @@ from mirage_core.config.section import Method, Positive, Probability, Section
 class EvaluationSettings(Section):
     """How methods are evaluated. Greedy by default: the released temperature of 0.7 is noisy."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"blind"})
+
     methods: tuple[Method, ...] = ("zero-shot", "direct-sft", "stage-1", "stage-2", "grpo")
     max_new_tokens: Positive = 1024
     temperature: float = Field(0.0, ge=0)
@@ -20,6 +22,9 @@ class EvaluationSettings(Section):
     batch_size: Positive = 32
     planning_rule: Literal["mirage", "vsp"] = Field(
         "mirage", description="The rule that judges plans; recorded in every score."
+    )
+    blind: bool = Field(
+        False, description="Evaluate every method once more without the picture, to compare its accuracy with."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,8 @@ from mirage_core.config.section import Level, Positive, Section
 class PromptSettings(Section):
     """How a problem is presented to the model; saved with every checkpoint."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"background"})
+
     form: Literal["benchmark", "short"] = Field(
         "benchmark", description="The benchmark's own prompt, or a short one for tiny models."
     )
@@ -19,6 +21,9 @@ class PromptSettings(Section):
         1.0, gt=0, le=4.0, description="Scale of images before the processor (28/64: one token for each cell)."
     )
     max_pixels: Positive = Field(1003520, description="The processor's upper limit of pixels of an image.")
+    background: Literal["white", "black"] = Field(
+        "white", description="What transparent pixels of an image are drawn over."
+    )
 
 
 class LatentSettings(Section):

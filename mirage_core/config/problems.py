@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mirage_core.config.section import Level, Positive, Probability, Section
 
@@ -24,6 +24,25 @@ class BenchmarkData(Section):
     train: int = Field(1000, ge=0, description="Training problems, spread evenly over the levels.")
     validation: int = Field(100, ge=0, description="Validation problems, spread over train_levels.")
     test_per_level: int = Field(100, ge=0, description="Held-out test problems of each test level.")
+
+
+class ReasoningData(BenchmarkData):
+    """The same for spatial reasoning, and how its plans are drawn."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"plans"})
+
+    plans: Literal["published", "balanced"] = Field(
+        "published",
+        description="published: the outcomes alone are balanced, as in the published rows, so that a plan's length and "
+        "revisits tell half of the answers; balanced: the outcomes also given length and revisits, and no plan ends "
+        "where it has been.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_numbers(cls, data: Any) -> Any:
+        """Take the numbers of problems from a plain ``BenchmarkData`` too."""
+        return data.model_dump() if type(data) is BenchmarkData else data
 
 
 class JigsawData(Section):
@@ -57,7 +76,7 @@ class SATData(Section):
 class CoMTData(Section):
     """CoMT's questions, whose rationales hold the auxiliary images."""
 
-    source: str = Field("comt", description="The folder that holds data.jsonl and images/.")
+    source: str = Field("comt", description="The folder that holds data.jsonl and images/, a clone, or czh-up/comt.")
     types: tuple[Literal["creation", "deletion", "update", "selection"], ...] = Field(
         ("creation",), min_length=1, description="Row types to use; creation is the geometry part."
     )
@@ -114,7 +133,7 @@ class ProblemSettings(Section):
     """The problems that are generated or read, and maps to exclude."""
 
     vsp_planning: BenchmarkData | None = Field(BenchmarkData(), description="VSP spatial planning.")
-    vsp_reasoning: BenchmarkData | None = Field(BenchmarkData(), description="VSP spatial reasoning.")
+    vsp_reasoning: ReasoningData | None = Field(ReasoningData(), description="VSP spatial reasoning.")
     vsp_folder: VSPFolderData | None = Field(None, description="Test maps of the original VSP repository.")
     jigsaw: JigsawData | None = Field(None, description="Jigsaw, cut from images; BLINK's rows for the test.")
     sat: SATData | None = Field(None, description="SAT, spatial aptitude.")

@@ -172,8 +172,8 @@ class GRPOSettings(Section):
         "std", description="std: (reward - mean) / standard deviation of the group; mean: reward - mean."
     )
     kl_weight: float = Field(0.01, ge=0, description="Weight of the KL to the starting model; 0: no reference model.")
-    accuracy_reward: float = Field(1.0, description="Reward of a correct answer (paper: 1).")
-    format_reward: float = Field(0.1, description="Reward of a well-formed answer (paper: 0.1).")
+    accuracy_reward: float = Field(1.0, allow_inf_nan=False, description="Reward of a correct answer (paper: 1).")
+    format_reward: float = Field(0.1, allow_inf_nan=False, description="Reward of a well-formed answer (paper: 0.1).")
     latents: Literal["recompute", "replay"] = Field(
         "recompute",
         description="recompute: exact gradient through the latents; replay: constant latents, cheaper, biased.",

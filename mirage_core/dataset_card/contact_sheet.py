@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
+from mirage_core.image_files import read_rgb
 from mirage_core.types import TrainingExample
 
 _TILE, _LINE, _GAP = 180, 16, 10
@@ -48,4 +49,4 @@ def contact_page(examples: Sequence[TrainingExample], title: str) -> str:
 
 
 def _thumbnail(data: bytes) -> Image.Image:
-    return ImageOps.contain(Image.open(io.BytesIO(data)).convert("RGB"), (_TILE, _TILE))
+    return ImageOps.contain(read_rgb(data, "an image of the contact sheet"), (_TILE, _TILE))

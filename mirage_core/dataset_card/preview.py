@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mirage_core.config import LatentSettings
+from mirage_core.image_files import read_rgb
 from mirage_core.types import TrainingExample
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def target_cells(grid_thw: Sequence[int], merge: int, latent: LatentSettings, ma
 
 def with_cells(image: bytes, cells: np.ndarray) -> bytes:
     """Return the image as PNG, with every merged patch tinted and numbered by its latent."""
-    shown = Image.open(io.BytesIO(image)).convert("RGBA")
+    shown = read_rgb(image, "an auxiliary image").convert("RGBA")
     shown = shown.resize((max(shown.width, 320), round(shown.height * max(shown.width, 320) / shown.width)))
     sheet = Image.new("RGBA", shown.size, (0, 0, 0, 0))
     draw = ImageDraw.Draw(sheet)

@@ -132,9 +132,10 @@ def question_messages(problem: Problem, form: Form, variant: Variant) -> tuple[M
 def question_of(problem: Problem, form: Form, variant: Variant) -> str:
     """The prompt, with one ``<image>`` an image; SettingsError if a benchmark has no official prompt."""
     if form == "official":
-        if "official" not in problem.facts:
+        official = benchmarks.get(problem.benchmark).official_prompt
+        if "official" not in problem.facts and official is None:
             raise SettingsError(f"{problem.benchmark} has no official prompt besides its own: use --prompt benchmark")
-        return str(problem.facts["official"])
+        return official(problem) if official else str(problem.facts["official"])
     own_form: PromptForm = form
     return benchmarks.get(problem.benchmark).prompt(problem, own_form, variant)
 

@@ -21,6 +21,7 @@ from mirage_core.distributed.job import Job
 from mirage_core.distributed.launch import run_job
 from mirage_core.distributed.oom import OutOfMemoryBackoff
 from mirage_core.errors import DataError, TrainingProcessDied
+from mirage_core.evaluation.blind import BLIND_SUFFIX
 from mirage_core.evaluation.compare import problem_content
 from mirage_core.evaluation.summary import metrics_of
 from mirage_core.generation.decode import Latents
@@ -48,8 +49,11 @@ def evaluate(
     output: Path,
     scratch: Path,
     progress: Progress,
+    blind: bool = False,
 ) -> dict[str, Any]:
     """Answer all problems with the model in a folder; write predictions.parquet and metrics.json, return the metrics.
+
+    ``blind``: without the picture, as the method's name then says.
 
     Batches that an earlier attempt with the same model, problems and settings left in ``scratch`` are reused. If a
     batch does not fit into memory, its problems are answered in portions: ``memory`` in the returned metrics (not in
@@ -61,6 +65,7 @@ def evaluate(
         TrainingProcessDied: a process ended early; another attempt continues with the missing batches.
     """
     _check_problems(problems)
+    method = f"{method}{BLIND_SUFFIX}" if blind else method
     plan = _plan(model, problems, settings, method, latents)
     _prepare(scratch, plan, problems)
     batches = fixed_batches(problems, settings.evaluation.batch_size)
@@ -70,7 +75,7 @@ def evaluate(
     progress(ProgressEvent(stage="evaluation", message=message, step=done, total=len(batches)))
     memory: dict[str, Any] = {}
     if missing:
-        backoff = OutOfMemoryBackoff(_job(model, settings, method, latents, output, scratch), progress)
+        backoff = OutOfMemoryBackoff(_job(model, settings, method, latents, output, scratch, blind=blind), progress)
         for attempt in backoff:
             with attempt:
                 _run(backoff.job, progress)
@@ -126,7 +131,12 @@ def evaluate_rank(job: Job, progress: Progress) -> None:
     device = process_device()
     model = load_model(job.input("model"), dtype=settings.dtype, attention=settings.attention, device=device)
     generator = Generator.for_evaluation(
-        model, job.settings, method=job.options["method"], latents=job.options["latents"], seed=job.seed
+        model,
+        job.settings,
+        method=job.options["method"],
+        latents=job.options["latents"],
+        seed=job.seed,
+        blind=job.options.get("blind", False),
     )
     for index, indices in enumerate(batches):
         if _batch_file(job.scratch, index).is_file() or not _claim(job.scratch, index):
@@ -196,7 +206,9 @@ def _prepare(scratch: Path, plan: dict[str, Any], problems: Sequence[Problem]) -
     plan_file.write_text(text, encoding="utf-8")
 
 
-def _job(model: Path, settings: Settings, method: str, latents: str, output: Path, scratch: Path) -> Job:
+def _job(
+    model: Path, settings: Settings, method: str, latents: str, output: Path, scratch: Path, *, blind: bool
+) -> Job:
     return Job(
         program="evaluate",
         settings=settings,
@@ -204,7 +216,7 @@ def _job(model: Path, settings: Settings, method: str, latents: str, output: Pat
         inputs={"model": model, "problems": _problems(scratch)},
         output=output,
         scratch=scratch,
-        options={"method": method, "latents": latents},
+        options={"method": method, "latents": latents, **({"blind": True} if blind else {})},
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from mirage_core.benchmarks import get, orders_of
 from mirage_core.benchmarks.io.jsonl import Row, read_rows
 from mirage_core.benchmarks.judge import judge
-from mirage_core.errors import DataError, SettingsError
+from mirage_core.errors import DataError
 from mirage_core.types import Prediction, Problem, Scored
 
 MAX_NAMED = 5
@@ -62,11 +62,9 @@ def score_outputs(
     benchmark: str, problems: Sequence[Problem], outputs: Mapping[str, str], *, method: str, rule: str | None = None
 ) -> list[Scored]:
     """Judge outputs in the problems' order; SettingsError for a rule that the benchmark does not have."""
-    rules = get(benchmark).rules
-    if rule is not None and rule not in rules:
-        raise SettingsError(f"{benchmark} has no rule {rule!r}; known: {', '.join(rules)}")
+    applied = get(benchmark).rule_of(rule)
     return [
-        (prediction, judge(problem, prediction, rule or rules[0]))
+        (prediction, judge(problem, prediction, applied))
         for problem in problems
         if problem.id in outputs
         for prediction in [_prediction(problem, outputs[problem.id], method)]

@@ -100,6 +100,7 @@ def sampling_rules(ids: TokenIds, settings: DecodeSettings) -> SamplingRules:
         latent_end=ids.latent_end,
         max_spans=settings.max_spans if settings.latents == "on" else 0,
         free_end=settings.end == "free",
+        max_latents=settings.span_limit,
     )
 
 
@@ -280,6 +281,10 @@ class _DecodeRun:
         numbers = None if self._uniform is None else self._next_numbers(self._uniform)
         greedy = self._settings.temperature == 0
         tokens, log_probs = sample_tokens(scores, greedy, self._settings.top_p, generator, numbers)
+        if self._rules.free_end:
+            log_probs = torch.where(
+                may_end & (tokens != self._rules.latent_end), self._rules.going_on(scores), log_probs
+            )
         return logits, tokens.cpu().numpy(), log_probs
 
     def _next_numbers(self, uniform: Tensor) -> Tensor:

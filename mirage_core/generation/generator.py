@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mirage_core.benchmarks.judge import Scorer, judge
+from mirage_core.benchmarks.judge import Scorer, judge, judged
 from mirage_core.config import EvaluationSettings, InferenceSettings, LatentSettings, Settings
 from mirage_core.errors import SettingsError
 from mirage_core.generation.decode import DecodeSettings, Latents, Observer, decode
@@ -42,6 +42,7 @@ class Generator:
 
     ``method`` labels predictions; ``planning_rule`` and ``scorer`` judge them. ``share_features``: compute the image
     features of a prompt once, for its answers and for training on them, if the vision tower is frozen.
+    ``interventions``: on every answer that ``generate`` gives.
     """
 
     def __init__(
@@ -55,16 +56,27 @@ class Generator:
         method: str = "",
         seed: int = 0,
         share_features: bool = False,
+        interventions: Interventions | None = None,
     ) -> None:
         self.model, self.decoding, self.method, self.seed = model, decoding, method, seed
         self.encoder = Encoder(model.processor, inference.latent, inference.prompt, inference.variant)
         self._planning_rule, self._scorer, self._share_features = planning_rule, scorer, share_features
+        self._interventions = interventions
 
     @classmethod
     def for_evaluation(
-        cls, model: LoadedModel, settings: Settings, *, method: str, latents: Latents = "on", seed: int | None = None
+        cls,
+        model: LoadedModel,
+        settings: Settings,
+        *,
+        method: str,
+        latents: Latents = "on",
+        seed: int | None = None,
+        blind: bool = False,
     ) -> Generator:
         """Generate as evaluation does: the model in evaluation mode, used as its mirage.json says.
+
+        ``blind``: no token attends to the picture's.
 
         Raises:
             SettingsError: mirage.json holds unknown settings, or several samples are asked for at temperature 0.
@@ -78,6 +90,7 @@ class Generator:
             planning_rule=settings.evaluation.planning_rule,
             method=method,
             seed=settings.seed if seed is None else seed,
+            interventions=Interventions(image="hidden") if blind else None,
         )
 
     def prompts(self, problems: Sequence[Problem]) -> list[EncodedPrompt]:
@@ -152,8 +165,8 @@ class Generator:
         )
 
     def judge(self, problem: Problem, prediction: Prediction) -> Score:
-        """Score a prediction on a problem, its own or another."""
-        return self._scorer(problem, prediction, self._planning_rule)
+        """Score a prediction on a problem, its own or another. DataError if the scorer fails."""
+        return judged(self._scorer, problem, prediction, self._planning_rule)
 
     def _generate(
         self, problems: Sequence[Problem], uniform: UniformNumbers | None, max_rows: int | None
@@ -166,7 +179,14 @@ class Generator:
         for first in range(0, samples, width):
             part = None if numbers is None else numbers[:, first : first + width].flatten(0, 1)
             decoding = replace(self.decoding, samples=min(width, samples - first))
-            decoded = decode(self.model.backbone, prompts, self.model.ids, decoding, uniform=part)
+            decoded = decode(
+                self.model.backbone,
+                prompts,
+                self.model.ids,
+                decoding,
+                uniform=part,
+                interventions=self._interventions,
+            )
             for answers, added in zip(trajectories, decoded, strict=True):
                 answers.extend(added)
         return [AnsweredProblem(*parts) for parts in zip(problems, prompts, trajectories, strict=True)]

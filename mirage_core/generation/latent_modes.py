@@ -17,16 +17,20 @@ Mask = NDArray[np.bool_]
 @dataclass(frozen=True, slots=True)
 class StepInput:
     """The next input of every row: a latent where ``is_latent`` [n], else ``tokens`` [n]; ``forced`` [n]: not sampled;
-    ``closes_span`` [n]: the token is the latent_end of a span, forced or sampled."""
+    ``closes_span`` [n]: the token is the latent_end of a span, forced or sampled; ``goes_on`` [n]: the latent was
+    chosen, where the span could have ended."""
 
     is_latent: Mask
     tokens: Ints
     forced: Mask
     closes_span: Mask
+    goes_on: Mask
 
     def select(self, rows: Ints) -> StepInput:
         """The inputs of these rows only."""
-        return StepInput(self.is_latent[rows], self.tokens[rows], self.forced[rows], self.closes_span[rows])
+        return StepInput(
+            self.is_latent[rows], self.tokens[rows], self.forced[rows], self.closes_span[rows], self.goes_on[rows]
+        )
 
 
 class LatentModes:
@@ -53,14 +57,14 @@ class LatentModes:
     def advance(self, sampled: Ints) -> StepInput:
         """Advance every row by the token sampled for it (ignored where ``samples_token`` is False)."""
         countdown = self._countdown
-        forced = countdown == 1
+        forced, may_end = countdown == 1, self.may_end()
         ends = self.samples_token() & (countdown > 1) & (sampled == self._end)
         is_latent = (countdown > 1) & ~ends
         tokens = np.where(forced, self._end, sampled)
         starts = (countdown == 0) & (sampled == self._start)
         self.spans_started = self.spans_started + starts
         self._countdown = np.where(starts, self.num_latents + 1, np.where(is_latent, countdown - 1, 0))
-        return StepInput(is_latent, tokens, forced, forced | ends)
+        return StepInput(is_latent, tokens, forced, forced | ends, is_latent & may_end)
 
     def select(self, rows: Ints) -> None:
         """Continue with these rows only."""

@@ -17,7 +17,8 @@ class SamplingRules:
 
     ``banned`` ids have probability 0, as has latent_start after ``max_spans`` spans, and latent_end except with
     ``free_end`` inside a span (after at least one latent). A temperature of 0 means greedy, and counts as 1 in
-    log-probabilities.
+    log-probabilities. Inside a span that may end, every token but latent_end means one more latent
+    (``going_on``), up to ``max_latents`` of a span.
     """
 
     temperature: float
@@ -26,6 +27,7 @@ class SamplingRules:
     latent_end: int
     max_spans: int
     free_end: bool
+    max_latents: int = 0
 
     def scores(self, logits: Tensor, in_span: Tensor, spans_started: Tensor) -> Tensor:
         """Logits [n, V] in float32, after bans and temperature; ``in_span`` [n] bool, ``spans_started`` [n]."""
@@ -37,6 +39,11 @@ class SamplingRules:
         columns = torch.tensor([self.latent_start, self.latent_end], device=scores.device)
         forbidden = torch.stack([spans_started >= self.max_spans, no_end], dim=-1)
         return scores.index_copy(-1, columns, scores[..., columns].masked_fill(forbidden, minus_inf))
+
+    def going_on(self, scores: Tensor) -> Tensor:
+        """Log-probability [n] that a span that may end gets one more latent: of any token but latent_end."""
+        others = scores.index_fill(-1, torch.tensor([self.latent_end], device=scores.device), float("-inf"))
+        return others.logsumexp(-1) - scores.logsumexp(-1)
 
 
 def sample_tokens(

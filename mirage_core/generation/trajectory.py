@@ -21,10 +21,12 @@ class Trajectory:
     """One answer: its text tokens (latent_start and latent_end included, latents not) and its latent spans.
 
     ``spans[i].position``: the span's latents are before token_ids[position]. ``latents``: [k, D] a span, as they were
-    input. ``sampled``: False for forced tokens (latent_end of an exact span, or at the cap). ``log_probs``: of sampled
-    tokens, at the temperature (0 counts as 1), after the bans, BEFORE top-p (as ``losses.text_log_probs`` recomputes
-    them); 0.0 if forced. ``finished``: the last token is end_of_turn, so the answer did not reach the length limit.
-    ``span_states``: keys and values of every span, if decoding records them; else empty.
+    input. ``sampled``: False for forced tokens (latent_end of an exact span, or of a span of one latent at the cap).
+    ``log_probs``: of sampled tokens, at the temperature (0 counts as 1), after the bans, BEFORE top-p (as
+    ``losses.text_log_probs`` recomputes them); 0.0 if forced. That of the latent_end of a free span is of the span's
+    length: it holds every choice to go on, and at the cap these alone. ``finished``: the last token is end_of_turn, so
+    the answer did not reach the length limit. ``span_states``: keys and values of every span, if decoding records
+    them; else empty.
     """
 
     token_ids: tuple[int, ...]
@@ -45,6 +47,15 @@ class _Row:
     sampled: list[bool] = field(default_factory=list)
     latents: dict[int, list[Tensor]] = field(default_factory=dict)
     states: list[SpanStates] = field(default_factory=list)
+    went_on: float | None = None
+    """The log-probability of the choices to go on in the span so far; None: there were none."""
+
+    def add(self, token: int, log_prob: float, *, forced: bool) -> None:
+        """Add a text token; the choices that its span has made count as its own."""
+        self.tokens.append(token)
+        self.sampled.append(not forced or self.went_on is not None)
+        self.log_probs.append((0.0 if forced else log_prob) + (self.went_on or 0.0))
+        self.went_on = None
 
     def trajectory(self, stops: tuple[int, ...]) -> Trajectory:
         """The answer so far."""
@@ -70,15 +81,14 @@ class Recorder:
         """Add one step of unfinished rows [n]; ``latents`` [n, D] are the inputs of those in latent mode."""
         values = [0.0] * len(rows) if log_probs is None else log_probs.tolist()
         is_latent, tokens, forced = inputs.is_latent.tolist(), inputs.tokens.tolist(), inputs.forced.tolist()
-        for row, in_span, token, not_sampled, log_prob in zip(
-            rows.tolist(), is_latent, tokens, forced, values, strict=True
+        for row, in_span, token, not_sampled, goes_on, log_prob in zip(
+            rows.tolist(), is_latent, tokens, forced, inputs.goes_on.tolist(), values, strict=True
         ):
-            if in_span:
-                continue
             answer = self._rows[row]
-            answer.tokens.append(token)
-            answer.sampled.append(not not_sampled)
-            answer.log_probs.append(0.0 if not_sampled else log_prob)
+            if not in_span:
+                answer.add(token, log_prob, forced=not_sampled)
+            elif goes_on:
+                answer.went_on = (answer.went_on or 0.0) + log_prob
         self._record_latents(rows, inputs, latents)
 
     def record_states(self, row: int, states: SpanStates) -> None:

@@ -154,7 +154,7 @@ class Encoder:
         """Patches [P, C] and grids [N, 3] of image files. DataError, naming ``what``, if one is broken."""
         if not images:
             return no_pixels(), no_grids()
-        opened = [open_image(data, self._prompt.image_scale, what) for data in images]
+        opened = [open_image(data, self._prompt.image_scale, what, self._prompt.background) for data in images]
         try:
             encoded = self._processor.image_processor(images=opened, size=self._size, return_tensors="pt")
         except ValueError as error:

@@ -57,7 +57,7 @@ def run_to_model(settings: Settings, method: str, step: Step[Handle]) -> dict[st
     """Run a recipe up to the model of ``method``; returns handles of ``model``, ``problems``, ``auxiliary_images``."""
 
     def without_evaluation(name: str, params: Mapping[str, Any], /, **inputs: Handle) -> Handle:
-        return inputs["model"] if name == "evaluation" else step(name, params, **inputs)
+        return inputs["model"] if name in ("evaluation", "blind-evaluation") else step(name, params, **inputs)
 
     evaluation = settings.evaluation.model_copy(update={"methods": (method,)})
     handles = run_to_evaluations(settings.model_copy(update={"evaluation": evaluation}), without_evaluation)

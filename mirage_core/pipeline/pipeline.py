@@ -50,6 +50,10 @@ def run_to_evaluations(settings: Settings, step: Step[Handle]) -> dict[str, Hand
         params = {"method": method.name}
         model, problems = handles[method.stage], handles[method.problems]
         handles[label("evaluation", params)] = step("evaluation", params, model=model, problems=problems)
+        if settings.evaluation.blind:
+            handles[label("blind-evaluation", params)] = step(
+                "blind-evaluation", params, model=model, problems=problems
+            )
     return handles
 
 

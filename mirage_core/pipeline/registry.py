@@ -10,7 +10,7 @@ from mirage_core.pipeline.stages.auxiliary_input import AUXILIARY_EXAMPLES, AUXI
 from mirage_core.pipeline.stages.base_model import BASE
 from mirage_core.pipeline.stages.captions import CAPTIONS
 from mirage_core.pipeline.stages.diagnosis import DIAGNOSIS
-from mirage_core.pipeline.stages.evaluate import EVALUATION
+from mirage_core.pipeline.stages.evaluate import BLIND_EVALUATION, EVALUATION
 from mirage_core.pipeline.stages.examples import EXAMPLES
 from mirage_core.pipeline.stages.lens import LENS
 from mirage_core.pipeline.stages.measure import COLLECT, MEASURE
@@ -35,8 +35,8 @@ STAGES: dict[str, Stage] = {
     )
 }
 
-BESIDE: dict[str, Stage] = {stage.name: stage for stage in (COLLECT, MEASURE, LENS, DIAGNOSIS, STUDY)}
-"""Stages outside of a run's pipeline: those of the causal analysis, and a study's report."""
+BESIDE: dict[str, Stage] = {stage.name: stage for stage in (COLLECT, MEASURE, LENS, DIAGNOSIS, STUDY, BLIND_EVALUATION)}
+"""Stages outside of most runs' pipeline: those of the causal analysis, a study's report, answers without pictures."""
 
 
 def get_stage(name: str) -> Stage:

@@ -69,7 +69,8 @@ def training_moments(resident: ResidentMemory, work: Work) -> list[Moment]:
     """Return the moments of a supervised step, or of a policy update."""
     sizes, batch, b = work.sizes, work.batch, work.config.dtype_bytes
     fixed = {"weights": resident.weights, "optimizer": resident.optimizer, "buffers": resident.buffers}
-    accumulated = resident.gradients if work.accumulating else 0
+    accumulated = _earlier_gradients(resident) if work.accumulating else 0
+    sums = resident.sums if work.accumulating else 0
     head = _head_gradient(work)
     logits = max(
         loss_forward(sizes, batch),
@@ -83,7 +84,10 @@ def training_moments(resident: ResidentMemory, work: Work) -> list[Moment]:
     inputs = batch.tokens * b * sizes.text.hidden
     points = {
         "loss": {"gradients": accumulated, "activations": activations, "logits": logits},
-        "first layers": {"gradients": max(accumulated, head), "activations": activations + in_flight},
+        "first layers": {
+            "gradients": sums + head if sums else max(accumulated, head),
+            "activations": activations + in_flight,
+        },
         "last layers": {
             "gradients": _late_gradients(resident, work),
             "activations": _late_activations(work) + in_flight,
@@ -92,10 +96,15 @@ def training_moments(resident: ResidentMemory, work: Work) -> list[Moment]:
             "gradients": _late_gradients(resident, work),
             "activations": _activations_between_passes(work, activations),
         },
-        "embedding": {"gradients": resident.gradients + tied, "activations": inputs},
+        "embedding": {"gradients": resident.gradients + sums + tied, "activations": inputs},
         "step": {"gradients": resident.gradients, "stepping": resident.stepping},
     }
     return [Moment(name=name, parts={**fixed, **parts}) for name, parts in points.items()]
+
+
+def _earlier_gradients(resident: ResidentMemory) -> int:
+    """Return the gradients of earlier micro-batches: their sums, where the engine keeps some."""
+    return resident.sums or resident.gradients
 
 
 def _head_gradient(work: Work) -> int:
@@ -109,7 +118,7 @@ def _late_gradients(resident: ResidentMemory, work: Work) -> int:
     With several passes every layer already has a gradient.
     """
     if work.accumulating or work.config.adapters:
-        return resident.gradients
+        return resident.gradients + (resident.sums if work.accumulating else 0)
     missing = 0 if work.sizes.tied else work.sizes.table
     missing += 0 if work.batch.several else work.sizes.layer
     return round(resident.gradients * (1 - missing / work.sizes.language))

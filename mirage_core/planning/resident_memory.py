@@ -24,7 +24,8 @@ MOMENTS = {"adamw": 2 * FLOAT, "adamw_8bit": 2 + 2 * FLOAT / 256}
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResidentMemory:
     """``optimizer``: moments and float32 weights; ``buffers``: buckets for reducing and gathering; ``stepping``: extra
-    memory of an optimizer step; ``main``: what is offloaded to main memory."""
+    memory of an optimizer step; ``main``: what is offloaded to main memory; ``sums``: float32 sums of the gradients of
+    earlier micro-batches, where these are kept beside the gradients."""
 
     weights: int
     gradients: int
@@ -32,6 +33,7 @@ class ResidentMemory:
     buffers: int
     stepping: int
     main: int
+    sums: int = 0
 
 
 def resident_memory(
@@ -57,11 +59,12 @@ def _plain(total: int, trained: int, b: int, moments: float) -> ResidentMemory:
         buffers=0,
         stepping=FLOAT * trained * (1 if b == FLOAT else 2),
         main=0,
+        sums=0 if b == FLOAT else FLOAT * trained,
     )
 
 
 def _deepspeed(total: int, trained: int, b: int, moments: float, runtime: RuntimeSettings) -> ResidentMemory:
-    """ZeRO 1 shards the optimizer state, 2 also the gradients, 3 also the weights; shards are float32."""
+    """ZeRO 1 shards the optimizer state, 2 also gradients, 3 also weights; shards and gradients are float32."""
     stage, world = runtime.zero_stage, runtime.world_size
     # An AdamW that is not fused computes every update in a tensor of its own.
     update = 0 if runtime.fused_optimizer else FLOAT
@@ -81,7 +84,7 @@ def _deepspeed(total: int, trained: int, b: int, moments: float, runtime: Runtim
     if stage == 3:
         buffers += b * min(GATHERED, total)
     main = 0
-    gradients = b * trained if stage == 1 else b * shard
+    gradients = FLOAT * (trained if stage == 1 else shard)
     if runtime.offload_optimizer:
         main, state, stepping = state + stepping, 0, 0
         gradients = gradients if stage == 1 else 0  # moved to main memory, one bucket at a time

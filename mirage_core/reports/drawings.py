@@ -11,25 +11,19 @@ from math import atan2, cos, pi, sin
 from PIL import Image, ImageDraw
 
 from mirage_core.errors import DataError
+from mirage_core.image_files import read_rgb
 
 Cell = tuple[int, int]
 RIGHT_COLOUR = (22, 163, 74)
 WRONG_COLOUR = (220, 38, 38)
 NEUTRAL_COLOUR = (37, 99, 200)
 _OVERSAMPLE = 4
-MAX_PIXELS = 80_000_000
 IMAGE_WIDTH = 200
 
 
 def open_image(data: bytes, name: str) -> Image.Image:
-    """Decode an image to RGB. DataError, with ``name``, for a broken image or one of more than MAX_PIXELS."""
-    try:
-        with Image.open(BytesIO(data)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{name}: {image.width}x{image.height} pixels, at most {MAX_PIXELS} are accepted")
-            return image.convert("RGB")
-    except (OSError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name}: not a readable image ({error}); expected PNG or JPEG bytes") from error
+    """Decode an image to RGB. DataError, with ``name``, for a broken or oversized image."""
+    return read_rgb(data, name)
 
 
 def data_uri(data: bytes, kind: str) -> str:

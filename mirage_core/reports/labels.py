@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mirage_core.evaluation.blind import BLIND_SUFFIX, TEXT_RULE
 from mirage_core.methods import METHODS, TRAIN_STAGES
 
 BENCHMARKS = {
@@ -22,12 +23,23 @@ BENCHMARKS = {
 }
 RULES = {
     "mirage": "Mirage's rule: the boxed moves are walked to the end; right when the FINAL cell is the goal",
-    "option-letter": "The letter in the box, else the last “(X)”, else the option whose own text stands in the answer",
+    "option-letter": (
+        "The letter in the box, else the option that the answer chooses by letter or text; rejected ones do not win"
+    ),
+    "option-letter-1": "The letter in the box, else the last “(X)”, else the option whose text the answer contains",
+    "vstar-official": "lmms-eval's own reader of V*",
+    "hr-bench-official": "HR-Bench's own rules, without a judge model",
+    "blink-official": "BLINK's own rules, without a judge model",
+    "comt-official": "CoMT's own reader",
+    "sat-official": "SAT's own text match: the right option's words",
+    "mme-realworld-official": "MME-RealWorld's own reader, with its faults",
+    "mirage-official": "Mirage's own code: the last box's letters U, D, L, R, walked to the end",
+    "vsp-official": "VSP's own code: after “Action plan: ” or “<Output>”, nothing else",
     "published-letter": (
         "The letter in the box, else the last “(X)”, else that of “the answer is X”, else a letter alone, else the "
         "only option whose text stands in the answer"
     ),
-    "mme-realworld": "MME-RealWorld's own: its usual openings struck out, the first capital from A to E",
+    "mme-realworld": "MME-RealWorld's own without its faults: usual openings struck out, the first capital from A to E",
     "tablevqa": "TableVQA-Bench's own: sets of values, true or false, figures with or without their scale",
     "tablevqa-exact": "TableVQA-Bench's own, figures with their scale only",
     "vsp": "VSP's rule: the walk stops at the first hole or goal it enters; right when that is the goal",
@@ -42,6 +54,13 @@ def method_label(method: str) -> str:
 def short_label(method: str) -> str:
     """Return a method's name for a legend."""
     return method_label(method).split(" (")[0].replace(" alone", "")
+
+
+def blind_label(method: str) -> str:
+    """Return what answers without the picture are called: of the text-only rule, or of a method."""
+    if method == TEXT_RULE:
+        return "text alone, by rule"
+    return f"{short_label(method.removesuffix(BLIND_SUFFIX))}, no picture"
 
 
 def benchmark_label(benchmark: str) -> str:

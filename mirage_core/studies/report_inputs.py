@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mirage_core.methods import get_method
 from mirage_core.pipeline.portable_settings import strip_local_paths
+from mirage_core.reports.study.blind import PROBLEMS
 from mirage_core.reports.study.inputs import CellBudget, CellReportInput, RunReportInput, StudyReportInput
 from mirage_core.store import Store
 from mirage_core.studies.plan import is_measured
@@ -38,12 +39,17 @@ def command_of(study: Study, sets: Sequence[str]) -> str:
 
 
 def report_artifacts(results: Sequence[CellResult]) -> dict[str, Artifact]:
-    """Return the report's artifacts: the answers of every completed run by its name, and its interventions."""
+    """Return the report's artifacts: the answers of every completed run by its name, its interventions and problems."""
     answers = {result.run.name: result.evaluation for result in results if result.evaluation is not None}
     interventions = {
         _interventions_name(result): result.interventions for result in results if result.interventions is not None
     }
-    return {**answers, **interventions}
+    problems = {
+        f"{PROBLEMS}{result.artifacts['problems'].digest}": result.artifacts["problems"]
+        for result in results
+        if result.evaluation is not None
+    }
+    return {**answers, **interventions, **problems}
 
 
 def _interventions_name(result: CellResult) -> str:

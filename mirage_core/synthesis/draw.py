@@ -5,16 +5,14 @@ An image that the data set provides (CoMT's rationale, a user's own image) is us
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-
-from PIL import Image
 
 from mirage_core.benchmarks import jigsaw, task_of, vsp_planning, vsp_reasoning
 from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.config import AuxiliaryImageSettings
 from mirage_core.errors import InputError
+from mirage_core.image_files import read_rgb
 from mirage_core.synthesis.film import DRAWN, Film, film_of
 from mirage_core.synthesis.maze_images import choose_step, draw_arrows, draw_map_after_step, maze_of
 from mirage_core.types import AuxiliaryImage, Problem, Progress, ProgressEvent
@@ -103,7 +101,7 @@ def _map_after_step(problem: Problem, settings: AuxiliaryImageSettings, cell_px:
 
 
 def _stitched(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, seed: int) -> AuxiliaryImage:  # noqa: ARG001
-    reference, *pieces = (Image.open(io.BytesIO(image)).convert("RGB") for image in problem.images)
+    reference, *pieces = (read_rgb(image, f"an image of problem {problem.id}") for image in problem.images)
     right = LETTERS.index(problem.answer)
     shown = pieces if settings.jigsaw_layout == "both" else [pieces[right]]
     image = picture_bytes(stitched(reference, shown))

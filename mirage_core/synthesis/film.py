@@ -6,7 +6,6 @@ knows its state, labels go with the frames: the cell that a frame is about, and 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +14,7 @@ from PIL import Image
 
 from mirage_core.benchmarks import jigsaw, vsp_planning, vsp_reasoning
 from mirage_core.config import AuxiliaryImageSettings
+from mirage_core.image_files import read_rgb
 from mirage_core.synthesis.maze_images import draw_arrows, draw_map_after_step, maze_of
 from mirage_core.types import Problem
 from mirage_core.worlds.jigsaw import stitched
@@ -64,7 +64,7 @@ def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) ->
 
 def _candidates(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:  # noqa: ARG001
     """The reference with each candidate in its place, in the order of the options."""
-    reference, *pieces = (Image.open(io.BytesIO(image)).convert("RGB") for image in problem.images)
+    reference, *pieces = (read_rgb(image, f"an image of problem {problem.id}") for image in problem.images)
     return Film(tuple(picture_bytes(stitched(reference, [piece])) for piece in pieces))
 
 

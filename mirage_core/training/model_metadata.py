@@ -6,10 +6,12 @@ recipe. Settings of the whole recipe, commit and versions are in the artifact's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from mirage_core.config import InferenceSettings, Settings, identity
+from mirage_core.config import InferenceSettings, Settings, as_recipe, identity
 from mirage_core.distributed.job import Job
+from mirage_core.errors import SettingsError
 from mirage_core.methods import programs
 from mirage_core.model.loading import FROM_SCRATCH, LoadedModel
 from mirage_core.store.manifest import describe_folder, digest_of
@@ -26,6 +28,36 @@ def model_metadata(job: Job, model: LoadedModel) -> dict[str, Any]:
         "stages": [*before.get("stages", [before.get("stage", "base")]), job.program],
         "history": [*before.get("history", []), _chapter(job)],
     }
+
+
+def check_own_settings(job: Job, about: Mapping[str, Any]) -> None:
+    """Refuse to go on with a model under other settings than its own: those in ``about``, its mirage.json.
+
+    Answers under other settings would not be the model's, and the result would claim to have been trained with them.
+    What only targets are made of (latent.compression) does not count. SettingsError names every setting with both
+    values.
+    """
+    own, recipe = InferenceSettings.from_metadata(about, job.settings), InferenceSettings.of(job.settings)
+    found, wanted = _flat(own, latents=has_latents(job)), _flat(recipe, latents=has_latents(job))
+    faults = [
+        f"{name} is {found[name]!r} in the model, {wanted[name]!r} in the recipe"
+        for name in found
+        if found[name] != wanted[name]
+    ]
+    if faults:
+        raise SettingsError(
+            f"{job.program} would train a model under other settings than its own: {'; '.join(faults)}. Set the "
+            "recipe's to the model's, or train the model with the recipe's settings first"
+        )
+
+
+def _flat(inference: InferenceSettings, *, latents: bool) -> dict[str, Any]:
+    """Return the settings by their names in a recipe."""
+    sections = {"prompt": as_recipe(inference.prompt)}
+    if latents:
+        sections["latent"] = as_recipe(inference.latent, exclude={"compression"})
+    named = {f"{section}.{name}": value for section, values in sections.items() for name, value in values.items()}
+    return {**named, "teacher.variant": inference.variant}
 
 
 def warmup_metadata(job: Job) -> dict[str, Any]:

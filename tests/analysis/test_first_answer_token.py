@@ -30,7 +30,12 @@ def first_answer_steps(*rows: list[str], in_answer_box: bool = False) -> list[in
         logits = torch.zeros(len(going), 30)
         logits[:, step] = 50.0  # the step is written into the distribution
         observer(
-            Step(np.array(going), torch.zeros(len(going), 2), logits, StepInput(nothing, tokens, nothing, nothing))
+            Step(
+                np.array(going),
+                torch.zeros(len(going), 2),
+                logits,
+                StepInput(nothing, tokens, nothing, nothing, nothing),
+            )
         )
     return [None if one is None else int(one.argmax()) for one in observer.log_probs]
 
@@ -57,7 +62,12 @@ def test_latents_are_no_tokens() -> None:
     observer = FirstAnswerToken(Pieces(), 1, in_answer_box=True)
     latent, nothing = np.ones(1, dtype=bool), np.zeros(1, dtype=bool)
     observer(
-        Step(np.array([0]), torch.zeros(1, 2), torch.zeros(1, 9), StepInput(latent, np.array([6]), nothing, nothing))
+        Step(
+            np.array([0]),
+            torch.zeros(1, 2),
+            torch.zeros(1, 9),
+            StepInput(latent, np.array([6]), nothing, nothing, nothing),
+        )
     )
     assert observer.log_probs == [None]
 

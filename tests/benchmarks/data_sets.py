@@ -105,25 +105,39 @@ def comt_folder(folder: Path, count: int = 12, **changed: Any) -> Path:
     return folder
 
 
-def vsp_folder(folder: Path, tables: bool = True, task: str = "task-main") -> Path:
-    """A folder like the original VSP repository, with two maps of level 3; a question and an answer to each but in
-    task-main."""
-    maps = folder / "maze" / task / "maps" / "level3"
-    for number, rows in enumerate(MAPS):
-        (maps / "img").mkdir(parents=True, exist_ok=True)
-        (maps / "img" / f"{number}.png").write_bytes(picture_bytes(render(maze_from_rows(rows), 64)))
-        for kind, text in (("question", f"Is cell {number} safe?\n"), ("answer", "Yes.\n")):
-            if task != "task-main":
-                (maps / kind).mkdir(exist_ok=True)
-                (maps / kind / f"{number}.txt").write_text(text)
-        if tables:
-            (maps / "table").mkdir(exist_ok=True)
-            head = "| | Col 1 | Col 2 | Col 3 |\n"
-            lines = [
-                f"| Row {at} | {' | '.join(MARKS[cell] for cell in row)} |" for at, row in enumerate(rows, start=1)
-            ]
-            (maps / "table" / f"{number}.txt").write_text(head + "\n".join(lines) + "\n")
+def vsp_folder(folder: Path, tables: bool = True, task: str = "task-main", levels: Sequence[str] = ("level3",)) -> Path:
+    """A folder like a checkout of UCSB-NLP-Chang/Visual-Spatial-Planning at 1608e3c (VSP-main/maze), with two maps.
+
+    As there: task 1 asks for holes and answers Y or N; task 2 has maps alone; task 3 has four texts, and five lines of
+    which the last is the index of the right one; task 4 has a plan, in folders by its length.
+    """
+    questions = {
+        "task1": [("Is there a hole in row 2, column 2?", "Y"), ("Is there a hole in row 1, column 1?", "N")],
+        "task3": [("\n(A)\n| @ |\n(B)\n| * |\n(C)\n| # |\n(D)\n| _ |", "5-32\n3-64\n4-15\n3-0\n3")] * 2,
+        "task4": [("RD", "N"), ("UU", "Y")],
+    }
+    for name in VSP_STEPS if task == "task4" else levels:
+        maps = folder / "VSP-main" / "maze" / task / "maps" / name
+        for number, rows in enumerate(MAPS):
+            _write(maps / "img" / f"{number}.png", picture_bytes(render(maze_from_rows(rows), 64)))
+            if task in questions:
+                for kind, text in zip(("question", "answer"), questions[task][number], strict=True):
+                    _write(maps / kind / f"{number}.txt", text.encode())
+            if tables:
+                head = "| | Col 1 | Col 2 | Col 3 |\n"
+                lines = [
+                    f"| Row {at} | {' | '.join(MARKS[cell] for cell in row)} |" for at, row in enumerate(rows, start=1)
+                ]
+                _write(maps / "table" / f"{number}.txt", (head + "\n".join(lines) + "\n").encode())
     return folder
+
+
+VSP_STEPS = tuple(f"level_step{steps}" for steps in (1, 3, 5, 7, 9))
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
 
 
 def photographs(folder: Path, count: int, side: int = 80) -> Path:

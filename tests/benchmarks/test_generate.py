@@ -12,8 +12,10 @@ from PIL import Image
 from mirage_core import benchmarks
 from mirage_core.benchmarks.generate import generate_problems, level_counts
 from mirage_core.benchmarks.splits import split_of
-from mirage_core.config import BenchmarkData, ProblemSettings
+from mirage_core.benchmarks.vsp_reasoning import LETTERS
+from mirage_core.config import BenchmarkData, ProblemSettings, ReasoningData, as_recipe, identity
 from mirage_core.errors import DataError
+from mirage_core.evaluation.blind import text_rule
 from mirage_core.worlds.maze import (
     canonical,
     maze_from_rows,
@@ -21,6 +23,7 @@ from mirage_core.worlds.maze import (
     picture_bytes,
     read_maze,
     render,
+    shape_of,
     shortest_path,
     walk,
 )
@@ -42,6 +45,60 @@ def maze_of(problem):
 @pytest.fixture(scope="module")
 def problems():
     return generate_problems(SETTINGS, 42, quiet)
+
+
+def text_rule_accuracy(problems):
+    test = [problem for problem in problems if problem.split == "test"]
+    scored = text_rule([problem for problem in problems if problem.split == "train"], test, "mirage")
+    return sum(score.correct for _, score in scored) / len(scored)
+
+
+@pytest.fixture(scope="module")
+def by_plans():
+    sizes = {"train_levels": (4, 5), "test_levels": (4, 5), "train": 600, "validation": 0, "test_per_level": 90}
+    return {
+        plans: generate_problems(
+            ProblemSettings(vsp_planning=None, vsp_reasoning=ReasoningData(plans=plans, **sizes)), 3, quiet
+        )
+        for plans in ("published", "balanced")
+    }
+
+
+def test_published_plans_tell_half_of_the_answers_without_a_picture_and_balanced_ones_a_third(by_plans):
+    assert text_rule_accuracy(by_plans["published"]) > 0.45
+    assert text_rule_accuracy(by_plans["balanced"]) == pytest.approx(1 / 3, abs=0.08)
+
+
+def test_balanced_plans_have_every_outcome_as_often_for_every_length_and_number_of_revisits(by_plans):
+    counts = Counter(
+        (problem.split, problem.group, shape_of(problem.facts["plan"]), problem.answer)
+        for problem in by_plans["balanced"]
+    )
+    for split, group, shape, _ in counts:
+        assert not shape.ends_in_visited
+        assert len({counts[split, group, shape, answer] for answer in "ABC"}) == 1
+    assert len({shape.length for _, _, shape, _ in counts}) > 5
+    assert len({shape.revisits for _, _, shape, _ in counts}) > 2
+
+
+def test_balanced_plans_are_right_and_their_maps_differ_in_the_test(by_plans):
+    problems = by_plans["balanced"]
+    for problem in problems:
+        maze, plan = maze_of(problem), problem.facts["plan"]
+        assert LETTERS[walk(maze, plan, stop_at_goal=True).outcome] == problem.answer
+        assert all(walk(maze, plan[:moves], stop_at_goal=True).outcome == "safe" for moves in range(1, len(plan))), (
+            "only the last move decides"
+        )
+    forms = [canonical(maze_of(problem)) for problem in problems if problem.split == "test"]
+    assert len(set(forms)) == len(forms) == 180
+
+
+def test_the_published_way_is_the_default_and_not_part_of_an_identity():
+    assert ProblemSettings().vsp_reasoning == ReasoningData(plans="published")
+    assert "plans" not in identity(ProblemSettings())["vsp_reasoning"]
+    assert identity(ReasoningData(plans="balanced"))["plans"] == "balanced"
+    assert ReasoningData.model_validate(identity(ReasoningData(plans="balanced"))).plans == "balanced"
+    assert as_recipe(ReasoningData(plans="balanced"))["plans"] == "balanced"
 
 
 def test_every_split_and_level_has_what_was_asked_for(problems):
@@ -78,7 +135,8 @@ def test_pictures_show_the_maps_and_answers_score(problems):
     for problem in problems[::7]:
         assert read_maze(Image.open(io.BytesIO(problem.images[0]))) == maze_of(problem)
         benchmark = benchmarks.get(problem.benchmark)
-        assert all(benchmark.score(problem, f"\\boxed{{{problem.answer}}}", rule).correct for rule in benchmark.rules)
+        boxes = [rule for rule in benchmark.rules if rule != "vsp-official"]  # which wants "Action plan: D,R"
+        assert all(benchmark.score(problem, f"\\boxed{{{problem.answer}}}", rule).correct for rule in boxes)
 
 
 def test_planning_answers_are_shortest_paths(problems):

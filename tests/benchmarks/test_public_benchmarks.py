@@ -81,7 +81,7 @@ def test_bare_letters_and_sentences_are_read_as_published_prompts_ask_for_them(t
     }  # fmt: skip
 
     assert {output: judged(problem, output).parsed for output in read} == read
-    assert judged(problem, "A").rule == "published-letter"
+    assert judged(problem, "A").rule == "option-letter"
 
 
 def test_hr_bench_asks_each_question_in_four_rotations_that_share_their_picture(tmp_path: Path) -> None:

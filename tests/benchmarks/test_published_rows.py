@@ -166,12 +166,12 @@ def test_a_broken_or_huge_picture_is_refused_before_it_is_unpacked(published, da
         vsp_planning.load(file)
 
 
-def test_other_formats_than_png_and_jpeg_are_refused(published):
+def test_a_format_that_no_data_set_uses_is_refused_with_the_ones_that_are_read(published):
     file = published(planning_row())
     buffer = io.BytesIO()
-    render(MAZE).save(buffer, "GIF")
+    render(MAZE).save(buffer, "PPM")
     (file.parent / "imgs" / "a.png").write_bytes(buffer.getvalue())
-    with pytest.raises(DataError, match="PNG or JPEG"):
+    with pytest.raises(DataError, match="PNG, JPEG, WebP, GIF, BMP or TIFF"):
         vsp_planning.load(file)
 
 

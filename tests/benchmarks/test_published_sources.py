@@ -18,7 +18,8 @@ from mirage_core.benchmarks.load_problems import SourcedProblem, sourced_problem
 from mirage_core.benchmarks.vsp_folder import folder_problems
 from mirage_core.config import CoMTData, ProblemSettings, SATData, VSPFolderData
 from mirage_core.errors import DataError
-from tests.benchmarks.data_sets import comt_folder, picture, sat_folder, sat_rows, vsp_folder, write_parquet
+from mirage_core.worlds.maze import maze_from_rows, picture_bytes, render
+from tests.benchmarks.data_sets import MAPS, comt_folder, picture, sat_folder, sat_rows, vsp_folder, write_parquet
 
 NOTHING_DRAWN: dict[str, Any] = {"vsp_planning": None, "vsp_reasoning": None}
 
@@ -160,22 +161,104 @@ def test_the_original_vsp_folder_gives_planning_problems(tmp_path: Path, tables:
     assert all(problem.split == "test" and problem.group == "level-3" for problem in problems)
 
 
-def test_the_questions_of_the_original_vsp_folder_are_asked_and_judged(tmp_path: Path) -> None:
-    vsp_folder(tmp_path, task="task4")
-    data = VSPFolderData(source=str(tmp_path), levels=(3,), tasks=("task4",))
+@pytest.mark.parametrize(
+    ("task", "groups", "answers", "first_output"),
+    [
+        ("task1", {"task1-level-3"}, {"yes", "no"}, "\\boxed{Yes}"),
+        ("task2", {"task2-level-3"}, {"Above,Left", "Below,Left"}, "\\boxed{above, left}"),
+        ("task3", {"task3-level-3"}, {"D"}, "<Answer> D"),
+        ("task4", {f"task4-steps-{steps}" for steps in (1, 3, 5, 7, 9)}, {"yes", "no"}, "It steps into it.\nNo"),
+    ],
+)
+def test_the_questions_of_the_original_vsp_repository_are_asked_and_judged(
+    tmp_path: Path, task: str, groups: set[str], answers: set[str], first_output: str
+) -> None:
+    vsp_folder(tmp_path, task=task)
+    data = VSPFolderData(source=str(tmp_path), levels=(3,), tasks=(task,))  # type: ignore[arg-type]
     problems = [problem for problem, _ in sourced(vsp_folder=data)]
     questions = benchmarks.get("vsp-questions")
 
-    assert [(problem.id, problem.group, problem.answer) for problem in problems] == [
-        ("vsp-task4-3-000", "task4-level-3", "Yes."), ("vsp-task4-3-001", "task4-level-3", "Yes."),
-    ]  # fmt: skip
-    assert problems[1].question.startswith("<image>\nIs cell 1 safe?")
-    assert questions.score(problems[0], "<think>ice</think>\\boxed{yes}").correct
-    assert questions.score(problems[0], "It is ice.\nYes").correct
-    assert not questions.score(problems[0], "\\boxed{No}").correct
-    (tmp_path / "maze" / "task4" / "maps" / "level3" / "answer" / "1.txt").unlink()
-    with pytest.raises(DataError, match=r"1\.png: its answer is missing or empty"):
+    assert {problem.group for problem in problems} == groups <= set(questions.groups)
+    assert {problem.answer for problem in problems} == answers
+    assert all(problem.question.startswith("<image>\n") and len(problem.question) > 40 for problem in problems)
+    assert questions.score(problems[0], first_output).correct
+    assert not questions.score(problems[0], "I cannot tell.").correct
+
+
+def test_the_answer_of_a_plan_is_that_of_its_file_or_else_of_the_map(tmp_path: Path) -> None:
+    vsp_folder(tmp_path, task="task4")
+    data = VSPFolderData(source=str(tmp_path), tasks=("task4",))
+    expected = [problem.answer for problem in folder_problems(data)]
+    for file in tmp_path.rglob("answer/*.txt"):
+        file.unlink()
+    assert [problem.answer for problem in folder_problems(data)] == expected
+    next(tmp_path.rglob("question/1.txt")).write_text("go up")
+    with pytest.raises(DataError, match="'go up' is no plan"):
         list(folder_problems(data))
+
+
+def test_a_question_that_is_missing_is_named(tmp_path: Path) -> None:
+    vsp_folder(tmp_path, task="task1")
+    next(tmp_path.rglob("question/1.txt")).unlink()
+    with pytest.raises(DataError, match=r"1\.png: its question is missing or empty"):
+        list(folder_problems(VSPFolderData(source=str(tmp_path), levels=(3,), tasks=("task1",))))
+
+
+@pytest.mark.parametrize("rows", ["data/vsp_spatial_planning", "elsewhere/vsp_spatial_planning"])
+def test_images_named_from_the_root_of_mirages_repository_are_found(tmp_path: Path, rows: str) -> None:
+    """As in UMass-Embodied-AGI/Mirage, data/vsp_spatial_planning/test_direct.jsonl, unpacked there or anywhere."""
+    name = "./data/vsp_spatial_planning/imgs_test/level3/img/31.png"
+    row = {"text_input": planning_question(), "image_input": name, "map_id": "31", "map_desc": MAPS[0]}
+    folder = tmp_path / rows
+    image = folder / "imgs_test/level3/img/31.png"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(picture_bytes(render(maze_from_rows(MAPS[0]), 64)))
+    (folder / "test_direct.jsonl").write_text(json.dumps(row) + "\n")
+
+    (problem,) = benchmarks.get("vsp-planning").load(folder / "test_direct.jsonl")
+    assert problem.facts["map"] == [list(line) for line in MAPS[0]]
+    image.unlink()
+    with pytest.raises(DataError, match=r"31\.png' is missing; expected it at .* or below a folder above"):
+        benchmarks.get("vsp-planning").load(folder / "test_direct.jsonl")
+
+
+def planning_question() -> str:
+    from mirage_core.benchmarks.vsp_prompts import PLANNING, with_ending
+
+    return with_ending(PLANNING, "direct")
+
+
+def test_a_clone_of_comt_is_read_and_its_answer_is_a_letter(tmp_path: Path) -> None:
+    comt_folder(tmp_path / "comt", 2, option=["D", "C", "A", "B"], answer="B")
+    problems = benchmarks.get("comt").load(tmp_path)
+    assert len(problems) == 2 and {problem.answer for problem in problems} == {"B"}
+
+
+def test_comt_is_fetched_by_its_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    comt_folder(tmp_path / "comt", 1)
+    asked: list[str] = []
+    monkeypatch.setattr("mirage_core.benchmarks.comt.hub_folder", lambda source: (asked.append(source), tmp_path)[1])
+    assert len(benchmarks.get("comt").load("czh-up/comt")) == 1
+    assert asked == ["czh-up/comt"]
+
+
+@pytest.mark.parametrize("column", ["image_bytes", "images"])
+def test_sat_is_read_as_the_hub_gives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str) -> None:
+    """Column types as on the card of array/SAT (a list of images), streamed as from the hub; SAT-v2 calls it images."""
+    import datasets
+
+    rows = [{column: row.pop("image_bytes"), **row} for row in sat_rows(3)]
+    features = datasets.Features(
+        {column: datasets.List(datasets.Image()), "question": datasets.Value("string"),
+         "answers": datasets.List(datasets.Value("string")), "question_type": datasets.Value("string"),
+         "correct_answer": datasets.Value("string")}
+    )  # fmt: skip
+    table = datasets.Dataset.from_list(rows, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **options: table.to_iterable_dataset())
+
+    problems = benchmarks.get("sat").load("array/SAT")
+    assert len(problems) == 2 * len(rows)
+    assert problems[0].images[0] == rows[0][column][0]
 
 
 def test_a_folder_that_is_no_vsp_says_what_was_expected(tmp_path: Path) -> None:

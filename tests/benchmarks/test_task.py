@@ -176,7 +176,7 @@ def test_every_fault_of_a_file_is_told_at_once(tmp_path: Path) -> None:
         ([("parsed == problem.answer", "parsed != problem.answer")], r"calls its own answer wrong: \\boxed\{dark\}"),
         ([("parsed == problem.answer", "True")], r"score\(\) calls an empty output right"),
         ([("return Score(problem_id=problem.id", 'return Score(problem_id="x"')], r"score\(\) of .*train-0 returned"),
-        ([("return Score", "return bool")], r"score\(\) failed \(shades.py, line 22\): TypeError"),
+        ([("return Score", "return bool")], r"score\(\) failed on problem \S+ \(shades.py, line 22\): TypeError"),
         ([("correct=parsed == problem.answer", "correct=1")], "expected a Score of 'train-0', correct True"),
         ([('"validation": 60', '"validation": 0')], "has the same question and images as 'train-0' of train"),
         ([("FIRST[split] + number", "FIRST[split] + number % 2")], "question and images as 'test-0' of test"),

@@ -20,6 +20,7 @@ from tests.docs import world
 from tests.docs.commands import ROOT, documented
 from tests.flows.fake_hub import TOKEN, running_hub
 from tests.llm_client.chat_server import chat_server
+from tests.pipeline.jobs_here import jobs_here
 
 pytestmark = [pytest.mark.xdist_group("docs"), pytest.mark.slow]  # one short run serves all commands
 
@@ -82,18 +83,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         scope.setenv("MIRAGE_HOME", str(root / "home"))
         world.build(root)
         sets = [part for setting in world.SHORTER for part in ("--set", setting)]
-        world.run("run", "--recipe", "micro", "--direct", *sets)
+        with jobs_here():
+            world.run("run", "--recipe", "micro", "--direct", *sets)
         yield root
 
 
 @pytest.fixture
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder, entered, with its environment."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MIRAGE_STORE", str(folder / "store"))
     monkeypatch.setenv("MIRAGE_HOME", str(folder / "home"))
     monkeypatch.setattr(webbrowser, "open", lambda url: True)
-    return folder
+    with jobs_here():
+        yield folder
 
 
 def elsewhere(command: str) -> str | None:

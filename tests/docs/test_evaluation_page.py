@@ -27,9 +27,10 @@ def test_every_benchmark_stands_in_the_tables_with_its_section_and_rules() -> No
     lines = [line for line in TEXT.splitlines() if re.match(r"\| `[a-z-]+[0-9k]*` \|", line)]
     rows = {line.split("`")[1]: line for line in reversed(lines)}  # tablevqa is a rule too, further down
 
+    described = TEXT.partition("| rule | how an answer is parsed |")[2]
     assert set(benchmarks.NAMES) <= set(rows)
     assert {name.replace("_", "-") for name in PUBLIC_SECTIONS} == set(benchmarks.PUBLIC)
     for name, benchmark in benchmarks.PUBLIC.items():
         assert f"`{name.replace('-', '_')}`" in rows[name] and str(benchmark.source) in rows[name]
         assert all(f"`{rule}`" in rows[name] for rule in benchmark.rules)
-        assert all(rule in rows for rule in benchmark.rules)
+        assert all(f"`{rule}`" in described for rule in benchmark.rules)

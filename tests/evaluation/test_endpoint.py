@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from mirage_core import benchmarks
+from mirage_core.benchmarks.vsp_planning import make_problem
 from mirage_core.config import EvaluationSettings
 from mirage_core.errors import DataError, EndpointError, SettingsError
 from mirage_core.evaluation.endpoint import HostedModel, evaluate_endpoint, question_messages
 from mirage_core.store import Store
 from mirage_core.types import Problem
+from mirage_core.worlds.maze import maze_from_rows
 from tests.benchmarks.data_sets import sat_folder
 from tests.benchmarks.public_data import hr_bench_folder, vstar_folder
 from tests.llm_client.chat_server import Call, ChatServer, chat_server
@@ -82,8 +84,11 @@ def test_pictures_stand_where_the_question_has_them(tmp_path: Path) -> None:
     (message,) = question_messages(problem, "benchmark", "direct")
 
     assert [part["type"] for part in message["content"]] == ["image_url", "image_url", "text"]
-    with pytest.raises(SettingsError, match="sat has no official prompt"):
-        question_messages(problem, "official", "direct")
+    (official,) = question_messages(problem, "official", "direct")
+    assert official["content"][-1]["text"].endswith('Choose between the following options: "left" or "right".')
+    planning = make_problem("p", "test", maze_from_rows([[1, 0, 0], [0, -1, 0], [0, 0, 2]]), b"", "DDRR")
+    with pytest.raises(SettingsError, match="vsp-planning has no official prompt"):
+        question_messages(planning, "official", "direct")
 
 
 def test_no_answer_is_paid_for_twice(store: Store, vstar: list[Problem]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,9 @@ from mirage_core.errors import DataError, OutOfMemory, SettingsError, TrainingPr
 from mirage_core.evaluation import evaluate as run
 from mirage_core.generation.generator import Generator, evaluation_decoding, fixed_batches, seeded_numbers
 from mirage_core.model.loading import build_base_model, load_model, save_model
+from mirage_core.pipeline.pipeline import run_pipeline
+from mirage_core.pipeline.stage import label
+from mirage_core.pipeline.stages.evaluate import evaluation_identity
 from mirage_core.store.records import load_predictions
 from mirage_core.types import Problem, ProgressEvent
 
@@ -74,6 +78,41 @@ def evaluate(model: Path, problems: list[Problem], settings: Settings, folder: P
     return run.evaluate(
         model, problems, settings=settings, output=folder / "output", scratch=folder / "scratch", **chosen
     )
+
+
+def test_a_blind_evaluation_gives_one_answer_whatever_the_picture(
+    model: Path, problems: list[Problem], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_this_process(monkeypatch)
+    first, *others = [problem for problem in problems if problem.benchmark == "vsp-planning"][:5]
+    same = [replace(other, images=other.images, question=first.question, group="level-3") for other in (first, *others)]
+    outputs = {}
+    for blind in (True, False):
+        metrics = evaluate(model, same, settings, tmp_path / str(blind), blind=blind)
+        answers = load_predictions(tmp_path / str(blind) / "output")
+        outputs[blind] = {prediction.token_ids for prediction, _ in answers}
+        assert metrics["method"] == ("stage-2-blind" if blind else "stage-2")
+        assert {prediction.method for prediction, _ in answers} == {metrics["method"]}
+    assert len(outputs[True]) == 1 < len(outputs[False])
+
+
+def test_blindness_is_a_stage_of_its_own_and_leaves_other_fingerprints_as_they_are(settings: Settings) -> None:
+    blind = settings.model_copy(update={"evaluation": settings.evaluation.model_copy(update={"blind": True})})
+    assert evaluation_identity(blind) == evaluation_identity(settings)
+    assert "blind" not in identity(settings)["evaluation"]
+    names: list[str] = []
+
+    def step(name: str, params: dict, /, **inputs: str) -> str:
+        names.append(label(name, params))
+        return names[-1]
+
+    run_pipeline(blind, step)
+    assert [f"blind-{name}" for name in names if name.startswith("evaluation/")] == [
+        name for name in names if name.startswith("blind-evaluation/")
+    ]
+    names.clear()
+    run_pipeline(settings, step)
+    assert not any(name.startswith("blind-evaluation/") for name in names)
 
 
 def in_this_process(monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> list[int]:

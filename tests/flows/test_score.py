@@ -28,7 +28,7 @@ def test_scores_are_printed_as_json_with_what_is_published(tmp_path: Path) -> No
     assert done.exit_code == 0, done.output
     result = json.loads(done.output)
     assert (result["accuracy"], result["n"], result["unparsed"], result["missing"]) == (0.5, 4, 1, 0)
-    assert (result["method"], result["rule"]) == ("system-x", "published-letter")
+    assert (result["method"], result["rule"]) == ("system-x", "option-letter")
     assert {"label": "Qwen2.5-VL-7B", "accuracy": 0.764, "source": "CapImagine, arXiv 2602.22766"} in result[
         "published"
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -13,12 +14,13 @@ from mirage_core.generation.decode import DecodeSettings, Step, Trajectory, deco
 from mirage_core.generation.sampling import sample_tokens
 from mirage_core.latent.collate import collate
 from mirage_core.latent.encoder import encode_rollout
-from mirage_core.latent.examples import EncodedPrompt
+from mirage_core.latent.examples import EncodedExample, EncodedPrompt
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone, InputEmbeddings
 from mirage_core.model.features import with_features
 from mirage_core.model.forward.forward import relaxation_forward, replay_forward
 from mirage_core.training.sft.losses import text_log_probs
+from mirage_core.types import LatentSpan
 from tests.latent.tiny import IDS, TEXT_IDS, Maker, tiny_backbone
 
 # Few tokens are allowed, so that spans, their ends and end_of_turn come up often in a random model.
@@ -81,6 +83,55 @@ def test_training_latents_and_log_probs_equal_decoding_ones(end: str) -> None:
         for row, (_, one) in enumerate(drawn):
             expected_row = torch.tensor([p for p, chosen in zip(one.log_probs, one.sampled, strict=True) if chosen])
             torch.testing.assert_close(log_probs[row][batch.labels[row] != -100], expected_row, atol=1e-4, rtol=0)
+
+
+FREE = replace(SAMPLED, end="free", max_latents=3, max_spans=1, samples=400, max_new_tokens=1)
+
+
+def span_of(length: int, *, prompt: EncodedPrompt) -> EncodedExample:
+    spans = [LatentSpan(position=0, num_latents=length)]
+    return encode_rollout(prompt, [IDS.latent_end, IDS.end_of_turn], spans, [True, False], IDS)
+
+
+def test_the_lengths_of_a_free_span_have_probabilities_that_add_up_to_one() -> None:
+    backbone, prompt = tiny_backbone(), prompts(started=True)[1]
+    batch = collate([span_of(length, prompt=prompt) for length in (1, 2, 3)], IDS, backbone.position_ids)
+    hidden = relaxation_forward(backbone, batch).hidden
+    found = text_log_probs(backbone, batch, hidden, sampling_rules(IDS, FREE)).sum(1).exp()
+    assert found.sum().item() == pytest.approx(1.0, abs=1e-5)
+    assert found.min() > 0.01
+    # The same by enumeration: of the choices after one latent and after two, each to end or to go on.
+    rules, last = sampling_rules(IDS, FREE), hidden[2, len(prompt.ids) : len(prompt.ids) + 2]
+    scores = rules.scores(backbone.logits(last), torch.tensor([True, True]), torch.tensor([1, 1]))
+    first, second = scores.softmax(-1)[:, IDS.latent_end].tolist()
+    wanted = [first, (1 - first) * second, (1 - first) * (1 - second)]
+    assert found.tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+def test_free_spans_are_recorded_with_the_probability_they_are_drawn_with() -> None:
+    drawn = decode(tiny_backbone(), prompts(started=True)[1:2], IDS, FREE, torch.Generator().manual_seed(0))[0]
+    lengths = Counter(one.spans[0].num_latents for one in drawn)
+    recorded = {one.spans[0].num_latents: math.exp(one.log_probs[0]) for one in drawn}
+    assert len(recorded) == 3
+    assert all(one.sampled[0] for one in drawn)
+    assert sum(recorded.values()) == pytest.approx(1.0, abs=1e-5)
+    for length, probability in recorded.items():
+        assert lengths[length] / len(drawn) == pytest.approx(probability, abs=4 * math.sqrt(0.25 / len(drawn)))
+
+
+def test_choosing_to_go_on_has_a_gradient() -> None:
+    backbone, prompt = tiny_backbone(), prompts(started=True)[1]
+    batch = collate([span_of(3, prompt=prompt)], IDS, backbone.position_ids)
+    hidden = relaxation_forward(backbone, batch).hidden.detach().requires_grad_()
+    text_log_probs(backbone, batch, hidden, sampling_rules(IDS, FREE)).sum().backward()
+    assert hidden.grad is not None
+    columns = hidden.grad[0].abs().sum(-1).nonzero()[:, 0].tolist()
+    assert columns == [len(prompt.ids), len(prompt.ids) + 1]  # the end is forced: only the two choices count
+
+
+def test_a_span_of_one_latent_at_most_has_no_choice() -> None:
+    for one in decode(tiny_backbone(), prompts(started=True)[1:2], IDS, replace(FREE, max_latents=1, samples=3))[0]:
+        assert (one.sampled[0], one.log_probs[0]) == (False, 0.0)
 
 
 @pytest.mark.parametrize("end", ["exact", "free"])

@@ -15,18 +15,17 @@ from flows.trained import find_checkpoint
 from mirage_core import methods
 from mirage_core.config import EvaluationSettings, Settings
 from mirage_core.distributed import launch
-from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job
 from mirage_core.errors import InputError, SettingsError
 from mirage_core.methods import METHODS, TRAIN_STAGES, Method, Program, TrainStage, register
 from mirage_core.pipeline.pipeline import plan
 from mirage_core.pipeline.runner import run_in_process
-from mirage_core.pipeline.worker import program_of
 from mirage_core.planning.plan import make_plan
 from mirage_core.recipes import load
 from mirage_core.reports.labels import method_label, stage_label
 from mirage_core.reports.run.training_budget import budget_of
 from mirage_core.store import Store
+from tests.pipeline.jobs_here import run_here
 
 MODULE = "tests.pipeline.latent_reconstruction"
 SMALL = [
@@ -60,9 +59,7 @@ def run_job_here(real: Any) -> Any:
         if job.program == "reconstruction":
             real(job, **options)
             return
-        job.output.mkdir(parents=True, exist_ok=True)
-        job.scratch.mkdir(parents=True, exist_ok=True)
-        program_of(job.program)(job, EventWriter(job.scratch / "events.jsonl"))
+        run_here(job)
 
     return run_job
 

@@ -62,7 +62,7 @@ def test_a_recipe_for_gpus_fits_80_gib_as_it_is(recipe: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "weights", "gradients", "optimizer"), [(1, 2.0, 2.0, 3.0), (2, 2.0, 0.5, 3.0), (3, 0.5, 0.5, 3.0)]
+    ("stage", "weights", "gradients", "optimizer"), [(1, 2.0, 4.0, 3.0), (2, 2.0, 1.0, 3.0), (3, 0.5, 1.0, 3.0)]
 )
 def test_zero_shares_out_what_it_says(stage: int, weights: float, gradients: float, optimizer: float) -> None:
     sizes = model_sizes(LARGE)

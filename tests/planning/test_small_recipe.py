@@ -13,6 +13,7 @@ from mirage_core.planning.flops import Rates
 from mirage_core.planning.plan import make_plan
 from mirage_core.recipes import load
 from mirage_core.store import Store
+from tests.pipeline.jobs_here import jobs_here
 
 CUT = [
     "problems.vsp_planning={train: 10, validation: 0, test_per_level: 1}",
@@ -52,7 +53,8 @@ def test_a_dry_run_shows_its_stages(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_it_runs_on_a_cpu_with_its_numbers_cut_down(tmp_path: Path) -> None:
     store = Store.open(str(tmp_path / "store"))
-    record = run_in_process(load("small", CUT), store, lambda event: None)
+    with jobs_here():
+        record = run_in_process(load("small", CUT), store, lambda event: None)
     assert {stage.name for stage in record.stages} >= {
         "base",
         "grounding",

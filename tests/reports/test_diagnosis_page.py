@@ -12,6 +12,7 @@ import pytest
 
 from mirage_core.benchmarks.generate import generate_problems
 from mirage_core.config import AnalysisSettings
+from mirage_core.evaluation.blind import text_rule_rows
 from mirage_core.reports.diagnosis.page import LIMITS, Sources, Subject, command, write_diagnosis
 from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.types import Problem
@@ -47,7 +48,14 @@ def sources(problem: Problem) -> Sources:
         lens=fake_results.lens(problem.id),
         problems={problem.id: problem},
         auxiliary={problem.id: drawn.image},
+        accuracies=tuple(text_rule_rows([], [problem], "mirage")),
     )
+
+
+def test_the_rule_from_text_alone_stands_on_the_page(written: Path) -> None:
+    assert "text alone, by rule" in (written / "diagnosis.html").read_text()
+    rows = json.loads((written / "diagnosis.json").read_text())["accuracies"]
+    assert {row["method"] for row in rows} == {"blind-text-rule"}
 
 
 @pytest.fixture(scope="module")

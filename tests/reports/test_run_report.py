@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mirage_core.config import Settings
 from mirage_core.errors import DataError
+from mirage_core.reports.labels import short_label
 from mirage_core.reports.run.findings import caveats, findings, headline
 from mirage_core.reports.run.inputs import RunReportInputs, read_inputs
 from mirage_core.reports.run.report import write_report
@@ -46,6 +48,49 @@ def with_answers(folders: dict[str, Path], folder: Path, right: dict[str, Sequen
         (folder / method).mkdir()
         save_predictions(folder / method / "predictions.parquet", scored)
     return changed
+
+
+def test_accuracies_stand_beside_what_is_right_without_the_picture(
+    written: Path, folders: dict[str, Path], settings: Settings
+) -> None:
+    figures, page = json.loads((written / "report.json").read_text()), (written / "report.html").read_text()
+    blind = {(row["benchmark"], row["method"]) for row in figures["blind_rows"]}
+    inputs = read_inputs(settings, folders)
+    assert blind == {(benchmark, "blind-text-rule") for benchmark in inputs.benchmarks}
+    assert page.count("text alone, by rule") >= len(inputs.benchmarks)
+    assert "from the text alone" in figures["headline"]
+    assert sum("right without the picture" in sentence for sentence in figures["findings"]) == len(inputs.benchmarks)
+    rows = {(row["benchmark"], row["method"], row["group"]): row["n"] for row in figures["rows"]}
+    for row in figures["blind_rows"]:
+        assert row["n"] == rows[row["benchmark"], inputs.methods[0], row["group"]]
+
+
+def test_a_method_is_above_the_blind_rule_only_by_a_paired_test(
+    folders: dict[str, Path], settings: Settings, tmp_path: Path
+) -> None:
+    first, *others = read_inputs(settings, folders).methods
+    verdicts: dict[str, Sequence[bool]] = {first: [True], **{method: [False] for method in others}}
+    (tmp_path / "same").mkdir()
+    said = [
+        each for each in findings(read_inputs(settings, with_answers(folders, tmp_path, verdicts))) if "picture" in each
+    ]
+    assert said
+    assert all(short_label(first) in sentence for sentence in said)
+    assert not any(short_label(method) in sentence for sentence in said for method in others)
+
+
+def test_answers_without_the_picture_have_a_line_of_their_own(
+    folders: dict[str, Path], settings: Settings, tmp_path: Path
+) -> None:
+    scored = load_predictions(folders["evaluation/stage-2"] / "predictions.parquet")
+    blind = [(replace(prediction, method="stage-2-blind"), score) for prediction, score in scored]
+    (tmp_path / "blind").mkdir()
+    save_predictions(tmp_path / "blind" / "predictions.parquet", blind)
+    write_report(tmp_path / "out", settings, {**folders, "blind-evaluation/stage-2": tmp_path / "blind"})
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {row["method"] for row in figures["blind_rows"]} == {"blind-text-rule", "stage-2-blind"}
+    assert {row["method"] for row in figures["rows"]}.isdisjoint({"blind-text-rule", "stage-2-blind"})
+    assert "no picture" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_the_page_needs_nothing_but_itself(written: Path) -> None:

@@ -12,8 +12,11 @@ from mirage_core.evaluation.statistics import wilson
 from mirage_core.reports.study.inputs import RunReportInput
 from mirage_core.reports.study.report import write_study
 from mirage_core.reports.study.table import table_of
+from mirage_core.store.records import save_problems
+from mirage_core.types import Problem, Split
 from tests.studies.answers import BENCHMARK, cell, folders, run, scored, study
 
+MAP = [[1, 0, 2], [0, 0, 0], [0, 0, 0]]
 ANSWERS = {
     "direct/1": "1111110000",
     "better/1": "1111111111",
@@ -41,6 +44,34 @@ def figures_of(at: Path, answers: dict[str, str] = ANSWERS, inputs: Any = None) 
     answer_folders = folders(at / "answers", {name: scored(right) for name, right in answers.items()})
     write_study(output, inputs or study(cells(), [1], "direct"), answer_folders)
     return json.loads((output / "study.json").read_text()), output
+
+
+def test_a_rule_from_text_alone_stands_beside_the_cells(tmp_path: Path) -> None:
+    """Every test problem has the answer that the training problems have, so the rule is right without a picture."""
+
+    def problem(split: Split, number: int, answer: str) -> Problem:
+        return Problem(
+            id=f"{BENCHMARK}-{number}", benchmark=BENCHMARK, split=split, group=f"level-{3 + number % 2}",
+            question="<image>", images=(), answer=answer, facts={"map": MAP},
+        )  # fmt: skip
+
+    train = [problem("train", 100 + at, "RR") for at in range(30)]
+    test = [problem("test", at, "RR") for at in range(10)]
+    folder = tmp_path / "problems"
+    folder.mkdir()
+    save_problems(folder / "problems.parquet", [*train, *test])
+    output = tmp_path / "report"
+    output.mkdir()
+    answer_folders = folders(tmp_path / "answers", {name: scored(right) for name, right in ANSWERS.items()})
+    write_study(output, study(cells(), [1], "direct"), {**answer_folders, "problems/abc": folder})
+    figures = json.loads((output / "study.json").read_text())
+    whole = next(row for row in figures["blind"] if row["level"] == "all")
+    assert (whole["accuracy"], whole["interval"]) == (1.0, list(wilson(10, 10)))
+    page = (output / "study.html").read_text()
+    assert page.count("text alone, by rule") >= 3
+    assert "no cell is clear of it" in page
+    assert "text alone 100 %" in page
+    assert "| text alone, by rule (no picture) | 100.0" in (output / "table.md").read_text()
 
 
 def test_accuracies_intervals_and_tests_are_those_of_the_answers(tmp_path: Path) -> None:

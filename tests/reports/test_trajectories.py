@@ -52,7 +52,7 @@ def test_a_verdict_says_why(output: str, verdict: str, expected: str) -> None:
 
 def test_a_cut_answer_says_so() -> None:
     problem = planning()
-    shown = sample(problem, answered(problem, "RRRR", finished=False), None)
+    shown = sample(problem, answered(problem, "I go RRRR and then", finished=False), None)
     assert "before the length limit" in shown.explanation
 
 

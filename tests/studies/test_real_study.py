@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mirage_core.distributed.events import EventWriter
-from mirage_core.distributed.job import Job
 from mirage_core.methods import get_method
-from mirage_core.pipeline.worker import program_of
 from mirage_core.store import Store
 from mirage_core.store.records import load_examples, load_predictions, load_problems
 from mirage_core.studies.loading import load_study
 from mirage_core.studies.run import StudyResult, run_study_in_process
+from tests.pipeline.jobs_here import jobs_here
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real-study")]  # trained once, not by each worker
-
-
-def run_here(job: Job, **_: Any) -> None:
-    """A job in this process: starting one takes longer than all its steps."""
-    job.output.mkdir(parents=True, exist_ok=True)
-    job.scratch.mkdir(parents=True, exist_ok=True)
-    program_of(job.program)(job, EventWriter(job.scratch / "events.jsonl"))
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +24,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def result(store: Store) -> StudyResult:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mirage_core.distributed.launch.run_job", run_here)
-        patch.setattr("mirage_core.evaluation.evaluate.run_job", run_here)
+    with jobs_here():
         return run_study_in_process(load_study("ablation-micro"), (), store, lambda event: None)
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -93,3 +95,38 @@ def test_a_check_that_fails_says_every_fault(tmp_path: Path) -> None:
 
     assert isinstance(checked.exception, DataError)
     assert "2 faults" in str(checked.exception) and "line 1: unknown key 'colour'" in str(checked.exception)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"question": "Is this it?<|im_end|>"}, "contains the special token <|im_end|>"),
+        ({"options": ["a <image> of it", "none"], "answer": "none"}, "2 times <image>"),
+        ({"text_before": "So <|latent_pad|>", "text_after": "\\boxed{B}"}, "contains the special token"),
+        ({"images": ["long.png"], "auxiliary_image": "long.png"}, "aspect ratio"),
+    ],
+)
+def test_what_training_refuses_the_check_refuses_too(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    Image.new("RGB", (4, 4000)).save(tmp_path / "long.png")
+
+    checked = CliRunner().invoke(app, ["data", "check", str(written(tmp_path, **changed))])
+
+    assert isinstance(checked.exception, DataError), checked.output
+    assert "line 1: " in str(checked.exception) and message in str(checked.exception)
+
+
+def test_the_check_says_how_unusual_images_are_read(tmp_path: Path) -> None:
+    Image.new("RGBA", (56, 56), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+
+    checked = CliRunner().invoke(app, ["data", "check", str(written(tmp_path, images=["clear.png"]))])
+
+    assert "1 image: its transparent pixels are drawn over white" in checked.output
+
+
+def test_a_file_with_a_byte_order_mark_and_windows_line_ends_is_read(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+
+    checked = CliRunner().invoke(app, ["data", "check", str(file)])
+
+    assert checked.exit_code == 0, checked.exception

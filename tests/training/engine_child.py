@@ -41,6 +41,7 @@ for stage in (1, 2, 3):
 case("zero-3-offload-all", 3, offload_optimizer=True, offload_parameters=True)
 case("plain-bf16", None, BF16)
 case("zero-1-bf16", 1, BF16)
+case("zero-2-bf16", 2, BF16)
 case("zero-3-bf16-offload", 3, BF16, offload_optimizer=True, offload_parameters=True)
 
 
@@ -126,6 +127,17 @@ def run_case(name: str, folder: Path) -> dict[str, object]:
     }
 
 
+def many_micro_batches(name: str) -> float:
+    """Return the gradient of a step of 300 micro-batches that each add 1 (bfloat16 cannot count beyond 256)."""
+    settings, dtype = CASES[name]
+    root = Root({"net": nn.Linear(1, 1, bias=False).to(dtype)}).to("cuda" if ON_GPU else "cpu")
+    one = torch.ones(1, 1, dtype=dtype, device=next(root.parameters()).device)
+    engine = make_engine(root, settings, None)
+    for _ in range(300):
+        engine.backward(engine.compute(lambda: root.parts["net"](one).float().sum()))
+    return engine.step(0.0)
+
+
 def crossed(folder: Path, others: Path) -> dict[str, object]:
     """Each engine goes on from the checkpoint of another engine, of another number of processes."""
     names = [name for name in CASES if "bf16" not in name]
@@ -143,6 +155,7 @@ def main() -> None:
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder / "extensions")
     with as_process(ProcessContext.on_one_host(rank, world_size)), torch_process_group(folder / "rendezvous"):
         results: dict[str, object] = {name: run_case(name, folder) for name in CASES}
+        results["many"] = {name: many_micro_batches(name) for name in CASES if "bf16" in name}
         if len(sys.argv) > 4 and not ON_GPU:
             results["crossed"] = crossed(folder, Path(sys.argv[4]))
     (folder / f"rank-{rank}.json").write_text(json.dumps(results))

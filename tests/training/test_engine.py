@@ -100,6 +100,27 @@ def test_low_precision_weights_follow_float32_masters(results: dict[int, dict[st
     assert followed == 6
 
 
+@pytest.mark.parametrize("world_size", (1, 2))
+@pytest.mark.parametrize("name", BF16)
+def test_gradients_of_many_micro_batches_are_summed_in_float32(
+    results: dict[int, dict[str, Any]], name: str, world_size: int
+) -> None:
+    assert results[world_size]["many"][name] == 300 * world_size
+
+
+def test_a_step_of_one_micro_batch_and_of_many_agree_in_bfloat16() -> None:
+    norms = []
+    for pieces in (1, 500):
+        root = Root({"net": torch.nn.Linear(3, 2).to(torch.bfloat16)})
+        torch.nn.init.constant_(root.parts["net"].weight, 0.5)
+        engine = make_engine(root, settings(), None)
+        inputs = torch.ones(500, 3, dtype=torch.bfloat16)
+        for chunk in inputs.chunk(pieces):
+            engine.backward(engine.compute(lambda chunk=chunk, root=root: root.parts["net"](chunk).float().sum() / 500))
+        norms.append(engine.step(0.0))
+    assert norms[1] == pytest.approx(norms[0], rel=2e-3)
+
+
 def settings(**more: Any) -> EngineSettings:
     return EngineSettings(**{"kind": "plain", "zero_stage": 0, "weight_decay": 0.0, "max_grad_norm": 1.0, **more})
 

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from mirage_core.distributed.oom import generation_batch_size
-from mirage_core.errors import SettingsError
+from mirage_core.errors import DataError, SettingsError, TrainingError
 from mirage_core.generation import generator
 from mirage_core.store.records import load_problems
 from mirage_core.store.tables import read_table
@@ -21,7 +21,7 @@ from mirage_core.training.grpo.objective import GRPOObjective, PolicyData
 from mirage_core.training.grpo.reference_model import ReferenceModel
 from mirage_core.training.objective import total_counts
 from mirage_core.training.sft.train import load_trainable
-from mirage_core.types import Problem
+from mirage_core.types import Prediction, Problem, Score
 from tests.training.grpo_world import answers, objective, run_here
 from tests.training.small_world import make_job, rank_micro_batches, scorer_of
 
@@ -282,6 +282,63 @@ def test_undivided_advantages_are_rewards_less_their_mean(inputs: Path, tmp_path
         expected = [total - sum(totals) / 4 for total in totals]
         assert [one.advantage for one in group.rollouts] == pytest.approx(expected)
         assert max(totals) > min(totals)
+
+
+def test_advantages_are_divided_by_the_deviation_of_their_group(inputs: Path, tmp_path: Path) -> None:
+    drawing, _ = objective(inputs, tmp_path)
+    spread = 0
+    for group in drawing._sampler.sample(0, [0, 1, 2]):
+        totals, advantages = [found.total for found in group.rewards], [one.advantage for one in group.rollouts]
+        assert sum(advantages) == pytest.approx(0.0, abs=1e-9)
+        if not group.zero_variance:
+            spread += 1
+            assert sum(value**2 for value in advantages) / 3 == pytest.approx(1.0)
+            assert advantages == pytest.approx([(total - sum(totals) / 4) / group.std for total in totals])
+    assert spread > 0
+
+
+def test_the_loss_is_a_mean_over_the_answers_that_are_learned_from(inputs: Path, tmp_path: Path) -> None:
+    one_group = scorer_of(lambda problem, output: len(output) % 2 == 0 and problem.id == first)
+    probe, _ = objective(inputs, tmp_path)
+    first = probe._problems[probe._order.batch(0)[0]].id
+    drawing, backbone = objective(inputs, tmp_path, scorer=one_group, format_reward=0.0, zero_variance_groups="drop")
+    (batch,) = drawing.micro_batches(0)
+    assert batch.counts == {"rollouts": 4.0, "drawn": 12.0}
+    found = drawing.loss(backbone, batch.data, batch.counts)
+    terms = drawing._terms(backbone, batch.data.batch)
+    assert float(terms.loss.detach().abs().max()) > 0.01
+    assert found.total.item() == pytest.approx(float(terms.loss.detach().mean()), rel=1e-5)
+    assert float(found.parts["entropy"]) == pytest.approx(float(terms.entropy.mean()), rel=1e-5)
+
+
+def test_a_scorer_that_fails_is_told_apart_from_a_wrong_answer(inputs: Path, tmp_path: Path) -> None:
+    def broken(problem: Problem, prediction: Prediction, rule: str) -> Score:
+        raise ZeroDivisionError("division by zero")
+
+    drawing, _ = objective(inputs, tmp_path, scorer=broken)
+    with pytest.raises(
+        DataError, match=r"the scorer .*broken failed on problem \S+: ZeroDivisionError.*correct the sc"
+    ):
+        drawing.micro_batches(0)
+
+
+@pytest.mark.parametrize("verdict", [math.nan, 0.5, None, "yes"])
+def test_a_scorer_that_gives_no_verdict_is_named(inputs: Path, tmp_path: Path, verdict: Any) -> None:
+    def vague(problem: Problem, prediction: Prediction, rule: str) -> Score:
+        return Score(problem_id=problem.id, correct=verdict, parsed="A", rule=rule)
+
+    drawing, _ = objective(inputs, tmp_path, scorer=vague)
+    with pytest.raises(DataError, match=r"vague returned .* for problem \S+, expected a Score"):
+        drawing.micro_batches(0)
+
+
+def test_a_reward_that_is_not_finite_names_its_problem_and_scorer(inputs: Path, tmp_path: Path) -> None:
+    drawing, _ = objective(inputs, tmp_path)
+    sampler = drawing._sampler
+    grpo = sampler._settings.grpo.model_copy(update={"accuracy_reward": math.nan})
+    sampler._settings = sampler._settings.model_copy(update={"grpo": grpo})
+    with pytest.raises(TrainingError, match=r"problem \S+ of .*rule .* reward of nan"):
+        drawing.micro_batches(0)
 
 
 def test_stand_ins_bring_about_the_passes_of_other_processes_and_weigh_nothing(inputs: Path, tmp_path: Path) -> None:

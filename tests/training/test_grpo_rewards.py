@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from mirage_core.config import GRPOSettings
+from mirage_core.errors import InputError
 from mirage_core.training.grpo.rewards import (
     Reward,
     accuracy_reward,
@@ -35,6 +38,17 @@ INTERLEAVED = "<think>I see\na map</think><latents:4><think>so, right</think>The
         ("\\boxed{R}<think>a</think>", False),
         ("\\boxed{R}", False),
         ("", False),
+        ("<think>a</think>\\boxed{}", False),
+        ("<think>a</think>\\boxed{ }", False),
+        ("<think>a</think>\\boxed{...}", False),
+        ("<think>a</think>\\boxed{\\text{ }}", False),
+        ("<think>a</think>\\boxed{$$}", False),
+        ("<think>a</think>\\boxed{R", False),
+        ("<think>a</think>\\boxed{R} or \\boxed{}", False),
+        ("<think>a \\boxed{R}</think>so R", False),
+        ("<think>a</think>\\boxed{\\text{R}}", True),
+        ("<think>a</think>\\boxed{\u2192}", True),
+        ("<think>a</think>\\boxed{\\frac{1}{2}}", True),
     ],
 )
 def test_a_chain_must_reason_before_its_box(output: str, formed: bool) -> None:
@@ -44,6 +58,35 @@ def test_a_chain_must_reason_before_its_box(output: str, formed: bool) -> None:
 def test_a_direct_answer_needs_only_its_box() -> None:
     assert well_formed("<latents:4>\\boxed{RRD}", "direct")
     assert not well_formed("RRD", "direct")
+    assert not well_formed("\\boxed{}", "direct")
+
+
+@pytest.mark.parametrize("output", ["<think>" + "\\boxed{" * 120_000, "</think>" * 120_000, "\\boxed{}" * 120_000])
+def test_the_form_of_a_megabyte_is_read_in_linear_time(output: str) -> None:
+    begun = time.process_time()
+    assert not well_formed(output, "cot")
+    assert time.process_time() - begun < 2.0
+
+
+def test_a_box_that_the_scorer_cannot_read_earns_nothing_for_its_form() -> None:
+    found = make_reward("<think>a</think>\\boxed{banana}", False, "cot", parsed=False)
+    assert (found.total, found.well_formed) == (0.0, False)
+    assert make_reward(INTERLEAVED, False, "cot", parsed=True).total == 0.1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("divide_by", ["std", "mean"])
+def test_a_reward_that_is_no_number_is_refused(bad: float, divide_by: Any) -> None:
+    with pytest.raises(InputError, match="finite"):
+        group_advantages([0.0, bad, 1.0], divide_by)
+    for name in ("accuracy_reward", "format_reward"):
+        with pytest.raises(ValidationError, match=name):
+            GRPOSettings.model_validate({name: bad})
+
+
+def test_advantages_are_in_units_of_the_groups_deviation_by_default() -> None:
+    assert group_advantages([1.0, 0.0]) == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5)])
+    assert group_advantages([0.1, 0.0, 0.0, 0.0]) == pytest.approx([1.5, -0.5, -0.5, -0.5])
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,10 @@ def test_a_batch_without_labels_has_a_loss_of_zero_that_can_go_backward() -> Non
     found.total.backward()
 
 
+def chances(logits: torch.Tensor, banned: list[int]) -> torch.Tensor:
+    return logits.index_fill(0, torch.tensor(banned), -math.inf).softmax(-1)
+
+
 def test_log_probs_are_those_of_the_rules() -> None:
     backbone, batch = tiny_backbone(), laid_out(*mixed_examples())
     settings = DecodeSettings(max_new_tokens=9, num_latents=3, temperature=0.7, end="free", banned=(499,))
@@ -100,8 +104,11 @@ def test_log_probs_are_those_of_the_rules() -> None:
     for row, column in (labels >= 0).nonzero().tolist():
         banned = [499, IDS.image_pad, IDS.video_pad, IDS.latent_pad]
         banned += [] if batch.input_ids[row, column] == IDS.latent_pad else [IDS.latent_end]
-        scores = logits[row, column].index_fill(0, torch.tensor(banned), -math.inf)
-        assert found[row, column].item() == pytest.approx(scores.log_softmax(-1)[labels[row, column]].item(), abs=1e-4)
+        expected = chances(logits[row, column], banned)[labels[row, column]].log()
+        if labels[row, column] == IDS.latent_end:  # two latents more than the first were chosen
+            for earlier in (column - 2, column - 1):
+                expected = expected + (1 - chances(logits[row, earlier], banned)[IDS.latent_end]).log()
+        assert found[row, column].item() == pytest.approx(expected.item(), abs=1e-4)
     assert (found[labels < 0] == 0).all()
 
 

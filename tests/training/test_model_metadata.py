@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from mirage_core.errors import SettingsError
 from mirage_core.model.loading import LoadedModel, load_model
 from mirage_core.store import Store
-from mirage_core.training.model_metadata import model_metadata, warmup_metadata
+from mirage_core.training.model_metadata import check_own_settings, model_metadata, warmup_metadata
 from tests.training.small_world import make_job
 
 
@@ -37,6 +38,28 @@ def test_every_stage_adds_its_chapter_and_the_use_is_that_of_the_last(
     assert second["history"][1]["settings"]["learning_rate"] == 2e-3
     assert "text_weight" in second["history"][0]["settings"]
     assert not {"scores", "adapter"} & second.keys()  # those were of the model it began with
+
+
+def test_a_policy_goes_on_under_the_models_own_settings_or_not_at_all(
+    inputs: Path, model: LoadedModel, tmp_path: Path
+) -> None:
+    own = {"num_latents": 8, "bottleneck": "latent_only"}
+    trained = make_job(inputs, tmp_path, "relaxation", latent=own, teacher={"variant": "cot"})
+    about = as_json(model_metadata(trained, model))
+    check_own_settings(make_job(inputs, tmp_path, "grpo", latent=own, teacher={"variant": "cot"}), about)
+    check_own_settings(  # only targets depend on it
+        make_job(inputs, tmp_path, "grpo", latent={**own, "compression": "drop_tail"}, teacher={"variant": "cot"}),
+        about,
+    )
+    with pytest.raises(SettingsError) as error:
+        check_own_settings(make_job(inputs, tmp_path, "grpo", latent={"num_latents": 2}), about)
+    for said in (
+        "latent.num_latents is 8 in the model, 2 in the recipe",
+        "latent.bottleneck is 'latent_only' in the model, 'none' in the recipe",
+        "teacher.variant is 'cot' in the model, 'direct' in the recipe",
+    ):
+        assert said in str(error.value)
+    check_own_settings(make_job(inputs, tmp_path, "grpo", latent={"num_latents": 2}), {})  # of another project
 
 
 def test_data_are_told_by_the_digest_of_their_artifact_and_their_rows(

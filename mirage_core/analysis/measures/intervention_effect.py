@@ -16,6 +16,7 @@ from torch import Tensor
 from mirage_core.analysis.bootstrap import Floats, bootstrap_mean, share
 from mirage_core.analysis.donors import NO_DONOR, Donors
 from mirage_core.analysis.intervened_generation import GeneratedAnswer, kl_divergence
+from mirage_core.analysis.pictures import Units, has_shared, subset
 from mirage_core.analysis.results import Estimate, ImageAccess, Run, Way
 from mirage_core.config import AnalysisSettings
 from mirage_core.evaluation.statistics import mcnemar_p, paired_interval
@@ -52,21 +53,27 @@ def compare(
     settings: AnalysisSettings,
     *,
     patching: Patching | None = None,
+    units: Units | None = None,
 ) -> Run:
     """Compare answers under an intervention with the clean answers to the same problems [N].
+
+    ``units`` [N] (``pictures.py``): what counts as an independent observation; None: every instance does.
 
     With ``patching``, count also how often an answer is correct for its donor's problem; instances without a donor are
     left out of every figure.
     """
     used = [at for at in range(len(patched)) if patching is None or patching.donors[at] != NO_DONOR]
     before, after = [clean[at] for at in used], [patched[at] for at in used]
-    was, now = _correct(before), _correct(after)
+    was, now, units = _correct(before), _correct(after), subset(units, used)
     only_clean, only_here = int((was & ~now).sum()), int((now & ~was).sum())
     follow = follow_clean = None
     if patching is not None:
         donors = [patching.problems[patching.donors[at]] for at in used]
         follow, follow_clean = (
-            share([patching.is_correct(donor, each.prediction) for donor, each in zip(donors, answers, strict=True)])
+            share(
+                [patching.is_correct(donor, each.prediction) for donor, each in zip(donors, answers, strict=True)],
+                units,
+            )
             for answers in (after, before)
         )
     return Run(
@@ -76,15 +83,15 @@ def compare(
         scale=label.scale,
         against=label.against,
         n=len(used),
-        accuracy=share(now),
+        accuracy=share(now, units),
         clean_accuracy=float(was.mean()) if len(used) else None,
-        change=_accuracy_change(was, now),
-        p_value=mcnemar_p(only_here, only_clean) if len(used) else None,
+        change=_accuracy_change(was, now, settings, units),
+        p_value=_change_p(was, now, units) if len(used) else None,
         only_clean=only_clean,
         only_here=only_here,
-        changed=share([old.text != new.text for old, new in zip(before, after, strict=True)]),
-        unparsed=share([answer.score.parsed is None for answer in after]),
-        kl=bootstrap_mean(kl_divergences(before, after), settings.resamples, settings.seed),
+        changed=share([old.text != new.text for old, new in zip(before, after, strict=True)], units),
+        unparsed=share([answer.score.parsed is None for answer in after], units),
+        kl=bootstrap_mean(kl_divergences(before, after), settings.resamples, settings.seed, units),
         follow=follow,
         follow_clean=follow_clean,
     )
@@ -104,10 +111,20 @@ def _correct(answers: Sequence[GeneratedAnswer]) -> Flags:
     return np.array([answer.score.correct for answer in answers], dtype=bool)
 
 
-def _accuracy_change(was: Flags, now: Flags) -> Estimate:
-    """Accuracy now minus accuracy before, with Newcombe's paired interval."""
+def _change_p(was: Flags, now: Flags, units: Units | None) -> float:
+    """McNemar's p; where instances share units, the same sign test on units that gain against units that lose."""
+    changes = now.astype(np.int64) - was
+    if units is not None and has_shared(units):
+        changes = np.bincount(units, weights=changes).round().astype(np.int64)
+    return mcnemar_p(int((changes > 0).sum()), int((changes < 0).sum()))
+
+
+def _accuracy_change(was: Flags, now: Flags, settings: AnalysisSettings, units: Units | None) -> Estimate:
+    """Accuracy now minus accuracy before, with Newcombe's paired interval; the bootstrap's where units are shared."""
     if not len(was):
         return Estimate(value=None, n=0)
+    if has_shared(units):
+        return bootstrap_mean(now.astype(np.float64) - was, settings.resamples, settings.seed, units)
     cells = (int((now & was).sum()), int((now & ~was).sum()), int((was & ~now).sum()), int((~now & ~was).sum()))
     low, high = paired_interval(*cells)
     return Estimate(value=float(now.mean() - was.mean()), low=low, high=high, n=len(was))

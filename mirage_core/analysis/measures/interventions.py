@@ -73,7 +73,7 @@ def _all_accesses(
     runner: InterventionRunner, subjects: Subjects, settings: AnalysisSettings, progress: Progress
 ) -> tuple[list[Run], list[Dose]]:
     """All runs and the dose-response under every image access, in the order of ``settings.views``."""
-    states = subjects.states(runner)
+    states, units = subjects.states(runner), subjects.units
     runs: list[Run] = []
     doses: list[Dose] = []
     for access in map(ImageAccess, settings.views):
@@ -82,13 +82,13 @@ def _all_accesses(
         own = list(subjects.clean)
         if access != ImageAccess.FULL:
             own = subjects.run(runner, feed_latents(runner, access, subjects.latents))
-        runs.append(compare(RunLabel(name="own", seen=access), subjects.clean, own, settings))
+        runs.append(compare(RunLabel(name="own", seen=access), subjects.clean, own, settings, units=units))
         noisy: list[tuple[float, Run, list[GeneratedAnswer]]] = []
         for planned in planned_runs(runner, subjects, states, access, settings):
             answers = subjects.run(runner, planned.intervene)
             donors = planned.donors
             patching = None if donors is None else Patching(subjects.problems, donors, runner.is_correct)
-            runs.append(compare(planned.label, own, answers, settings, patching=patching))
+            runs.append(compare(planned.label, own, answers, settings, patching=patching, units=units))
             if planned.label.name == "noise":
                 noisy.append((float(planned.label.scale or 0.0), runs[-1], answers))
             progress(_event(runs[-1]))
@@ -150,8 +150,8 @@ def donors_by_run(runner: InterventionRunner, subjects: Subjects, seed: int) -> 
     """permute: every subject donates and receives once. swap: from a problem whose answer is wrong for the recipient's,
     and the reverse."""
     return {
-        "permute": derangement(subjects.strata, seed),
-        "swap": assign_donors(subjects.strata, _answers_differ(runner, subjects.problems), seed),
+        "permute": derangement(subjects.strata, seed, subjects.units),
+        "swap": assign_donors(subjects.strata, _answers_differ(runner, subjects.problems), seed, subjects.units),
     }
 
 

@@ -19,6 +19,7 @@ from mirage_core.analysis.intervened_generation import BatchIntervention, Genera
 from mirage_core.analysis.measures import replacements
 from mirage_core.analysis.measures.image_ablation import donor_states, feed_latents, patch_states
 from mirage_core.analysis.measures.intervention_effect import kl_or_nan
+from mirage_core.analysis.pictures import Units, subset
 from mirage_core.analysis.results import Cell, Effects, Estimate, ImageAccess, Mediation, MediationResult, Way
 from mirage_core.analysis.subjects import Subjects, select_subjects
 from mirage_core.config import AnalysisSettings
@@ -43,7 +44,7 @@ def mediation(
 ) -> MediationResult:
     """Measure the effects, from a clean run over ``instances`` (in its order)."""
     subjects = select_subjects(runner, clean_run, instances)
-    donors = derangement(subjects.strata, settings.seed)
+    donors = derangement(subjects.strata, settings.seed, subjects.units)
     ways: list[Mediation] = []
     if (donors != NO_DONOR).any():
         states = subjects.states(runner)
@@ -77,13 +78,13 @@ def _mediation_by(
         ("own", "other"): [received[at] for at in pairs],
         ("other", "other"): [subjects.clean[donors[at]] for at in pairs],
     }
-    problems = [subjects.problems[at] for at in pairs]
+    problems, units = [subjects.problems[at] for at in pairs], subset(subjects.units, pairs)
     outcomes = {cell: outcomes_on(runner, problems, answers[("own", "own")], answers[cell]) for cell in CELLS}
     return Mediation(
         way=way,
         n=len(pairs),
-        cells=tuple(_cell(cell, outcomes[cell], settings) for cell in CELLS),
-        effects=effects(outcomes, settings),
+        cells=tuple(_cell(cell, outcomes[cell], settings, units) for cell in CELLS),
+        effects=effects(outcomes, settings, units),
     )
 
 
@@ -107,26 +108,33 @@ def outcomes_on(
     }
 
 
-def effects(outcomes: Mapping[CellKey, Mapping[Outcome, Floats]], settings: AnalysisSettings) -> tuple[Effects, ...]:
-    """The effects on every outcome, computed pair by pair, with bootstrap intervals over pairs."""
+def effects(
+    outcomes: Mapping[CellKey, Mapping[Outcome, Floats]], settings: AnalysisSettings, units: Units | None = None
+) -> tuple[Effects, ...]:
+    """The effects on every outcome, computed pair by pair, with bootstrap intervals over pairs.
+
+    ``units`` [n] of the pairs' recipients (None: every pair is one).
+    """
     return tuple(
-        _effects(outcome, {key: cell[outcome] for key, cell in outcomes.items()}, settings)
+        _effects(outcome, {key: cell[outcome] for key, cell in outcomes.items()}, settings, units)
         for outcome in outcomes[("own", "own")]
     )
 
 
-def _effects(outcome: Outcome, cells: Mapping[CellKey, Floats], settings: AnalysisSettings) -> Effects:
+def _effects(
+    outcome: Outcome, cells: Mapping[CellKey, Floats], settings: AnalysisSettings, units: Units | None
+) -> Effects:
     own = cells[("own", "own")]
     total = cells[("other", "other")] - own
     direct = cells[("other", "own")] - own
     indirect = cells[("own", "other")] - own
-    total_mean, indirect_mean = _mean(total, settings), _mean(indirect, settings)
+    total_mean, indirect_mean = _mean(total, settings, units), _mean(indirect, settings, units)
     return Effects(
         outcome=outcome,
         total=total_mean,
-        direct=_mean(direct, settings),
+        direct=_mean(direct, settings, units),
         indirect=indirect_mean,
-        interaction=_mean(total - direct - indirect, settings),
+        interaction=_mean(total - direct - indirect, settings, units),
         share=_share(indirect_mean, total_mean),
     )
 
@@ -138,15 +146,15 @@ def _share(indirect: Estimate, total: Estimate) -> float | None:
     return indirect.value / total.value if total.low * total.high > 0 else None
 
 
-def _mean(values: Floats, settings: AnalysisSettings) -> Estimate:
-    return bootstrap_mean(values, settings.resamples, settings.seed)
+def _mean(values: Floats, settings: AnalysisSettings, units: Units | None) -> Estimate:
+    return bootstrap_mean(values, settings.resamples, settings.seed, units)
 
 
-def _cell(key: CellKey, outcomes: Mapping[Outcome, Floats], settings: AnalysisSettings) -> Cell:
+def _cell(key: CellKey, outcomes: Mapping[Outcome, Floats], settings: AnalysisSettings, units: Units | None) -> Cell:
     return Cell(
         x=key[0],
         z=key[1],
-        accuracy=share(outcomes["accuracy"] > 0),
-        probability=_mean(outcomes["probability"], settings),
-        kl=_mean(outcomes["kl"], settings),
+        accuracy=share(outcomes["accuracy"] > 0, units),
+        probability=_mean(outcomes["probability"], settings, units),
+        kl=_mean(outcomes["kl"], settings, units),
     )

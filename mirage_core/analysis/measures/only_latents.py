@@ -22,6 +22,7 @@ from mirage_core.analysis.measures import replacements
 from mirage_core.analysis.measures.image_ablation import feed_latents
 from mirage_core.analysis.measures.intervention_effect import IsCorrect, Patching, RunLabel, compare
 from mirage_core.analysis.measures.interventions import reference
+from mirage_core.analysis.pictures import picture_units
 from mirage_core.analysis.results import Chance, ImageAccess, OnlyLatentsResult, Run
 from mirage_core.analysis.subjects import Subjects, select_subjects
 from mirage_core.config import AnalysisSettings
@@ -52,9 +53,9 @@ def only_latents(
 
 def _runs(runner: InterventionRunner, subjects: Subjects, settings: AnalysisSettings, progress: Progress) -> list[Run]:
     """Own latents with less and less image access, then other latents without; all compared with the clean run."""
-    latents, seed = subjects.latents, settings.seed
+    latents, seed, units = subjects.latents, settings.seed, subjects.units
     full, masked, none = ImageAccess
-    runs = [compare(RunLabel(name="own", seen=full), subjects.clean, subjects.clean, settings)]
+    runs = [compare(RunLabel(name="own", seen=full), subjects.clean, subjects.clean, settings, units=units)]
     noise = replacements.noise_only(latents, seed)
     planned: list[tuple[RunLabel, BatchIntervention]] = [
         (RunLabel(name="own", seen=masked), feed_latents(runner, masked, latents)),
@@ -64,13 +65,13 @@ def _runs(runner: InterventionRunner, subjects: Subjects, settings: AnalysisSett
         (RunLabel(name="noise-only", seen=none), feed_latents(runner, none, noise)),
     ]
     for label, intervene in planned:
-        runs.append(compare(label, subjects.clean, subjects.run(runner, intervene), settings))
+        runs.append(compare(label, subjects.clean, subjects.run(runner, intervene), settings, units=units))
         progress(ProgressEvent(stage="measure", message=f"{label.name}, image {label.seen}"))
-    donors = derangement(subjects.strata, seed)
+    donors = derangement(subjects.strata, seed, units)
     answers = subjects.run(runner, feed_latents(runner, none, replacements.from_donors(latents, donors)))
     label = RunLabel(name="permute", seen=none, way="vectors")
     patching = Patching(subjects.problems, donors, runner.is_correct)
-    return [*runs, compare(label, subjects.clean, answers, settings, patching=patching)]
+    return [*runs, compare(label, subjects.clean, answers, settings, patching=patching, units=units)]
 
 
 def _latents_alone(latents: Tensor) -> BatchIntervention:
@@ -100,7 +101,7 @@ def chance_baselines(
                     group=group,
                     n=len(asked),
                     majority=majority_accuracy(asked, is_correct),
-                    shuffled=bootstrap_mean(shuffled, settings.resamples, settings.seed),
+                    shuffled=bootstrap_mean(shuffled, settings.resamples, settings.seed, picture_units(asked)),
                 )
             )
     return tuple(rows)

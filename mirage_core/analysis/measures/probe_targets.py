@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mirage_core.analysis.pictures import picture_units
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import HOLE, MOVES, Cell, Maze, maze_from_rows
@@ -33,11 +34,15 @@ def facts_of(problems: Sequence[Problem]) -> list[Fact]:
     return [*maze_facts, *_answer_facts(problems), *_data_facts(problems)]
 
 
-def unit_of(problem: Problem) -> str:
-    """The key that keeps instances on one side of a split: the map where there is one, else the problem id."""
-    if "map" in problem.facts:
-        return json.dumps(problem.facts["map"])
-    return problem.id
+def unit_names(problems: Sequence[Problem]) -> list[str]:
+    """Names that keep instances on one side of a split: those that share a picture or a map have one."""
+    units = picture_units(problems).tolist()
+    first = dict(zip(reversed(units), reversed(problems), strict=True))
+    return [_name(first[unit]) for unit in units]
+
+
+def _name(problem: Problem) -> str:
+    return json.dumps(problem.facts["map"]) if "map" in problem.facts else problem.id
 
 
 def _have_maps(problems: Sequence[Problem]) -> bool:

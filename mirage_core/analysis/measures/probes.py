@@ -1,8 +1,9 @@
 """X -> Z by probing: whether a linear probe predicts facts about the problem from latents, and from other states.
 
-Every benchmark is probed separately. Controls: the most frequent class of the instance's group, the same probe on
-labels shuffled within groups, and the same probe on image features and on the state before the span. Legend:
-N instances, D numbers of a state, C targets, R label sets (the true one first).
+Every benchmark is probed separately, and held out by picture. Controls: the most frequent class of the instance's
+group, the same probe on labels shuffled within groups (whole pictures with their labels), and the same probe on image
+features and on the state before the span. Legend: N instances, D numbers of a state, C targets, R label sets (the true
+one first).
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from mirage_core.analysis.measures.linear_probe import (
     folds_of,
     sign_hits,
 )
-from mirage_core.analysis.measures.probe_targets import MOST_CLASSES, Fact, facts_of, unit_of
+from mirage_core.analysis.measures.probe_targets import MOST_CLASSES, Fact, facts_of, unit_names
+from mirage_core.analysis.pictures import Units, picture_units, subset
 from mirage_core.analysis.results import Estimate, Probe, ProbesResult
 from mirage_core.config import AnalysisSettings
 from mirage_core.types import Problem
@@ -52,7 +54,8 @@ def benchmark_probes(
     problems: Sequence[Problem], states: Mapping[str, Floats], settings: AnalysisSettings
 ) -> tuple[list[Probe], dict[str, str]]:
     """Probes of all facts of one benchmark from named states [N, D]; and the reason for each fact left out."""
-    folds = folds_of([unit_of(problem) for problem in problems], settings.folds, settings.seed)
+    names, units = unit_names(problems), picture_units(problems)
+    folds = folds_of(names, settings.folds, settings.seed)
     groups = [problem.group for problem in problems]
     results: list[Probe] = []
     skipped: dict[str, str] = {}
@@ -61,17 +64,26 @@ def benchmark_probes(
         if reason is not None:
             skipped[fact.name] = reason
             continue
-        results += [probe(fact, name, states[name], groups, folds, settings) for name in states]
+        results += [probe(fact, name, states[name], groups, folds, settings, units) for name in states]
     return results, skipped
 
 
 def probe(
-    fact: Fact, name: str, states: Floats, groups: Sequence[str], folds: NDArray[np.int64], settings: AnalysisSettings
+    fact: Fact,
+    name: str,
+    states: Floats,
+    groups: Sequence[str],
+    folds: NDArray[np.int64],
+    settings: AnalysisSettings,
+    units: Units | None = None,
 ) -> Probe:
-    """One probe from states [N, D] to a fact, with its controls."""
+    """One probe from states [N, D] to a fact, with its controls.
+
+    ``folds`` [N] and ``units`` [N] go by picture: instances of one unit are in one fold (None: each is a unit).
+    """
     targets, classes = (fact.signs, 2) if fact.signs is not None else class_targets(fact.labels)
     hits = sign_hits if fact.signs is not None else class_hits
-    orders = [np.arange(len(states)), *_shuffles(groups, settings.shuffles, settings.seed)]
+    orders = [np.arange(len(states)), *_shuffles(groups, settings.shuffles, settings.seed, units)]
     label_sets = np.stack([targets[order] for order in orders])
     validated = cross_validate(states, label_sets, folds, settings.penalties, hits)
     shuffled = np.nanmean(validated.hits[1:], axis=1)
@@ -82,7 +94,8 @@ def probe(
         classes=classes,
         train=round(len(states) * (1 - 1 / len(set(folds.tolist())))),
         test=len(states),
-        accuracy=_accuracy(validated, settings),
+        accuracy=_accuracy(validated, settings, units),
+        pictures=None if units is None else len(set(units.tolist())),
         majority=_majority(fact, targets, groups, folds),
         shuffled=Estimate(
             value=float(shuffled.mean()), low=float(shuffled.min()), high=float(shuffled.max()), n=len(shuffled)
@@ -122,25 +135,41 @@ def _skip_reason(fact: Fact, instances: int, folds: NDArray[np.int64]) -> str | 
     return None
 
 
-def _shuffles(groups: Sequence[str], times: int, seed: int) -> list[NDArray[np.int64]]:
-    """Random orders of the labels that keep every label in its group."""
+def _shuffles(groups: Sequence[str], times: int, seed: int, units: Units | None = None) -> list[NDArray[np.int64]]:
+    """Random orders of the labels that keep every label in its group, and the labels of a unit together.
+
+    A unit takes the labels of another one with as many instances in the same groups: labels of one picture are alike,
+    so moving them one by one would make a probe of pictures look better than chance.
+    """
     generator = np.random.default_rng(seed)
-    members = [np.flatnonzero(np.array(groups) == group) for group in sorted(set(groups))]
+    blocks = _blocks(groups, np.arange(len(groups)) if units is None else units)
     orders: list[NDArray[np.int64]] = []
     for _ in range(times):
         order = np.arange(len(groups))
-        for inside in members:
-            order[inside] = generator.permutation(inside)
+        for members in blocks:
+            order[members] = members[generator.permutation(len(members))]
         orders.append(order)
     return orders
 
 
-def _accuracy(validated: CrossValidation, settings: AnalysisSettings) -> Estimate:
+def _blocks(groups: Sequence[str], units: Units) -> list[NDArray[np.int64]]:
+    """The instances [u, m] of units that may be exchanged: u units of m instances in the same groups."""
+    of_unit: dict[int, list[int]] = {}
+    for at in sorted(range(len(groups)), key=lambda at: (groups[at], at)):
+        of_unit.setdefault(int(units[at]), []).append(at)
+    alike: dict[tuple[str, ...], list[list[int]]] = {}
+    for unit in sorted(of_unit):
+        alike.setdefault(tuple(groups[at] for at in of_unit[unit]), []).append(of_unit[unit])
+    return [np.array(alike[key], dtype=np.int64) for key in sorted(alike)]
+
+
+def _accuracy(validated: CrossValidation, settings: AnalysisSettings, units: Units | None) -> Estimate:
     """Held-out accuracy of the true labels, with Wilson's interval where every hit is 0 or 1, else the bootstrap's."""
-    hits = validated.hits[0][np.isfinite(validated.hits[0])]
+    known = np.flatnonzero(np.isfinite(validated.hits[0]))
+    hits, units = validated.hits[0][known], subset(units, known)
     if np.isin(hits, (0.0, 1.0)).all():
-        return share(hits > 0.5)
-    return bootstrap_mean(hits, settings.resamples, settings.seed)
+        return share(hits > 0.5, units)
+    return bootstrap_mean(hits, settings.resamples, settings.seed, units)
 
 
 def _majority(fact: Fact, targets: Floats, groups: Sequence[str], folds: NDArray[np.int64]) -> float:

@@ -16,6 +16,7 @@ from mirage_core.analysis.collect import CleanRun, stratum
 from mirage_core.analysis.donors import NO_DONOR, Donors, derangement
 from mirage_core.analysis.intervened_generation import BOX, GeneratedAnswer, InterventionRunner
 from mirage_core.analysis.measures.intervention_effect import Patching, RunLabel, compare
+from mirage_core.analysis.pictures import picture_units
 from mirage_core.analysis.results import ImageAccess, Run, TextChainResult, make_header
 from mirage_core.analysis.subjects import extended
 from mirage_core.config import AnalysisSettings
@@ -77,13 +78,13 @@ def _runs(
     progress: Progress,
 ) -> list[Run]:
     """The run with the own chain, then one for every edit, compared with it."""
-    own = generate_from_chains(runner, problems, chains)
-    runs = [compare(RunLabel(name="own", seen=ImageAccess.FULL), own, own, settings)]
+    own, units = generate_from_chains(runner, problems, chains), picture_units(problems)
+    runs = [compare(RunLabel(name="own", seen=ImageAccess.FULL), own, own, settings, units=units)]
     for edit in _edits(problems, chains, settings):
         answers = generate_from_chains(runner, problems, edit.chains)
         label = RunLabel(name=edit.name, seen=ImageAccess.FULL, scale=edit.scale)
         patching = None if edit.donors is None else Patching(problems, edit.donors, runner.is_correct)
-        runs.append(compare(label, own, answers, settings, patching=patching))
+        runs.append(compare(label, own, answers, settings, patching=patching, units=units))
         progress(ProgressEvent(stage="measure", message=f"chain: {edit.name}"))
     return runs
 
@@ -103,7 +104,7 @@ def generate_from_chains(
 
 def _edits(problems: Sequence[Problem], chains: tuple[str, ...], settings: AnalysisSettings) -> list[_ChainEdit]:
     """Another problem's chain, the first words only, the words in random order, no chain."""
-    donors = derangement([stratum(problem) for problem in problems], settings.seed)
+    donors = derangement([stratum(problem) for problem in problems], settings.seed, picture_units(problems))
     donated = tuple(chains[at if donor == NO_DONOR else donor] for at, donor in enumerate(donors.tolist()))
     generator = np.random.default_rng(settings.seed)
     return [

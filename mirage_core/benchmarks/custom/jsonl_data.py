@@ -3,7 +3,7 @@
 A line is an object with
 
 - ``question``: text; ``<image>`` marks the position of each image (before the text, without marks)
-- ``images``: a list of PNG or JPEG files, relative to the file
+- ``images``: a list of image files (PNG, JPEG, WebP, GIF, BMP, TIFF), relative to the file
 - ``answer``: the right answer; with ``options`` (a list) it is one of them, or its letter
 - ``auxiliary_image``: the image to imagine; required on lines for training
 - ``text_before`` and ``text_after``: your own chain around that image (else a teacher writes one)
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mirage_core.benchmarks import multiple_choice
-from mirage_core.benchmarks.answer_parsing import boxed, normalized_text
+from mirage_core.benchmarks.answer_parsing import boxed, final_answer, normalized_text
 from mirage_core.benchmarks.benchmark import Benchmark, check_rule
 from mirage_core.benchmarks.io.jsonl import Row, read_image_file, read_lines
 from mirage_core.config import OwnData
@@ -124,7 +124,7 @@ def score(problem: Problem, output: str, rule: str = RULE) -> Score:
     check_rule(rule, (RULE, multiple_choice.OPTION_LETTER), NAME)
     if "options" in problem.facts:
         return replace(multiple_choice.score(problem, output), rule=RULE)
-    parsed = boxed(output)
+    parsed = boxed(final_answer(output))
     correct = parsed is not None and normalized_text(parsed) == normalized_text(problem.answer)
     return Score(problem_id=problem.id, correct=correct, parsed=parsed, rule=RULE)
 
@@ -189,7 +189,7 @@ class _Reader:
         """The images of a list of files, at least one."""
         names = self.texts(key)
         if not names:
-            self.note(f"{key} is missing: name at least one PNG or JPEG")
+            self.note(f"{key} is missing: name at least one image file")
         return tuple(image for image in (self._read(key, name) for name in names) if image is not None)
 
     def image(self, key: str) -> bytes | None:

@@ -145,13 +145,16 @@ class OwnTask:
         except MirageError:
             raise
         except Exception as error:
-            raise self._failure(function, error) from error
+            problem = next((each.id for each in arguments if isinstance(each, Problem)), None)
+            raise self._failure(function, error, problem) from error
 
-    def _failure(self, function: str, error: Exception) -> MirageError:
+    def _failure(self, function: str, error: Exception, problem: str | None = None) -> MirageError:
         if isinstance(error, MirageError):
             return error
+        of_problem = "" if problem is None else f" on problem {problem}"
         return DataError(
-            f"{self.name}: {function}() failed{_line_of(error, self.file)}: {type(error).__name__}: {error}"
+            f"{self.name}: {function}() failed{of_problem}{_line_of(error, self.file)}: {type(error).__name__}: {error}"
+            + (f". No answer was judged; correct {function}() in {self.file}" if function == "score" else "")
         )
 
     def _wrong_result(self, function: str, problem: Problem, result: object, expected: str) -> DataError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,9 +25,9 @@ from mirage_core.benchmarks.io.jsonl import (
     read_image_file,
 )
 from mirage_core.errors import DataError
+from mirage_core.image_files import SUFFIXES
 
 _BATCH = 64
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class PublishedRow:
 
         Bytes, {"bytes": ...}, base64 text, or the name of a PNG or JPEG beside the row's local file.
         """
-        if isinstance(value, str) and self.file and value.lower().endswith(_IMAGE_SUFFIXES):
+        if isinstance(value, str) and self.file and value.lower().endswith(SUFFIXES):
             return read_image_file(Row(self.file, self.number, self.values), what, value, max_pixels)[0]
         data = _image_bytes(value)
         if data is None:
@@ -127,7 +128,7 @@ def _parquet_rows(file: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _json_lines(file: Path) -> Iterator[Mapping[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -151,8 +152,9 @@ def _hub_rows(source: str, config: str | None, split: str) -> Iterator[Published
     try:
         table = datasets.load_dataset(source, config, split=split, streaming=True)
         for name, feature in (table.features or {}).items():
-            if isinstance(feature, datasets.Image):
-                table = table.cast_column(name, datasets.Image(decode=False))
+            encoded = _encoded_feature(feature)
+            if encoded != feature:
+                table = table.cast_column(name, encoded)
         rows = iter(table)
     except Exception as error:  # the library raises errors of many kinds, network errors included
         raise DataError(
@@ -161,6 +163,20 @@ def _hub_rows(source: str, config: str | None, split: str) -> Iterator[Published
         ) from error
     for number, values in enumerate(rows, start=1):
         yield PublishedRow(f"{source} {split}, row {number}", number, values)
+
+
+def _encoded_feature(feature: Any) -> Any:
+    """A feature of the library ``datasets`` with its images left encoded, in lists and structures too."""
+    import datasets
+
+    if isinstance(feature, datasets.Image):
+        return datasets.Image(decode=False)
+    if isinstance(feature, dict):
+        return {name: _encoded_feature(inner) for name, inner in feature.items()}
+    if isinstance(feature, list):
+        return [_encoded_feature(inner) for inner in feature]
+    inner = getattr(feature, "feature", None)  # of List, LargeList and Sequence
+    return feature if inner is None else dataclasses.replace(feature, feature=_encoded_feature(inner))
 
 
 def hub_folder(source: str) -> Path:

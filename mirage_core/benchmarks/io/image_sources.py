@@ -1,4 +1,4 @@
-"""Images to cut: a folder of PNG and JPEG files, a data set with a column of images, or drawn by a program."""
+"""Images to cut: a folder of image files, a data set with a column of images, or drawn by a program."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mirage_core.benchmarks.io.jsonl import MAX_IMAGE_BYTES, decode_image
 from mirage_core.benchmarks.splits import TEST_SHARE, VALIDATION_SHARE
 from mirage_core.config import JigsawData
 from mirage_core.errors import DataError
+from mirage_core.image_files import SUFFIXES
 from mirage_core.worlds.jigsaw import draw_image
 
 DRAWN = "drawn"
-_SUFFIXES = (".png", ".jpg", ".jpeg")
 # Digests assign drawn images to splits: some more are drawn than expected, so that each split is filled.
 _SPARE_SHARE, _SPARE = 1.2, 50
 
@@ -52,9 +52,9 @@ def _drawn(data: JigsawData, seed: int) -> Iterator[SourceImage]:
 
 def _folder(folder: Path) -> Iterator[SourceImage]:
     root = folder.resolve()
-    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise DataError(f"{folder} holds no PNG or JPEG file: name a folder of images, a data set, or {DRAWN!r}")
+        raise DataError(f"{folder} holds no image file: name a folder of images, a data set, or {DRAWN!r}")
     for file in files:
         if not file.resolve().is_relative_to(root):
             raise DataError(f"{file} is a link out of {folder}: copy the image into the folder")

@@ -5,9 +5,7 @@ Every fault is a DataError that names the file, the line and the way out.
 
 from __future__ import annotations
 
-import io
 import json
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,10 @@ from typing import Any
 from PIL import Image
 
 from mirage_core.errors import DataError
+from mirage_core.image_files import read_rgb
 
+_ROOTS = 4
+"""Folders above a file that may be the root of its repository."""
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 32_000_000
 # For benchmarks about large images (HR-Bench 8K: 33 million pixels); Pillow itself warns from 89 million on.
@@ -49,7 +50,7 @@ class Row:
 def read_rows(file: Path) -> Iterator[Row]:
     """Yield every row of a JSONL file, without blank lines; DataError for a missing or empty file, or invalid JSON."""
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {file}: {error}; expected a JSONL file in UTF-8") from error
     rows = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
@@ -62,7 +63,7 @@ def read_rows(file: Path) -> Iterator[Row]:
 def read_lines(file: Path) -> Iterator[Row | DataError]:
     """Yield every row of a JSONL file, or the error of its line; DataError if the file cannot be read."""
     try:
-        with file.open(encoding="utf-8") as lines:
+        with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue
@@ -96,7 +97,7 @@ def read_question(row: Row) -> str:
 
 
 def read_image(row: Row, key: str = "image_input") -> tuple[bytes, Image.Image]:
-    """The row's image, encoded and decoded; its path is relative to the file and stays in its folder."""
+    """The row's image, encoded and decoded; its path is relative to the file, or to a folder above it."""
     return read_image_file(row, key, row.text(key))
 
 
@@ -104,7 +105,11 @@ def read_image_file(row: Row, key: str, name: str, max_pixels: int = MAX_IMAGE_P
     """The image file ``name`` that the row's ``key`` names, encoded and decoded."""
     path = _path_below(row, key, name)
     if not path.is_file():
-        raise DataError(f"{row.where}: the image {name!r} is missing; expected it at {path}")
+        path = _path_from_root(row.file.resolve().parent, name) or path
+    if not path.is_file():
+        raise DataError(
+            f"{row.where}: the image {name!r} is missing; expected it at {path}, or below a folder above {row.file}"
+        )
     try:
         size = path.stat().st_size
         if size > MAX_IMAGE_BYTES:
@@ -127,18 +132,25 @@ def _path_below(row: Row, key: str, name: str) -> Path:
     return path
 
 
+def _path_from_root(folder: Path, name: str) -> Path | None:
+    """The path of an image that is named from the root of its repository, as VSP's rows are; None if there is none.
+
+    Looked for below the folders above the file, and where the name passes through a folder of the file's own name (data
+    that were moved out of their repository).
+    """
+    parts = [part for part in Path(name).parts if part != "."]
+    roots = list(folder.parents)[:_ROOTS]
+    candidates = [(root, root.joinpath(*parts)) for root in roots]
+    for at, part in enumerate(parts[:-1]):
+        if part == folder.name:
+            candidates.append((folder, folder.joinpath(*parts[at + 1 :])))
+    for root, candidate in candidates:
+        resolved = candidate.resolve()
+        if resolved.is_file() and resolved.is_relative_to(root):
+            return resolved
+    return None
+
+
 def decode_image(data: bytes, what: str, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
-    """Decode a PNG or JPEG completely; too large ones are rejected before they are decompressed."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))
-        too_large = image.width * image.height > max_pixels
-        if not too_large:
-            image.load()
-    except Exception as error:
-        # Pillow raises errors of many kinds on broken files, its decompression warning included.
-        raise DataError(f"{what} cannot be decoded ({error}); expected a complete PNG or JPEG") from error
-    if too_large:
-        raise DataError(f"{what} has {image.width}x{image.height} pixels; at most {max_pixels} are decoded")
-    return image
+    """Decode an image completely, to RGB; too large ones are rejected before they are decompressed."""
+    return read_rgb(data, what, max_pixels=max_pixels)

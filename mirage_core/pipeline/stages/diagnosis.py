@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirage_core.config import Settings
 from mirage_core.errors import ArtifactDamaged, ArtifactMissing
@@ -12,6 +12,9 @@ from mirage_core.pipeline.stage import Stage, StageContext
 from mirage_core.pipeline.stages.lens import auxiliary_images_of
 from mirage_core.store import Store
 from mirage_core.types import Artifact
+
+if TYPE_CHECKING:
+    from mirage_core.evaluation.metrics import AccuracyRow
 
 MEASURED = "measure/"
 FIGURES = "diagnosis.json"
@@ -41,8 +44,22 @@ def run_diagnosis(context: StageContext) -> dict[str, Any]:
         lens=lens,
         problems={problem.id: problem for problem in problems},
         auxiliary=auxiliary_images_of(context, problems),
+        accuracies=accuracies(context),
     )
     return write_diagnosis(context.output, sources)
+
+
+def accuracies(context: StageContext) -> tuple[AccuracyRow, ...]:
+    """Return the accuracy of the clean answers, and that of a rule which sees the text of the same problems alone."""
+    from mirage_core.evaluation.blind import text_rule_rows
+    from mirage_core.evaluation.metrics import accuracy_rows
+    from mirage_core.store.records import load_predictions, load_problems
+
+    clean = load_predictions(context.input_paths["collected"])
+    answered = {prediction.problem_id for prediction, _ in clean}
+    problems = load_problems(context.input_paths["problems"])
+    asked = [problem for problem in problems if problem.split == "test" and problem.id in answered]
+    return (*accuracy_rows(clean), *text_rule_rows(problems, asked, context.settings.evaluation.planning_rule))
 
 
 def subject(store: Store, collected: Artifact) -> Any:

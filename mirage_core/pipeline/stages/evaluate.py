@@ -1,4 +1,8 @@
-"""Stage ``evaluation``: one method's answers to the test problems, judged; one artifact a method."""
+"""Stage ``evaluation``: one method's answers to the test problems, judged; one artifact a method.
+
+``blind-evaluation`` is the same without the picture, for a recipe with ``evaluation.blind``: what a method's accuracy
+is to be compared with.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from mirage_core.types import Problem
 def evaluation_identity(settings: Settings) -> dict[str, Any]:
     """Return how answers are sampled and judged; the seed only where the temperature is above 0."""
     return {
-        "evaluation": settings.evaluation.model_dump(mode="json", exclude={"methods"}),
+        "evaluation": settings.evaluation.model_dump(mode="json", exclude={"methods", "blind"}),
         **InferenceSettings.of(settings).as_metadata(),
         "model": settings.model.model_dump(mode="json", include={"dtype", "attention"}),
         "seed": settings.seed if settings.evaluation.temperature > 0 else None,
@@ -26,6 +30,11 @@ def evaluation_identity(settings: Settings) -> dict[str, Any]:
 def run_evaluation(context: StageContext) -> dict[str, Any]:
     """Answer and judge every test problem; the summary holds the rows of the score table."""
     return _evaluate(context, _problems(context))
+
+
+def run_blind(context: StageContext) -> dict[str, Any]:
+    """Answer and judge every test problem without its picture."""
+    return _evaluate(context, _problems(context), blind=True)
 
 
 def evaluate_shard(context: StageContext, spec: ShardSpec) -> dict[str, Any]:
@@ -55,7 +64,7 @@ def _problems(context: StageContext) -> list[Problem]:
     return load_problems(context.input_paths["problems"], split="test")
 
 
-def _evaluate(context: StageContext, problems: Sequence[Problem]) -> dict[str, Any]:
+def _evaluate(context: StageContext, problems: Sequence[Problem], *, blind: bool = False) -> dict[str, Any]:
     from mirage_core.evaluation.evaluate import evaluate
 
     method = context.params["method"]
@@ -68,6 +77,7 @@ def _evaluate(context: StageContext, problems: Sequence[Problem]) -> dict[str, A
         output=context.output,
         scratch=context.scratch,
         progress=context.progress,
+        blind=blind,
     )
     return _summary(method, metrics)
 
@@ -88,4 +98,16 @@ EVALUATION = Stage(
     keeps_scratch=True,
     gpu=True,
     sharding=Sharding(max_shards=num_batches, run=evaluate_shard, merge=merge_shards),
+)
+
+BLIND_EVALUATION = Stage(
+    name="blind-evaluation",
+    version=1,
+    kind="evaluation",
+    inputs=("model", "problems"),
+    identity=evaluation_identity,
+    run=run_blind,
+    params=("method",),
+    keeps_scratch=True,
+    gpu=True,
 )

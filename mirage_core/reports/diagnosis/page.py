@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from mirage_core.analysis.lens.results import LensResult
 from mirage_core.analysis.results import Header, ImageAccess, Record, Run
 from mirage_core.analysis.verdict import Verdict, derive_verdict
 from mirage_core.config import AnalysisSettings, Settings
+from mirage_core.evaluation.blind import TEXT_RULE
+from mirage_core.evaluation.metrics import ALL, AccuracyRow, as_json
 from mirage_core.evaluation.sample_selection import SELECTION_RULE
 from mirage_core.reports.diagnosis.environment import environment
 from mirage_core.reports.diagnosis.figures import figures
@@ -51,7 +53,10 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What a diagnosis is written from; ``results`` by measure, ``problems`` and ``auxiliary`` images by problem id."""
+    """What a diagnosis is written from; ``results`` by measure, ``problems`` and ``auxiliary`` images by problem id.
+
+    ``accuracies``: of the clean answers and, beside them, of a rule from text alone.
+    """
 
     settings: Settings
     subject: Subject
@@ -59,6 +64,7 @@ class Sources:
     lens: LensResult | None
     problems: Mapping[str, Problem]
     auxiliary: Mapping[str, bytes]
+    accuracies: Sequence[AccuracyRow] = ()
 
 
 def write_diagnosis(output: Path, sources: Sources) -> dict[str, Any]:
@@ -94,6 +100,7 @@ def diagnosis_figures(sources: Sources, verdict: Verdict) -> dict[str, Any]:
     return {
         "verdict": verdict.model_dump(mode="json"),
         "model": {"path": sources.subject.model, "digest": sources.subject.digest, "made_by": sources.subject.made_by},
+        "accuracies": [as_json(row) for row in sources.accuracies],
         "measures": {name: result.model_dump(mode="json") for name, result in sources.results.items()},
         "looks": lens,
         "limits": list(LIMITS),
@@ -123,6 +130,8 @@ def render(sources: Sources, verdict: Verdict, drawn: Mapping[str, Figure]) -> s
             results=sources.results,
             tables=run_tables(sources.results),
             headers=headers(sources.results),
+            accuracies=[row for row in sources.accuracies if row.group == ALL],
+            blind_method=TEXT_RULE,
             single_latents=single_latents(sources.results),
             lens=sources.lens,
             shown=shown_entries(sources),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mirage_core.evaluation.metrics import ALL, AccuracyRow, paired, pooled_row
 from mirage_core.evaluation.statistics import PairedTest
 from mirage_core.methods import METHODS
-from mirage_core.reports.labels import benchmark_label, short_label
+from mirage_core.reports.labels import benchmark_label, blind_label, short_label
 from mirage_core.reports.run.inputs import RunReportInputs
 from mirage_core.reports.run.training_budget import budgets
 
@@ -67,6 +67,13 @@ def focus_rows(inputs: RunReportInputs, selection: Focus) -> list[AccuracyRow]:
     return [row for row in rows if row is not None]
 
 
+def blind_row(inputs: RunReportInputs, selection: Focus) -> AccuracyRow | None:
+    """Return the best accuracy without the picture on the headline's problems; None where none was measured."""
+    methods = dict.fromkeys(row.method for row in inputs.blind_rows)
+    rows = (pooled_row(inputs.blind, selection.benchmark, method, selection.groups) for method in methods)
+    return max((row for row in rows if row is not None), key=lambda row: row.accuracy, default=None)
+
+
 def headline(inputs: RunReportInputs) -> str:
     """Say in one sentence what stage 2 (else the last method) reached, and how that compares with direct SFT."""
     selection = focus(inputs)
@@ -76,7 +83,9 @@ def headline(inputs: RunReportInputs) -> str:
     method = "stage-2" if "stage-2" in rows else list(rows)[-1]
     row = rows[method]
     subject = "Mirage after stage 2" if method == "stage-2" else short_label(method)
-    start = f"{subject} solves {percent(row.accuracy)} of {row.n} held-out problems ({selection.label})"
+    blind = blind_row(inputs, selection)
+    against = "" if blind is None else f", against {percent(blind.accuracy)} from the text alone"
+    start = f"{subject} solves {percent(row.accuracy)} of {row.n} held-out problems ({selection.label}){against}"
     if method != "stage-2" or "direct-sft" not in rows:
         return f"{start}."
     test = paired(inputs.scored, selection.benchmark, "stage-2", "direct-sft", selection.groups)
@@ -95,7 +104,10 @@ def findings(inputs: RunReportInputs) -> list[str]:
         return []
     rows = {row.method: row for row in focus_rows(inputs, selection)}
     compared = [_compare(rows, first, second, inputs, selection) for first, second in COMPARISONS[:4]]
-    return [sentence for sentence in (*compared, _budgets(inputs), _unread(inputs), _latents(rows)) if sentence]
+    seeing = _seeing(inputs)
+    return [
+        sentence for sentence in (*compared, *seeing, _budgets(inputs), _unread(inputs), _latents(rows)) if sentence
+    ]
 
 
 def comparisons(inputs: RunReportInputs) -> list[Comparison]:
@@ -169,6 +181,33 @@ def _compare(
 
 def _counts(test: PairedTest) -> str:
     return f"{test.only_first} problems right only with the first, {test.only_second} only with the second"
+
+
+def _seeing(inputs: RunReportInputs) -> list[str]:
+    """Say for every benchmark which methods are above the best answers without the picture.
+
+    By the paired test on the same problems, not corrected for their number.
+    """
+    sentences = []
+    for benchmark in inputs.benchmarks:
+        rows = [row for row in inputs.blind_rows if (row.benchmark, row.group) == (benchmark, ALL)]
+        if not rows:
+            continue
+        best = max(rows, key=lambda row: row.accuracy)
+        above = [short_label(method) for method in inputs.methods if _is_above(inputs, benchmark, method, best.method)]
+        seen = f"above it are {', '.join(above)}" if above else "no method is measurably above it"
+        sentences.append(
+            f"{benchmark_label(benchmark)}: {percent(best.accuracy)} are right without the picture "
+            f"({blind_label(best.method)}); {seen}."
+        )
+    return sentences
+
+
+def _is_above(inputs: RunReportInputs, benchmark: str, method: str, blind: str) -> bool:
+    if inputs.row(benchmark, method, ALL) is None:
+        return False
+    test = paired([*inputs.scored, *inputs.blind], benchmark, method, blind)
+    return test.difference > 0 and test.p_value < SIGNIFICANT
 
 
 def _budgets(inputs: RunReportInputs) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from safetensors import safe_open
 from mirage_core.benchmarks import NAMES
 from mirage_core.config import Settings
 from mirage_core.errors import DataError
+from mirage_core.evaluation.blind import TEXT_RULE, text_rule
 from mirage_core.evaluation.metrics import AccuracyRow, accuracy_rows
 from mirage_core.methods import METHODS, TRAIN_STAGES
 from mirage_core.model.card import ABOUT_FILE
@@ -31,11 +32,13 @@ from mirage_core.store.records import (
 from mirage_core.types import AuxiliaryImage, Problem, Scored, TrainingExample
 
 EVALUATION = "evaluation/"
+BLIND = "blind-evaluation/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReportInputs:
-    """Input of a report. ``abouts``: mirage.json of each trained folder; ``parameters``: of the base model."""
+    """Input of a report. ``abouts``: mirage.json of each trained folder; ``parameters``: of the base model; ``blind``:
+    answers without the picture, by the text-only rule and by methods that were evaluated so."""
 
     settings: Settings
     problems: Mapping[str, Problem]
@@ -46,6 +49,13 @@ class RunReportInputs:
     curves: Mapping[str, Curves]
     abouts: Mapping[str, Mapping[str, Any]]
     parameters: int | None
+    blind: tuple[Scored, ...] = ()
+
+    @property
+    def blind_rows(self) -> tuple[AccuracyRow, ...]:
+        """The score table's lines of answers without the picture, the text-only rule first."""
+        rows = accuracy_rows(self.blind)
+        return tuple(sorted(rows, key=lambda row: (row.method != TEXT_RULE, method_order(row.method))))
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
@@ -71,6 +81,7 @@ def read_inputs(settings: Settings, folders: Mapping[str, Path]) -> RunReportInp
         DataError: an evaluation's folder holds the answers of another method.
     """
     scored = tuple(pair for name in sorted(folders) for pair in _read_evaluation(name, folders[name]))
+    blind = tuple(pair for name in sorted(folders) for pair in _read_blind(name, folders[name]))
     problems = _read(folders, "problems", PROBLEMS_FILE, load_problems)
     images = _read(folders, "auxiliary-images", AUXILIARY_IMAGES_FILE, load_auxiliary_images)
     trained = {name: folders[name] for name in ("base", *TRAIN_STAGES) if name in folders}
@@ -84,7 +95,15 @@ def read_inputs(settings: Settings, folders: Mapping[str, Path]) -> RunReportInp
         curves={name: curves for name, folder in trained.items() if (curves := read_curves(folder))},
         abouts={name: _read_about(folder) for name, folder in trained.items()},
         parameters=count_parameters(folders["base"]) if "base" in folders else None,
+        blind=(*_text_rule(problems, scored, settings), *blind),
     )
+
+
+def _text_rule(problems: Sequence[Problem], scored: Sequence[Scored], settings: Settings) -> list[Scored]:
+    """Return the rule's answers to the problems that were evaluated, judged by the same rule."""
+    evaluated = {prediction.problem_id for prediction, _ in scored}
+    asked = [problem for problem in problems if problem.id in evaluated]
+    return text_rule(problems, asked, settings.evaluation.planning_rule)
 
 
 def count_parameters(folder: Path) -> int | None:
@@ -107,6 +126,10 @@ def _read(folders: Mapping[str, Path], name: str, file: str, load: Any) -> list[
 def _read_about(folder: Path) -> Mapping[str, Any]:
     path = folder / ABOUT_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _read_blind(name: str, folder: Path) -> list[Scored]:
+    return list(load_predictions(folder / PREDICTIONS_FILE)) if name.startswith(BLIND) else []
 
 
 def _read_evaluation(name: str, folder: Path) -> list[Scored]:

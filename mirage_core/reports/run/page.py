@@ -18,6 +18,7 @@ from mirage_core.reports.html import page_environment, resolved_settings, versio
 from mirage_core.reports.labels import (
     RULES,
     benchmark_label,
+    blind_label,
     group_label,
     method_label,
     method_order,
@@ -168,11 +169,22 @@ def _table(inputs: RunReportInputs, benchmark: str, figure: Figure) -> dict[str,
         "figure": figure,
         "groups": groups,
         "lines": lines,
+        "blind": [_blind_line(inputs, benchmark, method, groups) for method in _blind_methods(inputs, benchmark)],
         "rule": RULES.get(rows[0].rule, f"rule: {rows[0].rule}"),
         "published": published_numbers.numbers(benchmark),
         "sampled": any(row.answers > row.n for row in rows),
         "protocols": _protocols(inputs, benchmark),
     }
+
+
+def _blind_methods(inputs: RunReportInputs, benchmark: str) -> list[str]:
+    return list(dict.fromkeys(row.method for row in inputs.blind_rows if row.benchmark == benchmark))
+
+
+def _blind_line(inputs: RunReportInputs, benchmark: str, method: str, groups: Sequence[str]) -> dict[str, Any]:
+    """Return the score table's line of answers without the picture."""
+    rows = {row.group: row for row in inputs.blind_rows if (row.benchmark, row.method) == (benchmark, method)}
+    return {"label": blind_label(method), "cells": [rows.get(group) for group in groups]}
 
 
 def _protocols(inputs: RunReportInputs, benchmark: str) -> list[ProtocolRow]:

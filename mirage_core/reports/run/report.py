@@ -62,6 +62,7 @@ def report_figures(inputs: RunReportInputs) -> dict[str, Any]:
         "caveats": findings.caveats(inputs),
         "scores": run_scores(inputs.rows),
         "rows": [as_json(row) for row in inputs.rows],
+        "blind_rows": [as_json(row) for row in inputs.blind_rows],
         "paired_tests": [
             {
                 "benchmark": comparison.benchmark,

@@ -26,6 +26,10 @@ def as_json(table: Table) -> dict[str, Any]:
         "measures": list(study.measures),
         "command": study.command,
         "cells": [_cell(row) for row in table.rows],
+        "blind": [
+            {"benchmark": benchmark, "level": level_of(group), **_estimate(estimate)}
+            for (benchmark, group), estimate in table.blind.items()
+        ],
         "published_not_ours": {name: [asdict(number) for number in numbers] for name, numbers in table.systems.items()},
     }
 
@@ -111,7 +115,7 @@ def as_markdown(table: Table) -> str:
     heads = [column for name in table.benchmarks for column in (benchmark_label(name), "*published*")]
     lines = [_line(["cell", *heads, "text steps", "training s"]), _line(["---"] * (len(heads) + 3))]
     lines += [_line(_cells(table, row)) for row in table.rows]
-    lines += [_line(line) for line in _systems(table)]
+    lines += [_line(line) for line in (*_blind(table), *_systems(table))]
     seeds = ", ".join(map(str, study.seeds))
     over = "seed" if len(study.seeds) == 1 else "mean over the seeds"
     note = (
@@ -119,6 +123,21 @@ def as_markdown(table: Table) -> str:
         f"method, another model on other data. Baseline: {table.baseline.cell.label}. Made by `{study.command}`."
     )
     return "\n".join([*lines, "", note, *latents_as_markdown(table)]) + "\n"
+
+
+def _blind(table: Table) -> list[list[str]]:
+    """Return the line of the text-only rule; none where it was not computed."""
+    if not table.blind:
+        return []
+    cells = [cell for name in table.benchmarks for cell in (_accuracy(table.blind.get((name, ALL))), "")]
+    return [["text alone, by rule (no picture)", *cells, "", ""]]
+
+
+def _accuracy(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return ""
+    low, high = estimate.interval
+    return f"{100 * estimate.mean:.1f} ({100 * low:.1f}–{100 * high:.1f})"
 
 
 LATENTS = ("cell", "own latents", "another's", "change, points", "follows the donor", "base rate", "zeros")

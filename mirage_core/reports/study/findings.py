@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mirage_core.evaluation.metrics import ALL
 from mirage_core.reports.labels import benchmark_label
 from mirage_core.reports.run.findings import SIGNIFICANT, p_words, percent
@@ -17,7 +19,11 @@ def headline(table: Table) -> str:
         tests = [row.tests[benchmark] for row in table.rows if benchmark in row.tests]
         better = sum(differs(test) and test.comparison.difference.mean > 0 for test in tests)
         worse = sum(differs(test) and test.comparison.difference.mean < 0 for test in tests)
-        parts.append(f"{benchmark_label(benchmark)}: {better} better than {baseline}, {worse} worse, of {len(tests)}")
+        blind = table.blind.get((benchmark, ALL))
+        beside = "" if blind is None else f" (text alone {percent(blind.mean)})"
+        parts.append(
+            f"{benchmark_label(benchmark)}{beside}: {better} better than {baseline}, {worse} worse, of {len(tests)}"
+        )
     return "; ".join(parts) + "." if parts else "No cell was completed."
 
 
@@ -42,12 +48,26 @@ def findings(table: Table) -> list[str]:
             f"{benchmark_label(benchmark)}: the highest is {best.cell.label} with {percent(estimate.mean)} "
             f"({percent(low)} to {percent(high)})."
         )
+        sentences += _seeing(table, benchmark, rows)
         sentences += [
             _differs(table, benchmark, row, row.tests[benchmark])
             for row in rows
             if benchmark in row.tests and differs(row.tests[benchmark])
         ]
     return sentences
+
+
+def _seeing(table: Table, benchmark: str, rows: Sequence[Row]) -> list[str]:
+    """Name the cells whose interval lies above that of the text-only rule: the others show nothing of seeing."""
+    blind = table.blind.get((benchmark, ALL))
+    if blind is None:
+        return []
+    above = [row.cell.label for row in rows if row.scores[benchmark, ALL].estimate.interval[0] > blind.interval[1]]
+    low, high = blind.interval
+    return [
+        f"{benchmark_label(benchmark)}: {percent(blind.mean)} ({percent(low)} to {percent(high)}) are right from the "
+        f"text alone, by rule; {', '.join(above) or 'no cell'} {'is' if len(above) < 2 else 'are'} clear of it."
+    ]
 
 
 def _differs(table: Table, benchmark: str, row: Row, test: Test) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mirage_core.analysis.results import InterventionsResult, read_result
+from mirage_core.reports.study.blind import PROBLEMS, blind_scores
 from mirage_core.reports.study.figures_json import as_json, as_markdown
 from mirage_core.reports.study.findings import headline
 from mirage_core.reports.study.frontier import frontier_of
@@ -45,7 +47,8 @@ def write_study(output: Path, study: StudyReportInput, folders: Mapping[str, Pat
 def _table(study: StudyReportInput, folders: Mapping[str, Path]) -> Table:
     """Compute the table from the folders that the runs name."""
     latents = {str(run.interventions) for cell in study.cells for run in cell.runs if run.interventions}
-    answers = {name: folder for name, folder in folders.items() if name not in latents}
+    problems = {name: folder for name, folder in folders.items() if name.startswith(PROBLEMS)}
+    answers = {name: folder for name, folder in folders.items() if name not in {*latents, *problems}}
     scored = {name: load_predictions(folder / PREDICTIONS_FILE) for name, folder in answers.items()}
     measured = {name: read_result(folders[name], InterventionsResult) for name in sorted(latents)}
-    return table_of(study, scored, measured)
+    return replace(table_of(study, scored, measured), blind=blind_scores(problems, scored))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from mirage_core.analysis.results import InterventionsResult
@@ -12,6 +12,7 @@ from mirage_core.evaluation.metrics import ALL, AccuracyRow, accuracy_rows
 from mirage_core.evaluation.statistics import holm
 from mirage_core.reports.run import published_numbers as published
 from mirage_core.reports.run.published_numbers import PublishedNumber
+from mirage_core.reports.study.blind import BlindScores
 from mirage_core.reports.study.causal import Causal, causal_of
 from mirage_core.reports.study.inputs import CellReportInput, RunReportInput, StudyReportInput
 from mirage_core.reports.study.seeds import Comparison, Estimate, compare, share
@@ -63,13 +64,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """All rows, the benchmarks in order with their groups, and published systems without a row."""
+    """All rows, the benchmarks in order with their groups, and published systems without a row.
+
+    ``blind``: the text-only rule, without the pictures; empty where the problems are not known.
+    """
 
     study: StudyReportInput
     rows: tuple[Row, ...]
     groups: Mapping[str, tuple[str, ...]]
     rules: Mapping[str, str]
     systems: Mapping[str, tuple[PublishedNumber, ...]]
+    blind: BlindScores = field(default_factory=dict)
 
     @property
     def benchmarks(self) -> tuple[str, ...]:

@@ -112,7 +112,10 @@ class DeepSpeedEngine:
         mapping = parameter._hp_mapping
         if mapping is None:
             return None
-        flat = self._engine.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+        zero = self._engine.optimizer
+        # BF16_Optimizer is ZeRO-1 with gradients in float32.
+        flats = getattr(zero, "single_partition_of_fp32_groups", None) or zero.fp32_groups_flat_partition
+        flat = flats[mapping.param_group_index]
         local = mapping.hp_fragment_address
         return Fragment(name, mapping.lp_fragment_address.start, local.numel, flat, local.start)
 
@@ -146,6 +149,8 @@ def _config(settings: EngineSettings, parameters: dict[str, nn.Parameter]) -> di
         "managed_gradient_accumulation": False,  # every step() ends an accumulation, however many backwards it had
         "gradient_clipping": settings.max_grad_norm,
         "bf16": {"enabled": low_precision},
+        # Otherwise sums over micro-batches are in bfloat16, and stop growing at 256 times an addend.
+        "data_types": {"grad_accum_dtype": "fp32"} if low_precision else {},
         "steps_per_print": 10**9,
         "zero_allow_untested_optimizer": settings.optimizer != "adamw",
         "zero_force_ds_cpu_optimizer": False,  # torch's steps on the CPU need no compiler

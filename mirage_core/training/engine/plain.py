@@ -16,7 +16,11 @@ from mirage_core.training.engine.optimizers import make_optimizer
 
 
 class PlainEngine:
-    """torch's AdamW and one all-reduce of the gradients; bfloat16 weights get float32 masters."""
+    """torch's AdamW and one all-reduce of the gradients; bfloat16 weights get float32 masters.
+
+    Gradients of several micro-batches are added up in float32, whatever the weights are: in bfloat16 a sum stops
+    growing at 256 times an addend.
+    """
 
     def __init__(self, root: Root, settings: EngineSettings, restored: EngineState | None) -> None:
         self._settings = settings
@@ -24,6 +28,7 @@ class PlainEngine:
         self._masters = [_master(parameter) for parameter in self._parameters]
         fused = settings.fused and self._masters[0].device.type == "cuda"
         self._optimizer = make_optimizer(self._masters, settings.weight_decay, settings.optimizer, fused=fused)
+        self._sums: dict[int, Tensor] = {}  # of earlier micro-batches, by number of a low-precision parameter
         self._steps = 0
         if restored is not None:
             self._steps = restored.steps
@@ -38,6 +43,7 @@ class PlainEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of ``loss`` in this process."""
+        self._set_aside()
         loss.backward()
 
     def step(self, learning_rate: float) -> float:
@@ -67,15 +73,32 @@ class PlainEngine:
 
     def _reduce_gradients(self) -> None:
         """Leave the sum over processes in the masters' gradients; a missing gradient counts as zero."""
-        gradients = [
-            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in self._parameters
-        ]
-        flat = torch.cat([gradient.flatten().float() for gradient in gradients])
+        if self._sums:
+            self._set_aside()
+        flat = torch.cat([self._gradient(number).flatten().float() for number in range(len(self._parameters))])
+        self._sums.clear()
         all_reduce_sum(flat)
         pieces = flat.split([parameter.numel() for parameter in self._parameters])
         for parameter, master, piece in zip(self._parameters, self._masters, pieces, strict=True):
             parameter.grad = None
             master.grad = piece.view_as(master)
+
+    def _set_aside(self) -> None:
+        """Move gradients of low precision to their float32 sums; those in float32 stay, where autograd adds to them."""
+        for number, parameter in enumerate(self._parameters):
+            if parameter.grad is None or parameter.dtype == torch.float32:
+                continue
+            if number in self._sums:
+                self._sums[number].add_(parameter.grad)
+            else:
+                self._sums[number] = parameter.grad.float()
+            parameter.grad = None
+
+    def _gradient(self, number: int) -> Tensor:
+        """Return the gradient of a parameter over all micro-batches of this process."""
+        parameter = self._parameters[number]
+        gradient = self._sums.get(number, parameter.grad)
+        return torch.zeros_like(parameter) if gradient is None else gradient
 
     def _copy_masters(self) -> None:
         """Copy the masters into the weights, and clear the gradients."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mirage_core.benchmarks.answer_parsing import boxed, without_dress
 from mirage_core.config import GRPOSettings
+from mirage_core.errors import InputError
 from mirage_core.types import Variant
 
-# The rule of EasyR1's maths reward; it leaves room for more than one think block, as interleaved answers have.
-_REASONED = re.compile(r"<think>.*</think>.*\\boxed{.*}.*", re.DOTALL)
-_BOXED = re.compile(r".*\\boxed{.*}.*", re.DOTALL)
 # Advantages are divided by the standard deviation of the group, which can be that of one format reward among many.
 _MIN_STD = 1e-6
 
@@ -46,21 +45,37 @@ def format_reward(output: str, variant: Variant, value: float = 0.1) -> float:
 def well_formed(output: str, variant: Variant) -> bool:
     r"""Whether the whole output has its form: reasoning in ``<think></think>``, then the answer in ``\boxed{}``.
 
-    The direct variant has no reasoning: there the box is enough.
+    The rule of EasyR1's maths reward, which leaves room for more than one think block, as interleaved answers have; but
+    the box must come after the reasoning and hold a letter, a digit or a symbol: an empty one is no answer. The direct
+    variant has no reasoning: there the box is enough. Linear in the output.
     """
-    rule = _BOXED if variant == "direct" else _REASONED
-    return rule.fullmatch(output.strip()) is not None
+    reasoning, closed, answer = output.strip().rpartition("</think>")
+    if variant != "direct" and not (closed and reasoning.startswith("<think>")):
+        return False
+    content = boxed(answer)
+    return content is not None and any(unicodedata.category(char)[0] in "LNS" for char in without_dress(content))
 
 
 def make_reward(
-    output: str, correct: bool, variant: Variant, *, accuracy_value: float = 1.0, format_value: float = 0.1
+    output: str,
+    correct: bool,
+    variant: Variant,
+    *,
+    accuracy_value: float = 1.0,
+    format_value: float = 0.1,
+    parsed: bool = True,
 ) -> Reward:
-    """Return the reward of an output: at most the sum of both values (1.1 in the paper)."""
+    """Return the reward of an output: at most the sum of both values (1.1 in the paper).
+
+    ``parsed``: whether the scorer could read an answer. A box that it cannot read is nonsense, and earns nothing for
+    its form.
+    """
+    formed = (parsed or correct) and well_formed(output, variant)
     return Reward(
         accuracy=accuracy_reward(correct, accuracy_value),
-        format=format_reward(output, variant, format_value),
+        format=format_value if formed else 0.0,
         correct=correct,
-        well_formed=well_formed(output, variant),
+        well_formed=formed,
     )
 
 
@@ -68,8 +83,11 @@ def group_advantages(rewards: Sequence[float], divide_by: Literal["std", "mean"]
     """Return the rewards of one prompt's answers minus their mean; all 0 where they are equal.
 
     "std": over their standard deviation (n - 1), as GRPO was published. "mean": not divided, so that groups that
-    hardly differ weigh little (arXiv 2503.20783).
+    hardly differ weigh little (arXiv 2503.20783). InputError for a reward that is not finite: it would make the whole
+    group's advantages NaN.
     """
+    if not all(map(math.isfinite, rewards)):
+        raise InputError(f"a group has the rewards {list(rewards)}, expected finite numbers: correct the scorer")
     if has_zero_variance(rewards):
         return [0.0] * len(rewards)
     mean = math.fsum(rewards) / len(rewards)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mirage_core.benchmarks.judge import Scorer, judge
 from mirage_core.config import InferenceSettings, Settings
+from mirage_core.errors import TrainingError
 from mirage_core.generation.decode import DecodeSettings, Trajectory, sampling_rules
 from mirage_core.generation.generator import Generator
 from mirage_core.generation.sampling import SamplingRules
@@ -151,13 +152,22 @@ class Sampler:
 
     def _reward(self, problem: Problem, answer: Trajectory) -> Reward:
         prediction = self._generator.prediction(problem, answer)
-        return make_reward(
+        score = self._generator.judge(problem, prediction)
+        reward = make_reward(
             prediction.output,
-            self._generator.judge(problem, prediction).correct,
+            score.correct,
             self._settings.teacher.variant,
             accuracy_value=self._settings.grpo.accuracy_reward,
             format_value=self._settings.grpo.format_reward,
+            parsed=score.parsed is not None,
         )
+        if not math.isfinite(reward.total):
+            raise TrainingError(
+                f"problem {problem.id} of {problem.benchmark}: the scorer's verdict (rule {score.rule}, correct "
+                f"{score.correct}) makes a reward of {reward.total}, expected a finite number: correct the scorer, or "
+                "grpo.accuracy_reward and grpo.format_reward"
+            )
+        return reward
 
 
 def summed_figures(groups: Sequence[Group]) -> dict[str, float]:

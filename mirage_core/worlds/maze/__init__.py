@@ -1,7 +1,7 @@
 """The frozen-lake maze: its rules, random maps and plans, its images, and reading a map back from an image."""
 
 from mirage_core.worlds.maze.art import Player, picture_bytes, render
-from mirage_core.worlds.maze.plans import random_plan
+from mirage_core.worlds.maze.plans import Shape, random_plan, random_plan_of, random_shape, shape_of
 from mirage_core.worlds.maze.reading import read_maze
 from mirage_core.worlds.maze.rules import (
     GOAL,
@@ -32,6 +32,7 @@ __all__ = [
     "Maze",
     "Outcome",
     "Player",
+    "Shape",
     "Walk",
     "canonical",
     "maze_from_rows",
@@ -39,8 +40,11 @@ __all__ = [
     "picture_bytes",
     "random_maze",
     "random_plan",
+    "random_plan_of",
+    "random_shape",
     "read_maze",
     "render",
+    "shape_of",
     "shortest_path",
     "step",
     "walk",
