@@ -10,7 +10,7 @@ name other types.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def _row(row: Row, split: Split) -> ComtRow:
     images = [_image(row, kind, names[number]) for number in inputs]
     problem = _problem(row, split, kind, images, question_has_references=bool(in_question))
     new = [number for number in in_rationale if number not in inputs]
-    return ComtRow(problem, _provided_image(row, problem, kind, names, new[-1]) if new else None)
+    return ComtRow(problem, _provided_image(row, problem, kind, names, new) if new else None)
 
 
 def _problem(row: Row, split: Split, kind: str, images: list[bytes], question_has_references: bool) -> Problem:
@@ -95,18 +95,25 @@ def _problem(row: Row, split: Split, kind: str, images: list[bytes], question_ha
     )
 
 
-def _provided_image(row: Row, problem: Problem, kind: str, names: Mapping[int, str], number: int) -> ProvidedImage:
-    """The last new image of the rationale, and the text on both sides of its first mention, as thoughts."""
-    rationale = row.text("rationale")
+def _provided_image(
+    row: Row, problem: Problem, kind: str, names: Mapping[int, str], numbers: Sequence[int]
+) -> ProvidedImage:
+    """The last new image of the rationale, and the text on both sides of its first mention, as thoughts.
+
+    All new images are its frames.
+    """
+    rationale, number = row.text("rationale"), numbers[-1]
+    frames = tuple(_image(row, kind, names[each]) for each in numbers)
     mention = next(match for match in _IMAGE_REFERENCE.finditer(rationale) if int(match.group(1)) == number)
     sides = (rationale[: mention.start()], rationale[mention.end() :])
     before, after = (_IMAGE_REFERENCE.sub("", text).strip() for text in sides)
     return ProvidedImage(
         problem_id=problem.id,
-        image=_image(row, kind, names[number]),
+        image=frames[-1],
         style="rationale",
         text_before=f"<think>{before}</think>",
         text_after=f"<think>{after.lstrip('.,;: ')}</think>\\boxed{{{problem.answer}}}",
+        frames=frames,
     )
 
 

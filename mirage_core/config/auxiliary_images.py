@@ -28,6 +28,8 @@ class SceneLoraSettings(Section):
 class SceneSettings(Section):
     """Scenes rendered by CogVideoX, one frame for each problem. Values that the paper does not publish are settings."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"film_frames"})
+
     model: str = Field("zai-org/CogVideoX-5b", description="A hub id, or a folder of the same layout.")
     revision: str | None = Field(None, description="Hub revision; pin it for reproducible runs.")
     lora: str | None = Field(None, description="A folder with LoRA weights (mirage scenes finetune makes one).")
@@ -43,6 +45,7 @@ class SceneSettings(Section):
     height: Positive = Field(480, description="Pixels.")
     num_frames: Positive = Field(49, description="Frames rendered: 1 more than a multiple of 4.")
     frame: int | Literal["first", "middle", "last"] = Field("last", description="The selected frame.")
+    film_frames: Positive = Field(8, description="Frames of a film, evenly over the video (auxiliary_images.film).")
     steps: Positive = Field(50, description="Denoising steps.")
     guidance: float = Field(6.0, ge=1, description="Classifier-free guidance scale.")
     max_text_tokens: Positive = Field(226, description="Tokens of a description.")

@@ -29,6 +29,8 @@ class PromptSettings(Section):
 class LatentSettings(Section):
     """The latent span: its length, its targets, and how it ends. Paper, section 3.2."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"length"})
+
     num_latents: Positive = Field(4, description="k, the latent tokens of a span.")
     compression: Literal["even", "drop_tail", "changed_patches"] = Field(
         "even",
@@ -38,6 +40,11 @@ class LatentSettings(Section):
     end: Literal["exact", "free"] = Field("exact", description="exact: k latents; free: the model ends the span.")
     max_latents: Positive = Field(8, description="Most latents of a span if the end is free.")
     max_spans: Positive = Field(4, description="Most spans of an answer.")
+    length: Literal["fixed", "frames"] = Field(
+        "fixed",
+        description="Latents of a span in training. fixed: num_latents; frames: one for each frame of the film, at "
+        "most max_latents; the model learns where to end, so end is free.",
+    )
     input: Literal["hidden_state", "blank"] = Field(
         "hidden_state",
         description="The input embedding of a latent: the model's own previous hidden state; or, as a control, the "
@@ -48,6 +55,18 @@ class LatentSettings(Section):
         description="What text after a span may attend to before it: everything; the keys and values of the latents; "
         "the latent vectors alone.",
     )
+
+    @model_validator(mode="after")
+    def _ends_as_it_learned(self) -> LatentSettings:
+        """Spans of different lengths have to be ended by the model."""
+        if self.length == "frames" and self.end != "free":
+            raise ValueError("latent.length frames needs latent.end free: the model ends its spans itself")
+        return self
+
+    @property
+    def span_limit(self) -> int:
+        """The most latents of a span, in training and in answers."""
+        return self.max_latents if self.end == "free" else self.num_latents
 
 
 class WarmupSettings(Section):

@@ -101,6 +101,9 @@ class StepwiseSettings(Section):
         description="Which frame a latent is held to. frame: one frame a latent, then the last frame; spread: all "
         "frames spread evenly over the latents.",
     )
+    tolerance: float = Field(
+        0.0, ge=0, description="Mean grey levels by which a token's pixels may differ and count as unchanged."
+    )
     codebook_size: int = Field(24, ge=2, description="Appearances of codebook, and other frames of contrastive.")
     temperature: float = Field(0.1, gt=0, description="Temperature of contrastive.")
 
@@ -110,6 +113,16 @@ class StepwiseSettings(Section):
         if not self.weight_where and not self.weight_what:
             raise ValueError("weight_where and weight_what are both 0: set one above 0, or stepwise to null")
         return self
+
+    @property
+    def where_head(self) -> str | None:
+        """``where``; None where its weight is 0."""
+        return self.where if self.weight_where else None
+
+    @property
+    def what_head(self) -> str | None:
+        """``what``; None where its weight is 0."""
+        return self.what if self.weight_what else None
 
 
 class RelaxationSettings(TrainSettings):
@@ -129,9 +142,7 @@ class RelaxationSettings(TrainSettings):
         0.0, ge=0, description="Gaussian noise on every input latent, in units of its standard deviation."
     )
     latent_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the input latents that are set to zero.")
-    stepwise: StepwiseSettings | None = Field(
-        None, description="Stepwise grounding beside the text loss; null: none."
-    )
+    stepwise: StepwiseSettings | None = Field(None, description="Stepwise grounding beside the text loss; null: none.")
 
 
 class FilmTrainSettings(RelaxationSettings):

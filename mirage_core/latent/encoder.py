@@ -22,7 +22,7 @@ from mirage_core.latent.compress import changed_patches
 from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
 from mirage_core.latent.images import image_size, open_image
 from mirage_core.latent.tokens import TokenIds, token_ids
-from mirage_core.types import LatentSpan, Problem, ReasoningChain, TrainingExample, Variant
+from mirage_core.types import AuxiliaryImage, LatentSpan, Problem, TrainingExample, Variant
 
 IMAGE_MARK = "<image>"
 _SPECIAL = re.compile(r"<\|\w+\|>")
@@ -67,7 +67,7 @@ class Encoder:
         prompt = self.prompt(example.problem)
         for text in (chain.text_before, chain.caption, chain.text_after):
             _refuse_special(text, f"the chain of problem {chain.problem_id}")
-        answer = self._answer(chain, with_latents)
+        answer = self._answer(example, with_latents)
         labels = np.where(answer == self._ids.latent_pad, IGNORED, answer)
         ignored = np.full(len(prompt.ids), IGNORED)
         newline = len(self._tokenize("\n"))
@@ -106,15 +106,19 @@ class Encoder:
         question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
         text = len(self._tokenize(self._chat(question, problem))) - len(problem.images)  # each has one image_pad
         images = sum(self._image_tokens(data, f"an image of problem {problem.id}") for data in problem.images)
-        return text + images + len(self._answer(example.chain, with_latents))
+        return text + images + len(self._answer(example, with_latents))
 
-    def _answer(self, chain: ReasoningChain, with_latents: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _answer(self, example: TrainingExample, with_latents: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Ids of the target text; latents replace the caption."""
-        ids = self._ids
+        ids, chain = self._ids, example.chain
         end = [ids.end_of_turn, *self._tokenize("\n")]
         if not with_latents:
             return np.array([*self._tokenize(chain.text_before + chain.caption + chain.text_after), *end])
-        span = [ids.latent_start, *[ids.latent_pad] * self._latent.num_latents, ids.latent_end]
+        span = [
+            ids.latent_start,
+            *[ids.latent_pad] * span_length(example.auxiliary_image, self._latent),
+            ids.latent_end,
+        ]
         return np.array([*self._tokenize(chain.text_before), *span, *self._tokenize(chain.text_after), *end])
 
     def _chat(self, question: str, problem: Problem) -> str:
@@ -150,6 +154,12 @@ class Encoder:
             raise DataError(f"{what}: {error}") from error
         return patches // int(processor.merge_size) ** 2
 
+    def token_grid(self, data: bytes, what: str) -> tuple[int, int]:
+        """Rows and columns of the merged tokens of an image file. DataError, naming ``what``, if it is broken."""
+        _, grids = self.pixels((data,), what)
+        merge = int(self._processor.image_processor.merge_size)
+        return int(grids[0, 1]) // merge, int(grids[0, 2]) // merge
+
     def pixels(self, images: Sequence[bytes], what: str) -> tuple[Tensor, Tensor]:
         """Patches [P, C] and grids [N, 3] of image files. DataError, naming ``what``, if one is broken."""
         if not images:
@@ -160,6 +170,19 @@ class Encoder:
         except ValueError as error:
             raise DataError(f"{what}: {error}") from error
         return encoded["pixel_values"], encoded["image_grid_thw"]
+
+
+def span_length(image: AuxiliaryImage, latent: LatentSettings) -> int:
+    """Return the latents of an example's span; DataError where it goes by frames and the image has no film."""
+    if latent.length == "fixed":
+        return latent.num_latents
+    frames = int(image.details.get("frames", 0))
+    if not frames:
+        raise DataError(
+            f"latent.length is frames, but the auxiliary image of problem {image.problem_id} has no film: set "
+            "auxiliary_images.film to forward, or latent.length to fixed"
+        )
+    return min(frames, latent.max_latents)
 
 
 def encode_rollout(

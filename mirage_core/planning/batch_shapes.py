@@ -108,10 +108,11 @@ class Shape:
 def _spans(settings: Settings) -> dict[str, Any]:
     """Return the latents of a span, those encoded again after it, and how they are fed."""
     latent = settings.latent
-    reread = latent.num_latents if latent.bottleneck == "latent_only" else 0
+    span = latent.num_latents if latent.length == "fixed" else latent.max_latents  # the longest, for frames
+    reread = span if latent.bottleneck == "latent_only" else 0
     blank = latent.input == "blank"
     teacher_forced = blank or settings.grounding.horizon == 1
-    return {"num_latents": latent.num_latents, "reread": reread, "blank": blank, "teacher_forced": teacher_forced}
+    return {"num_latents": span, "reread": reread, "blank": blank, "teacher_forced": teacher_forced}
 
 
 _PARTS = ("prompt", "image", "before", "after", "caption", "auxiliary")

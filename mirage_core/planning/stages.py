@@ -225,8 +225,7 @@ def _sampling_time(
 def _columns(settings: Settings, tokens: int) -> int:
     """Return the columns of an answer: its text, and a span for each that it may begin."""
     latent = settings.latent
-    span = latent.max_latents if latent.end == "free" else latent.num_latents
-    return tokens + (latent.max_spans + 1) * span
+    return tokens + (latent.max_spans + 1) * latent.span_limit
 
 
 def _resident_while_sampling(

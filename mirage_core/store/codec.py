@@ -31,9 +31,7 @@ class RecordCodec(Generic[Record]):
     ``optional`` columns hold tuples; a table may lack them, and every tuple is then empty.
     """
 
-    def __init__(
-        self, record: Any, columns: Mapping[str, str] | None = None, optional: Collection[str] = ()
-    ) -> None:
+    def __init__(self, record: Any, columns: Mapping[str, str] | None = None, optional: Collection[str] = ()) -> None:
         self._node = _node(record, "", columns or {})
         by_name = {field.name: field for field in self._node.columns}
         self._optional = [name for name in by_name if name in optional]

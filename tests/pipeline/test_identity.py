@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mirage_core.config import Settings
+from mirage_core.config import Settings, as_recipe
 from mirage_core.errors import SettingsError
 from mirage_core.pipeline.registry import STAGES
 from mirage_core.pipeline.stages.base_model import base_identity
@@ -18,8 +18,8 @@ from tests.pipeline.fakes import settings
 TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine"}
 RELAXED = {"relaxation", "without-stage-1"}
 TEXT_GRPO = {"direct-sft-grpo", "capimagine-grpo"}
-GRPO = {"grpo", "without-stage-1-grpo", *TEXT_GRPO}
-TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, *GRPO}
+GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", *TEXT_GRPO}
+TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", *GRPO}
 MODELS = {"base", *TRAINED}
 
 
@@ -45,6 +45,10 @@ def changed_by(**changes: Any) -> set[str]:
         ({"captions": {"longest": 900}}, {"captions", "report"}),
         ({"grounding": {"text_weight": 0.5}}, {"grounding", "report"}),
         ({"relaxation": {"steps": 3}}, {*RELAXED, "report"}),
+        ({"relaxation": {"stepwise": {"where": "cell"}}}, {*RELAXED, "report"}),
+        ({"film": {"stepwise": {"where": "cell"}}}, {"film", "report"}),
+        ({"auxiliary_images": {"film": "forward"}}, {"auxiliary-images", "report"}),
+        ({"latent": {"length": "frames", "end": "free"}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
         ({"grpo": {"steps": 3}}, {*GRPO, "report"}),
         ({"evaluation": {"planning_rule": "vsp"}}, {*GRPO, "evaluation", "report"}),
         ({"evaluation": {"methods": ["zero-shot"]}}, {"report"}),
@@ -53,6 +57,26 @@ def changed_by(**changes: Any) -> set[str]:
 )
 def test_a_setting_changes_the_stages_that_read_it(changes: dict[str, Any], changed: set[str]) -> None:
     assert changed_by(**changes) == changed
+
+
+def test_a_film_counts_among_the_problems_only_where_a_data_set_may_provide_its_frames(tmp_path: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    own.write_text("")
+    with_own = {"own": {"file": str(own)}}
+    plain, film = settings(problems=with_own), settings(problems=with_own, auxiliary_images={"film": "forward"})
+    assert "film" not in problems_identity(plain) and problems_identity(film)["film"] is True
+    assert "film" not in problems_identity(settings(auxiliary_images={"film": "forward"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "off"),
+    [("auxiliary_images", {"film": "off"}), ("relaxation", {"stepwise": None}), ("latent", {"length": "fixed"})],
+)
+def test_what_came_later_and_is_off_is_in_no_identity(name: str, off: dict[str, Any]) -> None:
+    section = getattr(settings(**{name: off}), name)
+    assert not off.keys() & section.model_dump(mode="json").keys()
+    assert off.keys() <= as_recipe(section).keys()
+    assert type(section).model_validate(section.model_dump(mode="json")) == section
 
 
 def test_the_seed_counts_in_an_evaluation_only_where_answers_are_drawn_by_chance() -> None:

@@ -73,7 +73,8 @@ def make_inputs(folder: Path) -> None:
     """Write the artifacts' folders that jobs take: model, examples, problems."""
     settings = small_settings()
     problems = [p for p in generate_problems(settings.problems, settings.seed, quiet) if p.split != "test"]
-    images = draw_auxiliary_images(problems, settings.auxiliary_images, settings.problems.cell_px, settings.seed, quiet)
+    film = settings.auxiliary_images.model_copy(update={"film": "forward"})
+    images = draw_auxiliary_images(problems, film, settings.problems.cell_px, settings.seed, quiet)
     teacher = make_teacher(settings.teacher)
     for name in ("problems", "examples"):
         (folder / name).mkdir()
@@ -81,6 +82,7 @@ def make_inputs(folder: Path) -> None:
     save_examples(
         folder / "examples" / "examples.parquet",
         write_examples(teacher, problems, images, settings.teacher.variant, quiet),
+        film=True,
     )
     base = build_base_model(settings.model, settings.seed)
     save_model(folder / "model", base.backbone, base.processor, {"stage": "base"})

@@ -50,6 +50,8 @@ HARD = {
     },
 }
 """Stage 2 with a bottleneck that comes on, and all that makes it harder."""
+FILM = {**STAGE, "learning_rate": 2.0e-3, "warmup_steps": 2, "stepwise": {"where": "pointer", "what": "kind"}}
+"""Stepwise grounding, its heads beside the model; with one span an example."""
 AFTER = {"zero-3": "zero-1", "zero-1": "zero-3-offload", "plain": "zero-2-offload", "zero-2-offload": "plain"}
 """From whose checkpoint an engine goes on, in the other number of processes."""
 
@@ -58,10 +60,12 @@ def cases(world_size: int) -> list[tuple[str, str]]:
     """Stage 2 with every engine; stage 1, which makes one pass, with those that differ for it; the hard stage 2."""
     grounding = ["plain"] if world_size == 1 else [engine for engine in ENGINES if "offload" not in engine]
     hard = "plain" if world_size == 1 else "zero-3"
+    film = ["plain"] if world_size == 1 else ["zero-2", "zero-3"]
     return [
         *(("relaxation", engine) for engine in ENGINES),
         *(("grounding", engine) for engine in grounding),
         ("hard", hard),
+        *(("film", engine) for engine in film),
     ]
 
 
@@ -110,8 +114,8 @@ def gathering_all(config: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
 
 def run(inputs: Path, work: Path, case: str, engine: str, after: Path | None) -> None:
     runtime = {**ENGINES[engine], "processes": current_process().world_size, "checkpoint_every": STEPS // 2}
-    program: ProgramName = "grounding" if case == "grounding" else "relaxation"
-    sections = HARD if case == "hard" else {program: STAGE}
+    program: ProgramName = "relaxation" if case == "hard" else case
+    sections = {"hard": HARD, "film": {"film": FILM}}.get(case, {program: STAGE})
     job = make_job(inputs, work, program, resume_from=after, runtime=runtime, **sections)
     job.output.mkdir(parents=True, exist_ok=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
@@ -120,21 +124,25 @@ def run(inputs: Path, work: Path, case: str, engine: str, after: Path | None) ->
 
 def figures(work: Path) -> dict[str, list[float]]:
     rows = read_table(work / "output" / "curves.parquet")
-    names = {row["name"] for row in rows} & {"loss", "gradient_norm", "text", "visual"}
+    names = {row["name"] for row in rows} & {
+        "loss", "gradient_norm", "text", "visual", "where", "what", "where_accuracy"
+    }  # fmt: skip
     return {name: [row["value"] for row in rows if row["name"] == name] for name in sorted(names)}
 
 
 def main() -> None:
     inputs, folder, rank, world_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
-    supervised.example_encoder = patched(supervised.example_encoder)
+    plain_encoder, twice = supervised.example_encoder, patched(supervised.example_encoder)
     deepspeed_engine._zero_config = gathering_all(deepspeed_engine._zero_config)
     results: dict[str, Any] = {}
     with as_process(ProcessContext.on_one_host(rank, world_size)), torch_process_group(folder / "rendezvous"):
         for case, engine in cases(world_size):
             work = folder / case / engine
+            supervised.example_encoder = plain_encoder if case == "film" else twice
             run(inputs, work, case, engine, None)
             results[f"{case} {engine}"] = figures(work)
+        supervised.example_encoder = twice
         for engine, other in AFTER.items() if len(sys.argv) > 5 else ():
             work = folder / f"{engine}-after-{other}"
             middle = Path(sys.argv[5]) / "relaxation" / other / "scratch" / "checkpoints" / f"step-{STEPS // 2:08d}"

@@ -79,7 +79,7 @@ def test_batches_by_length_take_less_padding_and_every_example_once(
     inputs: Path, tmp_path: Path, model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     four_times = load_examples(inputs / "examples", split="train") * 4
-    monkeypatch.setattr(supervised, "load_examples", lambda folder, split: four_times)
+    monkeypatch.setattr(supervised, "load_examples", lambda folder, split, frames: four_times)
     padding, seen = {}, {}
     for by in ("chance", "length"):
         cut = {"batch_by": by, "batch_size": 4, "micro_batch_size": 2, "steps": 14}

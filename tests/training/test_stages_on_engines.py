@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mirage_core.model.loading import load_model
+from mirage_core.training.stepwise.heads import load_heads
 from tests.training.stages_child import AFTER, STEPS, cases
 
 pytestmark = pytest.mark.xdist_group("stages-on-engines")  # what the module trains once is not trained by each worker
@@ -50,6 +51,17 @@ def test_every_engine_and_number_of_processes_gives_the_same_losses_and_norms(
     for name, values in expected.items():
         assert len(values) == STEPS
         assert got[name] == pytest.approx(values, rel=1e-4), name
+
+
+@pytest.mark.parametrize("engine", ("zero-2", "zero-3"))
+def test_the_heads_of_stepwise_grounding_are_those_of_the_plain_engine(
+    found: Found, folders: dict[int, Path], engine: str
+) -> None:
+    plain, _ = load_heads(folders[1] / "film" / "plain" / "output", 64)
+    sharded, _ = load_heads(folders[2] / "film" / engine / "output", 64)
+    assert found[2][f"film {engine}"].keys() >= {"where", "what", "where_accuracy"}
+    for name, weight in plain.state_dict().items():
+        assert (sharded.state_dict()[name] - weight).abs().max() < 1e-4, name
 
 
 @pytest.mark.parametrize("engine", AFTER)

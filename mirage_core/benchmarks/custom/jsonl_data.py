@@ -5,7 +5,8 @@ A line is an object with
 - ``question``: text; ``<image>`` marks the position of each image (before the text, without marks)
 - ``images``: a list of image files (PNG, JPEG, WebP, GIF, BMP, TIFF), relative to the file
 - ``answer``: the right answer; with ``options`` (a list) it is one of them, or its letter
-- ``auxiliary_image``: the image to imagine; required on lines for training
+- ``auxiliary_image``: the image to imagine; lines for training need it, or
+- ``auxiliary_images``: the images of a film in their order; without ``auxiliary_image`` the last is the one to imagine
 - ``text_before`` and ``text_after``: your own chain around that image (else a teacher writes one)
 - ``id``, ``group`` (accuracy is broken down by it), ``split`` (train, validation, test): optional
 """
@@ -30,7 +31,8 @@ NAME = "own"
 GROUPS = ("own",)
 RULE = "exact-or-letter"
 KEYS = (
-    "id", "question", "images", "options", "answer", "auxiliary_image", "text_before", "text_after", "group", "split",
+    "id", "question", "images", "options", "answer", "auxiliary_image", "auxiliary_images",
+    "text_before", "text_after", "group", "split",
 )  # fmt: skip
 _SPLITS = get_args(Split)
 IMAGE_MARK = "<image>"
@@ -83,7 +85,7 @@ def _problem(row: Row, data: OwnData, faults: list[str]) -> tuple[Problem, Provi
     identity = reader.text("id", required=False) or f"{NAME}-{_digest(row)}"
     split = reader.one_of("split", _SPLITS) or _split_of(identity, data)
     provided = _provided_image(reader, identity)
-    if split != "test" and row.values.get("auxiliary_image") is None:
+    if split != "test" and row.values.get("auxiliary_image") is None and not row.values.get("auxiliary_images"):
         reader.note(f"it is for training ({split}), so it needs auxiliary_image, the image to imagine")
     marked = question if IMAGE_MARK in question else f"{IMAGE_MARK}\n" * len(images) + question
     if images and marked.count(IMAGE_MARK) != len(images):
@@ -113,10 +115,13 @@ def _provided_image(reader: _Reader, identity: str) -> ProvidedImage | None:
     before, after = reader.text("text_before", required=False), reader.text("text_after", required=False)
     if (before is None) != (after is None):
         reader.note("text_before and text_after go together: give both, or none")
-    image = reader.image("auxiliary_image")
+    frames = reader.images("auxiliary_images", required=False)
+    image = reader.image("auxiliary_image") or (frames[-1] if frames else None)
     if image is None:
         return None
-    return ProvidedImage(problem_id=identity, image=image, style="own", text_before=before, text_after=after)
+    return ProvidedImage(
+        problem_id=identity, image=image, style="own", text_before=before, text_after=after, frames=frames
+    )
 
 
 def score(problem: Problem, output: str, rule: str = RULE) -> Score:
@@ -185,10 +190,10 @@ class _Reader:
             self.note(f"{key} is {value!r}, expected one of {', '.join(known)}")
         return value
 
-    def images(self, key: str) -> tuple[bytes, ...]:
-        """The images of a list of files, at least one."""
+    def images(self, key: str, required: bool = True) -> tuple[bytes, ...]:
+        """The images of a list of files, at least one if required."""
         names = self.texts(key)
-        if not names:
+        if not names and required:
             self.note(f"{key} is missing: name at least one image file")
         return tuple(image for image in (self._read(key, name) for name in names) if image is not None)
 

@@ -100,7 +100,10 @@ def target_latents(backbone: Backbone, batch: LatentBatch, compression: Compress
     if not lengths:
         return torch.empty(0, 0, backbone.hidden_size, device=backbone.device)
     if len(lengths) > 1:
-        raise InputError(f"Grounding needs spans of one length, got {sorted(lengths)}; use one latent.num_latents.")
+        raise InputError(
+            f"Grounding needs spans of one length, got {sorted(lengths)}; use one latent.num_latents "
+            "(latent.length fixed)."
+        )
     with torch.no_grad():
         features = list(batch.auxiliary_features) or backbone.image_features(
             batch.auxiliary_pixel_values, batch.auxiliary_grid_thw

@@ -38,7 +38,8 @@ def _scenes_identity(settings: Settings) -> dict[str, Any] | None:
     if scenes is None:
         return None
     contents = {name: content_of(getattr(scenes, name)) for name in ("model", "lora", "descriptions")}
-    return {**scenes.model_dump(mode="json", exclude={"finetuning"}), **contents}
+    unused = {"finetuning"} if settings.auxiliary_images.film != "off" else {"finetuning", "film_frames"}
+    return {**scenes.model_dump(mode="json", exclude=unused), **contents}
 
 
 def run_auxiliary_images(context: StageContext) -> dict[str, Any]:
@@ -96,6 +97,7 @@ def _scenes(context: StageContext, problems: Iterable[Problem]) -> dict[str, Aux
         context.progress,
         batch_size=runtime.scene_batch_size,
         offload=runtime.scene_offload,
+        film=context.settings.auxiliary_images.film != "off",
     )
     return {image.problem_id: image for image in drawn}
 

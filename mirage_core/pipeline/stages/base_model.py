@@ -37,7 +37,7 @@ def warmup_identity(settings: Settings) -> dict[str, Any]:
     return {
         "maps": settings.problems.model_dump(mode="json", include={"hole_probability", "cell_px"}),
         "excluded": excluded_sha256(settings),
-        "arrows": settings.auxiliary_images.model_dump(mode="json", exclude={"scenes", "jigsaw_layout"}),
+        "arrows": settings.auxiliary_images.model_dump(mode="json", exclude={"scenes", "jigsaw_layout", "film"}),
     }
 
 

@@ -71,7 +71,9 @@ def shown_by_report(answers: Sequence[Scored], problems: Sequence[Problem], sett
 def auxiliary_images_of(context: StageContext, problems: Sequence[Problem]) -> dict[str, bytes]:
     """Return the auxiliary images of problems by id: those of the inputs; others drawn again where possible."""
     folder = context.input_paths.get("auxiliary_images") if problems else None
-    images = {} if folder is None else {image.problem_id: image.image for image in load_auxiliary_images(folder)}
+    images = {}
+    if folder is not None:
+        images = {each.problem_id: each.image for each in load_auxiliary_images(folder, frames=False)}
     missing = [
         problem
         for problem in problems

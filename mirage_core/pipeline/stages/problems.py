@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,13 @@ def problems_identity(settings: Settings) -> dict[str, Any]:
     section = identity(settings.problems.model_copy(update=dict.fromkeys(SOURCES)))
     generated = {name: value for name, value in section.items() if name not in SOURCES}
     generated |= {"exclude": excluded_sha256(settings), **sources_identity(settings.problems)}
-    return {"problems": generated, "seed": settings.seed}
+    return {"problems": generated, "seed": settings.seed, **({"film": True} if _provides_frames(settings) else {})}
+
+
+def _provides_frames(settings: Settings) -> bool:
+    """Whether a data set may provide the frames of films, and they are wanted."""
+    provides = settings.problems.comt is not None or settings.problems.own is not None
+    return provides and settings.auxiliary_images.film != "off"
 
 
 def excluded_sha256(settings: Settings) -> list[str]:
@@ -46,16 +53,17 @@ def run_problems(context: StageContext) -> dict[str, Any]:
 
     counts: Counter[str] = Counter()
     provided: list[ProvidedImage] = []
+    film = _provides_frames(context.settings)
 
     def counted() -> Iterator[Problem]:
         for problem, image in sourced_problems(context.settings.problems, context.settings.seed, context.progress):
             counts[f"{problem.benchmark} {problem.split}"] += 1
-            provided.extend([image] if image else [])
+            provided.extend([image if film else replace(image, frames=())] if image else [])
             yield problem
 
     save_problems(context.output / PROBLEMS_FILE, counted())
     if provided:
-        save_provided_images(context.output / PROVIDED_IMAGES_FILE, provided)
+        save_provided_images(context.output / PROVIDED_IMAGES_FILE, provided, film=film)
     task = use(context.settings.problems)
     if task is not None:
         # Never executed from here. Later stages depend on its scorer too, so it is part of the problems' digest.

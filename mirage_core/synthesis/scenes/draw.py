@@ -13,11 +13,18 @@ from PIL import Image
 
 from mirage_core.config import SceneSettings, identity
 from mirage_core.store.digests import fingerprint
-from mirage_core.synthesis.scenes.pipeline import Offload, load_pipeline, place, render_frames
+from mirage_core.synthesis.scenes.pipeline import (
+    Offload,
+    load_pipeline,
+    place,
+    render_films,
+    render_frames,
+)
 from mirage_core.synthesis.scenes.request import SceneRequest, scene_requests
 from mirage_core.types import AuxiliaryImage, Problem, Progress, ProgressEvent
 
-Render = Callable[[Sequence[SceneRequest]], Sequence[Image.Image]]
+Render = Callable[[Sequence[SceneRequest]], Sequence[Sequence[Image.Image]]]
+"""Renders the images of each request: the selected frame, and after it the frames of its film, if it has one."""
 STYLE = "cogvideox-frame"
 
 
@@ -31,18 +38,27 @@ def draw_scenes(
     batch_size: int = 1,
     offload: Offload = "none",
     device: str | None = None,
+    film: bool = False,
 ) -> list[AuxiliaryImage]:
     """Return a frame for each problem, in order; existing frames are read from ``folder``.
 
-    ``device`` None: a GPU if there is one. Raises SettingsError for a model or sizes that do not fit.
+    ``film``: also the frames of its video (``settings.film_frames``). ``device`` None: a GPU if there is one. Raises
+    SettingsError for a model or sizes that do not fit.
     """
     requests = scene_requests(problems, settings, seed)
-    files = {request.problem_id: folder / frame_name(request, settings) for request in requests}
-    missing = [request for request in requests if not files[request.problem_id].is_file()]
+    files = {request.problem_id: _files(folder / frame_name(request, settings), settings, film) for request in requests}
+    missing = [request for request in requests if not all(file.is_file() for file in files[request.problem_id])]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
-        _render_missing(missing, files, _renderer(settings, offload, device), batch_size, len(requests), progress)
+        render = _renderer(settings, offload, device, film)
+        _render_missing(missing, files, render, batch_size, len(requests), progress)
     return [_image(request, files[request.problem_id], settings) for request in requests]
+
+
+def _files(frame: Path, settings: SceneSettings, film: bool) -> tuple[Path, ...]:
+    """Return the files of a request: its selected frame, and after it the frames of its film."""
+    frames = min(settings.film_frames, settings.num_frames) if film else 0
+    return (frame, *(frame.with_stem(f"{frame.stem}-{number:02d}") for number in range(frames)))
 
 
 def frame_name(request: SceneRequest, settings: SceneSettings) -> str:
@@ -52,17 +68,19 @@ def frame_name(request: SceneRequest, settings: SceneSettings) -> str:
     return f"{fingerprint('scene', 1, inputs, {})[:32]}.png"
 
 
-def _renderer(settings: SceneSettings, offload: Offload, device: str | None) -> Render:
+def _renderer(settings: SceneSettings, offload: Offload, device: str | None, film: bool) -> Render:
     import torch
 
     pipeline = load_pipeline(settings)
     place(pipeline, device or ("cuda" if torch.cuda.is_available() else "cpu"), offload)
-    return lambda requests: render_frames(pipeline, requests, settings)
+    if film:
+        return lambda requests: render_films(pipeline, requests, settings)
+    return lambda requests: [[frame] for frame in render_frames(pipeline, requests, settings)]
 
 
 def _render_missing(
     missing: Sequence[SceneRequest],
-    files: dict[str, Path],
+    files: dict[str, tuple[Path, ...]],
     render: Render,
     batch_size: int,
     total: int,
@@ -71,8 +89,9 @@ def _render_missing(
     done = total - len(missing)
     for start in range(0, len(missing), batch_size):
         batch = missing[start : start + batch_size]
-        for request, frame in zip(batch, render(batch), strict=True):
-            _write_atomically(frame, files[request.problem_id])
+        for request, frames in zip(batch, render(batch), strict=True):
+            for frame, file in zip(frames, files[request.problem_id], strict=True):
+                _write_atomically(frame, file)
         done += len(batch)
         progress(ProgressEvent(stage="auxiliary-images", message="scenes", step=done, total=total))
 
@@ -84,7 +103,7 @@ def _write_atomically(frame: Image.Image, file: Path) -> None:
     os.replace(partial, file)
 
 
-def _image(request: SceneRequest, file: Path, settings: SceneSettings) -> AuxiliaryImage:
+def _image(request: SceneRequest, files: Sequence[Path], settings: SceneSettings) -> AuxiliaryImage:
     details = {
         "description": request.description,
         "model": settings.model,
@@ -93,4 +112,7 @@ def _image(request: SceneRequest, file: Path, settings: SceneSettings) -> Auxili
         "steps": settings.steps,
         "seed": request.seed,
     }
-    return AuxiliaryImage(problem_id=request.problem_id, image=file.read_bytes(), style=STYLE, details=details)
+    image, *frames = (file.read_bytes() for file in files)
+    return AuxiliaryImage(
+        problem_id=request.problem_id, image=image, style=STYLE, details=details, frames=tuple(frames)
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from mirage_core.config import SceneSettings
@@ -75,11 +76,27 @@ def place(pipeline: Any, device: str, offload: Offload) -> None:
 
 def render_frames(pipeline: Any, requests: Sequence[SceneRequest], settings: SceneSettings) -> list[Image.Image]:
     """Render the selected frame [height, width] of each request in one batch, each with its own generator."""
+    videos = _render(pipeline, requests, settings)
+    selected = frame_index(settings.frame, videos.shape[1])
+    return [_image(video[selected]) for video in videos]
+
+
+def render_films(pipeline: Any, requests: Sequence[SceneRequest], settings: SceneSettings) -> list[list[Image.Image]]:
+    """Render the selected frame of each request, as ``render_frames`` does, and after it the frames of its film."""
+    videos = _render(pipeline, requests, settings)
+    count = videos.shape[1]
+    shown = np.linspace(0, count - 1, min(settings.film_frames, count)).round().astype(int)
+    chosen = [frame_index(settings.frame, count), *shown.tolist()]
+    return [[_image(video[frame]) for frame in chosen] for video in videos]
+
+
+def _render(pipeline: Any, requests: Sequence[SceneRequest], settings: SceneSettings) -> NDArray[np.float32]:
+    """Return the videos of requests [B, F, H, W, 3], values from 0 to 1."""
     import torch
 
     # On the CPU, so that a seed gives the same noise on every device.
     generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
-    frames = pipeline(
+    videos: NDArray[np.float32] = pipeline(
         prompt=[request.description for request in requests],
         negative_prompt=[settings.negative_prompt] * len(requests),
         height=settings.height,
@@ -90,9 +107,12 @@ def render_frames(pipeline: Any, requests: Sequence[SceneRequest], settings: Sce
         generator=generators,
         max_sequence_length=settings.max_text_tokens,
         output_type="np",
-    ).frames  # [B, F, H, W, 3] in [0, 1]
-    selected = frame_index(settings.frame, frames.shape[1])
-    return [Image.fromarray((video[selected] * 255).round().astype(np.uint8), mode="RGB") for video in frames]
+    ).frames
+    return videos
+
+
+def _image(frame: NDArray[np.float32]) -> Image.Image:
+    return Image.fromarray((frame * 255).round().astype(np.uint8), mode="RGB")
 
 
 def frame_index(frame: int | str, count: int) -> int:

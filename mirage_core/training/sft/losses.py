@@ -30,6 +30,7 @@ from mirage_core.model.forward.forward import (
 )
 from mirage_core.model.forward.grounding import GroundingOutput, grounding_forward, select_patches, target_latents
 from mirage_core.training.objective import TEXT_ONLY, LossParts
+from mirage_core.training.sft.span_end import SpanEnds
 from mirage_core.training.stepwise.heads import StepLoss
 
 
@@ -112,6 +113,7 @@ def relaxation_loss(
     blank: bool = False,
     latent_transform: LatentTransform | None = None,
     stepwise: StepLoss | None = None,
+    ends: SpanEnds | None = None,
     diagnostics: bool = False,
 ) -> LossParts:
     """Return the loss of stage 2: cross-entropy alone, with latents rolled out under gradient. Paper, Eq. 4.
@@ -119,7 +121,7 @@ def relaxation_loss(
     ``comparison``: compare the latents with their targets, as diagnostics or as a part of the loss; all spans are then
     of one length. ``blank``: the spans have blank tokens, and nothing is rolled out. ``latent_transform`` is applied to
     latents before they are fed. ``stepwise``: also hold each latent to its frame; with ``diagnostics`` its accuracies
-    by the number of the latent are added.
+    by the number of the latent are added. ``ends``: also learn where spans end, for spans of different lengths.
     """
     if blank:
         relaxed = blank_forward(backbone, batch, checkpointing=checkpointing)
@@ -129,6 +131,9 @@ def relaxation_loss(
     if stepwise is not None:
         parts |= stepwise.parts(relaxed.hidden, diagnostics=diagnostics)
         weights |= stepwise.heads.weights
+    if ends is not None:
+        parts |= ends.parts(backbone, relaxed.hidden)
+        weights["end"] = 1.0
     if comparison is None:
         return LossParts.sum(parts, weights)
     images = [backbone.merged(image) for image in image_features(backbone, batch)]
@@ -148,7 +153,8 @@ class LossInputs:
 
     ``settings``: the section that the program reads; ``spans``: how many of the batch's spans, from the first, are of
     examples; ``diagnostics``: whether to add figures to log; ``latent_transform``: applied to latents
-    before they are fed; ``stepwise``: the heads and targets of stepwise grounding.
+    before they are fed; ``stepwise``: the heads and targets of stepwise grounding; ``ends``: where spans of different
+    lengths end.
     """
 
     batch: LatentBatch
@@ -158,6 +164,7 @@ class LossInputs:
     diagnostics: bool = False
     latent_transform: LatentTransform | None = None
     stepwise: StepLoss | None = None
+    ends: SpanEnds | None = None
 
 
 def _text(backbone: Backbone, inputs: LossInputs) -> LossParts:
@@ -186,6 +193,7 @@ def _relaxation(backbone: Backbone, inputs: LossInputs) -> LossParts:
         blank=inputs.latent.input == "blank",
         latent_transform=inputs.latent_transform,
         stepwise=inputs.stepwise,
+        ends=inputs.ends,
         diagnostics=inputs.diagnostics,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mirage_core.config import GroundingSettings, Settings, TrainSettings
+from mirage_core.config import GroundingSettings, RelaxationSettings, Settings, TrainSettings
 from mirage_core.distributed.context import current_process
 from mirage_core.distributed.job import ProgramName
 from mirage_core.latent.bottleneck import Bottleneck
@@ -23,6 +23,7 @@ from mirage_core.training.logging.throughput import work_of
 from mirage_core.training.objective import LossParts, MicroBatch, contribution
 from mirage_core.training.sft.latent_noise import LatentNoise, LatentRegularizer
 from mirage_core.training.sft.losses import LossInputs, counts_of, loss_of
+from mirage_core.training.sft.span_end import SpanEnds
 from mirage_core.training.stepwise.batch import step_batch
 from mirage_core.training.stepwise.heads import StepLoss
 from mirage_core.training.stepwise.setup import Stepwise
@@ -40,14 +41,17 @@ def section_of(settings: Settings, program: ProgramName) -> TrainSettings:
 
 @dataclass(frozen=True)
 class SupervisedData:
-    """Encoded examples, the order of batches, the examples' names, the examples themselves (without frames), and their
-    lengths where batches are by length."""
+    """Encoded examples, the order of batches, the examples' names, and their lengths where batches are by length.
+
+    ``examples``: all examples of the split, without frames; ``used``: the indices of those in any batch.
+    """
 
     source: ExampleSource
     order: BatchOrder
     names: Sequence[str]
-    examples: Sequence[TrainingExample] = ()
     lengths: Sequence[int] | None = None
+    examples: Sequence[TrainingExample] = ()
+    used: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -127,8 +131,9 @@ class SupervisedObjective:
             counts["cosine_constant"] = counts["visual"] if spans > 1 else 0.0
         if widths != _block_widths(batch):
             batch = self._collate(part, step, widths)
-        stepwise = self._step_loss(part, batch)
+        stepwise, ends = self._step_loss(part, batch), self._span_ends(batch, spans)
         counts |= {} if stepwise is None else stepwise.batch.counts(stepwise.longest)
+        counts |= {} if ends is None else {"end": ends.count}
         inputs = LossInputs(
             batch=batch.to(self._model.backbone.device),
             settings=self._settings,
@@ -137,6 +142,7 @@ class SupervisedObjective:
             diagnostics=step % DIAGNOSTICS_EVERY == 0,
             latent_transform=self._noise(part, step, batch),
             stepwise=None if stepwise is None else stepwise.to(self._model.backbone.device),
+            ends=None if ends is None else ends.to(self._model.backbone.device),
         )
         return MicroBatch(SupervisedBatch(inputs, counts), counts, part.filler, work)
 
@@ -144,10 +150,16 @@ class SupervisedObjective:
         """Return the targets of a micro-batch with the heads, on the CPU; dummy rows have no targets."""
         if self._stepwise is None:
             return None
-        stepwise, heads = self._stepwise, self._stepwise.heads
+        stepwise = self._stepwise
         targets = [stepwise.targets.get(index) for index in part.indices]
-        laid_out = step_batch(batch, targets, stepwise.image_pad, heads.places, heads.kinds)
-        return StepLoss(heads, laid_out, stepwise.longest)
+        laid_out = step_batch(batch, targets, stepwise.image_pad, stepwise.heads.widths)
+        return StepLoss(stepwise.heads, laid_out, stepwise.longest)
+
+    def _span_ends(self, batch: LatentBatch, spans: int) -> SpanEnds | None:
+        """Return where spans end, on the CPU; None where all have one length, which decoding keeps to."""
+        if self._latent.length == "fixed" or not isinstance(self._settings, RelaxationSettings):
+            return None
+        return SpanEnds.of(batch, spans, self._model.ids.latent_end)
 
     def _noise(self, part: MicroBatchIndices, step: int, batch: LatentBatch) -> LatentNoise | None:
         if self._regularizer is None:
@@ -188,4 +200,4 @@ def _count_of(part: str) -> str:
     """Return which count a part is a mean over: text over tokens, a figure of latents over those that have it."""
     if part.startswith(("where", "what")):
         return part.replace("_accuracy", "")
-    return part if part in ("text", "cosine_input", "cosine_constant") else "visual"
+    return part if part in ("text", "end", "cosine_input", "cosine_constant") else "visual"

@@ -24,7 +24,7 @@ from mirage_core.training.loop import TrainPlan, train
 from mirage_core.training.model_metadata import model_metadata
 from mirage_core.training.sft.latent_noise import LatentRegularizer
 from mirage_core.training.sft.objective import SupervisedData, SupervisedObjective, section_of
-from mirage_core.training.stepwise.setup import Stepwise, make_stepwise
+from mirage_core.training.stepwise.setup import FilmData, Stepwise, make_stepwise
 from mirage_core.training.validation.metrics import ConstantBaseline, ValidationAccuracy, ValidationLoss
 from mirage_core.training.validation.validation import Metric, Validation, sample
 from mirage_core.types import Progress, ProgressEvent, TrainingExample
@@ -75,7 +75,7 @@ def training_data(job: Job, model: LoadedModel, progress: Progress) -> tuple[Sup
     if not settings.model.train_vision:  # then an image has the same features in every epoch
         folder = job.scratch / "prepared"
         source = precompute_features(order.used(steps), encode, model.backbone, folder, progress)
-    return SupervisedData(source, order, names, examples, lengths), steps
+    return SupervisedData(source, order, names, lengths, examples, order.used(steps)), steps
 
 
 def stepwise_grounding(job: Job, model: LoadedModel, data: SupervisedData) -> Stepwise | None:
@@ -86,7 +86,8 @@ def stepwise_grounding(job: Job, model: LoadedModel, data: SupervisedData) -> St
     section = section_of(job.settings, job.program)
     if not isinstance(section, RelaxationSettings) or section.stepwise is None:
         return None
-    return make_stepwise(section.stepwise, job.settings, model, data.examples, job.seed)
+    films = FilmData(data.examples, "train", data.used, job.input("examples"), job.scratch / "films")
+    return make_stepwise(section.stepwise, job.settings, model, films, job.seed)
 
 
 def _lengths(job: Job, model: LoadedModel, examples: Sequence[TrainingExample], progress: Progress) -> list[int]:
@@ -96,9 +97,7 @@ def _lengths(job: Job, model: LoadedModel, examples: Sequence[TrainingExample], 
     return lengths_of(examples, encoder, with_latents=with_latents)
 
 
-def validation(
-    job: Job, model: LoadedModel, progress: Progress, stepwise: Stepwise | None = None
-) -> Validation | None:
+def validation(job: Job, model: LoadedModel, progress: Progress, stepwise: Stepwise | None = None) -> Validation | None:
     """Return the validation of the program; None without one.
 
     DataError where there is no validation example.
@@ -129,18 +128,20 @@ def _loss_metrics(
 ) -> list[Metric]:
     """Return the program's own losses on a sample of validation examples, and the baseline of their cosine.
 
-    With stepwise grounding latents are held to frames: cosines with the one picture say nothing then.
+    Cosines with the one picture say nothing where latents are held to frames, or have spans of different lengths.
     """
     section = section_of(job.settings, job.program)
-    compared = programs()[job.program].has_latents and stepwise is None
+    one_picture = stepwise is None and job.settings.latent.length == "fixed"
+    compared = programs()[job.program].has_latents and one_picture
     indices = sample(len(examples), section.validation.examples, job.seed)
     encode = example_encoder(job.program, job.settings, model, examples, with_targets=compared)
     source: ExampleSource = OnDemandSource(encode)
     if not job.settings.model.train_vision:
         folder = job.scratch / "prepared-validation"
         source = precompute_features(indices, encode, model.backbone, folder, progress)
-    data = SupervisedData(source, FixedBatch(indices), [example.problem.id for example in examples], examples)
-    own = None if stepwise is None else stepwise.on(examples)
+    data = SupervisedData(source, FixedBatch(indices), [example.problem.id for example in examples])
+    films = FilmData(examples, "validation", indices, job.input("examples"), job.scratch / "films-validation")
+    own = None if stepwise is None else stepwise.on(films)
     objective = SupervisedObjective(job.program, job.settings, model, data, micro_batch_size(job), stepwise=own)
     metrics: list[Metric] = [ValidationLoss(objective, model.backbone)]
     if compared:

@@ -48,12 +48,12 @@ class StepBatch:
 
 
 def step_batch(
-    batch: LatentBatch, targets: Sequence[StepTargets], image_pad: int | None, places: int, kinds: int
+    batch: LatentBatch, targets: Sequence[StepTargets], image_pad: int | None, widths: tuple[int, int]
 ) -> StepBatch:
     """Lay out the targets of the first rows of a batch, one each; further rows (dummy rows) have none.
 
-    ``image_pad``: the token of images, for a pointer; None: places are labels. ``places``, ``kinds``: the sizes of
-    targets that are no pointer's. InputError where a row has another number of latents than its targets.
+    ``image_pad``: the token of images, for a pointer; None: places are labels. ``widths``: those of the targets of the
+    heads (``StepHeads.widths``). InputError where a row has another number of latents than its targets.
     """
     counts = torch.bincount(batch.span_rows, batch.span_lengths, minlength=batch.rows).long()
     for row, target in enumerate(targets):
@@ -63,7 +63,8 @@ def step_batch(
     lengths = batch.span_lengths[real]
     starts = batch.span_starts[real].repeat_interleave(lengths)
     steps = torch.cat([torch.arange(0), *(torch.arange(length) for length in lengths.tolist())])
-    width = max((1, *(target.where.shape[1] for target in targets))) if image_pad is not None else places
+    places, kinds = widths
+    width = places if image_pad is None else max((1, *(target.where.shape[1] for target in targets)))
     return StepBatch(
         rows=batch.span_rows[real].repeat_interleave(lengths),
         columns=starts - 1 + steps,
@@ -80,9 +81,7 @@ def _stacked(targets: Sequence[Tensor], width: int) -> Tensor:
     return torch.cat([torch.zeros(0, width), *padded])
 
 
-def _image_columns(
-    batch: LatentBatch, targets: Sequence[StepTargets], image_pad: int | None, width: int
-) -> Tensor:
+def _image_columns(batch: LatentBatch, targets: Sequence[StepTargets], image_pad: int | None, width: int) -> Tensor:
     if image_pad is None:
         return torch.empty(batch.rows, 0, dtype=torch.long)
     found = torch.full((batch.rows, width), -1)
@@ -90,4 +89,3 @@ def _image_columns(
         tokens = (batch.input_ids[row] == image_pad).nonzero()[:, 0][: target.where.shape[1]]
         found[row, : len(tokens)] = tokens
     return found
-

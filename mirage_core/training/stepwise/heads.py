@@ -13,14 +13,17 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax
+from torch.nn.functional import log_softmax, normalize
 
 from mirage_core.config import StepwiseSettings
+from mirage_core.errors import InputError
 from mirage_core.training.stepwise.batch import StepBatch
 
 HEADS_FILE = "step_heads.safetensors"
 HIDDEN_SCORE = -1e9
+_ABOUT = "stepwise"
 POINTER_SIZE = 128
 
 
@@ -38,16 +41,54 @@ class PointerHead(nn.Module):
         return torch.einsum("np,nwp->nw", self.query(latents), keys) / POINTER_SIZE**0.5
 
 
-class StepHeads(nn.Module):
-    """One head for where a frame changed, one for what is there; None where its weight is 0."""
+class AppearanceHead(nn.Module):
+    """Scores of a frame's own feature among other appearances: the contrastive form of what is there."""
 
-    def __init__(self, hidden_size: int, settings: StepwiseSettings, places: int, kinds: int) -> None:
-        """``places``, ``kinds``: the classes of the linear heads (a pointer has none)."""
+    def __init__(self, hidden_size: int, temperature: float) -> None:
         super().__init__()
-        where: nn.Module = PointerHead(hidden_size) if settings.where == "pointer" else nn.Linear(hidden_size, places)
-        self.settings, self.places, self.kinds = settings, places, kinds
-        self.where = where if settings.weight_where else None
-        self.what = nn.Linear(hidden_size, kinds) if settings.weight_what else None
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.temperature = temperature
+
+    def forward(self, latents: Tensor, features: Tensor, codes: Tensor) -> Tensor:
+        """Return scores [n, 1 + C] of latents [n, D]: of their own ``features`` [n, D] first, then of ``codes`` [C, D].
+
+        They are cosines over the temperature; features and codes are centred. The code nearest to the own feature
+        stands for the same appearance: it does not count.
+        """
+        query, codes = normalize(self.query(latents).float(), dim=-1), codes.float()
+        own = (query * normalize(features, dim=-1)).sum(-1, keepdim=True)
+        same = torch.cdist(features, codes).argmin(-1, keepdim=True)
+        others = (query @ normalize(codes, dim=-1).T).scatter(1, same, HIDDEN_SCORE)
+        return torch.cat([own, others], dim=1) / self.temperature
+
+
+class StepHeads(nn.Module):
+    """One head for where a frame changed, one for what is there; None where its weight is 0.
+
+    ``widths``: the widths of the targets of both (0 for a pointer, whose width is that of an image). ``codes`` [C, D]
+    are saved with the heads: they are what the classes of a codebook look like.
+    """
+
+    codes: Tensor | None
+
+    def __init__(
+        self, hidden_size: int, settings: StepwiseSettings, places: int, kinds: int, codes: Tensor | None = None
+    ) -> None:
+        """``places``, ``kinds``: the classes of the linear heads; ``codes`` [C, D]: of codebook and contrastive."""
+        super().__init__()
+        self.settings = settings
+        self.register_buffer("codes", None if codes is None else codes.clone())
+        self.where: nn.Module | None = None
+        self.what: nn.Module | None = None
+        if settings.where_head is not None:
+            pointer = settings.where_head == "pointer"
+            self.where = PointerHead(hidden_size) if pointer else nn.Linear(hidden_size, places)
+        contrastive = settings.what_head == "contrastive"
+        kinds = kinds if codes is None else len(codes)
+        if settings.what_head is not None:
+            head = AppearanceHead(hidden_size, settings.temperature) if contrastive else nn.Linear(hidden_size, kinds)
+            self.what = head
+        self.widths = (places, hidden_size if contrastive else kinds)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -55,20 +96,29 @@ class StepHeads(nn.Module):
         weights = {"where": self.settings.weight_where, "what": self.settings.weight_what}
         return {name: weight for name, weight in weights.items() if weight}
 
-    def forward(self, hidden: Tensor, batch: StepBatch) -> dict[str, Tensor]:
-        """Return the scores of each head, [n, W] and [n, C], in float32, from hidden states [B, T, D]."""
+    def forward(self, hidden: Tensor, batch: StepBatch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return scores [n, C] in float32 and targets [n, C] of each head, from hidden states [B, T, D]."""
         latents = hidden[batch.rows, batch.columns]
-        scores: dict[str, Tensor] = {}
+        found: dict[str, tuple[Tensor, Tensor]] = {}
         if isinstance(self.where, PointerHead):
-            rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-            images = hidden[rows, batch.image_columns.clamp_min(0)]
-            found = self.where(latents, images, batch.rows).float()
-            scores["where"] = found.masked_fill(batch.image_columns[batch.rows] < 0, HIDDEN_SCORE)
+            found["where"] = self._pointed(self.where, hidden, latents, batch), batch.where
         elif self.where is not None:
-            scores["where"] = self.where(latents).float()
-        if self.what is not None:
-            scores["what"] = self.what(latents).float()
-        return scores
+            found["where"] = self.where(latents).float(), batch.where
+        if isinstance(self.what, AppearanceHead) and self.codes is not None:
+            scores = self.what(latents, batch.what, self.codes)
+            own = torch.zeros_like(scores)
+            own[:, 0] = batch.what.any(-1)
+            found["what"] = scores, own
+        elif self.what is not None:
+            found["what"] = self.what(latents).float(), batch.what
+        return found
+
+    def _pointed(self, pointer: PointerHead, hidden: Tensor, latents: Tensor, batch: StepBatch) -> Tensor:
+        """Return the scores of the tokens of each row's first image [n, W]; those after its last one do not count."""
+        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
+        images = hidden[rows, batch.image_columns.clamp_min(0)]
+        scores = pointer(latents, images, batch.rows).float()
+        return scores.masked_fill(batch.image_columns[batch.rows] < 0, HIDDEN_SCORE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +139,7 @@ class StepLoss:
         ``diagnostics``: also the shares by the number of the latent in its span ("where_accuracy_0", ...).
         """
         parts: dict[str, Tensor] = {}
-        for name, scores in self.heads(hidden, self.batch).items():
-            targets = getattr(self.batch, name)
+        for name, (scores, targets) in self.heads(hidden, self.batch).items():
             parts[name] = soft_cross_entropy(scores, targets)
             parts |= self._accuracies(name, scores.detach(), targets, diagnostics)
         return parts
@@ -122,15 +171,23 @@ def _mean(values: Tensor, selected: Tensor) -> Tensor:
 
 def head_metadata(settings: StepwiseSettings, names: Mapping[str, Any]) -> dict[str, str]:
     """Return what the heads' file says about them: the settings, and the names of the classes of each head."""
-    return {"stepwise": json.dumps({"settings": settings.model_dump(mode="json"), **names}, sort_keys=True)}
+    return {_ABOUT: json.dumps({"settings": settings.model_dump(mode="json"), **names}, sort_keys=True)}
 
 
 def load_heads(folder: Path, hidden_size: int) -> tuple[StepHeads, dict[str, Any]]:
-    """Load the heads saved in a model folder, and the names of their classes ("cells", "kinds")."""
-    with safe_open(folder / HEADS_FILE, "pt") as file:
-        about = json.loads(file.metadata()["stepwise"])
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 -- no mapping
+    """Load the heads of a model folder, in float32, and the names of their classes ("cells", "kinds").
+
+    InputError for a folder without heads.
+    """
+    file = folder / HEADS_FILE
+    if not file.is_file():
+        raise InputError(f"{folder} has no {HEADS_FILE}: its model was trained without stepwise grounding")
+    with safe_open(file, "pt") as opened:
+        about = json.loads(opened.metadata()[_ABOUT])
+    weights = {name: tensor.float() for name, tensor in load_file(file).items()}
     settings = StepwiseSettings.model_validate(about.pop("settings"))
-    heads = StepHeads(hidden_size, settings, len(about.get("cells", ())), len(about.get("kinds", ())))
+    codes = weights.get("codes")
+    kinds = len(weights["what.bias"]) if "what.bias" in weights else 0
+    heads = StepHeads(hidden_size, settings, len(about.get("cells", ())), kinds, codes)
     heads.load_state_dict(weights)
     return heads, about

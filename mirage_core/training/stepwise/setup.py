@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from mirage_core.config import Settings, StepwiseSettings
+from mirage_core.latent.encoder import Encoder, span_length
 from mirage_core.model.loading import LoadedModel
 from mirage_core.model.weights import SavedModule
 from mirage_core.training.loop import step_seed
 from mirage_core.training.stepwise.heads import HEADS_FILE, StepHeads, head_metadata
 from mirage_core.training.stepwise.targets import CELLS, KINDS, StepTargets, Vocabulary, label_targets
-from mirage_core.types import TrainingExample
+from mirage_core.training.stepwise.visual_targets import (
+    FilmReader,
+    VisualTargets,
+    code_shares,
+    mean_features,
+    read_films,
+    shared_codebook,
+)
+from mirage_core.types import Split, TrainingExample
 
 _HEADS_SEED = 17
 
@@ -24,6 +35,18 @@ class TargetSource(Protocol):
 
     def get(self, index: int) -> StepTargets:
         """Return the targets of the example of an index."""
+
+
+@dataclass(frozen=True)
+class FilmData:
+    """Examples of a split (without frames), the ``indices`` that are used, the artifact's ``folder`` that holds their
+    frames, and a ``scratch`` folder of all processes of a machine."""
+
+    examples: Sequence[TrainingExample]
+    split: Split
+    indices: Sequence[int]
+    folder: Path
+    scratch: Path
 
 
 @dataclass(frozen=True)
@@ -39,16 +62,16 @@ class Stepwise:
     names: Mapping[str, Any]
     longest: int
     image_pad: int | None
-    make_targets: Callable[[Sequence[TrainingExample]], TargetSource]
+    make_targets: Callable[[FilmData], TargetSource]
 
     @property
     def saved(self) -> tuple[SavedModule, ...]:
         """The heads, to be saved beside the model."""
         return (SavedModule(self.heads, HEADS_FILE, head_metadata(self.heads.settings, self.names)),)
 
-    def on(self, examples: Sequence[TrainingExample]) -> Stepwise:
+    def on(self, data: FilmData) -> Stepwise:
         """The same heads on other examples."""
-        return replace(self, targets=self.make_targets(examples))
+        return replace(self, targets=self.make_targets(data))
 
 
 @dataclass(frozen=True)
@@ -71,28 +94,78 @@ class LabelTargets:
         )
 
 
+@dataclass(frozen=True)
+class MixedTargets:
+    """Targets of which one comes from labels, the other from images."""
+
+    where: TargetSource
+    what: TargetSource
+
+    def get(self, index: int) -> StepTargets:
+        """Return the targets of the example of an index."""
+        return StepTargets(where=self.where.get(index).where, what=self.what.get(index).what)
+
+
 def make_stepwise(
-    settings: StepwiseSettings,
-    recipe: Settings,
-    model: LoadedModel,
-    examples: Sequence[TrainingExample],
-    seed: int,
+    settings: StepwiseSettings, recipe: Settings, model: LoadedModel, data: FilmData, seed: int
 ) -> Stepwise:
-    """Return the heads and targets of a job on its training examples; SettingsError where these lack labels."""
-    cells, kinds = Vocabulary.of(examples, CELLS), Vocabulary.of(examples, KINDS)
-    latents = recipe.latent.num_latents
+    """Return the heads and targets of a job on its training examples.
 
-    def targets(of: Sequence[TrainingExample]) -> TargetSource:
-        return LabelTargets(of, settings, cells, kinds, lambda example: latents)
+    SettingsError where no example has the labels that a head needs, DataError where one has no frames.
+    """
+    maker = _TargetMaker(settings, recipe, model, data, seed)
+    backbone, book = model.backbone, maker.book
+    codes = None if book is None else book.codes
+    heads = make_heads(backbone.hidden_size, settings, maker.cells, maker.kinds, codes, seed)
+    names = {CELLS: maker.cells.names, KINDS: maker.kinds.names}
+    pointer = model.ids.image_pad if settings.where_head == "pointer" else None
+    longest = recipe.latent.span_limit
+    return Stepwise(heads.to(backbone.dtype), maker(data), names, longest, pointer, maker)
 
-    backbone = model.backbone
-    heads = make_heads(backbone.hidden_size, settings, len(cells.names), len(kinds.names), seed).to(backbone.dtype)
-    names = {CELLS: cells.names, KINDS: kinds.names}
-    return Stepwise(heads, targets(examples), names, latents, None, targets)
+
+class _TargetMaker:
+    """Makes the targets of examples by what was learned from the training examples: label names, codebook."""
+
+    def __init__(
+        self, settings: StepwiseSettings, recipe: Settings, model: LoadedModel, data: FilmData, seed: int
+    ) -> None:
+        self._settings, self._recipe = settings, recipe
+        where, what, none = settings.where_head, settings.what_head, Vocabulary(())
+        self.cells = Vocabulary.of(data.examples, CELLS) if where == "cell" else none
+        self.kinds = Vocabulary.of(data.examples, KINDS) if what == "kind" else none
+        encoder = Encoder(model.processor, recipe.latent, recipe.prompt, recipe.teacher.variant)
+        self._reader = FilmReader(encoder, model.backbone, settings)
+        needs_book = what in ("codebook", "contrastive")
+        self.book = shared_codebook(self._reader, data.folder, settings, data.scratch, seed) if needs_book else None
+
+    def __call__(self, data: FilmData) -> TargetSource:
+        labels = LabelTargets(data.examples, self._settings, self.cells, self.kinds, self._latents)
+        points = self._settings.where_head == "pointer"
+        if not points and self.book is None:
+            return labels
+        files = read_films(self._reader, data.folder, data.split, data.indices, data.scratch, self._describe)
+        seen = VisualTargets(files, self._settings, lambda index: self._latents(data.examples[index]))
+        return MixedTargets(where=seen if points else labels, what=labels if self.book is None else seen)
+
+    def _latents(self, example: TrainingExample) -> int:
+        return span_length(example.auxiliary_image, self._recipe.latent)
+
+    @property
+    def _describe(self) -> Callable[[Sequence[Tensor]], Tensor] | None:
+        if self.book is None:
+            return None
+        return (code_shares if self._settings.what_head == "codebook" else mean_features)(self.book)
 
 
-def make_heads(hidden_size: int, settings: StepwiseSettings, places: int, kinds: int, seed: int) -> StepHeads:
+def make_heads(
+    hidden_size: int,
+    settings: StepwiseSettings,
+    cells: Vocabulary,
+    kinds: Vocabulary,
+    codes: Tensor | None,
+    seed: int,
+) -> StepHeads:
     """Return the heads with weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed, 0, _HEADS_SEED))
-        return StepHeads(hidden_size, settings, places, kinds)
+        return StepHeads(hidden_size, settings, len(cells.names), len(kinds.names), codes)

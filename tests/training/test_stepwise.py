@@ -1,0 +1,375 @@
+"""Stepwise grounding: its targets, its loss against a definition written anew, and how it trains and is saved."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from mirage_core.config import RelaxationSettings, StepwiseSettings
+from mirage_core.distributed.events import EventWriter
+from mirage_core.errors import DataError, InputError, SettingsError
+from mirage_core.latent.collate import LatentBatch, collate
+from mirage_core.latent.examples import EncodedExample
+from mirage_core.methods import TRAIN_STAGES, get_method
+from mirage_core.model.forward.forward import relaxation_forward
+from mirage_core.model.loading import load_model
+from mirage_core.store.records import load_examples, save_examples
+from mirage_core.store.tables import read_table
+from mirage_core.training.engine.lockstep import dummy_row
+from mirage_core.training.sft.losses import relaxation_loss
+from mirage_core.training.sft.train import run_supervised
+from mirage_core.training.stepwise.batch import StepBatch, step_batch
+from mirage_core.training.stepwise.codebook import make_codebook
+from mirage_core.training.stepwise.heads import HEADS_FILE, HIDDEN_SCORE, StepHeads, StepLoss, load_heads
+from mirage_core.training.stepwise.setup import FilmData, make_stepwise
+from mirage_core.training.stepwise.targets import StepTargets, Vocabulary, frames_of_latents, label_targets
+from tests.latent.tiny import HIDDEN, IDS, Maker, tiny_backbone
+from tests.training.small_world import make_job, small_settings
+
+PLACES, KINDS, LATENTS = 5, 3, 3
+LABELS = StepwiseSettings(where="cell", what="kind", weight_where=0.7, weight_what=1.3)
+VISUAL = StepwiseSettings(where="pointer", what="codebook")
+CONTRASTIVE = StepwiseSettings(where="pointer", what="contrastive", temperature=0.2)
+CODES = torch.randn(KINDS, HIDDEN, generator=torch.Generator().manual_seed(5))
+ALL = pytest.mark.parametrize("settings", [LABELS, VISUAL, CONTRASTIVE], ids=["labels", "visual", "contrastive"])
+
+
+def heads_of(settings: StepwiseSettings) -> StepHeads:
+    torch.manual_seed(11)
+    codes = None if settings is LABELS else CODES
+    return StepHeads(HIDDEN, settings, PLACES if settings is LABELS else 0, KINDS if settings is LABELS else 0, codes)
+
+
+def rows() -> list[EncodedExample]:
+    """Prompts of several lengths and images; the third has two images, of which the first counts."""
+    make = Maker(4)
+    return [
+        make.example(make.prompt(4, [(2, 3)]), latents=LATENTS),
+        make.example(make.prompt(9, [(1, 2)], 7), (3, 4), latents=LATENTS),
+        make.example(make.prompt(2, [(2, 2), (3, 3)], 3), latents=LATENTS),
+    ]
+
+
+def targets_of(settings: StepwiseSettings) -> list[StepTargets]:
+    """Random targets; the second latent of the first row has none, one of the third row has two places."""
+    random = torch.Generator().manual_seed(3)
+
+    def classes(width: int) -> Tensor:
+        return torch.nn.functional.one_hot(torch.randint(0, width, (LATENTS,), generator=random), width).float()
+
+    widths = [PLACES] * 3 if settings is LABELS else [6, 2, 4]
+    targets = [StepTargets(where=classes(width), what=classes(KINDS)) for width in widths]
+    if settings is CONTRASTIVE:
+        targets = [replace(t, what=torch.randn(LATENTS, HIDDEN, generator=random)) for t in targets]
+    targets[0].where[1], targets[0].what[1] = 0.0, 0.0
+    targets[2].where[2, :2] = 1.0
+    targets[2].where[2, 2:] = 0.0
+    return targets
+
+
+def laid_out(
+    examples: Sequence[EncodedExample], targets: Sequence[StepTargets], heads: StepHeads
+) -> tuple[LatentBatch, StepLoss]:
+    batch = collate(examples, IDS, tiny_backbone().position_ids)
+    pad = IDS.image_pad if heads.settings.where == "pointer" else None
+    return batch, StepLoss(heads, step_batch(batch, targets, pad, heads.widths), LATENTS)
+
+
+def expected(settings: StepwiseSettings, heads: StepHeads) -> dict[str, list[tuple[float, float]]]:
+    """The cross-entropy and whether it is right of every latent with a target, row by row, each row alone."""
+    found: dict[str, list[tuple[float, float]]] = {"where": [], "what": []}
+    for example, targets in zip(rows(), targets_of(settings), strict=True):
+        hidden = relaxation_forward(tiny_backbone(), collate([example], IDS, tiny_backbone().position_ids)).hidden[0]
+        images = hidden[(example.ids == IDS.image_pad).nonzero()[:, 0]][: targets.where.shape[1]]
+        for number, column in enumerate((example.ids == IDS.latent_pad).nonzero()[:, 0].tolist()):
+            latent = hidden[column - 1]  # what is fed at this column
+            wanted = targets.where[number]
+            if wanted.any():
+                found["where"].append(entropy(where_scores(heads, latent, images), wanted))
+            wanted = targets.what[number]
+            if wanted.any():
+                scores, classes = what_scores(settings, heads, latent, wanted)
+                found["what"].append(entropy(scores, classes))
+    return found
+
+
+def entropy(scores: Tensor, wanted: Tensor) -> tuple[float, float]:
+    log_shares = scores - scores.exp().sum().log()
+    classes = wanted.nonzero()[:, 0].tolist()
+    loss = -sum(float(wanted[c] / wanted.sum() * log_shares[c]) for c in classes)
+    return loss, float(int(scores.argmax()) in classes)
+
+
+def where_scores(heads: Any, latent: Tensor, images: Tensor) -> Tensor:
+    if heads.settings.where == "cell":
+        return heads.where.weight @ latent + heads.where.bias  # type: ignore[no-any-return]
+    query = heads.where.query.weight @ latent + heads.where.query.bias
+    keys = [heads.where.key.weight @ image + heads.where.key.bias for image in images]
+    return torch.stack([query @ key / math.sqrt(len(query)) for key in keys])
+
+
+def what_scores(settings: StepwiseSettings, heads: Any, latent: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    if settings is not CONTRASTIVE:
+        return heads.what.weight @ latent + heads.what.bias, wanted
+    query = heads.what.query.weight @ latent + heads.what.query.bias
+    nearest = min(range(KINDS), key=lambda code: float((wanted - CODES[code]).norm()))
+    others = [code for number, code in enumerate(CODES) if number != nearest]
+    cosines = [query @ other / query.norm() / other.norm() for other in (wanted, *others)]
+    return torch.stack(cosines) / settings.temperature, torch.tensor([1.0] + [0.0] * len(others))
+
+
+@ALL
+def test_the_loss_is_the_mean_cross_entropy_of_the_latents_with_a_target(settings: StepwiseSettings) -> None:
+    heads = heads_of(settings)
+    batch, steps = laid_out(rows(), targets_of(settings), heads)
+    loss = relaxation_loss(tiny_backbone(), batch, stepwise=steps, diagnostics=True)
+    with torch.no_grad():
+        by_hand = expected(settings, heads)
+    plain = relaxation_loss(tiny_backbone(), batch).parts["text"].item()
+    total = plain
+    for name, values in by_hand.items():
+        assert len(values) == 8
+        assert loss.parts[name].item() == pytest.approx(sum(value for value, _ in values) / 8, abs=1e-5)
+        assert loss.parts[f"{name}_accuracy"].item() == pytest.approx(sum(right for _, right in values) / 8)
+        total += heads.weights[name] * loss.parts[name].item()
+    assert loss.parts["text"].item() == pytest.approx(plain, abs=1e-6)
+    assert loss.total.item() == pytest.approx(total, abs=1e-5)
+    assert {f"where_accuracy_{step}" for step in range(LATENTS)} <= loss.parts.keys()
+
+
+@ALL
+def test_rows_alone_and_beside_a_dummy_row_add_up_to_the_whole_batch(settings: StepwiseSettings) -> None:
+    heads, examples, targets = heads_of(settings), rows(), targets_of(settings)
+
+    def sums(chosen: slice, *more: EncodedExample) -> dict[str, tuple[float, float]]:
+        batch, steps = laid_out([*examples[chosen], *more], targets[chosen], heads)
+        parts = relaxation_loss(tiny_backbone(), batch, stepwise=steps, diagnostics=True).parts
+        counts = steps.batch.counts(LATENTS)
+        named = {name: name.replace("_accuracy", "") for name in parts if name.startswith(("where", "what"))}
+        return {name: (parts[name].item() * counts[of], counts[of]) for name, of in named.items()}
+
+    whole = sums(slice(None))
+    apart = [sums(slice(0, 1)), sums(slice(1, 3), dummy_row((LATENTS + 2,), IDS, examples))]
+    assert whole["where"][1] == 8 and whole["where_accuracy_1"][1] == 2
+    for name, (total, count) in whole.items():
+        assert sum(part[name][1] for part in apart) == count
+        assert sum(part[name][0] for part in apart) == pytest.approx(total, abs=2e-5), name
+
+
+@ALL
+def test_a_batch_without_targets_has_a_loss_of_zero_and_gradients_of_zero(settings: StepwiseSettings) -> None:
+    heads = heads_of(settings)
+    batch, steps = laid_out([dummy_row((LATENTS,), IDS, [])], [], heads)
+    parts = relaxation_loss(tiny_backbone(), batch, stepwise=steps).parts
+    (parts["where"] + parts["what"]).backward()
+    assert parts["where"].item() == parts["what"].item() == 0.0
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in heads.parameters())
+
+
+@ALL
+def test_gradient_checkpointing_changes_no_gradient(settings: StepwiseSettings) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        heads = heads_of(settings)
+        batch, steps = laid_out(rows(), targets_of(settings), heads)
+        backbone = tiny_backbone()
+        backbone.zero_grad()
+        relaxation_loss(backbone, batch, checkpointing=checkpointing, stepwise=steps).total.backward()
+        layer = next(parameter for parameter in backbone.layers[0].parameters() if parameter.requires_grad)
+        gradients.append([layer.grad.clone(), *(parameter.grad for parameter in heads.parameters())])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed, atol=1e-5, rtol=1e-4)
+    assert gradients[0][0].any()
+
+
+def test_a_row_with_other_latents_than_targets_is_refused() -> None:
+    with pytest.raises(InputError, match="row 0 has 3 latents and targets for 2"):
+        laid_out(rows()[:1], [StepTargets(torch.ones(2, PLACES), torch.ones(2, KINDS))], heads_of(LABELS))
+
+
+@pytest.mark.parametrize(
+    ("settings", "frames", "latents", "expected"),
+    [
+        ({}, 3, 5, [0, 1, 2, 2, 2]),
+        ({}, 5, 3, [0, 1, 2]),
+        ({"pace": "spread"}, 6, 3, [1, 3, 5]),
+        ({"pace": "spread"}, 2, 4, [0, 0, 1, 1]),
+        ({"pace": "spread"}, 3, 3, [0, 1, 2]),
+        ({"frames": "last"}, 4, 3, [3, 3, 3]),
+    ],
+)
+def test_each_latent_is_held_to_its_frame(
+    settings: dict[str, Any], frames: int, latents: int, expected: list[int]
+) -> None:
+    assert frames_of_latents(frames, latents, StepwiseSettings(**settings)) == expected
+
+
+def test_labels_become_classes_and_unknown_or_missing_ones_no_target() -> None:
+    vocabulary = Vocabulary(tuple(json.dumps(name) for name in ("hole", "ice")))
+    found = label_targets({"frames": 3, "kinds": ["ice", "hole", "lava"]}, "kinds", vocabulary, 4, LABELS)
+    assert found.tolist() == [[0, 1], [1, 0], [0, 0], [0, 0]]
+    assert not label_targets({"frames": 3}, "kinds", vocabulary, 4, LABELS).any()
+    with pytest.raises(DataError, match="2 kinds for 3 frames"):
+        label_targets({"frames": 3, "kinds": ["ice", "ice"]}, "kinds", vocabulary, 4, LABELS)
+
+
+def test_labels_that_no_example_has_are_refused_with_the_way_out() -> None:
+    with pytest.raises(SettingsError, match="where: pointer, what: codebook"):
+        Vocabulary.of([], "cells")
+
+
+def test_a_codebook_finds_the_clusters_and_ignores_the_common_part() -> None:
+    random = torch.Generator().manual_seed(0)
+    middles = 10 * torch.randn(4, 8, generator=random)
+    owners = torch.arange(4).repeat_interleave(25)
+    features = 1000 + middles[owners] + 0.1 * torch.randn(100, 8, generator=random)
+    book = make_codebook(features, 4, seed=1)
+    codes = book.nearest(features).view(4, 25)
+    assert sorted(codes[:, 0].tolist()) == [0, 1, 2, 3] and (codes == codes[:, :1]).all()
+    again = make_codebook(features, 4, seed=1)
+    assert torch.equal(book.codes, again.codes) and torch.equal(book.centre, again.centre)
+    assert book.codes.norm(dim=-1).max() < 100
+
+
+def test_a_codebook_larger_than_the_appearances_is_refused() -> None:
+    with pytest.raises(DataError, match="24 appearances needs as many different ones, and the frames have 1"):
+        make_codebook(torch.ones(50, 4), 24, seed=0)
+
+
+def test_settings_without_a_head_are_refused() -> None:
+    with pytest.raises(ValueError, match="weight_where and weight_what are both 0"):
+        StepwiseSettings(weight_where=0, weight_what=0)
+
+
+# Training on the small world: planning problems with their films.
+
+TRIALS: dict[str, dict[str, Any]] = {
+    "labels": {"where": "cell", "what": "kind"},
+    "visual": {"where": "pointer", "what": "codebook", "codebook_size": 4},
+    "mixed": {"where": "pointer", "what": "kind", "pace": "spread"},
+}
+
+
+def trained(inputs: Path, work: Path, program: str = "film", resume_from: Path | None = None, **sections: Any) -> Path:
+    job = make_job(inputs, work, program, resume_from=resume_from, **sections)
+    job.output.mkdir(parents=True)
+    job.scratch.mkdir(parents=True)
+    run_supervised(job, EventWriter(work / "events.jsonl"))
+    return job.output
+
+
+def film_section(stepwise: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"steps": 4, "batch_size": 6, "learning_rate": 2e-3, "warmup_steps": 2, "stepwise": stepwise, **more}
+
+
+def curve(output: Path, name: str) -> list[float]:
+    return [row["value"] for row in read_table(output / "curves.parquet") if row["name"] == name]
+
+
+@pytest.mark.parametrize("trial", ["visual", "mixed"])
+def test_a_resumed_run_in_micro_batches_goes_as_one_undisturbed_in_whole_batches(
+    inputs: Path, tmp_path: Path, trial: str
+) -> None:
+    whole = trained(inputs, tmp_path / "whole", film=film_section(TRIALS[trial]))
+    halves = film_section(TRIALS[trial], micro_batch_size=2, gradient_checkpointing=True)
+    middle = tmp_path / "whole" / "scratch" / "checkpoints" / "step-00000003"
+    resumed = trained(inputs, tmp_path / "resumed", film=halves, resume_from=middle)
+    for name in ("loss", "where", "what", "where_accuracy", "gradient_norm"):
+        assert curve(resumed, name) == pytest.approx(curve(whole, name), rel=1e-4), name
+    first, second = (load_heads(output, 64)[0].state_dict() for output in (whole, resumed))
+    assert first.keys() == second.keys()
+    for name, weight in first.items():
+        torch.testing.assert_close(second[name], weight, atol=1e-4, rtol=1e-3)
+    assert len(curve(whole, "what_accuracy_1")) == 1  # by the latent's number every tenth step
+
+
+def test_the_heads_lie_beside_a_model_that_loads_and_answers_without_them(inputs: Path, tmp_path: Path) -> None:
+    output = trained(inputs, tmp_path, film=film_section(TRIALS["labels"]))
+    heads, names = load_heads(output, 64)
+    examples = load_examples(inputs / "examples", split="train")
+    cells = {json.dumps(cell) for example in examples for cell in example.auxiliary_image.details["cells"]}
+    assert set(names["cells"]) == cells and set(names["kinds"]) == {'"ice"', '"goal"'}
+    assert heads.settings == StepwiseSettings(**TRIALS["labels"])
+    (output / HEADS_FILE).unlink()
+    assert load_model(output).about["stage"] == "film"
+    with pytest.raises(InputError, match="trained without stepwise grounding"):
+        load_heads(output, 64)
+
+
+def test_the_heads_are_trained_beside_adapters_too(inputs: Path, tmp_path: Path) -> None:
+    section = film_section(TRIALS["labels"])
+    settings = {"model": {"lora": {"rank": 2}}}
+    short = trained(inputs, tmp_path / "1", film={**section, "steps": 1}, **settings)
+    long = trained(inputs, tmp_path / "4", film=section, **settings)
+    assert (load_heads(short, 64)[0].where.weight - load_heads(long, 64)[0].where.weight).abs().max() > 1e-4
+    with safe_open(long / "model.safetensors", "pt") as file:
+        assert not [name for name in file.keys() if "step_heads" in name]  # noqa: SIM118 -- no mapping
+
+
+def test_the_best_heads_are_kept_with_the_best_weights(inputs: Path, tmp_path: Path) -> None:
+    section = film_section(TRIALS["labels"], learning_rate=0.5, warmup_steps=1, max_loss_ratio=None)
+    output = trained(inputs, tmp_path, film={**section, "validation": {"every": 1, "keep_best": True}})
+    kept = json.loads((output / "mirage.json").read_text())["history"][-1]["kept_step"]
+    losses = curve(output, "validation/loss")
+    assert kept == losses.index(min(losses)) == 0  # a rate of 0.5 makes it worse with every step
+    assert load_heads(output, 64)[0].where.weight.abs().max() < 0.2  # as they were at first, not after such steps
+
+
+def test_relaxation_takes_stepwise_grounding_only_where_it_is_asked_for(inputs: Path, tmp_path: Path) -> None:
+    plain = trained(inputs, tmp_path / "plain", "relaxation", relaxation={"steps": 2})
+    assert not (plain / HEADS_FILE).exists() and not curve(plain, "where")
+    asked = {"steps": 2, "stepwise": TRIALS["labels"]}
+    stepwise = trained(inputs, tmp_path / "stepwise", "relaxation", relaxation=asked)
+    assert (stepwise / HEADS_FILE).exists() and len(curve(stepwise, "where")) == 2
+    assert "stepwise" not in RelaxationSettings().model_dump()
+
+
+def test_examples_without_frames_are_refused_with_the_way_out(inputs: Path, tmp_path: Path) -> None:
+    model, settings = load_model(inputs / "model"), small_settings()
+    examples = load_examples(inputs / "examples", split="train")
+    bare = [replace(e, auxiliary_image=replace(e.auxiliary_image, frames=())) for e in examples]
+    save_examples(tmp_path / "examples.parquet", bare)
+    films = FilmData(bare, "train", range(len(bare)), tmp_path, tmp_path / "scratch")
+    with pytest.raises(DataError, match=r"auxiliary_images\.film to forward"):
+        make_stepwise(VISUAL, settings, model, films, 7)
+
+
+def test_spans_as_long_as_their_films_learn_where_to_end_in_any_micro_batches(inputs: Path, tmp_path: Path) -> None:
+    latent = {"length": "frames", "end": "free", "max_latents": 4}
+    outputs = [
+        trained(inputs, tmp_path / str(size), film=film_section(TRIALS["labels"], micro_batch_size=size), latent=latent)
+        for size in (6, 2)
+    ]
+    for name in ("loss", "end", "end_accuracy", "where", "where_accuracy"):
+        whole, parts = (curve(output, name) for output in outputs)
+        assert len(whole) == 4 and whole == pytest.approx(parts, rel=1e-4), name
+    examples = load_examples(inputs / "examples", split="train")
+    assert len({example.auxiliary_image.details["frames"] for example in examples}) > 2
+
+
+def test_the_film_is_a_method_like_the_others() -> None:
+    assert get_method("film").stages == ("film",) and get_method("film-grpo").stages == ("film", "film-grpo")
+    assert TRAIN_STAGES["film"].inputs == {"model": "base", "examples": "examples"}
+    assert get_method("film").latents == get_method("film-grpo").latents == "on"
+
+
+def test_image_columns_are_those_of_the_first_image() -> None:
+    heads, examples = heads_of(VISUAL), rows()
+    batch, steps = laid_out(examples, targets_of(VISUAL), heads)
+    found: StepBatch = steps.batch
+    for row, count in enumerate((6, 2, 4)):
+        columns = found.image_columns[row]
+        assert (columns[count:] == -1).all() and (batch.input_ids[row, columns[:count]] == IDS.image_pad).all()
+        first = int((batch.input_ids[row] == IDS.image_pad).nonzero()[0])
+        assert columns[0] == first
+    scores = heads(relaxation_forward(tiny_backbone(), batch).hidden, found)["where"][0]
+    assert (scores[LATENTS : 2 * LATENTS, 2:] == HIDDEN_SCORE).all()
