@@ -30,6 +30,7 @@ ELSEWHERE = {
     r"make run": "tests/docs/test_make_run.py::test_make_run_gives_a_report_and_then_finds_everything_cached",
     r"make (test|check)": "tests/docs/test_text.py::test_ci_runs_the_tests_by_the_command_of_the_readme",
     r"python -m pytest tests/model/test_backbone.py": "tests/model/test_backbone.py::",
+    r"python -m pytest tests/training/test_stepwise.py": "tests/training/test_stepwise.py::",
     r"(MIRAGE_METHODS=my_method|python -m pytest tests/pipeline/test_add_a_method)": (
         "tests/pipeline/test_add_a_method.py::test_an_added_method_is_planned_trained_judged_and_reported"
     ),
