@@ -124,3 +124,25 @@ def test_the_identity_knows_the_pictures_and_not_the_place(tmp_path: Path) -> No
     assert identity_of(first) == identity_of(second)
     (tmp_path / "b" / "path.jpg").write_bytes(picture(9, kind="JPEG"))
     assert identity_of(first) != identity_of(second)
+
+
+def test_several_images_are_a_film_whose_last_is_imagined_unless_one_is_named(tmp_path: Path) -> None:
+    frames = {"auxiliary_images": ["ball.png", "path.jpg"]}
+    last = {key: value for key, value in LINE.items() if key != "auxiliary_image"} | {"split": "train"}
+    data = written(tmp_path, {**last, **frames}, {**LINE, **frames, "auxiliary_image": "ball.png"}, LINE)
+    film, named, plain = (row.provided for row in jsonl_data.rows_of(data))
+    assert film is not None and named is not None and plain is not None
+    shown = (picture(1), picture(2, kind="JPEG"))
+    assert film.frames == named.frames == shown and film.image == shown[1] and named.image == shown[0]
+    assert plain.frames == ()
+    (fault,) = faults_of(written(tmp_path, {**LINE, "auxiliary_images": ["ball.png", "gone.png"]}))
+    assert "gone.png" in fault
+
+
+def test_the_frames_of_a_film_count_among_the_content(tmp_path: Path) -> None:
+    def identity(frame: bytes) -> Any:
+        data = written(tmp_path, {**LINE, "auxiliary_images": ["frame.png", "path.jpg"]})
+        (tmp_path / "frame.png").write_bytes(frame)
+        return sources_identity(ProblemSettings(own=data))["own"]
+
+    assert identity(picture(5)) == identity(picture(5)) != identity(picture(6))

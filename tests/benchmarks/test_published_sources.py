@@ -96,6 +96,7 @@ def test_comt_gives_its_own_picture_and_words(tmp_path: Path) -> None:
     assert problem.images == (picture(3 * number),) and provided.image == picture(3 * number + 1)
     assert provided.text_before == "<think>Join A and C, as in</think>"
     assert provided.text_after == "<think>Now ABC is isosceles, so AB = 3.</think>\\boxed{C}"
+    assert provided.frames == (provided.image,)
     assert problem.question.startswith("In the figure <image>, how long") and "(C) 3" in problem.question
     assert benchmarks.get("comt").score(problem, "AB is 3. \\boxed{C}").correct
 
@@ -291,3 +292,12 @@ def test_content_not_place_decides(tmp_path: Path) -> None:
     (second / "images" / "creation" / "creation-0-0.png").write_bytes(picture(99))
     assert content_of(str(first)) != content_of(str(second))
     assert content_of("array/SAT") == "array/SAT" and content_of(None) is None
+
+
+def test_all_new_images_of_a_rationale_are_frames(tmp_path: Path) -> None:
+    images = {f"IMAGE{number}": f"creation-0-{number % 2}" for number in range(3)}
+    rationale = "First [IMAGE1], then as in [IMAGE2]. So AB = 3."
+    folder = comt_folder(tmp_path, 1, image=images, rationale=rationale)
+    provided = comt.read(folder)[0].provided
+    assert provided is not None and provided.frames == (picture(1), picture(0)) and provided.image == picture(0)
+    assert provided.text_before == "<think>First , then as in</think>"

@@ -181,3 +181,16 @@ def test_pairs_are_read_with_their_faults_named(tmp_path: Path) -> None:
     file.write_text(json.dumps({"description": "x", "image": "../a.png"}) + "\n")
     with pytest.raises(DataError, match=r"leaves the file's folder"):
         read_pairs(file)
+
+
+def test_a_film_has_frames_evenly_over_the_video_beside_the_selected_one(model: Path, tmp_path: Path) -> None:
+    plain = draw_scenes([scene(0)], settings_of(model), 7, tmp_path / "a", quiet, device="cpu")[0]
+    chosen = settings_of(model, film_frames=3)
+    film = draw_scenes([scene(0)], chosen, 7, tmp_path / "b", quiet, device="cpu", film=True)[0]
+    first = draw_scenes([scene(0)], settings_of(model, frame="first"), 7, tmp_path / "c", quiet, device="cpu")[0]
+    events: list[ProgressEvent] = []
+    again = draw_scenes([scene(0)], chosen, 7, tmp_path / "b", events.append, device="cpu", film=True)[0]
+
+    assert plain.frames == () and len(film.frames) == len(set(film.frames)) == 3
+    assert film.image == plain.image == film.frames[-1] and film.frames[0] == first.image
+    assert again == film and events == []

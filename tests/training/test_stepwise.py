@@ -113,7 +113,7 @@ def where_scores(heads: Any, latent: Tensor, images: Tensor) -> Tensor:
     if heads.settings.where == "cell":
         return heads.where.weight @ latent + heads.where.bias  # type: ignore[no-any-return]
     query = heads.where.query.weight @ latent + heads.where.query.bias
-    keys = [heads.where.key.weight @ image + heads.where.key.bias for image in images]
+    keys = [heads.where.key.weight @ image for image in images]
     return torch.stack([query @ key / math.sqrt(len(query)) for key in keys])
 
 

@@ -53,8 +53,9 @@ def _images_digest(file: Path) -> str:
     digests: dict[str, str] = {}
     for row in read_lines(file):
         values = {} if isinstance(row, DataError) else row.values
-        images = values.get("images")
-        for name in [*(images if isinstance(images, list) else []), values.get("auxiliary_image")]:
+        lists = [values.get(key) for key in ("images", "auxiliary_images")]
+        names = [name for images in lists if isinstance(images, list) for name in images]
+        for name in [*names, values.get("auxiliary_image")]:
             if isinstance(name, str) and name and (file.parent / name).is_file():
                 digests[name] = _DIGESTS.sha256(file.parent / name)
     return fingerprint("pictures", 1, digests, {})

@@ -33,7 +33,7 @@ class PointerHead(nn.Module):
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
         self.query = nn.Linear(hidden_size, POINTER_SIZE)
-        self.key = nn.Linear(hidden_size, POINTER_SIZE)
+        self.key = nn.Linear(hidden_size, POINTER_SIZE, bias=False)  # a bias would add the same to every token
 
     def forward(self, latents: Tensor, images: Tensor, rows: Tensor) -> Tensor:
         """Return scores [n, W] of latents [n, D] over images [B, W, D], of which ``rows`` [n] are theirs."""
