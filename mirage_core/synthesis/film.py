@@ -69,7 +69,10 @@ def _candidates(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int
 
 
 def _film(images: Sequence[Image.Image], maze: Maze, cells: Sequence[Cell]) -> Film:
-    labels = {"cells": [list(cell) for cell in cells], "kinds": [KIND_NAMES[maze[cell]] for cell in cells]}
+    labels: dict[str, list[Any]] = {
+        "cells": [list(cell) for cell in cells],
+        "kinds": [KIND_NAMES[maze[cell]] for cell in cells],
+    }
     return Film(tuple(map(picture_bytes, images)), labels)
 
 

@@ -73,7 +73,7 @@ def test_the_kept_frame_is_the_one_asked_for(model: Path, tmp_path: Path) -> Non
 
 def test_a_killed_rendering_goes_on_where_it_was(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     problems = [scene(number) for number in range(5)]
-    real, rendered = draw.render_frames, []
+    real, rendered = draw.render_frames, list[list[str]]()
 
     def dies_in_the_third_batch(pipeline, requests, settings):  # type: ignore[no-untyped-def]
         if len(rendered) == 2:

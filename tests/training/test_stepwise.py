@@ -172,12 +172,17 @@ def test_a_batch_without_targets_has_a_loss_of_zero_and_gradients_of_zero(settin
     parts = relaxation_loss(tiny_backbone(), batch, stepwise=steps).parts
     (parts["where"] + parts["what"]).backward()
     assert parts["where"].item() == parts["what"].item() == 0.0
-    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in heads.parameters())
+    assert not any(gradient_of(parameter).any() for parameter in heads.parameters())
+
+
+def gradient_of(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad.clone()
 
 
 @ALL
 def test_gradient_checkpointing_changes_no_gradient(settings: StepwiseSettings) -> None:
-    gradients = []
+    gradients: list[list[Tensor]] = []
     for checkpointing in (False, True):
         heads = heads_of(settings)
         batch, steps = laid_out(rows(), targets_of(settings), heads)
@@ -185,7 +190,7 @@ def test_gradient_checkpointing_changes_no_gradient(settings: StepwiseSettings) 
         backbone.zero_grad()
         relaxation_loss(backbone, batch, checkpointing=checkpointing, stepwise=steps).total.backward()
         layer = next(parameter for parameter in backbone.layers[0].parameters() if parameter.requires_grad)
-        gradients.append([layer.grad.clone(), *(parameter.grad for parameter in heads.parameters())])
+        gradients.append([gradient_of(parameter) for parameter in (layer, *heads.parameters())])
     for plain, recomputed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, recomputed, atol=1e-5, rtol=1e-4)
     assert gradients[0][0].any()
@@ -271,6 +276,11 @@ def film_section(stepwise: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"steps": 4, "batch_size": 6, "learning_rate": 2e-3, "warmup_steps": 2, "stepwise": stepwise, **more}
 
 
+def place_weights(output: Path) -> Tensor:
+    """The weights of the head that tells where, as saved."""
+    return load_heads(output, 64)[0].state_dict()["where.weight"]
+
+
 def curve(output: Path, name: str) -> list[float]:
     return [row["value"] for row in read_table(output / "curves.parquet") if row["name"] == name]
 
@@ -307,10 +317,10 @@ def test_the_heads_lie_beside_a_model_that_loads_and_answers_without_them(inputs
 
 def test_the_heads_are_trained_beside_adapters_too(inputs: Path, tmp_path: Path) -> None:
     section = film_section(TRIALS["labels"])
-    settings = {"model": {"lora": {"rank": 2}}}
-    short = trained(inputs, tmp_path / "1", film={**section, "steps": 1}, **settings)
-    long = trained(inputs, tmp_path / "4", film=section, **settings)
-    assert (load_heads(short, 64)[0].where.weight - load_heads(long, 64)[0].where.weight).abs().max() > 1e-4
+    model = {"lora": {"rank": 2}}
+    short = trained(inputs, tmp_path / "1", film={**section, "steps": 1}, model=model)
+    long = trained(inputs, tmp_path / "4", film=section, model=model)
+    assert (place_weights(short) - place_weights(long)).abs().max() > 1e-4
     with safe_open(long / "model.safetensors", "pt") as file:
         assert not [name for name in file.keys() if "step_heads" in name]  # noqa: SIM118 -- no mapping
 
@@ -321,7 +331,7 @@ def test_the_best_heads_are_kept_with_the_best_weights(inputs: Path, tmp_path: P
     kept = json.loads((output / "mirage.json").read_text())["history"][-1]["kept_step"]
     losses = curve(output, "validation/loss")
     assert kept == losses.index(min(losses)) == 0  # a rate of 0.5 makes it worse with every step
-    assert load_heads(output, 64)[0].where.weight.abs().max() < 0.2  # as they were at first, not after such steps
+    assert place_weights(output).abs().max() < 0.2  # as they were at first, not after such steps
 
 
 def test_relaxation_takes_stepwise_grounding_only_where_it_is_asked_for(inputs: Path, tmp_path: Path) -> None:
