@@ -47,7 +47,7 @@ from mirage_core.config.training import (
     TrainSettings,
     ValidationSettings,
 )
-from mirage_core.methods import programs
+from mirage_core.methods import TRAIN_STAGES, get_method, programs
 
 __all__ = [
     "PUBLIC_SECTIONS",
@@ -132,6 +132,19 @@ class Settings(Section):
             raise ValueError(
                 "teacher.kind endpoint needs runtime.teacher.base_url, for example http://127.0.0.1:8000/v1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_film(self) -> Settings:
+        """Fail before hours of work, not when the first stage looks for frames."""
+        if self.auxiliary_images.film != "off":
+            return self
+        if self.latent.length == "frames":
+            raise ValueError("latent.length frames needs a film: set auxiliary_images.film to forward")
+        stages = {stage for method in self.evaluation.methods for stage in get_method(method).stages}
+        for section in {TRAIN_STAGES[stage].program.section for stage in stages}:
+            if getattr(getattr(self, section), "stepwise", None) is not None:
+                raise ValueError(f"{section}.stepwise needs a film: set auxiliary_images.film to forward")
         return self
 
     def training(self, program: str) -> TrainSettings | GRPOSettings:

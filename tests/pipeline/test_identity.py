@@ -45,10 +45,10 @@ def changed_by(**changes: Any) -> set[str]:
         ({"captions": {"longest": 900}}, {"captions", "report"}),
         ({"grounding": {"text_weight": 0.5}}, {"grounding", "report"}),
         ({"relaxation": {"steps": 3}}, {*RELAXED, "report"}),
-        ({"relaxation": {"stepwise": {"where": "cell"}}}, {*RELAXED, "report"}),
+        ({"relaxation": {"bottleneck_ramp": 0.5}}, {*RELAXED, "report"}),
         ({"film": {"stepwise": {"where": "cell"}}}, {"film", "report"}),
         ({"auxiliary_images": {"film": "forward"}}, {"auxiliary-images", "report"}),
-        ({"latent": {"length": "frames", "end": "free"}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
+        ({"latent": {"max_latents": 9}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
         ({"grpo": {"steps": 3}}, {*GRPO, "report"}),
         ({"evaluation": {"planning_rule": "vsp"}}, {*GRPO, "evaluation", "report"}),
         ({"evaluation": {"methods": ["zero-shot"]}}, {"report"}),
@@ -66,6 +66,18 @@ def test_a_film_counts_among_the_problems_only_where_a_data_set_may_provide_its_
     plain, film = settings(problems=with_own), settings(problems=with_own, auxiliary_images={"film": "forward"})
     assert "film" not in problems_identity(plain) and problems_identity(film)["film"] is True
     assert "film" not in problems_identity(settings(auxiliary_images={"film": "forward"}))
+
+
+def test_settings_that_need_a_film_change_the_stages_that_read_them() -> None:
+    film = settings(auxiliary_images={"film": "forward"})
+    stepwise = settings(auxiliary_images={"film": "forward"}, relaxation={"stepwise": {"where": "cell"}})
+    frames = settings(auxiliary_images={"film": "forward"}, latent={"length": "frames", "end": "free"})
+
+    def changed(after: Settings) -> set[str]:
+        return {name for name, stage in STAGES.items() if stage.identity(film) != stage.identity(after)}
+
+    assert changed(stepwise) == {*RELAXED, "report"}
+    assert changed(frames) == {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,8 @@ def gathering_all(config: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
 def run(inputs: Path, work: Path, case: str, engine: str, after: Path | None) -> None:
     runtime = {**ENGINES[engine], "processes": current_process().world_size, "checkpoint_every": STEPS // 2}
     program: ProgramName = "relaxation" if case == "hard" else case
-    sections: dict[str, Any] = {"hard": HARD, "film": {"film": FILM}}.get(case, {program: STAGE})
+    special: dict[str, dict[str, Any]] = {"hard": HARD, "film": {"film": FILM}}
+    sections = special.get(case, {program: STAGE})
     job = make_job(inputs, work, program, resume_from=after, runtime=runtime, **sections)
     job.output.mkdir(parents=True, exist_ok=True)
     job.scratch.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,8 @@ from mirage_core.latent.examples import EncodedExample
 from mirage_core.methods import TRAIN_STAGES, get_method
 from mirage_core.model.forward.forward import relaxation_forward
 from mirage_core.model.loading import load_model
+from mirage_core.planning.plan import make_plan
+from mirage_core.recipes import load
 from mirage_core.store.records import load_examples, save_examples
 from mirage_core.store.tables import read_table
 from mirage_core.training.engine.lockstep import dummy_row
@@ -338,7 +340,8 @@ def test_relaxation_takes_stepwise_grounding_only_where_it_is_asked_for(inputs: 
     plain = trained(inputs, tmp_path / "plain", "relaxation", relaxation={"steps": 2})
     assert not (plain / HEADS_FILE).exists() and not curve(plain, "where")
     asked = {"steps": 2, "stepwise": TRIALS["labels"]}
-    stepwise = trained(inputs, tmp_path / "stepwise", "relaxation", relaxation=asked)
+    film = {"film": "forward"}
+    stepwise = trained(inputs, tmp_path / "stepwise", "relaxation", relaxation=asked, auxiliary_images=film)
     assert (stepwise / HEADS_FILE).exists() and len(curve(stepwise, "where")) == 2
     assert "stepwise" not in RelaxationSettings().model_dump()
 
@@ -356,7 +359,13 @@ def test_examples_without_frames_are_refused_with_the_way_out(inputs: Path, tmp_
 def test_spans_as_long_as_their_films_learn_where_to_end_in_any_micro_batches(inputs: Path, tmp_path: Path) -> None:
     latent = {"length": "frames", "end": "free", "max_latents": 4}
     outputs = [
-        trained(inputs, tmp_path / str(size), film=film_section(TRIALS["labels"], micro_batch_size=size), latent=latent)
+        trained(
+            inputs,
+            tmp_path / str(size),
+            film=film_section(TRIALS["labels"], micro_batch_size=size),
+            latent=latent,
+            auxiliary_images={"film": "forward"},
+        )
         for size in (6, 2)
     ]
     for name in ("loss", "end", "end_accuracy", "where", "where_accuracy"):
@@ -383,3 +392,25 @@ def test_image_columns_are_those_of_the_first_image() -> None:
         assert columns[0] == first
     scores = heads(relaxation_forward(tiny_backbone(), batch).hidden, found)["where"][0]
     assert (scores[LATENTS : 2 * LATENTS, 2:] == HIDDEN_SCORE).all()
+
+
+@pytest.mark.parametrize(
+    ("sections", "name"),
+    [
+        ({"evaluation": {"methods": ["film"]}}, r"film\.stepwise"),
+        ({"relaxation": {"stepwise": {}}, "evaluation": {"methods": ["stage-2"]}}, r"relaxation\.stepwise"),
+        ({"latent": {"length": "frames", "end": "free"}}, r"latent\.length frames"),
+    ],
+)
+def test_a_recipe_that_needs_a_film_and_draws_none_is_refused(sections: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name} needs a film: set auxiliary_images\.film to forward"):
+        small_settings(**sections)
+    assert small_settings(**sections, auxiliary_images={"film": "forward"})
+
+
+def test_a_film_is_planned_with_a_pass_for_each_latent() -> None:
+    film = ["auxiliary_images.film=forward", "latent.num_latents=6", "evaluation.methods=[film]"]
+    plan = make_plan(load("micro", film), 80.0)
+    assert [stage.name for stage in plan.stages] == ["base", "film", "evaluation"]
+    shorter = make_plan(load("micro", [*film, "latent.num_latents=3"]), 80.0)
+    assert plan.stages[1].tokens_per_step > shorter.stages[1].tokens_per_step
