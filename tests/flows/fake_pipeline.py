@@ -55,7 +55,7 @@ class FakePipeline:
             (context.output / page).write_text(f"{stage_label} of {sorted(context.inputs)}\n")
             if kind == "model":
                 (context.output / "config.json").write_text("{}\n")  # marks a model folder
-            if name == "problems":
+            if name == "problems" and not (context.output / PROBLEMS_FILE).exists():
                 save_problems(context.output / PROBLEMS_FILE, [])
             if name != "evaluation":
                 return {"made": stage_label}
