@@ -39,6 +39,8 @@ def _problem(row: PublishedRow, name: str, split: Split) -> Problem:
     columns = [f"image_{at}" for at in range(1, _MAX_IMAGES + 1)]
     images = tuple(row.image(row.values[at], at) for at in columns if row.values.get(at) is not None)
     options, answer = row.texts("choices"), row.text("answer")
+    if row.values.get("sub_task", CONFIGS[name]) != CONFIGS[name]:
+        raise DataError(f"{row.where}: it is of {row.values['sub_task']!r}, expected {CONFIGS[name]!r}: name its files")
     if not images:
         raise DataError(f"{row.where}: it has no image in image_1 to image_{_MAX_IMAGES}")
     if answer == "hidden":

@@ -28,8 +28,9 @@ NAME = "vsp-questions"
 TASKS = ("task1", "task2", "task3", "task4")
 STEPS = (1, 3, 5, 7, 9)
 """The lengths of the plans of task 4."""
+LEVELS = (3, 4, 5, 6, 7, 8)
 GROUPS = (
-    *(f"{task}-level-{level}" for task in TASKS[:3] for level in range(3, 9)),
+    *(f"{task}-level-{level}" for task in TASKS[:3] for level in LEVELS),
     *(f"task4-steps-{steps}" for steps in STEPS),
 )
 PLANNING = "task-main"
@@ -37,8 +38,8 @@ SYMBOLS = {"@": START, "*": GOAL, "#": HOLE, "_": SAFE}
 
 
 def load(file: object, split: Split = "test") -> list[Problem]:
-    """The questions of all tasks in a checkout of the repository; DataError names what is not as published."""
-    data = VSPFolderData(source=str(file), tasks=TASKS)
+    """The questions of all tasks and levels in a checkout of the repository; DataError for what is not as published."""
+    data = VSPFolderData(source=str(file), tasks=TASKS, levels=LEVELS)
     return [problem for problem in folder_problems(data) if problem.split == split]
 
 

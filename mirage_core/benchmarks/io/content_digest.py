@@ -60,11 +60,17 @@ def _images_digest(file: Path) -> str:
     return fingerprint("pictures", 1, digests, {})
 
 
+def _files_below(folder: Path) -> list[Path]:
+    """All files but what git and the hub's client keep beside them, which differs between two downloads."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sorted(file for file in files if not {".git", ".cache"} & set(file.relative_to(folder).parts))
+
+
 def content_of(source: str | None) -> str | None:
     """The digest of a file or of all files below a folder; anything else (a hub id, "drawn") is returned as it is."""
     path = Path(source).expanduser() if source else None
     if path is None or not path.exists():
         return source
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = _files_below(path) if path.is_dir() else [path]
     digests = {file.relative_to(path).as_posix(): _DIGESTS.sha256(file) for file in files}
     return fingerprint("contents", 1, digests, {})
