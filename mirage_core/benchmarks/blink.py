@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.multiple_choice import (
     LETTER_RULES,
@@ -32,7 +33,7 @@ OFFICIAL_RULE = "blink-official"
 def load(name: str, file: str | Path, split: Split = "test") -> list[Problem]:
     """The rows of one part of BLINK; DataError names a row that is invalid or whose answer is hidden."""
     rows = published_rows(str(file), config=CONFIGS[name], split=PUBLISHED_SPLIT)
-    return [_problem(row, name, split) for row in rows]
+    return [*converted(rows, lambda row: _problem(row, name, split))]
 
 
 def _problem(row: PublishedRow, name: str, split: Split) -> Problem:

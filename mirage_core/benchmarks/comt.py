@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import hub_folder
 from mirage_core.benchmarks.io.jsonl import Row, read_image_file, read_rows
 from mirage_core.benchmarks.multiple_choice import LETTER_RULES, LETTERS, prompt, right_letter, scorer, with_options
@@ -46,7 +47,7 @@ def load(file: Path | str, split: Split = "test") -> list[Problem]:
 
 def read(source: Path | str, split: Split = "test") -> list[ComtRow]:
     """Every row with the image that its rationale provides; ``source`` is a file, a folder, a clone or a hub id."""
-    return [_row(row, split) for row in read_rows(_rows_file(str(source)))]
+    return [*converted(read_rows(_rows_file(str(source))), lambda row: _row(row, split))]
 
 
 def _rows_file(source: str) -> Path:

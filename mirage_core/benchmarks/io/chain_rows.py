@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import is_json_list, json_list
 from mirage_core.benchmarks.io.jsonl import Row, plain_text, read_image_file, read_rows
 from mirage_core.errors import DataError
@@ -33,7 +34,7 @@ _PIXEL_BOX = re.compile(r"###\[([-\d.]+), *([-\d.]+), *([-\d.]+), *([-\d.]+)\]$"
 _BOX_REQUEST = re.compile(r"\s*Please (?:think step by step and )?provide the bounding box coordinate of .*$")
 _IMAGE_FOLDERS = {"textcap": "textvqa"}
 """Where a data set's pictures lie if not in the folder of its own name (tools/convert_data_to_llava_format.py)."""
-_OVERHANG = 0.02
+_OVERHANG = 0.025
 """How far a published box may stand out of its image, as a share of the side; it is cut off there."""
 _FILTERED = "created_dataset/filtered_data/"
 """What the paths of Monet's own copy begin with (src/task.py)."""
@@ -64,11 +65,8 @@ class MonetRow:
 
 def visual_cot_rows(source: Path) -> Iterator[VisualCotRow]:
     """Yield the rows of a file or of the data set's folder; DataError names the row that is not as published."""
-    for row in _records(source, "viscot_363k.json", "metadata/*.jsonl"):
-        if "conversations" in row.values:
-            yield _llava_row(row)
-        else:
-            yield _metadata_row(row)
+    rows = _records(source, "viscot_363k.json", "metadata/*.jsonl")
+    yield from converted(rows, lambda row: (_llava_row if "conversations" in row.values else _metadata_row)(row))
 
 
 def _llava_row(row: Row) -> VisualCotRow:
@@ -122,22 +120,25 @@ def _image(row: Row, names: Sequence[str]) -> bytes:
 
 def monet_rows(source: Path) -> Iterator[MonetRow]:
     """Yield the rows of a file or of the data set's folder; DataError names the row that is not as published."""
-    for row in _records(source, "train.json", "*/train.json"):
-        turns: dict[str, list[Any]] = {}
-        for turn in row.values.get("data") or ():
-            content = _of(turn, "content")
-            turns.setdefault(str(_of(turn, "role")), []).extend(content if isinstance(content, list) else [content])
-        if not {"user", "assistant"} <= turns.keys():
-            raise DataError(f"{row.where}: data has the turns {sorted(turns)}, expected user and assistant")
-        question = _parts(row, turns["user"])
-        answer = _parts(row, turns["assistant"])
-        _check_markers(row, answer)
-        yield MonetRow(
-            dataset=str(_of(row.values.get("metadata"), "dataset_name") or ""),
-            question="\n".join(part for part in question if isinstance(part, str)).strip(),
-            images=tuple(part for part in question if isinstance(part, bytes)),
-            answer=_without_early_observations(answer),
-        )
+    yield from converted(_records(source, "train.json", "*/train.json"), _monet_row)
+
+
+def _monet_row(row: Row) -> MonetRow:
+    turns: dict[str, list[Any]] = {}
+    for turn in row.values.get("data") or ():
+        content = _of(turn, "content")
+        turns.setdefault(str(_of(turn, "role")), []).extend(content if isinstance(content, list) else [content])
+    if not {"user", "assistant"} <= turns.keys():
+        raise DataError(f"{row.where}: data has the turns {sorted(turns)}, expected user and assistant")
+    question = _parts(row, turns["user"])
+    answer = _parts(row, turns["assistant"])
+    _check_markers(row, answer)
+    return MonetRow(
+        dataset=str(_of(row.values.get("metadata"), "dataset_name") or ""),
+        question="\n".join(part for part in question if isinstance(part, str)).strip(),
+        images=tuple(part for part in question if isinstance(part, bytes)),
+        answer=_without_early_observations(answer),
+    )
 
 
 def _without_early_observations(answer: Sequence[str | bytes]) -> tuple[str | bytes, ...]:

@@ -140,7 +140,7 @@ def read_image_file(
     """
     path = _path_below(row, key, name)
     if not path.is_file():
-        path = _other_spelling(path) or path
+        path = other_spelling(path) or path
     if not path.is_file() and from_root:
         path = _path_from_root(row.file.resolve().parent, name) or path
     if not path.is_file():
@@ -168,7 +168,7 @@ def _path_below(row: Row, key: str, name: str) -> Path:
     return path
 
 
-def _other_spelling(path: Path) -> Path | None:
+def other_spelling(path: Path) -> Path | None:
     """A file whose name has the same letters in the other form of Unicode (macOS decomposes names)."""
     spellings = (path.with_name(unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD"))
     return next((spelling for spelling in spellings if spelling.is_file()), None)
