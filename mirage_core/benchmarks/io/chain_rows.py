@@ -75,8 +75,9 @@ def _llava_row(row: Row) -> VisualCotRow:
         raise DataError(
             f"{row.where}: conversations is {str(turns)[:60]!r}, expected a turn of human and one of gpt, or two each"
         )
-    names = name if isinstance(name, list) else [name]
-    if len(names) not in (1, 2) or not all(isinstance(one, str) for one in names):
+    listed = name if isinstance(name, list) else [name]
+    names = [one for one in listed if isinstance(one, str)]
+    if len(names) != len(listed) or len(names) not in (1, 2):
         raise DataError(f"{row.where}: image is {str(name)[:60]!r}, expected the name of one file, or it and its box")
     image = _image(row, [names[0]])
     if len(names) == 2:
