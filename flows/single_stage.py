@@ -68,9 +68,9 @@ def single_stage(
         examples: Training examples for direct-sft, captions, capimagine (the captioned ones), auxiliary-examples,
             auxiliary-input (those), grounding, without-stage-1, film or relaxation: a path or the start of a digest.
             Empty: the recipe's own.
-        model: The model that direct-sft, auxiliary-input, capimagine, grounding, without-stage-1, film, relaxation, grpo,
-            direct-sft-grpo, capimagine-grpo, without-stage-1-grpo or film-grpo trains further, or that evaluation
-            judges: a path or the start of a digest. Empty: the recipe's own.
+        model: The model that direct-sft, auxiliary-input, capimagine, grounding, without-stage-1, film, relaxation,
+            grpo, direct-sft-grpo, capimagine-grpo, without-stage-1-grpo or film-grpo trains further, or that
+            evaluation judges: a path or the start of a digest. Empty: the recipe's own.
     """
     settings = load(recipe, overrides)
     create_markdown_artifact(settings_markdown(settings), key="settings", description="The resolved settings")

@@ -84,6 +84,20 @@ def remarks(data: bytes, what: str, background: Background = "white") -> list[st
     return notes
 
 
+def shown_bytes(data: bytes, what: str, background: Background = "white") -> bytes:
+    """Return an encoded image that any viewer shows as ``read_rgb`` decodes it. DataError as above.
+
+    An ordinary PNG or JPEG is unchanged, others become PNG.
+    """
+    image = read_header(data, what)
+    ordinary = image.format in ("PNG", "JPEG") and image.mode in ("RGB", "L") and not remarks(data, what)
+    if ordinary and _profile(image) is None:
+        return data
+    buffer = io.BytesIO()
+    read_rgb(data, what, background).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _decode_error(what: str, error: Exception | str) -> DataError:
     return DataError(f"{what} cannot be decoded ({error}); {_EXPECTED}.")
 
@@ -135,20 +149,25 @@ def _over(image: Image.Image, background: Background) -> Image.Image:
 
 def _with_profile(image: Image.Image, original: Image.Image) -> Image.Image:
     """Return an image with its colours in sRGB; one without a profile, with sRGB or with a damaged one is unchanged."""
-    stored = original.info.get("icc_profile")
-    if not stored:
-        return image
+    profile = _profile(original)
     try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(stored))
-        if "sRGB" in ImageCms.getProfileDescription(profile):
-            return image
-        if image.mode != "RGBA":
-            return _converted(image, profile)
+        if profile is None or image.mode != "RGBA":
+            return image if profile is None else _converted(image, profile)
         rgb = _converted(image.convert("RGB"), profile)
         rgb.putalpha(image.getchannel("A"))
         return rgb
     except (ImageCms.PyCMSError, OSError):
         return image
+
+
+def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    """Return the colour profile that an image is converted from; None for none, sRGB or a damaged one."""
+    stored = image.info.get("icc_profile")
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(stored)) if stored else None
+        return None if profile is None or "sRGB" in ImageCms.getProfileDescription(profile) else profile
+    except (ImageCms.PyCMSError, OSError):
+        return None
 
 
 def _converted(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -24,6 +25,17 @@ os.environ.update(AWS_CONFIG_FILE=os.devnull, AWS_SHARED_CREDENTIALS_FILE=os.dev
 # A loaded machine is no failure: examples have no deadline, and how long they took to be drawn is nobody's fault.
 settings.register_profile("mirage", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("mirage")
+
+
+def pytest_configure() -> None:
+    """No search for garbage among what is imported."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Nor later: it stays to the end."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

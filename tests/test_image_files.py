@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from mirage_core.errors import DataError
-from mirage_core.image_files import displayed_size, read_rgb, remarks, to_rgb
+from mirage_core.image_files import displayed_size, read_rgb, remarks, shown_bytes, to_rgb
 
 RED, BLUE, WHITE = (255, 0, 0), (0, 0, 255), (255, 255, 255)
 HEIGHT, WIDTH = 24, 40
@@ -192,3 +192,14 @@ def test_what_is_no_whole_image_of_a_known_format_is_named(data: bytes) -> None:
 def test_a_huge_image_is_refused_before_it_is_unpacked() -> None:
     with pytest.raises(DataError, match="at most 100 pixels"):
         read_rgb(encoded(two_halves()), "it", max_pixels=100)
+
+
+def test_an_ordinary_image_is_shown_unchanged_and_any_other_as_it_is_read() -> None:
+    plain = encoded(Image.new("RGB", (3, 2), "red"), "PNG")
+    rotated = encoded(Image.new("RGB", (3, 2), "red"), "JPEG", exif=turned(6))
+    clear = encoded(Image.new("RGBA", (3, 2), (255, 0, 0, 0)), "PNG")
+    assert shown_bytes(plain, "it") is plain
+    for data in (rotated, clear, encoded(Image.new("RGB", (3, 2)), "GIF")):
+        shown = Image.open(io.BytesIO(shown_bytes(data, "it")))
+        assert (shown.format, shown.mode) == ("PNG", "RGB")
+        assert np.array_equal(np.asarray(shown), np.asarray(read_rgb(data, "it")))

@@ -14,6 +14,7 @@ from mirage_core import benchmarks
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
 from mirage_core.config import InferenceSettings, Settings
 from mirage_core.errors import DataError, InputError
+from mirage_core.image_files import remarks
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import Maze, shortest_path
 from tasks.paths import open_store
@@ -38,7 +39,8 @@ def answer(
 
     The default benchmark is the first one that the model was trained on. ``page``: write an explanation there.
     """
-    read_image(image)  # a bad image is an error before the model is loaded
+    for remark in remarks(read_image(image)[0], str(image)):  # a bad image is an error before the model is loaded
+        print_line(f"{image}: {remark}", "yellow")
     benchmark = benchmark_name or default_benchmark(find_checkpoint(reference, None, open_store(store)).settings)
     use_task(benchmark, reference, open_store(store))
     problem = image_problem(image, question, benchmark)

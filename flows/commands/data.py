@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from mirage_core.dataset_card.preview import Preview, preview, preview_page
 from mirage_core.errors import DataError
 from mirage_core.image_files import remarks
 from mirage_core.recipes import load
+from mirage_core.teacher.checks import chain_faults
 from mirage_core.types import AuxiliaryImage, Problem, ProvidedImage, ReasoningChain, TrainingExample, Variant
 from tasks.paths import open_store
 
@@ -76,7 +78,10 @@ class _Trial:
                 encoder.example(example, with_latents=True, with_targets=True)
         except DataError as error:
             return [str(error)]
-        return []
+        if example is None or provided is None or provided.text_before is None:
+            return []
+        faults = chain_faults(replace(example.chain, variant="cot"), problem)
+        return [f"its own chain would be left out: {fault}" for fault in faults]
 
     def _encoder(self, variant: Variant) -> Encoder:
         from mirage_core.latent.encoder import Encoder

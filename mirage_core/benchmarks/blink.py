@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.multiple_choice import (
     LETTER_RULES,
@@ -32,13 +33,15 @@ OFFICIAL_RULE = "blink-official"
 def load(name: str, file: str | Path, split: Split = "test") -> list[Problem]:
     """The rows of one part of BLINK; DataError names a row that is invalid or whose answer is hidden."""
     rows = published_rows(str(file), config=CONFIGS[name], split=PUBLISHED_SPLIT)
-    return [_problem(row, name, split) for row in rows]
+    return [*converted(rows, lambda row: _problem(row, name, split))]
 
 
 def _problem(row: PublishedRow, name: str, split: Split) -> Problem:
     columns = [f"image_{at}" for at in range(1, _MAX_IMAGES + 1)]
     images = tuple(row.image(row.values[at], at) for at in columns if row.values.get(at) is not None)
     options, answer = row.texts("choices"), row.text("answer")
+    if row.values.get("sub_task", CONFIGS[name]) != CONFIGS[name]:
+        raise DataError(f"{row.where}: it is of {row.values['sub_task']!r}, expected {CONFIGS[name]!r}: name its files")
     if not images:
         raise DataError(f"{row.where}: it has no image in image_1 to image_{_MAX_IMAGES}")
     if answer == "hidden":

@@ -9,12 +9,15 @@ name other types.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import hub_folder
 from mirage_core.benchmarks.io.jsonl import Row, read_image_file, read_rows
 from mirage_core.benchmarks.multiple_choice import LETTER_RULES, LETTERS, prompt, right_letter, scorer, with_options
@@ -44,7 +47,7 @@ def load(file: Path | str, split: Split = "test") -> list[Problem]:
 
 def read(source: Path | str, split: Split = "test") -> list[ComtRow]:
     """Every row with the image that its rationale provides; ``source`` is a file, a folder, a clone or a hub id."""
-    return [_row(row, split) for row in read_rows(_rows_file(str(source)))]
+    return [*converted(read_rows(_rows_file(str(source))), lambda row: _row(row, split))]
 
 
 def _rows_file(source: str) -> Path:
@@ -123,8 +126,8 @@ def _references(text: str) -> list[int]:
 
 
 def _image_names(row: Row) -> dict[int, str]:
-    """Image names by their number, from {"IMAGE0": "ID"} or ["[IMAGE0:ID]", ...]."""
-    value = row.values.get("image")
+    """Image names by their number, from {"IMAGE0": "ID"}, that object as text, or ["[IMAGE0:ID]", ...]."""
+    value = _as_object(row.values.get("image"))
     pairs: list[tuple[str, str]] = []
     if isinstance(value, dict):
         pairs = [(str(key), str(name)) for key, name in value.items()]
@@ -136,6 +139,14 @@ def _image_names(row: Row) -> dict[int, str]:
     return names
 
 
+def _as_object(value: Any) -> Any:
+    """A value that a table of the data set holds as JSON or as Python's spelling of it."""
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
+
+
 def _right_letter(answer: str, options: list[str]) -> str:
     """The published answer: always a letter, also where it is the text of an option."""
     letter = answer.strip(" ().").upper()
@@ -145,7 +156,8 @@ def _right_letter(answer: str, options: list[str]) -> str:
 def _image(row: Row, kind: str, name: str) -> bytes:
     """The image of an id: images/<type>/<id> with any usual suffix, inside the data set's folder."""
     suffixes = [""] if name.lower().endswith(SUFFIXES) else list(SUFFIXES)
-    candidates = [f"{folder}{name}{suffix}" for folder in (f"images/{kind}/", "images/", "") for suffix in suffixes]
+    folders = (f"images/{kind}/", f"images/{kind}/original/", "images/", "")
+    candidates = [f"{folder}{name}{suffix}" for folder in folders for suffix in suffixes]
     for candidate in candidates:
         if (row.file.parent / candidate).is_file():
             return read_image_file(row, "image", candidate)[0]

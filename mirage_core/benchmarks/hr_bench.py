@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark, OptionOrders
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.io.jsonl import LARGE_IMAGE_PIXELS
 from mirage_core.benchmarks.multiple_choice import (
@@ -44,11 +45,8 @@ def load(size: str, file: str | Path, split: Split = "test") -> list[Problem]:
     published = size if Path(file).expanduser().is_dir() else f"hrbench_{size}"
     images: dict[str, bytes] = {}
     cycles: defaultdict[str, list[str]] = defaultdict(list)
-    problems = []
-    for row in published_rows(str(file), config=CONFIG, split=published):
-        problem = _problem(row, f"hr-bench-{size}", split, _image(row, images), cycles)
-        problems.append(problem)
-    return problems
+    rows = published_rows(str(file), config=CONFIG, split=published)
+    return [*converted(rows, lambda row: _problem(row, f"hr-bench-{size}", split, _image(row, images), cycles))]
 
 
 def _image(row: PublishedRow, cache: dict[str, bytes]) -> bytes:

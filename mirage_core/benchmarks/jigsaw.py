@@ -16,6 +16,7 @@ from PIL import Image
 
 from mirage_core.benchmarks.benchmark import Benchmark
 from mirage_core.benchmarks.blink import OFFICIAL_RULE, undecided
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.io.image_sources import source_images
 from mirage_core.benchmarks.multiple_choice import (
@@ -54,7 +55,7 @@ _HISTOGRAM_BINS = 4
 def load(file: str | Path, split: Split = "test") -> list[Problem]:
     """BLINK's Jigsaw rows of a file, folder or hub id; DataError for rows whose answer is hidden."""
     rows = published_rows(str(file), config=CONFIG, split=PUBLISHED_SPLIT)
-    return [_published(row, split) for row in rows]
+    return [*converted(rows, lambda row: _published(row, split))]
 
 
 def _published(row: PublishedRow, split: Split) -> Problem:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mirage_core.benchmarks.answer_parsing import after_thought
 from mirage_core.benchmarks.benchmark import OFFICIAL, Benchmark, check_rule
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.io.jsonl import LARGE_IMAGE_PIXELS
 from mirage_core.benchmarks.multiple_choice import LETTER_RULES, LETTERS, letter_score, prompt, published_problem
@@ -40,7 +41,7 @@ _PREFIXES = (
 
 def load(file: str | Path, split: Split = "test") -> list[Problem]:
     """Every row of a file, folder or hub id; DataError names the row."""
-    return [_problem(row, split) for row in published_rows(str(file), split=PUBLISHED_SPLIT)]
+    return [*converted(published_rows(str(file), split=PUBLISHED_SPLIT), lambda row: _problem(row, split))]
 
 
 def _problem(row: PublishedRow, split: Split) -> Problem:

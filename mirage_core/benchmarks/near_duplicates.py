@@ -7,11 +7,12 @@ brightened copies differ in a few bits only.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
+
+from mirage_core.image_files import read_rgb
 
 NEAR_BITS = 6
 _BLOCK = 512
@@ -26,7 +27,7 @@ def perceptual_hash(image: Image.Image) -> int:
 
 def perceptual_hash_of(data: bytes) -> int:
     """The hash of an encoded image that was checked before."""
-    return perceptual_hash(Image.open(io.BytesIO(data)))
+    return perceptual_hash(read_rgb(data, "an image"))
 
 
 def text_key(text: str) -> str:

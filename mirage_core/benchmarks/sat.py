@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 
 from mirage_core.benchmarks.benchmark import OFFICIAL, Benchmark, OptionOrders, check_rule
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.multiple_choice import LETTER_RULES, LETTERS, prompt, with_options
 from mirage_core.benchmarks.multiple_choice import score as score_letter
@@ -32,7 +33,8 @@ ORDERS = OptionOrders("both-orders", 2, per_row=True)
 
 def load(file: str | object, split: Split = "test") -> list[Problem]:
     """Every row of a file, folder or hub id; DataError names the row."""
-    return [problem for row in published_rows(str(file), split=split) for problem in problems_of_row(row, split)]
+    rows = published_rows(str(file), split=split)
+    return [problem for problems in converted(rows, lambda row: [*problems_of_row(row, split)]) for problem in problems]
 
 
 def problems_of_row(row: PublishedRow, split: Split) -> Iterator[Problem]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mirage_core.benchmarks.answer_parsing import after_thought, boxed
 from mirage_core.benchmarks.benchmark import OFFICIAL, Benchmark, check_rule
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.multiple_choice import prompt
 from mirage_core.errors import DataError
@@ -72,7 +73,7 @@ _SCALES = ((r" ?\bthousand\b", "e3"), (r" ?\bmillion\b", "e6"), (r" ?\bbillion\b
 
 def load(file: str | Path, split: Split = "test") -> list[Problem]:
     """Every row of the parts in a folder, of one part's file (named after it), or of a hub id; DataError otherwise."""
-    return [_problem(row, part, split) for part, row in _rows(Path(file).expanduser())]
+    return [*converted(_rows(Path(file).expanduser()), lambda found: _problem(found[1], found[0], split))]
 
 
 def _rows(path: Path) -> Iterator[tuple[str, PublishedRow]]:

@@ -10,12 +10,14 @@ map gives the answer, as in the authors' eval.py), which text shows the map, is 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from mirage_core.benchmarks import vsp_planning
 from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.jsonl import Row, read_image_file
 from mirage_core.benchmarks.vsp_answers import OFFICIAL_RULE, RULES, right_answer, score
 from mirage_core.benchmarks.vsp_prompts import PromptForm, check_form, with_ending
@@ -28,8 +30,9 @@ NAME = "vsp-questions"
 TASKS = ("task1", "task2", "task3", "task4")
 STEPS = (1, 3, 5, 7, 9)
 """The lengths of the plans of task 4."""
+LEVELS = (3, 4, 5, 6, 7, 8)
 GROUPS = (
-    *(f"{task}-level-{level}" for task in TASKS[:3] for level in range(3, 9)),
+    *(f"{task}-level-{level}" for task in TASKS[:3] for level in LEVELS),
     *(f"task4-steps-{steps}" for steps in STEPS),
 )
 PLANNING = "task-main"
@@ -37,8 +40,8 @@ SYMBOLS = {"@": START, "*": GOAL, "#": HOLE, "_": SAFE}
 
 
 def load(file: object, split: Split = "test") -> list[Problem]:
-    """The questions of all tasks in a checkout of the repository; DataError names what is not as published."""
-    data = VSPFolderData(source=str(file), tasks=TASKS)
+    """The questions of all tasks and levels in a checkout of the repository; DataError for what is not as published."""
+    data = VSPFolderData(source=str(file), tasks=TASKS, levels=LEVELS)
     return [problem for problem in folder_problems(data) if problem.split == split]
 
 
@@ -63,8 +66,11 @@ def folder_problems(data: VSPFolderData) -> Iterator[Problem]:
             files = sorted((folder / "img").glob("*.png"), key=_number)
             if not files:
                 raise DataError(f"{folder / 'img'} holds no PNG: expected the maps of level {level} there")
-            for file in files[: data.per_level]:
-                yield _planning(folder, file, level) if task == PLANNING else _question(folder, file, task, level)
+            yield from converted(files[: data.per_level], partial(_problem, folder, task, level))
+
+
+def _problem(folder: Path, task: str, level: int, file: Path) -> Problem:
+    return _planning(folder, file, level) if task == PLANNING else _question(folder, file, task, level)
 
 
 def _maps_folder(source: Path, task: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mirage_core.benchmarks.answer_parsing import final_answer
 from mirage_core.benchmarks.benchmark import OFFICIAL, PLANNING_RULES, Benchmark, check_rule
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.jsonl import Row, read_image, read_question, read_rows
 from mirage_core.benchmarks.official import moves as official
 from mirage_core.benchmarks.reading.moves import read_moves
@@ -26,7 +27,7 @@ RULES = (*PLANNING_RULES, MIRAGE_OFFICIAL, VSP_OFFICIAL)
 
 def load(file: Path, split: Split = "test") -> list[Problem]:
     """The rows of a published file, each checked; raises DataError naming file and line."""
-    return [_problem_of_row(row, split) for row in read_rows(file)]
+    return [*converted(read_rows(file), lambda row: _problem_of_row(row, split))]
 
 
 def _problem_of_row(row: Row, split: Split) -> Problem:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mirage_core.benchmarks.answer_parsing import boxed
 from mirage_core.benchmarks.benchmark import OFFICIAL, Benchmark, check_rule
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.jsonl import Row, read_image, read_question, read_rows
 from mirage_core.benchmarks.reading import earlier
 from mirage_core.benchmarks.reading.letters import read_letter
@@ -42,7 +43,7 @@ def load(file: Path, split: Split = "test") -> list[Problem]:
     The level comes from the image's size, the answer from ``text_output``'s box, the plan from the question. The map
     (fact ``map``) is read from the image, and is absent if that does not show the benchmark's art.
     """
-    return [_problem_of_row(row, split) for row in read_rows(file)]
+    return [*converted(read_rows(file), lambda row: _problem_of_row(row, split))]
 
 
 def _problem_of_row(row: Row, split: Split) -> Problem:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mirage_core.benchmarks.benchmark import Benchmark
+from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, hub_folder, published_rows
 from mirage_core.benchmarks.io.jsonl import LARGE_IMAGE_PIXELS
 from mirage_core.benchmarks.multiple_choice import LETTER_RULES, prompt, published_problem, scorer
@@ -33,7 +34,7 @@ _OPTION = re.compile(r"^[ \t]*\(([A-Z])\)[ \t]*(.+?)[ \t]*$", flags=re.MULTILINE
 
 def load(file: str | Path, split: Split = "test") -> list[Problem]:
     """Every question of a folder, file or hub id; DataError names the row."""
-    return [_problem(row, split) for row in _rows(Path(file).expanduser())]
+    return [*converted(_rows(Path(file).expanduser()), lambda row: _problem(row, split))]
 
 
 def _rows(path: Path) -> Iterator[PublishedRow]:

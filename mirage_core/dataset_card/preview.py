@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mirage_core.config import LatentSettings
-from mirage_core.image_files import read_rgb
+from mirage_core.image_files import read_rgb, shown_bytes
 from mirage_core.types import TrainingExample
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def preview_page(previews: Sequence[Preview], title: str) -> str:
 
 
 def data_url(image: bytes) -> str:
-    """Return an encoded image as a data URL."""
+    """Return an encoded image as a data URL that a browser shows as the model sees it."""
+    image = shown_bytes(image, "an image")
     kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mirage_core.errors import DataError
+from mirage_core.image_files import shown_bytes
 
 Message = Mapping[str, Any]
 IMAGE = "<image>"
-_FORMATS = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"RIFF": "webp"}
 
 
 def text_part(text: str) -> Message:
@@ -24,8 +24,10 @@ def image_part(image: bytes, problem_id: str) -> Message:
 
 
 def data_url(image: bytes, problem_id: str) -> str:
-    """Return an encoded image as a data URL; DataError for what is neither PNG, JPEG nor WebP."""
-    name = next((name for start, name in _FORMATS.items() if image.startswith(start)), None)
-    if name is None:
-        raise DataError(f"problem {problem_id}: an image is neither PNG, JPEG nor WebP; convert it first")
-    return f"data:image/{name};base64,{base64.b64encode(image).decode('ascii')}"
+    """Return an encoded image as a data URL, as the models of this project see it; DataError for what is no image."""
+    try:
+        shown = shown_bytes(image, "it")
+    except DataError as error:
+        raise DataError(f"problem {problem_id}: an image is neither PNG, JPEG nor WebP: {error}") from error
+    name = "png" if shown.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{name};base64,{base64.b64encode(shown).decode('ascii')}"

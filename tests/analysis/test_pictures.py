@@ -11,10 +11,10 @@ from mirage_core.analysis.bootstrap import bootstrap_mean, effective_count, jack
 from mirage_core.analysis.donors import NO_DONOR, assign_donors, derangement
 from mirage_core.analysis.intervened_generation import GeneratedAnswer
 from mirage_core.analysis.measures.intervention_effect import RunLabel, compare
-from mirage_core.analysis.measures.probes import probes
+from mirage_core.analysis.measures.probes import _shuffles, probes
 from mirage_core.analysis.pictures import picture_units
 from mirage_core.analysis.results import ImageAccess
-from mirage_core.analysis.verdict import derive_verdict
+from mirage_core.analysis.verdict import derive_verdict, probe_p
 from mirage_core.config import AnalysisSettings
 from mirage_core.types import Prediction, Problem, Score
 from tests.analysis.fake_runs import run
@@ -71,6 +71,26 @@ def test_shuffled_labels_move_with_their_picture() -> None:
         result = probes(run(problems, torch.from_numpy(states).float()[:, None]), problems, SETTINGS)
         low += next(each.p_value for each in result.probes if each.states == "latents") <= 0.06
     assert low <= binom.ppf(0.999, 30, 0.06)
+
+
+def test_labels_of_a_picture_are_shuffled_together() -> None:
+    units, groups = np.arange(24) // 4, ["g"] * 12 + ["h"] * 12
+    orders = _shuffles(groups, 20, 0, units)
+    for order in orders:
+        donors = units[order].reshape(6, 4)
+        assert (donors == donors[:, :1]).all(), "a picture's labels come from one other picture"
+        assert sorted(order.tolist()) == list(range(24))
+        assert all((at < 12) == (source < 12) for at, source in enumerate(order.tolist()))
+    assert len({tuple(order.tolist()) for order in orders}) > 10
+
+
+def test_the_p_value_of_a_verdict_counts_pictures() -> None:
+    letters = [asked(f"q{at}", bytes([at // 4 + 1]), answer="AB"[at // 4 % 2]) for at in range(80)]
+    states = torch.from_numpy(np.random.default_rng(0).normal(size=(80, 3))).float()[:, None]
+    found = next(each for each in probes(run(letters, states), letters, SETTINGS).probes if each.states == "latents")
+    known = found.model_copy(update={"accuracy": found.accuracy.model_copy(update={"value": 0.75}), "majority": 0.6})
+    assert (known.test, known.pictures) == (80, 20)
+    assert probe_p(known) == pytest.approx(binom.sf(14, 20, max(0.6, known.shuffled.value or 0.0)))
 
 
 def test_without_shared_pictures_nothing_changes() -> None:

@@ -10,9 +10,17 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
+from mirage_core.benchmarks.io import hub_rows
 from mirage_core.benchmarks.io.chain_rows import LATENT_MARK, monet_rows, visual_cot_rows
 from mirage_core.errors import DataError
-from tests.benchmarks.data_sets import blink_folder, picture, sat_folder
+from tests.benchmarks.data_sets import (
+    blink_folder,
+    picture,
+    sat_folder,
+    sat_rows,
+    vsp_folder,
+    write_parquet,
+)
 from tests.benchmarks.public_data import vstar_folder
 
 PICTURE = picture(1)
@@ -29,6 +37,35 @@ def visual_cot(folder: Path, **changed: Any) -> Path:
         "bboxes": [[0.1, 0.2, 0.5, 0.6]],
     }
     return _written(folder, [{**row, **changed}], "cot/images/1.png")
+
+
+def visual_cot_hub(folder: Path, **changed: Any) -> Path:
+    """viscot_363k.json of deepcs233/Visual-CoT, as its tools/convert_data_to_llava_format.py writes it."""
+    name = "cot/gqa/2354786.png"
+    request = " Please provide the bounding box coordinate of the region that can help you answer the question better."
+    row = {
+        "dataset": "gqa",
+        "split": "train",
+        "question_id": 0,
+        "image": [name, f"{name}###[12, 0, 24, 49]"],
+        "conversations": [
+            {"from": "human", "value": f"<image>\nWhat is on the table?{request}"},
+            {"from": "gpt", "value": "[0.250, 0.000, 0.500, 1.021]"},
+            {"from": "human", "value": "<image>"},
+            {"from": "gpt", "value": "A cup."},
+        ],
+    }
+    return _written(folder, [{**row, **changed}], name, "viscot_363k.json")
+
+
+def visual_cot_metadata(folder: Path) -> Path:
+    """metadata/*_cot_train.jsonl of deepcs233/Visual-CoT (github.com/deepcs233/Visual-CoT/viscot_dataset)."""
+    row = {"question": "What is left of the dog?", "answer": "sheep", "image": "000000178761.png", "width": 48,
+           "height": 48, "bboxs": [[6.0, 0.0, 36.0, 24.0]], "dataset": "textcap", "split": "train"}  # fmt: skip
+    _written(folder, [], "cot/textvqa/000000178761.png").unlink()
+    (folder / "metadata").mkdir()
+    (folder / "metadata" / "textcap_cot_train.jsonl").write_text(json.dumps(row) + "\n")
+    return folder
 
 
 def monet(folder: Path, **changed: Any) -> Path:
@@ -49,10 +86,10 @@ def monet(folder: Path, **changed: Any) -> Path:
     return _written(folder, [{**row, **changed}], "images/q.png")
 
 
-def _written(folder: Path, rows: list[dict[str, Any]], image: str) -> Path:
+def _written(folder: Path, rows: list[dict[str, Any]], image: str, name: str = "train.json") -> Path:
     (folder / image).parent.mkdir(parents=True, exist_ok=True)
     (folder / image).write_bytes(PICTURE)
-    file = folder / "train.json"
+    file = folder / name
     file.write_text(json.dumps(rows))
     return file
 
@@ -62,6 +99,64 @@ def test_rows_of_visual_cot_have_a_question_an_answer_and_boxes(tmp_path: Path) 
     assert (row.question, row.image) == ("What is on the table?", PICTURE)
     assert row.answer == "<lvr>\n<answer> a cup </answer>"
     assert row.boxes == ((0.1, 0.2, 0.5, 0.6),)
+
+
+def test_visual_cots_own_list_is_read_with_its_box_in_pixels_cut_off_at_the_border(tmp_path: Path) -> None:
+    file = visual_cot_hub(tmp_path)
+    (row,) = visual_cot_rows(file)
+    assert (row.question, row.answer, row.image) == ("What is on the table?", "A cup.", PICTURE)
+    assert row.boxes == ((0.25, 0.0, 0.5, 1.0),)
+    assert list(visual_cot_rows(tmp_path)) == [row]
+
+
+def test_visual_cots_metadata_name_pictures_by_their_data_set(tmp_path: Path) -> None:
+    (row,) = visual_cot_rows(visual_cot_metadata(tmp_path))
+    assert (row.question, row.answer, row.image) == ("What is left of the dog?", "sheep", PICTURE)
+    assert row.boxes == ((0.125, 0.0, 0.75, 0.5),)
+
+
+def test_a_box_outside_its_picture_is_refused(tmp_path: Path) -> None:
+    name = "cot/gqa/2354786.png"
+    with pytest.raises(DataError, match=r"is not within the image of 48x48 pixels"):
+        list(visual_cot_rows(visual_cot_hub(tmp_path, image=[name, f"{name}###[12, 0, 24, 90]"])))
+
+
+def test_all_subsets_of_monet_are_read_from_its_folder_with_paths_from_there(tmp_path: Path) -> None:
+    """Visual_CoT/train.json names Visual_CoT/images/...; Monet's own copies say image_file_name (src/task.py)."""
+    row = json.loads(monet(tmp_path / "made").read_text())[0]
+    for subset in ("Visual_CoT", "ReFocus"):
+        name = f"{subset}/images/q.png"
+        for turn in row["data"][1:]:
+            for part in turn["content"]:
+                if part["type"] == "image":
+                    part.pop("image", None)
+                    part["image_file_name"] = f"created_dataset/filtered_data/{name}"
+        row["metadata"]["dataset_name"] = subset
+        (tmp_path / "set" / name).parent.mkdir(parents=True)
+        (tmp_path / "set" / name).write_bytes(PICTURE)
+        (tmp_path / "set" / subset / "train.json").write_text(json.dumps([row]))
+    rows = list(monet_rows(tmp_path / "set"))
+    assert [row.dataset for row in rows] == ["ReFocus", "Visual_CoT"]
+    assert all(row.images == (PICTURE,) and row.answer[1] == PICTURE for row in rows)
+
+
+def test_an_observation_before_the_first_image_of_monet_loses_its_tags(tmp_path: Path) -> None:
+    row = json.loads(monet(tmp_path).read_text())[0]
+    row["data"][2]["content"][0]["text"] = f"<observation>I look</observation> closer. {LATENT_MARK}"
+    (tmp_path / "train.json").write_text("\n " + json.dumps([row]))
+    (read,) = monet_rows(tmp_path)
+    assert read.answer[0] == f"I look closer. {LATENT_MARK}" and "<observation>" in str(read.answer[2])
+
+
+def test_a_list_of_many_objects_is_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_rows, "_CHUNK", 7)  # objects lie across the chunks
+    objects = [{"n": number, "text": "a, ]" * number} for number in range(9)]
+    file = tmp_path / "list.json"
+    file.write_text(json.dumps(objects, indent=1))
+    assert list(hub_rows.json_list(file)) == objects
+    file.write_text(json.dumps(objects)[:-9])
+    with pytest.raises(DataError, match=r"list\.json, object 9: not valid JSON"):
+        list(hub_rows.json_list(file))
 
 
 def test_rows_of_monet_have_images_among_the_texts_of_their_answer(tmp_path: Path) -> None:
@@ -145,6 +240,22 @@ def test_a_probe_shows_what_it_found_before_the_row_that_does_not_fit(tmp_path: 
     done = probe("--benchmark", "monet-sft", "--data", str(monet(tmp_path, data=[])))
     assert isinstance(done.exception, DataError)
     assert "train.json" in done.output and "bytes" in done.output
+
+
+def test_a_probe_names_every_row_that_does_not_fit_and_counts_the_others(tmp_path: Path) -> None:
+    rows = [{**row, **({"correct_answer": "up"} if number % 2 else {})} for number, row in enumerate(sat_rows(5))]
+    done = probe("--benchmark", "sat", "--data", str(write_parquet(tmp_path / "SAT_test.parquet", rows)), "--json")
+    found = json.loads(done.stdout)
+    assert (found["rows"], found["published"], found["splits"]) == (6, 300, {"test": 6})
+    assert [fault.partition("row ")[2][:1] for fault in found["faults"]] == ["2", "4"]
+    assert "2 rows or files of" in str(done.exception) and "correct_answer 'up' is none" in str(done.exception)
+
+
+def test_a_probe_of_a_repository_counts_its_files_and_levels(tmp_path: Path) -> None:
+    for task in ("task1", "task2", "task3", "task4"):
+        vsp_folder(tmp_path, task=task)
+    done = probe("--benchmark", "vsp-questions", "--data", str(tmp_path))
+    assert ".png" in done.output and "holds no PNG: expected the maps of level 4" in str(done.exception)
 
 
 def test_a_probe_of_chains_shows_their_first_row(tmp_path: Path) -> None:

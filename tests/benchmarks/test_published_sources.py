@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,16 @@ def test_the_questions_of_the_original_vsp_repository_are_asked_and_judged(
     assert all(problem.question.startswith("<image>\n") and len(problem.question) > 40 for problem in problems)
     assert questions.score(problems[0], first_output).correct
     assert not questions.score(problems[0], "I cannot tell.").correct
+
+
+def test_all_levels_of_the_original_vsp_repository_are_loaded_for_an_evaluation(tmp_path: Path) -> None:
+    for task in ("task1", "task2", "task3", "task4"):
+        vsp_folder(tmp_path, task=task)
+    for level3 in [*tmp_path.rglob("maps/level3")]:
+        for level in range(4, 9):
+            shutil.copytree(level3, level3.with_name(f"level{level}"))
+    questions = benchmarks.get("vsp-questions")
+    assert {problem.group for problem in questions.load(tmp_path)} == set(questions.groups)
 
 
 def test_the_answer_of_a_plan_is_that_of_its_file_or_else_of_the_map(tmp_path: Path) -> None:

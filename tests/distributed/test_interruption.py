@@ -13,16 +13,16 @@ from mirage_core.distributed.context import catch_sigterm
 from mirage_core.distributed.launch import run_job
 from mirage_core.errors import TrainingInterrupted
 from mirage_core.types import ProgressEvent
+from tests.forked import forked_jobs
 from tests.training.small_world import make_job
-from tests.training.test_loop import ROOT, curve, run_here, workers
+from tests.training.test_loop import curve, run_here
 
 LONG = {"grounding": {"steps": 30}}
 
 
 def test_sigterm_to_one_process_saves_in_all_and_another_number_of_processes_goes_on(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(ROOT)
     two = {"runtime": {"processes": 2, "checkpoint_every": 1000}}
     saved_steps: list[int] = []
     asked: list[int] = []
@@ -30,13 +30,13 @@ def test_sigterm_to_one_process_saves_in_all_and_another_number_of_processes_goe
     def ask(event: ProgressEvent) -> None:
         if event.step and not asked:  # the last process alone: the others learn it from that one
             asked.append(event.step)
-            os.kill(workers()[-1], signal.SIGTERM)
+            os.kill(processes[-1].pid, signal.SIGTERM)
 
     def keep(step: int, folder: Path) -> None:
         saved_steps.append(step)
         shutil.copytree(folder, tmp_path / "checkpoint")
 
-    with pytest.raises(TrainingInterrupted) as caught:
+    with forked_jobs() as processes, pytest.raises(TrainingInterrupted) as caught:
         run_job(make_job(inputs, tmp_path / "first", "grounding", **LONG, **two), progress=ask, on_checkpoint=keep)
     assert len(saved_steps) == 1 and asked[0] <= saved_steps[0] < 30
     assert f"grounding was interrupted at step {saved_steps[0]} of 30, and saved there" in str(caught.value)

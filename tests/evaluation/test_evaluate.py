@@ -34,6 +34,7 @@ from mirage_core.pipeline.stage import label
 from mirage_core.pipeline.stages.evaluate import evaluation_identity
 from mirage_core.store.records import load_predictions
 from mirage_core.types import Problem, ProgressEvent
+from tests.forked import forked_jobs
 
 SIZES = ArchitectureSettings(
     hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1, vision_hidden_size=32,
@@ -138,7 +139,8 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch, world_size: int = 1) -> lis
 def test_two_processes_give_the_bytes_that_one_gives(
     model: Path, problems: list[Problem], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    metrics = evaluate(model, problems, settings, tmp_path / "two")
+    with forked_jobs():
+        metrics = evaluate(model, problems, settings, tmp_path / "two")
     in_this_process(monkeypatch)
     torch.set_num_threads(1)
     assert evaluate(model, problems, settings, tmp_path / "one") == metrics

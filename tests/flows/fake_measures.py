@@ -9,8 +9,8 @@ import pytest
 
 from mirage_core.pipeline import registry
 from mirage_core.pipeline.stage import StageContext, label
-from mirage_core.store.records import save_problems
-from mirage_core.types import Problem
+from mirage_core.store.records import PREDICTIONS_FILE, save_predictions, save_problems
+from mirage_core.types import Prediction, Problem, Score, Scored
 
 
 @dataclass
@@ -29,6 +29,7 @@ class FakeMeasures:
     def collect(self, context: StageContext) -> dict[str, Any]:
         self.begin(context, "collect")
         (context.output / "made.txt").write_text("collected\n")
+        save_predictions(context.output / PREDICTIONS_FILE, [clean_answer()])
         return {"instances": 200}
 
     def measure(self, context: StageContext) -> dict[str, Any]:
@@ -56,6 +57,14 @@ def install_measures(monkeypatch: pytest.MonkeyPatch) -> FakeMeasures:
     for name, run in {"collect": fake.collect, "measure": fake.measure, "looks": fake.lens}.items():
         monkeypatch.setitem(registry.BESIDE, name, replace(registry.BESIDE[name], run=run))
     return fake
+
+
+def clean_answer() -> Scored:
+    """A right answer to the one problem of ``write_problems``."""
+    prediction = Prediction(
+        problem_id="p", benchmark="own", group="one", method="", output="R", token_ids=(1,), spans=(), finished=True
+    )
+    return prediction, Score(problem_id="p", correct=True, parsed="R", rule="exact-or-letter")
 
 
 def write_problems(context: StageContext) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mirage_core.pipeline import registry
 from mirage_core.pipeline.stage import Stage, StageContext, label
-from mirage_core.store.records import PREDICTIONS_FILE, save_predictions
+from mirage_core.store.records import PREDICTIONS_FILE, PROBLEMS_FILE, save_predictions, save_problems
 from mirage_core.types import ProgressEvent
 from tests.studies.answers import scored
 
@@ -55,6 +55,8 @@ class FakePipeline:
             (context.output / page).write_text(f"{stage_label} of {sorted(context.inputs)}\n")
             if kind == "model":
                 (context.output / "config.json").write_text("{}\n")  # marks a model folder
+            if name == "problems" and not (context.output / PROBLEMS_FILE).exists():
+                save_problems(context.output / PROBLEMS_FILE, [])
             if name != "evaluation":
                 return {"made": stage_label}
             save_predictions(context.output / PREDICTIONS_FILE, scored("1100", context.params["method"]))

@@ -1,4 +1,7 @@
-"""The flow ``mirage`` with nothing faked: a real Prefect server, real training processes, and a real SIGKILL."""
+"""The flow ``mirage`` with nothing faked: a real Prefect server, training in processes, and a real SIGKILL.
+
+The processes are forked from one that has imported torch; tests/crash and test_real_pipeline_on_s3.py start each anew.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,16 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from mirage_core.pipeline.run_record import RunRecord, newest_record
 from mirage_core.pipeline.runner import run_in_process
 from tasks.paths import open_store
+from tests.forked import Forked, forked_jobs
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect"), pytest.mark.slow]
 
@@ -36,31 +39,19 @@ PATIENCE_S = 240
 class Killer(threading.Thread):
     """Waits for stage 2's first checkpoint in the store, then kills one of its training processes."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, processes: Sequence[Forked]) -> None:
         super().__init__(daemon=True)
-        self._store = store
+        self._store, self._processes = store, processes
         self.killed: int | None = None
 
     def run(self) -> None:
         patience = time.monotonic() + PATIENCE_S
         while time.monotonic() < patience and self.killed is None:
-            workers = [
-                process for process in training_processes() if "mirage-relaxation" in " ".join(process.cmdline())
-            ]
+            workers = [one for one in tuple(self._processes) if "mirage-relaxation" in " ".join(one.command)]
             if workers and any(self._store.glob("checkpoints/*/*/manifest.json")):
                 self.killed = workers[-1].pid
                 os.kill(self.killed, signal.SIGKILL)
             time.sleep(0.02)
-
-
-def training_processes() -> Iterator[psutil.Process]:
-    """The training workers this test process has started."""
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if "mirage_core.pipeline.worker" in child.cmdline():
-                yield child
-        except psutil.NoSuchProcess:
-            continue
 
 
 def test_a_killed_stage_2_resumes_from_its_checkpoint_and_nothing_before_it_runs_again(
@@ -72,10 +63,10 @@ def test_a_killed_stage_2_resumes_from_its_checkpoint_and_nothing_before_it_runs
     monkeypatch.setenv("MIRAGE_STORE", str(store))
     monkeypatch.setattr("tasks.stages.BACKOFF", [0, 0, 0])
     launched = noted_launches(monkeypatch)
-    killer = Killer(store)
-    killer.start()
-
-    mirage(recipe="micro", overrides=OVERRIDES)
+    with forked_jobs() as processes:
+        killer = Killer(store, processes)
+        killer.start()
+        mirage(recipe="micro", overrides=OVERRIDES)
 
     assert killer.killed is not None, "stage 2 ended before it could be killed"
     assert [program for program, _ in launched] == ["warmup", "grounding", "relaxation", "relaxation", "evaluate"]
@@ -85,7 +76,8 @@ def test_a_killed_stage_2_resumes_from_its_checkpoint_and_nothing_before_it_runs
     record = newest_record(open_store())
     assert {stage.state for stage in record.stages} == {"Completed"}
     assert not list(store.glob("checkpoints/*/*/manifest.json")), "a finished training leaves no checkpoint behind"
-    assert_as_if_undisturbed(record, store, tmp_path / "second")
+    with forked_jobs():
+        assert_as_if_undisturbed(record, store, tmp_path / "second")
 
 
 def noted_launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Path | None]]:

@@ -98,7 +98,7 @@ def test_the_bucket_of_a_fresh_s3_server_is_made_once(s3_server: Any) -> None:
         [sys.executable, "-m", "deployments.bucket"], env=wrong, capture_output=True, text=True, cwd=ROOT, timeout=300
     )
     assert refused.returncode != 0
-    assert "look at AWS_ENDPOINT_URL and the keys" in refused.stderr
+    assert "check AWS_ENDPOINT_URL and the keys" in refused.stderr
 
 
 def asked(stack: LiveStack, path: str) -> Any:

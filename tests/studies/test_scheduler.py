@@ -17,7 +17,7 @@ from mirage_core.errors import ArtifactMissing, InputError, StudyIncomplete, Tra
 from mirage_core.pipeline import registry
 from mirage_core.pipeline.stage import StageContext
 from mirage_core.store import Store
-from mirage_core.store.records import PREDICTIONS_FILE, save_predictions
+from mirage_core.store.records import PREDICTIONS_FILE, PROBLEMS_FILE, save_predictions, save_problems
 from mirage_core.studies.grid import grid
 from mirage_core.studies.loading import load_study
 from mirage_core.studies.plan import plan_study
@@ -46,8 +46,10 @@ def study_of(at: Path, cells: list[dict[str, Any]] | None = None, **changes: Any
 
 
 def answering(name: str, context: StageContext) -> dict[str, Any]:
-    """What a fake stage does: an evaluation leaves answers, a training its steps."""
+    """What a fake stage does: an evaluation leaves answers, a training its steps, and the first stage no problems."""
     summary = write_one(context)
+    if name == "problems":
+        save_problems(context.output / PROBLEMS_FILE, [])
     if name == "evaluation":
         save_predictions(context.output / PREDICTIONS_FILE, scored("1100", context.params["method"]))
     return {**summary, "steps": 5, "tokens": 70}

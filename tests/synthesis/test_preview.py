@@ -104,6 +104,8 @@ def test_a_check_that_fails_says_every_fault(tmp_path: Path) -> None:
         ({"options": ["a <image> of it", "none"], "answer": "none"}, "2 times <image>"),
         ({"text_before": "So <|latent_pad|>", "text_after": "\\boxed{B}"}, "contains the special token"),
         ({"images": ["long.png"], "auxiliary_image": "long.png"}, "aspect ratio"),
+        ({"text_before": "a", "text_after": "\\boxed{B}"}, "its own chain would be left out: "),
+        ({"text_before": "<think>a</think>", "text_after": "<think>b</think>\\boxed{Z}"}, "would be left out: "),
     ],
 )
 def test_what_training_refuses_the_check_refuses_too(tmp_path: Path, changed: dict[str, Any], message: str) -> None:

@@ -58,6 +58,7 @@ def small_settings(**sections: Any) -> Settings:
         "grounding": {"steps": 8, **STAGE},
         "relaxation": {"steps": 8, **STAGE},
         "grpo": {"steps": 4, "prompts_per_step": 3, "group_size": 4, "learning_rate": 1.0e-3, "max_new_tokens": 8},
+        "evaluation": {"max_new_tokens": 16},
         "runtime": {"engine": "plain", "processes": 1, "threads": 1, "checkpoint_every": 3},
     }
     for name, section in sections.items():

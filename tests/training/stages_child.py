@@ -26,7 +26,7 @@ from mirage_core.training.engine import deepspeed as deepspeed_engine
 from mirage_core.training.sft import train as supervised
 from tests.training.small_world import make_job
 
-STEPS = 4
+STEPS, MIDDLE = 3, 2
 ENGINES: dict[str, dict[str, Any]] = {
     "plain": {"engine": "plain"},
     **{f"zero-{stage}": {"engine": "deepspeed", "zero_stage": stage} for stage in range(4)},
@@ -113,7 +113,7 @@ def gathering_all(config: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
 
 
 def run(inputs: Path, work: Path, case: str, engine: str, after: Path | None) -> None:
-    runtime = {**ENGINES[engine], "processes": current_process().world_size, "checkpoint_every": STEPS // 2}
+    runtime = {**ENGINES[engine], "processes": current_process().world_size, "checkpoint_every": MIDDLE}
     program: ProgramName = "relaxation" if case == "hard" else case
     special: dict[str, dict[str, Any]] = {"hard": HARD, "film": {"film": FILM}}
     sections = special.get(case, {program: STAGE})
@@ -146,7 +146,7 @@ def main() -> None:
         supervised.example_encoder = twice
         for engine, other in AFTER.items() if len(sys.argv) > 5 else ():
             work = folder / f"{engine}-after-{other}"
-            middle = Path(sys.argv[5]) / "relaxation" / other / "scratch" / "checkpoints" / f"step-{STEPS // 2:08d}"
+            middle = Path(sys.argv[5]) / "relaxation" / other / "scratch" / "checkpoints" / f"step-{MIDDLE:08d}"
             run(inputs, work, "relaxation", engine, middle)
             results[f"{engine} after {other}"] = figures(work)
     if rank == 0:

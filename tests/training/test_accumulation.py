@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +16,10 @@ from mirage_core.store.tables import read_table
 from mirage_core.training.objective import total_counts
 from mirage_core.training.sft.objective import SupervisedObjective
 from mirage_core.training.sft.train import load_trainable, run_supervised, training_data
+from tests.forked import run_ranks
 from tests.training.small_world import make_job, quiet, rank_micro_batches
 
 pytestmark = pytest.mark.xdist_group("accumulation")  # what the module trains once is not trained by each worker
-ROOT = Path(__file__).parents[2]
 PROGRAMS: tuple[ProgramName, ...] = ("text", "capimagine", "grounding", "relaxation")
 SECTION = {"text": "direct_sft", "capimagine": "capimagine", "grounding": "grounding", "relaxation": "relaxation"}
 STAGE = {"steps": 3, "batch_size": 5, "warmup_steps": 0, "learning_rate": 1e-3}
@@ -87,10 +84,7 @@ def two(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             made.mkdir(parents=True)
         write_job(job, folder / f"{name}.json")
     (folder / "cases.json").write_text(json.dumps(list(CASES)))
-    command = [sys.executable, "-m", "tests.training.accumulation_child", str(folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    children = [subprocess.Popen([*command, str(rank), "2"], cwd=ROOT, env=environment) for rank in (0, 1)]
-    assert [child.wait(timeout=300) for child in children] == [0, 0]
+    run_ranks("tests.training.accumulation_child", folder, [(folder, str(rank), "2") for rank in (0, 1)])
     return folder
 
 

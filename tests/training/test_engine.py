@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ import torch
 from mirage_core.errors import SettingsError, TrainingError
 from mirage_core.training.engine.base import EngineSettings, Root
 from mirage_core.training.engine.make_engine import EngineState, make_engine
+from tests.forked import run_ranks
 from tests.training.engine_child import CASES
 
 pytestmark = pytest.mark.xdist_group("engine")  # what the module trains once is not trained by each worker
-ROOT = Path(__file__).parents[2]
 FLOAT32 = tuple(name for name in CASES if name != "plain" and "bf16" not in name)
 BF16 = tuple(name for name in CASES if "bf16" in name)
 
@@ -30,12 +29,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any
 
 
 def run(folder: Path, world_size: int, *others: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.training.engine_child", str(folder)]
-    children = [
-        subprocess.Popen([*command, str(rank), str(world_size), *map(str, others)], cwd=ROOT)
-        for rank in range(world_size)
-    ]
-    assert [child.wait(timeout=200) for child in children] == [0] * world_size
+    commands = [(folder, str(rank), str(world_size), *others) for rank in range(world_size)]
+    run_ranks("tests.training.engine_child", folder, commands)
     assert not (folder / "extensions").exists()  # DeepSpeed compiled nothing
     found: dict[str, Any] = json.loads((folder / "rank-0.json").read_text())
     return found

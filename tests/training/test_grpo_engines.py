@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +10,10 @@ import pytest
 from mirage_core.distributed.events import EventWriter
 from mirage_core.store.tables import read_table
 from mirage_core.training.sft.train import run_supervised
+from tests.forked import run_ranks
 from tests.training.grpo_child import CASES, GRPO, run_case
 from tests.training.small_world import make_inputs, make_job
 
-ROOT = Path(__file__).parents[2]
 CLOSE = 1e-4
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("grpo-engines")]  # trained once, not by each worker
 Points = dict[tuple[int, str], float]
@@ -44,9 +42,8 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def two(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every case on two processes, in one start of them."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, "-m", "tests.training.grpo_child", str(inputs), str(folder)]
-    children = [subprocess.Popen([*command, str(rank), "2", *CASES], cwd=ROOT) for rank in (0, 1)]
-    assert [child.wait(timeout=550) for child in children] == [0, 0]
+    commands = [(inputs, folder, str(rank), "2", *CASES) for rank in (0, 1)]
+    run_ranks("tests.training.grpo_child", folder, commands, timeout_s=550)
     return folder
 
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from mirage_core.distributed.job import ProgramName
 from mirage_core.distributed.launch import run_job
 from mirage_core.model.loading import load_model
+from tests.forked import forked_jobs
 from tests.training.small_world import make_job, quiet
 from tests.training.test_loop import curve, run_here, weights
 
@@ -66,7 +67,8 @@ def test_zero_3_in_two_processes_trains_adapters_as_the_plain_engine_does(
 ) -> None:
     runtime = {"engine": "deepspeed", "zero_stage": 3, "processes": 2}
     job = make_job(inputs, tmp_path / "other", "relaxation", **LORA, relaxation=SHORT, runtime=runtime)
-    run_job(job, progress=quiet, on_checkpoint=lambda step, folder: None)
+    with forked_jobs():
+        run_job(job, progress=quiet, on_checkpoint=lambda step, folder: None)
     ours, theirs = straight["relaxation"] / "output", tmp_path / "other" / "output"
     for name in ("loss", "gradient_norm"):
         assert curve(theirs, name) == pytest.approx(curve(ours, name), rel=1e-3)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +10,10 @@ import pytest
 
 from mirage_core.model.loading import load_model
 from mirage_core.training.stepwise.heads import load_heads
+from tests.forked import run_ranks
 from tests.training.stages_child import AFTER, STEPS, cases
 
 pytestmark = pytest.mark.xdist_group("stages-on-engines")  # what the module trains once is not trained by each worker
-ROOT = Path(__file__).parents[2]
 Found = dict[int, dict[str, Any]]
 EVERY = [(world_size, *case) for world_size in (1, 2) for case in cases(world_size)]
 
@@ -32,12 +30,8 @@ def found(inputs: Path, folders: dict[int, Path]) -> Found:
 
 
 def run(inputs: Path, folder: Path, world_size: int, *others: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "tests.training.stages_child", str(inputs), str(folder)]
-    children = [
-        subprocess.Popen([*command, str(rank), str(world_size), *map(str, others)], cwd=ROOT)
-        for rank in range(world_size)
-    ]
-    assert [child.wait(timeout=300) for child in children] == [0] * world_size
+    commands = [(inputs, folder, str(rank), str(world_size), *others) for rank in range(world_size)]
+    run_ranks("tests.training.stages_child", folder, commands)
     figures: dict[str, Any] = json.loads((folder / "found.json").read_text())
     return figures
 

@@ -22,7 +22,7 @@ from typing import Any, get_args
 from mirage_core.benchmarks import multiple_choice
 from mirage_core.benchmarks.answer_parsing import boxed, final_answer, normalized_text
 from mirage_core.benchmarks.benchmark import Benchmark, check_rule
-from mirage_core.benchmarks.io.jsonl import Row, read_image_file, read_lines
+from mirage_core.benchmarks.io.jsonl import Row, plain_text, read_image_file, read_lines
 from mirage_core.config import OwnData
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, ProvidedImage, Score, Split
@@ -173,7 +173,7 @@ class _Reader:
         elif not isinstance(value, str) or (required and not value.strip()):
             self.note(f"{key} is {str(value)[:40]!r}, expected text")
             return None
-        return value
+        return plain_text(value) if isinstance(value, str) else value
 
     def texts(self, key: str) -> list[str]:
         """A list of texts, empty if it is missing."""
@@ -181,7 +181,7 @@ class _Reader:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             self.note(f"{key} is {str(value)[:40]!r}, expected a list of texts")
             return []
-        return value
+        return [plain_text(item) for item in value]
 
     def one_of(self, key: str, known: Sequence[str]) -> Any:
         """One of the known values, or None if it is missing."""
@@ -192,15 +192,19 @@ class _Reader:
 
     def images(self, key: str, required: bool = True) -> tuple[bytes, ...]:
         """The images of a list of files, at least one if required."""
-        names = self.texts(key)
-        if not names and required:
+        texts = self.texts(key)
+        if not texts and not required:
+            return ()
+        if not texts:
             self.note(f"{key} is missing: name at least one image file")
+            return ()
+        names = self._row.values[key]  # to the letter, unlike texts
         return tuple(image for image in (self._read(key, name) for name in names) if image is not None)
 
     def image(self, key: str) -> bytes | None:
         """One image, None if it is missing or cannot be read."""
         name = self.text(key, required=False)
-        return None if name is None else self._read(key, name)
+        return None if name is None else self._read(key, self._row.values[key])
 
     def _read(self, key: str, name: str) -> bytes | None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mirage_core.benchmarks.io.jsonl import read_lines
+from mirage_core.benchmarks.io.jsonl import other_spelling, read_lines
 from mirage_core.config import PUBLIC_SECTIONS, ProblemSettings
 from mirage_core.errors import DataError
 from mirage_core.recipes.task_file import read_task
@@ -56,9 +56,17 @@ def _images_digest(file: Path) -> str:
         lists = [values.get(key) for key in ("images", "auxiliary_images")]
         names = [name for images in lists if isinstance(images, list) for name in images]
         for name in [*names, values.get("auxiliary_image")]:
-            if isinstance(name, str) and name and (file.parent / name).is_file():
-                digests[name] = _DIGESTS.sha256(file.parent / name)
+            path = file.parent / name if isinstance(name, str) and name else None
+            found = path if path is None or path.is_file() else other_spelling(path)
+            if found is not None:
+                digests[str(name)] = _DIGESTS.sha256(found)
     return fingerprint("pictures", 1, digests, {})
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files but what git and the hub's client keep beside them, which differs between two downloads."""
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sorted(file for file in files if not {".git", ".cache"} & set(file.relative_to(folder).parts))
 
 
 def content_of(source: str | None) -> str | None:
@@ -66,6 +74,6 @@ def content_of(source: str | None) -> str | None:
     path = Path(source).expanduser() if source else None
     if path is None or not path.exists():
         return source
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = _files_below(path) if path.is_dir() else [path]
     digests = {file.relative_to(path).as_posix(): _DIGESTS.sha256(file) for file in files}
     return fingerprint("contents", 1, digests, {})

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import csv
 import dataclasses
 import json
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +25,20 @@ from mirage_core.benchmarks.io.jsonl import (
     MAX_IMAGE_PIXELS,
     Row,
     decode_image,
+    plain_text,
     read_image_file,
 )
 from mirage_core.errors import DataError
 from mirage_core.image_files import SUFFIXES
 
 _BATCH = 64
+_CHUNK = 2**20
+"""Characters of a JSON list that are read at once."""
+_BETWEEN = re.compile(r"[\s,]*")
+_FORMATS = (".parquet", ".jsonl", ".json", ".tsv")
+"""Of a folder's files those of the first kind that it holds are read."""
+_SPLITS = {"train", "test", "val", "validation", "dev", "static", "4k", "8k", "hrbench_4k", "hrbench_8k"}
+"""Words in a file's path that name a part of a data set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +51,18 @@ class PublishedRow:
     file: Path | None = None
 
     def text(self, key: str) -> str:
-        """A text of the row; DataError if the column is missing or has another type."""
+        """A text of the row, as ``plain_text``; DataError if the column is missing or has another type."""
         value = self.value(key)
         if not isinstance(value, str):
             raise DataError(f"{self.where}: {key!r} is {type(value).__name__}, expected text")
-        return value
+        return plain_text(value)
 
     def texts(self, key: str) -> list[str]:
         """A list of texts of the row; DataError otherwise."""
         value = self.value(key)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise DataError(f"{self.where}: {key!r} is {str(value)[:60]!r}, expected a list of texts")
-        return value
+        return [plain_text(item) for item in value]
 
     def value(self, key: str) -> Any:
         """A value of the row; DataError lists the columns if it is missing."""
@@ -78,8 +89,9 @@ class PublishedRow:
 def published_rows(source: str, *, config: str | None = None, split: str = "test") -> Iterator[PublishedRow]:
     """Yield every row of a data set, in order.
 
-    ``source`` is a parquet or JSON-lines file, a folder of parquet files (those whose path names ``config`` and
-    ``split``, all of them when none does), or a hub id. DataError when it is none of these or cannot be read.
+    ``source`` is a file (parquet, JSON lines, a JSON list, TSV), a folder of such files (those whose path names
+    ``config`` and ``split``; all of them when no path names any), or a hub id. DataError when it is none of these,
+    holds other splits only, or cannot be read.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -94,14 +106,20 @@ def published_rows(source: str, *, config: str | None = None, split: str = "test
 
 
 def _files_of(folder: Path, config: str | None, split: str) -> list[Path]:
-    """The parquet files of a configuration and split, by the words in their paths."""
-    files = sorted(folder.rglob("*.parquet")) or sorted(folder.rglob("*.jsonl"))
+    """The files of a configuration and split, by the words in their paths; DataError if all are of other splits."""
+    files = next((found for suffix in _FORMATS if (found := sorted(folder.rglob(f"*{suffix}")))), [])
     if not files:
-        raise DataError(f"{folder} holds no parquet and no JSON-lines file: expected a data set's folder")
-    for word in filter(None, (config, split)):
-        matching = [file for file in files if word.casefold() in _words(file.relative_to(folder))]
-        files = matching or files
-    return files
+        raise DataError(f"{folder} holds no parquet, JSON or TSV file: expected a data set's folder")
+    if config is not None:
+        files = [file for file in files if config.casefold() in _words(file.relative_to(folder))] or files
+    matching = [file for file in files if split.casefold() in _words(file.relative_to(folder))]
+    other = sorted({word for file in files for word in _words(file.relative_to(folder)) & _SPLITS})
+    if not matching and other:
+        raise DataError(
+            f"{folder} holds no file of the split {split!r}, but of {', '.join(other)} ({files[0].name}, ...): "
+            f"download the files of {split!r} too, or name the file to read"
+        )
+    return matching or files
 
 
 def _words(path: Path) -> set[str]:
@@ -113,7 +131,8 @@ def _words(path: Path) -> set[str]:
 
 
 def _file_rows(file: Path) -> Iterator[PublishedRow]:
-    rows = _json_lines(file) if file.suffix in (".jsonl", ".json") else _parquet_rows(file)
+    readers = {".jsonl": _json_lines, ".json": _json_rows, ".tsv": _tsv_rows}
+    rows = readers.get(file.suffix, _parquet_rows)(file)
     for number, values in enumerate(rows, start=1):
         yield PublishedRow(f"{file}, row {number}", number, values, file)
 
@@ -138,6 +157,51 @@ def _json_lines(file: Path) -> Iterator[Mapping[str, Any]]:
                 raise DataError(f"{file}, line {number}: not valid JSON ({error})") from error
             if not isinstance(values, dict):
                 raise DataError(f"{file}, line {number}: expected a JSON object, got {type(values).__name__}")
+            yield values
+
+
+def _json_rows(file: Path) -> Iterator[Mapping[str, Any]]:
+    """The objects of a JSON list, or of JSON lines."""
+    yield from json_list(file) if is_json_list(file) else _json_lines(file)
+
+
+def is_json_list(file: Path) -> bool:
+    """Whether a file's first character, but for spaces, opens a list."""
+    with file.open(encoding="utf-8-sig") as stream:
+        return stream.read(_CHUNK).lstrip()[:1] == "["
+
+
+def json_list(file: Path) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of a JSON list one at a time (Visual-CoT's has 2.8 GB); DataError names the one at fault."""
+    decoder, number = json.JSONDecoder(), 0
+    with file.open(encoding="utf-8-sig") as stream:
+        text = stream.read(_CHUNK)
+        at = text.index("[") + 1
+        while True:
+            at = _BETWEEN.match(text, at).end()  # type: ignore[union-attr]  # it matches the empty text too
+            if text.startswith("]", at):
+                return
+            try:
+                value, at = decoder.raw_decode(text, at)
+            except (ValueError, RecursionError) as error:
+                more = stream.read(max(_CHUNK, len(text) - at))  # twice as much each time: long objects stay linear
+                if not more:
+                    raise DataError(f"{file}, object {number + 1}: not valid JSON ({error})") from error
+                text, at = text[at:] + more, 0
+                continue
+            number += 1
+            if not isinstance(value, dict):
+                raise DataError(f"{file}, object {number}: expected a JSON object, got {type(value).__name__}")
+            yield value
+
+
+def _tsv_rows(file: Path) -> Iterator[Mapping[str, Any]]:
+    """The rows of a TSV file with a header, as VLMEvalKit's benchmarks are published."""
+    csv.field_size_limit(sys.maxsize)  # images in base64 are longer than the module's limit
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        for number, values in enumerate(csv.DictReader(lines, delimiter="\t"), start=1):
+            if None in values or None in values.values():
+                raise DataError(f"{file}, row {number}: it has more or fewer fields than the header")
             yield values
 
 

@@ -6,6 +6,7 @@ Every fault is a DataError that names the file, the line and the way out.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from mirage_core.image_files import read_rgb
 
 _ROOTS = 4
 """Folders above a file that may be the root of its repository."""
+_REPOSITORY_FOLDERS = 2
+"""First folders of a name that data moved out of their repository may lack."""
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 32_000_000
 # For benchmarks about large images (HR-Bench 8K: 33 million pixels); Pillow itself warns from 89 million on.
@@ -38,17 +41,36 @@ class Row:
         return f"{self.file}, line {self.line}"
 
     def text(self, key: str) -> str:
-        """A text of the row; DataError if the key is missing or has another type."""
+        """A text of the row, as ``plain_text``; DataError if the key is missing or has another type."""
+        return plain_text(self._string(key, self._value(key)))
+
+    def file_name(self, key: str) -> str:
+        """The name of one file, to the letter, also as a list of one (the README of Mirage); DataError otherwise."""
+        value = self._value(key)
+        return self._string(key, value[0] if isinstance(value, list) and len(value) == 1 else value)
+
+    def _value(self, key: str) -> Any:
         if key not in self.values:
             raise DataError(f"{self.where}: the key {key!r} is missing (it has {sorted(self.values)}); add it")
-        value = self.values[key]
+        return self.values[key]
+
+    def _string(self, key: str, value: Any) -> str:
         if not isinstance(value, str):
             raise DataError(f"{self.where}: {key!r} is {type(value).__name__}, expected text; correct the row")
         return value
 
 
+def plain_text(text: str) -> str:
+    """A text in Unicode's composed form (NFC), with a line feed at each end of line."""
+    return unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
 def read_rows(file: Path) -> Iterator[Row]:
-    """Yield every row of a JSONL file, without blank lines; DataError for a missing or empty file, or invalid JSON."""
+    """Yield every row of a JSONL file, without blank lines; DataError for a missing or empty file, or invalid JSON.
+
+    A folder stands for the one JSONL file in it.
+    """
+    file = _file_in(file) if file.is_dir() else file
     try:
         lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -58,6 +80,14 @@ def read_rows(file: Path) -> Iterator[Row]:
         raise DataError(f"{file} holds no rows; expected one JSON object a line")
     for number, line in rows:
         yield Row(file, number, _json_object(line, f"{file}, line {number}"))
+
+
+def _file_in(folder: Path) -> Path:
+    files = sorted(folder.glob("*.jsonl"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise DataError(f"{folder} holds these JSONL files: {names}; expected one, or name the file")
+    return files[0]
 
 
 def read_lines(file: Path) -> Iterator[Row | DataError]:
@@ -98,18 +128,24 @@ def read_question(row: Row) -> str:
 
 def read_image(row: Row, key: str = "image_input") -> tuple[bytes, Image.Image]:
     """The row's image, encoded and decoded; its path is relative to the file, or to a folder above it."""
-    return read_image_file(row, key, row.text(key))
+    return read_image_file(row, key, row.file_name(key), from_root=True)
 
 
-def read_image_file(row: Row, key: str, name: str, max_pixels: int = MAX_IMAGE_PIXELS) -> tuple[bytes, Image.Image]:
-    """The image file ``name`` that the row's ``key`` names, encoded and decoded."""
+def read_image_file(
+    row: Row, key: str, name: str, max_pixels: int = MAX_IMAGE_PIXELS, *, from_root: bool = False
+) -> tuple[bytes, Image.Image]:
+    """The image file ``name`` that the row's ``key`` names, encoded and decoded.
+
+    ``from_root``: the name may also be relative to a folder above the row's file, as in published repositories.
+    """
     path = _path_below(row, key, name)
     if not path.is_file():
+        path = other_spelling(path) or path
+    if not path.is_file() and from_root:
         path = _path_from_root(row.file.resolve().parent, name) or path
     if not path.is_file():
-        raise DataError(
-            f"{row.where}: the image {name!r} is missing; expected it at {path}, or below a folder above {row.file}"
-        )
+        roots = f", or below a folder above {row.file}" if from_root else ""
+        raise DataError(f"{row.where}: the image {name!r} is missing; expected it at {path}{roots}")
     try:
         size = path.stat().st_size
         if size > MAX_IMAGE_BYTES:
@@ -132,18 +168,24 @@ def _path_below(row: Row, key: str, name: str) -> Path:
     return path
 
 
+def other_spelling(path: Path) -> Path | None:
+    """A file whose name has the same letters in the other form of Unicode (macOS decomposes names)."""
+    spellings = (path.with_name(unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD"))
+    return next((spelling for spelling in spellings if spelling.is_file()), None)
+
+
 def _path_from_root(folder: Path, name: str) -> Path | None:
     """The path of an image that is named from the root of its repository, as VSP's rows are; None if there is none.
 
-    Looked for below the folders above the file, and where the name passes through a folder of the file's own name (data
-    that were moved out of their repository).
+    Looked for below the folders above the file, and, for data that were moved out of their repository, where the name
+    passes through a folder of the file's own name and without its first one or two folders ("data/vsp_planning").
     """
     parts = [part for part in Path(name).parts if part != "."]
     roots = list(folder.parents)[:_ROOTS]
     candidates = [(root, root.joinpath(*parts)) for root in roots]
-    for at, part in enumerate(parts[:-1]):
-        if part == folder.name:
-            candidates.append((folder, folder.joinpath(*parts[at + 1 :])))
+    starts = [at + 1 for at, part in enumerate(parts[:-1]) if part == folder.name]
+    starts += range(1, min(_REPOSITORY_FOLDERS, len(parts) - 1) + 1)
+    candidates += [(folder, folder.joinpath(*parts[at:])) for at in starts]
     for root, candidate in candidates:
         resolved = candidate.resolve()
         if resolved.is_file() and resolved.is_relative_to(root):
