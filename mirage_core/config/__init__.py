@@ -16,6 +16,7 @@ from mirage_core.config.evaluation import EvaluationSettings, ReportSettings
 from mirage_core.config.inference import InferenceSettings
 from mirage_core.config.model import (
     ArchitectureSettings,
+    Bottleneck,
     LatentSettings,
     LoRASettings,
     ModelSettings,
@@ -55,6 +56,7 @@ __all__ = [
     "ArchitectureSettings",
     "AuxiliaryImageSettings",
     "BenchmarkData",
+    "Bottleneck",
     "CaptionSettings",
     "CoMTData",
     "EvaluationSettings",

@@ -8,6 +8,12 @@ from pydantic import Field, model_validator
 
 from mirage_core.config.section import Level, Positive, Section
 
+Bottleneck = Literal["none", "latent_kv", "latent_only", "image"]
+"""none: text after a span attends to all tokens before it. latent_kv: to no token before the first latent, but to the
+keys and values of the latents, which themselves attended to the image. latent_only: to the latents' vectors, encoded
+again without any context before them. image: to all but the image, and so does the text before a span, the question's
+too; only latents attend to the image (arXiv 2512.21218)."""
+
 
 class PromptSettings(Section):
     """How a problem is presented to the model; saved with every checkpoint."""
@@ -50,10 +56,11 @@ class LatentSettings(Section):
         description="The input embedding of a latent: the model's own previous hidden state; or, as a control, the "
         "embedding of latent_pad (k blank tokens).",
     )
-    bottleneck: Literal["none", "latent_kv", "latent_only"] = Field(
+    bottleneck: Bottleneck = Field(
         "none",
-        description="What text after a span may attend to before it: everything; the keys and values of the latents; "
-        "the latent vectors alone.",
+        description="What text may attend to. none: everything; latent_kv: after a span, nothing before it but the "
+        "keys and values of the latents; latent_only: after a span, nothing before it but the latent vectors; image: "
+        "everything but the image, before a span too; the latents attend to the image.",
     )
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from mirage_core.config.model import Bottleneck
 from mirage_core.config.section import Positive, Probability, Section
 
 
@@ -128,13 +129,17 @@ class StepwiseSettings(Section):
 class RelaxationSettings(TrainSettings):
     """Stage 2: the text loss (paper, Eq. 4), and options, off by default, that may make the latents matter."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"stepwise"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"stepwise", "first_bottleneck", "first_share"})
 
     bottleneck_ramp: Probability = Field(
         0.0,
         description="Share of the steps in which latent.bottleneck is introduced: the share of a batch's rows under it "
         "rises from 0 to 1; 0: every row from the first step.",
     )
+    first_bottleneck: Bottleneck = Field(
+        "none", description="A bottleneck of the first steps alone (first_share); then latent.bottleneck takes over."
+    )
+    first_share: Probability = Field(0.4, description="Share of the steps under first_bottleneck, if there is one.")
     grounding_weight: float = Field(
         0.0, ge=0, description="Weight of 1 - cosine of rolled-out latents and targets in the loss."
     )
@@ -143,6 +148,13 @@ class RelaxationSettings(TrainSettings):
     )
     latent_dropout: float = Field(0.0, ge=0, lt=1, description="Share of the input latents that are set to zero.")
     stepwise: StepwiseSettings | None = Field(None, description="Stepwise grounding beside the text loss; null: none.")
+
+    @model_validator(mode="after")
+    def _has_one_beginning(self) -> RelaxationSettings:
+        """The bottleneck cannot come first and be introduced by and by."""
+        if self.first_bottleneck != "none" and self.bottleneck_ramp:
+            raise ValueError("first_bottleneck and bottleneck_ramp exclude each other: set one of them")
+        return self
 
 
 class FilmTrainSettings(RelaxationSettings):

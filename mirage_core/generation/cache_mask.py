@@ -23,10 +23,10 @@ class CacheMask:
     Columns may be in any order of positions.
     """
 
-    def __init__(self, visible: Tensor, table: Tensor) -> None:
-        """``visible`` [n, C]: the columns of the prompts that may be attended to; ``table``: see attention_table."""
-        self._table = pad(table.to(visible.device), (0, 1, 0, 1), value=False)
-        self._segments = torch.where(visible, int(Segment.BEFORE), UNUSED)
+    def __init__(self, prompts: Tensor, table: Tensor) -> None:
+        """``prompts`` [n, C]: the segments of their columns, UNUSED ones included; ``table``: see attention_table."""
+        self._table = pad(table.to(prompts.device), (0, 1, 0, 1), value=False)
+        self._segments = prompts
         self._positions = torch.full_like(self._segments, _BEFORE_ALL)
 
     def append(self, segments: Tensor, positions: Tensor) -> None:

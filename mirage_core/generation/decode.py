@@ -126,14 +126,19 @@ def latent_modes(input_ids: Tensor, ids: TokenIds, settings: DecodeSettings) -> 
 def span_rules(
     ids: TokenIds, settings: DecodeSettings, interventions: Interventions | None = None, *, record_states: bool = False
 ) -> SpanRules:
-    """The inputs of spans and the attention rules, under these settings and interventions."""
+    """The inputs of spans and the attention rules, under these settings and interventions.
+
+    A bottleneck is about spans: with latents off there is none.
+    """
     changes = interventions or Interventions()
+    bottleneck = changes.bottleneck or ("none" if settings.latents == "off" else settings.bottleneck)
     return SpanRules(
         num_latents=settings.span_limit,
         blank_token=ids.latent_pad if settings.latent_input == "blank" else None,
-        bottleneck=changes.bottleneck or settings.bottleneck,
+        bottleneck=bottleneck,
         hide_latents=changes.hide_latents,
         hidden_token=ids.image_pad if changes.image == "hidden" else None,
+        start_token=ids.latent_start if bottleneck == "image" else None,
         needs_states=record_states or changes.states is not None,
     )
 
@@ -189,7 +194,8 @@ class _DecodeRun:
         self._interventions, self._record_states = interventions or Interventions(), record_states
         self._rules = sampling_rules(ids, settings)
         self._stop_tokens = (ids.end_of_turn, ids.pad)
-        batch = collate_prompts(prompts, ids, backbone.position_ids).to(backbone.device)
+        rules = span_rules(ids, settings, interventions, record_states=record_states)
+        batch = collate_prompts(prompts, ids, backbone.position_ids, bottleneck=rules.bottleneck).to(backbone.device)
         self._modes = latent_modes(batch.input_ids, ids, settings)
         # a prompt may have started a span of its own
         steps = settings.max_new_tokens + (settings.max_spans + 1) * self._modes.num_latents
@@ -199,7 +205,6 @@ class _DecodeRun:
         self._num_latents, self._num_spans = np.zeros_like(self._rows), np.zeros_like(self._rows)
         self._recorder = Recorder(len(self._rows))
         self._alive = np.ones(len(self._rows), dtype=bool)
-        rules = span_rules(ids, settings, interventions, record_states=record_states)
         self._state = DecodeState(backbone, batch, samples=settings.samples, steps=steps, rules=rules)
 
     def unfinished(self) -> bool:

@@ -14,16 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_core.generation.cache_mask import CacheMask
+from mirage_core.generation.cache_mask import UNUSED, CacheMask
 from mirage_core.generation.interventions import SpanStates, shift_states
 from mirage_core.generation.latent_modes import Ints, StepInput
 from mirage_core.generation.reencode_spans import SpanReencoder
 from mirage_core.generation.span_buffer import SpanBuffer
-from mirage_core.latent.bottleneck import Bottleneck, attention_table
+from mirage_core.latent.bottleneck import Bottleneck, Segment, attention_table
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.model.backbone import Backbone, Rotary
 from mirage_core.model.cache import FixedCache
-from mirage_core.model.forward.forward import image_features
+from mirage_core.model.forward.forward import bottleneck_mask, image_features
 from mirage_core.model.forward.plan import ForwardPass, plan_passes
 
 _NO_STATES: Mapping[int, SpanStates] = {}
@@ -34,8 +34,8 @@ class SpanRules:
     """The inputs of spans of at most ``num_latents`` latents, and what may attend to what; by default everything.
 
     ``blank_token``: the token whose embedding is the input of latents; None: hidden states. ``hidden_token``: a token
-    of the prompts that no other token may attend to (image_pad). ``needs_states``: whether ``span_states`` are read or
-    replaced.
+    of the prompts that no other token may attend to (image_pad). ``start_token``: one that counts as a latent, which
+    the bottleneck ``image`` asks of latent_start. ``needs_states``: whether ``span_states`` are read or replaced.
     """
 
     num_latents: int
@@ -43,6 +43,7 @@ class SpanRules:
     bottleneck: Bottleneck = "none"
     hide_latents: bool = False
     hidden_token: int | None = None
+    start_token: int | None = None
     needs_states: bool = False
 
     @property
@@ -57,9 +58,12 @@ class DecodeState:
     def __init__(
         self, backbone: Backbone, batch: LatentBatch, *, samples: int, steps: int, rules: SpanRules | None = None
     ) -> None:
-        """Encode the prompts of ``batch`` (collate_prompts), to be continued by at most ``steps`` columns."""
+        """Encode the prompts of ``batch``, to be continued by at most ``steps`` columns.
+
+        They are collated (collate_prompts) with the bottleneck of ``rules``.
+        """
         self._backbone, self._rules = backbone, rules or SpanRules(num_latents=0)
-        (prefill,) = plan_passes(batch.attention_mask)
+        (prefill,) = plan_passes(batch.attention_mask, segments=batch.segments, bottleneck=batch.bottleneck)
         self._cache = FixedCache()
         hidden_token = self._rules.hidden_token
         masked = None if hidden_token is None else _pass_columns(prefill, batch.input_ids == hidden_token)
@@ -73,7 +77,9 @@ class DecodeState:
         self._reencoder: SpanReencoder | None = None
         self._bias: Tensor | None = None
         visible = prefill.token_mask if masked is None else prefill.token_mask & ~masked
-        self._setup_mask(visible.repeat_interleave(samples, dim=0), steps, padded=prefill.packing is not None)
+        own = int(Segment.BEFORE) if prefill.segments is None else prefill.segments
+        segments = torch.where(visible, own, UNUSED).repeat_interleave(samples, dim=0)
+        self._setup_mask(segments, steps, padded=prefill.packing is not None)
         self._blank = None if self._rules.blank_token is None else self._embedding(self._rules.blank_token)
 
     def latent_inputs(self) -> Tensor:
@@ -120,31 +126,35 @@ class DecodeState:
         if self._spans is not None:
             self._spans.select(rows)
 
-    def _setup_mask(self, visible: Tensor, steps: int, *, padded: bool) -> None:
-        """Set up the mask of the following columns; ``visible`` [n, C]: those of the prompts they may attend to."""
+    def _setup_mask(self, segments: Tensor, steps: int, *, padded: bool) -> None:
+        """Set up the mask of the following columns; ``segments`` [n, C]: of the prompts' columns."""
         rules = self._rules
         needs_spans = rules.masks_segments or rules.needs_states
-        self._spans = SpanBuffer(len(visible), rules.num_latents) if needs_spans else None
+        self._spans = SpanBuffer(len(segments), rules.num_latents, rules.start_token) if needs_spans else None
         if self._spans is not None and rules.masks_segments:
             table = attention_table(rules.bottleneck, hide_latents=rules.hide_latents)
-            self._cache_mask = CacheMask(visible, table)
+            self._cache_mask = CacheMask(segments, table)
             if rules.bottleneck == "latent_only":
                 self._reencoder = SpanReencoder(
                     self._backbone, self._cache, self._cache_mask, self._spans, rules.num_latents
                 )
         elif padded:
-            allowed = torch.nn.functional.pad(visible, (0, steps), value=True)
+            allowed = torch.nn.functional.pad(segments != UNUSED, (0, steps), value=True)
             self._bias = self._backbone.attention_bias(allowed)[:, None, None]
 
     def _prefill(self, batch: LatentBatch, prefill: ForwardPass, masked: Tensor | None) -> Tensor:
-        """Hidden states of the prompts; only ``masked`` [P, C] columns may attend to each other."""
+        """Hidden states of the prompts; to ``masked`` [P, C] columns only they themselves may attend."""
         backbone = self._backbone
         embedded = backbone.embed(batch.input_ids, image_features(backbone, batch))
         rotary, bias = prefill.rotary(backbone.rotary(batch.position_ids)), None
-        if masked is not None:
-            columns = masked.shape[1]
-            causal = torch.ones(columns, columns, dtype=torch.bool, device=masked.device).tril()
-            bias = backbone.attention_bias((causal & (~masked[:, None] | masked[..., None]))[:, None])
+        if masked is not None or prefill.restricted:
+            columns = prefill.token_mask.shape[1]
+            allowed = torch.ones(columns, columns, dtype=torch.bool, device=backbone.device).tril()[None]
+            if masked is not None:
+                allowed = allowed & (~masked[:, None] | masked[..., None])
+            if prefill.restricted:
+                allowed = allowed & bottleneck_mask(batch.bottleneck, [prefill])
+            bias = backbone.attention_bias(allowed[:, None])
         hidden = backbone.hidden(prefill.inputs(embedded), rotary, bias, self._cache, packing=prefill.packing)
         self._cache.advance(prefill.token_mask.shape[1])
         return hidden

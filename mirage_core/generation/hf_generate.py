@@ -154,7 +154,8 @@ class _GenerateRun:
         samples = int(config.num_return_sequences or 1)
         backbone, ids = generate.backbone, generate.ids
         prompts = generate.prompts(input_ids[::samples], None if mask is None else mask[::samples])  # each encoded once
-        batch = collate_prompts(prompts, ids, backbone.position_ids).to(backbone.device)
+        rules = span_rules(ids, generate.settings)
+        batch = collate_prompts(prompts, ids, backbone.position_ids, bottleneck=rules.bottleneck).to(backbone.device)
         self._modes = latent_modes(batch.input_ids, ids, replace(generate.settings, samples=samples))
         self._recorder = Recorder(len(input_ids))
         as_dict = bool(config.return_dict_in_generate)
@@ -166,7 +167,7 @@ class _GenerateRun:
             batch,
             samples=samples,
             steps=max(1, config.max_length - input_ids.shape[1]),
-            rules=span_rules(ids, generate.settings),
+            rules=rules,
         )
         self.input_ids = input_ids
         self.alive = np.ones(len(input_ids), dtype=bool)

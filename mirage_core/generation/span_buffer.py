@@ -20,8 +20,9 @@ class SpanBuffer:
     columns in the cache.
     """
 
-    def __init__(self, rows: int, num_latents: int) -> None:
-        """At most ``num_latents`` latents a span."""
+    def __init__(self, rows: int, num_latents: int, start_token: int | None = None) -> None:
+        """At most ``num_latents`` latents a span; ``start_token``: one that counts as a latent (latent_start)."""
+        self._start_token = start_token
         self.closed: Ints = np.zeros(rows, dtype=np.int64)
         self.counts: Ints = np.zeros(rows, dtype=np.int64)
         self.columns: Ints = np.zeros((rows, num_latents), dtype=np.int64)
@@ -43,7 +44,8 @@ class SpanBuffer:
     def segments(self, inputs: StepInput) -> Ints:
         """The segments [n] of the next inputs."""
         text = np.where((self.closed > 0) | inputs.closes_span, int(Segment.AFTER), int(Segment.BEFORE))
-        return np.where(inputs.is_latent, int(Segment.LATENT), text)
+        starts = np.zeros_like(inputs.is_latent) if self._start_token is None else inputs.tokens == self._start_token
+        return np.where(inputs.is_latent | starts, int(Segment.LATENT), text)
 
     def latents(self, row: int) -> Tensor:
         """The latents [k, D] of a row's open span."""

@@ -1,8 +1,8 @@
-"""What the text after a latent span may attend to: everything, the latents' keys and values, or their vectors alone.
+"""What text may attend to beside a latent span: everything, all but the image, or the latents alone.
 
 Without a bottleneck a model may answer from the image and ignore its latents (arXiv 2602.22766). Every token of a row
 belongs to a segment, and a table says which segments a segment may attend to, causally. A row without a span is
-BEFORE throughout.
+BEFORE throughout, but for the image tokens of the bottleneck ``image``.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mirage_core.config import Bottleneck
 from mirage_core.errors import InputError
 from mirage_core.latent.spans import FlatTokens, Ints, Spans, offsets_of
+from mirage_core.latent.tokens import TokenIds
 
-Bottleneck = Literal["none", "latent_kv", "latent_only"]
-"""none: text after a span attends to all tokens before it. latent_kv: to no token before the first latent, but to the
-keys and values of the latents, which themselves attended to the image. latent_only: to the latents' vectors, encoded
-again without any context before them."""
+__all__ = ["Bottleneck", "Segment", "SegmentedRows", "assign_segments", "attention_table"]
 
 
 class Segment(IntEnum):
@@ -32,11 +30,15 @@ class Segment(IntEnum):
     BEFORE = 0
     """Prompt, images, and text up to and including the first latent_start."""
     LATENT = 1
-    """Latents, as they are rolled out: they attend to everything before them but REENCODED."""
+    """Latents, as they are rolled out: they attend to everything before them but REENCODED.
+
+    Under the bottleneck ``image`` each latent_start too: its last hidden state is the first latent."""
     AFTER = 2
     """Text after the first span: its latent_end, and the latent_start of later spans, included."""
     REENCODED = 3
     """The same latents encoded again for the text after them, at the same positions (latent_only)."""
+    IMAGE = 4
+    """Image tokens of a prompt (image); with the other bottlenecks they are BEFORE."""
 
 
 def attention_table(bottleneck: Bottleneck, *, hide_latents: bool = False) -> Tensor:
@@ -45,11 +47,15 @@ def attention_table(bottleneck: Bottleneck, *, hide_latents: bool = False) -> Te
     ``hide_latents``: the text after a span attends to no latent; all positions stay the same.
     """
     table = torch.ones(len(Segment), len(Segment), dtype=torch.bool)
-    table[: Segment.AFTER, Segment.REENCODED] = False
-    if bottleneck != "none":
-        table[Segment.AFTER :, Segment.BEFORE] = False
+    after = slice(Segment.AFTER, Segment.REENCODED + 1)
+    for segment in (Segment.BEFORE, Segment.LATENT, Segment.IMAGE):
+        table[segment, Segment.REENCODED] = False
+    if bottleneck in ("latent_kv", "latent_only"):
+        table[after, Segment.BEFORE] = table[after, Segment.IMAGE] = False
     if bottleneck == "latent_only":
-        table[Segment.AFTER :, Segment.LATENT] = False
+        table[after, Segment.LATENT] = False
+    if bottleneck == "image":
+        table[Segment.BEFORE, Segment.IMAGE] = table[after, Segment.IMAGE] = False
     if hide_latents:
         table[Segment.AFTER, Segment.LATENT] = table[Segment.AFTER, Segment.REENCODED] = False
     return table
@@ -72,7 +78,11 @@ class SegmentedRows:
 
 
 def assign_segments(
-    flat: FlatTokens, spans: Spans, bottleneck: Bottleneck, bottleneck_rows: Sequence[bool] | None = None
+    flat: FlatTokens,
+    spans: Spans,
+    bottleneck: Bottleneck,
+    ids: TokenIds,
+    bottleneck_rows: Sequence[bool] | None = None,
 ) -> SegmentedRows:
     """Assign segments to the tokens of rows; under latent_only repeat every span right after itself.
 
@@ -84,6 +94,8 @@ def assign_segments(
         raise InputError(f"bottleneck_rows has {len(bottleneck_rows)} values for {rows} rows; give one value a row.")
     mask = np.ones(rows, dtype=bool) if bottleneck_rows is None else np.array(bottleneck_rows, dtype=bool)
     index = np.arange(len(flat.ids), dtype=np.int64)
+    if bottleneck == "image":
+        return SegmentedRows(flat, spans, _image_segments(flat, spans, ids, mask), index, index)
     if bottleneck == "none" or not mask[flat.rows[spans.first]].any():
         return SegmentedRows(flat, spans, np.zeros(len(index), dtype=np.uint8), index, index)
     if bottleneck == "latent_kv":
@@ -117,4 +129,15 @@ def _segments(flat: FlatTokens, spans: Spans, bottleneck_rows: NDArray[np.bool_]
     segments = np.where(before, Segment.BEFORE, Segment.AFTER).astype(np.uint8)
     segments[spans.latents] = Segment.LATENT
     segments[~bottleneck_rows[flat.rows]] = Segment.BEFORE
+    return segments
+
+
+def _image_segments(
+    flat: FlatTokens, spans: Spans, ids: TokenIds, bottleneck_rows: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Segments [m] under the bottleneck ``image``: IMAGE for the image's tokens, LATENT for each latent_start too."""
+    segments = _segments(flat, spans, bottleneck_rows)
+    under = bottleneck_rows[flat.rows]
+    segments[under & (flat.ids == ids.latent_start)] = Segment.LATENT
+    segments[under & (flat.ids == ids.image_pad)] = Segment.IMAGE
     return segments

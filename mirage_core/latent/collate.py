@@ -112,7 +112,7 @@ def collate(
     flat = flatten([example.ids for example in examples])
     spans = find_spans(flat, ids)
     _check_auxiliary(examples, flat, spans)
-    segmented = assign_segments(flat, spans, bottleneck, bottleneck_rows)
+    segmented = assign_segments(flat, spans, bottleneck, ids, bottleneck_rows)
     if align:
         columns, blocks, width = _align(segmented.flat, segmented.spans)
     else:
@@ -133,7 +133,9 @@ def collate(
     )
 
 
-def collate_prompts(prompts: Sequence[EncodedPrompt], ids: TokenIds, positions: Positions) -> LatentBatch:
+def collate_prompts(
+    prompts: Sequence[EncodedPrompt], ids: TokenIds, positions: Positions, *, bottleneck: Bottleneck = "none"
+) -> LatentBatch:
     """Collate prompts for decoding: padded on the left, no span, no label. InputError for latents in a prompt."""
     _check_rows(prompts)
     flat = flatten([prompt.ids for prompt in prompts])
@@ -143,9 +145,11 @@ def collate_prompts(prompts: Sequence[EncodedPrompt], ids: TokenIds, positions: 
     columns = flat.offsets + (width - flat.lengths)[flat.rows]
     none = torch.empty(0, dtype=torch.long)
     return LatentBatch(
-        **_token_fields(flat, assign_segments(flat, no_spans(), "none"), columns, width, ids, positions, prompts),
+        **_token_fields(
+            flat, assign_segments(flat, no_spans(), bottleneck, ids), columns, width, ids, positions, prompts
+        ),
         labels=torch.full((len(prompts), width), IGNORED),
-        bottleneck="none",
+        bottleneck=bottleneck,
         blocks=(),
         aligned=True,
         causal=bool((flat.lengths == width).all()),

@@ -47,7 +47,8 @@ def collate_answers(
     an answer that does not begin with its prompt.
     """
     _check_groups(groups)
-    prompts = collate_prompts([replace(prompt, ids=prompt.ids[:-1]) for prompt, _ in groups], ids, positions)
+    shared = [replace(prompt, ids=prompt.ids[:-1]) for prompt, _ in groups]
+    prompts = collate_prompts(shared, ids, positions, bottleneck=bottleneck)
     without_prompts = [_without_prompt(prompt, answer) for prompt, group in groups for answer in group]
     answers = collate(without_prompts, ids, positions, bottleneck=bottleneck)
     owners = torch.tensor([row for row, (_, group) in enumerate(groups) for _ in group])

@@ -44,7 +44,7 @@ def recomputed(
     Every latent takes a pass over all tokens before it. ``table`` [q, k]: which segment sees which. ``blank``: spans
     hold blank tokens; ``fed``: they hold these latents [k, D].
     """
-    row, latents = _prompt(backbone, prompt), []
+    row, latents = _prompt(backbone, prompt, table), []
     spans = {span.position: span.num_latents for span in answer.spans}
     next_position = int(torch.stack(row.positions).max()) + 1
     segment, told_by = Segment.BEFORE, len(row.inputs) - 1
@@ -65,17 +65,25 @@ def recomputed(
                 for offset, vector in enumerate(span):
                     row.add(vector, next_position - len(span) + offset, Segment.REENCODED)
         row.predicted.append((told_by, token))
-        row.add(_embedding(backbone, token), next_position, segment)
+        opens = _hides_images(table) and token == IDS.latent_start
+        row.add(_embedding(backbone, token), next_position, Segment.LATENT if opens else segment)
         told_by, next_position = len(row.inputs) - 1, next_position + 1
     states = _states(backbone, row, table)
     return latents, [backbone.logits(states[at]) for at, _ in row.predicted]
 
 
-def _prompt(backbone: Backbone, prompt: EncodedPrompt) -> Row:
+def _hides_images(table: Tensor) -> bool:
+    """Whether text may not see the image, which then is a segment of its own; what opens a span counts as a latent."""
+    return not bool(table[Segment.BEFORE, Segment.IMAGE])
+
+
+def _prompt(backbone: Backbone, prompt: EncodedPrompt, table: Tensor) -> Row:
     images = backbone.image_features(prompt.pixel_values, prompt.grid_thw)
     inputs = backbone.embed(prompt.ids[None], images).tokens[0]
     positions = backbone.position_ids(prompt.ids, torch.tensor([len(prompt.ids)]), prompt.grid_thw)
-    return Row(list(inputs), list(positions.T), [Segment.BEFORE] * len(inputs), [])
+    own = {IDS.image_pad: Segment.IMAGE, IDS.latent_start: Segment.LATENT} if _hides_images(table) else {}
+    segments = [own.get(int(token), Segment.BEFORE) for token in prompt.ids]
+    return Row(list(inputs), list(positions.T), segments, [])
 
 
 def _embedding(backbone: Backbone, token: int) -> Tensor:

@@ -16,7 +16,7 @@ from mirage_core.latent.collate_answers import collate_answers
 from mirage_core.latent.examples import EncodedExample
 from tests.latent.tiny import IDS, Maker, mixed_examples, tiny_backbone
 
-BOTTLENECKS: tuple[Bottleneck, ...] = ("latent_kv", "latent_only")
+BOTTLENECKS: tuple[Bottleneck, ...] = ("latent_kv", "latent_only", "image")
 
 
 def laid_out(
@@ -127,4 +127,18 @@ def test_every_zone_sees_itself_and_none_before_the_text_after_sees_what_is_read
     for bottleneck in ("none", *BOTTLENECKS):
         table = attention_table(bottleneck)
         assert bool(table.diagonal().all())
-        assert not bool(table[: Segment.AFTER, Segment.REENCODED].any())
+        assert not bool(table[[Segment.BEFORE, Segment.LATENT, Segment.IMAGE], Segment.REENCODED].any())
+
+
+def test_zones_of_a_row_whose_text_may_not_see_the_image() -> None:
+    make = Maker(0)
+    prompt = make.prompt(3, [(2, 2)], 2)
+    batch = laid_out([make.example(prompt, (1, 2), 2), make.example(prompt, (4,))], "image")
+    before, latent, after, image = Segment.BEFORE, Segment.LATENT, Segment.AFTER, Segment.IMAGE
+    for row, answer in ((0, [before, latent, latent, latent, after, after, after]), (1, [before] * 4)):
+        found = row_of(batch, batch.segments, row)
+        seen = [token == IDS.image_pad for token in row_of(batch, batch.input_ids, row)]
+        assert [segment == image for segment in found] == seen
+        assert any(seen)
+        assert found[len(prompt.ids) :][: len(answer)] == answer
+        assert set(found[: len(prompt.ids)]) == {before, image}

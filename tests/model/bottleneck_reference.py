@@ -18,7 +18,7 @@ from tests.latent.tiny import IDS
 
 @dataclass(frozen=True)
 class Slot:
-    """A token of the sequence that the stock model sees: ``kind`` prompt, latent, read or after."""
+    """A token of the sequence that the stock model sees: ``kind`` before, image, start, latent, read or after."""
 
     kind: str
     token: int
@@ -45,15 +45,23 @@ def slots_of(example: EncodedExample, bottleneck: str) -> list[Slot]:
             span.append(token)
             begun = True
         else:
-            slots.append(Slot("after" if begun else "before", token))
+            slots.append(Slot(_kind_of_text(int(example.ids[token]), begun, bottleneck), token))
         if span and (token + 1 == len(pads) or not pads[token + 1]):
             slots += [Slot("read", latent) for latent in span] if bottleneck == "latent_only" else []
             span = []
     return slots
 
 
+def _kind_of_text(token: int, begun: bool, bottleneck: str) -> str:
+    if bottleneck == "image" and token in (IDS.image_pad, IDS.latent_start):
+        return "image" if token == IDS.image_pad else "start"
+    return "after" if begun else "before"
+
+
 def sees(asking: Slot, other: Slot, bottleneck: str) -> bool:
     """The definition, for ``other`` at or before ``asking``."""
+    if bottleneck == "image":
+        return other.kind != "image" or asking.kind in ("image", "start", "latent")
     if asking.kind in ("before", "latent"):
         return other.kind != "read"
     return {

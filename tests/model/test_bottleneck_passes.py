@@ -29,7 +29,7 @@ from tests.model.test_forward import check_equal, gradients, weighed
 from tests.model.test_lora import adapted
 
 CLOSE = {"atol": 2e-5, "rtol": 1e-5}
-BOTTLENECKS: tuple[Bottleneck, ...] = ("latent_kv", "latent_only")
+BOTTLENECKS: tuple[Bottleneck, ...] = ("latent_kv", "latent_only", "image")
 
 
 def laid_out(
@@ -169,15 +169,20 @@ def test_what_the_text_after_a_span_can_learn_of_the_picture_but_by_its_latents(
         batches = [laid_out(backbone, [one], bottleneck) for one in (example, other)]
         shown, moved = [backbone.logits(replay_forward(backbone, batch, given))[0] for batch in batches]
     last = int((batches[0].input_ids[0] == IDS.latent_end).nonzero())
+    start = int((batches[0].input_ids[0] == IDS.latent_start).nonzero())
+    question = slice(int((batches[0].input_ids[0] == IDS.image_pad).nonzero()[-1]) + 1, start)
     change = (shown - moved).abs().amax(-1)
     assert float(change[: last - 1].max()) > 0.01  # the picture does differ
     if bottleneck == "latent_only":
         assert float(change[last:].max()) == 0.0
     else:
         assert float(change[last:].min()) > 1e-3
+    assert (float(change[question].max()) == 0.0) is (bottleneck == "image")
 
 
-@pytest.mark.parametrize(("bottleneck", "kind"), [("latent_kv", KINDS[0]), ("latent_only", KINDS[1])])
+@pytest.mark.parametrize(
+    ("bottleneck", "kind"), [("latent_kv", KINDS[0]), ("latent_only", KINDS[1]), ("image", KINDS[0])]
+)
 def test_answers_that_share_a_prompt_are_whole_rows_under_a_bottleneck_too(bottleneck: Bottleneck, kind: str) -> None:
     backbone, groups = tiny_backbone("sdpa", kind), some_groups()
     batch = collate_answers(groups, IDS, backbone.position_ids, bottleneck=bottleneck)

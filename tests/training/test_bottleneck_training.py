@@ -63,6 +63,7 @@ def step_gradients(
     [
         ("relaxation", "latent_only", {}),
         ("relaxation", "latent_kv", {}),
+        ("relaxation", "image", {}),
         ("relaxation", "latent_only", {"compression": "changed_patches", "num_latents": 5}),
         ("grounding", "latent_only", {}),
         ("grounding", "latent_only", {"compression": "changed_patches", "num_latents": 3}),
@@ -95,6 +96,7 @@ def test_every_part_of_the_regularization_changes_the_loss(inputs: Path, tmp_pat
     result = {name: loss(name, **{name: HARD[name]}) for name in names}
     result["none"] = loss("none", LATENT)
     result["latent_kv"] = loss("kv", {**LATENT, "bottleneck": "latent_kv"})
+    result["image"] = loss("image", {**LATENT, "bottleneck": "image"})
     assert len({round(value, 5) for value in (base, *result.values())}) == 1 + len(result), str(result)
 
 
@@ -109,6 +111,26 @@ def test_the_share_of_rows_under_the_bottleneck_rises_from_none_to_all(regulariz
     assert shares == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0], abs=0.08)
     assert regularizer.bottleneck_rows(100, range(4)) is None
     assert LatentRegularizer(RelaxationSettings(), 3, 200).bottleneck_rows(0, range(4)) is None
+
+
+def test_a_bottleneck_of_the_first_steps_is_lifted(inputs: Path, tmp_path: Path) -> None:
+    """The second of four steps is still under it, and the third is not."""
+    first = RelaxationSettings(first_bottleneck="image", first_share=0.4)
+    regularizer = LatentRegularizer(first, seed=3, steps=10)
+    assert [regularizer.bottleneck(step, "none") for step in range(10)] == ["image"] * 4 + ["none"] * 6
+    assert LatentRegularizer(RelaxationSettings(), 3, 10).bottleneck(0, "latent_kv") == "latent_kv"
+    losses = {
+        name: step_gradients(inputs, tmp_path / name, "relaxation", 1, latent=latent, relaxation={**STAGE, **stage})[0]
+        for name, latent, stage in (
+            ("image", {**LATENT, "bottleneck": "image"}, {}),
+            ("first", LATENT, {"first_bottleneck": "image", "first_share": 0.4}),
+            ("over", LATENT, {"first_bottleneck": "image", "first_share": 0.2}),
+            ("none", LATENT, {}),
+        )
+    }
+    assert losses["first"] == losses["image"] != losses["none"] == losses["over"]
+    with pytest.raises(ValueError, match="exclude each other"):
+        RelaxationSettings(first_bottleneck="image", bottleneck_ramp=0.5)
 
 
 def test_which_rows_depends_on_seed_step_and_example_alone(regularizer: LatentRegularizer) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mirage_core.errors import InputError
-from mirage_core.latent.bottleneck import Segment, attention_table
+from mirage_core.latent.bottleneck import Bottleneck, Segment, attention_table
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.collate_answers import AnswerBatch
 from mirage_core.model.backbone import Backbone, InputEmbeddings
@@ -41,12 +41,13 @@ class RelaxationOutput:
 class EncodedPrompts:
     """Keys and values of the prompts that rows continue, and which of their columns hold tokens [B, C].
 
-    ``padded``: whether some do not.
+    ``padded``: whether some do not. ``segments`` [B, C]: of the tokens; None without a bottleneck.
     """
 
     cache: GrowingCache
     token_mask: Tensor
     padded: bool
+    segments: Tensor | None
 
 
 def text_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> Tensor:
@@ -130,7 +131,7 @@ def single_pass(
     prefix: EncodedPrompts | None = None,
 ) -> Tensor:
     """Return hidden states [B, T, D] of ``embedded``, zero at padding."""
-    return _run(backbone, embedded, batch, _plan(backbone, batch), checkpointing, prefix)
+    return _run(backbone, embedded, batch, _plan(backbone, batch, prefix), checkpointing, prefix)
 
 
 def rollout(
@@ -147,7 +148,7 @@ def rollout(
     One pass for each segment of text, whose last token gives the first latent, and one for each latent but a
     block's last, which goes with the next segment. ``latent_transform`` changes latents before they become inputs.
     """
-    passes = _plan(backbone, batch, roll=True)
+    passes = _plan(backbone, batch, prefix, roll=True)
     return _run(backbone, embedded, batch, passes, checkpointing, prefix, latent_transform)
 
 
@@ -155,18 +156,22 @@ def encode_prompts(
     backbone: Backbone, embedded: InputEmbeddings, batch: LatentBatch, owners: Tensor, *, checkpointing: bool = False
 ) -> EncodedPrompts:
     """Encode prompts [P, T] once, with gradient, for the rows that continue them: row b continues ``owners[b]``."""
-    (prefill,) = plan_passes(batch.attention_mask, pack=backbone.sharded)
+    passes = _plan(backbone, batch)
+    (prefill,), (bias,) = passes, _biases(backbone, batch, passes, None)
     cache = GrowingCache()
     backbone.hidden(
         prefill.inputs(embedded),
         prefill.rotary(backbone.rotary(batch.position_ids)),
-        None,
+        bias,
         cache,
         checkpointing=checkpointing,
         packing=prefill.packing,
     )
     return EncodedPrompts(
-        cache.repeated(owners), prefill.token_mask.index_select(0, owners), prefill.packing is not None
+        cache=cache.repeated(owners),
+        token_mask=prefill.token_mask.index_select(0, owners),
+        padded=prefill.packing is not None,
+        segments=None if prefill.segments is None else prefill.segments.index_select(0, owners),
     )
 
 
@@ -200,7 +205,9 @@ def _run(
     return _in_batch_columns(batch, passes, outputs)
 
 
-def _plan(backbone: Backbone, batch: LatentBatch, *, roll: bool = False) -> list[ForwardPass]:
+def _plan(
+    backbone: Backbone, batch: LatentBatch, prefix: EncodedPrompts | None = None, *, roll: bool = False
+) -> list[ForwardPass]:
     """Plan one pass over all columns, or the passes that roll latents out."""
     return plan_passes(
         batch.attention_mask,
@@ -208,6 +215,7 @@ def _plan(backbone: Backbone, batch: LatentBatch, *, roll: bool = False) -> list
         pack=backbone.sharded,
         segments=batch.segments,
         bottleneck=batch.bottleneck,
+        after_prompts=prefix is not None,
     )
 
 
@@ -232,18 +240,17 @@ def _biases(
         allowed = [*(mask[:rows, None].expand(-1, columns, -1) for mask in earlier_masks), causal.expand(rows, -1, -1)]
         visible = torch.cat(allowed, dim=-1)
         if current.restricted:
-            visible &= _bottleneck_mask(batch, passes[: index + 1], prefix)
+            visible &= bottleneck_mask(batch.bottleneck, passes[: index + 1], prefix)
         yield backbone.attention_bias(visible[:, None])
 
 
-def _bottleneck_mask(batch: LatentBatch, passes: list[ForwardPass], prefix: EncodedPrompts | None) -> Tensor:
-    """Return what the columns of the last pass may attend to by their segments [B, C, columns so far].
-
-    Prompts precede every span.
-    """
+def bottleneck_mask(
+    bottleneck: Bottleneck, passes: Sequence[ForwardPass], prefix: EncodedPrompts | None = None
+) -> Tensor:
+    """Return what the columns of the last pass may attend to by their segments [B, C, columns so far]."""
     segments = [current.segments for current in passes if current.segments is not None]
-    prompts = [] if prefix is None else [torch.zeros_like(prefix.token_mask, dtype=segments[-1].dtype)]
-    table = attention_table(batch.bottleneck).to(segments[-1].device)
+    prompts = [] if prefix is None or prefix.segments is None else [prefix.segments]
+    table = attention_table(bottleneck).to(segments[-1].device)
     return table[segments[-1][:, :, None], torch.cat([*prompts, *segments], dim=1)[:, None]]
 
 

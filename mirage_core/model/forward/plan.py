@@ -83,11 +83,13 @@ def plan_passes(
     pack: bool = False,
     segments: Tensor | None = None,
     bottleneck: Bottleneck = "none",
+    after_prompts: bool = False,
 ) -> list[ForwardPass]:
     """Plan the passes over rows with tokens where ``mask`` [B, T] is True; a GPU is synchronized once for all passes.
 
     ``blocks``: the span columns to roll out; none: one pass. ``pack``: pack also where no row has padding, so that rows
     of any lengths run the same modules. ``segments`` [B, T]: the tokens' segments, where there is a ``bottleneck``.
+    ``after_prompts``: the rows continue prompts, of which some may have images.
     """
     token_mask = mask.cpu().numpy()
     token_segments = None if segments is None or bottleneck == "none" else segments.cpu().numpy()
@@ -98,6 +100,7 @@ def plan_passes(
         _latent_numbers(token_mask, blocks, token_segments),
         mask.device,
         pack,
+        (Segment.IMAGE,) if after_prompts and bottleneck == "image" else (),
     )
     edges = [0, *(column for block in blocks for column in range(block.start, block.start + block.width))]
     return [planner.next(begin, end) for begin, end in pairwise([*edges, token_mask.shape[1]])]
@@ -134,6 +137,7 @@ class _Planner:
         latent_numbers: Ints,
         device: torch.device,
         pack: bool,
+        earlier: Sequence[Segment],
     ) -> None:
         self._token_mask, self._segments, self._allowed = token_mask, segments, allowed
         self._latent_numbers = latent_numbers
@@ -142,6 +146,7 @@ class _Planner:
         self._input_order = np.empty(latent_numbers.max(initial=-1) + 1, dtype=np.int64)
         self._num_latents = 0
         self._earlier_segments = np.zeros(len(Segment), dtype=bool)
+        self._earlier_segments[list(earlier)] = True
 
     def next(self, begin: int, end: int) -> ForwardPass:
         """Plan the pass over columns [begin, end)."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mirage_core.config import RelaxationSettings
+from mirage_core.latent.bottleneck import Bottleneck
 from mirage_core.latent.collate import LatentBatch
 
 _RAMP, _NOISE, _DROPOUT = range(3)
@@ -47,6 +48,11 @@ class LatentRegularizer:
     settings: RelaxationSettings
     seed: int
     steps: int
+
+    def bottleneck(self, step: int, own: Bottleneck) -> Bottleneck:
+        """Return the bottleneck of a step: ``own``, or that of the first steps."""
+        begins = self.settings.first_bottleneck != "none" and step < self.settings.first_share * self.steps
+        return self.settings.first_bottleneck if begins else own
 
     def bottleneck_rows(self, step: int, examples: Sequence[int]) -> list[bool] | None:
         """Return which rows [B], one per example, are under the bottleneck; None: all."""

@@ -120,7 +120,7 @@ class SupervisedObjective:
             self._model.ids,
             self._model.backbone.position_ids,
             align=self._latent.input == "hidden_state" and self._program.has_latents and not teacher_forced,
-            bottleneck=self._bottleneck,
+            bottleneck=self._bottleneck if regularizer is None else regularizer.bottleneck(step, self._bottleneck),
             bottleneck_rows=bottleneck_rows,
         )
 
