@@ -146,7 +146,8 @@ def more(words: list[str], here: Path) -> list[str]:
         sets = (*SMALL_ANALYSIS, *world.SHORTER) if "--recipe" in words else SMALL_ANALYSIS
         return ["--direct", *(part for setting in sets for part in ("--set", setting))]
     if words[0] == "scenes":
-        return ["--set", "model=cogvideox", "--set", "steps=1"]
+        frame = ("width=16", "height=16") if words[1] == "try" else ()
+        return [part for setting in ("model=cogvideox", "steps=1", *frame) for part in ("--set", setting)]
     return []
 
 

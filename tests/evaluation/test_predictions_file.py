@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mirage_core import benchmarks
-from mirage_core.benchmarks.vsp_folder import TASKS
+from mirage_core.benchmarks.vsp_folder import LEVELS, TASKS
 from mirage_core.errors import DataError, SettingsError
 from mirage_core.evaluation.predictions_file import read_outputs, score_outputs
 from mirage_core.evaluation.statistics import wilson
@@ -131,7 +131,7 @@ def jigsaw_rows(folder: Path) -> Path:
 
 def vsp_questions(folder: Path) -> Path:
     for task in TASKS:
-        vsp_folder(folder, task=task, levels=[f"level{level}" for level in (3, 4, 5, 6)])
+        vsp_folder(folder, task=task, levels=[f"level{level}" for level in LEVELS])
     return folder
 
 

@@ -27,9 +27,9 @@ pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group
 OVERRIDES = [
     "model.warmup.steps=4",
     "grounding.steps=2",
-    "relaxation.steps=120",
-    "runtime.checkpoint_every=20",
-    "evaluation.methods=[stage-2]",
+    "relaxation.steps=60",
+    "runtime.checkpoint_every=15",
+    "evaluation={methods: [stage-2], max_new_tokens: 32}",
     "problems.vsp_reasoning.test_per_level=2",
     "problems.vsp_planning.test_per_level=2",
 ]

@@ -7,6 +7,7 @@ import logging
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,8 @@ def overloaded(call: Call) -> None:
     call.fail(500, f"cannot serve Bearer {CANARY}")
 
 
-def everything_of_the_server() -> str:
-    """Runs, states, logs, artifacts and block documents of the Prefect server, as its UI reads them."""
+def everything_of_the_server(since: datetime) -> str:
+    """Runs, logs, artifacts and block documents of the Prefect server, and the states of the runs ``since`` then."""
     pages_read: list[list[Any]] = []
     with get_client(sync_client=True) as client:
 
@@ -77,6 +78,8 @@ def everything_of_the_server() -> str:
         for path in ("flow_runs", "task_runs", "logs", "artifacts", "deployments", "variables"):
             pages_read.append(pages(partial(ask, path)))
         for run in [*pages_read[0], *pages_read[1]]:
+            if datetime.fromisoformat(run["created"]) < since:
+                continue
             kind = "flow_run_states" if "flow_version" in run else "task_run_states"
             answer = client._client.get(f"/{kind}/", params={f"{kind.removesuffix('_states')}_id": run["id"]})
             answer.raise_for_status()
@@ -100,6 +103,7 @@ def test_the_key_is_in_no_log_artifact_exception_record_file_or_page(
 ) -> None:
     from prefect.settings import PREFECT_LOCAL_STORAGE_PATH
 
+    began = datetime.now(UTC)
     monkeypatch.setenv("OPENAI_API_KEY", CANARY)
     for name in ("", "prefect", "openai", "httpx2", "httpcore2", "asyncio", "mirage_core"):
         caplog.set_level(logging.DEBUG, logger=name)
@@ -112,7 +116,7 @@ def test_the_key_is_in_no_log_artifact_exception_record_file_or_page(
             leak = "".join(traceback.format_exception(problem)) + repr(problem) + repr(vars(problem))
         sent = [call.headers.get("authorization") for call in server.calls]
     assert sent and set(sent) == {f"Bearer {CANARY}"}
-    shown = everything_of_the_server()
+    shown = everything_of_the_server(began)
     assert server.url in shown  # it is the right server that was read
     captured = capfd.readouterr()
     logged = caplog.text + "".join(str(vars(record)) for record in caplog.records)
@@ -148,6 +152,7 @@ def test_a_run_without_an_orchestrator_leaves_no_key_in_its_record(
 def test_the_key_may_lie_in_a_secret_block_which_comes_before_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.blocks.system import Secret
 
+    began = datetime.now(UTC)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-variable")
     assert read_key(TeacherRuntime()).get_secret_value() == "sk-of-the-variable"  # type: ignore[union-attr]
     monkeypatch.delenv("OPENAI_API_KEY")
@@ -155,7 +160,7 @@ def test_the_key_may_lie_in_a_secret_block_which_comes_before_the_variable(monke
     Secret(value=CANARY).save("teacher-key", overwrite=True)
     pages_read = read_key(TeacherRuntime(api_key_block="teacher-key"))
     assert pages_read is not None and pages_read.get_secret_value() == CANARY
-    assert CANARY not in everything_of_the_server()
+    assert CANARY not in everything_of_the_server(began)
     with pytest.raises(SettingsError, match=r"'no-such-block' .*api_key_variable instead") as missing:
         read_key(TeacherRuntime(api_key_block="no-such-block"))
     assert missing.value.__context__ is None

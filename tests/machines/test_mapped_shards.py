@@ -22,6 +22,7 @@ from mirage_core.pipeline.shards import SHARD, Shard
 from mirage_core.types import Artifact
 from tasks import shards as tasks_shards
 from tests.machines.small_world import CUT, World, recipe, refuses
+from tests.pipeline.jobs_here import jobs_here
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect")]
 
@@ -74,7 +75,8 @@ def settled(flow_runs: list[UUID]) -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[str, Artifact]:
     """What one process gives."""
-    return World.create(tmp_path_factory.mktemp("one"), model_folder).all(refuses)
+    with jobs_here():
+        return World.create(tmp_path_factory.mktemp("one"), model_folder).all(refuses)
 
 
 @pytest.mark.parametrize("names", [CUT[:1], pytest.param(CUT, marks=pytest.mark.e2e)], ids=["one-stage", "all"])

@@ -27,12 +27,14 @@ from mirage_core.types import Artifact, Problem, Progress
 from tests.machines.asleep import fall_asleep
 from tests.machines.small_world import CUT, World, here, recipe, refuses, silent
 from tests.pipeline.fakes import Events
+from tests.pipeline.jobs_here import jobs_here
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> dict[str, Artifact]:
     """What one process gives."""
-    return World.create(tmp_path_factory.mktemp("one"), model_folder).all(refuses)
+    with jobs_here():
+        return World.create(tmp_path_factory.mktemp("one"), model_folder).all(refuses)
 
 
 @limits(deadline=None)
@@ -56,12 +58,12 @@ def test_the_batches_of_the_shares_are_the_batches_of_the_whole(count: int, batc
     assert parts == whole
 
 
-def test_two_processes_give_the_artifacts_of_one(world: World, undisturbed: dict[str, Artifact]) -> None:
+def test_two_processes_give_the_artifact_of_one(world: World, undisturbed: dict[str, Artifact]) -> None:
     reopen = partial(Store.open, world.store.url, world.store.cache)
 
-    cut = world.all(in_processes(reopen), "runtime.shards=2")
+    cut = world.take("evaluation", in_processes(reopen), "runtime.shards=2").artifact
 
-    assert cut == undisturbed  # kind, path, digest and summary
+    assert cut == undisturbed["evaluation"]  # kind, path, digest and summary
     assert world.store.list(SHARD) == []
     assert not _children()
 
