@@ -197,7 +197,8 @@ def test_level_3_holds_150_held_out_maps_and_no_more_than_it_has():
         generate_problems(ProblemSettings(vsp_planning=greedy, vsp_reasoning=None), 0, quiet)
 
 
-def test_no_holes_means_no_plan_into_one():
+def test_no_holes_means_no_plan_into_one(monkeypatch):
+    monkeypatch.setattr("mirage_core.benchmarks.generate._DRAWS", 1000)
     data = BenchmarkData(train_levels=(3,), train=3, validation=0, test_per_level=0)
     settings = ProblemSettings(vsp_planning=None, vsp_reasoning=data, hole_probability=0.0)
     with pytest.raises(DataError, match=r"hole probability 0\.0"):

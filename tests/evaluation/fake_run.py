@@ -44,8 +44,8 @@ def small_settings(test_per_level: int = 4, trajectories: int = 2) -> Settings:
     )
 
 
-def fake_run(folder: Path, settings: Settings) -> dict[str, Path]:
-    """Write every folder of a run; returns them by stage name."""
+def fake_run(folder: Path, settings: Settings, *, curves: bool = True) -> dict[str, Path]:
+    """Write every folder of a run; returns them by stage name. Without ``curves`` a report is drawn in a second."""
     names = ["problems", "auxiliary-images", "examples", "base", "direct-sft", "grounding", "relaxation", "grpo"]
     folders = {name: folder / name for name in [*names, *(f"evaluation/{method}" for method in SKILL)]}
     for path in folders.values():
@@ -59,7 +59,8 @@ def fake_run(folder: Path, settings: Settings) -> dict[str, Path]:
     for method in SKILL:
         write_answers(folders[f"evaluation/{method}"], test, method)
     for name in names[3:]:
-        write_curves(folders[name], name)
+        if curves:
+            write_curves(folders[name], name)
         (folders[name] / "mirage.json").write_text(json.dumps({"stage": name}))
     return folders
 

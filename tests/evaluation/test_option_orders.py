@@ -64,7 +64,7 @@ def test_benchmarks_that_ask_once_have_no_protocol() -> None:
 
 def test_the_report_shows_the_mean_over_the_orders(tmp_path: Path) -> None:
     settings = small_settings(test_per_level=1, trajectories=0)
-    folders = fake_run(tmp_path / "run", settings)
+    folders = fake_run(tmp_path / "run", settings, curves=False)
     file = folders["evaluation/stage-2"] / "predictions.parquet"
     asked = [
         answer("sat", f"sat-q{at}-{order}", order == 0 or at == 0, "static") for at in range(2) for order in (0, 1)

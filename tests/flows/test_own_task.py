@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
 from mirage_core.store import Store
 from mirage_core.store.records import load_examples, load_problems
+from tests.forked import forked_jobs
 
 EXAMPLES = Path(__file__).parents[2] / "docs/examples"
-PATIENCE_S = 480
 METHOD = "without-stage-1-grpo"
 # As the documentation's recipe, with fewer processes to start and fewer steps.
 SHORTER = [
@@ -29,26 +28,25 @@ SHORTER = [
 ]
 
 
-def mirage(folder: Path, *arguments: str) -> str:
-    """What a command prints; it runs in a process and a folder of its own, far from the repository."""
-    known = {**os.environ, "MIRAGE_STORE": str(folder / "store"), "PYTHONPATH": str(EXAMPLES.parents[1])}
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments],
-        cwd=folder, env=known, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+def mirage(*arguments: str) -> str:
+    """What a command prints; the processes of its jobs are forked."""
+    with forked_jobs():
+        done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
     return done.stdout
 
 
 @pytest.mark.slow
-def test_a_task_of_ones_own_goes_the_whole_road(tmp_path: Path) -> None:
+def test_a_task_of_ones_own_goes_the_whole_road(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # far from the repository
+    monkeypatch.setenv("MIRAGE_STORE", str(tmp_path / "store"))
     for name in ("turning.py", "turning.yaml"):
         shutil.copy(EXAMPLES / name, tmp_path)
     sets = [part for setting in SHORTER for part in ("--set", setting)]
 
-    mirage(tmp_path, "run", "--direct", "--recipe", "turning.yaml", *sets)
+    mirage("run", "--direct", "--recipe", "turning.yaml", *sets)
 
-    record = json.loads(mirage(tmp_path, "report", "--json"))
+    record = json.loads(mirage("report", "--json"))
     assert record["state"] == "Completed"
     assert {stage["name"] for stage in record["stages"]} == {
         "problems", "auxiliary-images", "examples", "base", "without-stage-1", "without-stage-1-grpo",
@@ -61,10 +59,10 @@ def test_a_task_of_ones_own_goes_the_whole_road(tmp_path: Path) -> None:
     check_artifacts(Store.open(tmp_path / "store"), tmp_path / "turning.py")
 
     asked = ("evaluate", "--benchmark", "turning", "--method", METHOD, "--save", "again.parquet", "--json")
-    result = json.loads(mirage(tmp_path, *asked))
+    result = json.loads(mirage(*asked))
     assert (result["benchmark"], sum(row["n"] for row in result["rows"] if row["group"] == "all")) == ("turning", 12)
     (evaluation,) = (stage["path"] for stage in record["stages"] if stage["name"].startswith("evaluation/"))
-    assert json.loads(mirage(tmp_path, "compare", evaluation, "again.parquet", "--json"))["flips"] == []
+    assert json.loads(mirage("compare", evaluation, "again.parquet", "--json"))["flips"] == []
 
 
 def check_artifacts(store: Store, file: Path) -> None:

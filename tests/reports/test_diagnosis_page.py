@@ -21,6 +21,8 @@ from tests.evaluation.fake_run import small_settings
 
 SETTINGS = small_settings(test_per_level=1).model_copy(update={"analysis": AnalysisSettings(instances=37)})
 SUBJECT = Subject(model="model/0123abcd", digest="f" * 64, made_by="relaxation")
+pytestmark = pytest.mark.xdist_group("diagnosis-page")  # the page that all read is written once
+
 MEASURES = ("similarity", "probes", "interventions", "mediation", "only-latents", "text-chain")
 
 

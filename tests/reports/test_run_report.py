@@ -19,6 +19,8 @@ from mirage_core.reports.run.report import write_report
 from mirage_core.store.records import load_predictions, save_predictions
 from tests.evaluation.fake_run import SKILL, fake_run, small_settings
 
+pytestmark = pytest.mark.xdist_group("run-report")  # the report that all read is written once
+
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
@@ -86,7 +88,8 @@ def test_answers_without_the_picture_have_a_line_of_their_own(
     blind = [(replace(prediction, method="stage-2-blind"), score) for prediction, score in scored]
     (tmp_path / "blind").mkdir()
     save_predictions(tmp_path / "blind" / "predictions.parquet", blind)
-    write_report(tmp_path / "out", settings, {**folders, "blind-evaluation/stage-2": tmp_path / "blind"})
+    judged = {name: path for name, path in folders.items() if name == "problems" or name.startswith("evaluation/")}
+    write_report(tmp_path / "out", settings, {**judged, "blind-evaluation/stage-2": tmp_path / "blind"})
     figures = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {row["method"] for row in figures["blind_rows"]} == {"blind-text-rule", "stage-2-blind"}
     assert {row["method"] for row in figures["rows"]}.isdisjoint({"blind-text-rule", "stage-2-blind"})

@@ -25,6 +25,8 @@ SMALL = ArchitectureSettings(hidden_size=64, intermediate_size=128, num_layers=2
 PATIENCE_S = 180
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.xdist_group("serve")  # one server for all
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
