@@ -157,12 +157,13 @@ def test_each_method_is_trained_on_its_own_and_judged_on_its_problems(method: st
 
 
 def test_a_pipeline_of_every_method_trains_each_model_once() -> None:
-    labels, _ = trace(evaluation={"methods": list(METHODS)})
+    labels, _ = trace(evaluation={"methods": list(METHODS)}, auxiliary_images={"film": "forward"})
 
     assert len(labels) == len(set(labels))
     assert set(stage_inputs()) | {f"evaluation/{method}" for method in METHODS} | {"report"} == set(labels)
 
 
 def test_no_method_ends_with_grpo_where_it_is_not_enabled() -> None:
-    chosen = settings(grpo={"enabled": False}, evaluation={"methods": list(METHODS)})
+    all_methods = {"evaluation": {"methods": list(METHODS)}, "auxiliary_images": {"film": "forward"}}
+    chosen = settings(grpo={"enabled": False}, **all_methods)
     assert set(methods_of(chosen)) == {method for method in METHODS if not method.endswith("grpo")}
