@@ -19,6 +19,7 @@ Handle = TypeVar("Handle")
 RECORDS = "diagnoses"
 ON_TEXT = ("text-chain",)
 """What can be measured of a model that answers without latents."""
+_ON_FILMS: dict[bool, tuple[str, ...]] = {True: ("film",), False: ()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +98,9 @@ def default_method(settings: Settings) -> str:
 
 
 def select_measures(settings: Settings, method: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the measures to run: those named, else the recipe's; for a model without latents those of its text.
+    """Return the measures to run: those named, else the recipe's, and ``film`` where it has films.
+
+    A model without latents has those of its text.
 
     InputError for an unknown one, or one that needs latents where the model has none.
     """
@@ -107,7 +110,7 @@ def select_measures(settings: Settings, method: str, names: Sequence[str]) -> tu
     if unknown:
         raise InputError(f"got the measure {unknown[0]!r}, expected some of {', '.join(RESULTS)}")
     if get_method(method).latents == "on":
-        return in_order(names or settings.analysis.measures)
+        return in_order(names or (*settings.analysis.measures, *_ON_FILMS[settings.auxiliary_images.film != "off"]))
     impossible = [name for name in names if name not in ON_TEXT]
     if impossible:
         raise InputError(
