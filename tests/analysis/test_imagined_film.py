@@ -76,7 +76,9 @@ def test_what_is_read_is_what_training_scores(inputs: Path, tmp_path: Path, tria
     loaded = load_model(tmp_path / "model")
     examples = load_examples(inputs / "examples", split="train")
     encoder = Encoder(loaded.processor, SETTINGS.latent, SETTINGS.prompt, "direct")
-    batch = collate([encoder.example(each, with_latents=True) for each in examples], loaded.ids, loaded.backbone.position_ids)
+    batch = collate(
+        [encoder.example(each, with_latents=True) for each in examples], loaded.ids, loaded.backbone.position_ids
+    )
     with torch.no_grad():
         hidden = relaxation_forward(loaded.backbone, batch).hidden
         targets = [stepwise.targets.get(at) for at in range(len(examples))]
