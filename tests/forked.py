@@ -2,6 +2,9 @@
 
 For tests whose subject is what processes do together, not how they are started: a start of one's own takes ten seconds
 of CPU time, nearly all of it for imports. tests/distributed starts processes as the product does.
+
+The server is itself forked from the process that runs the tests, before the first of them: what the test files import
+is there already.
 """
 
 from __future__ import annotations
@@ -11,12 +14,15 @@ import gc
 import multiprocessing
 import os
 import runpy
+import select
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import forkserver, util
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,9 +49,38 @@ def _processes() -> BaseContext:
 
     if torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
+    return multiprocessing.get_context("forkserver")
+
+
+def start_server() -> None:
+    """Start the server of this process; it imports the rest when it is first asked for a process."""
+
+    def fork(_: bytes, command: list[str], passed: list[int]) -> int:
+        if pid := os.fork():
+            return pid
+        try:
+            _serve(*passed)
+        finally:
+            os._exit(1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        forked = SimpleNamespace(**{**vars(util), "spawnv_passfds": fork})
+        patch.setattr(forkserver, "util", forked)
+        forkserver.ensure_running()
+
+
+def _serve(listener: int, alive: int) -> None:
+    """Be the server, with nothing of the test runner's but what is imported."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for entry in os.listdir("/proc/self/fd"):  # else who waits for the end of a pipe waits for this process
+        if int(entry) not in (listener, alive, nothing):
+            os.dup2(nothing, int(entry))
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(fd, mode, closefd=False) for fd, mode in enumerate(("r", "w", "w")))
+    sys.excepthook, sys.unraisablehook = sys.__excepthook__, sys.__unraisablehook__
+    threading.excepthook = threading.__excepthook__
+    warnings.resetwarnings()
+    select.select([listener, alive], [], [])
+    forkserver.main(listener, alive, PRELOADED)
 
 
 class Forked:
