@@ -51,6 +51,25 @@ def subset(units: Units | None, chosen: Sequence[int] | NDArray[np.int64]) -> Un
     return None if units is None else numbered(units[np.asarray(chosen, dtype=np.int64)].tolist())
 
 
+def exchangeable(groups: Sequence[str], units: Units) -> list[NDArray[np.int64]]:
+    """The instances [u, m] of units that may be exchanged: u units of m instances in the same groups."""
+    of_unit: dict[int, list[int]] = {}
+    for at in sorted(range(len(groups)), key=lambda at: (groups[at], at)):
+        of_unit.setdefault(int(units[at]), []).append(at)
+    alike: dict[tuple[str, ...], list[list[int]]] = {}
+    for unit in sorted(of_unit):
+        alike.setdefault(tuple(groups[at] for at in of_unit[unit]), []).append(of_unit[unit])
+    return [np.array(alike[key], dtype=np.int64) for key in sorted(alike)]
+
+
+def exchanged(blocks: Sequence[NDArray[np.int64]], generator: np.random.Generator) -> NDArray[np.int64]:
+    """A random order [N] of all instances in which whole units of ``exchangeable`` change places."""
+    order = np.arange(sum(block.size for block in blocks))
+    for members in blocks:
+        order[members] = members[generator.permutation(len(members))]
+    return order
+
+
 def _contents(problem: Problem) -> list[str]:
     contents = [hashlib.sha256(image).hexdigest() for image in problem.images if image]
     return [*contents, json.dumps(problem.facts["map"])] if "map" in problem.facts else contents

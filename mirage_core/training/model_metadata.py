@@ -70,6 +70,11 @@ def base_metadata(settings: Settings) -> dict[str, Any]:
     return {"prompt": identity(settings.prompt), "recipe": settings.recipe}
 
 
+def own_settings(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a model was trained with, from its mirage.json; nothing of a model without training."""
+    return {name: about[name] for name in ("prompt", "latent", "variant") if about.get("history") and name in about}
+
+
 def has_latents(job: Job) -> bool:
     """Whether the job's model thinks in latents: not after text alone, nor if the job's options turn them off."""
     return programs()[job.program].has_latents and job.options.get("latents", "on") == "on"

@@ -44,6 +44,18 @@ def test_instances_that_never_change_do_not_weaken_the_trend() -> None:
     assert trend_p(settled) == trend_p(changing)
 
 
+def test_questions_on_one_picture_are_one_observation_of_the_trend() -> None:
+    """Five equal answers a picture: the trend is as clear as that of the pictures, and chance stays chance."""
+    units = np.repeat(np.arange(200), 5)
+    correct = answers((0.6, 0.58, 0.56, 0.54, 0.52))
+    assert trend_p(correct[units], units) == trend_p(correct)
+    by_question = trend_p(correct[units])
+    assert by_question is not None and by_question < 0.2 * (trend_p(correct) or 0)
+    flat = [trend_p(answers((0.6,) * 5, seed)[units], units) for seed in range(200)]
+    assert np.mean([p is not None and p < 0.05 for p in flat]) == pytest.approx(0.05, abs=0.035)
+    assert trend_p(answers((0.9, 0.6, 0.1, 0.1, 0.1)), np.zeros(200, dtype=np.int64)) is None  # one picture
+
+
 def test_answers_that_never_change_show_no_trend_and_two_scales_none_at_all() -> None:
     assert trend_p(np.ones((10, 4), dtype=bool)) == 1.0
     assert trend_p(np.ones((10, 2), dtype=bool)) is None

@@ -106,5 +106,30 @@ def test_latents_that_are_all_alike_find_their_pictures_by_lot() -> None:
     assert match("input", 0, fits_of(same, images), np.random.default_rng(0)).rank.value == 0.5
 
 
+def test_latents_of_questions_on_one_picture_are_one_observation() -> None:
+    """Random latents of 8 pictures, four equal ones each: by question the luck of eight looks like that of 32."""
+    units = np.repeat(np.arange(8), 4)
+    found = []
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        images = [torch.randn(4, 16, generator=generator) for _ in range(8)]
+        latents = torch.randn(8, 16, generator=generator)
+        fits = fits_of(latents[units], [images[unit] for unit in units])
+        once = fits_of(latents, images)
+        by_picture = match("input", 0, fits, np.random.default_rng(seed), units)
+        alone = match("input", 0, once, np.random.default_rng(seed))
+        by_question = match("input", 0, fits, np.random.default_rng(seed))
+        assert by_picture.rank.value == alone.rank.value  # among latents of other pictures
+        assert (by_picture.rank.low, by_picture.rank.high) == (alone.rank.low, alone.rank.high)
+        found.append((by_picture.p_value, by_question.p_value))
+    by_pictures, by_questions = (np.array(column, dtype=float) for column in zip(*found, strict=True))
+    assert (by_pictures < 0.05).mean() < 0.12 < 0.2 < (by_questions < 0.05).mean()
+
+
+def test_two_pictures_are_too_few_to_match_whatever_is_asked_of_them() -> None:
+    fits = np.random.default_rng(0).random((8, 8))
+    assert match("input", 0, fits, np.random.default_rng(0), np.repeat([0, 1], 4)).p_value is None
+
+
 def test_two_instances_are_too_few_to_match() -> None:
     assert match("input", 0, np.ones((2, 2)), np.random.default_rng(0)).rank.value is None

@@ -32,6 +32,20 @@ def test_labels_that_lie_apart_explain_variance_and_others_do_not() -> None:
     assert random.p_value > 0.05
 
 
+def test_labels_of_one_picture_are_shuffled_together() -> None:
+    """Points of 12 pictures, five alike each, with a label a picture: by point any label would explain them."""
+    units = np.repeat(np.arange(12), 5)
+    clear = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        made = rng.normal(size=(12, 10))[units] + 0.01 * rng.normal(size=(60, 10))
+        labels = {"lot": [str(label) for label in (rng.permutation(12) % 2)[units]]}
+        together, one_by_one = (project(made, labels, seed, each).separations[0].p_value for each in (units, None))
+        clear.append((together < 0.05, one_by_one < 0.05))
+    shares = np.mean(clear, axis=0)
+    assert shares[0] < 0.15 and shares[1] > 0.4
+
+
 def test_one_label_or_no_variance_explains_nothing() -> None:
     made, _ = points()
     assert project(made, {"all": ["one"] * len(made)}, 0).separations[0].share is None

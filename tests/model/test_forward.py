@@ -314,6 +314,17 @@ def test_features_are_not_kept_of_a_vision_tower_in_training() -> None:
         backbone.freeze_vision()
 
 
+def test_targets_have_no_gradient_even_of_a_vision_tower_in_training() -> None:
+    """Else the tower would learn to make its targets easy."""
+    backbone = tiny_backbone()
+    backbone.model.model.visual.requires_grad_(True)
+    try:
+        grounded = grounding_forward(backbone, laid_out(backbone, *mixed_examples()), "even")
+        assert grounded.predicted.requires_grad and not grounded.targets.requires_grad
+    finally:
+        backbone.freeze_vision()
+
+
 def test_more_latents_than_patches_is_an_error() -> None:
     backbone, example = tiny_backbone(), Maker(0).example(latents=5, auxiliary=(2, 2))
     with pytest.raises(InputError, match="5 latents"):

@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
+from mirage_core.distributed.job import ProgramName
 from mirage_core.errors import SettingsError
-from mirage_core.model.loading import LoadedModel, load_model
+from mirage_core.model.loading import LoadedModel, load_model, save_model
+from mirage_core.pipeline.stage import StageContext
+from mirage_core.pipeline.stages.base_model import import_base
 from mirage_core.store import Store
 from mirage_core.training.model_metadata import check_own_settings, model_metadata, warmup_metadata
-from tests.training.small_world import make_job
+from mirage_core.training.sft.train import load_trainable
+from tests.training.small_world import make_job, quiet, small_settings
 
 
 @pytest.fixture
@@ -60,6 +64,53 @@ def test_a_policy_goes_on_under_the_models_own_settings_or_not_at_all(
     ):
         assert said in str(error.value)
     check_own_settings(make_job(inputs, tmp_path, "grpo", latent={"num_latents": 2}), {})  # of another project
+
+
+@pytest.mark.parametrize("program", ["relaxation", "film", "text", "capimagine", "grpo"])
+def test_every_stage_refuses_to_train_a_model_under_other_settings_than_its_own(
+    inputs: Path, model: LoadedModel, tmp_path: Path, program: ProgramName
+) -> None:
+    own = {"latent": {"num_latents": 3}, "teacher": {"variant": "cot"}}
+    about = as_json(model_metadata(make_job(inputs, tmp_path, "grounding", **own), model))
+    save_model(tmp_path / "grounded", model.backbone, model.processor, about)
+
+    def begin(**sections: Any) -> None:
+        job = make_job(inputs, tmp_path, program, **sections)
+        load_trainable(job.model_copy(update={"inputs": {**job.inputs, "model": tmp_path / "grounded"}}))
+
+    begin(**own)
+    with pytest.raises(SettingsError, match=f"{program} would train .*teacher.variant is 'cot' in the model, 'direct'"):
+        begin(latent=own["latent"])
+    if program in ("text", "capimagine"):  # its answers have no latents, whatever their number
+        begin(latent={"num_latents": 2}, teacher=own["teacher"])
+        return
+    with pytest.raises(SettingsError, match=r"latent\.num_latents is 3 in the model, 2 in the recipe"):
+        begin(latent={"num_latents": 2}, teacher=own["teacher"])
+
+
+def test_a_trained_model_as_a_base_keeps_its_own_settings(inputs: Path, model: LoadedModel, tmp_path: Path) -> None:
+    trained = make_job(inputs, tmp_path, "relaxation", latent={"num_latents": 3}, teacher={"variant": "cot"})
+    about = as_json(model_metadata(trained, model))
+    save_model(tmp_path / "trained", model.backbone, model.processor, about)
+    for folder, kept in (("trained", True), ("untrained", False)):
+        if not kept:  # its settings are those of a recipe that only loaded it
+            save_model(tmp_path / folder, model.backbone, model.processor, {**about, "history": []})
+        settings = small_settings(model={"source": str(tmp_path / folder)}, prompt={"image_scale": 0.5})
+        context = StageContext(
+            settings=settings,
+            params={},
+            inputs={},
+            input_paths={},
+            output=tmp_path / f"base-{folder}",
+            scratch=tmp_path / "scratch",
+            fingerprint="f" * 64,
+            store=Store.open(tmp_path / "store"),
+            progress=quiet,
+        )
+        import_base(context)
+        read = json.loads((context.output / "mirage.json").read_text(encoding="utf-8"))
+        assert ("latent" in read, read.get("variant")) == (kept, "cot" if kept else None)
+        assert read["prompt"]["image_scale"] == (0.4375 if kept else 0.5)
 
 
 def test_data_are_told_by_the_digest_of_their_artifact_and_their_rows(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mirage_core.analysis.bootstrap import share
 from mirage_core.analysis.collect import CleanRun
 from mirage_core.analysis.imagined.reading import ImaginationReader
 from mirage_core.analysis.imagined.records import ImaginedStep
@@ -36,10 +37,9 @@ from mirage_core.analysis.lens.results import (
     ShownAnswer,
     named_images,
 )
-from mirage_core.analysis.results import Estimate
+from mirage_core.analysis.pictures import Units, picture_units, subset
 from mirage_core.config import InferenceSettings, Settings
 from mirage_core.evaluation.sample_selection import select_samples
-from mirage_core.evaluation.statistics import wilson
 from mirage_core.latent.encoder import Encoder
 from mirage_core.model.loading import LoadedModel
 from mirage_core.types import Problem, Scored
@@ -81,14 +81,15 @@ def collect_lens(
         inputs = lens_inputs(clean_run.latents[used].to(loaded.backbone.device), images)
         words = nearest_words(loaded, inputs.latents, inputs.mean)
         scored = [clean_run.scored[at] for at in used]
+        units, seed = picture_units([instances[at] for at in used]), settings.analysis.seed
         return LensResult(
             instances=len(instances),
             used=len(used),
             num_latents=clean_run.num_latents,
             shown=_shown(scored, inputs, words, settings, _films(reader, [instances[at] for at in used])),
-            summary=tuple(_summary(index, inputs, words) for index in range(clean_run.num_latents)),
-            matches=tuple(_matches(inputs, settings.analysis.seed)),
-            projection=_projection(clean_run, used, settings.analysis.seed),
+            summary=tuple(_summary(index, inputs, words, units) for index in range(clean_run.num_latents)),
+            matches=tuple(_matches(inputs, seed, units)),
+            projection=_projection(clean_run, used, seed, units),
         )
 
 
@@ -236,16 +237,14 @@ def _shown(
     return tuple(shown_answer(pair, latent_lenses(inputs, at, words[at]), film(at, inputs)) for at, pair in shown)
 
 
-def _summary(index: int, inputs: LensInputs, words: Sequence[Sequence[WordLens]]) -> PositionSummary:
+def _summary(index: int, inputs: LensInputs, words: Sequence[Sequence[WordLens]], units: Units) -> PositionSummary:
     """The lens on the latents at one index, over all instances."""
     first = Counter(row[index].head[0].text for row in words)
-    same = sum(row[index].matches_mean_latent for row in words)
-    low, high = wilson(same, len(words))
     common, count = first.most_common(1)[0]
     return PositionSummary(
         index=index,
         n=len(words),
-        same_word=Estimate(value=same / len(words), low=low, high=high, n=len(words)),
+        same_word=share([row[index].matches_mean_latent for row in words], units),
         distinct_words=len(first),
         common_word=common,
         common_share=count / len(words),
@@ -268,7 +267,7 @@ def _like_mean(index: int, kind: str, inputs: LensInputs) -> float | None:
     return round(float(np.mean(known)), 4) if known else None
 
 
-def _matches(inputs: LensInputs, seed: int) -> list[Match]:
+def _matches(inputs: LensInputs, seed: int, units: Units) -> list[Match]:
     """How well latents match their own images, by image kind and latent index."""
     rng = np.random.default_rng(seed)
     matches: list[Match] = []
@@ -280,13 +279,15 @@ def _matches(inputs: LensInputs, seed: int) -> list[Match]:
         }
         if not patches_by_instance:
             continue
-        centred = (inputs.latents - inputs.mean)[list(patches_by_instance)]
-        patches = list(patches_by_instance.values())
-        matches += [match(kind, index, fits_of(centred[:, index], patches), rng) for index in range(centred.shape[1])]
+        chosen, patches = list(patches_by_instance), list(patches_by_instance.values())
+        centred, own = (inputs.latents - inputs.mean)[chosen], subset(units, chosen)
+        matches += [
+            match(kind, index, fits_of(centred[:, index], patches), rng, own) for index in range(centred.shape[1])
+        ]
     return matches
 
 
-def _projection(clean_run: CleanRun, used: Sequence[int], seed: int) -> Projection | None:
+def _projection(clean_run: CleanRun, used: Sequence[int], seed: int, units: Units) -> Projection | None:
     """The latents of each answer as one point, with labels of the answers; None for fewer than three answers."""
     if len(used) < 3:
         return None
@@ -296,7 +297,7 @@ def _projection(clean_run: CleanRun, used: Sequence[int], seed: int) -> Projecti
         "group": [f"{pair[0].benchmark}, {pair[0].group}" for pair in scored],
         "verdict": ["right" if pair[1].correct else "wrong" for pair in scored],
     }
-    return project(clean_run.latents[list(used)].flatten(1).double().numpy(), labels, seed)
+    return project(clean_run.latents[list(used)].flatten(1).double().numpy(), labels, seed, units)
 
 
 def _kind(name: str) -> str:

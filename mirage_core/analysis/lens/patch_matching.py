@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from mirage_core.analysis.pictures import Units, exchangeable, exchanged
 from mirage_core.analysis.results import Estimate, Record
 
 SHUFFLES = 1000
@@ -31,19 +32,30 @@ class Match(Record):
     p_value: float | None = Field(description="(1 + shuffles of latents at least as high) / (1 + shuffles).")
 
 
-def match(image: Literal["input", "auxiliary"], index: int, fits: Fits, rng: np.random.Generator) -> Match:
+def match(
+    image: Literal["input", "auxiliary"],
+    index: int,
+    fits: Fits,
+    rng: np.random.Generator,
+    units: Units | None = None,
+) -> Match:
     """Rank fits [N, N]; ``fits[i, j]`` is the fit of the latent of instance j to the image of instance i.
 
-    The interval is a bootstrap over instances. Fewer than three instances give no figure.
+    ``units`` [N] (None: each instance is one): a latent is ranked among those of other units, and whole units are
+    resampled for the interval and shuffled for the p-value. Fewer than three units give no figure.
     """
     n = len(fits)
-    if n < 3:
+    units = np.arange(n) if units is None else units
+    count = int(units.max(initial=-1)) + 1
+    if count < 3:
         return Match(picture=image, index=index, rank=Estimate(value=None, n=n), p_value=None)
-    ranks = _ranks(fits)
+    ranks = _ranks(fits, units)
     own = ranks.diagonal()
-    means = own[rng.integers(0, n, (SHUFFLES, n))].mean(1)
+    drawn = rng.integers(0, count, (SHUFFLES, count))
+    means = np.bincount(units, weights=own)[drawn].sum(1) / np.bincount(units)[drawn].sum(1)
     low, high = np.quantile(means, (0.025, 0.975))
-    shuffled = np.array([ranks[np.arange(n), rng.permutation(n)].mean() for _ in range(SHUFFLES)])
+    blocks = exchangeable([""] * n, units)
+    shuffled = np.array([ranks[np.arange(n), exchanged(blocks, rng)].mean() for _ in range(SHUFFLES)])
     p = (1 + int((shuffled >= own.mean() - 1e-12).sum())) / (1 + SHUFFLES)
     rank = Estimate(value=round(float(own.mean()), 4), low=round(float(low), 4), high=round(float(high), 4), n=n)
     return Match(picture=image, index=index, rank=rank, p_value=round(p, 4))
@@ -56,10 +68,10 @@ def fits_of(latents: Tensor, images: Sequence[Tensor]) -> Fits:
     return torch.stack(rows).double().cpu().numpy()
 
 
-def _ranks(fits: Fits) -> Fits:
-    """For every entry the share of the other entries in its row that are lower; equal ones count half."""
-    rounded = fits.round(6)
-    lower = (rounded[:, None, :] < rounded[:, :, None]).sum(-1)
-    equal = (rounded[:, None, :] == rounded[:, :, None]).sum(-1) - 1
-    ranks: Fits = (lower + 0.5 * equal) / (fits.shape[1] - 1)
+def _ranks(fits: Fits, units: Units) -> Fits:
+    """For every entry the share of its row's entries of other units that are lower; equal ones count half."""
+    rounded, others = fits.round(6), units[:, None] != units
+    lower = ((rounded[:, None, :] < rounded[:, :, None]) & others).sum(-1)
+    equal = ((rounded[:, None, :] == rounded[:, :, None]) & others).sum(-1)
+    ranks: Fits = (lower + 0.5 * equal) / others.sum(-1)
     return ranks

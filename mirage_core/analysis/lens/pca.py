@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from mirage_core.analysis.pictures import Units, exchangeable, exchanged
 from mirage_core.analysis.results import Record
 from mirage_core.errors import InputError
 
@@ -38,9 +39,10 @@ class Projection(Record):
     separations: tuple[Separation, ...]
 
 
-def project(points: Points, labels: Mapping[str, Sequence[str]], seed: int) -> Projection:
+def project(points: Points, labels: Mapping[str, Sequence[str]], seed: int, units: Units | None = None) -> Projection:
     """Points [N, D] on their first two principal components.
 
+    ``units`` [N]: points of one picture, whose labels are shuffled together (None: each is of its own).
     The largest loading of an axis is positive, so that the same points give the same image. InputError for fewer than
     three points, points that are not finite, and a wrong number of labels.
     """
@@ -57,12 +59,15 @@ def project(points: Points, labels: Mapping[str, Sequence[str]], seed: int) -> P
         y=tuple(round(float(value), 5) for value in coordinates[:, 1]),
         explained=(round(explained[0], 5), round(explained[1], 5)),
         labels={name: tuple(each) for name, each in labels.items()},
-        separations=tuple(separation(name, centred, each, seed) for name, each in labels.items()),
+        separations=tuple(separation(name, centred, each, seed, units) for name, each in labels.items()),
     )
 
 
-def separation(name: str, points: Points, labels: Sequence[str], seed: int) -> Separation:
-    """The share of the variance of points [N, D] that labels explain, and that shuffled labels explain."""
+def separation(name: str, points: Points, labels: Sequence[str], seed: int, units: Units | None = None) -> Separation:
+    """The share of the variance of points [N, D] that labels explain, and that shuffled labels explain.
+
+    ``units`` [N]: points whose labels are shuffled together (None: each by itself).
+    """
     centred = points - points.mean(0)
     total = float((centred**2).sum())
     if total <= 1e-12 or len(set(labels)) < 2:
@@ -70,7 +75,8 @@ def separation(name: str, points: Points, labels: Sequence[str], seed: int) -> S
     coded = np.unique(np.array(labels), return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     share = _between(centred, coded) / total
-    chance = [_between(centred, rng.permutation(coded)) / total for _ in range(SHUFFLES)]
+    blocks = exchangeable([""] * len(coded), np.arange(len(coded)) if units is None else units)
+    chance = [_between(centred, coded[exchanged(blocks, rng)]) / total for _ in range(SHUFFLES)]
     p = (1 + sum(value >= share - 1e-12 for value in chance)) / (1 + SHUFFLES)
     return Separation(by=name, share=round(share, 4), shuffled=round(float(np.mean(chance)), 4), p_value=round(p, 4))
 

@@ -23,6 +23,7 @@ from mirage_core.analysis.intervened_generation import BatchIntervention, Genera
 from mirage_core.analysis.measures import replacements
 from mirage_core.analysis.measures.image_ablation import donor_states, feed_latents, patch_states, skip_latents
 from mirage_core.analysis.measures.intervention_effect import Patching, RunLabel, compare
+from mirage_core.analysis.pictures import Units
 from mirage_core.analysis.results import Dose, ImageAccess, InterventionsResult, Run
 from mirage_core.analysis.subjects import Subjects, select_subjects
 from mirage_core.config import AnalysisSettings
@@ -92,7 +93,7 @@ def _all_accesses(
             if planned.label.name == "noise":
                 noisy.append((float(planned.label.scale or 0.0), runs[-1], answers))
             progress(_event(runs[-1]))
-        doses.append(_dose_response(access, own, noisy))
+        doses.append(_dose_response(access, own, noisy, units))
     if _is_redundant(ImageAccess.MASKED_AFTER_SPAN, runner, settings):
         runs += [_as_masked(run) for run in runs if run.seen == ImageAccess.FULL]
         masked = {"seen": ImageAccess.MASKED_AFTER_SPAN}
@@ -188,7 +189,10 @@ def _event(run: Run) -> ProgressEvent:
 
 
 def _dose_response(
-    access: ImageAccess, own: Sequence[GeneratedAnswer], noisy: Sequence[tuple[float, Run, list[GeneratedAnswer]]]
+    access: ImageAccess,
+    own: Sequence[GeneratedAnswer],
+    noisy: Sequence[tuple[float, Run, list[GeneratedAnswer]]],
+    units: Units,
 ) -> Dose:
     """The dose-response under one image access; scale 0 is the run with own latents."""
     ordered = sorted(noisy, key=lambda entry: entry[0])
@@ -207,7 +211,7 @@ def _dose_response(
         isotonic=tuple(fitted.tolist()),
         half_scale=half_scale(scales, fitted),
         spearman=rank_correlation(scales, accuracy),
-        trend_p=trend_p(correct),
+        trend_p=trend_p(correct, units),
     )
 
 
@@ -238,20 +242,22 @@ def rank_correlation(scales: Sequence[float], accuracy: Floats) -> float | None:
     return float(spearmanr(scales, accuracy).statistic)
 
 
-def trend_p(correct: NDArray[np.bool_]) -> float | None:
+def trend_p(correct: NDArray[np.bool_], units: Units | None = None) -> float | None:
     """One-sided p-value of falling accuracy over the scales, of correct [n, S].
 
-    Mantel's extension test with every instance as a stratum (J. Am. Statist. Assoc. 58 (1963) 690-700): without an
-    effect, the correct answers of an instance are equally likely at every scale. Only instances that change count, so
-    answers that are always correct or always wrong do not weaken it. None for fewer than three scales or two
-    instances; 1 where no instance changes.
+    Mantel's extension test with every unit [n] of instances as a stratum (J. Am. Statist. Assoc. 58 (1963) 690-700;
+    ``units`` None: each instance is one): without an effect, the numbers of correct answers of a unit are equally
+    likely in every order of the scales. Only units that change count, so answers that are always correct or always
+    wrong do not weaken it. None for fewer than three scales or two units; 1 where no unit changes.
     """
     scales = correct.shape[1]
-    if scales < 3 or len(correct) < 2:
+    units = np.arange(len(correct)) if units is None else units
+    if scales < 3 or int(units.max(initial=-1)) < 1:
         return None
     ranks = np.arange(scales) - (scales - 1) / 2
-    right = correct.sum(1)
-    variance = float((right * (scales - right)).sum()) / (scales - 1) * float((ranks**2).mean())
+    right = np.stack([np.bincount(units, weights=column) for column in correct.T], axis=1)
+    spread = scales * float((right**2).sum()) - float((right.sum(1) ** 2).sum())  # exact: counts are whole
+    variance = spread / (scales - 1) * float((ranks**2).mean())
     if variance == 0:
         return 1.0
-    return NormalDist().cdf(float((correct * ranks).sum()) / sqrt(variance))
+    return NormalDist().cdf(float((right * ranks).sum()) / sqrt(variance))

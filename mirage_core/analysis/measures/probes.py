@@ -25,7 +25,7 @@ from mirage_core.analysis.measures.linear_probe import (
     sign_hits,
 )
 from mirage_core.analysis.measures.probe_targets import MOST_CLASSES, Fact, facts_of, unit_names
-from mirage_core.analysis.pictures import Units, picture_units, subset
+from mirage_core.analysis.pictures import Units, exchangeable, exchanged, picture_units, subset
 from mirage_core.analysis.results import Estimate, Probe, ProbesResult
 from mirage_core.config import AnalysisSettings
 from mirage_core.types import Problem
@@ -142,25 +142,8 @@ def _shuffles(groups: Sequence[str], times: int, seed: int, units: Units | None 
     so moving them one by one would make a probe of pictures look better than chance.
     """
     generator = np.random.default_rng(seed)
-    blocks = _blocks(groups, np.arange(len(groups)) if units is None else units)
-    orders: list[NDArray[np.int64]] = []
-    for _ in range(times):
-        order = np.arange(len(groups))
-        for members in blocks:
-            order[members] = members[generator.permutation(len(members))]
-        orders.append(order)
-    return orders
-
-
-def _blocks(groups: Sequence[str], units: Units) -> list[NDArray[np.int64]]:
-    """The instances [u, m] of units that may be exchanged: u units of m instances in the same groups."""
-    of_unit: dict[int, list[int]] = {}
-    for at in sorted(range(len(groups)), key=lambda at: (groups[at], at)):
-        of_unit.setdefault(int(units[at]), []).append(at)
-    alike: dict[tuple[str, ...], list[list[int]]] = {}
-    for unit in sorted(of_unit):
-        alike.setdefault(tuple(groups[at] for at in of_unit[unit]), []).append(of_unit[unit])
-    return [np.array(alike[key], dtype=np.int64) for key in sorted(alike)]
+    blocks = exchangeable(groups, np.arange(len(groups)) if units is None else units)
+    return [exchanged(blocks, generator) for _ in range(times)]
 
 
 def _accuracy(validated: CrossValidation, settings: AnalysisSettings, units: Units | None) -> Estimate:

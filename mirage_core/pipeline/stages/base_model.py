@@ -49,9 +49,12 @@ def run_base(context: StageContext) -> dict[str, Any]:
 
 
 def import_base(context: StageContext) -> dict[str, Any]:
-    """Load the model of a hub id or a folder and save it with the latent tokens; mirage.json records the source."""
+    """Load the model of a hub id or a folder and save it with the latent tokens; mirage.json records the source.
+
+    A model that this project trained keeps the settings that it was trained with.
+    """
     from mirage_core.model.loading import load_model, save_model
-    from mirage_core.training.model_metadata import base_metadata
+    from mirage_core.training.model_metadata import base_metadata, own_settings
 
     settings = context.settings
     folder = Path(settings.model.source).expanduser()
@@ -68,7 +71,7 @@ def import_base(context: StageContext) -> dict[str, Any]:
         context.output,
         loaded.backbone,
         loaded.processor,
-        {**base_metadata(settings), **origin, "stage": "base"},
+        {**base_metadata(settings), **own_settings(loaded.about), **origin, "stage": "base"},
     )
     return {"source": settings.model.source, **origin}
 

@@ -15,7 +15,7 @@ from mirage_core.store.records import load_problems
 from mirage_core.training.checkpoint.checkpoint import EXTRA_FILES
 from mirage_core.training.grpo.objective import GRPOObjective
 from mirage_core.training.loop import TrainPlan, train
-from mirage_core.training.model_metadata import check_own_settings, has_latents, model_metadata
+from mirage_core.training.model_metadata import has_latents, model_metadata
 from mirage_core.training.sft.train import load_trainable
 from mirage_core.training.validation.metrics import ValidationAccuracy
 from mirage_core.training.validation.validation import Validation, sample
@@ -30,7 +30,6 @@ def run_grpo(job: Job, events: EventWriter, scorer: Scorer = judge) -> None:
     if not problems:
         raise DataError(f"{job.input('problems')} has no problem of the split train; raise problems.*.train")
     model = load_trainable(job)
-    check_own_settings(job, model.about)
     objective = GRPOObjective(
         settings,
         model,

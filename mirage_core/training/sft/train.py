@@ -21,7 +21,7 @@ from mirage_core.store.records import load_examples
 from mirage_core.training.data.feature_cache import ExampleSource, OnDemandSource, lengths_of, precompute_features
 from mirage_core.training.data.sampler import EpochOrder, FixedBatch, steps_of
 from mirage_core.training.loop import TrainPlan, train
-from mirage_core.training.model_metadata import model_metadata
+from mirage_core.training.model_metadata import check_own_settings, model_metadata
 from mirage_core.training.sft.latent_noise import LatentRegularizer
 from mirage_core.training.sft.objective import SupervisedData, SupervisedObjective, section_of
 from mirage_core.training.stepwise.setup import FilmData, Stepwise, make_stepwise
@@ -157,9 +157,13 @@ def kinds_of(examples: Sequence[TrainingExample]) -> list[int]:
 
 
 def load_trainable(job: Job) -> LoadedModel:
-    """Load the job's input model on this process's device, with adapters to train, or its vision tower frozen."""
+    """Load the job's input model on this process's device, with adapters to train, or its vision tower frozen.
+
+    SettingsError where the model was trained under other settings than the job's.
+    """
     settings = job.settings.model
     model = load_model(job.input("model"), dtype=settings.dtype, attention=settings.attention, device=process_device())
+    check_own_settings(job, model.about)
     if settings.lora is not None:
         add_adapters(model.backbone, settings.lora, model.ids, job.seed)
     elif not settings.train_vision:
