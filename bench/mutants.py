@@ -84,7 +84,7 @@ MUTANTS = (
     Mutant("gamma on the visual loss", "training/sft/losses.py",
            '{"visual": 1.0, "text": settings.text_weight}', '{"visual": settings.text_weight, "text": 1.0}',
            LOSS_TESTS),
-    Mutant("targets not detached", "model/forward/grounding.py",
+    Mutant("targets keep the graph of a trained tower", "model/forward/grounding.py",
            "    with torch.no_grad():\n        features = list(batch.auxiliary_features)",
            "    with torch.enable_grad():\n        features = list(batch.auxiliary_features)", FORWARD_TESTS),
     Mutant("latents detached", "model/forward/forward.py",

@@ -81,6 +81,23 @@ def remarks(data: bytes, what: str, background: Background = "white") -> list[st
         notes.append(f"its transparent pixels are drawn over {background}")
     if image.mode.startswith(("I", "F")):
         notes.append("its samples have more than 8 bits and are scaled to 8")
+    return [*notes, *_colour_remarks(image)]
+
+
+def _colour_remarks(image: Image.Image) -> list[str]:
+    """Return how the colours of an image become RGB, where they are stored in another way."""
+    notes = []
+    if image.mode in ("P", "PA"):
+        notes.append("its colours come from a palette and are read as RGB")
+    if image.mode in ("CMYK", "LAB", "YCbCr", "HSV"):
+        notes.append(f"its {image.mode} colours are converted to RGB")
+    if image.mode.startswith(("I", "F")) or image.mode == "LAB" or not image.info.get("icc_profile"):
+        return notes
+    name = _profile_name(image)
+    if name is None:
+        notes.append("its colour profile is damaged and not used")
+    elif "sRGB" not in name:
+        notes.append(f"its colours are converted from its profile ({name}) to sRGB")
     return notes
 
 
@@ -115,6 +132,8 @@ def _to_rgb(image: Image.Image, background: Background) -> Image.Image:
     exif = image.getexif()
     if image.mode.startswith("I") or image.mode == "F":
         rgb = _scaled_to_8_bits(np.asarray(image))
+        if image.has_transparency_data:  # one shade of grey is transparent
+            rgb.paste(background, mask=Image.fromarray(np.asarray(image) == image.info["transparency"]))
     elif image.mode == "LAB":
         rgb = _converted(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
     elif image.has_transparency_data:
@@ -162,12 +181,22 @@ def _with_profile(image: Image.Image, original: Image.Image) -> Image.Image:
 
 def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
     """Return the colour profile that an image is converted from; None for none, sRGB or a damaged one."""
-    stored = image.info.get("icc_profile")
+    name = _profile_name(image)
+    return None if name is None or "sRGB" in name else _stored_profile(image)
+
+
+def _profile_name(image: Image.Image) -> str | None:
+    """Return what a stored colour profile calls itself in one line; None for none or a damaged one."""
+    if not image.info.get("icc_profile"):
+        return None
     try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(stored)) if stored else None
-        return None if profile is None or "sRGB" in ImageCms.getProfileDescription(profile) else profile
+        return " ".join(ImageCms.getProfileDescription(_stored_profile(image)).split())[:60]
     except (ImageCms.PyCMSError, OSError):
         return None
+
+
+def _stored_profile(image: Image.Image) -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
 
 
 def _converted(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image:

@@ -117,6 +117,42 @@ def test_samples_of_more_than_8_bits_are_scaled_and_not_cut_off(data: bytes) -> 
     assert "scaled to 8" in remarks(data, "it")[0]
 
 
+def adobe_rgb() -> bytes:
+    """A profile that is not sRGB."""
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (encoded(two_halves().quantize(4)), ["its colours come from a palette and are read as RGB"]),
+        (palette_with_hole(), ["its transparent pixels are drawn over white",
+                               "its colours come from a palette and are read as RGB"]),
+        (encoded(two_halves().convert("CMYK"), "JPEG"), ["its CMYK colours are converted to RGB"]),
+        (encoded(two_halves().convert("CMYK"), "TIFF"), ["its CMYK colours are converted to RGB"]),
+        (encoded(two_halves().convert("YCbCr"), "TIFF"), ["its YCbCr colours are converted to RGB"]),
+        (encoded(two_halves(), icc_profile=adobe_rgb()), ["its colours are converted from its profile (XYZ identity "
+                                                          "built-in) to sRGB"]),
+        (encoded(two_halves(), icc_profile=b"no profile" * 9), ["its colour profile is damaged and not used"]),
+        (encoded(two_halves(), icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()), []),
+        (encoded(two_halves()), []),
+        (encoded(two_halves().convert("L"), "JPEG"), []),
+        (encoded(two_halves().convert("YCbCr"), "JPEG"), []),
+    ],
+)  # fmt: skip
+def test_what_becomes_of_its_colours_is_said_of_an_image(data: bytes, said: list[str]) -> None:
+    assert remarks(data, "it") == said
+
+
+def test_one_transparent_shade_of_16_bits_lies_on_the_background() -> None:
+    samples = np.full((4, 4), 60000, dtype=np.uint16)
+    samples[0, 0] = 0
+    data = encoded(Image.fromarray(samples), transparency=0)
+    image = read_rgb(data, "it", "black"), read_rgb(data, "it", "white")
+    assert [corners(each)[0] for each in image] == [(0, 0, 0), WHITE]
+    assert near(corners(image[0])[1], (233, 233, 233), 1)
+
+
 def test_samples_that_are_no_numbers_are_refused() -> None:
     values = RAMP.astype(np.float32).copy()
     values[0, 0] = np.nan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -314,13 +315,22 @@ def test_features_are_not_kept_of_a_vision_tower_in_training() -> None:
         backbone.freeze_vision()
 
 
-def test_targets_have_no_gradient_even_of_a_vision_tower_in_training() -> None:
-    """Else the tower would learn to make its targets easy."""
-    backbone = tiny_backbone()
+def test_targets_have_no_gradient_even_of_a_vision_tower_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the tower would learn to make its targets easy, and keep their activations for nothing."""
+    backbone, with_gradient = tiny_backbone(), []
+    encode = Backbone.image_features
+
+    def watched(self: Backbone, *args: Any, **options: Any) -> list[Tensor]:
+        features = encode(self, *args, **options)
+        with_gradient.append(any(image.requires_grad for image in features))
+        return features
+
+    monkeypatch.setattr(Backbone, "image_features", watched)
     backbone.model.model.visual.requires_grad_(True)
     try:
         grounded = grounding_forward(backbone, laid_out(backbone, *mixed_examples()), "even")
         assert grounded.predicted.requires_grad and not grounded.targets.requires_grad
+        assert with_gradient == [True, False]  # the input images, then the targets
     finally:
         backbone.freeze_vision()
 

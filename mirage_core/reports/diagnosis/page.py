@@ -132,6 +132,7 @@ def render(sources: Sources, verdict: Verdict, drawn: Mapping[str, Figure]) -> s
             headers=headers(sources.results),
             accuracies=[row for row in sources.accuracies if row.group == ALL],
             blind_method=TEXT_RULE,
+            blind={(row.benchmark, row.group): row for row in sources.accuracies if row.method == TEXT_RULE},
             single_latents=single_latents(sources.results),
             lens=sources.lens,
             shown=shown_entries(sources),
