@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import multiprocessing
 import os
 import runpy
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -35,9 +37,12 @@ PRELOADED = [
     "mirage_core.training.sft.train",
     "mirage_core.training.grpo.train",
     "mirage_core.evaluation.evaluate",
+]
+DEEPSPEED = (
     "deepspeed",
     "deepspeed.runtime.zero.muon.original_muon",  # with it torch's compiler, which DeepSpeed's optimizers import
-]
+)
+"""Imported by the server at SIGUSR1: four seconds that most processes do without."""
 _ONE_AT_A_TIME = threading.Lock()
 """multiprocessing reads the exit status of a process once, and at the start of another, too."""
 
@@ -56,7 +61,9 @@ def start_server() -> None:
     """Start the server of this process; it imports the rest when it is first asked for a process."""
 
     def fork(_: bytes, command: list[str], passed: list[int]) -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # what comes before it listens is not lost
         if pid := os.fork():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
             return pid
         try:
             _serve(*passed)
@@ -79,8 +86,17 @@ def _serve(listener: int, alive: int) -> None:
     sys.excepthook, sys.unraisablehook = sys.__excepthook__, sys.__unraisablehook__
     threading.excepthook = threading.__excepthook__
     warnings.resetwarnings()
+    signal.signal(signal.SIGUSR1, lambda number, frame: [importlib.import_module(name) for name in DEEPSPEED])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
     select.select([listener, alive], [], [])
     forkserver.main(listener, alive, PRELOADED)
+
+
+@functools.cache
+def with_deepspeed() -> None:
+    """From now on processes have DeepSpeed imported."""
+    if _processes().get_start_method() == "forkserver":
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGUSR1)
 
 
 class Forked:
@@ -128,7 +144,8 @@ def _run(arguments: list[str], environment: dict[str, str], folder: str, log: st
 
 
 def run_ranks(module: str, folder: Path, commands: Sequence[Sequence[str | Path]], timeout_s: float = 300) -> None:
-    """Run ``python -m module`` once for each of the arguments in ``commands``, all at once; each must succeed."""
+    """Run ``python -m module`` for each of ``commands``, all at once, with DeepSpeed; each must succeed."""
+    with_deepspeed()
     logs = [folder / f"rank-{rank}.log" for rank in range(len(commands))]
     started = [
         Forked([sys.executable, "-m", module, *map(str, arguments)], log=log)
