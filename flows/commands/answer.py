@@ -73,7 +73,7 @@ def answer(
         verdict = generator.judge(problem, prediction)
         right = "right" if verdict.correct else "wrong" if verdict.parsed else "wrong: no answer could be parsed"
         print_line(f"verdict {right} (parsed: {verdict.parsed or 'nothing'}, rule {verdict.rule})")
-    if trajectory.latents:
+    if trajectory.latents and page is None:  # an explanation prints it too
         reader = ImaginationReader.of(checkpoint.folder, loaded, checkpoint.settings)
         for line in () if reader is None else film_lines(reader.read([problem], [trajectory.latents[0]])[0]):
             print_line(line)

@@ -19,7 +19,6 @@ Handle = TypeVar("Handle")
 RECORDS = "diagnoses"
 ON_TEXT = ("text-chain",)
 """What can be measured of a model that answers without latents."""
-_ON_FILMS: dict[bool, tuple[str, ...]] = {True: ("film",), False: ()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +109,8 @@ def select_measures(settings: Settings, method: str, names: Sequence[str]) -> tu
     if unknown:
         raise InputError(f"got the measure {unknown[0]!r}, expected some of {', '.join(RESULTS)}")
     if get_method(method).latents == "on":
-        return in_order(names or (*settings.analysis.measures, *_ON_FILMS[settings.auxiliary_images.film != "off"]))
+        films = () if settings.auxiliary_images.film == "off" else ("film",)
+        return in_order(names or (*settings.analysis.measures, *films))
     impossible = [name for name in names if name not in ON_TEXT]
     if impossible:
         raise InputError(

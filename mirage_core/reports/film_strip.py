@@ -67,7 +67,7 @@ def imagined_frame(image: Image.Image, step: ImaginedStep, side: int) -> Image.I
     if step.place_right is False:
         for place in step.true_places:
             pen.rectangle(_inner(_box(place, shape, base.size)), outline=RIGHT_COLOUR, width=1)
-    if step.place is not None:
+    if step.place is not None and _on(step.place, shape):
         outline = {True: RIGHT_COLOUR, False: WRONG_COLOUR, None: NEUTRAL_COLOUR}[step.place_right]
         pen.rectangle(_inner(_box(step.place, shape, base.size)), outline=outline, width=max(2, side // 60))
     return base
@@ -78,8 +78,9 @@ def step_words(step: ImaginedStep) -> str:
     words: list[str] = []
     if step.place is not None:
         row, column = step.place
-        probability = step.places[row][column]
-        words.append(f"row {row + 1}, column {column + 1} ({probability:.2f})")
+        inside = _on(step.place, (len(step.places), len(step.places[0])))
+        sure = f"{step.places[row][column]:.2f}" if inside else "not on the map"
+        words.append(f"row {row + 1}, column {column + 1} ({sure})")
     if step.kinds:
         words.append(f"{step.kinds[0].name} ({step.kinds[0].probability:.2f})")
     truth: list[str] = []
@@ -119,6 +120,10 @@ def _gif_page(step: ImaginedStep, image: Image.Image, frames: Sequence[bytes], s
 
 def _true(step: ImaginedStep, frames: Sequence[bytes], side: int) -> str | None:
     return image_uri(frames[step.frame], side) if frames and step.frame is not None else None
+
+
+def _on(place: Place, shape: tuple[int, int]) -> bool:
+    return place[0] < shape[0] and place[1] < shape[1]
 
 
 def _box(place: Place, shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int, int, int]:

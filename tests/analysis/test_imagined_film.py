@@ -14,7 +14,7 @@ from PIL import Image
 
 from mirage_core.analysis.imagined.implied import implied_answer
 from mirage_core.analysis.imagined.reading import ImaginationReader
-from mirage_core.analysis.imagined.records import ImaginedStep, Kind, first_wrong, own_frames
+from mirage_core.analysis.imagined.records import ImaginedStep, Kind, first_wrong, up_to_end
 from mirage_core.analysis.intervened_generation import InterventionRunner
 from mirage_core.analysis.measures.film import NO_HEADS, film
 from mirage_core.analysis.results import FilmResult
@@ -140,11 +140,12 @@ def steps(cells: Sequence[tuple[int, int]], kinds: Sequence[str] = (), true: Seq
         ([(0, 1), (1, 1)], ["ice", "hole"], "B"),  # what is imagined counts, not the map
         ([(0, 1), (1, 1)], ["goal", "hole"], "A"),  # the first of them ends it
         ([(0, 1), (0, 2)], [], "B"),  # without kinds: what the map has there
-        ([(0, 1), (1, 1), (2, 0)], ["ice", "ice", "hole"], "C"),  # after the plan's end
+        ([(0, 1), (0, 1), (2, 0)], [], "B"),  # two latents a frame
+        ([(7, 7), (1, 1)], [], None),  # no place of this map
         ([(0, 1), (1, 1)], ["appearance 1", "appearance 2"], "C"),
     ],
 )
-def test_a_film_of_moves_says_an_outcome(cells: Any, kinds: Any, wanted: str) -> None:
+def test_a_film_of_moves_says_an_outcome(cells: Any, kinds: Any, wanted: str | None) -> None:
     assert implied_answer(problem(plan="RD"), steps(cells, kinds), "forward") == wanted
 
 
@@ -152,6 +153,7 @@ def test_a_film_of_moves_says_an_outcome(cells: Any, kinds: Any, wanted: str) ->
     ("cells", "order", "wanted"),
     [
         ([(1, 0), (1, 1), (1, 2), (2, 2), (2, 2)], "forward", "DRRD"),
+        ([(1, 0), (1, 0), (1, 1), (1, 2), (1, 2), (2, 2)], "forward", "DRRD"),  # several latents a frame
         ([(1, 0), (1, 2), (2, 2)], "forward", None),  # a jump
         ([(1, 0), (1, 1)], "forward", None),  # the goal is not reached
         ([(1, 2), (1, 1), (1, 0), (0, 0), (0, 0)], "backward", "DRRD"),
@@ -170,8 +172,9 @@ def test_without_a_map_a_film_says_nothing() -> None:
 def test_the_first_wrong_step_counts_and_those_after_the_end_of_the_film_do_not() -> None:
     truth = [((0, 1), "ice"), ((1, 1), "ice"), ((1, 1), "ice")]
     film = steps([(0, 1), (1, 1), (2, 2)], ["ice", "ice", "ice"], truth)
-    held = (*film[:2], film[2].model_copy(update={"frame": 1}))  # the last frame again
-    assert first_wrong(film) == 2 and first_wrong(held) is None and len(own_frames(held)) == 2
+    held = (*film[:2], film[2].model_copy(update={"after_end": True, "kinds": (Kind(name="hole", probability=1.0),)}))
+    assert first_wrong(film) == 2 and first_wrong(held) is None and len(up_to_end(held)) == 2
+    assert implied_answer(problem(plan="RD"), held, "forward") == "C"  # nor for what the film says
     assert first_wrong(steps([(0, 1)], ["hole"], truth)) == 0  # the right place, the wrong kind
 
 
@@ -222,6 +225,28 @@ def test_without_heads_the_measure_says_why_it_is_empty(monkeypatch: pytest.Monk
     problems = [problem()]
     result = film(runner, fake_runs.run(problems, torch.zeros(1, 2, 64)), problems, AnalysisSettings(), quiet)
     assert result.benchmarks == () and NO_HEADS in result.header.notes
+
+
+@pytest.mark.parametrize(
+    ("settings", "ends"),
+    [({}, [False, False, True, True]), ({"pace": "spread"}, [False] * 4), ({"frames": "last"}, [False] * 4)],
+)
+def test_a_film_ends_where_its_latents_hold_the_last_frame_again(
+    inputs: Path, tmp_path: Path, settings: dict[str, Any], ends: list[bool]
+) -> None:
+    random_heads(inputs, tmp_path, {**HEADS["labels"], **settings})
+    loaded = load_model(tmp_path / "model")
+    reader = ImaginationReader.of(tmp_path / "model", loaded, SETTINGS)
+    assert reader is not None
+    (film,) = reader.read([problem(plan="RD")], [torch.zeros(4, loaded.backbone.hidden_size)])
+    assert [step.after_end for step in film] == ends
+
+
+def test_a_place_that_a_small_map_does_not_have_is_wrong_and_said_so() -> None:
+    (step,) = steps([(0, 1)], ["ice"], [((0, 1), "ice")])
+    outside = step.model_copy(update={"place": (5, 0)})
+    assert outside.right is False and step_words(outside).startswith("row 6, column 1 (not on the map)")
+    assert imagined_frame(render(MAZE, 28), outside, 84).getpixel((28, 0)) == RIGHT_COLOUR
 
 
 def test_a_frame_is_lit_where_the_latent_points_and_framed_by_its_verdict() -> None:

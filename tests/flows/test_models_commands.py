@@ -118,7 +118,9 @@ def test_an_answer_shows_the_film_that_its_latents_imagine(
     output = mirage("answer", str(job.output), str(picture), "--explain", "--page", str(tmp_path / "page.html"))
     assert "(film)" in output and "[2 latents]" in output
     lines = [line for line in output.splitlines() if line.strip().startswith("imagined ")]
-    assert len(lines) == 2 * 2 and all("row " in line and ("right" in line or "WRONG" in line) for line in lines)
+    assert len(lines) == 2 and all("row " in line and ("right" in line or "WRONG" in line) for line in lines)
+    plain = mirage("answer", str(job.output), str(picture)).splitlines()
+    assert [line for line in plain if line.strip().startswith("imagined ")] == lines
     assert "What its latents imagine" in (tmp_path / "page.html").read_text()
     with Image.open(tmp_path / "page.gif") as animation:
         assert animation.n_frames == 2  # type: ignore[attr-defined]

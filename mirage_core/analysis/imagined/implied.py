@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
-from mirage_core.analysis.imagined.records import ImaginedStep
+from mirage_core.analysis.imagined.records import ImaginedStep, up_to_end
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
 from mirage_core.synthesis.film import KIND_NAMES
 from mirage_core.types import Problem
@@ -24,9 +24,10 @@ def implied_answer(problem: Problem, film: Sequence[ImaginedStep], order: str) -
         return None
     maze = maze_from_rows(problem.facts["map"])
     if problem.benchmark == vsp_reasoning.NAME:
-        return _outcome(maze, film[: len(problem.facts["plan"])])
+        return _outcome(maze, up_to_end(film))
     if problem.benchmark == vsp_planning.NAME and all(step.place is not None for step in film):
-        return _plan(maze, [step.place for step in film if step.place is not None], order)
+        places = [step.place for step in film if step.place is not None]
+        return _plan(maze, [place for place, _ in groupby(places)], order)
     return None
 
 
@@ -43,7 +44,8 @@ def _outcome(maze: Maze, film: Sequence[ImaginedStep]) -> str | None:
 def _kind(maze: Maze, step: ImaginedStep) -> str | None:
     if step.kinds and step.kinds[0].name in KIND_NAMES.values():
         return step.kinds[0].name
-    return None if step.place is None else KIND_NAMES[maze[step.place]]
+    on_map = step.place is not None and max(step.place) < maze.level
+    return KIND_NAMES[maze[step.place]] if on_map and step.place is not None else None
 
 
 def _plan(maze: Maze, places: Sequence[Cell], order: str) -> str | None:

@@ -27,6 +27,7 @@ from mirage_core.training.stepwise.targets import CELLS, KINDS, frames_of_latent
 from mirage_core.training.stepwise.visual_targets import FilmReader
 from mirage_core.types import Problem
 
+Grid = tuple[tuple[float, ...], ...]
 NUM_KINDS = 3
 _BATCH = 32
 
@@ -81,16 +82,18 @@ class ImaginationReader:
     def _film(self, problem: Problem, latents: Tensor, image: Tensor) -> tuple[ImaginedStep, ...]:
         truth = self._truth(problem)
         held = frames_of_latents(truth.frames, len(latents), self.stepwise) if truth.frames else [None] * len(latents)
+        one_each = self.stepwise.pace == "frame" and self.stepwise.frames == "film"
         places, kinds = self._places(problem, latents, image), self._kinds(latents)
         return tuple(
             ImaginedStep(
                 index=index,
-                places=places[index] if places else (),
-                place=_likeliest(places[index]) if places else None,
+                places=places[index][0] if places else (),
+                place=places[index][1] if places else None,
                 kinds=kinds[index] if kinds else (),
                 true_places=() if frame is None or not places else truth.places[frame],
                 true_kind=None if frame is None or not kinds else truth.kinds[frame],
                 frame=frame,
+                after_end=frame is not None and one_each and index >= truth.frames,
             )
             for index, frame in enumerate(held)
         )
@@ -99,23 +102,31 @@ class ImaginationReader:
         reader = FilmReader(self._encoder, self.loaded.backbone, self.stepwise)
         return true_film(problem, self.settings, reader, self.heads.book)
 
-    def _places(self, problem: Problem, latents: Tensor, image: Tensor) -> list[tuple[tuple[float, ...], ...]]:
-        """The probability of each place, [k][rows][columns]; none without the head, or without an image to point at."""
+    def _places(self, problem: Problem, latents: Tensor, image: Tensor) -> list[tuple[Grid, Place]]:
+        """The probabilities of places, and the likeliest, of each latent; none without a head or an image to point at.
+
+        What the problem's map does not have is left out of the probabilities, and can still be the likeliest.
+        """
         where = self.heads.where
         if isinstance(where, PointerHead):
             if not problem.images:
                 return []
             rows, columns = self._encoder.token_grid(problem.images[0], f"an image of problem {problem.id}")
-            own = image[: rows * columns]
-            scores = where(latents, own[None], torch.zeros(len(latents), dtype=torch.long))
-            grids = scores.softmax(-1).view(-1, rows, columns)
+            cells = [divmod(token, columns) for token in range(rows * columns)]
+            scores = where(latents, image[None, : rows * columns], torch.zeros(len(latents), dtype=torch.long))
         elif where is not None:
-            grids = _on_grid(
-                where(latents).softmax(-1), [tuple(json.loads(name)) for name in self.names[CELLS]], problem
-            )
+            cells = [tuple(json.loads(name)) for name in self.names[CELLS]]
+            rows, columns = _shape(problem, cells)
+            scores = where(latents)
         else:
             return []
-        return [tuple(tuple(round(value, 4) + 0.0 for value in row) for row in grid) for grid in grids.tolist()]
+        shares = scores.softmax(-1)
+        grids = torch.zeros(len(latents), rows, columns)
+        for at, (row, column) in enumerate(cells):
+            if row < rows and column < columns:
+                grids[:, row, column] = shares[:, at]
+        rounded = [tuple(tuple(round(value, 4) + 0.0 for value in row) for row in grid) for grid in grids.tolist()]
+        return [(grid, cells[at]) for grid, at in zip(rounded, scores.argmax(-1).tolist(), strict=True)]
 
     def _kinds(self, latents: Tensor) -> list[tuple[Kind, ...]]:
         """The likeliest kinds of each latent; none without the head."""
@@ -137,21 +148,7 @@ class ImaginationReader:
         ]
 
 
-def _on_grid(probabilities: Tensor, cells: Sequence[Place], problem: Problem) -> Tensor:
-    """Lay the probabilities [k, W] of cells out as [k, rows, columns] of the problem's map (of all cells without one).
-
-    What a smaller map does not have is left out.
-    """
+def _shape(problem: Problem, cells: Sequence[Place]) -> tuple[int, int]:
+    """Rows and columns of the problem's map; of all cells without one."""
     known = problem.facts.get("map")
-    rows, columns = (len(known), len(known[0])) if known else (max(part) + 1 for part in zip(*cells, strict=True))
-    grid = torch.zeros(len(probabilities), rows, columns)
-    for at, (row, column) in enumerate(cells):
-        if row < rows and column < columns:
-            grid[:, row, column] = probabilities[:, at]
-    return grid
-
-
-def _likeliest(grid: Sequence[Sequence[float]]) -> Place:
-    values = [(value, row, column) for row, line in enumerate(grid) for column, value in enumerate(line)]
-    _, row, column = max(values, key=lambda each: each[0])
-    return row, column
+    return (len(known), len(known[0])) if known else (max(row for row, _ in cells) + 1, max(at for _, at in cells) + 1)

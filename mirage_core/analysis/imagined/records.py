@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import Field
 
 from mirage_core.analysis.results import Record
@@ -21,11 +23,14 @@ class ImaginedStep(Record):
 
     index: int
     places: tuple[tuple[float, ...], ...] = Field((), description="Probability of each place, [rows][columns].")
-    place: Place | None = Field(None, description="The likeliest place (row, column), counted from 0.")
+    place: Place | None = Field(
+        None, description="The likeliest of all places (row, column), counted from 0; a small map may not have it."
+    )
     kinds: tuple[Kind, ...] = Field((), description="Likeliest first.")
     true_places: tuple[Place, ...] = Field((), description="Empty: unknown.")
     true_kind: str | None = None
     frame: int | None = Field(None, description="The frame that the latent is held to; None: no film is known.")
+    after_end: bool = Field(False, description="The film is over, and its last frame is held.")
 
     @property
     def place_right(self) -> bool | None:
@@ -44,19 +49,11 @@ class ImaginedStep(Record):
         return all(known) if known else None
 
 
-def first_wrong(film: tuple[ImaginedStep, ...]) -> int | None:
-    """The index of the first step that is not right among those with frames of their own; None: all are right.
-
-    After the end of a film its last frame is held: those latents do not count.
-    """
-    return next((step.index for step in own_frames(film) if step.right is False), None)
+def first_wrong(film: Sequence[ImaginedStep]) -> int | None:
+    """The index of the first step up to the end of the film that is not right; None: all are right."""
+    return next((step.index for step in up_to_end(film) if step.right is False), None)
 
 
-def own_frames(film: tuple[ImaginedStep, ...]) -> tuple[ImaginedStep, ...]:
+def up_to_end(film: Sequence[ImaginedStep]) -> tuple[ImaginedStep, ...]:
     """The steps up to the end of the true film; all where none is known."""
-    last = next((at for at in range(1, len(film)) if _repeated(film[at - 1], film[at])), len(film))
-    return film[:last]
-
-
-def _repeated(before: ImaginedStep, step: ImaginedStep) -> bool:
-    return step.frame is not None and before.frame == step.frame
+    return tuple(step for step in film if not step.after_end)

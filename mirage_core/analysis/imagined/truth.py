@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mirage_core.analysis.imagined.records import Place
 from mirage_core.benchmarks import jigsaw
-from mirage_core.config import AuxiliaryImageSettings, Settings
+from mirage_core.config import Settings
 from mirage_core.synthesis.film import DRAWN, Film, film_of
 from mirage_core.training.stepwise.codebook import Codebook
 from mirage_core.training.stepwise.targets import CELLS, KINDS
@@ -31,9 +31,7 @@ def drawn_film(problem: Problem, settings: Settings) -> Film | None:
     if problem.benchmark not in DRAWN or (problem.benchmark != jigsaw.NAME and "map" not in problem.facts):
         return None
     images = settings.auxiliary_images
-    film = images if images.film != "off" else AuxiliaryImageSettings.model_validate(
-        {**images.model_dump(), "film": "forward"}
-    )  # fmt: skip
+    film = images if images.film != "off" else images.model_copy(update={"film": "forward"})
     return film_of(problem, film, settings.problems.cell_px)
 
 

@@ -15,7 +15,7 @@ from mirage_core.analysis.bootstrap import bootstrap_mean
 from mirage_core.analysis.collect import CleanRun, span_header
 from mirage_core.analysis.imagined.implied import implied_answer
 from mirage_core.analysis.imagined.reading import ImaginationReader
-from mirage_core.analysis.imagined.records import ImaginedStep, first_wrong, own_frames
+from mirage_core.analysis.imagined.records import ImaginedStep, first_wrong, up_to_end
 from mirage_core.analysis.intervened_generation import InterventionRunner
 from mirage_core.analysis.pictures import Units, picture_units
 from mirage_core.analysis.results import BenchmarkFilms, Estimate, FilmResult, FilmStep
@@ -73,14 +73,13 @@ def film(
         _answer(runner, problem, own, clean_run.scored[at])
         for problem, own, at in zip(problems, films, chosen, strict=True)
     ]
-    groups = {each.benchmark: [] for each in problems}  # type: dict[str, list[int]]
+    groups: dict[str, list[int]] = {}
     for at, problem in enumerate(problems):
         if any(step.right is not None for step in answers[at].film):
-            groups[problem.benchmark].append(at)
+            groups.setdefault(problem.benchmark, []).append(at)
     benchmarks = tuple(
         _benchmark(name, [problems[at] for at in members], [answers[at] for at in members], settings)
         for name, members in sorted(groups.items())
-        if members
     )
     return FilmResult(header=header, benchmarks=benchmarks)
 
@@ -92,7 +91,7 @@ def _answer(
     implied = implied_answer(problem, imagined, runner.settings.auxiliary_images.film)
     said = None if implied is None else replace(prediction, output=f"\\boxed{{{implied}}}")
     return _Answer(
-        film=own_frames(imagined),
+        film=up_to_end(imagined),
         left=first_wrong(imagined),
         right=score.correct,
         implied=implied is not None,
