@@ -94,8 +94,10 @@ class StepwiseSettings(Section):
     )
     weight_where: float = Field(1.0, ge=0, description="Weight of the cross-entropy of where; 0: no such head.")
     weight_what: float = Field(1.0, ge=0, description="Weight of the cross-entropy of what; 0: no such head.")
-    frames: Literal["film", "last"] = Field(
-        "film", description="film: each latent is held to its frame; last: every latent to the last frame."
+    frames: Literal["film", "last", "other"] = Field(
+        "film",
+        description="film: each latent is held to its frame; last: every latent to the last frame; other: to the film "
+        "of another problem of the same benchmark and level (a control: are the targets needed?).",
     )
     pace: Literal["frame", "spread"] = Field(
         "frame",

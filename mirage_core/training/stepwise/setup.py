@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mirage_core.config import Settings, StepwiseSettings
+from mirage_core.errors import DataError, SettingsError
 from mirage_core.latent.encoder import Encoder, span_length
 from mirage_core.model.loading import LoadedModel
 from mirage_core.model.weights import SavedModule
@@ -29,6 +31,7 @@ from mirage_core.training.stepwise.visual_targets import (
 from mirage_core.types import Split, TrainingExample
 
 _HEADS_SEED = 17
+_OTHERS_SEED = 19
 
 
 class TargetSource(Protocol):
@@ -107,6 +110,36 @@ class MixedTargets:
         return StepTargets(where=self.where.get(index).where, what=self.what.get(index).what)
 
 
+@dataclass(frozen=True)
+class OtherFilms:
+    """The targets of other examples in the place of the own ones: a control. ``others``: by index."""
+
+    source: TargetSource
+    others: Mapping[int, int]
+
+    def get(self, index: int) -> StepTargets:
+        """Return the targets of the example whose film stands in for that of this one."""
+        return self.source.get(self.others[index])
+
+
+def others(data: FilmData, seed: int) -> dict[int, int]:
+    """Return another example for each, of the same benchmark and level, in an order that depends on the seed alone.
+
+    DataError where a level has one example only.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index in data.indices:
+        problem = data.examples[index].problem
+        groups.setdefault((problem.benchmark, problem.group), []).append(index)
+    chosen: dict[int, int] = {}
+    for (benchmark, group), indices in groups.items():
+        if len(indices) < 2:
+            raise DataError(f"{benchmark} {group} has one {data.split} example; stepwise.frames other needs two")
+        order = np.random.default_rng([seed, _OTHERS_SEED, len(indices)]).permutation(indices).tolist()
+        chosen |= dict(zip(order, [*order[1:], order[0]], strict=True))
+    return chosen
+
+
 def make_stepwise(
     settings: StepwiseSettings, recipe: Settings, model: LoadedModel, data: FilmData, seed: int
 ) -> Stepwise:
@@ -129,7 +162,12 @@ class _TargetMaker:
     def __init__(
         self, settings: StepwiseSettings, recipe: Settings, model: LoadedModel, data: FilmData, seed: int
     ) -> None:
-        self._settings, self._recipe = settings, recipe
+        self._settings, self._recipe, self._seed = settings, recipe, seed
+        if settings.frames == "other" and recipe.latent.length != "fixed":
+            raise SettingsError(
+                "stepwise.frames is other and latent.length is frames: another film has another length; set "
+                "latent.length to fixed"
+            )
         where, what, none = settings.where_head, settings.what_head, Vocabulary(())
         self.cells = Vocabulary.of(data.examples, CELLS) if where == "cell" else none
         self.kinds = Vocabulary.of(data.examples, KINDS) if what == "kind" else none
@@ -139,6 +177,10 @@ class _TargetMaker:
         self.book = shared_codebook(self._reader, data.folder, settings, data.scratch, seed) if needs_book else None
 
     def __call__(self, data: FilmData) -> TargetSource:
+        source = self._own_films(data)
+        return source if self._settings.frames != "other" else OtherFilms(source, others(data, self._seed))
+
+    def _own_films(self, data: FilmData) -> TargetSource:
         labels = LabelTargets(data.examples, self._settings, self.cells, self.kinds, self._latents)
         points = self._settings.where_head == "pointer"
         if not points and self.book is None:

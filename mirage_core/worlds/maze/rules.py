@@ -136,6 +136,17 @@ def shortest_path(maze: Maze) -> str | None:
     return "".join(plan)
 
 
+def cells_by_distance(maze: Maze) -> list[list[Cell]]:
+    """Return the cells from which the goal can be reached, by their moves to it: the goal, its neighbours, ..."""
+    flat = [kind for row in maze.cells for kind in row]
+    rings: list[list[Cell]] = []
+    for here, distance in sorted(enumerate(_distances(flat, grid_moves(maze.level))), key=itemgetter(1)):
+        if distance >= 0:
+            rings.extend([] for _ in range(distance + 1 - len(rings)))
+            rings[distance].append(divmod(here, maze.level))
+    return rings
+
+
 def _distances(flat: list[int], neighbours: tuple[tuple[tuple[str, int], ...], ...]) -> list[int]:
     """Return the moves to the goal from every cell (flat), -1 where it cannot be reached."""
     distance = [-1] * len(flat)
