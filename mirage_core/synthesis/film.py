@@ -15,6 +15,7 @@ from PIL import Image
 from mirage_core.benchmarks import jigsaw, vsp_planning, vsp_reasoning
 from mirage_core.config import AuxiliaryImageSettings
 from mirage_core.image_files import read_rgb
+from mirage_core.synthesis.labels import CELLS, KINDS
 from mirage_core.synthesis.maze_images import draw_arrows, draw_distances, draw_map_after_step, maze_of
 from mirage_core.types import Problem
 from mirage_core.worlds.jigsaw import stitched
@@ -77,8 +78,8 @@ def _wave(problem: Problem, cell_px: int) -> Film:
     rings = cells_by_distance(maze)[1 : len(problem.answer) + 1]
     images = [draw_distances(maze, rings[:end], cell_px) for end in range(1, len(rings) + 1)]
     labels: dict[str, list[Any]] = {
-        "cells": [[list(cell) for cell in ring] for ring in rings],
-        "kinds": [[KIND_NAMES[maze[cell]] for cell in ring] for ring in rings],
+        CELLS: [[list(cell) for cell in ring] for ring in rings],
+        KINDS: [[KIND_NAMES[maze[cell]] for cell in ring] for ring in rings],
     }
     return Film(tuple(map(picture_bytes, images)), labels)
 
@@ -91,8 +92,8 @@ def _candidates(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int
 
 def _film(images: Sequence[Image.Image], maze: Maze, cells: Sequence[Cell]) -> Film:
     labels: dict[str, list[Any]] = {
-        "cells": [list(cell) for cell in cells],
-        "kinds": [KIND_NAMES[maze[cell]] for cell in cells],
+        CELLS: [list(cell) for cell in cells],
+        KINDS: [KIND_NAMES[maze[cell]] for cell in cells],
     }
     return Film(tuple(map(picture_bytes, images)), labels)
 

@@ -9,8 +9,9 @@ import pytest
 
 from mirage_core.config import StepwiseSettings
 from mirage_core.errors import DataError, SettingsError
+from mirage_core.synthesis.labels import parts_of
 from mirage_core.training.stepwise.setup import FilmData, make_stepwise, others
-from mirage_core.training.stepwise.targets import Vocabulary, label_targets, parts_of
+from mirage_core.training.stepwise.targets import Vocabulary, label_targets
 from mirage_core.types import AuxiliaryImage, Problem, ReasoningChain, TrainingExample
 from tests.training.small_world import small_settings
 

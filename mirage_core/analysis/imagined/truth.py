@@ -11,8 +11,8 @@ from mirage_core.analysis.imagined.records import Place
 from mirage_core.benchmarks import jigsaw
 from mirage_core.config import Settings
 from mirage_core.synthesis.film import DRAWN, Film, film_of
+from mirage_core.synthesis.labels import CELLS, KINDS
 from mirage_core.training.stepwise.codebook import Codebook
-from mirage_core.training.stepwise.targets import CELLS, KINDS
 from mirage_core.training.stepwise.visual_targets import FilmReader
 from mirage_core.types import AuxiliaryImage, Problem, ReasoningChain, TrainingExample
 

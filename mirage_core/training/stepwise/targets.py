@@ -15,10 +15,8 @@ from torch import Tensor
 
 from mirage_core.config import StepwiseSettings
 from mirage_core.errors import DataError, SettingsError
+from mirage_core.synthesis.labels import parts_of
 from mirage_core.types import TrainingExample
-
-CELLS, KINDS = "cells", "kinds"
-"""The keys of a world's labels in the details of an auxiliary image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +83,6 @@ def label_targets(
     if len(labels) != frames or not labels:
         raise DataError(f"an auxiliary image has {len(labels)} {key} for {frames} frames, expected one a frame")
     return vocabulary.weights_of([labels[frame] for frame in frames_of_latents(frames, latents, settings)])
-
-
-def parts_of(label: Any) -> Sequence[Any]:
-    """Return the labels of a frame: of one place (a name, or row and column), or of several in a list."""
-    several = isinstance(label, (list, tuple)) and len(label) and not isinstance(label[0], int)
-    return label if several else [label]
 
 
 def _name(label: Any) -> str:
