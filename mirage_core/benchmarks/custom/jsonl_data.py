@@ -125,13 +125,14 @@ def _provided_image(reader: _Reader, identity: str) -> ProvidedImage | None:
 
 
 def score(problem: Problem, output: str, rule: str = RULE) -> Score:
-    """Compare the chosen letter if there are options; else the box's text, without case, spaces and final full stop."""
+    """Compare the chosen letter if there are options; else the text that is read, without case, spaces and dress."""
     check_rule(rule, (RULE, multiple_choice.OPTION_LETTER), NAME)
     if "options" in problem.facts:
         return replace(multiple_choice.score(problem, output), rule=RULE)
-    parsed = boxed(final_answer(output))
-    correct = parsed is not None and normalized_text(parsed) == normalized_text(problem.answer)
-    return Score(problem_id=problem.id, correct=correct, parsed=parsed, rule=RULE)
+    texts, wanted = read_texts(output), text_key(problem.answer)
+    right = next((text for text in texts if text_key(text) == wanted), None)
+    parsed = right if right is not None else next(iter(texts), None)
+    return Score(problem_id=problem.id, correct=right is not None, parsed=parsed, rule=RULE)
 
 
 BENCHMARK = Benchmark(NAME, GROUPS, (RULE,), load, score, multiple_choice.prompt)
