@@ -8,6 +8,8 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.forked import start_server
+
 pytest_plugins = ["tests.servers.fixtures"]
 
 # Before torch or Prefect are imported by any test.
@@ -33,8 +35,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Nor later: it stays to the end."""
+    """Nor later: it stays to the end. The server of forked processes is started with what is imported by now."""
     gc.freeze()
+    start_server()
     gc.enable()
 
 

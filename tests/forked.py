@@ -2,21 +2,29 @@
 
 For tests whose subject is what processes do together, not how they are started: a start of one's own takes ten seconds
 of CPU time, nearly all of it for imports. tests/distributed starts processes as the product does.
+
+The server is itself forked from the process that runs the tests, before the first of them: what the test files import
+is there already.
 """
 
 from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import multiprocessing
 import os
 import runpy
+import select
+import signal
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import forkserver, util
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,9 +37,12 @@ PRELOADED = [
     "mirage_core.training.sft.train",
     "mirage_core.training.grpo.train",
     "mirage_core.evaluation.evaluate",
+]
+DEEPSPEED = (
     "deepspeed",
     "deepspeed.runtime.zero.muon.original_muon",  # with it torch's compiler, which DeepSpeed's optimizers import
-]
+)
+"""Imported by the server at SIGUSR1: four seconds that most processes do without."""
 _ONE_AT_A_TIME = threading.Lock()
 """multiprocessing reads the exit status of a process once, and at the start of another, too."""
 
@@ -43,9 +54,49 @@ def _processes() -> BaseContext:
 
     if torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    return context
+    return multiprocessing.get_context("forkserver")
+
+
+def start_server() -> None:
+    """Start the server of this process; it imports the rest when it is first asked for a process."""
+
+    def fork(_: bytes, command: list[str], passed: list[int]) -> int:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # what comes before it listens is not lost
+        if pid := os.fork():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+            return pid
+        try:
+            _serve(*passed)
+        finally:
+            os._exit(1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        forked = SimpleNamespace(**{**vars(util), "spawnv_passfds": fork})
+        patch.setattr(forkserver, "util", forked)
+        forkserver.ensure_running()
+
+
+def _serve(listener: int, alive: int) -> None:
+    """Be the server, with nothing of the test runner's but what is imported."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for entry in os.listdir("/proc/self/fd"):  # else who waits for the end of a pipe waits for this process
+        if int(entry) not in (listener, alive, nothing):
+            os.dup2(nothing, int(entry))
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(fd, mode, closefd=False) for fd, mode in enumerate(("r", "w", "w")))
+    sys.excepthook, sys.unraisablehook = sys.__excepthook__, sys.__unraisablehook__
+    threading.excepthook = threading.__excepthook__
+    warnings.resetwarnings()
+    signal.signal(signal.SIGUSR1, lambda number, frame: [importlib.import_module(name) for name in DEEPSPEED])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGUSR1})
+    select.select([listener, alive], [], [])
+    forkserver.main(listener, alive, PRELOADED)
+
+
+@functools.cache
+def with_deepspeed() -> None:
+    """From now on processes have DeepSpeed imported."""
+    if _processes().get_start_method() == "forkserver":
+        os.kill(forkserver._forkserver._forkserver_pid, signal.SIGUSR1)
 
 
 class Forked:
@@ -93,7 +144,8 @@ def _run(arguments: list[str], environment: dict[str, str], folder: str, log: st
 
 
 def run_ranks(module: str, folder: Path, commands: Sequence[Sequence[str | Path]], timeout_s: float = 300) -> None:
-    """Run ``python -m module`` once for each of the arguments in ``commands``, all at once; each must succeed."""
+    """Run ``python -m module`` for each of ``commands``, all at once, with DeepSpeed; each must succeed."""
+    with_deepspeed()
     logs = [folder / f"rank-{rank}.log" for rank in range(len(commands))]
     started = [
         Forked([sys.executable, "-m", module, *map(str, arguments)], log=log)

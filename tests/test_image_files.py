@@ -117,7 +117,7 @@ def test_samples_of_more_than_8_bits_are_scaled_and_not_cut_off(data: bytes) -> 
     assert "scaled to 8" in remarks(data, "it")[0]
 
 
-def adobe_rgb() -> bytes:
+def xyz_profile() -> bytes:
     """A profile that is not sRGB."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
 
@@ -131,7 +131,7 @@ def adobe_rgb() -> bytes:
         (encoded(two_halves().convert("CMYK"), "JPEG"), ["its CMYK colours are converted to RGB"]),
         (encoded(two_halves().convert("CMYK"), "TIFF"), ["its CMYK colours are converted to RGB"]),
         (encoded(two_halves().convert("YCbCr"), "TIFF"), ["its YCbCr colours are converted to RGB"]),
-        (encoded(two_halves(), icc_profile=adobe_rgb()), ["its colours are converted from its profile (XYZ identity "
+        (encoded(two_halves(), icc_profile=xyz_profile()), ["its colours are converted from its profile (XYZ identity "
                                                           "built-in) to sRGB"]),
         (encoded(two_halves(), icc_profile=b"no profile" * 9), ["its colour profile is damaged and not used"]),
         (encoded(two_halves(), icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()), []),
@@ -139,6 +139,8 @@ def adobe_rgb() -> bytes:
         (encoded(two_halves().convert("L"), "JPEG"), []),
         (encoded(two_halves().convert("YCbCr"), "JPEG"), []),
     ],
+    ids=["palette", "palette-hole", "cmyk-jpeg", "cmyk-tiff", "ycbcr-tiff", "profile", "damaged", "srgb", "plain",
+         "grey-jpeg", "jpeg"],
 )  # fmt: skip
 def test_what_becomes_of_its_colours_is_said_of_an_image(data: bytes, said: list[str]) -> None:
     assert remarks(data, "it") == said

@@ -46,10 +46,12 @@ def answer(
     problem = image_problem(image, question, benchmark)
     checkpoint = find_checkpoint(reference, None, open_store(store))
 
+    from mirage_core.analysis.imagined.reading import ImaginationReader
     from mirage_core.distributed.collectives import process_device
     from mirage_core.generation.generator import Generator
     from mirage_core.methods import get_method
     from mirage_core.model.loading import load_model
+    from mirage_core.reports.diagnosis.question_page import film_lines
 
     model = checkpoint.settings.model
     loaded = load_model(checkpoint.folder, dtype=model.dtype, attention=model.attention, device=process_device())
@@ -62,7 +64,8 @@ def answer(
         print_line(f"{checkpoint.name} was asked its own short prompt, not your question", "yellow")
     print_line(f"model   {checkpoint.name} ({checkpoint.method})")
     print_line(f"asked   {prompt.strip()}")
-    prediction = generator.predictions([problem])[0][0]
+    trajectory = generator.generate([problem])[0].trajectories[0]
+    prediction = generator.prediction(problem, trajectory)
     console.print(Text("answer  ") + mark_latents(prediction.output))
     if not prediction.finished:
         print_line("        (truncated: the maximum number of tokens was reached)", "yellow")
@@ -70,6 +73,10 @@ def answer(
         verdict = generator.judge(problem, prediction)
         right = "right" if verdict.correct else "wrong" if verdict.parsed else "wrong: no answer could be parsed"
         print_line(f"verdict {right} (parsed: {verdict.parsed or 'nothing'}, rule {verdict.rule})")
+    if trajectory.latents and page is None:  # an explanation prints it too
+        reader = ImaginationReader.of(checkpoint.folder, loaded, checkpoint.settings)
+        for line in () if reader is None else film_lines(reader.read([problem], [trajectory.latents[0]])[0]):
+            print_line(line)
     if page is not None:
         from flows.commands.explain import explain
 

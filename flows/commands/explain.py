@@ -23,8 +23,11 @@ def explain(
 ) -> None:
     """Ask, write the page, and print what changed."""
     from mirage_core.analysis.explain_question import explain_question
+    from mirage_core.analysis.imagined.truth import drawn_film
     from mirage_core.analysis.intervened_generation import load_runner
     from mirage_core.reports.diagnosis.question_page import question_lines, render_question
+    from mirage_core.reports.drawings import open_image
+    from mirage_core.reports.film_strip import film_gif
 
     runner = load_runner(checkpoint.folder, checkpoint.settings)
     auxiliary = draw_auxiliary_image(problem, checkpoint.settings)
@@ -33,10 +36,16 @@ def explain(
         model=checkpoint.name, asked=prompt, auxiliary=auxiliary, judged=judged,
     )  # fmt: skip
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(render_question(question, problem, auxiliary), encoding="utf-8")
+    film = drawn_film(problem, checkpoint.settings)
+    frames = () if film is None else film.frames
+    page.write_text(render_question(question, problem, auxiliary, frames), encoding="utf-8")
     for line in question_lines(question):
         print_line(line)
     print_line(f"page: {page.resolve()}")
+    if question.imagined and problem.images:
+        animation = page.with_suffix(".gif")
+        animation.write_bytes(film_gif(question.imagined, open_image(problem.images[0], str(page)), frames))
+        print_line(f"film: {animation.resolve()}")
     if open_page:
         webbrowser.open(page.resolve().as_uri())
 

@@ -148,8 +148,8 @@ def collect(runner: InterventionRunner, problems: Sequence[Problem], progress: P
     text_states = _TextStates(len(problems), runner.loaded.ids.latent_start)
     progress(ProgressEvent(stage="collect", message=f"clean answers to {len(problems)} problems"))
     answers = runner.generate(problems, observe=text_states.observer)
-    image_states = _collect_image_states(runner, problems, progress)
-    return _assemble(answers, text_states, image_states, runner.num_latents)
+    images = _collect_image_states(runner, problems, progress)
+    return _assemble(answers, text_states, images, runner.num_latents)
 
 
 class _TextStates:
@@ -189,7 +189,7 @@ class _TextStates:
 
 
 @dataclass(frozen=True, slots=True)
-class _ImageStates:
+class ImageStates:
     """The image tokens of one instance: their last hidden states [P, D] and vision tower outputs [P, D]."""
 
     states: Tensor
@@ -198,18 +198,18 @@ class _ImageStates:
 
 def _collect_image_states(
     runner: InterventionRunner, problems: Sequence[Problem], progress: Progress
-) -> list[_ImageStates]:
+) -> list[ImageStates]:
     """The image states of every instance, from forward passes over the prompts alone."""
-    collected: dict[int, _ImageStates] = {}
+    collected: dict[int, ImageStates] = {}
     batches = fixed_batches(problems, runner.batch_size)
     for number, batch in enumerate(batches, start=1):
         prompts = [runner.prompt(problems[at]) for at in batch]
-        collected.update(zip(batch, _image_states(runner.loaded, prompts), strict=True))
+        collected.update(zip(batch, image_states(runner.loaded, prompts), strict=True))
         progress(ProgressEvent(stage="collect", message="states of image tokens", step=number, total=len(batches)))
     return [collected[at] for at in range(len(problems))]
 
 
-def _image_states(loaded: LoadedModel, prompts: Sequence[EncodedPrompt]) -> list[_ImageStates]:
+def image_states(loaded: LoadedModel, prompts: Sequence[EncodedPrompt]) -> list[ImageStates]:
     """The image states of one batch of prompts."""
     backbone = loaded.backbone
     with torch.inference_mode():
@@ -217,26 +217,26 @@ def _image_states(loaded: LoadedModel, prompts: Sequence[EncodedPrompt]) -> list
         hidden = text_forward(backbone, batch)
         images = [backbone.merged(image) for image in image_features(backbone, batch)]
     owners = batch.image_rows.tolist()
-    rows: list[_ImageStates] = []
+    rows: list[ImageStates] = []
     for row in range(batch.rows):
         states = hidden[row][batch.input_ids[row] == loaded.ids.image_pad]
         own = [image for image, owner in zip(images, owners, strict=True) if owner == row]
         features = torch.cat([states[:0], *own])  # empty where the question has no image
-        rows.append(_ImageStates(states.float().cpu(), features.float().cpu()))
+        rows.append(ImageStates(states.float().cpu(), features.float().cpu()))
     return rows
 
 
 def _assemble(
     answers: Sequence[GeneratedAnswer],
     text_states: _TextStates,
-    image_states: Sequence[_ImageStates],
+    images: Sequence[ImageStates],
     num_latents: int,
 ) -> CleanRun:
     """All tensors of the run, instances in their order."""
     latents, has_span = _stack_rows([_first_latents(answer, num_latents) for answer in answers])
     positions = num_latents if bool(has_span.any()) else NUM_POSITIONS
     text, has_text = _stack_rows([_at_positions(states, positions) for states in text_states.text])
-    image, has_image = _stack_rows([_at_positions(each.states, positions) for each in image_states])
+    image, has_image = _stack_rows([_at_positions(each.states, positions) for each in images])
     first, has_first = _stack_rows([answer.first_token for answer in answers])
     return CleanRun(
         scored=tuple((answer.prediction, answer.score) for answer in answers),
@@ -248,9 +248,9 @@ def _assemble(
         text_before=_stack_rows(text_states.before)[0],
         image=image,
         has_image=has_image,
-        image_mean=_stack_rows([_mean(each.states) for each in image_states])[0],
-        image_features=_stack_rows([_mean(each.features) for each in image_states])[0],
-        image_pooled=_stack_rows([_pooled(each.features, positions) for each in image_states])[0],
+        image_mean=_stack_rows([_mean(each.states) for each in images])[0],
+        image_features=_stack_rows([_mean(each.features) for each in images])[0],
+        image_pooled=_stack_rows([_pooled(each.features, positions) for each in images])[0],
         first=first,
         has_first=has_first,
     )

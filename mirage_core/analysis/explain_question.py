@@ -13,6 +13,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from mirage_core.analysis.imagined.reading import ImaginationReader
+from mirage_core.analysis.imagined.records import ImaginedStep
 from mirage_core.analysis.intervened_generation import (
     BatchIntervention,
     GeneratedAnswer,
@@ -69,6 +71,7 @@ class Question(Record):
     first: tuple[Word, ...]
     runs: tuple[QuestionRun, ...]
     latents: tuple[LatentLens, ...]
+    imagined: tuple[ImaginedStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,14 @@ def explain_question(
         first=_first_words(runner, clean.first_token),
         runs=tuple(_run(runner, problem, clean, planned) for planned in _planned_runs(runner, clean, donors)),
         latents=_lenses(runner, settings, problem, auxiliary, clean, donors),
+        imagined=imagined_film(runner, problem, clean),
     )
+
+
+def imagined_film(runner: InterventionRunner, problem: Problem, clean: GeneratedAnswer) -> tuple[ImaginedStep, ...]:
+    """What an answer's latents imagine; nothing where the model has no heads to read them."""
+    reader = None if runner.folder is None else ImaginationReader.of(runner.folder, runner.loaded, runner.settings)
+    return () if reader is None or clean.latents is None else reader.read([problem], [clean.latents])[0]
 
 
 def _planned_runs(

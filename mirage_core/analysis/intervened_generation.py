@@ -56,7 +56,8 @@ class GeneratedAnswer:
 class InterventionRunner:
     """One model that answers under interventions: greedily, with spans of exactly the k latents of training."""
 
-    def __init__(self, loaded: LoadedModel, settings: Settings) -> None:
+    def __init__(self, loaded: LoadedModel, settings: Settings, folder: Path | None = None) -> None:
+        """``folder``: the model's, where it was loaded from one."""
         inference = InferenceSettings.from_metadata(loaded.about, settings)
         decoding = DecodeSettings.of(
             inference.latent,
@@ -67,7 +68,7 @@ class InterventionRunner:
         rule = settings.evaluation.planning_rule
         self._generator = Generator(loaded, inference, decoding, planning_rule=rule, method="analysis")
         loaded.backbone.eval()
-        self.loaded = loaded
+        self.loaded, self.settings, self.folder = loaded, settings, folder
         self.num_latents = decoding.num_latents
         self.bottleneck = decoding.bottleneck
         self.batch_size = settings.analysis.batch_size
@@ -128,7 +129,7 @@ def load_runner(folder: Path, settings: Settings) -> InterventionRunner:
     """Load the model in a folder for generation under interventions. SettingsError where the folder has no model."""
     model, device = settings.model, process_device()
     loaded = load_model(folder, dtype=model.dtype, attention=model.attention, device=device)
-    return InterventionRunner(loaded, settings)
+    return InterventionRunner(loaded, settings, folder)
 
 
 def latents_of_model(about: dict[str, Any]) -> Latents:

@@ -259,6 +259,42 @@ class TextChainResult(Record):
     mean_words: float | None = Field(description="Mean number of words before the answer.")
 
 
+# --- the imagined film --------------------------------------------------------------------------------------------
+
+
+class FilmStep(Record):
+    """What was imagined at one step, and what became of the answers whose film left the truth there."""
+
+    index: int
+    n: int = Field(description="Answers whose film has a frame of its own at this step.")
+    place: Estimate = Field(description="Share of them whose likeliest place is right.")
+    kind: Estimate = Field(description="Share of them whose likeliest kind is right.")
+    left: int = Field(description="Films that are wrong here for the first time.")
+    left_right: Estimate = Field(description="Share of those answers that are right all the same.")
+    left_followed: Estimate = Field(description="Share of those answers that are what the imagined film says.")
+
+
+class BenchmarkFilms(Record):
+    """The imagined films of one benchmark's answers, against the truth and against the answers."""
+
+    benchmark: str
+    n: int
+    steps: tuple[FilmStep, ...]
+    whole: Estimate = Field(description="Share of films that are right at every step.")
+    whole_right: Estimate = Field(description="Accuracy where the whole film is right.")
+    left_right: Estimate = Field(description="Accuracy where it is not.")
+    implied_right: Estimate = Field(description="Share of films that say the right answer.")
+    followed: Estimate = Field(description="Share of answers that are what their film says.")
+    misled: Estimate = Field(description="The same where the film says a wrong answer: the answer goes with it.")
+
+
+class FilmResult(Record):
+    """At which step did imagination leave the truth, and did the answer go with it?"""
+
+    header: Header
+    benchmarks: tuple[BenchmarkFilms, ...]
+
+
 AnyResult = TypeVar("AnyResult", bound=Record)
 
 RESULTS: dict[str, type[Record]] = {
@@ -268,6 +304,7 @@ RESULTS: dict[str, type[Record]] = {
     "mediation": MediationResult,
     "only-latents": OnlyLatentsResult,
     "text-chain": TextChainResult,
+    "film": FilmResult,
 }
 """The result class of every measure, by its name (the stage parameter ``measure``)."""
 

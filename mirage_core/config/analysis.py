@@ -8,7 +8,7 @@ from pydantic import Field
 
 from mirage_core.config.section import Positive, Section
 
-Measure = Literal["similarity", "probes", "interventions", "mediation", "only-latents", "text-chain"]
+Measure = Literal["similarity", "probes", "interventions", "mediation", "only-latents", "text-chain", "film"]
 """A measure of a model's latents, or of its text chain."""
 
 

@@ -97,7 +97,9 @@ def default_method(settings: Settings) -> str:
 
 
 def select_measures(settings: Settings, method: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the measures to run: those named, else the recipe's; for a model without latents those of its text.
+    """Return the measures to run: those named, else the recipe's, and ``film`` where it has films.
+
+    A model without latents has those of its text.
 
     InputError for an unknown one, or one that needs latents where the model has none.
     """
@@ -107,7 +109,8 @@ def select_measures(settings: Settings, method: str, names: Sequence[str]) -> tu
     if unknown:
         raise InputError(f"got the measure {unknown[0]!r}, expected some of {', '.join(RESULTS)}")
     if get_method(method).latents == "on":
-        return in_order(names or settings.analysis.measures)
+        films = () if settings.auxiliary_images.film == "off" else ("film",)
+        return in_order(names or (*settings.analysis.measures, *films))
     impossible = [name for name in names if name not in ON_TEXT]
     if impossible:
         raise InputError(

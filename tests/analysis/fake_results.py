@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from mirage_core.analysis.imagined.records import ImaginedStep, Kind
 from mirage_core.analysis.lens.lens import ImageLens, LatentLens, Patch, Word, WordLens
 from mirage_core.analysis.lens.patch_matching import match
 from mirage_core.analysis.lens.pca import project
 from mirage_core.analysis.lens.results import LensResult, PositionSummary, ShownAnswer
 from mirage_core.analysis.results import (
+    BenchmarkFilms,
     Cell,
     Chance,
     Dose,
     Effects,
     Estimate,
+    FilmResult,
+    FilmStep,
     Header,
     IndexSimilarity,
     InterventionsResult,
@@ -184,6 +188,23 @@ def text_chain() -> TextChainResult:
     )
 
 
+def films() -> FilmResult:
+    def step(index: int, left: int) -> FilmStep:
+        return FilmStep(index=index, n=200 - 40 * index, place=share(190, 200), kind=share(180, 200), left=left,
+                        left_right=figure(0.5), left_followed=figure(0.8))  # fmt: skip
+
+    return FilmResult(
+        header=header("film"),
+        benchmarks=(
+            BenchmarkFilms(
+                benchmark="vsp-planning", n=200, steps=(step(0, 5), step(1, 25)), whole=share(170, 200),
+                whole_right=share(160, 170), left_right=share(6, 30), implied_right=share(172, 200),
+                followed=share(180, 200), misled=share(21, 28),
+            ),
+        ),
+    )  # fmt: skip
+
+
 def everything(*exchanges: Run) -> dict[str, Record]:
     """A result of every measure, by name."""
     return {
@@ -196,6 +217,7 @@ def everything(*exchanges: Run) -> dict[str, Record]:
         "mediation": mediation(),
         "only-latents": only_latents(),
         "text-chain": text_chain(),
+        "film": films(),
     }  # fmt: skip
 
 
@@ -221,9 +243,21 @@ def lens(*problem_ids: str, num_latents: int = 2) -> LensResult:
             )
             for index in range(num_latents)
         )
+        film = tuple(
+            ImaginedStep(
+                index=index,
+                places=((0.1, 0.9),) * 2,
+                place=(0, 1),
+                true_places=((0, index),),
+                kinds=(Kind(name="<i>ice</i>", probability=0.75),),
+                true_kind="ice",
+                frame=0,
+            )
+            for index in range(num_latents)
+        )
         return ShownAnswer(
             problem_id=name, benchmark="vsp-planning", group="level-3",
-            output="<latents:2><b>{{ settings }}</b>\\boxed{R}", verdict="right", latents=latents,
+            output="<latents:2><b>{{ settings }}</b>\\boxed{R}", verdict="right", latents=latents, imagined=film,
         )  # fmt: skip
 
     rng = np.random.default_rng(0)

@@ -172,6 +172,10 @@ def test_the_furthest_model_with_latents_is_diagnosed() -> None:
 def test_a_model_without_latents_is_measured_by_its_text_alone() -> None:
     assert select_measures(small_settings(), "capimagine", ()) == ("text-chain",)
     assert select_measures(small_settings(), "stage-2", ("probes", "similarity")) == ("similarity", "probes")
+    plain = small_settings()
+    drawn = plain.auxiliary_images.model_copy(update={"film": "forward"})
+    films = plain.model_copy(update={"auxiliary_images": drawn})
+    assert select_measures(films, "film", ()) == (*plain.analysis.measures, "film")
     with pytest.raises(InputError, match="answers without latents, so probes cannot be measured"):
         select_measures(small_settings(), "capimagine", ("probes",))
     with pytest.raises(InputError, match="got the measure 'astrology', expected some of similarity"):

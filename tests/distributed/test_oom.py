@@ -24,6 +24,7 @@ from mirage_core.training.grpo.train import run_grpo
 from mirage_core.training.sft.train import run_supervised
 from mirage_core.training.warmup.objective import WarmupObjective, run_warmup
 from mirage_core.types import Artifact, ProgressEvent
+from tests.forked import forked_jobs
 from tests.training.small_world import make_job, quiet, small_settings
 
 ROOT = Path(__file__).parents[2]
@@ -189,7 +190,8 @@ def test_a_stage_that_runs_out_of_memory_goes_on_from_its_checkpoint_in_smaller_
         checkpoints=True,
     )
     messages: list[str] = []
-    result = run_stage(made, small_settings(), handles, store, lambda event: messages.append(event.message))
+    with forked_jobs():
+        result = run_stage(made, small_settings(), handles, store, lambda event: messages.append(event.message))
 
     assert result.artifact.summary["portion"] == 3
     assert result.artifact.summary["portion_that_did_not_fit"] == 6

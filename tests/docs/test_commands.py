@@ -132,7 +132,8 @@ def replaced(command: str, here: Path) -> str:
     """A command with its stand-ins: data and models that are here."""
     for pattern, text in STAND_INS:
         command = re.sub(pattern, text, command)
-    model = Store.open(str(here / "store")).list("model")[-1].path
+    store = Store.open(str(here / "store"))
+    model = next(each.path for each in store.list("model") if store.manifest(each).about["stage"] == "relaxation")
     home = next((here / "home").rglob("config.json")).parent
     command = command.replace("answer FOLDER", f"answer {home}").replace(" MODEL", f" {model}")
     return command.replace(" FOLDER", " exported" + re.sub(r"\W", "", command)[-8:])

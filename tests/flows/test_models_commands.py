@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -102,6 +103,27 @@ def test_a_fresh_folder_answers_with_no_flags(trained: Path, picture: Path) -> N
     # Its history tells that the relaxation began with the base.
     assert f"model   {trained}" in output and "(without-stage-1)" in output and "verdict" in output
     assert "truncated: the maximum number of tokens" in output or len(output.partition("answer  ")[2].split()[0]) <= 5
+
+
+def test_an_answer_shows_the_film_that_its_latents_imagine(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIRAGE_STORE", str(tmp_path / "store"))
+    (tmp_path / "inputs").mkdir()
+    make_inputs(tmp_path / "inputs")
+    film = {"steps": 40, "batch_size": 6, "learning_rate": 4e-3, "stepwise": {"where": "cell", "what": "kind"}}
+    drawn = {"film": "forward"}
+    job = make_job(tmp_path / "inputs", tmp_path / "work", "film", film=film, auxiliary_images=drawn)
+    run_here(job)
+    output = mirage("answer", str(job.output), str(picture), "--explain", "--page", str(tmp_path / "page.html"))
+    assert "(film)" in output and "[2 latents]" in output
+    lines = [line for line in output.splitlines() if line.strip().startswith("imagined ")]
+    assert len(lines) == 2 and all("row " in line and ("right" in line or "WRONG" in line) for line in lines)
+    plain = mirage("answer", str(job.output), str(picture)).splitlines()
+    assert [line for line in plain if line.strip().startswith("imagined ")] == lines
+    assert "What its latents imagine" in (tmp_path / "page.html").read_text()
+    with Image.open(tmp_path / "page.gif") as animation:
+        assert animation.n_frames == 2  # type: ignore[attr-defined]
 
 
 def test_an_exported_folder_answers_a_question_with_no_flags(stored: Artifact, picture: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ SETTINGS = small_settings(test_per_level=1).model_copy(update={"analysis": Analy
 SUBJECT = Subject(model="model/0123abcd", digest="f" * 64, made_by="relaxation")
 pytestmark = pytest.mark.xdist_group("diagnosis-page")  # the page that all read is written once
 
-MEASURES = ("similarity", "probes", "interventions", "mediation", "only-latents", "text-chain")
+MEASURES = ("similarity", "probes", "interventions", "mediation", "only-latents", "text-chain", "film")
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,7 @@ def test_every_measure_has_its_plot_and_its_table(page: str, written: Path) -> N
         "probes",
         "similarity",
         "intra",
+        "film",
     }
     assert {f"{name}.png" for name in (*wanted, "plane-answer-start", "plane-verdict")} == plots
     for words in ("another problem&#39;s latents", "noise added x 4", "indirect", "the most frequent answer",
@@ -133,6 +134,14 @@ def test_every_measure_has_its_plot_and_its_table(page: str, written: Path) -> N
 def test_a_lens_shows_the_average_latent_and_says_where_it_shows_nothing_else(page: str) -> None:
     assert page.count("the average latent</figcaption>") == 4
     assert "shows nothing of its own" in page
+
+
+def test_films_stand_on_the_page_with_a_verdict_by_step(page: str) -> None:
+    assert "most of the others leave the truth at step 2 (25 of 200 films)" in page
+    assert "the answer goes with it in 75.0 %" in page
+    strip = page.partition("What its latents imagine")[2].partition("</div>\n      <p")[0]
+    assert strip.count("<img") == 2 * 2 and strip.count('class="wrong"') == 2  # imagined and true, two latents
+    assert "row 1, column 2 (0.90), &lt;i&gt;ice&lt;/i&gt; (0.75); true: row 1, column 1, ice" in strip
 
 
 def test_what_models_wrote_is_escaped(page: str) -> None:

@@ -19,7 +19,7 @@ from mirage_core.training.sft.train import load_trainable, run_supervised, train
 from tests.forked import run_ranks
 from tests.training.small_world import make_job, quiet, rank_micro_batches
 
-pytestmark = pytest.mark.xdist_group("accumulation")  # what the module trains once is not trained by each worker
+pytestmark = pytest.mark.xdist_group("ranks")  # trained once, not by each worker, by processes of one server
 PROGRAMS: tuple[ProgramName, ...] = ("text", "capimagine", "grounding", "relaxation")
 SECTION = {"text": "direct_sft", "capimagine": "capimagine", "grounding": "grounding", "relaxation": "relaxation"}
 STAGE = {"steps": 3, "batch_size": 5, "warmup_steps": 0, "learning_rate": 1e-3}

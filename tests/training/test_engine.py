@@ -16,7 +16,7 @@ from mirage_core.training.engine.make_engine import EngineState, make_engine
 from tests.forked import run_ranks
 from tests.training.engine_child import CASES
 
-pytestmark = pytest.mark.xdist_group("engine")  # what the module trains once is not trained by each worker
+pytestmark = pytest.mark.xdist_group("ranks")  # trained once, not by each worker, by processes of one server
 FLOAT32 = tuple(name for name in CASES if name != "plain" and "bf16" not in name)
 BF16 = tuple(name for name in CASES if "bf16" in name)
 

@@ -15,7 +15,7 @@ from tests.training.grpo_child import CASES, GRPO, run_case
 from tests.training.small_world import make_inputs, make_job
 
 CLOSE = 1e-4
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("grpo-engines")]  # trained once, not by each worker
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]  # trained once, by processes of one server
 Points = dict[tuple[int, str], float]
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from mirage_core.distributed.job import ProgramName
 from mirage_core.distributed.launch import run_job
 from mirage_core.model.loading import load_model
-from tests.forked import forked_jobs
+from tests.forked import forked_jobs, with_deepspeed
 from tests.training.small_world import make_job, quiet
 from tests.training.test_loop import curve, run_here, weights
 
@@ -62,11 +62,13 @@ def test_a_checkpoint_of_adapters_holds_them_alone_and_resumes_to_the_same_bytes
     assert (output / name).read_bytes() == (expected / name).read_bytes()
 
 
+@pytest.mark.xdist_group("ranks")
 def test_zero_3_in_two_processes_trains_adapters_as_the_plain_engine_does(
     inputs: Path, straight: dict[str, Path], tmp_path: Path
 ) -> None:
     runtime = {"engine": "deepspeed", "zero_stage": 3, "processes": 2}
     job = make_job(inputs, tmp_path / "other", "relaxation", **LORA, relaxation=SHORT, runtime=runtime)
+    with_deepspeed()
     with forked_jobs():
         run_job(job, progress=quiet, on_checkpoint=lambda step, folder: None)
     ours, theirs = straight["relaxation"] / "output", tmp_path / "other" / "output"

@@ -13,7 +13,7 @@ from mirage_core.training.stepwise.heads import load_heads
 from tests.forked import run_ranks
 from tests.training.stages_child import AFTER, STEPS, cases
 
-pytestmark = pytest.mark.xdist_group("stages-on-engines")  # what the module trains once is not trained by each worker
+pytestmark = pytest.mark.xdist_group("ranks")  # trained once, not by each worker, by processes of one server
 Found = dict[int, dict[str, Any]]
 EVERY = [(world_size, *case) for world_size in (1, 2) for case in cases(world_size)]
 

@@ -6,7 +6,7 @@ Legend: N instances with a span, K latents of a span, D hidden.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from mirage_core.analysis.bootstrap import share
 from mirage_core.analysis.collect import CleanRun
+from mirage_core.analysis.imagined.reading import ImaginationReader
+from mirage_core.analysis.imagined.records import ImaginedStep
 from mirage_core.analysis.intervened_generation import InterventionRunner
 from mirage_core.analysis.lens.lens import (
     EncodedImage,
@@ -61,10 +63,12 @@ def collect_lens(
     clean_run: CleanRun,
     problems: Sequence[Problem],
     auxiliary: Mapping[str, bytes],
+    reader: ImaginationReader | None = None,
 ) -> LensResult:
     """Apply the lens to the latents of a clean run.
 
-    ``problems`` are those collected from; ``auxiliary``: auxiliary images by problem id, where there are any.
+    ``problems`` are those collected from; ``auxiliary``: auxiliary images by problem id, where there are any;
+    ``reader`` reads the films of the answers shown in full.
     """
     used = [int(index) for index in clean_run.with_span()]
     instances = clean_run.instances(problems)
@@ -82,7 +86,7 @@ def collect_lens(
             instances=len(instances),
             used=len(used),
             num_latents=clean_run.num_latents,
-            shown=_shown(scored, inputs, words, settings),
+            shown=_shown(scored, inputs, words, settings, _films(reader, [instances[at] for at in used])),
             summary=tuple(_summary(index, inputs, words, units) for index in range(clean_run.num_latents)),
             matches=tuple(_matches(inputs, seed, units)),
             projection=_projection(clean_run, used, seed, units),
@@ -97,6 +101,7 @@ def with_shown_answers(
     instances: Sequence[Problem],
     chosen: Sequence[Problem],
     auxiliary: Mapping[str, bytes],
+    reader: ImaginationReader | None = None,
 ) -> LensResult:
     """Replace the answers that a lens result shows in full by new answers to ``chosen``.
 
@@ -118,8 +123,9 @@ def with_shown_answers(
         inputs = lens_inputs(latents.to(clean.mean.device), images, mean=clean.mean)
         inputs = replace(inputs, mean_patch={**inputs.mean_patch, **clean.mean_patch})
         words = nearest_words(loaded, inputs.latents, inputs.mean)
+        film = _films(reader, [known[name] for name in ids])
         shown = tuple(
-            shown_answer((answer.prediction, answer.score), latent_lenses(inputs, at, words[at]))
+            shown_answer((answer.prediction, answer.score), latent_lenses(inputs, at, words[at]), film(at, inputs))
             for at, answer in enumerate(answers)
         )
     return result.model_copy(update={"shown": shown})
@@ -191,8 +197,10 @@ def answer_start(scored: Scored) -> str:
     return parsed[:1] if parsed else "(none read)"
 
 
-def shown_answer(scored: Scored, latents: tuple[LatentLens, ...]) -> ShownAnswer:
-    """An answer with the lens on its latents."""
+def shown_answer(
+    scored: Scored, latents: tuple[LatentLens, ...], imagined: tuple[ImaginedStep, ...] = ()
+) -> ShownAnswer:
+    """An answer with the lens on its latents, and its film."""
     prediction, score = scored
     return ShownAnswer(
         problem_id=prediction.problem_id,
@@ -201,16 +209,32 @@ def shown_answer(scored: Scored, latents: tuple[LatentLens, ...]) -> ShownAnswer
         output=prediction.output,
         verdict="right" if score.correct else "unparsed" if score.parsed is None else "wrong",
         latents=latents,
+        imagined=imagined,
     )
 
 
+def _films(
+    reader: ImaginationReader | None, problems: Sequence[Problem]
+) -> Callable[[int, LensInputs], tuple[ImaginedStep, ...]]:
+    """Return what reads the film of the instance of an index; without a reader films are empty."""
+
+    def film(at: int, inputs: LensInputs) -> tuple[ImaginedStep, ...]:
+        return () if reader is None else reader.read([problems[at]], [inputs.latents[at]])[0]
+
+    return film
+
+
 def _shown(
-    scored: Sequence[Scored], inputs: LensInputs, words: Sequence[Sequence[WordLens]], settings: Settings
+    scored: Sequence[Scored],
+    inputs: LensInputs,
+    words: Sequence[Sequence[WordLens]],
+    settings: Settings,
+    film: Callable[[int, LensInputs], tuple[ImaginedStep, ...]],
 ) -> tuple[ShownAnswer, ...]:
     """The answers shown in full: those that a report would show, by its rule."""
     index = {prediction.problem_id: at for at, (prediction, _) in enumerate(scored)}
     shown = [(index[pair[0].problem_id], pair) for pair in select_samples(scored, NUM_SHOWN, settings.seed)]
-    return tuple(shown_answer(pair, latent_lenses(inputs, at, words[at])) for at, pair in shown)
+    return tuple(shown_answer(pair, latent_lenses(inputs, at, words[at]), film(at, inputs)) for at, pair in shown)
 
 
 def _summary(index: int, inputs: LensInputs, words: Sequence[Sequence[WordLens]], units: Units) -> PositionSummary:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from mirage_core.analysis.imagined.records import ImaginedStep
 from mirage_core.analysis.lens.lens import LatentLens
 from mirage_core.analysis.lens.patch_matching import Match
 from mirage_core.analysis.lens.pca import Projection
@@ -35,6 +36,7 @@ class ShownAnswer(Record):
     output: str
     verdict: Literal["right", "wrong", "unparsed", "unjudged"]
     latents: tuple[LatentLens, ...]
+    imagined: tuple[ImaginedStep, ...] = Field((), description="The film, where the model has heads to read it.")
 
 
 class PositionSummary(Record):

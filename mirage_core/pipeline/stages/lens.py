@@ -33,6 +33,7 @@ def lens_identity(settings: Settings) -> dict[str, Any]:
 def run_lens(context: StageContext) -> dict[str, Any]:
     """Apply the lens to a clean run, an input or collected here; the summary counts its latents."""
     from mirage_core.analysis.collect import collect, load_clean_run, select_instances
+    from mirage_core.analysis.imagined.reading import ImaginationReader
     from mirage_core.analysis.intervened_generation import load_runner
     from mirage_core.analysis.lens.collect import collect_lens, with_shown_answers
     from mirage_core.analysis.lens.results import write_lens
@@ -47,11 +48,13 @@ def run_lens(context: StageContext) -> dict[str, Any]:
         instances = select_instances(problems, count, settings.analysis.seed)
         collected = collect(runner, instances, context.progress)
     instances = collected.instances(problems)
-    lens = collect_lens(runner.loaded, settings, collected, instances, auxiliary_images_of(context, instances))
+    reader = ImaginationReader.of(paths["model"], runner.loaded, settings)
+    images = auxiliary_images_of(context, instances)
+    lens = collect_lens(runner.loaded, settings, collected, instances, images, reader)
     if "evaluation" in paths:
         chosen = shown_by_report(load_predictions(paths["evaluation"]), problems, settings)
         lens = with_shown_answers(
-            lens, runner, settings, collected, instances, chosen, auxiliary_images_of(context, chosen)
+            lens, runner, settings, collected, instances, chosen, auxiliary_images_of(context, chosen), reader
         )
     write_lens(context.output, lens)
     return {"used": lens.used, "shown": len(lens.shown)}

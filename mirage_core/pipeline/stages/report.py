@@ -49,7 +49,7 @@ def sample_lens(context: StageContext) -> SampleLens | None:
     pieces = {
         (method, answer.problem_id): (
             answer.output,
-            sample_lens_html(answer, known[answer.problem_id], auxiliary.get(answer.problem_id)),
+            sample_lens_html(answer, known[answer.problem_id], auxiliary.get(answer.problem_id), context.settings),
         )
         for method, answers in shown.items()
         for answer in answers

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from mirage_core.analysis.number_format import nats, number, p_words, percent, points, shares
 from mirage_core.analysis.results import Estimate
+from mirage_core.reports.diagnosis.film_view import film_figures, film_verdict
 from mirage_core.reports.diagnosis.run_labels import access_label, run_label
 from mirage_core.reports.drawings import image_uri
 from mirage_core.reports.html import page_environment
@@ -36,7 +37,8 @@ CELLS = {
 def environment() -> Environment:
     """The templates of every page, with the filters of a diagnosis."""
     return page_environment(
-        **CELLS, percent=percent, p_words=p_words, run_label=run_label, access=access_label, image=image_uri,
+        **CELLS, film_figures=film_figures, film_verdict=film_verdict,
+        percent=percent, p_words=p_words, run_label=run_label, access=access_label, image=image_uri,
         benchmark=benchmark_label, group=group_label, token=visible_blanks,
     )  # fmt: skip
 

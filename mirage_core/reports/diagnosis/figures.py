@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from mirage_core.analysis.lens.results import LensResult
 from mirage_core.analysis.results import (
+    FilmResult,
     InterventionsResult,
     MediationResult,
     OnlyLatentsResult,
@@ -14,7 +15,7 @@ from mirage_core.analysis.results import (
     SimilarityResult,
     TextChainResult,
 )
-from mirage_core.reports.diagnosis import plots_effects, plots_states
+from mirage_core.reports.diagnosis import plots_effects, plots_film, plots_states
 from mirage_core.reports.diagnosis.run_labels import access_label
 from mirage_core.reports.figures import Figure
 from mirage_core.reports.plots import DARK, LIGHT, Theme
@@ -22,6 +23,12 @@ from mirage_core.reports.plots import DARK, LIGHT, Theme
 _CHANGES = (
     "Points: accuracy minus that of own latents on the same problems, with the same access to the image; lines: "
     "Newcombe's paired 95 % interval. Green: latents of other problems."
+)
+
+
+_FILM = (
+    "Share of answers whose latent has the right place and the right kind at each step, with 95 % intervals; bars: "
+    "films that are wrong there for the first time."
 )
 
 
@@ -67,6 +74,9 @@ def _figures_of(result: Record) -> dict[str, Figure]:
             )
             return {"probes": _figure("probes", "What a linear probe reads", reading,
                                       lambda theme: plots_states.probes_png(probes, theme))}  # fmt: skip
+        case FilmResult(benchmarks=benchmarks) if benchmarks:
+            return {"film": _figure("film", "Where imagination leaves the truth", _FILM,
+                                    lambda theme: plots_film.film_png(benchmarks, theme))}  # fmt: skip
         case SimilarityResult(states=states) if states:
             return _similarity(result)
     return {}

@@ -17,7 +17,7 @@ from mirage_core.evaluation.metrics import ALL, AccuracyRow, as_json
 from mirage_core.evaluation.sample_selection import SELECTION_RULE
 from mirage_core.reports.diagnosis.environment import environment
 from mirage_core.reports.diagnosis.figures import figures
-from mirage_core.reports.diagnosis.lens_view import images_of, lens_entry
+from mirage_core.reports.diagnosis.lens_view import images_of, lens_entry, true_frames
 from mirage_core.reports.diagnosis.run_labels import run_order
 from mirage_core.reports.figures import Figure
 from mirage_core.reports.html import resolved_settings, versions
@@ -172,5 +172,6 @@ def shown_entries(sources: Sources) -> list[dict[str, Any]]:
     for shown in sources.lens.shown if sources.lens else ():
         problem = sources.problems.get(shown.problem_id)
         images = {} if problem is None else images_of(problem, sources.auxiliary.get(shown.problem_id))
-        entries.append(lens_entry(shown, images))
+        frames = () if problem is None else true_frames(shown, problem, sources.settings)
+        entries.append(lens_entry(shown, images, frames=frames))
     return entries

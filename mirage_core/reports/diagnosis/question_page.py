@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mirage_core.analysis.explain_question import CAN, CANNOT, Question, QuestionRun
+from mirage_core.analysis.imagined.records import ImaginedStep
 from mirage_core.analysis.lens.results import ShownAnswer
 from mirage_core.analysis.results import ImageAccess
 from mirage_core.reports.diagnosis.environment import environment
 from mirage_core.reports.diagnosis.lens_view import images_of, lens_entry
 from mirage_core.reports.diagnosis.run_labels import access_label, intervention_label
+from mirage_core.reports.film_strip import step_words
 from mirage_core.types import Problem
 
 
-def render_question(question: Question, problem: Problem, auxiliary: bytes | None) -> str:
-    """The page; everything that came from a model or a file is escaped."""
+def render_question(question: Question, problem: Problem, auxiliary: bytes | None, frames: Sequence[bytes] = ()) -> str:
+    """The page; everything that came from a model or a file is escaped. ``frames``: the true film, where known."""
     shown = ShownAnswer(
         problem_id=problem.id, benchmark=problem.benchmark, group=problem.group, output=question.output,
-        verdict=question.verdict, latents=question.latents,
+        verdict=question.verdict, latents=question.latents, imagined=question.imagined,
     )  # fmt: skip
-    entry = lens_entry(shown, images_of(problem, auxiliary))
+    entry = lens_entry(shown, images_of(problem, auxiliary), frames=frames)
     rows = [(row_label(run), access_label(run.seen), row_outcome(run), run) for run in question.runs]
     page = environment().get_template("question.html")
     return (
@@ -66,6 +70,7 @@ def question_lines(question: Question) -> list[str]:
     for run in question.runs:
         kl = "" if run.kl is None else f"  KL {run.kl:.3f}"
         lines.append(f"  {row_label(run):{width}}  {access_label(run.seen)}: {row_outcome(run)}{kl}")
+    lines += film_lines(question.imagined)
     for lens in question.latents:
         word = lens.words.head[0]
         own = "the average latent's word" if lens.words.matches_mean_latent else "not the average latent's word"
@@ -78,3 +83,9 @@ def question_lines(question: Question) -> list[str]:
             f"  latent {lens.index + 1}: head reads {word.text!r} ({word.score:.2f}, {own}){'; ' if maps else ''}{maps}"
         )
     return [*lines, CANNOT[0]]
+
+
+def film_lines(film: Sequence[ImaginedStep]) -> list[str]:
+    """The imagined film for a terminal, a line a latent."""
+    marks = {True: "right  ", False: "WRONG  ", None: ""}
+    return [f"  imagined {step.index + 1}  {marks[step.right]}{step_words(step)}" for step in film]

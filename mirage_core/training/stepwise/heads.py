@@ -20,6 +20,7 @@ from torch.nn.functional import log_softmax, normalize
 from mirage_core.config import StepwiseSettings
 from mirage_core.errors import InputError
 from mirage_core.training.stepwise.batch import StepBatch
+from mirage_core.training.stepwise.codebook import Codebook
 
 HEADS_FILE = "step_heads.safetensors"
 HIDDEN_SCORE = -1e9
@@ -70,14 +71,25 @@ class StepHeads(nn.Module):
     """
 
     codes: Tensor | None
+    centre: Tensor | None
 
     def __init__(
-        self, hidden_size: int, settings: StepwiseSettings, places: int, kinds: int, codes: Tensor | None = None
+        self,
+        hidden_size: int,
+        settings: StepwiseSettings,
+        places: int,
+        kinds: int,
+        codes: Tensor | None = None,
+        centre: Tensor | None = None,
     ) -> None:
-        """``places``, ``kinds``: the classes of the linear heads; ``codes`` [C, D]: of codebook and contrastive."""
+        """``places``, ``kinds``: the classes of the linear heads; ``codes`` [C, D]: of codebook and contrastive.
+
+        ``centre`` [D]: the codebook's, saved for those who look at what was imagined.
+        """
         super().__init__()
         self.settings = settings
         self.register_buffer("codes", None if codes is None else codes.clone())
+        self.register_buffer("centre", None if centre is None else centre.clone())
         self.where: nn.Module | None = None
         self.what: nn.Module | None = None
         if settings.where_head is not None:
@@ -89,6 +101,11 @@ class StepHeads(nn.Module):
             head = AppearanceHead(hidden_size, settings.temperature) if contrastive else nn.Linear(hidden_size, kinds)
             self.what = head
         self.widths = (places, hidden_size if contrastive else kinds)
+
+    @property
+    def book(self) -> Codebook | None:
+        """The codebook of the codes; None without one, and for heads saved without its centre."""
+        return None if self.codes is None or self.centre is None else Codebook(self.centre.float(), self.codes.float())
 
     @property
     def weights(self) -> dict[str, float]:
@@ -188,6 +205,6 @@ def load_heads(folder: Path, hidden_size: int) -> tuple[StepHeads, dict[str, Any
     settings = StepwiseSettings.model_validate(about.pop("settings"))
     codes = weights.get("codes")
     kinds = len(weights["what.bias"]) if "what.bias" in weights else 0
-    heads = StepHeads(hidden_size, settings, len(about.get("cells", ())), kinds, codes)
+    heads = StepHeads(hidden_size, settings, len(about.get("cells", ())), kinds, codes, weights.get("centre"))
     heads.load_state_dict(weights)
     return heads, about

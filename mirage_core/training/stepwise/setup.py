@@ -15,6 +15,7 @@ from mirage_core.latent.encoder import Encoder, span_length
 from mirage_core.model.loading import LoadedModel
 from mirage_core.model.weights import SavedModule
 from mirage_core.training.loop import step_seed
+from mirage_core.training.stepwise.codebook import Codebook
 from mirage_core.training.stepwise.heads import HEADS_FILE, StepHeads, head_metadata
 from mirage_core.training.stepwise.targets import CELLS, KINDS, StepTargets, Vocabulary, label_targets
 from mirage_core.training.stepwise.visual_targets import (
@@ -115,8 +116,7 @@ def make_stepwise(
     """
     maker = _TargetMaker(settings, recipe, model, data, seed)
     backbone, book = model.backbone, maker.book
-    codes = None if book is None else book.codes
-    heads = make_heads(backbone.hidden_size, settings, maker.cells, maker.kinds, codes, seed)
+    heads = make_heads(backbone.hidden_size, settings, maker.cells, maker.kinds, book, seed)
     names = {CELLS: maker.cells.names, KINDS: maker.kinds.names}
     pointer = model.ids.image_pad if settings.where_head == "pointer" else None
     longest = recipe.latent.span_limit
@@ -162,10 +162,11 @@ def make_heads(
     settings: StepwiseSettings,
     cells: Vocabulary,
     kinds: Vocabulary,
-    codes: Tensor | None,
+    book: Codebook | None,
     seed: int,
 ) -> StepHeads:
     """Return the heads with weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed, 0, _HEADS_SEED))
-        return StepHeads(hidden_size, settings, len(cells.names), len(kinds.names), codes)
+        codes, centre = (None, None) if book is None else (book.codes, book.centre)
+        return StepHeads(hidden_size, settings, len(cells.names), len(kinds.names), codes, centre)

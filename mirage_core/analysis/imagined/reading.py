@@ -1,0 +1,154 @@
+"""Read the latents of an answer with the heads that they were trained with, beside the true film where one is known.
+
+Legend: k latents, D hidden, W tokens of the problem's first image, n frames, C codes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mirage_core.analysis.collect import image_states
+from mirage_core.analysis.imagined.records import ImaginedStep, Kind, Place
+from mirage_core.analysis.imagined.truth import TrueFilm, true_film
+from mirage_core.config import InferenceSettings, Settings, StepwiseSettings
+from mirage_core.latent.encoder import Encoder
+from mirage_core.model.loading import LoadedModel
+from mirage_core.training.stepwise.heads import HEADS_FILE, AppearanceHead, PointerHead, StepHeads, load_heads
+from mirage_core.training.stepwise.targets import CELLS, KINDS, frames_of_latents
+from mirage_core.training.stepwise.visual_targets import FilmReader
+from mirage_core.types import Problem
+
+Grid = tuple[tuple[float, ...], ...]
+NUM_KINDS = 3
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class ImaginationReader:
+    """The heads of one model and the names of their classes; ``settings``: the recipe that films are drawn by."""
+
+    heads: StepHeads
+    names: dict[str, Any]
+    loaded: LoadedModel
+    settings: Settings
+
+    @classmethod
+    def of(cls, folder: Path, loaded: LoadedModel, settings: Settings) -> ImaginationReader | None:
+        """The reader of a model folder; None where it has no heads, or feeds blank tokens in the place of latents."""
+        latent = InferenceSettings.from_metadata(loaded.about, settings).latent
+        if not (folder / HEADS_FILE).is_file() or latent.input == "blank":
+            return None
+        heads, names = load_heads(folder, loaded.backbone.hidden_size)
+        return cls(heads.eval(), names, loaded, settings)
+
+    @property
+    def stepwise(self) -> StepwiseSettings:
+        """The settings that the heads were trained with."""
+        return self.heads.settings
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        inference = InferenceSettings.from_metadata(self.loaded.about, self.settings)
+        return Encoder(self.loaded.processor, inference.latent, inference.prompt, inference.variant)
+
+    def read(self, problems: Sequence[Problem], latents: Sequence[Tensor]) -> list[tuple[ImaginedStep, ...]]:
+        """Return what was imagined in each answer's latents [k, D]: a step a latent."""
+        films: list[tuple[ImaginedStep, ...]] = []
+        for first in range(0, len(problems), _BATCH):
+            part = problems[first : first + _BATCH]
+            states = self._image_states(part)
+            films += [
+                self._film(problem, own.float().cpu(), image)
+                for problem, own, image in zip(part, latents[first : first + _BATCH], states, strict=True)
+            ]
+        return films
+
+    def _image_states(self, problems: Sequence[Problem]) -> list[Tensor]:
+        """The last hidden states [W, D] of each problem's image tokens; empty without a pointer."""
+        if self.stepwise.where_head != "pointer":
+            return [torch.empty(0, 0)] * len(problems)
+        return [each.states for each in image_states(self.loaded, [self._encoder.prompt(each) for each in problems])]
+
+    @torch.no_grad()
+    def _film(self, problem: Problem, latents: Tensor, image: Tensor) -> tuple[ImaginedStep, ...]:
+        truth = self._truth(problem)
+        held = frames_of_latents(truth.frames, len(latents), self.stepwise) if truth.frames else [None] * len(latents)
+        one_each = self.stepwise.pace == "frame" and self.stepwise.frames == "film"
+        places, kinds = self._places(problem, latents, image), self._kinds(latents)
+        return tuple(
+            ImaginedStep(
+                index=index,
+                places=places[index][0] if places else (),
+                place=places[index][1] if places else None,
+                kinds=kinds[index] if kinds else (),
+                true_places=() if frame is None or not places else truth.places[frame],
+                true_kind=None if frame is None or not kinds else truth.kinds[frame],
+                frame=frame,
+                after_end=frame is not None and one_each and index >= truth.frames,
+            )
+            for index, frame in enumerate(held)
+        )
+
+    def _truth(self, problem: Problem) -> TrueFilm:
+        reader = FilmReader(self._encoder, self.loaded.backbone, self.stepwise)
+        return true_film(problem, self.settings, reader, self.heads.book)
+
+    def _places(self, problem: Problem, latents: Tensor, image: Tensor) -> list[tuple[Grid, Place]]:
+        """The probabilities of places, and the likeliest, of each latent; none without a head or an image to point at.
+
+        What the problem's map does not have is left out of the probabilities, and can still be the likeliest.
+        """
+        where = self.heads.where
+        if isinstance(where, PointerHead):
+            if not problem.images:
+                return []
+            rows, columns = self._encoder.token_grid(problem.images[0], f"an image of problem {problem.id}")
+            cells = [divmod(token, columns) for token in range(rows * columns)]
+            scores = where(latents, image[None, : rows * columns], torch.zeros(len(latents), dtype=torch.long))
+        elif where is not None:
+            cells = [tuple(json.loads(name)) for name in self.names[CELLS]]
+            rows, columns = _shape(problem, cells)
+            scores = where(latents)
+        else:
+            return []
+        shares = scores.softmax(-1)
+        grids = torch.zeros(len(latents), rows, columns)
+        for at, (row, column) in enumerate(cells):
+            if row < rows and column < columns:
+                grids[:, row, column] = shares[:, at]
+        rounded = [tuple(tuple(round(value, 4) + 0.0 for value in row) for row in grid) for grid in grids.tolist()]
+        return [(grid, cells[at]) for grid, at in zip(rounded, scores.argmax(-1).tolist(), strict=True)]
+
+    def _kinds(self, latents: Tensor) -> list[tuple[Kind, ...]]:
+        """The likeliest kinds of each latent; none without the head."""
+        what, codes = self.heads.what, self.heads.codes
+        if what is None:
+            return []
+        if isinstance(what, AppearanceHead) and codes is not None:
+            query = normalize(what.query(latents).float(), dim=-1)
+            scores = query @ normalize(codes.float(), dim=-1).T / what.temperature
+        else:
+            scores = what(latents)
+        names = [json.loads(name) for name in self.names.get(KINDS, ())] or [
+            f"appearance {code + 1}" for code in range(scores.shape[1])
+        ]
+        best = scores.float().softmax(-1).topk(min(NUM_KINDS, scores.shape[1]))
+        return [
+            tuple(Kind(name=str(names[at]), probability=round(value, 4)) for at, value in zip(row, values, strict=True))
+            for row, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+
+
+def _shape(problem: Problem, cells: Sequence[Place]) -> tuple[int, int]:
+    """Rows and columns of the problem's map; of all cells without one."""
+    known = problem.facts.get("map")
+    return (len(known), len(known[0])) if known else (max(row for row, _ in cells) + 1, max(at for _, at in cells) + 1)
