@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mirage_core.benchmarks import multiple_choice
-from mirage_core.benchmarks.answer_parsing import boxed, final_answer, normalized_text
 from mirage_core.benchmarks.benchmark import Benchmark, check_rule
 from mirage_core.benchmarks.io.jsonl import Row, plain_text, read_image_file, read_lines
+from mirage_core.benchmarks.reading.texts import read_texts, text_key
 from mirage_core.config import OwnData
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, ProvidedImage, Score, Split
