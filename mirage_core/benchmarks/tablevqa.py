@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirage_core.benchmarks.answer_parsing import after_thought, boxed, final_answer
+from mirage_core.benchmarks.answer_parsing import after_thought, boxed, final_answer, unclosed_box
 from mirage_core.benchmarks.benchmark import OFFICIAL, Benchmark, check_rule
 from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.multiple_choice import prompt
 from mirage_core.benchmarks.reading.letters import read_letter
-from mirage_core.benchmarks.reading.texts import read_texts
+from mirage_core.benchmarks.reading.texts import figures_of, read_texts
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Score, Split
 
@@ -66,21 +66,27 @@ Question: {question}"""
 PROMPTS = {"vwtq": _WTQ, "vwtq_syn": _WTQ, "vtabfact": _TABFACT, "fintabnetqa": _FINTABNET}
 _QUOTES = str.maketrans({**dict.fromkeys("‘’´`", "'"), **dict.fromkeys("“”", '"'), **dict.fromkeys("‐‑‒–—−", "-")})
 _TOLERANCE = 1e-6
-_NOT = r"(?:not|n't|n’t|never)(?: (?:quite|entirely|actually|really|at all))?"
-_TRUTHS = (
-    (re.compile(rf"(?:\b(?:is|was|are|be) |\b(?:is|was|are)){_NOT} (?:false|incorrect|wrong|refuted)\b", re.I), "is true"),
-    (
-        re.compile(rf"(?:\b(?:is|was|are|be) |\b(?:is|was|are)){_NOT} (?:true|correct|right|supported|entailed)\b", re.I),
-        "is false",
-    ),
-    (re.compile(r"\b(?:untrue|incorrect|refuted|not true|contradicted)\b", re.I), "false"),
-    (re.compile(r"\b(?:supported|entailed)\b", re.I), "true"),
-    (re.compile(r"\A\W{0,3}yes\b", re.I), "true"),
-    (re.compile(r"\A\W{0,3}no\b", re.I), "false"),
+_LONGEST = 20_000
+"""A longer answer is no value of a table."""
+_BE = r"(?:\b(?:is|was|are|were|be) ?|\b)"
+_NOT = r"(?:not|n't|n’t|never)(?: (?:quite|entirely|actually|really|at all))? "
+_ANSWERED = r"(?:\A|\n|\b(?:answer|verdict|conclusion)\b\W{0,4}(?:is\b)?)\W{0,4}"
+_TRUTHS = tuple(
+    (re.compile(pattern, flags=re.IGNORECASE), word)
+    for pattern, word in (
+        (r"\b(?:whether|(?:say|tell|know|determine|see|sure|decide|check) if)\b[^.\n,;]{0,200}", ""),
+        (rf"{_BE}{_NOT}(?:false|incorrect|wrong|refuted|contradicted)\b", "is true"),
+        (rf"{_BE}{_NOT}(?:true|correct|right|accurate|supported|entailed)\b", "is false"),
+        (
+            r"\b(?:untrue|inaccurate|(?:is|are|was|were) (?:incorrect|wrong|unsupported)|refuted|contradicted)\b",
+            "is false",
+        ),
+        (r"\b(?:(?:is|are|was|were) (?:correct|right|accurate)|supported|entailed)\b", "is true"),
+        (rf"{_ANSWERED}yes(?=\W{{0,3}}(?:[,.!;:\n]|$))", "\ntrue"),
+        (rf"{_ANSWERED}no(?=\W{{0,3}}(?:[,.!;:\n]|$))", "\nfalse"),
+    )
 )
 """What says true or false in other words, the negated ones first."""
-_FIGURE = re.compile(r"[-−]?\$?\d[\d,]*(?:\.\d+)?(?: ?(?:%|thousand|million|billion)\b|%)?")
-"""A number with its sign, its currency and its scale."""
 _UNITS = (
     "dollar", "gallons", "square feet", "shares", "mbtu", "mbpd", "mbbls", "mmbtu", "unit", "gwh", "year", "mmcf",
     "mile", "mboe",
@@ -169,8 +175,7 @@ def _texts(problem: Problem, output: str) -> tuple[str, ...]:
         value = _stated_truth(output)
         return () if value is None else (value,)
     texts = tuple(dict.fromkeys(part for text in read_texts(output) for part in (text, _plain(text)) if part))
-    figures = {figure for text in texts for figure in _FIGURE.findall(text)}
-    return (*texts, *figures) if len(figures) == 1 else texts
+    return (*texts, *figures_of(texts))
 
 
 def _plain(text: str) -> str:
@@ -180,7 +185,9 @@ def _plain(text: str) -> str:
 
 def _stated_truth(output: str) -> str | None:
     """Whether an answer says true or false, also as yes or no, supported or refuted; None for neither or both."""
-    text = final_answer(output)
+    text = final_answer(output)[-2 * _LONGEST :]
+    box = boxed(text)
+    text = box if box is not None else unclosed_box(text) or text
     for pattern, word in _TRUTHS:
         text = pattern.sub(word, text)
     letter = read_letter(text, {"T": "true", "F": "false"})
@@ -207,6 +214,8 @@ def _truth_value(text: str) -> str | None:
 
 
 def _is_right(problem: Problem, parsed: str, rule: str) -> bool:
+    if len(parsed) > _LONGEST:
+        return False
     if problem.group == "vtabfact":
         return parsed == problem.answer
     if problem.group == "fintabnetqa":
