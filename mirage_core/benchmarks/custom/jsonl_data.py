@@ -22,7 +22,7 @@ from typing import Any, get_args
 from mirage_core.benchmarks import multiple_choice
 from mirage_core.benchmarks.benchmark import Benchmark, check_rule
 from mirage_core.benchmarks.io.jsonl import Row, plain_text, read_image_file, read_lines
-from mirage_core.benchmarks.reading.texts import read_texts, text_key
+from mirage_core.benchmarks.reading.texts import figures_of, is_figure, read_texts, text_key
 from mirage_core.config import OwnData
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, ProvidedImage, Score, Split
@@ -130,6 +130,8 @@ def score(problem: Problem, output: str, rule: str = RULE) -> Score:
     if "options" in problem.facts:
         return replace(multiple_choice.score(problem, output), rule=RULE)
     texts, wanted = read_texts(output), text_key(problem.answer)
+    if is_figure(problem.answer):
+        texts += figures_of(texts)
     right = next((text for text in texts if text_key(text) == wanted), None)
     parsed = right if right is not None else next(iter(texts), None)
     return Score(problem_id=problem.id, correct=right is not None, parsed=parsed, rule=RULE)

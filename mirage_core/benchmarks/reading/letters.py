@@ -135,7 +135,8 @@ def _is_list_of_options(plain: str, options: Mapping[str, str]) -> bool:
     named = _keys(tuple(options.items()))
     asked = plain.replace("?", ",") if plain.endswith("?") else plain
     parts = [option_key(part) for part in _LIST_SEPARATOR.split(asked)]
-    letters = [named.get(part) or part.upper() for part in parts if part]
+    labels = [(part, _LABEL.fullmatch(part)) for part in parts if part]
+    letters = [named.get(part) or (label.group("letter") if label else part).upper() for part, label in labels]
     if len(letters) == 2 and option_key(options.get(letters[0], "")) == letters[1].casefold():
         return False  # "A. B" where the text of A is "B"
     return len(set(letters)) > 1 and all(letter in options for letter in letters)

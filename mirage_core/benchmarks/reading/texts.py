@@ -49,13 +49,29 @@ _RETRACTED = re.compile(r"\b(?:wait|actually|correction|no,|oops|let me re|scrat
 _SENTENCES = re.compile(r"(?:(?<=[\d%)\"'*][.!?])|(?<=\w\w\w[.!?]))\s|。")
 _INTERJECTION = re.compile(r"(?:h+m+|ok(?:ay)?|sure|well|certainly|of course|great question|yes|right)", re.IGNORECASE)
 _COPULA = re.compile(
-    r"\s(?:is|are|was|were|equals|totaled|totalled|amounted to|reached|has|have|had|shows?|reads?|says?)(?:\s?:)?"
-    r"(?:\s|$)",
+    r"(?:\b(?:it|that|this|there|he|she)'s|\s(?:=|is|are|was|were|equals|totaled|totalled|amounted to"
+    r"|reached|has|have|had|shows?|reads?|says?))(?:\s?:)?(?:\s|$)",
     flags=re.IGNORECASE,
 )
 _PREPOSITION = re.compile(
     r"\s(?:in|on|at|of|for|from|to|through|into|by|with|as of|during|towards?|via)\s", flags=re.IGNORECASE
 )
+_AFTERTHOUGHT = re.compile(
+    r",?\s(?:because|since|due to|given that)\s"
+    r"|,\s(?:and )?(?:not|rather than|instead of|as|which|who|where)\s|\s\(|;\s"
+    r"|\s[—–-]{1,2}\s",
+    flags=re.IGNORECASE,
+)
+"""Begins what follows an answer in its sentence: a reason, a note, or what it is not."""
+_OPENING = re.compile(
+    r"\A(?:(?:so|thus|therefore|hence|then|probably|likely|most likely|maybe|perhaps|clearly|I (?:think|believe|guess)"
+    r"|I'd say),?\s)+",
+    flags=re.IGNORECASE,
+)
+_EXPLANATION = re.compile(
+    r"\n\W{0,6}(?:explanation|reason(?:ing)?|rationale|justification|note)\b\W{0,3}:", flags=re.IGNORECASE
+)
+_MATHEMATICS = re.compile(r"(?:\$|\\[(\[])(?P<inner>[^$]{1,300})(?:\$|\\[)\]])\.?")
 _PARTICIPLE = re.compile(r"[a-z]{2,14} (?:in|on|at|by|from|to|as) ")
 _ARTICLE = re.compile(r"\A(?:the|an?|on|in|at)\s", flags=re.IGNORECASE)
 _FIGURE = re.compile(
@@ -82,6 +98,9 @@ def read_texts(output: str) -> tuple[str, ...]:
     announced = _announced(text)
     if announced is not None:
         return announced
+    explained = _EXPLANATION.search(text)
+    if explained is not None and text[: explained.start()].strip():
+        text = text[: explained.start()]
     lines = [line for line in (line.strip() for line in text.split("\n")) if line.strip("`*_- ")]
     notes = [line for line in lines if line.startswith("```") or re.fullmatch(r"\([^()]*\)", line)]
     lines = [line for line in lines if line not in notes] or lines
@@ -105,6 +124,11 @@ def figures_of(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(figures) if len(figures) == 1 else ()
 
 
+def is_figure(text: str) -> bool:
+    """Whether a text is nothing but a figure."""
+    return _FIGURE.fullmatch(text.strip()) is not None
+
+
 def refuses(text: str) -> bool:
     """Whether a text says that it does not answer."""
     return _REFUSED.search(text) is not None
@@ -124,7 +148,8 @@ def _announced(text: str) -> tuple[str, ...] | None:
         line = re.split(r"\"\s{0,2}[,}]|</|\}", line, maxsplit=1)[0]
         if line.strip(" .\"'*_`{}"):
             first = _SENTENCES.split(line, maxsplit=1)[0]
-            return () if refuses(line) else tuple(dict.fromkeys((*_kept(first), *_kept(line))))
+            readings = (first, line, _AFTERTHOUGHT.split(first, maxsplit=1)[0])
+            return () if refuses(line) else tuple(dict.fromkeys(kept for part in readings for kept in _kept(part)))
     return None
 
 
@@ -145,7 +170,9 @@ def _of_line(line: str) -> tuple[str, ...]:
 def _parts(sentence: str) -> Iterator[str]:
     """The sentence, and what of it can be the answer; nothing more of one that negates."""
     yield sentence
-    body = sentence.strip(_OUTER).rstrip(".!。")
+    body = _AFTERTHOUGHT.split(sentence.strip(_OUTER).rstrip(".!。"), maxsplit=1)[0]
+    body = _OPENING.sub("", body)
+    yield body
     if _NEGATED.search(body):
         return
     verbs = list(_COPULA.finditer(body))
@@ -159,7 +186,7 @@ def _parts(sentence: str) -> Iterator[str]:
         figure = _FIGURE.match(named)
         if figure is not None and _PREPOSITION.match(named, figure.end()):
             parts.append(figure.group())
-        parts += [named] if _DISMISSED.search(named) else [named, body[: verbs[0].start()]]
+        parts += [named] if len(verbs) > 1 or _DISMISSED.search(named) else [named, body[: verbs[0].start()]]
     elif len(prepositions) == 1:
         parts += [body[prepositions[0].end() :], body[prepositions[0].start() :].strip()]
     for part in parts:
@@ -173,6 +200,9 @@ def _is_bare(line: str) -> bool:
 
 
 def _kept(text: str) -> tuple[str, ...]:
-    """A text without its dress, if anything is left."""
+    """A text without its quotes and emphasis, and without LaTeX's signs around all of it, if anything is left."""
     plain = text.strip(_OUTER).strip()
+    formula = _MATHEMATICS.fullmatch(plain)
+    if formula is not None:
+        plain = formula.group("inner").strip()
     return (plain,) if plain.strip(" .") else ()
