@@ -118,7 +118,7 @@ MUTANTS = (
            "self._sums[number] = parameter.grad.float()", "pass", ("training/test_engine.py",)),
     Mutant("no clipping", "training/engine/plain.py",
            "self._masters, self._settings.max_grad_norm", "self._masters, 1e9", ("training/test_engine.py",)),
-    Mutant("folds by question", "analysis/pictures.py",
+    Mutant("folds by question", "evaluation/pictures.py",
            "parents[later] = earlier", "pass", PICTURE_TESTS),
     Mutant("labels shuffled one by one", "analysis/measures/probes.py",
            "np.arange(len(groups)) if units is None else units)", "np.arange(len(groups)))", PICTURE_TESTS),

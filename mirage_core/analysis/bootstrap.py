@@ -1,8 +1,8 @@
 """Intervals by resampling instances: the bootstrap, and the jackknife for figures that copies of an instance bias.
 
 Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapters 11 and 13. Where instances share pictures
-(``pictures.py``), whole units are resampled: the cluster bootstrap of Davison and Hinkley, Bootstrap Methods and their
-Application (1997), section 3.8. Legend: N instances, U units, R resamples.
+(``evaluation/pictures.py``), whole units are resampled: the cluster bootstrap of Davison and Hinkley, Bootstrap Methods
+and their Application (1997), section 3.8. Legend: N instances, U units, R resamples.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_core.analysis.pictures import Units, has_shared, subset
 from mirage_core.analysis.results import Estimate
 from mirage_core.errors import InputError
+from mirage_core.evaluation.pictures import Units, has_shared, subset
 from mirage_core.evaluation.statistics import wilson
 
 Floats = NDArray[np.float64]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_core.analysis.pictures import Units, has_shared
+from mirage_core.evaluation.pictures import Units, has_shared
 
 Donors = NDArray[np.int64]
 """The index of each instance's donor [N]; NO_DONOR where it has none."""
@@ -19,8 +19,8 @@ NO_DONOR = -1
 def derangement(strata: Sequence[Any], seed: int, units: Units | None = None) -> Donors:
     """Permute each stratum without a fixed point: every instance donates to one other and receives from one.
 
-    No instance has a donor of its own unit (``pictures.py``). A stratum of one unit has no donors; where one unit holds
-    more than half of a stratum, some of its instances have none. All donors are drawn by ``seed`` alone.
+    No instance has a donor of its own unit (``evaluation/pictures.py``). A stratum of one unit has no donors; where one
+    unit holds more than half of a stratum, some of its instances have none. All donors are drawn by ``seed`` alone.
     """
     donors = np.full(len(strata), NO_DONOR, dtype=np.int64)
     generator = np.random.default_rng(seed)

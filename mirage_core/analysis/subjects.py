@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mirage_core.analysis.collect import CleanRun, stratum
 from mirage_core.analysis.intervened_generation import BatchIntervention, GeneratedAnswer, InterventionRunner
-from mirage_core.analysis.pictures import Units, picture_units
+from mirage_core.evaluation.pictures import Units, picture_units
 from mirage_core.generation.interventions import SpanStates
 from mirage_core.generation.trajectory import output_text
 from mirage_core.latent.examples import EncodedPrompt

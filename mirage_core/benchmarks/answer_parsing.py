@@ -51,6 +51,18 @@ def boxes(text: str) -> Iterator[str]:
         yield text[begin:end].strip()
 
 
+def unclosed_box(text: str) -> str | None:
+    r"""The text after the last ``\boxed{`` where its braces are never closed, None where no box is open at the end."""
+    opened: list[tuple[int, bool]] = []
+    for brace in _BRACES.finditer(text):
+        if brace.group() != "}":
+            opened.append((brace.end(), brace.group() != "{"))
+        elif opened:
+            opened.pop()
+    begin = next((begin for begin, is_box in reversed(opened) if is_box), None)
+    return None if begin is None else text[begin:].strip()
+
+
 def without_dress(text: str) -> str:
     r"""A text without LaTeX's dress: of ``\text{B}`` and ``\mathbf{B}`` B remains, of ``$B$`` and ``\(B\)`` too."""
     plain = _DRESS.sub("{", text).replace("\\(", "(").replace("\\)", ")").replace("\\[", "[").replace("\\]", "]")

@@ -13,18 +13,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirage_core.benchmarks.answer_parsing import after_thought, boxed
+from mirage_core.benchmarks.answer_parsing import after_thought, boxed, final_answer, unclosed_box
 from mirage_core.benchmarks.benchmark import OFFICIAL, Benchmark, check_rule
 from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
 from mirage_core.benchmarks.multiple_choice import prompt
+from mirage_core.benchmarks.reading.letters import read_letter
+from mirage_core.benchmarks.reading.texts import figures_of, read_texts
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Score, Split
 
 NAME = "tablevqa"
 SOURCE = "terryoo/TableVQA-Bench"
 GROUPS = ("vwtq", "vwtq_syn", "vtabfact", "fintabnetqa")
-RULES = ("tablevqa", "tablevqa-exact")
+RULES = ("tablevqa", "tablevqa-exact", "tablevqa-official")
 ENDING = "\nAnswer:"
 _TRUTH_VALUES = {"1": "true", "true": "true", "0": "false", "false": "false"}
 # The authors' prompts, with their examples; they are part of the benchmark.
@@ -64,6 +66,27 @@ Question: {question}"""
 PROMPTS = {"vwtq": _WTQ, "vwtq_syn": _WTQ, "vtabfact": _TABFACT, "fintabnetqa": _FINTABNET}
 _QUOTES = str.maketrans({**dict.fromkeys("‘’´`", "'"), **dict.fromkeys("“”", '"'), **dict.fromkeys("‐‑‒–—−", "-")})
 _TOLERANCE = 1e-6
+_LONGEST = 20_000
+"""A longer answer is no value of a table."""
+_BE = r"(?:\b(?:is|was|are|were|be) ?|\b)"
+_NOT = r"(?:not|n't|n’t|never)(?: (?:quite|entirely|actually|really|at all))? "
+_ANSWERED = r"(?:\A|\n|\b(?:answer|verdict|conclusion)\b\W{0,4}(?:is\b)?)\W{0,4}"
+_TRUTHS = tuple(
+    (re.compile(pattern, flags=re.IGNORECASE), word)
+    for pattern, word in (
+        (r"\b(?:whether|(?:say|tell|know|determine|see|sure|decide|check) if)\b[^.\n,;]{0,200}", ""),
+        (rf"{_BE}{_NOT}(?:false|incorrect|wrong|refuted|contradicted)\b", "is true"),
+        (rf"{_BE}{_NOT}(?:true|correct|right|accurate|supported|entailed)\b", "is false"),
+        (
+            r"\b(?:untrue|inaccurate|(?:is|are|was|were) (?:incorrect|wrong|unsupported)|refuted|contradicted)\b",
+            "is false",
+        ),
+        (r"\b(?:(?:is|are|was|were) (?:correct|right|accurate)|supported|entailed)\b", "is true"),
+        (rf"{_ANSWERED}yes(?=\W{{0,3}}(?:[,.!;:\n]|$))", "\ntrue"),
+        (rf"{_ANSWERED}no(?=\W{{0,3}}(?:[,.!;:\n]|$))", "\nfalse"),
+    )
+)
+"""What says true or false in other words, the negated ones first."""
 _UNITS = (
     "dollar", "gallons", "square feet", "shares", "mbtu", "mbpd", "mbbls", "mmbtu", "unit", "gwh", "year", "mmcf",
     "mile", "mboe",
@@ -132,18 +155,49 @@ def _problem(row: PublishedRow, part: str, split: Split) -> Problem:
 
 
 def score(problem: Problem, output: str, rule: str = RULES[0]) -> Score:
-    """Score by the part's own rule, on the box's text or else the whole answer (after its last "Answer:").
+    """Score by the part's own rule, on what the one reader of texts (``reading/texts.py``) reads.
 
     vwtq: the same set of values; vtabfact: the right one of true and false, both or none is unparsed; fintabnetqa: the
-    same number with its scale or without (``tablevqa-exact``: with its scale only).
+    same number with its scale or without (``tablevqa-exact``: with its scale only). ``tablevqa-official``: the box's
+    text or else the whole answer (after its last "Answer:").
     """
     check_rule(rule, (*RULES, OFFICIAL), NAME)
-    applied = RULES[1] if rule == RULES[1] else RULES[0]
+    applied = RULES[2] if rule == OFFICIAL else rule
+    texts = _official_texts(problem, output) if applied == RULES[2] else _texts(problem, output)
+    right = next((text for text in texts if _is_right(problem, text, applied)), None)
+    parsed = right if right is not None else next(iter(texts), None)
+    return Score(problem_id=problem.id, correct=right is not None, parsed=parsed, rule=applied)
+
+
+def _texts(problem: Problem, output: str) -> tuple[str, ...]:
+    """What an answer can be read as; of a sentence with one figure that figure too."""
+    if problem.group == "vtabfact":
+        value = _stated_truth(output)
+        return () if value is None else (value,)
+    texts = tuple(dict.fromkeys(part for text in read_texts(output) for part in (text, _plain(text)) if part))
+    return (*texts, *figures_of(texts))
+
+
+def _plain(text: str) -> str:
+    r"""A text without LaTeX's dress, and with its signs as they are: ``\%`` is %."""
+    return re.sub(r"\\text\w*\s*\{([^{}]*)\}", r"\1", text).replace("\\%", "%").replace("\\$", "$").strip()
+
+
+def _stated_truth(output: str) -> str | None:
+    """Whether an answer says true or false, also as yes or no, supported or refuted; None for neither or both."""
+    text = final_answer(output)[-2 * _LONGEST :]
+    box = boxed(text)
+    text = box if box is not None else unclosed_box(text) or text
+    for pattern, word in _TRUTHS:
+        text = pattern.sub(word, text)
+    letter = read_letter(text, {"T": "true", "F": "false"})
+    return {"T": "true", "F": "false"}[letter] if letter else None
+
+
+def _official_texts(problem: Problem, output: str) -> tuple[str, ...]:
     text = read_answer(output)
     parsed = _truth_value(text) if problem.group == "vtabfact" else text
-    if not parsed:
-        return Score(problem_id=problem.id, correct=False, parsed=None, rule=applied)
-    return Score(problem_id=problem.id, correct=_is_right(problem, parsed, applied), parsed=parsed, rule=applied)
+    return (parsed,) if parsed else ()
 
 
 def read_answer(output: str) -> str:
@@ -160,6 +214,8 @@ def _truth_value(text: str) -> str | None:
 
 
 def _is_right(problem: Problem, parsed: str, rule: str) -> bool:
+    if len(parsed) > _LONGEST:
+        return False
     if problem.group == "vtabfact":
         return parsed == problem.answer
     if problem.group == "fintabnetqa":
@@ -167,7 +223,7 @@ def _is_right(problem: Problem, parsed: str, rule: str) -> bool:
     return same_values(problem.answer, parsed)
 
 
-BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, source=SOURCE, official=RULES[0])
+BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, source=SOURCE, official=RULES[2])
 
 
 def normalized(text: str) -> str:

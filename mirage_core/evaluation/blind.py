@@ -14,6 +14,7 @@ from mirage_core.benchmarks import vsp_reasoning
 from mirage_core.benchmarks.judge import judge
 from mirage_core.benchmarks.multiple_choice import options_of
 from mirage_core.evaluation.metrics import AccuracyRow, accuracy_rows
+from mirage_core.evaluation.pictures import picture_units
 from mirage_core.evaluation.statistics import wilson
 from mirage_core.types import Prediction, Problem, Scored
 from mirage_core.worlds.maze import shape_of
@@ -62,12 +63,9 @@ def _answers(taught: Sequence[Problem], asked: Sequence[Problem]) -> Iterator[tu
 
 
 def _parts(problems: Sequence[Problem]) -> dict[str, int]:
-    """The part of each problem: problems with an equal first picture share one; dealt out in order."""
-    numbers: dict[object, int] = {}
-    return {
-        problem.id: numbers.setdefault(problem.images[0] if problem.images else problem.id, len(numbers)) % _FOLDS
-        for problem in problems
-    }
+    """The part of each problem: those of one picture, or one question in several orders, share one; in order."""
+    units = picture_units(problems).tolist()
+    return {problem.id: unit % _FOLDS for problem, unit in zip(problems, units, strict=True)}
 
 
 class _Rule:

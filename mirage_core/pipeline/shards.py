@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing.context import BaseContext
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -153,9 +154,10 @@ def in_processes(reopen: Callable[[], Store]) -> FanOut:
     """
 
     def fan_out(shards: Sequence[Shard], progress: Progress) -> list[Artifact]:
-        spawn = multiprocessing.get_context("spawn")
-        stopped = spawn.Event()
-        with ProcessPoolExecutor(len(shards), spawn, _follow_parent, (os.getpid(), stopped)) as pool:
+        processes = _processes()
+        stopped = processes.Event()
+        begin = (os.getpid(), stopped, dict(os.environ))
+        with ProcessPoolExecutor(len(shards), processes, _begin_child, begin) as pool:
             try:
                 futures = [pool.submit(_in_child, shard.model_dump_json(), reopen) for shard in shards]
                 return _gathered(shards, futures, progress)
@@ -165,6 +167,20 @@ def in_processes(reopen: Callable[[], Store]) -> FanOut:
                 raise
 
     return fan_out
+
+
+def _processes() -> BaseContext:
+    """Where child processes come from: a server that has imported torch once, a start of their own beside a GPU.
+
+    CUDA does not outlive a fork, and a start takes seconds, nearly all of them imports.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return multiprocessing.get_context("spawn")
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["mirage_core.evaluation.evaluate"])
+    return processes
 
 
 def _gathered(shards: Sequence[Shard], futures: Sequence[Future[str]], progress: Progress) -> list[Artifact]:
@@ -189,9 +205,11 @@ def _in_child(shard: str, reopen: Callable[[], Store]) -> str:
     return result.artifact.model_dump_json()
 
 
-def _follow_parent(parent: int, stopped: Event) -> None:
-    """End this child process with its parent; interrupt it (then kill it) when the parent stops."""
-    die_with_parent(parent)
+def _begin_child(parent: int, stopped: Event, environment: dict[str, str]) -> None:
+    """Give this child process its parent's environment; end it with the parent, interrupt it when the parent stops."""
+    os.environ.clear()
+    os.environ.update(environment)
+    die_with_parent(os.getppid(), parent)  # the server of forked processes may stand between the two
 
     def watch() -> None:
         stopped.wait()

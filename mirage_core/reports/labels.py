@@ -40,8 +40,9 @@ RULES = {
         "only option whose text stands in the answer"
     ),
     "mme-realworld": "MME-RealWorld's own without its faults: usual openings struck out, the first capital from A to E",
-    "tablevqa": "TableVQA-Bench's own: sets of values, true or false, figures with or without their scale",
-    "tablevqa-exact": "TableVQA-Bench's own, figures with their scale only",
+    "tablevqa": "The answer in words, as TableVQA-Bench compares: values, true or false, figures with or without scale",
+    "tablevqa-exact": "The answer in words, as TableVQA-Bench compares, figures with their scale only",
+    "tablevqa-official": "TableVQA-Bench's own, on the box, the text after “Answer:”, or the whole answer",
     "vsp": "VSP's rule: the walk stops at the first hole or goal it enters; right when that is the goal",
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mirage_core.methods import get_method
 from mirage_core.pipeline.portable_settings import strip_local_paths
-from mirage_core.reports.study.blind import PROBLEMS
+from mirage_core.reports.study.blind import NO_PICTURE, PROBLEMS
 from mirage_core.reports.study.inputs import CellBudget, CellReportInput, RunReportInput, StudyReportInput
 from mirage_core.store import Store
 from mirage_core.studies.plan import is_measured
@@ -39,17 +39,25 @@ def command_of(study: Study, sets: Sequence[str]) -> str:
 
 
 def report_artifacts(results: Sequence[CellResult]) -> dict[str, Artifact]:
-    """Return the report's artifacts: the answers of every completed run by its name, its interventions and problems."""
+    """Return the report's artifacts: the answers of every completed run by its name, its interventions and problems.
+
+    Where the recipe has ``evaluation.blind``, the answers without the picture too.
+    """
     answers = {result.run.name: result.evaluation for result in results if result.evaluation is not None}
     interventions = {
         _interventions_name(result): result.interventions for result in results if result.interventions is not None
+    }
+    blind = {
+        f"{NO_PICTURE}{result.run.name}": result.blind_evaluation
+        for result in results
+        if result.evaluation is not None and result.blind_evaluation is not None
     }
     problems = {
         f"{PROBLEMS}{result.artifacts['problems'].digest}": result.artifacts["problems"]
         for result in results
         if result.evaluation is not None
     }
-    return {**answers, **interventions, **problems}
+    return {**answers, **interventions, **blind, **problems}
 
 
 def _interventions_name(result: CellResult) -> str:

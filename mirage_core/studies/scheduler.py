@@ -93,6 +93,11 @@ class CellResult:
         return self.artifacts.get(label("evaluation", {"method": self.run.cell.method}))
 
     @property
+    def blind_evaluation(self) -> Artifact | None:
+        """The judged answers of the cell's method without the picture; None unless ``evaluation.blind``."""
+        return self.artifacts.get(label("blind-evaluation", {"method": self.run.cell.method}))
+
+    @property
     def interventions(self) -> Artifact | None:
         """The interventions on its latents; None where they were not measured."""
         return self.artifacts.get(INTERVENTIONS)

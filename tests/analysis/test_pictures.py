@@ -12,10 +12,10 @@ from mirage_core.analysis.donors import NO_DONOR, assign_donors, derangement
 from mirage_core.analysis.intervened_generation import GeneratedAnswer
 from mirage_core.analysis.measures.intervention_effect import RunLabel, compare
 from mirage_core.analysis.measures.probes import _shuffles, probes
-from mirage_core.analysis.pictures import picture_units
 from mirage_core.analysis.results import ImageAccess
 from mirage_core.analysis.verdict import derive_verdict, probe_p
 from mirage_core.config import AnalysisSettings
+from mirage_core.evaluation.pictures import picture_units
 from mirage_core.types import Prediction, Problem, Score
 from tests.analysis.fake_runs import run
 

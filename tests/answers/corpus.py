@@ -19,7 +19,7 @@ LETTERS = "ABCDE"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One output: ``verdict`` is a letter or moves, None for no answer."""
+    """One output: ``verdict`` is a letter, moves, or one of a question's possible answers; None for no answer."""
 
     question: str
     verdict: str | None
@@ -29,14 +29,26 @@ class Case:
     def benchmark(self) -> str:
         return str(QUESTIONS[self.question]["benchmark"])
 
+    @property
+    def reader(self) -> str:
+        """What the page's table calls the reader: the benchmark, of TableVQA-Bench with its part."""
+        part = QUESTIONS[self.question].get("part")
+        return self.benchmark if part is None else f"{self.benchmark} {part}"
+
+    @property
+    def answers(self) -> list[str]:
+        """The answers that are tried as the right one: letters, or the possible answers in words."""
+        question = QUESTIONS[self.question]
+        return question.get("answers") or [*LETTERS[: len(question["options"])]]
+
     def problem(self, answer: str) -> Problem:
-        """The question as a problem whose right answer is a letter."""
+        """The question as a problem whose right answer is one of ``answers``."""
         question = QUESTIONS[self.question]
         if self.benchmark == "vsp-planning":
             return vsp_planning.make_problem("p", "test", MAZE, b"", "DDRR")
-        group = "task1-level-3" if self.benchmark == "vsp-questions" else "g"
+        group = "task1-level-3" if self.benchmark == "vsp-questions" else question.get("part", "g")
         right = {"A": "Y", "B": "N"}[answer] if self.benchmark == "vsp-questions" else answer
-        facts = {"options": question["options"], "scene": question["question"]}
+        facts = {"options": question["options"], "scene": question["question"]} if "options" in question else {}
         return Problem(
             id="p", benchmark=self.benchmark, split="test", group=group, question=question["question"], images=(),
             answer=right, facts=facts,

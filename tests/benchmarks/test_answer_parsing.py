@@ -1,4 +1,4 @@
-"""Reading answers: boxes, letters and moves; what is no answer; dress, other options, and answers of a megabyte."""
+"""Reading answers: boxes, letters and moves; what is no answer; dress, and other options."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from mirage_core import benchmarks
 from mirage_core.benchmarks import vsp_planning
 from mirage_core.benchmarks.answer_parsing import boxed, final_answer
-from mirage_core.benchmarks.reading import earlier
 from mirage_core.benchmarks.reading.letters import read_letter
 from mirage_core.benchmarks.reading.moves import read_moves
 from mirage_core.types import Problem
@@ -285,43 +284,6 @@ def test_a_plan_is_read_with_any_separators(plan, separator, lower):
     written = separator.join(plan.lower() if lower else plan)
     assert read_moves(f"I go.\n\\boxed{{{written}}}") == plan
     assert read_moves(f"Action plan: {separator.join(plan).replace(chr(10), ' ')}") == plan
-
-
-ADVERSARIAL = (
-    "\\boxed{",
-    "\\boxed{x}",
-    "The answer\n",
-    "answer is A or ",
-    "A, ",
-    "(A) ",
-    "not ",
-    "<think>",
-    "<answer>",
-    "\n",
-    "*",
-    "rubber, ",
-    "\\text{",
-    "plan: ",
-    "->",
-    "so ",
-    "I would ",
-)
-
-
-@pytest.mark.parametrize("piece", ADVERSARIAL)
-def test_a_megabyte_is_read_in_linear_time(piece):
-    """A quadratic pattern would need hours for this text: seconds for a thousandth of it are what was seen."""
-    text = (piece * (1_000_000 // len(piece) + 1))[:1_000_000]
-    assert read_letter(text + "\n\\boxed{B}", MATERIALS) in ("B", None)
-    assert read_letter(text, MATERIALS) in ("A", None)
-    if piece in ("plan: ", "->", "\\boxed{", "\n"):
-        read_moves(text)
-
-
-def test_earlier_rules_are_linear_too():
-    for text in ("The answer" + "\n" * 300_000, "\\boxed{" * 100_000):
-        assert earlier.option_letter(text, MATERIALS) is None
-        assert earlier.published_letter(text, MATERIALS) is None
 
 
 def published_faults() -> list[tuple[str, dict[str, object], str, str, bool]]:

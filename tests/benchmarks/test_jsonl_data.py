@@ -56,7 +56,8 @@ def test_answers_without_options_are_compared_as_text(tmp_path: Path) -> None:
 
     assert jsonl_data.score(problem, "\\boxed{to the right}").correct
     assert not jsonl_data.score(problem, "\\boxed{to the left}").correct
-    assert jsonl_data.score(problem, "to the right").parsed is None
+    assert jsonl_data.score(problem, "It goes to the right.").correct
+    assert jsonl_data.score(problem, "I cannot tell.").parsed is None
 
 
 def test_lines_without_a_split_fall_into_splits_by_what_they_say(tmp_path: Path) -> None:

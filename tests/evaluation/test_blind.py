@@ -59,6 +59,15 @@ def test_a_benchmark_without_training_problems_is_answered_by_its_other_parts() 
     assert sum(score.correct for _, score in scored) / 100 < 0.7
 
 
+def test_problems_that_share_any_picture_are_in_one_part() -> None:
+    """Two pictures each, the second of which is the first of the next: the answer of a chain is known in it alone."""
+    chains = [
+        replace(asked(at, f"Chain {at // 5}?", "AB"[at // 5 % 2]), images=(bytes([at]), bytes([at // 5, 1])))
+        for at in range(100)
+    ]
+    assert sum(score.correct for _, score in text_rule([], chains, "mirage")) / 100 < 0.7
+
+
 def test_its_rows_are_those_of_a_method() -> None:
     (group, total) = text_rule_rows([], [asked(at, "Same words?", "A") for at in range(10)], "mirage")
     assert (group.method, total.group, total.n, total.accuracy) == (TEXT_RULE, "all", 10, 1.0)

@@ -32,6 +32,7 @@ from mirage_core.model.loading import build_base_model, load_model, save_model
 from mirage_core.pipeline.pipeline import run_pipeline
 from mirage_core.pipeline.stage import label
 from mirage_core.pipeline.stages.evaluate import evaluation_identity
+from mirage_core.recipes import load
 from mirage_core.store.records import load_predictions
 from mirage_core.types import Problem, ProgressEvent
 from tests.forked import forked_jobs
@@ -255,3 +256,9 @@ def test_batches_hold_every_problem_once_and_like_with_like(problems: list[Probl
     assert sorted(index for batch in batches for index in batch) == list(range(len(problems)))
     for batch in batches:
         assert len({(problems[index].benchmark, problems[index].group) for index in batch}) == 1
+
+
+def test_answers_in_letters_and_words_are_judged_anew_and_those_of_mazes_are_not() -> None:
+    mazes, own = load("micro"), load("micro", ["problems.tablevqa={}"])
+    assert "reading" not in evaluation_identity(mazes)
+    assert evaluation_identity(own)["reading"] == 2

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import dask
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -79,6 +80,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) ->
         return World.create(tmp_path_factory.mktemp("one"), model_folder).all(refuses)
 
 
+@pytest.fixture
+def forked_dask() -> Iterator[None]:
+    """Dask's workers are forked from the tests' server, which has imported all that they need."""
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        yield
+
+
+@pytest.mark.usefixtures("forked_dask")
 @pytest.mark.parametrize("names", [CUT[:1], pytest.param(CUT, marks=pytest.mark.e2e)], ids=["one-stage", "all"])
 def test_a_local_cluster_of_two_dask_workers_gives_the_artifacts_of_one_process(
     world: World, undisturbed: dict[str, Artifact], names: tuple[str, ...]
@@ -93,6 +102,7 @@ def test_a_local_cluster_of_two_dask_workers_gives_the_artifacts_of_one_process(
 
 
 @pytest.mark.e2e
+@pytest.mark.usefixtures("forked_dask")
 def test_a_dask_cluster_that_runs_already_is_used_and_left_running(
     world: World, undisturbed: dict[str, Artifact]
 ) -> None:

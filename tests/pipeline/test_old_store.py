@@ -21,6 +21,9 @@ from tests.pipeline.fakes import Events
 DATA = Path(__file__).parent / "data"
 IDENTITIES = json.loads(gzip.decompress((DATA / "identities.json.gz").read_bytes()))
 
+PAGES = {"diagnosis": 3, "study": 3}
+"""Stages whose pages show more than they did then: they are drawn anew, from what the store has."""
+
 
 @pytest.fixture
 def old(tmp_path: Path) -> Store:
@@ -57,7 +60,8 @@ def test_no_stage_of_a_shipped_recipe_has_another_identity(recipe: str) -> None:
     for name, expected in IDENTITIES[recipe].items():
         stage = get_stage(name)
         assert as_json(stage.identity(settings)) == expected["identity"], name
-        assert [stage.version, stage.kind] == [expected["version"], expected["kind"]], name
+        version = PAGES.get(name, expected["version"])
+        assert [stage.version, stage.kind] == [version, expected["kind"]], name
         assert as_json({"inputs": stage.inputs, "params": stage.params}) == {
             "inputs": expected["inputs"], "params": expected["params"]
         }, name  # fmt: skip

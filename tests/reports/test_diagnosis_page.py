@@ -13,6 +13,7 @@ import pytest
 from mirage_core.benchmarks.generate import generate_problems
 from mirage_core.config import AnalysisSettings
 from mirage_core.evaluation.blind import text_rule_rows
+from mirage_core.reports.diagnosis.figures import figures
 from mirage_core.reports.diagnosis.page import LIMITS, Sources, Subject, command, write_diagnosis
 from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.types import Problem
@@ -188,3 +189,16 @@ def test_one_measure_alone_makes_a_page_too(measure: str, sources: Sources, tmp_
     elif measure not in ("probes", "interventions"):
         assert summary["headline"] == "Neither edge was measured."
     Tags().feed((tmp_path / "diagnosis.html").read_text(encoding="utf-8"))
+
+
+def test_the_latents_alone_are_drawn_beside_the_text_only_rule_where_it_is_known() -> None:
+    result = fake_results.only_latents()
+    benchmark = result.chance[0].benchmark
+    chance = {each.benchmark: each.majority for each in result.chance if each.group == "all"}
+
+    def drawn(blind: dict[str, float]) -> bytes:
+        return figures({"only-latents": result}, None, blind)["only-latents"].light
+
+    assert drawn({}) != drawn({benchmark: chance[benchmark]}), "it is named"
+    assert drawn({benchmark: 0.9}) != drawn({benchmark: 0.1}), "and drawn where it is"
+    assert drawn({"another": 0.9}) == drawn({})

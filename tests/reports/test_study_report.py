@@ -70,7 +70,7 @@ def test_a_rule_from_text_alone_stands_beside_the_cells(tmp_path: Path) -> None:
     page = (output / "study.html").read_text()
     assert page.count("text alone, by rule") >= 3
     assert "no cell is clear of it" in page
-    assert "text alone 100 %" in page
+    assert "(text alone 100 %; 0 of 5 cells clear of it)" in page
     assert "| text alone, by rule (no picture) | 100.0" in (output / "table.md").read_text()
 
 
@@ -197,3 +197,23 @@ def test_a_cell_that_answered_fewer_problems_is_compared_on_those(tmp_path: Path
 
     assert list(rows["shown"].tests) == [BENCHMARK]
     assert rows["shown"].tests[BENCHMARK].comparison.tests[0].n == 3
+
+
+def test_a_cells_answers_without_the_picture_stand_beside_it_and_decide_what_shows_seeing(tmp_path: Path) -> None:
+    """The better cell is as good without the picture (10 of 10); k = 8 has 7 of 10 right, none without it."""
+    output = tmp_path / "report"
+    output.mkdir()
+    hidden = {"blind-evaluation/better/1": "1111111111", "blind-evaluation/k-8/1": "0000000000"}
+    answers = {name: scored(right) for name, right in {**ANSWERS, **hidden}.items()}
+    write_study(output, study(cells(), [1], "direct"), folders(tmp_path / "answers", answers))
+    figures = json.loads((output / "study.json").read_text())
+    unseen = {item["name"]: item["scores_without_picture"] for item in figures["cells"]}
+
+    assert {name for name, scores in unseen.items() if scores} == {"better", "k-8"}
+    assert next(score["accuracy"] for score in unseen["better"] if score["level"] == "all") == 1.0
+    assert [len(item["scores"]) for item in figures["cells"]] == [3] * 5, "they are no scores of the cell"
+    page = (output / "study.html").read_text()
+    assert page.count("better, no picture") == 2, "in the scores, and by level"
+    assert "without the picture: better 100 %, k 8 0 %; k 8 is clear of it." in page
+    assert "(no picture; 1 of 2 cells clear of it)" in page
+    assert "| better, no picture | 100.0" in (output / "table.md").read_text()

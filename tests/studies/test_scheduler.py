@@ -50,7 +50,7 @@ def answering(name: str, context: StageContext) -> dict[str, Any]:
     summary = write_one(context)
     if name == "problems":
         save_problems(context.output / PROBLEMS_FILE, [])
-    if name == "evaluation":
+    if name in ("evaluation", "blind-evaluation"):
         save_predictions(context.output / PREDICTIONS_FILE, scored("1100", context.params["method"]))
     return {**summary, "steps": 5, "tokens": 70}
 
@@ -87,6 +87,18 @@ def test_what_cells_share_runs_once(
     }  # fmt: skip
     assert result.record.state == "Completed"
     assert [outcome.run.name for outcome in result.cells] == [run.name for run in grid(study_of(tmp_path))]
+
+
+def test_cells_of_a_recipe_with_blind_evaluation_have_a_line_without_the_picture(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_stages(monkeypatch, answering)
+    blind = replace(registry.get_stage("blind-evaluation"), run=lambda context: answering("blind-evaluation", context))
+    monkeypatch.setitem(registry.BESIDE, "blind-evaluation", blind)
+    result = run(study_of(tmp_path, CELLS[:2], overrides={"evaluation.blind": True}), store)
+
+    figures = json.loads((store.fetch(result.report) / "study.json").read_text())
+    assert all(cell["scores_without_picture"] for cell in figures["cells"])
 
 
 def test_a_second_study_finds_everything_cached_and_the_same_report(

@@ -14,7 +14,7 @@ from mirage_core.training.engine import deepspeed as deepspeed_engine
 from mirage_core.training.grpo import train as grpo
 from tests.training.small_world import even_length, make_job
 
-GRPO: dict[str, Any] = {"steps": 3, "micro_batch_size": 5, "kl_weight": 0.05}
+GRPO: dict[str, Any] = {"steps": 2, "micro_batch_size": 5, "kl_weight": 0.05}
 KINDS: dict[str, dict[str, Any]] = {
     "whole": {},
     "adapters": {

@@ -26,7 +26,7 @@ from mirage_core.training.engine import deepspeed as deepspeed_engine
 from mirage_core.training.sft import train as supervised
 from tests.training.small_world import make_job
 
-STEPS, MIDDLE = 3, 2
+STEPS, MIDDLE = 2, 1
 ENGINES: dict[str, dict[str, Any]] = {
     "plain": {"engine": "plain"},
     **{f"zero-{stage}": {"engine": "deepspeed", "zero_stage": stage} for stage in range(4)},

@@ -37,8 +37,8 @@ from mirage_core.analysis.lens.results import (
     ShownAnswer,
     named_images,
 )
-from mirage_core.analysis.pictures import Units, picture_units, subset
 from mirage_core.config import InferenceSettings, Settings
+from mirage_core.evaluation.pictures import Units, picture_units, subset
 from mirage_core.evaluation.sample_selection import select_samples
 from mirage_core.latent.encoder import Encoder
 from mirage_core.model.loading import LoadedModel

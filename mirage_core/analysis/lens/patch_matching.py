@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from mirage_core.analysis.pictures import Units, exchangeable, exchanged
 from mirage_core.analysis.results import Estimate, Record
+from mirage_core.evaluation.pictures import Units, exchangeable, exchanged
 
 SHUFFLES = 1000
 Fits = NDArray[np.float64]

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mirage_core.analysis.pictures import Units, exchangeable, exchanged
 from mirage_core.analysis.results import Record
 from mirage_core.errors import InputError
+from mirage_core.evaluation.pictures import Units, exchangeable, exchanged
 
 SHUFFLES = 200
 Points = NDArray[np.float64]

@@ -17,9 +17,9 @@ from mirage_core.analysis.imagined.implied import implied_answer
 from mirage_core.analysis.imagined.reading import ImaginationReader
 from mirage_core.analysis.imagined.records import ImaginedStep, first_wrong, up_to_end
 from mirage_core.analysis.intervened_generation import InterventionRunner
-from mirage_core.analysis.pictures import Units, picture_units
 from mirage_core.analysis.results import BenchmarkFilms, Estimate, FilmResult, FilmStep
 from mirage_core.config import AnalysisSettings
+from mirage_core.evaluation.pictures import Units, picture_units
 from mirage_core.types import Prediction, Problem, Progress, ProgressEvent, Score
 
 NO_HEADS = "The model folder has no heads of stepwise grounding, so what its latents imagine cannot be read."

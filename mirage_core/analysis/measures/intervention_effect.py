@@ -16,9 +16,9 @@ from torch import Tensor
 from mirage_core.analysis.bootstrap import Floats, bootstrap_mean, share
 from mirage_core.analysis.donors import NO_DONOR, Donors
 from mirage_core.analysis.intervened_generation import GeneratedAnswer, kl_divergence
-from mirage_core.analysis.pictures import Units, has_shared, subset
 from mirage_core.analysis.results import Estimate, ImageAccess, Run, Way
 from mirage_core.config import AnalysisSettings
+from mirage_core.evaluation.pictures import Units, has_shared, subset
 from mirage_core.evaluation.statistics import mcnemar_p, paired_interval
 from mirage_core.types import Prediction, Problem
 
@@ -57,7 +57,7 @@ def compare(
 ) -> Run:
     """Compare answers under an intervention with the clean answers to the same problems [N].
 
-    ``units`` [N] (``pictures.py``): what counts as an independent observation; None: every instance does.
+    ``units`` [N] (``evaluation/pictures.py``): what counts as an independent observation; None: every instance does.
 
     With ``patching``, count also how often an answer is correct for its donor's problem; instances without a donor are
     left out of every figure.

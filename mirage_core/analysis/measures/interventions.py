@@ -23,11 +23,11 @@ from mirage_core.analysis.intervened_generation import BatchIntervention, Genera
 from mirage_core.analysis.measures import replacements
 from mirage_core.analysis.measures.image_ablation import donor_states, feed_latents, patch_states, skip_latents
 from mirage_core.analysis.measures.intervention_effect import Patching, RunLabel, compare
-from mirage_core.analysis.pictures import Units
 from mirage_core.analysis.results import Dose, ImageAccess, InterventionsResult, Run
 from mirage_core.analysis.subjects import Subjects, select_subjects
 from mirage_core.config import AnalysisSettings
 from mirage_core.errors import InputError
+from mirage_core.evaluation.pictures import Units
 from mirage_core.generation.interventions import SpanStates
 from mirage_core.types import Prediction, Problem, Progress, ProgressEvent
 

@@ -19,10 +19,10 @@ from mirage_core.analysis.intervened_generation import BatchIntervention, Genera
 from mirage_core.analysis.measures import replacements
 from mirage_core.analysis.measures.image_ablation import donor_states, feed_latents, patch_states
 from mirage_core.analysis.measures.intervention_effect import kl_or_nan
-from mirage_core.analysis.pictures import Units, subset
 from mirage_core.analysis.results import Cell, Effects, Estimate, ImageAccess, Mediation, MediationResult, Way
 from mirage_core.analysis.subjects import Subjects, select_subjects
 from mirage_core.config import AnalysisSettings
+from mirage_core.evaluation.pictures import Units, subset
 from mirage_core.generation.interventions import SpanStates
 from mirage_core.types import Problem, Progress, ProgressEvent
 

@@ -22,10 +22,10 @@ from mirage_core.analysis.measures import replacements
 from mirage_core.analysis.measures.image_ablation import feed_latents
 from mirage_core.analysis.measures.intervention_effect import IsCorrect, Patching, RunLabel, compare
 from mirage_core.analysis.measures.interventions import reference
-from mirage_core.analysis.pictures import picture_units
 from mirage_core.analysis.results import Chance, ImageAccess, OnlyLatentsResult, Run
 from mirage_core.analysis.subjects import Subjects, select_subjects
 from mirage_core.config import AnalysisSettings
+from mirage_core.evaluation.pictures import picture_units
 from mirage_core.generation.interventions import Interventions
 from mirage_core.types import Prediction, Problem, Progress, ProgressEvent
 

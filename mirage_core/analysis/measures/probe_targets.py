@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mirage_core.analysis.pictures import picture_units
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
+from mirage_core.evaluation.pictures import picture_units
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import HOLE, MOVES, Cell, Maze, maze_from_rows
 

@@ -25,9 +25,9 @@ from mirage_core.analysis.measures.linear_probe import (
     sign_hits,
 )
 from mirage_core.analysis.measures.probe_targets import MOST_CLASSES, Fact, facts_of, unit_names
-from mirage_core.analysis.pictures import Units, exchangeable, exchanged, picture_units, subset
 from mirage_core.analysis.results import Estimate, Probe, ProbesResult
 from mirage_core.config import AnalysisSettings
+from mirage_core.evaluation.pictures import Units, exchangeable, exchanged, picture_units, subset
 from mirage_core.types import Problem
 
 MIN_INSTANCES = 20

@@ -17,9 +17,9 @@ from torch import Tensor
 from mirage_core.analysis.bootstrap import Floats, bootstrap, bootstrap_mean, jackknife
 from mirage_core.analysis.collect import CleanRun, span_header, stratum
 from mirage_core.analysis.measures import geometry
-from mirage_core.analysis.pictures import Units, picture_units
 from mirage_core.analysis.results import Estimate, IndexSimilarity, SimilarityResult, StateSimilarity
 from mirage_core.config import AnalysisSettings
+from mirage_core.evaluation.pictures import Units, picture_units
 from mirage_core.types import Problem
 
 Kind = Literal["latents", "text", "image"]

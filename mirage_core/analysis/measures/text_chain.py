@@ -16,10 +16,10 @@ from mirage_core.analysis.collect import CleanRun, stratum
 from mirage_core.analysis.donors import NO_DONOR, Donors, derangement
 from mirage_core.analysis.intervened_generation import BOX, GeneratedAnswer, InterventionRunner
 from mirage_core.analysis.measures.intervention_effect import Patching, RunLabel, compare
-from mirage_core.analysis.pictures import picture_units
 from mirage_core.analysis.results import ImageAccess, Run, TextChainResult, make_header
 from mirage_core.analysis.subjects import extended
 from mirage_core.config import AnalysisSettings
+from mirage_core.evaluation.pictures import picture_units
 from mirage_core.types import Problem, Progress, ProgressEvent
 
 

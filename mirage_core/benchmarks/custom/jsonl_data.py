@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mirage_core.benchmarks import multiple_choice
-from mirage_core.benchmarks.answer_parsing import boxed, final_answer, normalized_text
 from mirage_core.benchmarks.benchmark import Benchmark, check_rule
 from mirage_core.benchmarks.io.jsonl import Row, plain_text, read_image_file, read_lines
+from mirage_core.benchmarks.reading.texts import figures_of, is_figure, read_texts, text_key
 from mirage_core.config import OwnData
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, ProvidedImage, Score, Split
@@ -125,13 +125,16 @@ def _provided_image(reader: _Reader, identity: str) -> ProvidedImage | None:
 
 
 def score(problem: Problem, output: str, rule: str = RULE) -> Score:
-    """Compare the chosen letter if there are options; else the box's text, without case, spaces and final full stop."""
+    """Compare the chosen letter if there are options; else the text that is read, without case, spaces and dress."""
     check_rule(rule, (RULE, multiple_choice.OPTION_LETTER), NAME)
     if "options" in problem.facts:
         return replace(multiple_choice.score(problem, output), rule=RULE)
-    parsed = boxed(final_answer(output))
-    correct = parsed is not None and normalized_text(parsed) == normalized_text(problem.answer)
-    return Score(problem_id=problem.id, correct=correct, parsed=parsed, rule=RULE)
+    texts, wanted = read_texts(output), text_key(problem.answer)
+    if is_figure(problem.answer):
+        texts += figures_of(texts)
+    right = next((text for text in texts if text_key(text) == wanted), None)
+    parsed = right if right is not None else next(iter(texts), None)
+    return Score(problem_id=problem.id, correct=right is not None, parsed=parsed, rule=RULE)
 
 
 BENCHMARK = Benchmark(NAME, GROUPS, (RULE,), load, score, multiple_choice.prompt)

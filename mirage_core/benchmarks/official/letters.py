@@ -95,8 +95,8 @@ def comt(output: str, options: Mapping[str, str]) -> str | None:
     words = set(re.sub(r"[\n.,!?]", " ", text).split(" "))
     capitals = [letter for letter in _FOUR if letter in options and letter in words]
     small = [letter for letter in _FOUR if letter in options and letter.lower() in words]
-    found = contained or capitals or small
-    return found[-1] if found else None
+    chosen = contained or capitals or small
+    return chosen[-1] if chosen else None
 
 
 def mme_realworld(output: str) -> str | None:

@@ -24,6 +24,7 @@ from mirage_core.benchmarks.reading.mentions import (
     is_own_text,
     mentions_of,
     option_key,
+    turned,
 )
 from mirage_core.benchmarks.reading.phrases import ANNOUNCED, CONCLUDED, FILLER, GAP, INFERENCE, REJECTED_BEFORE
 
@@ -36,7 +37,9 @@ _EMPHASIS = re.compile(r"(?P<mark>\*{1,3}|_{1,3}|`{1,3}|\"|'|~~)\s?\(?(?P<letter
 _NAMED_THING = re.compile(
     r"\b(?:fig(?:ure)?|image|picture|photo|point|person|panel|vitamin|plan|type|group|block|room|region|object"
     r"|box|cell|frame"
-    r"|view|camera|step|case|side|line|row|column|player|car|team|section|part|page|triangle|angle|vertex)\.?\s$",
+    r"|view|camera|step|case|side|line|row|column|player|car|team|section|part|page|triangle|angle|vertex|hepatitis"
+    r"|grade|class|appendix|exhibit|schedule|zone|sector|building|terminal|gate|hall|wing|tower|unit|model|series|route"
+    r"|track|lane|layer|site|station|city|company|school|sample|experiment|variable|node|square|level)\.?\s$",
     flags=re.IGNORECASE,
 )
 _NOT_APPLICABLE = re.compile(r"\bn/a\b", flags=re.IGNORECASE)
@@ -44,7 +47,8 @@ _TAG = re.compile(
     r"</?(?:b|i|u|strong|em|p|span|div|code|mark|br|center|li|ul|ol|h\d|font|html|body)(?:\s[^<>\n]{0,60})?/?>"
 )
 _LABEL = re.compile(
-    r"(?:(?:the\s)?(?:option|choice|letter|opción|antwort|réponse|вариант|选项|选"
+    r"(?:(?:the\s)?(?:option|choice|letter|image|picture|figure|candidate|piece|patch|panel|opción|antwort|réponse"
+    r"|вариант|选项|选"
     r"|選)\s?:?\s?)?(?P<letter>[A-Za-z])(?:\s?选项)?",
     flags=re.IGNORECASE,
 )
@@ -52,8 +56,18 @@ _LEADING = re.compile(
     r"[^\w\n]{0,6}(?:(?:[Oo]ption|[Cc]hoice|选项|选)\s?)?"
     r"(?:(?P<upper>[A-Z])(?=\s?[).:\],;，。、：!\-–—]|\s?\n|$)|(?P<lower>[a-z])(?=[).:\]]|\s?\n|$))"
 )
-_OWN_QUESTION = re.compile(r"a\s?[:：]\s?(?=\W{0,3}[a-z]\W{0,3}$)", flags=re.IGNORECASE)
+_OWN_QUESTION = re.compile(
+    r"\A(?:q(?:uestion)?\s?\d{0,2}\s?[:.)：][^?？]{0,300}[?？]\s?)?a\s?\d{0,2}\s?[:：]\s?(?=\W{0,3}[a-z]\W{0,3}\Z)",
+    flags=re.IGNORECASE,
+)
 _LOWER = re.compile(r"[\s\"'(\[]{0,3}([a-z])(?=[)\]\"']{0,2}\s?(?:[.,;!\n。]|$)|\s(?:because|since)\b)")
+_LONGEST_LIST = 200
+_DRESS_OF_LIST = r"[\s,.;/|\\&+<>=→()\[\]–—-]*"
+_LIST_SEPARATOR = re.compile(
+    rf"{_DRESS_OF_LIST}(?:\b(?:and|or|then|first|second|third|next|finally|lastly|followed by|plus|und|oder|et|ou|y|o|e"
+    rf"|и|или)\b|[,.;/|\\&+>=→\n–—-]|和|或|与|、){_DRESS_OF_LIST}|(?<=\b[A-Za-z])\s(?=[A-Za-z]\b)",
+    flags=re.IGNORECASE,
+)
 _PHRASE = re.compile(r"\s(?:not|in|for|which|with|that|if|over|but)\b")
 """After "A" at the begin of a sentence: the letter is an article or a pronoun, not an option's."""
 _LAST_SENTENCE = re.compile(
@@ -66,27 +80,29 @@ def read_letter(output: str, options: Mapping[str, str]) -> str | None:
     text = nfc(final_answer(output))
     for box in islice(boxes(text), _MOST_BOXES):
         if box:
-            found = letter_in(box, options)
-            if found is None and _is_letter(box):
+            letter = letter_in(box, options)
+            if letter is None and _is_letter(box):
                 return None  # a letter that is no option's
-            if found is not None:
-                return found or None
+            if letter is not None:
+                return letter or None
     return letter_in(text, options) or None
 
 
 def letter_in(text: str, options: Mapping[str, str]) -> str | None:
     """The letter that a text without thoughts chooses; AMBIGUOUS if it names several, None if none."""
     plain = _plain(text)
-    found = _whole(plain, options)
-    if found is not None:
-        return found
+    letter = _whole(plain, options)
+    if letter is not None:
+        return letter
+    if _is_list_of_options(plain, options):
+        return AMBIGUOUS
     if len(plain) > _HEAD + _TAIL:
         plain = plain[:_HEAD] + "\n" + plain[-_TAIL:]
     reader = _Reader(plain, options)
     for step in (reader.decided, reader.concluded, reader.dressed, reader.by_text, reader.at_an_edge):
-        found = step()
-        if found is not None:
-            return found
+        letter = step()
+        if letter is not None:
+            return letter
     return None
 
 
@@ -103,7 +119,7 @@ def _is_letter(text: str) -> bool:
 
 def _whole(plain: str, options: Mapping[str, str]) -> str | None:
     """The option that is all of a text: its letter, or its text, or both."""
-    key = option_key(_OWN_QUESTION.sub("", plain) if len(plain) < GAP else plain)
+    key = option_key(_OWN_QUESTION.sub("", plain, count=1))
     label = _LABEL.fullmatch(key)
     if label is not None:
         letter = label.group("letter").upper()
@@ -112,12 +128,27 @@ def _whole(plain: str, options: Mapping[str, str]) -> str | None:
     return named or None
 
 
+def _is_list_of_options(plain: str, options: Mapping[str, str]) -> bool:
+    """Whether a text is nothing but several options: "A.B", "first A, then B", "red, blue"; "A: B" answers with B."""
+    if len(plain) > _LONGEST_LIST:
+        return False
+    named = _keys(tuple(options.items()))
+    asked = plain.replace("?", ",") if plain.endswith("?") else plain
+    parts = [option_key(part) for part in _LIST_SEPARATOR.split(asked)]
+    labels = [(part, _LABEL.fullmatch(part)) for part in parts if part]
+    letters = [named.get(part) or (label.group("letter") if label else part).upper() for part, label in labels]
+    if len(letters) == 2 and option_key(options.get(letters[0], "")) == letters[1].casefold():
+        return False  # "A. B" where the text of A is "B"
+    return len(set(letters)) > 1 and all(letter in options for letter in letters)
+
+
 @lru_cache(maxsize=512)
 def _keys(options: tuple[tuple[str, str], ...]) -> dict[str, str]:
     """The letter of each option's text in the form for comparison; AMBIGUOUS for a text of several options."""
     keys = [(option_key(without_dress(text)), letter) for letter, text in options]
     counts = Counter(key for key, _ in keys)
-    return {key: letter if counts[key] == 1 else AMBIGUOUS for key, letter in keys if key}
+    named = {key: letter if counts[key] == 1 else AMBIGUOUS for key, letter in keys if key}
+    return {**{key: letter for key, letter in turned(options).items() if letter}, **named}
 
 
 class _Reader:
@@ -149,17 +180,20 @@ class _Reader:
 
     def concluded(self) -> str | None:
         """The last conclusion ("so it is B"), else the only option of a last sentence that concludes."""
-        found = [outcome for cue in CONCLUDED.finditer(self.text) if (outcome := self._conclusion(cue)) is not None]
-        return found[-1] if found else self._last_sentence()
+        outcomes = [outcome for cue in CONCLUDED.finditer(self.text) if (outcome := self._conclusion(cue)) is not None]
+        return outcomes[-1] if outcomes else self._last_sentence()
 
     def _conclusion(self, cue: re.Match[str]) -> str | None:
         """The option right after a conclusion's cue, or the only one of the clause that "so" or "therefore" begins."""
         lower = _LOWER.match(self.text, cue.end())
-        if lower is not None and lower.group(1).upper() in self.options:
+        is_article = lower is not None and cue.group("so") and lower.end() == len(self.text)  # "So a", cut off
+        if lower is not None and lower.group(1).upper() in self.options and not is_article:
             return lower.group(1).upper()
         mention = self._next(cue.end())
         if mention is None or mention.begin - cue.end() > GAP:
             return None
+        if cue.group("last") and not any(each.rejected for each in self.mentions if each.begin < cue.start()):
+            return None  # the last of several, unless the others were given up
         if FILLER.fullmatch(self.text[cue.end() : mention.begin]):
             return None if mention.rejected or mention.asked else self._outcome(mention)
         if cue.group("so") is None:
@@ -235,13 +269,13 @@ class _Reader:
     def _last_line(self) -> Iterator[tuple[int, str]]:
         begin = self.text.rfind("\n") + 1
         line = self.text[begin:]
-        found = _whole(line, self.options) if begin else None
-        if found is None and begin:
+        letter = _whole(line, self.options) if begin else None
+        if letter is None and begin:
             label = re.fullmatch(r"\W{0,6}([A-Za-z])[).:]\s?(.{1,300})", line)
             own = label is not None and _keys(tuple(self.options.items())).get(option_key(label.group(2)))
-            found = own if label is not None and own and label.group(1).upper() == own else None
-        if found and (not self._listed or all(each.begin < begin for each in self._listed)):
-            yield len(self.text), found
+            letter = own if label is not None and own and label.group(1).upper() == own else None
+        if letter and (not self._listed or all(each.begin < begin for each in self._listed)):
+            yield len(self.text), letter
 
     def _last_sentence(self) -> str | None:
         begin = max(self.text.rstrip(".!\n ").rfind(mark) for mark in (". ", "\n", "! ", "。", "? ")) + 1
@@ -278,7 +312,9 @@ class _Reader:
         return letters.pop() if len(letters) == 1 else AMBIGUOUS if letters else None
 
     def _outcome(self, mention: Mention) -> str:
-        """The letter of a mention that decides, AMBIGUOUS if it is one of a list of several ("A or B", "A, C")."""
+        """The letter of a mention that decides, AMBIGUOUS if it is one of several: "A or B", "maybe A, maybe B"."""
+        if mention.hedged and self._other_hedged(mention):
+            return AMBIGUOUS
         at = bisect_left(self._begins, mention.begin)
         if at > 0 and self.mentions[at - 1].joined and self.mentions[at - 1].letter != mention.letter:
             return AMBIGUOUS
@@ -290,6 +326,12 @@ class _Reader:
             if not first.joined and not is_own_text(self.text, first, second):
                 break
         return mention.letter
+
+    def _other_hedged(self, mention: Mention) -> bool:
+        """Whether another option is called possible too, and none of its mentions rejects it."""
+        rejected = {each.letter for each in self.mentions if each.rejected}
+        others = (each for each in self.mentions if each.hedged and each.letter != mention.letter)
+        return any(self._counts(each) and each.letter not in rejected for each in others)
 
     def _is_comma_list(self, first: Mention, second: Mention) -> bool:
         """Whether two options are all that a clause names: "A, C" and its end."""

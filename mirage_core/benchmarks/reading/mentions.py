@@ -13,6 +13,7 @@ from mirage_core.benchmarks.answer_parsing import nfc
 from mirage_core.benchmarks.reading.phrases import (
     CLAUSE_END,
     CONFIRMED_AFTER,
+    HEDGED_BEFORE,
     IDIOMS,
     LIST_LINK,
     REJECTED_AFTER,
@@ -57,16 +58,18 @@ class Mention:
     kind: Kind
     rejected: bool = False
     asked: bool = False
+    hedged: bool = False
+    """Whether it is only called possible: "could be B", "maybe B"."""
     joined: bool = False
     """Whether the next mention belongs to one list with this one: "A or B"."""
 
 
 def mentions_of(text: str, options: Mapping[str, str]) -> list[Mention]:
     """All mentions in their order; an option's text hides letters inside it, a longer option's text a shorter one's."""
-    found = [*_letters(text, options), *_texts(text, tuple(options.items()))]
-    found.sort(key=lambda mention: (mention.begin, -mention.end))
+    mentions = [*_letters(text, options), *_texts(text, tuple(options.items()))]
+    mentions.sort(key=lambda mention: (mention.begin, -mention.end))
     kept: list[Mention] = []
-    for mention in found:
+    for mention in mentions:
         if not kept or mention.begin >= kept[-1].end:
             kept.append(mention)
     if len(kept) > _FIRST + _LAST:
@@ -76,7 +79,7 @@ def mentions_of(text: str, options: Mapping[str, str]) -> list[Mention]:
 
 
 def _letters(text: str, options: Mapping[str, str]) -> list[Mention]:
-    found = []
+    mentions = []
     for match in _LETTER.finditer(text):
         kind = str(match.lastgroup)
         letter = match.group(kind).upper()
@@ -85,8 +88,8 @@ def _letters(text: str, options: Mapping[str, str]) -> list[Mention]:
         if kind == "named" and match.group(kind) in "ai" and _ARTICLE.match(text, match.end()):
             continue
         begin = match.start() if kind == "bracketed" else match.start(kind)
-        found.append(Mention(letter, begin, match.end(), "bare" if kind == "bare" else "dressed"))
-    return found
+        mentions.append(Mention(letter, begin, match.end(), "bare" if kind == "bare" else "dressed"))
+    return mentions
 
 
 def _texts(text: str, options: tuple[tuple[str, str], ...]) -> list[Mention]:
@@ -94,7 +97,7 @@ def _texts(text: str, options: tuple[tuple[str, str], ...]) -> list[Mention]:
     if pattern is None:
         return []
     idioms = [match.span() for match in IDIOMS.finditer(text)]
-    found, at = [], 0
+    mentions, at = [], 0
     for match in pattern.finditer(text):
         while at < len(idioms) and idioms[at][1] <= match.start():
             at += 1
@@ -102,8 +105,8 @@ def _texts(text: str, options: tuple[tuple[str, str], ...]) -> list[Mention]:
             continue
         letter = letters.get(option_key(match.group()))
         if letter:
-            found.append(Mention(letter, match.start(), match.end(), "text"))
-    return found
+            mentions.append(Mention(letter, match.start(), match.end(), "text"))
+    return mentions
 
 
 @lru_cache(maxsize=512)
@@ -118,11 +121,31 @@ def _text_pattern(options: tuple[tuple[str, str], ...]) -> tuple[re.Pattern[str]
             if key not in letters:
                 texts.append(text)
             letters[key] = letter if key not in letters else ""
+    for key, letter in turned(options).items():
+        if key not in letters and letter:
+            letters[key] = letter
+            texts.append(key)
     letters = {key: letter for key, letter in letters.items() if letter}
     texts = sorted((text for text in texts if option_key(text) in letters), key=len, reverse=True)
     if not texts:
         return None, letters
     return re.compile("|".join(map(_on_word_borders, texts)), flags=re.IGNORECASE), letters
+
+
+def turned(options: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """The letters of options of two parts by their text the other way round: "blue and red" for "Red and blue".
+
+    The parts are all of the text, or the words beside "and". No letter ("") where two options have one text so.
+    """
+    letters: dict[str, str] = {}
+    for letter, option in options:
+        before, link, after = option_key(option).replace(" & ", " and ").partition(" and ")
+        if not link or not before or not after or " and " in after:
+            continue
+        (*begin, first), (second, *end) = before.split(), after.split()
+        for key in (f"{after} and {before}", " ".join([*begin, second, "and", first, *end])):
+            letters[key] = letter if letters.get(key, letter) == letter else ""
+    return letters
 
 
 def _on_word_borders(text: str) -> str:
@@ -153,10 +176,14 @@ def _judge(text: str, mentions: Sequence[Mention]) -> None:
         # In "(D) No vehicle" the option's own text follows its letter, and rejects nothing.
         named = at + 1 < len(mentions) and is_own_text(text, mention, mentions[at + 1])
         mention.rejected = _rejected_before(text, mention) or (not named and _rejected_after(text, mention))
+        mention.hedged = HEDGED_BEFORE.search(text[max(0, mention.begin - WINDOW) : mention.begin]) is not None
         mention.asked = _ASKED.match(text[mention.end : mention.end + 20]) is not None
         if at + 1 < len(mentions):
             mention.joined = _is_list(text, mention, mentions[at + 1])
     _spread(text, mentions)
+    last = mentions[-1] if mentions else None
+    if last is not None and re.fullmatch(r"[)\]\"'*\s]{0,3}[?？]\s{0,3}", text[last.end : last.end + 9]):
+        last.asked = any(each.asked and not each.rejected and each.letter != last.letter for each in mentions)
 
 
 def _rejected_before(text: str, mention: Mention) -> bool:

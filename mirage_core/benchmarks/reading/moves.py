@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mirage_core.benchmarks.answer_parsing import boxed, final_answer, nfc, without_dress
+from mirage_core.benchmarks.answer_parsing import boxed, final_answer, nfc, unclosed_box, without_dress
 
 _WORDS = {
-    "U": "up upward upwards upwards north oben hoch aufwärts rauf haut arriba cima su вверх 上 위 ↑ ⬆ ⇧ ⇑ 🔼",
-    "D": "down downward downwards south unten runter abwärts bas abajo baixo giù вниз 下 아래 ↓ ⬇ ⇩ ⇓ 🔽",
-    "L": "left leftward leftwards west links gauche izquierda esquerda sinistra влево 左 왼쪽 ← ⬅ ⇦ ⇐ ◀",
-    "R": "right rightward rightwards east rechts droite derecha direita destra вправо 右 오른쪽 → ➡ ⇨ ⇒ ▶",
+    "U": "up upward upwards north oben hoch aufwärts rauf haut arriba cima su вверх 上 위 위로 ↑ ⬆ ⇧ ⇑ 🔼",
+    "D": "down downward downwards south unten runter abwärts bas abajo baixo giù вниз 下 아래 아래로 ↓ ⬇ ⇩ ⇓ 🔽",
+    "L": "left leftward leftwards west links gauche izquierda esquerda sinistra влево 左 왼쪽 왼쪽으로 ← ⬅ ⇦ ⇐ ◀",
+    "R": "right rightward rightwards east rechts droite derecha direita destra вправо 右 오른쪽 오른쪽으로 → ➡ ⇨ ⇒ ▶",
 }
 MOVE_OF = {word: move for move, words in _WORDS.items() for word in words.split()}
 _ARROWS = "↑⬆⇧⇑🔼↓⬇⇩⇓🔽←⬅⇦⇐◀→➡⇨⇒▶"
@@ -49,9 +49,13 @@ _FILLER = frozenset(
     ]
 )
 _TOKEN = re.compile(
-    r"(?P<repeat>\(\s?(?P<again>[^()\s]{1,12})\s?\))|(?P<number>\d{1,3}[.):]\s)|(?P<word>[^\W\d_]+)|(?P<other>.)",
+    r"(?P<repeat>\(\s?(?P<again>[^()\s]{1,12})\s?\))|(?P<number>\d{1,3}[.):](?:\s|(?=[^\W\d])))|(?P<word>[^\W\d_]+)|(?P<other>.)",
     re.DOTALL,
 )
+_WRITTEN_TOGETHER = re.compile(r"[上下左右向往朝走再然后後へにと]+")
+"""Moves of a script without spaces, with its words for "to", "go" and "then"."""
+_NO_MOVES = re.compile(r"\b(?:[Dd]ull|[Ll]ull|[Dd]ud|[Ll]ulu|Dr)\b")
+"""Words that happen to be made of the letters of moves; DULL in capitals is four moves."""
 _SEPARATORS = frozenset(" \t\n,;:|/\\.-–—>=+&~·•、，。；()[]{}<'\"*`_#!→")
 _HEADING = re.compile(
     r"(?:\b(?:final |full |my |the |proposed |complete |shortest |correct )?(?:action plan|action sequence|plan"
@@ -66,11 +70,13 @@ _HEADING = re.compile(
 def read_moves(output: str) -> str | None:
     """The moves U, D, L, R of an answer, None if it names none.
 
-    Those of the last box; without a box, those after the last heading ("Action plan:", "The answer is"), else the
-    answer itself or its last line, if it is nothing but moves.
+    Those of the last box, which need not be closed at the end of the answer; without a box, those after the last
+    heading ("Action plan:", "The answer is"), else the answer itself or its last line, if it is nothing but moves.
     """
     text = nfc(final_answer(output))
     box = boxed(text)
+    if box is None:
+        box = unclosed_box(text)
     if box is not None:
         return moves_in(box)
     return _announced(text) or moves_in(text) or moves_in(text.rpartition("\n")[2])
@@ -81,9 +87,9 @@ def _announced(text: str) -> str | None:
     ends = [heading.end() for heading in _HEADING.finditer(text)]
     for end in reversed(ends[-_MOST_HEADINGS:]):
         line = text[end : end + _LONGEST].lstrip(" \n*_`\"':").partition("\n")[0]
-        found = moves_in(line) or moves_in(re.split(r"\.\s|\.$|[(;!。]", line, maxsplit=1)[0])
-        if found:
-            return found
+        moves = moves_in(line) or moves_in(re.split(r"\.\s|\.$|[(;!。]", line, maxsplit=1)[0])
+        if moves:
+            return moves
     return None
 
 
@@ -95,6 +101,9 @@ _LONGEST = 2000
 def moves_in(text: str) -> str | None:
     """The moves of a text that is nothing but moves, separators and fillers; None for any other."""
     plain = _LATEX.sub(_arrow, nfc(text))
+    if _NO_MOVES.search(plain):
+        return None
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)  # "DownRight"
     plain = without_dress(plain).casefold().replace("->", " → ").replace("=>", " → ").replace("\ufe0f", "")
     plain = re.sub(r"^[\s\"'*]{0,5}(?:action )?(?:plan|answer|moves|path)\s?[:=]", " ", plain)
     moves = _moves_of_tokens(plain)
@@ -111,17 +120,17 @@ def _moves_of_tokens(plain: str) -> str | None:
     moves: list[str] = []
     previous, pending = "", ""
     for kind, token in _tokens(plain):
-        found = "" if kind == "other" else _letters(token)
-        if found is None and token not in _FILLER:
+        named = "" if kind == "other" else _letters(token)
+        if named is None and token not in _FILLER:
             return None
         if kind == "other" and token not in _SEPARATORS and token not in _ARROWS:
             return None
-        repeats = bool(found) and found == (previous if kind == "repeat" else pending)
+        repeats = bool(named) and named == (previous if kind == "repeat" else pending)
         if kind != "other":
             is_first_name = kind == "repeat" and not repeats
-            previous, pending = (found or "" if kind == "word" else ""), (found or "" if is_first_name else "")
-        if found and not repeats:
-            moves.append(found)
+            previous, pending = (named or "" if kind == "word" else ""), (named or "" if is_first_name else "")
+        if named and not repeats:
+            moves.append(named)
     return "".join(moves)
 
 
@@ -137,6 +146,8 @@ def _letters(word: str) -> str | None:
     """The moves of one word: "down", "d", or several letters at once as in "ddlu"."""
     if word in MOVE_OF:
         return MOVE_OF[word]
+    if _WRITTEN_TOGETHER.fullmatch(word):
+        return "".join(MOVE_OF[each] for each in word if each in MOVE_OF) or None
     letters = word.upper()
     return letters if set(letters) <= set("UDLR") else None
 

@@ -41,6 +41,7 @@ ANNOUNCED = re.compile(
 )
 CONCLUDED = re.compile(
     r"\b(?:it|that|this)(?:'s|\s(?:is|must be|should be|would be|has to be|looks like|seems to be|can only be))\b"
+    r"|\b(?P<last>finally)\b"
     r"|\b(?P<so>therefore|thus|hence|so|consequently|accordingly|which means(?: that)?)\b|\b(?:clearly|definitely"
     r"|probably|I think|I believe|I guess|I'd say"
     r"|looks like|must be|leaves(?:\sus\swith)?|leaving|points? to|corresponds? to|equals)\b"
@@ -128,12 +129,20 @@ CONFIRMED_AFTER = re.compile(
     flags=re.IGNORECASE,
 )
 LIST_LINK = re.compile(
-    r"[\s,()\[\]/\"'.:*&-]{0,6}(?P<joined>(?:\b(?:and|or|nor|und|oder|et|ou|y|o|e|ni|noch|и|или|ни)\b|和|或|与|と|か|、"
-    r"|/|&)"
-    r"[\s(\[\"'*]{0,4}(?:(?:either|both|option|choice|letter|even|maybe|possibly"
-    r"|perhaps)\s[(\[]?)?)?[\s(\[\"'*]{0,3}",
+    r"[\s,()\[\]\"'.:;*-]{0,6}(?P<joined>(?:\b(?:and|or|nor|und|oder|et|ou|y|o|e|ni|noch|и|или|ни|alternatively|maybe"
+    r"|possibly|perhaps|otherwise)\b|和|或|与|と|か|、|/|&)"
+    r"[\s(,\[\"'*]{0,4}(?:(?:either|both|option|choice|letter|even|maybe|possibly|else|alternatively|also|it's|it is"
+    r"|perhaps)\s[(\[]?){0,2})?[\s(\[\"'*]{0,3}",
     flags=re.IGNORECASE,
 )
+HEDGED_BEFORE = re.compile(
+    r"(?:\b(?:could|might|may|can)(?:\s(?:also|well|just|equally|as|easily|possibly|very)){0,4}\sbe"
+    r"|\b(?:maybe|perhaps|possibly|conceivably)(?:\s(?:it's|it is|also|even))?"
+    r"|\bpodría ser|\bpourrait être|\bkönnte(?: auch)?|可能是|也可能是|也许是|或许是)"
+    r"(?:\s(?:the|an?|my|option|choice|answer|letter|correct|right)){0,3}[\s:,(\[\"'*]{0,3}$",
+    flags=re.IGNORECASE,
+)
+"""Before an option that is only called possible."""
 IDIOMS = re.compile(
     r"\b(?:you\s?(?:'re|are)|that\s?(?:'s|is)|all|quite|just|am I|I'm|I am)\sright\b"
     r"|\bright\s(?:now|away|answer|option|choice|one|amount|track|image|piece|side up)\b|\balright\b|\bright\?"

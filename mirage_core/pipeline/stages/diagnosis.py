@@ -85,7 +85,7 @@ def in_order(names: Sequence[str]) -> tuple[str, ...]:
 
 DIAGNOSIS = Stage(
     name="diagnosis",
-    version=2,
+    version=3,
     kind="diagnosis",
     inputs=None,  # problems, collected; measure/NAME, looks, auxiliary_images if any
     identity=diagnosis_identity,

@@ -10,21 +10,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mirage_core.config import InferenceSettings, Settings
+from mirage_core.config import InferenceSettings, ProblemSettings, Settings
+from mirage_core.config.section import Section
 from mirage_core.methods import get_method
 from mirage_core.pipeline.stage import Sharding, ShardSpec, Stage, StageContext
 from mirage_core.store.records import load_problems
 from mirage_core.types import Problem
 
+READING = 2
+"""Raised when the readers of letters and words read an answer otherwise, so that it is judged anew; mazes keep theirs:
+what is in their boxes is read as ever."""
+
 
 def evaluation_identity(settings: Settings) -> dict[str, Any]:
     """Return how answers are sampled and judged; the seed only where the temperature is above 0."""
     return {
+        **({"reading": READING} if _read_as_text(settings.problems) else {}),
         "evaluation": settings.evaluation.model_dump(mode="json", exclude={"methods", "blind"}),
         **InferenceSettings.of(settings).as_metadata(),
         "model": settings.model.model_dump(mode="json", include={"dtype", "attention"}),
         "seed": settings.seed if settings.evaluation.temperature > 0 else None,
     }
+
+
+def _read_as_text(problems: ProblemSettings) -> bool:
+    return any(isinstance(value, Section) and not name.startswith("vsp_") for name, value in problems)
 
 
 def run_evaluation(context: StageContext) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def run_study(context: StageContext) -> dict[str, Any]:
 
 STUDY = Stage(
     name="study",
-    version=2,
+    version=3,
     kind="study",
     inputs=None,
     identity=study_identity,

@@ -32,9 +32,11 @@ _FILM = (
 )
 
 
-def figures(results: Mapping[str, Record], lens: LensResult | None) -> dict[str, Figure]:
-    """Every figure by its name."""
-    drawn = {name: figure for result in results.values() for name, figure in _figures_of(result).items()}
+def figures(
+    results: Mapping[str, Record], lens: LensResult | None, blind: Mapping[str, float] | None = None
+) -> dict[str, Figure]:
+    """Every figure by its name; ``blind``: the accuracy of the text-only rule by benchmark, where it is known."""
+    drawn = {name: figure for result in results.values() for name, figure in _figures_of(result, blind or {}).items()}
     if lens is None or lens.projection is None:
         return drawn
     plane = lens.projection
@@ -49,7 +51,7 @@ def figures(results: Mapping[str, Record], lens: LensResult | None) -> dict[str,
     return drawn
 
 
-def _figures_of(result: Record) -> dict[str, Figure]:
+def _figures_of(result: Record, blind: Mapping[str, float]) -> dict[str, Figure]:
     """The figures of one measure."""
     match result:
         case InterventionsResult():
@@ -61,9 +63,12 @@ def _figures_of(result: Record) -> dict[str, Figure]:
             return {"mediation": _figure("mediation", "Through the latents, and past them", reading,
                                          lambda theme: plots_effects.mediation_png(ways, theme))}  # fmt: skip
         case OnlyLatentsResult(runs=runs) if runs:
-            reading = "Accuracy with Wilson 95 % intervals; dashed: one answer given to all questions."
-            return {"only-latents": _figure("only-latents", "The latents as the only visual input", reading,
-                                            lambda theme: plots_effects.only_latents_png(result, theme))}  # fmt: skip
+            reading = "Accuracy with Wilson 95 % intervals; dashed: what needs no picture."
+            title = "The latents as the only visual input"
+            figure = _figure(
+                "only-latents", title, reading, lambda theme: plots_effects.only_latents_png(result, theme, blind)
+            )
+            return {"only-latents": figure}
         case TextChainResult(runs=runs) if len(runs) > 1:
             return {"text-chain": _figure("text-chain", "Editing a chain in words", _CHANGES,
                                           lambda theme: plots_effects.changes_png(runs, theme))}  # fmt: skip

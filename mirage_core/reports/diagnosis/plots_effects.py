@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, PercentFormatter
@@ -85,8 +85,11 @@ def mediation_png(ways: Sequence[Mediation], theme: Theme) -> bytes:
     return png(figure)
 
 
-def only_latents_png(result: OnlyLatentsResult, theme: Theme) -> bytes:
-    """Draw accuracy with the image, with its latents alone and with other latents, and chance."""
+def only_latents_png(result: OnlyLatentsResult, theme: Theme, blind: Mapping[str, float]) -> bytes:
+    """Draw accuracy with the image, with its latents alone and with other latents, and what needs no picture.
+
+    That is the text-only rule, by benchmark; where it is not known, the most frequent answer.
+    """
     runs = sorted((run for run in result.runs if run.accuracy.value is not None), key=lambda run: run.name != "own")
     figure = bare_figure(WIDTH, 0.8 + 0.4 * max(len(runs), 1), theme)
     axes = figure.add_subplot()
@@ -98,8 +101,10 @@ def only_latents_png(result: OnlyLatentsResult, theme: Theme) -> bytes:
         end = max(value, run.accuracy.high or value) + 0.015
         axes.text(end, at, f"{100 * value:.0f}", va="center", fontsize=7.5, color=theme.muted)
     for chance in (each for each in result.chance if each.group == "all"):
-        axes.axvline(chance.majority, color=theme.series[2], linewidth=1.2, linestyle="--", zorder=4,
-                     label=f"the most frequent answer, {chance.benchmark}")  # fmt: skip
+        rule = blind.get(chance.benchmark)
+        named = "the most frequent answer" if rule is None else "text alone, by rule"
+        axes.axvline(chance.majority if rule is None else rule, color=theme.series[2], linewidth=1.2, linestyle="--",
+                     zorder=4, label=f"{named}, {chance.benchmark}")  # fmt: skip
     axes.set_yticks(range(len(runs)), [f"{run_label(run)}\n{access_label(run.seen)}" for run in runs], parse_math=False)
     axes.set_ylim(len(runs) - 0.4, -0.6)
     axes.set_xlim(0, 1.08)

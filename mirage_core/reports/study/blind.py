@@ -1,4 +1,4 @@
-"""The line of a study's table that no cell is above by seeing less: answers by a rule from text alone."""
+"""What a study's accuracies are to be compared with: a rule from text alone, and each cell without the picture."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from mirage_core.types import Problem, Scored
 
 PROBLEMS = "problems/"
 """Begins the name of an input that holds the problems of a seed; their digest follows."""
+NO_PICTURE = "blind-evaluation/"
+"""Begins the name of an input that holds the answers of a run without the picture; the run's name follows."""
 
 BlindScores = Mapping[tuple[str, str], Estimate]
 """The accuracy of the text-only rule by (benchmark, group), over the seeds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -38,17 +38,8 @@ def _cell(row: Row) -> dict[str, Any]:
     return {
         **row.cell.model_dump(mode="json"),
         "training_seconds": row.seconds,
-        "scores": [
-            {
-                "benchmark": benchmark,
-                "level": level_of(group),
-                **_estimate(score.estimate),
-                "n": list(score.n),
-                "unparsed_share": score.unparsed,
-                "latent_share": score.latent_share,
-            }
-            for (benchmark, group), score in row.scores.items()
-        ],
+        "scores": _scores(row.scores),
+        "scores_without_picture": _scores(row.no_picture),
         "tests_against_baseline": {
             benchmark: {
                 **_comparison(test.comparison),
@@ -60,6 +51,20 @@ def _cell(row: Row) -> dict[str, Any]:
         "latents": None if row.causal is None else _causal(row.causal),
         "published": {benchmark: asdict(number) for benchmark, number in row.published.items()},
     }
+
+
+def _scores(scores: Mapping[tuple[str, str], Score]) -> list[dict[str, Any]]:
+    return [
+        {
+            "benchmark": benchmark,
+            "level": level_of(group),
+            **_estimate(score.estimate),
+            "n": list(score.n),
+            "unparsed_share": score.unparsed,
+            "latent_share": score.latent_share,
+        }
+        for (benchmark, group), score in scores.items()
+    ]
 
 
 def _causal(causal: Causal) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def as_markdown(table: Table) -> str:
     heads = [column for name in table.benchmarks for column in (benchmark_label(name), "*published*")]
     lines = [_line(["cell", *heads, "text steps", "training s"]), _line(["---"] * (len(heads) + 3))]
     lines += [_line(_cells(table, row)) for row in table.rows]
-    lines += [_line(line) for line in (*_blind(table), *_systems(table))]
+    lines += [_line(line) for line in (*_blind(table), *_no_picture(table), *_systems(table))]
     seeds = ", ".join(map(str, study.seeds))
     over = "seed" if len(study.seeds) == 1 else "mean over the seeds"
     note = (
@@ -131,6 +136,17 @@ def _blind(table: Table) -> list[list[str]]:
         return []
     cells = [cell for name in table.benchmarks for cell in (_accuracy(table.blind.get((name, ALL))), "")]
     return [["text alone, by rule (no picture)", *cells, "", ""]]
+
+
+def _no_picture(table: Table) -> list[list[str]]:
+    """Return a line for each cell that answered without the picture too."""
+    lines = []
+    for row in table.rows:
+        scores = [row.no_picture.get((name, ALL)) for name in table.benchmarks]
+        if any(scores):
+            cells = [cell for score in scores for cell in (_accuracy(score.estimate if score else None), "")]
+            lines.append([f"{row.cell.label}, no picture", *cells, "", ""])
+    return lines
 
 
 def _accuracy(estimate: Estimate | None) -> str:

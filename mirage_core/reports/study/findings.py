@@ -12,19 +12,27 @@ from mirage_core.reports.study.table import Row, Table, Test
 
 
 def headline(table: Table) -> str:
-    """Say how many cells differ from the baseline, on each benchmark."""
+    """Say on each benchmark how many cells are clear of text alone, and how many differ from the baseline."""
     baseline = table.baseline.cell.label
     parts = []
     for benchmark in table.benchmarks:
         tests = [row.tests[benchmark] for row in table.rows if benchmark in row.tests]
         better = sum(differs(test) and test.comparison.difference.mean > 0 for test in tests)
         worse = sum(differs(test) and test.comparison.difference.mean < 0 for test in tests)
-        blind = table.blind.get((benchmark, ALL))
-        beside = "" if blind is None else f" (text alone {percent(blind.mean)})"
+        beside = _beside(table, benchmark)
         parts.append(
             f"{benchmark_label(benchmark)}{beside}: {better} better than {baseline}, {worse} worse, of {len(tests)}"
         )
     return "; ".join(parts) + "." if parts else "No cell was completed."
+
+
+def _beside(table: Table, benchmark: str) -> str:
+    blind = table.blind.get((benchmark, ALL))
+    sees = [seen for row in table.rows if (seen := table.sees(row, benchmark)) is not None]
+    if not sees:
+        return ""
+    named = "no picture" if blind is None else f"text alone {percent(blind.mean)}"
+    return f" ({named}; {sum(sees)} of {len(sees)} cells clear of it)"
 
 
 def differs(test: Test) -> bool:
@@ -58,15 +66,25 @@ def findings(table: Table) -> list[str]:
 
 
 def _seeing(table: Table, benchmark: str, rows: Sequence[Row]) -> list[str]:
-    """Name the cells whose interval lies above that of the text-only rule: the others show nothing of seeing."""
-    blind = table.blind.get((benchmark, ALL))
-    if blind is None:
+    """Name the cells that are clear of what needs no picture (``Table.sees``): the others show nothing of seeing."""
+    sees = {row.cell.label: seen for row in rows if (seen := table.sees(row, benchmark)) is not None}
+    if not sees:
         return []
-    above = [row.cell.label for row in rows if row.scores[benchmark, ALL].estimate.interval[0] > blind.interval[1]]
-    low, high = blind.interval
+    above = [label for label, seen in sees.items() if seen]
+    blind = table.blind.get((benchmark, ALL))
+    unseen = [(row.cell.label, row.no_picture[benchmark, ALL]) for row in rows if (benchmark, ALL) in row.no_picture]
+    figures = []
+    if blind is not None:
+        low, high = blind.interval
+        figures.append(
+            f"{percent(blind.mean)} ({percent(low)} to {percent(high)}) are right from the text alone, by rule"
+        )
+    if unseen:
+        listed = ", ".join(f"{label} {percent(score.estimate.mean)}" for label, score in unseen)
+        figures.append(f"without the picture: {listed}")
     return [
-        f"{benchmark_label(benchmark)}: {percent(blind.mean)} ({percent(low)} to {percent(high)}) are right from the "
-        f"text alone, by rule; {', '.join(above) or 'no cell'} {'is' if len(above) < 2 else 'are'} clear of it."
+        f"{benchmark_label(benchmark)}: {'; '.join(figures)}; {', '.join(above) or 'no cell'} "
+        f"{'is' if len(above) < 2 else 'are'} clear of it."
     ]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mirage_core.analysis.results import InterventionsResult, read_result
-from mirage_core.reports.study.blind import PROBLEMS, blind_scores
+from mirage_core.reports.study.blind import NO_PICTURE, PROBLEMS, blind_scores
 from mirage_core.reports.study.figures_json import as_json, as_markdown
 from mirage_core.reports.study.findings import headline
 from mirage_core.reports.study.frontier import frontier_of
@@ -49,6 +49,8 @@ def _table(study: StudyReportInput, folders: Mapping[str, Path]) -> Table:
     latents = {str(run.interventions) for cell in study.cells for run in cell.runs if run.interventions}
     problems = {name: folder for name, folder in folders.items() if name.startswith(PROBLEMS)}
     answers = {name: folder for name, folder in folders.items() if name not in {*latents, *problems}}
-    scored = {name: load_predictions(folder / PREDICTIONS_FILE) for name, folder in answers.items()}
+    loaded = {name: load_predictions(folder / PREDICTIONS_FILE) for name, folder in answers.items()}
+    scored = {name: pairs for name, pairs in loaded.items() if not name.startswith(NO_PICTURE)}
+    unseen = {name.removeprefix(NO_PICTURE): pairs for name, pairs in loaded.items() if name.startswith(NO_PICTURE)}
     measured = {name: read_result(folders[name], InterventionsResult) for name in sorted(latents)}
-    return replace(table_of(study, scored, measured), blind=blind_scores(problems, scored))
+    return replace(table_of(study, scored, measured, unseen), blind=blind_scores(problems, scored))

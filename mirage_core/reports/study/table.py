@@ -42,7 +42,8 @@ class Test:
 class Row:
     """One cell: scores by (benchmark, group), tests and published numbers by benchmark, and the effect of its latents.
 
-    ``causal``: None where it was not measured, or no answer had latents.
+    ``causal``: None where it was not measured, or no answer had latents. ``no_picture``: the scores of the same model
+    without the picture; empty where it did not answer so.
     """
 
     cell: CellReportInput
@@ -50,6 +51,7 @@ class Row:
     tests: Mapping[str, Test]
     published: Mapping[str, PublishedNumber]
     causal: Causal | None = None
+    no_picture: Mapping[tuple[str, str], Score] = field(default_factory=dict)
 
     @property
     def done(self) -> tuple[RunReportInput, ...]:
@@ -81,6 +83,18 @@ class Table:
         """The evaluated benchmarks."""
         return tuple(self.groups)
 
+    def sees(self, row: Row, benchmark: str) -> bool | None:
+        """Return whether a cell is clear of what needs no picture: its interval lies above that of the text-only rule.
+
+        Also above its own without the picture, where that was measured. None where nothing is known to compare with.
+        """
+        key = (benchmark, ALL)
+        own = row.no_picture.get(key)
+        known = [each for each in (self.blind.get(key), None if own is None else own.estimate) if each is not None]
+        if not known or key not in row.scores:
+            return None
+        return row.scores[key].estimate.interval[0] > max(each.interval[1] for each in known)
+
     @property
     def baseline(self) -> Row:
         """The baseline's row."""
@@ -91,10 +105,12 @@ def table_of(
     study: StudyReportInput,
     scored: Mapping[str, Sequence[Scored]],
     measured: Mapping[str, InterventionsResult] | None = None,
+    unseen: Mapping[str, Sequence[Scored]] | None = None,
 ) -> Table:
     """Compute the table of a study; ``scored``: the answers of each completed run, by its ``evaluation``.
 
-    ``measured``: the interventions on its latents, by its ``interventions``.
+    ``measured``: the interventions on its latents, by its ``interventions``. ``unseen``: the answers of a run without
+    the picture, by its ``evaluation``.
     """
     rows = {cell.name: _scores(cell, scored) for cell in study.cells}
     groups = _groups(rows.values())
@@ -111,6 +127,7 @@ def table_of(
                 tests=tests[cell.name],
                 published={name: number for name in groups if (number := _published(name, cell)) is not None},
                 causal=_causal(cell, measured or {}),
+                no_picture=_scores(_only(cell, unseen or {}), unseen or {}),
             )
             for cell in study.cells
         ),
@@ -118,6 +135,11 @@ def table_of(
         rules={pair[0].benchmark: pair[1].rule for pairs in scored.values() for pair in pairs},
         systems={name: _systems(name) for name in groups},
     )
+
+
+def _only(cell: CellReportInput, answers: Mapping[str, Sequence[Scored]]) -> CellReportInput:
+    """Return a cell with the runs that have such answers."""
+    return cell.model_copy(update={"runs": tuple(run for run in cell.runs if run.evaluation in answers)})
 
 
 def _scores(cell: CellReportInput, scored: Mapping[str, Sequence[Scored]]) -> dict[tuple[str, str], Score]:
