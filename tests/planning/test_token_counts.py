@@ -65,7 +65,10 @@ def test_grounding_with_a_horizon_takes_the_passes_of_stage_2_and_holds_its_pict
 def test_latents_that_are_read_again_are_counted_and_blank_spans_are_one_pass() -> None:
     settings = load("tiny-paper", ["latent.bottleneck=latent_only"])
     rows, k = recipe_rows(settings), settings.latent.num_latents
-    again, plain = Shape.longest(rows, settings), Shape.longest(rows, load("tiny-paper", ["latent.bottleneck=latent_kv"]))
+    again, plain = (
+        Shape.longest(rows, settings),
+        Shape.longest(rows, load("tiny-paper", ["latent.bottleneck=latent_kv"])),
+    )
     blank = Shape.longest(rows, load("tiny-paper", ["latent.bottleneck=latent_only", "latent.input=blank"]))
     for name in ("grounding", "relaxation"):
         batch, expected = again.batch(name, 2, padded=False), plain.batch(name, 2, padded=False)

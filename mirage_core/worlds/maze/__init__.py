@@ -6,8 +6,10 @@ from mirage_core.worlds.maze.reading import read_maze
 from mirage_core.worlds.maze.rules import (
     GOAL,
     HOLE,
+    LARGEST,
     MOVES,
     SAFE,
+    SMALLEST,
     START,
     Cell,
     Maze,
@@ -26,8 +28,10 @@ from mirage_core.worlds.maze.rules import (
 __all__ = [
     "GOAL",
     "HOLE",
+    "LARGEST",
     "MOVES",
     "SAFE",
+    "SMALLEST",
     "START",
     "Cell",
     "Maze",

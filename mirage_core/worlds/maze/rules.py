@@ -18,7 +18,7 @@ from mirage_core.errors import InputError
 
 SAFE, START, GOAL, HOLE = 0, 1, 2, -1
 MOVES = {"U": (-1, 0), "D": (1, 0), "L": (0, -1), "R": (0, 1)}
-SMALLEST, LARGEST = 3, 8
+SMALLEST, LARGEST = 3, 16
 _SYMBOLS = {SAFE: ".", START: "S", GOAL: "G", HOLE: "H"}
 _ATTEMPTS = 100_000
 
