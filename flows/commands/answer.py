@@ -20,7 +20,7 @@ from mirage_core.worlds.maze import Maze, shortest_path
 from tasks.paths import open_store
 
 _LETTERS = {word: letter for letter, word in vsp_reasoning.WORDS.items()}
-TRAINABLE = ("vsp_planning", "vsp_reasoning", "jigsaw", "sat", "comt", "own")
+TRAINABLE = ("vsp_planning", "vsp_reasoning", "mental_rotation", "paper_folding", "jigsaw", "sat", "comt", "own")
 """The benchmarks that models are trained on, by their keys in ``problems``."""
 _LATENTS = re.compile(r"<latents:(\d+)>")
 

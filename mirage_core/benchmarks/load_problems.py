@@ -12,7 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from mirage_core import benchmarks
-from mirage_core.benchmarks import comt, jigsaw, sat
+from mirage_core.benchmarks import comt, jigsaw, mental_rotation, paper_folding, sat
 from mirage_core.benchmarks.custom import jsonl_data
 from mirage_core.benchmarks.custom.task_problems import task_problems
 from mirage_core.benchmarks.generate import generated_problems
@@ -41,6 +41,12 @@ def sourced_problems(settings: ProblemSettings, seed: int, progress: Progress) -
 
 def _all_sources(settings: ProblemSettings, seed: int, progress: Progress) -> Iterator[SourcedProblem]:
     plain: list[Iterator[Problem]] = [generated_problems(settings, seed, progress)]
+    for puzzle, puzzles in (
+        (mental_rotation.PUZZLE, settings.mental_rotation),
+        (paper_folding.PUZZLE, settings.paper_folding),
+    ):
+        if puzzles:
+            plain.append(puzzle.problems(puzzles, seed, settings.cell_px, progress))
     if settings.vsp_folder:
         plain.append(folder_problems(settings.vsp_folder))
     if settings.jigsaw:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,9 @@ PUBLIC_SECTIONS = (
     "blink_multi_view", "blink_jigsaw", "vstar", "hr_bench_4k", "hr_bench_8k", "mme_realworld_lite", "tablevqa",
 )  # fmt: skip
 """The sections of benchmarks that are only used for tests."""
+
+
+PuzzleLevel = Annotated[int, Field(ge=3, le=8)]
 
 
 class BenchmarkData(Section):
@@ -43,6 +46,15 @@ class ReasoningData(BenchmarkData):
     def _of_numbers(cls, data: Any) -> Any:
         """Take the numbers of problems from a plain ``BenchmarkData`` too."""
         return data.model_dump() if type(data) is BenchmarkData else data
+
+
+class PuzzleData(BenchmarkData):
+    """The number of generated puzzles in each split, and their levels: the cells of a side."""
+
+    train_levels: tuple[PuzzleLevel, ...] = Field(
+        (3, 4, 5, 6), description="Sizes of training puzzles, 3 to 8; a size listed twice gets two shares."
+    )
+    test_levels: tuple[PuzzleLevel, ...] = Field((3, 4, 5, 6), description="Sizes of test puzzles, 3 to 8.")
 
 
 class JigsawData(Section):
@@ -132,8 +144,12 @@ class TaskData(Section):
 class ProblemSettings(Section):
     """The problems that are generated or read, and maps to exclude."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"mental_rotation", "paper_folding"})
+
     vsp_planning: BenchmarkData | None = Field(BenchmarkData(), description="VSP spatial planning.")
     vsp_reasoning: ReasoningData | None = Field(ReasoningData(), description="VSP spatial reasoning.")
+    mental_rotation: PuzzleData | None = Field(None, description="Mental rotation: patterns of tiles that are turned.")
+    paper_folding: PuzzleData | None = Field(None, description="Paper folding: sheets that are folded and punched.")
     vsp_folder: VSPFolderData | None = Field(None, description="Test maps of the original VSP repository.")
     jigsaw: JigsawData | None = Field(None, description="Jigsaw, cut from images; BLINK's rows for the test.")
     sat: SATData | None = Field(None, description="SAT, spatial aptitude.")

@@ -13,6 +13,8 @@ from mirage_core.types import Rejection
 SOURCES: dict[str, tuple[str, str]] = {
     "vsp-planning": ("generated mazes, drawn with FrozenLake's art of gymnasium", "art: MIT (gymnasium)"),
     "vsp-reasoning": ("generated mazes, drawn with FrozenLake's art of gymnasium", "art: MIT (gymnasium)"),
+    "mental-rotation": ("generated patterns, drawn here", "that of this project"),
+    "paper-folding": ("generated sheets, drawn here", "that of this project"),
     "jigsaw": ("cut from the pictures that the settings name", "that of the pictures"),
     "sat": ("huggingface.co/datasets/array/SAT", "as its page says"),
     "comt": ("huggingface.co/datasets/czh-up/comt", "as its page says"),

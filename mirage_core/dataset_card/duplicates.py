@@ -1,6 +1,7 @@
-"""Near duplicates of test problems among training examples: the same maze, a similar image, the same question.
+"""Near duplicates of test problems among training examples: the same maze or puzzle, similar images or questions.
 
-Mazes are compared by their canonical form, because a perceptual hash cannot tell images of different mazes apart.
+Mazes and puzzles are compared by their canonical form, because a perceptual hash cannot tell images of different ones
+apart.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirage_core.benchmarks.near_duplicates import near_pairs, perceptual_hash_of, text_key
+from mirage_core.benchmarks.puzzles import FORM
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import canonical, maze_from_rows
 
 
 @dataclass(frozen=True, slots=True)
 class ProblemKey:
-    """What identifies a problem: its maze, or its image hashes, and its normalized question."""
+    """What identifies a problem: its maze or its puzzle's form, or its image hashes, and its normalized question."""
 
     problem_id: str
     benchmark: str
@@ -35,8 +37,8 @@ class Duplicate:
 
 
 def problem_key(problem: Problem) -> ProblemKey:
-    """Return the key of a problem; images are hashed only without a maze."""
-    maze = canonical(maze_from_rows(problem.facts["map"])) if "map" in problem.facts else None
+    """Return the key of a problem; images are hashed only without a maze or a form."""
+    maze = canonical(maze_from_rows(problem.facts["map"])) if "map" in problem.facts else problem.facts.get(FORM)
     hashes = () if maze else tuple(perceptual_hash_of(image) for image in problem.images)
     return ProblemKey(problem.id, problem.benchmark, maze, hashes, text_key(problem.question))
 

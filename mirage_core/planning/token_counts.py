@@ -32,6 +32,8 @@ EXAMPLES_PER_GROUP = 2
 """Examples that are generated for every benchmark and level."""
 ASSUMED_LETTERS = 600
 """Letters on each side of the image where only the teacher could write a chain."""
+_GENERATED = ("vsp_planning", "vsp_reasoning", "mental_rotation", "paper_folding")
+"""The sections whose problems are generated level by level."""
 _PUBLISHED_TEST_SIZES = {
     "sat": 300,
     "comt": 204,
@@ -107,6 +109,8 @@ def count_training_problems(problems: ProblemSettings) -> dict[str, int]:
     counts = {
         "vsp-planning": problems.vsp_planning.train if problems.vsp_planning else 0,
         "vsp-reasoning": problems.vsp_reasoning.train if problems.vsp_reasoning else 0,
+        "mental-rotation": problems.mental_rotation.train if problems.mental_rotation else 0,
+        "paper-folding": problems.paper_folding.train if problems.paper_folding else 0,
         "jigsaw": problems.jigsaw.train if problems.jigsaw else 0,
         "sat": problems.sat.train if problems.sat else 0,
         "comt": problems.comt.train if problems.comt else 0,
@@ -121,8 +125,8 @@ def count_training_problems(problems: ProblemSettings) -> dict[str, int]:
 
 def count_test_problems(problems: ProblemSettings) -> int:
     """Return the number of test problems of all benchmarks; the published size for data that is read completely."""
-    generated = [data for data in (problems.vsp_planning, problems.vsp_reasoning) if data]
-    count = sum(data.test_per_level * len(set(data.test_levels)) for data in generated)
+    generated = [getattr(problems, name) for name in _GENERATED]
+    count = sum(data.test_per_level * len(set(data.test_levels)) for data in generated if data)
     if problems.vsp_folder:
         folder = problems.vsp_folder
         count += len(folder.tasks) * len(folder.levels) * (folder.per_level or _PUBLISHED_TEST_SIZES["vsp_folder"])
@@ -165,7 +169,7 @@ def _problems(settings: Settings) -> Iterator[tuple[Problem, ProvidedImage | Non
     for problem, provided in sourced_problems(_sample_settings(settings.problems), settings.seed, _ignore):
         key = (problem.benchmark, problem.group)
         limit = EXAMPLES_PER_GROUP * (1 if provided is None else 4)
-        generated = problem.benchmark in ("vsp-planning", "vsp-reasoning")
+        generated = problem.benchmark.replace("-", "_") in _GENERATED
         if problem.split == "train" and (generated or counts[key] < limit):
             counts[key] += 1
             yield problem, provided
@@ -174,7 +178,7 @@ def _problems(settings: Settings) -> Iterator[tuple[Problem, ProvidedImage | Non
 def _sample_settings(problems: ProblemSettings) -> ProblemSettings:
     """Return the same sources with few problems; a level that is listed twice keeps its double share."""
     changed: dict[str, Any] = dict.fromkeys(("vsp_folder", *PUBLIC_SECTIONS))  # only for tests
-    for name in ("vsp_planning", "vsp_reasoning"):
+    for name in _GENERATED:
         data = getattr(problems, name)
         if data is not None:
             few = min(data.train, EXAMPLES_PER_GROUP * len(data.train_levels))

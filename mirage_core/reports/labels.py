@@ -9,6 +9,8 @@ BENCHMARKS = {
     "vsp-planning": "VSP spatial planning",
     "vsp-reasoning": "VSP spatial reasoning",
     "vsp-questions": "VSP, questions in words",
+    "mental-rotation": "Mental rotation",
+    "paper-folding": "Paper folding",
     "jigsaw": "Jigsaw (BLINK)",
     "sat": "SAT, spatial aptitude",
     "comt": "CoMT",

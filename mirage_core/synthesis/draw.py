@@ -1,4 +1,5 @@
-"""Auxiliary images, one for each problem: arrows for planning, the map after a step for reasoning, stitched pieces.
+"""Auxiliary images, one for each problem: arrows for planning, the map after a step for reasoning, the turned
+pattern, the unfolded sheet, stitched pieces.
 
 An image that the data set provides (CoMT's rationale, a user's own image) is used instead of a drawn one.
 """
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from mirage_core.benchmarks import jigsaw, task_of, vsp_planning, vsp_reasoning
+from mirage_core.benchmarks import jigsaw, mental_rotation, paper_folding, task_of, vsp_planning, vsp_reasoning
 from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.config import AuxiliaryImageSettings
 from mirage_core.errors import InputError
@@ -100,6 +101,12 @@ def _map_after_step(problem: Problem, settings: AuxiliaryImageSettings, cell_px:
     return AuxiliaryImage(problem_id=problem.id, image=picture_bytes(image), style="map-after-step", details=details)
 
 
+def _last_frame(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, seed: int) -> AuxiliaryImage:  # noqa: ARG001
+    """Return the end of a puzzle's film: the pattern after all turns, or the unfolded sheet."""
+    style = "turned" if problem.benchmark == mental_rotation.NAME else "unfolded"
+    return AuxiliaryImage(problem_id=problem.id, image=film_of(problem, settings, cell_px).frames[-1], style=style)
+
+
 def _stitched(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, seed: int) -> AuxiliaryImage:  # noqa: ARG001
     reference, *pieces = (read_rgb(image, f"an image of problem {problem.id}") for image in problem.images)
     right = LETTERS.index(problem.answer)
@@ -113,5 +120,7 @@ def _stitched(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int, 
 _DRAWERS: dict[str, Draw] = {
     vsp_planning.NAME: _arrows,
     vsp_reasoning.NAME: _map_after_step,
+    mental_rotation.NAME: _last_frame,
+    paper_folding.NAME: _last_frame,
     jigsaw.NAME: _stitched,
 }

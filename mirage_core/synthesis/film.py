@@ -1,7 +1,8 @@
 """Films: what a chain imagines, step by step, as an ordered sequence of images.
 
-Reasoning: the map after each move; planning: the arrows one by one; jigsaw: each candidate in its place. Where a world
-knows its state, labels go with the frames: the cell that a frame is about, and the kind of that cell.
+Reasoning: the map after each move; planning: the arrows one by one; rotation: the pattern after each turn; folding: the
+sheet after each unfolding; jigsaw: each candidate in its place. Where a world knows its state, labels go with the
+frames: the cell that a frame is about, and the kind of that cell.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ from typing import Any
 
 from PIL import Image
 
-from mirage_core.benchmarks import jigsaw, vsp_planning, vsp_reasoning
+from mirage_core.benchmarks import jigsaw, mental_rotation, paper_folding, vsp_planning, vsp_reasoning
 from mirage_core.config import AuxiliaryImageSettings
 from mirage_core.image_files import read_rgb
 from mirage_core.synthesis.labels import CELLS, KINDS
 from mirage_core.synthesis.maze_images import draw_arrows, draw_distances, draw_map_after_step, maze_of
 from mirage_core.types import Problem
+from mirage_core.worlds.folding import SHAPES, draw_sheet, new_holes, regions, unfolded
 from mirage_core.worlds.jigsaw import stitched
 from mirage_core.worlds.maze import GOAL, HOLE, SAFE, START, Cell, Maze, cells_by_distance, picture_bytes, walk
+from mirage_core.worlds.rotation import COLOURS, draw_pattern, patterns_after
 
 KIND_NAMES = {SAFE: "ice", START: "start", GOAL: "goal", HOLE: "hole"}
 
@@ -84,6 +87,29 @@ def _wave(problem: Problem, cell_px: int) -> Film:
     return Film(tuple(map(picture_bytes, images)), labels)
 
 
+def _turns(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:  # noqa: ARG001
+    """The pattern after each quarter turn; a frame is about the tile that is asked for: its cell, and its colour."""
+    pattern, turns = mental_rotation.pattern_of(problem.facts), problem.facts["turns"]
+    cells = mental_rotation.asked_cells(problem.facts)
+    colour = COLOURS[pattern[cells[0]]]
+    labels: dict[str, list[Any]] = {CELLS: [list(cell) for cell in cells[1:]], KINDS: [colour] * len(turns)}
+    images = [draw_pattern(after, cell_px) for after in patterns_after(pattern, turns)]
+    return Film(tuple(map(picture_bytes, images)), labels)
+
+
+def _unfoldings(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:  # noqa: ARG001
+    """The sheet after each unfolding; a frame is about the holes that it is the first to show, and their shapes."""
+    holes, folds = paper_folding.sheet_of(problem.facts)
+    sheets, places = unfolded(holes, folds), regions(len(holes), folds)[-2::-1]
+    shown = list(zip(sheets[1:], new_holes(sheets), strict=True))
+    labels: dict[str, list[Any]] = {
+        CELLS: [[list(cell) for cell in cells] for _, cells in shown],
+        KINDS: [[SHAPES[sheet[cell] - 1] for cell in cells] for sheet, cells in shown],
+    }
+    images = [draw_sheet(sheet, place, cell_px) for (sheet, _), place in zip(shown, places, strict=True)]
+    return Film(tuple(map(picture_bytes, images)), labels)
+
+
 def _candidates(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:  # noqa: ARG001
     """The reference with each candidate in its place, in the order of the options."""
     reference, *pieces = (read_rgb(image, f"an image of problem {problem.id}") for image in problem.images)
@@ -101,6 +127,8 @@ def _film(images: Sequence[Image.Image], maze: Maze, cells: Sequence[Cell]) -> F
 DRAWN: dict[str, Callable[[Problem, AuxiliaryImageSettings, int], Film]] = {
     vsp_planning.NAME: _arrows,
     vsp_reasoning.NAME: _moves,
+    mental_rotation.NAME: _turns,
+    paper_folding.NAME: _unfoldings,
     jigsaw.NAME: _candidates,
 }
 """The films that are drawn, by benchmark."""

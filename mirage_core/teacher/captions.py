@@ -11,13 +11,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from mirage_core.benchmarks import jigsaw, task_of, vsp_planning, vsp_reasoning
+from mirage_core.benchmarks import jigsaw, mental_rotation, paper_folding, task_of, vsp_planning, vsp_reasoning
 from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.config import CaptionSettings
 from mirage_core.errors import TeacherError
 from mirage_core.synthesis.labels import CELLS, KINDS, parts_of
+from mirage_core.teacher import puzzle_words
 from mirage_core.teacher.checks import Fault, faults_of
-from mirage_core.teacher.oracle import DIRECTIONS, PhrasePicker, cell_text
+from mirage_core.teacher.oracle import DIRECTIONS
+from mirage_core.teacher.phrases import PhrasePicker, cell_text
 from mirage_core.types import Problem, Rejection, TrainingExample
 from mirage_core.worlds.maze import maze_from_rows, walk
 
@@ -88,7 +90,8 @@ def _film(example: TrainingExample) -> str:
     if not {CELLS, KINDS} <= details.keys():
         raise TeacherError(
             f"captions.of is film, but the auxiliary image of problem {example.problem.id} has no labels of places and "
-            "kinds: mazes have them with auxiliary_images.film; set captions.of to image for other data"
+            "kinds: mazes, rotations and foldings have them with auxiliary_images.film; set captions.of to image for "
+            "other data"
         )
     return ", ".join(map(_frame, details[CELLS], details[KINDS]))
 
@@ -145,6 +148,8 @@ def _jigsaw(example: TrainingExample, phrases: PhrasePicker) -> str:
 _WRITERS: dict[str, Callable[[TrainingExample, PhrasePicker], str]] = {
     vsp_planning.NAME: _planning,
     vsp_reasoning.NAME: _reasoning,
+    mental_rotation.NAME: puzzle_words.rotation_caption,
+    paper_folding.NAME: puzzle_words.folding_caption,
     jigsaw.NAME: _jigsaw,
 }
 

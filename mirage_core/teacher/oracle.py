@@ -6,45 +6,18 @@ piece), not its images.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-from mirage_core.benchmarks import jigsaw, task_of, vsp_planning, vsp_reasoning
+from mirage_core.benchmarks import jigsaw, mental_rotation, paper_folding, task_of, vsp_planning, vsp_reasoning
 from mirage_core.benchmarks.custom.task import OwnTask
 from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.errors import TeacherError
+from mirage_core.teacher import puzzle_words
+from mirage_core.teacher.phrases import PhrasePicker, Thoughts, cell_text, list_cells
 from mirage_core.types import AuxiliaryImage, Problem, ReasoningChain, Variant
 from mirage_core.worlds.maze import GOAL, HOLE, START, Cell, Maze, Outcome, maze_from_rows, walk
 
 DIRECTIONS = {"U": "up", "D": "down", "L": "left", "R": "right"}
-
-
-class PhrasePicker:
-    """Picks one of several wordings by the problem's id and the number of earlier picks."""
-
-    def __init__(self, problem_id: str) -> None:
-        self._seed = problem_id
-        self._picks = 0
-
-    def pick(self, *wordings: str) -> str:
-        """Return one of the wordings."""
-        self._picks += 1
-        return wordings[zlib.crc32(f"{self._seed}/{self._picks}".encode()) % len(wordings)]
-
-
-def cell_text(cell: Cell) -> str:
-    """Return a cell as (row,column), counted from 0 at the upper left, as in the published chains."""
-    return f"({cell[0]},{cell[1]})"
-
-
-def list_cells(cells: Sequence[Cell]) -> str:
-    """Return several cells as a phrase."""
-    names = [cell_text(cell) for cell in cells]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-Thoughts = tuple[str, str]
-"""The thoughts before and after the image."""
 
 
 class OracleTeacher:
@@ -209,5 +182,7 @@ def _jigsaw(problem: Problem, auxiliary_image: AuxiliaryImage, phrases: PhrasePi
 _WRITERS: dict[str, Callable[[Problem, AuxiliaryImage, PhrasePicker], Thoughts]] = {
     vsp_planning.NAME: _planning,
     vsp_reasoning.NAME: _reasoning,
+    mental_rotation.NAME: puzzle_words.rotation,
+    paper_folding.NAME: puzzle_words.folding,
     jigsaw.NAME: _jigsaw,
 }

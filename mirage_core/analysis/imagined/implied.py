@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from itertools import groupby, pairwise
 
 from mirage_core.analysis.imagined.records import ImaginedStep, up_to_end
-from mirage_core.benchmarks import vsp_planning, vsp_reasoning
+from mirage_core.benchmarks import mental_rotation, vsp_planning, vsp_reasoning
+from mirage_core.benchmarks.multiple_choice import options_of
 from mirage_core.synthesis.film import KIND_NAMES
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import GOAL, HOLE, MOVES, Cell, Maze, maze_from_rows
@@ -16,12 +17,15 @@ _OUTCOMES = {KIND_NAMES[HOLE]: "hole", KIND_NAMES[GOAL]: "success"}
 
 
 def implied_answer(problem: Problem, film: Sequence[ImaginedStep], order: str) -> str | None:
-    """Return the answer that a film of a maze says; None where it says none, or the world's rules are not known.
+    """Return the answer that a film of a maze or a rotation says; None where it says none, or no rules are known.
 
     Reasoning: the first hole or goal that is imagined decides (kinds; without them the map's cell at each place).
     Planning: the moves from the start through the imagined places to the goal; of a wave, from the start always to the
-    neighbour that is likeliest one frame nearer to the goal. ``order``: as the film was trained.
+    neighbour that is likeliest one frame nearer to the goal. Rotation: the colour that is imagined last. ``order``: as
+    the film was trained.
     """
+    if problem.benchmark == mental_rotation.NAME and "options" in problem.facts:
+        return _colour(problem, up_to_end(film))
     if "map" not in problem.facts or not film:
         return None
     maze = maze_from_rows(problem.facts["map"])
@@ -33,6 +37,12 @@ def implied_answer(problem: Problem, film: Sequence[ImaginedStep], order: str) -
         places = [step.place for step in film if step.place is not None]
         return _plan(maze, [place for place, _ in groupby(places)], order)
     return None
+
+
+def _colour(problem: Problem, film: Sequence[ImaginedStep]) -> str | None:
+    """Return the letter of the colour that the last step names."""
+    named = film[-1].kinds[0].name if film and film[-1].kinds else None
+    return next((letter for letter, colour in options_of(problem).items() if colour == named), None)
 
 
 def _outcome(maze: Maze, film: Sequence[ImaginedStep]) -> str | None:

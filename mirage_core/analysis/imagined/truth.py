@@ -9,13 +9,21 @@ from collections import Counter
 from dataclasses import dataclass
 
 from mirage_core.analysis.imagined.records import Place
-from mirage_core.benchmarks import jigsaw
+from mirage_core.benchmarks import mental_rotation, paper_folding, vsp_planning, vsp_reasoning
 from mirage_core.config import Settings
 from mirage_core.synthesis.film import DRAWN, Film, film_of
 from mirage_core.synthesis.labels import CELLS, KINDS, parts_of
 from mirage_core.training.stepwise.codebook import Codebook
 from mirage_core.training.stepwise.visual_targets import FilmReader
 from mirage_core.types import AuxiliaryImage, Problem, ReasoningChain, TrainingExample
+
+_DRAWN_FROM = {
+    vsp_planning.NAME: "map",
+    vsp_reasoning.NAME: "map",
+    mental_rotation.NAME: "pattern",
+    paper_folding.NAME: "holes",
+}
+"""The fact without which there is nothing to draw, by benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class TrueFilm:
 
 def drawn_film(problem: Problem, settings: Settings) -> Film | None:
     """Draw the film of a problem; None where it cannot be drawn: no map could be read, or frames are not drawings."""
-    if problem.benchmark not in DRAWN or (problem.benchmark != jigsaw.NAME and "map" not in problem.facts):
+    if problem.benchmark not in DRAWN or _DRAWN_FROM.get(problem.benchmark, "options") not in problem.facts:
         return None
     images = settings.auxiliary_images
     film = images if images.film != "off" else images.model_copy(update={"film": "forward"})

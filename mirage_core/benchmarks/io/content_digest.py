@@ -14,6 +14,8 @@ from mirage_core.store.digests import DigestMemory
 
 _DIGESTS = DigestMemory()
 PATH_SETTINGS = {
+    "mental_rotation": (),
+    "paper_folding": (),
     "jigsaw": ("pictures", "blink"),
     "sat": ("source",),
     "comt": ("source",),

@@ -15,7 +15,9 @@ from mirage_core.store import fingerprint
 from mirage_core.store.records import PROBLEMS_FILE, PROVIDED_IMAGES_FILE, save_problems, save_provided_images
 from mirage_core.types import Problem, ProvidedImage
 
-SOURCES = ("vsp_folder", "jigsaw", "sat", "comt", "own", "task", *PUBLIC_SECTIONS)
+SOURCES = (
+    "mental_rotation", "paper_folding", "vsp_folder", "jigsaw", "sat", "comt", "own", "task", *PUBLIC_SECTIONS,
+)  # fmt: skip
 TASK_FILE = "task.py"
 
 
