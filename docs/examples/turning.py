@@ -38,9 +38,9 @@ def problems(split: Split, count: int, seed: int, options: Mapping[str, Any]) ->
         )
 
 
-def auxiliary_image(problem: Problem, seed: int) -> bytes:  # noqa: ARG001 (nothing is left to chance)
-    """The pattern after the turn: what one would see with the mind's eye."""
-    return drawn(turned(problem.facts["pattern"], problem.facts["turn"]))
+def auxiliary_image(problem: Problem, seed: int) -> list[bytes]:  # noqa: ARG001 (nothing is left to chance)
+    """A film, the pattern after each quarter turn: what one would see with the mind's eye."""
+    return [drawn(pattern) for pattern in quarter_turns(problem.facts["pattern"], TURNS[problem.facts["turn"]])]
 
 
 def score(problem: Problem, output: str) -> Score:
@@ -62,10 +62,16 @@ def caption(problem: Problem) -> str:
 
 
 def turned(pattern: Pattern, turn: str) -> Pattern:
-    """The pattern after its quarter turns."""
-    for _ in range(TURNS[turn]):
-        pattern = [list(row) for row in zip(*pattern, strict=True)][::-1]
-    return pattern
+    """The pattern after all quarter turns of a turn."""
+    return quarter_turns(pattern, TURNS[turn])[-1]
+
+
+def quarter_turns(pattern: Pattern, number: int) -> list[Pattern]:
+    """The pattern after each of some quarter turns."""
+    patterns = [pattern]
+    for _ in range(number):
+        patterns.append([list(row) for row in zip(*patterns[-1], strict=True)][::-1])
+    return patterns[1:]
 
 
 def drawn(pattern: Pattern) -> bytes:

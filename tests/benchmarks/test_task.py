@@ -108,6 +108,14 @@ def test_the_turning_of_the_example_is_right() -> None:
     assert turned([[1, 2], [3, 4]], "right") == [[3, 1], [4, 2]]
 
 
+def test_the_turning_of_the_example_is_a_film_of_its_quarter_turns() -> None:
+    problems = problems_of(settings(TURNING))
+    film = AuxiliaryImageSettings(film="forward")
+    for problem, image in zip(problems, draw_auxiliary_images(problems, film, 64, 42, Events()), strict=True):
+        assert len(image.frames) == {"left": 1, "half": 2, "right": 3}[problem.group]
+        assert image.image == image.frames[-1]
+
+
 def test_the_seed_and_the_options_change_the_problems_and_nothing_else_does(tmp_path: Path) -> None:
     random.seed(1)
     first = problems_of(settings(TURNING))

@@ -25,11 +25,21 @@ from tests.synthesis.tiny_video import tiny_cogvideox
 
 NO_MAZES = ["problems.vsp_planning=null", "problems.vsp_reasoning=null"]
 
+PUZZLES = "{train_levels: [3, 4], test_levels: [3], train: 6, validation: 2, test_per_level: 2}"
+
 
 def jigsaw(folder: Path) -> list[str]:
     section = "problems.jigsaw"
     counts = [f"{section}.train=6", f"{section}.validation=1", f"{section}.test=3", f"{section}.side_px=64"]
     return [f"{section}.pictures={photographs(folder, 40)}", *counts]
+
+
+def mental_rotation(folder: Path) -> list[str]:
+    return [f"problems.mental_rotation={PUZZLES}", "teacher.variant=cot", "auxiliary_images.film=forward"]
+
+
+def paper_folding(folder: Path) -> list[str]:
+    return [f"problems.paper_folding={PUZZLES}", "teacher.variant=cot"]
 
 
 def sat(folder: Path) -> list[str]:
@@ -58,12 +68,21 @@ def own(folder: Path) -> list[str]:
     return [f"problems.own.file={folder / 'mine.jsonl'}"]
 
 
-STYLES = {"jigsaw": "stitched", "sat": "cogvideox-frame", "comt": "rationale", "own": "own"}
+STYLES = {
+    "mental-rotation": "turned",
+    "paper-folding": "unfolded",
+    "jigsaw": "stitched",
+    "sat": "cogvideox-frame",
+    "comt": "rationale",
+    "own": "own",
+}
 
 
-@pytest.mark.parametrize("source", [jigsaw, sat, comt, own], ids=lambda source: source.__name__)
+@pytest.mark.parametrize(
+    "source", [mental_rotation, paper_folding, jigsaw, sat, comt, own], ids=lambda source: source.__name__
+)
 def test_every_source_gives_a_training_set_with_its_card(source: Callable[[Path], list[str]], tmp_path: Path) -> None:
-    data, name = tmp_path / "data", source.__name__
+    data, name = tmp_path / "data", source.__name__.replace("_", "-")
     data.mkdir()
     settings = load("micro", [*NO_MAZES, *source(data)])
     store = Store.open(tmp_path / "store")
