@@ -141,8 +141,8 @@ class Run(Record):
 
     name: str = Field(
         description="own, clamp, mean, zero, noise, noise-only, permute, swap, skip; own-alone: text after the span "
-        "attends to nothing but the latents' vectors; blind: the model without the picture; of text chains: own, other, "
-        "truncate, shuffle, delete."
+        "attends to nothing but the latents' vectors; blind: the model without the picture; of text chains: own, "
+        "other, truncate, shuffle, delete."
     )
     seen: ImageAccess
     way: Way | None = Field(None, description="Of latents patched from a donor.")
