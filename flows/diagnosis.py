@@ -20,7 +20,9 @@ from mirage_core.types import Artifact
 from tasks.paths import open_store, store_url
 from tasks.ui_artifacts import interventions_table, settings_markdown, verdict_markdown
 
-Measure = Literal["similarity", "probes", "interventions", "mediation", "only-latents", "text-chain", "film"]
+Measure = Literal[
+    "similarity", "probes", "interventions", "mediation", "only-latents", "text-chain", "film", "hand-made"
+]
 
 
 @flow(name="mirage-study", flow_run_name="diagnosis-{recipe}{model}", persist_result=False)
