@@ -302,6 +302,7 @@ class HandMadeRun(Record):
         description="plan: another way to the goal; walk: one that misses it; outcome: a path with another outcome."
     )
     seen: ImageAccess
+    way: Way
     n: int
     follow: Estimate = Field(description="Share of answers that are what the hand-made film says.")
     follow_own: Estimate = Field(description="The same with own latents: the base rate.")

@@ -11,25 +11,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mirage_core.analysis.bootstrap import share
 from mirage_core.analysis.collect import CleanRun, span_header
-from mirage_core.analysis.imagined.latent_bank import LatentBank, content_of
+from mirage_core.analysis.imagined.latent_bank import Content, LatentBank, content_of
 from mirage_core.analysis.imagined.other_paths import OtherPath, other_paths
 from mirage_core.analysis.imagined.reading import ImaginationReader
 from mirage_core.analysis.imagined.records import ImaginedStep
 from mirage_core.analysis.intervened_generation import GeneratedAnswer, InterventionRunner
 from mirage_core.analysis.measures import replacements
 from mirage_core.analysis.measures.film import NO_HEADS
-from mirage_core.analysis.measures.image_ablation import feed_latents
+from mirage_core.analysis.measures.image_ablation import feed_latents, patch_states
 from mirage_core.analysis.measures.one_latent import one_latent
-from mirage_core.analysis.results import Estimate, HandMadeFilms, HandMadeResult, HandMadeRun, ImageAccess
+from mirage_core.analysis.results import Estimate, HandMadeFilms, HandMadeResult, HandMadeRun, ImageAccess, Way
 from mirage_core.analysis.subjects import Subjects, select_subjects
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
 from mirage_core.config import AnalysisSettings
+from mirage_core.generation.interventions import SpanStates, shift_states
 from mirage_core.types import Problem, Progress, ProgressEvent
 from mirage_core.worlds.maze import maze_from_rows
 
@@ -52,6 +52,42 @@ class _Made:
     path: OtherPath
     latents: Tensor
     rebuilt: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Makeable:
+    """Instances of one benchmark, their latents by what they imagine, and their keys and values."""
+
+    runner: InterventionRunner
+    subjects: Subjects
+    bank: LatentBank
+    states: Sequence[SpanStates | None]
+
+    def latents_or_own(self, latents: Tensor | None, at: int) -> Tensor:
+        """Latents [k, D]; the own ones of instance ``at`` where there are none."""
+        return self.subjects.latents[at] if latents is None else latents
+
+    def states_of(self, contents: Sequence[Content], latents: Tensor, at: int) -> SpanStates | None:
+        """Mean keys and values of the latents that a film is made of, rotated to the positions of instance ``at``."""
+        own, parts = self.states[at], []
+        for step, content in enumerate(contents):
+            chosen = [(self.states[row], number) for row, number in self.bank.sources(content, step, at)]
+            found = [(span, number) for span, number in chosen if span is not None]
+            if own is None or not found:
+                return None
+            together = SpanStates(
+                latents=torch.stack([span.latents[number] for span, number in found]),
+                keys=torch.stack([span.keys[:, :, number] for span, number in found], dim=2),
+                values=torch.stack([span.values[:, :, number] for span, number in found], dim=2),
+                positions=torch.stack([span.positions[number] for span, number in found]),
+            )
+            parts.append(shift_states(self.runner.loaded.backbone, together, own.positions[step].repeat(len(found))))
+        return SpanStates(
+            latents=latents,
+            keys=torch.stack([part.keys.mean(2) for part in parts], dim=2),
+            values=torch.stack([part.values.mean(2) for part in parts], dim=2),
+            positions=parts[0].positions.new_tensor([int(part.positions[0]) for part in parts]),
+        )
 
 
 def hand_made(
@@ -115,10 +151,11 @@ def _benchmark(
     made = [_made(runner, reader, bank, subjects, at, settings) for at in range(len(usable))]
     left_out.update(each for each in made if isinstance(each, str))
     known = [each for each in made if isinstance(each, _Made)]
+    parts = _Makeable(runner, subjects, bank, subjects.states(runner) if known else ())
     runs = tuple(
         run
         for film in ("plan", "walk", "outcome")
-        for run in _runs(runner, subjects, [each for each in known if each.path.film == film], settings, progress)
+        for run in _runs(parts, [each for each in known if each.path.film == film], settings, progress)
     )
     progress(ProgressEvent(stage="measure", message="one latent exchanged"))
     return HandMadeFilms(
@@ -164,58 +201,83 @@ def _made(
     return reason
 
 
-def _runs(
-    runner: InterventionRunner,
-    subjects: Subjects,
-    made: Sequence[_Made],
-    settings: AnalysisSettings,
-    progress: Progress,
-) -> list[HandMadeRun]:
-    """The films of one kind under every image access, in the order of ``settings.views``."""
+def _runs(parts: _Makeable, made: Sequence[_Made], settings: AnalysisSettings, progress: Progress) -> list[HandMadeRun]:
+    """The films of one kind, in both ways under every image access, in the order of ``settings.views``."""
     if not made:
         return []
-    chosen = subjects.subset([each.at for each in made])
-    noise = replacements.own_covariance_noise(subjects.latents, settings.seed)[[each.at for each in made]]
+    runner, chosen = parts.runner, parts.subjects.subset([each.at for each in made])
+    noise = replacements.own_covariance_noise(parts.subjects.latents, settings.seed)[[each.at for each in made]]
+    films = _films(parts, made, [each.latents for each in made], [each.path.contents for each in made])
     rebuilt = [number for number, each in enumerate(made) if each.rebuilt is not None]
+    again = [made[number] for number in rebuilt]
+    own_films = _films(
+        parts, again, [parts.latents_or_own(each.rebuilt, each.at) for each in again],
+        [parts.bank.contents[each.at] for each in again],
+    )  # fmt: skip
     runs: list[HandMadeRun] = []
     for access in map(ImageAccess, settings.views):
-
-        def answers(latents: Tensor, these: Subjects, access: ImageAccess = access) -> list[GeneratedAnswer]:
-            return these.run(runner, feed_latents(runner, access, latents))
-
-        own = list(chosen.clean) if access == ImageAccess.FULL else answers(chosen.latents, chosen)
-        fed = answers(torch.stack([each.latents for each in made]), chosen)
-        disturbed = answers(noise, chosen)
-        again = [made[number].rebuilt for number in rebuilt]
-        own_again = answers(torch.stack([each for each in again if each is not None]), chosen.subset(rebuilt)) if (
-            rebuilt
-        ) else []  # fmt: skip
-        same = [own[number].text == new.text for number, new in zip(rebuilt, own_again, strict=True)]
-        runs.append(_run(access, made, chosen, (fed, own, disturbed), share(same, chosen.subset(rebuilt).units)))
+        own = list(chosen.clean)
+        if access != ImageAccess.FULL:
+            own = chosen.run(runner, feed_latents(runner, access, chosen.latents))
+        disturbed = chosen.run(runner, feed_latents(runner, access, noise))
+        for way in ("vectors", "states"):
+            fed = films.answers(runner, chosen, access, way)
+            new = own_films.answers(runner, chosen.subset(rebuilt), access, way) if rebuilt else []
+            stays = [own[number].text == answer.text for number, answer in zip(rebuilt, new, strict=True)]
+            same = share(stays, chosen.subset(rebuilt).units)
+            runs.append(_run((access, way), made, chosen, (fed, own, disturbed), same))
         progress(ProgressEvent(stage="measure", message=f"hand-made films ({made[0].path.film}), image {access}"))
     return runs
 
 
+@dataclass(frozen=True, slots=True)
+class _Films:
+    """Films to feed: vectors [n, k, D], and their keys and values [n] beside the own vectors [n, k, D]."""
+
+    vectors: Tensor
+    own: Tensor
+    states: list[SpanStates | None]
+
+    def answers(
+        self, runner: InterventionRunner, subjects: Subjects, access: ImageAccess, way: Way
+    ) -> list[GeneratedAnswer]:
+        """Return the answers [n] with these films, fed as ``interventions`` feeds a donor's."""
+        if way == "vectors":
+            return subjects.run(runner, feed_latents(runner, access, self.vectors))
+        return subjects.run(runner, patch_states(runner, access, self.own, self.states))
+
+
+def _films(
+    parts: _Makeable, made: Sequence[_Made], latents: Sequence[Tensor], contents: Sequence[Sequence[Content]]
+) -> _Films:
+    own = parts.subjects.latents[[each.at for each in made]]
+    states = [
+        parts.states_of(told, vectors, each.at) for each, vectors, told in zip(made, latents, contents, strict=True)
+    ]
+    return _Films(torch.stack(list(latents)) if made else own, own, states)
+
+
 def _run(
-    access: ImageAccess,
+    label: tuple[ImageAccess, Way],
     made: Sequence[_Made],
     subjects: Subjects,
     answers: tuple[Sequence[GeneratedAnswer], Sequence[GeneratedAnswer], Sequence[GeneratedAnswer]],
     same: Estimate,
 ) -> HandMadeRun:
     """The figures of answers to hand-made films, own latents and noise."""
-    units, film = subjects.units, made[0].path.film
+    (access, way), units = label, subjects.units
 
     def follow(given: Sequence[GeneratedAnswer]) -> Estimate:
         return share([answer.score.parsed == each.path.says for answer, each in zip(given, made, strict=True)], units)
 
     def accuracy(given: Sequence[GeneratedAnswer]) -> Estimate:
-        return share(np.array([answer.score.correct for answer in given], dtype=bool), units)
+        return share([answer.score.correct for answer in given], units)
 
     fed, own, noise = answers
     return HandMadeRun(
-        film=film,
+        film=made[0].path.film,
         seen=access,
+        way=way,
         n=len(made),
         follow=follow(fed),
         follow_own=follow(own),

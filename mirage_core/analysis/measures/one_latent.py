@@ -87,7 +87,10 @@ def middle(film: Sequence[ImaginedStep]) -> int | None:
 def _exchanged(
     exchange: Exchange, problem: Problem, film: Sequence[ImaginedStep], bank: LatentBank, at: int, seed: int
 ) -> _Exchanged | None:
-    """The first content, drawn by the seed, of which other instances have latents; None where there is none."""
+    """The first content, drawn by the seed, of which other instances have latents; None where there is none.
+
+    The own next latent must not follow from it, so that one which does is no chance.
+    """
     index = middle(film)
     if index is None:
         return None
@@ -96,9 +99,10 @@ def _exchanged(
     if null is None:
         return None
     maze, rng = maze_from_rows(problem.facts["map"]), np.random.default_rng([seed, *problem.id.encode()])
+    then = bank.contents[at][index + 1][0]
     for content in _neighbours(maze, own, rng) if exchange == "place" else _kinds(own):
         vector = bank.latent(content, index, at)
-        if vector is not None:
+        if vector is not None and (then is None or not _goes_on(problem, maze, content, index, then)):
             return _Exchanged(at, index, content, vector, null)
     return None
 
@@ -175,19 +179,18 @@ def _outcome(
         )
         film.append(before != now)
         place = now[0][0] if now and one_each else None
-        goes_on.append(np.nan if place is None else float(_goes_on(problem, maze, each, place)))
+        goes_on.append(np.nan if place is None else float(_goes_on(problem, maze, each.content, each.index, place)))
         says = implied_answer(problem, read[number], order)
         follow.append(np.nan if says is None else float(answers[number].score.parsed == says))
     changed = [was.text != new.text for was, new in zip(subjects.clean, answers, strict=True)]
     return _Outcome(film, np.array(goes_on), changed, np.array(follow))
 
 
-def _goes_on(problem: Problem, maze: Maze, each: _Exchanged, then: Place) -> bool:
-    """Whether a place follows from what was exchanged: by the next planned move; for a plan of its own, by any move."""
-    place, kind = each.content
+def _goes_on(problem: Problem, maze: Maze, content: Content, index: int, then: Place) -> bool:
+    """Whether a place follows from the content of a latent: by the next planned move; for a plan of its own, by any."""
+    place, kind = content
     if place is None:
         return False
     if problem.benchmark == vsp_reasoning.NAME:
-        ended = kind in _ENDS
-        return then == (place if ended else step(maze, place, problem.facts["plan"][each.index + 1]))
+        return then == (place if kind in _ENDS else step(maze, place, problem.facts["plan"][index + 1]))
     return then != place and then in {step(maze, place, move) for move in MOVES}
