@@ -47,7 +47,7 @@ def diagnosis(
         model: A model instead of a recipe: its path in the store, the start of its digest, or a pointer such as
             `nightly`.
         problems: Problems instead of the model's own: a path or the start of a digest.
-        measures: The measures to take. Empty: those of `analysis.measures`, and `film` for films.
+        measures: The measures to take. Empty: those of `analysis.measures`, and those of films for films.
     """
     store = open_store()
     settings, chosen = resolve_target(

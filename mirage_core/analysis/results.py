@@ -298,9 +298,7 @@ class FilmResult(Record):
 class HandMadeRun(Record):
     """Answers to films that were put together by hand, under one image access, on the same instances throughout."""
 
-    film: Literal["plan", "walk", "outcome"] = Field(
-        description="plan: another way to the goal; walk: one that misses it; outcome: a path with another outcome."
-    )
+    film: Literal["plan", "walk", "outcome"] = Field(description="A way to the goal; a walk past it; another outcome.")
     seen: ImageAccess
     way: Way
     n: int
@@ -328,7 +326,7 @@ class OneLatent(Record):
 
 
 class HandMadeFilms(Record):
-    """Films that were made for one benchmark; ``left_out``: instances without one, by reason."""
+    """Films made for one benchmark; ``left_out``: instances without one, by reason."""
 
     benchmark: str
     runs: tuple[HandMadeRun, ...]
