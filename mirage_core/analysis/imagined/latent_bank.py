@@ -15,6 +15,8 @@ from torch import Tensor
 from mirage_core.analysis.imagined.implied import kind_of
 from mirage_core.analysis.imagined.records import ImaginedStep, Kind, Place
 from mirage_core.evaluation.pictures import Units
+from mirage_core.generation.interventions import SpanStates, shift_states
+from mirage_core.model.backbone import Backbone
 from mirage_core.worlds.maze import Maze
 
 Content = tuple[Place | None, str | None]
@@ -60,6 +62,38 @@ class LatentBank:
             return None
         made = [self.latent(content, step, instance) for step, content in enumerate(contents)]
         return torch.stack([each for each in made if each is not None])
+
+    def span_states(
+        self,
+        contents: Sequence[Content],
+        latents: Tensor,
+        instance: int,
+        states: Sequence[SpanStates | None],
+        backbone: Backbone,
+    ) -> SpanStates | None:
+        """Return the keys and values of a film of ``latents`` [k, D]; None where one of ``states`` [n] is lacking.
+
+        They are the means of those of the same sources, rotated to the positions of ``instance`` first.
+        """
+        own, parts = states[instance], []
+        for step, content in enumerate(contents):
+            chosen = [(states[row], number) for row, number in self.sources(content, step, instance)]
+            found = [(span, number) for span, number in chosen if span is not None]
+            if own is None or not found:
+                return None
+            together = SpanStates(
+                latents=torch.stack([span.latents[number] for span, number in found]),
+                keys=torch.stack([span.keys[:, :, number] for span, number in found], dim=2),
+                values=torch.stack([span.values[:, :, number] for span, number in found], dim=2),
+                positions=torch.stack([span.positions[number] for span, number in found]),
+            )
+            parts.append(shift_states(backbone, together, own.positions[step].repeat(len(found))))
+        return SpanStates(
+            latents=latents,
+            keys=torch.stack([part.keys.mean(2) for part in parts], dim=2),
+            values=torch.stack([part.values.mean(2) for part in parts], dim=2),
+            positions=torch.stack([part.positions[0] for part in parts]),
+        )
 
 
 def content_of(maze: Maze, step: ImaginedStep) -> Content:

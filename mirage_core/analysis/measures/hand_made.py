@@ -29,7 +29,7 @@ from mirage_core.analysis.results import Estimate, HandMadeFilms, HandMadeResult
 from mirage_core.analysis.subjects import Subjects, select_subjects
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
 from mirage_core.config import AnalysisSettings
-from mirage_core.generation.interventions import SpanStates, shift_states
+from mirage_core.generation.interventions import SpanStates
 from mirage_core.types import Problem, Progress, ProgressEvent
 from mirage_core.worlds.maze import maze_from_rows
 
@@ -56,7 +56,7 @@ class _Made:
 
 @dataclass(frozen=True, slots=True)
 class _Makeable:
-    """Instances of one benchmark, their latents by what they imagine, and their keys and values."""
+    """Instances [n] of one benchmark, their latents by what they imagine, and their keys and values [n]."""
 
     runner: InterventionRunner
     subjects: Subjects
@@ -68,26 +68,8 @@ class _Makeable:
         return self.subjects.latents[at] if latents is None else latents
 
     def states_of(self, contents: Sequence[Content], latents: Tensor, at: int) -> SpanStates | None:
-        """Mean keys and values of the latents that a film is made of, rotated to the positions of instance ``at``."""
-        own, parts = self.states[at], []
-        for step, content in enumerate(contents):
-            chosen = [(self.states[row], number) for row, number in self.bank.sources(content, step, at)]
-            found = [(span, number) for span, number in chosen if span is not None]
-            if own is None or not found:
-                return None
-            together = SpanStates(
-                latents=torch.stack([span.latents[number] for span, number in found]),
-                keys=torch.stack([span.keys[:, :, number] for span, number in found], dim=2),
-                values=torch.stack([span.values[:, :, number] for span, number in found], dim=2),
-                positions=torch.stack([span.positions[number] for span, number in found]),
-            )
-            parts.append(shift_states(self.runner.loaded.backbone, together, own.positions[step].repeat(len(found))))
-        return SpanStates(
-            latents=latents,
-            keys=torch.stack([part.keys.mean(2) for part in parts], dim=2),
-            values=torch.stack([part.values.mean(2) for part in parts], dim=2),
-            positions=parts[0].positions.new_tensor([int(part.positions[0]) for part in parts]),
-        )
+        """The keys and values of a film made for instance ``at``."""
+        return self.bank.span_states(contents, latents, at, self.states, self.runner.loaded.backbone)
 
 
 def hand_made(

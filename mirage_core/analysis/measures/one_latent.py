@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_core.analysis.bootstrap import bootstrap_mean, share
+from mirage_core.analysis.bootstrap import share
 from mirage_core.analysis.imagined.implied import implied_answer
 from mirage_core.analysis.imagined.latent_bank import Content, LatentBank, content_of
 from mirage_core.analysis.imagined.reading import ImaginationReader
@@ -25,6 +25,7 @@ from mirage_core.analysis.results import Estimate, OneLatent
 from mirage_core.analysis.subjects import Subjects
 from mirage_core.benchmarks import vsp_reasoning
 from mirage_core.config import AnalysisSettings
+from mirage_core.evaluation.pictures import subset
 from mirage_core.generation.interventions import Interventions
 from mirage_core.synthesis.film import KIND_NAMES
 from mirage_core.types import Problem
@@ -74,7 +75,7 @@ def one_latent(
             if (each := _exchanged(exchange, subjects.problems[at], film, bank, at, settings.seed)) is not None
         ]
         if made:
-            results.append(_measured(exchange, runner, reader, subjects, films, made, settings))
+            results.append(_measured(exchange, runner, reader, subjects, films, made))
     return tuple(results)
 
 
@@ -127,7 +128,6 @@ def _measured(
     subjects: Subjects,
     films: Sequence[tuple[ImaginedStep, ...]],
     made: Sequence[_Exchanged],
-    settings: AnalysisSettings,
 ) -> OneLatent:
     chosen, own = subjects.subset([each.at for each in made]), [films[each.at] for each in made]
 
@@ -140,8 +140,9 @@ def _measured(
         answers = chosen.run(runner, intervene)
         return _outcome(runner, reader, chosen, own, made, answers)
 
-    def mean(values: NDArray[np.float64]) -> Estimate:
-        return bootstrap_mean(values, settings.resamples, settings.seed, chosen.units)
+    def known(values: NDArray[np.float64]) -> Estimate:
+        finite = np.flatnonzero(np.isfinite(values))
+        return share([bool(value) for value in values[finite]], subset(chosen.units, finite))
 
     after, null = outcome([each.vector for each in made]), outcome([each.null for each in made])
     return OneLatent(
@@ -149,11 +150,11 @@ def _measured(
         n=len(made),
         film=share(after.film, chosen.units),
         film_null=share(null.film, chosen.units),
-        goes_on=mean(after.goes_on),
-        goes_on_null=mean(null.goes_on),
+        goes_on=known(after.goes_on),
+        goes_on_null=known(null.goes_on),
         changed=share(after.changed, chosen.units),
         changed_null=share(null.changed, chosen.units),
-        follow=mean(after.follow),
+        follow=known(after.follow),
     )
 
 
