@@ -27,8 +27,8 @@ def mirage(
     """Run the whole pipeline of a recipe; every stage is a task, Cached where nothing it depends on has changed.
 
     Args:
-        recipe: The settings to start from: micro (a minute), tiny, tiny-causal, small, qwen2.5-vl-3b, qwen2.5-vl-7b,
-            or the path of a YAML file that the worker can read.
+        recipe: The settings to start from: micro (a minute), tiny, tiny-paper, small, qwen2.5-vl-3b, qwen2.5-vl-7b,
+            qwen2.5-vl-7b-film, or the path of a YAML file that the worker can read.
         overrides: Settings that differ from the recipe's, one per item, such as `grpo.enabled=false`.
         publish_as: The pointer in the store that then names the furthest trained model, such as `nightly`, which the
             nightly evaluation judges. None: no pointer is moved.

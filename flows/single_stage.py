@@ -52,8 +52,8 @@ def single_stage(
 
     Args:
         stage: The stage to run. Each deployment has one chosen already.
-        recipe: The settings to start from: micro (a minute), tiny, tiny-causal, small, qwen2.5-vl-3b, qwen2.5-vl-7b,
-            or the path of a YAML file that the worker can read.
+        recipe: The settings to start from: micro (a minute), tiny, tiny-paper, small, qwen2.5-vl-3b, qwen2.5-vl-7b,
+            qwen2.5-vl-7b-film, or the path of a YAML file that the worker can read.
         overrides: Settings that differ from the recipe's, one per item, such as `seed=7` or
             `relaxation.steps=200`.
         method: What an evaluation judges: the base model (zero-shot), the answer alone (direct-sft), the

@@ -17,10 +17,10 @@ from mirage_core.benchmarks.reading.moves import read_moves
 from mirage_core.benchmarks.vsp_prompts import PLANNING, PromptForm, check_form, with_ending
 from mirage_core.errors import DataError, InputError
 from mirage_core.types import Problem, Score, Split, Variant
-from mirage_core.worlds.maze import Maze, maze_from_rows, shortest_path, walk
+from mirage_core.worlds.maze import LARGEST, SMALLEST, Maze, maze_from_rows, shortest_path, walk
 
 NAME = "vsp-planning"
-GROUPS = tuple(f"level-{level}" for level in range(3, 9))
+GROUPS = tuple(f"level-{level}" for level in range(SMALLEST, LARGEST + 1))
 MIRAGE_OFFICIAL, VSP_OFFICIAL = "mirage-official", "vsp-official"
 RULES = (*PLANNING_RULES, MIRAGE_OFFICIAL, VSP_OFFICIAL)
 

@@ -22,11 +22,11 @@ from mirage_core.benchmarks.reading.letters import read_letter
 from mirage_core.benchmarks.vsp_prompts import REASONING, PromptForm, check_form, with_ending
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Score, Split, Variant
-from mirage_core.worlds.maze import Maze, Outcome, read_maze, walk
+from mirage_core.worlds.maze import LARGEST, SMALLEST, Maze, Outcome, read_maze, walk
 from mirage_core.worlds.maze.reading import image_level
 
 NAME = "vsp-reasoning"
-GROUPS = tuple(f"level-{level}" for level in range(3, 9))
+GROUPS = tuple(f"level-{level}" for level in range(SMALLEST, LARGEST + 1))
 RULES = ("option-letter", "option-letter-1")
 OPTIONS = {
     "A": "Action Success.",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mirage_core.config.section import Level, Positive, Section
+from mirage_core.config.section import Positive, Section
 
 Bottleneck = Literal["none", "latent_kv", "latent_only", "image"]
 """none: text after a span attends to all tokens before it. latent_kv: to no token before the first latent, but to the
 keys and values of the latents, which themselves attended to the image. latent_only: to the latents' vectors, encoded
 again without any context before them. image: to all but the image, and so does the text before a span, the question's
 too; only latents attend to the image (arXiv 2512.21218)."""
+
+WarmupLevel = Annotated[int, Field(ge=3, le=8)]
+"""The warm-up's heads tell rows and columns up to here; a model answers larger maps too."""
 
 
 class PromptSettings(Section):
@@ -85,7 +88,7 @@ class WarmupSettings(Section):
     warmup_steps: int = Field(30, ge=0, description="Steps of linear warm-up.")
     dense_weight: float = Field(0.5, ge=0, description="Loss weight of the temporary heads at image positions.")
     centring_weight: float = Field(1.0, ge=0, description="Weight of |mean f|^2 / E|f|^2 of the visual features.")
-    levels: tuple[Level, ...] = Field((3, 4, 5, 6), min_length=1, description="Sizes of the maps.")
+    levels: tuple[WarmupLevel, ...] = Field((3, 4, 5, 6), min_length=1, description="Sizes of the maps, at most 8.")
     walk_length_max: Positive = Field(9, description="Longest random walk.")
     schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="Schedule after the warm-up.")
     weight_decay: float = Field(0.01, ge=0)

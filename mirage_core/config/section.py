@@ -23,7 +23,7 @@ from pydantic_core.core_schema import no_info_after_validator_function
 from mirage_core import methods
 from mirage_core.config.renamed import to_current, to_stored
 
-Level = Annotated[int, Field(ge=3, le=8)]
+Level = Annotated[int, Field(ge=3, le=16)]
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -68,6 +68,13 @@ class TeacherSettings(Section):
 class CaptionSettings(Section):
     """Captions of auxiliary images for CapImagine, written by the teacher of the chains."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"of"})
+
+    of: Literal["image", "film"] = Field(
+        "image",
+        description="What the oracle puts into words. image: the auxiliary image; film: place and kind of every frame, "
+        "in order (auxiliary_images.film): what the latents of stepwise grounding must tell, as text.",
+    )
     polish: bool = Field(True, description="An endpoint rewrites each chain so that its parts fit together.")
     judge: bool = Field(
         True, description="An endpoint judges each chain; contradictory and ambiguous ones are left out."

@@ -94,8 +94,10 @@ class StepwiseSettings(Section):
     )
     weight_where: float = Field(1.0, ge=0, description="Weight of the cross-entropy of where; 0: no such head.")
     weight_what: float = Field(1.0, ge=0, description="Weight of the cross-entropy of what; 0: no such head.")
-    frames: Literal["film", "last"] = Field(
-        "film", description="film: each latent is held to its frame; last: every latent to the last frame."
+    frames: Literal["film", "last", "other"] = Field(
+        "film",
+        description="film: each latent is held to its frame; last: every latent to the last frame; other: to the film "
+        "of another problem of the same benchmark and level (a control: are the targets needed?).",
     )
     pace: Literal["frame", "spread"] = Field(
         "frame",
@@ -124,6 +126,18 @@ class StepwiseSettings(Section):
     def what_head(self) -> str | None:
         """``what``; None where its weight is 0."""
         return self.what if self.weight_what else None
+
+
+class TextTrainSettings(TrainSettings):
+    """Direct SFT, and an option, off by default: the supervision of stepwise grounding without latents."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"stepwise"})
+
+    stepwise: StepwiseSettings | None = Field(
+        None,
+        description="Hold the last hidden states of the plan's moves, in the question or the answer, to the frames of "
+        "the film (a control: does the supervision do it, without latents?); null: none.",
+    )
 
 
 class RelaxationSettings(TrainSettings):

@@ -97,7 +97,7 @@ def default_method(settings: Settings) -> str:
 
 
 def select_measures(settings: Settings, method: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the measures to run: those named, else the recipe's, and ``film`` where it has films.
+    """Return the measures to run: those named, else the recipe's, and those of films where it has some.
 
     A model without latents has those of its text.
 
@@ -109,7 +109,7 @@ def select_measures(settings: Settings, method: str, names: Sequence[str]) -> tu
     if unknown:
         raise InputError(f"got the measure {unknown[0]!r}, expected some of {', '.join(RESULTS)}")
     if get_method(method).latents == "on":
-        films = () if settings.auxiliary_images.film == "off" else ("film",)
+        films = () if settings.auxiliary_images.film == "off" else ("film", "hand-made")
         return in_order(names or (*settings.analysis.measures, *films))
     impossible = [name for name in names if name not in ON_TEXT]
     if impossible:

@@ -269,7 +269,7 @@ class TokenCounter:
 
     def _caption(self, example: TrainingExample) -> int:
         try:
-            return self.text(oracle_caption(example))
+            return self.text(oracle_caption(example, self._settings.captions))
         except TeacherError:
             return self.text("word " * (self._settings.captions.longest // 5))
 

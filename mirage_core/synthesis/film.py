@@ -15,17 +15,21 @@ from PIL import Image
 from mirage_core.benchmarks import jigsaw, vsp_planning, vsp_reasoning
 from mirage_core.config import AuxiliaryImageSettings
 from mirage_core.image_files import read_rgb
-from mirage_core.synthesis.maze_images import draw_arrows, draw_map_after_step, maze_of
+from mirage_core.synthesis.labels import CELLS, KINDS
+from mirage_core.synthesis.maze_images import draw_arrows, draw_distances, draw_map_after_step, maze_of
 from mirage_core.types import Problem
 from mirage_core.worlds.jigsaw import stitched
-from mirage_core.worlds.maze import GOAL, HOLE, SAFE, START, Cell, Maze, picture_bytes, walk
+from mirage_core.worlds.maze import GOAL, HOLE, SAFE, START, Cell, Maze, cells_by_distance, picture_bytes, walk
 
 KIND_NAMES = {SAFE: "ice", START: "start", GOAL: "goal", HOLE: "hole"}
 
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """Encoded images in their order, and labels of the world's state: a list a name, as long as the film."""
+    """Encoded images in their order, and labels of the world's state: a list a name, as long as the film.
+
+    A frame has one label, or a list of them where it is about several places.
+    """
 
     frames: tuple[bytes, ...]
     labels: Mapping[str, list[Any]] = field(default_factory=dict)
@@ -41,12 +45,23 @@ def film_of(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) ->
     return DRAWN[problem.benchmark](problem, settings, cell_px)
 
 
+def cells_of_moves(maze: Maze, plan: str) -> list[Cell]:
+    """Return the cell that each frame of a reasoning film is about: one a move, the last again after the walk's end."""
+    cells = list(walk(maze, plan, stop_at_goal=True).cells[1:])
+    return [*cells, *[cells[-1]] * (len(plan) - len(cells))]
+
+
+def cells_of_arrows(maze: Maze, plan: str, order: str) -> list[Cell]:
+    """Return the cell that each frame of a planning film is about, from the start on or (``backward``) the goal on."""
+    cells = walk(maze, plan).cells
+    return list(reversed(cells[:-1])) if order == "backward" else list(cells[1:])
+
+
 def _moves(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:  # noqa: ARG001
     """The map after each move; the last cells again where the walk ended before the plan did."""
     maze, plan = maze_of(problem), problem.facts["plan"]
     images = [draw_map_after_step(maze, plan, step, cell_px) for step in range(1, len(plan) + 1)]
-    cells = list(walk(maze, plan, stop_at_goal=True).cells[1:])
-    return _film(images, maze, [*cells, *[cells[-1]] * (len(plan) - len(cells))])
+    return _film(images, maze, cells_of_moves(maze, plan))
 
 
 def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:
@@ -54,12 +69,29 @@ def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) ->
 
     A frame is about the cell that its new arrow leads to, or, backward, the cell that it leads from.
     """
+    if settings.film == "wave":
+        return _wave(problem, cell_px)
     maze, plan = maze_of(problem), problem.answer
     backward = settings.film == "backward"
     shown = [slice(-n, None) if backward else slice(None, n) for n in range(1, len(plan) + 1)]
     images = [draw_arrows(maze, plan, settings, cell_px, part) for part in shown]
-    cells = walk(maze, plan).cells
-    return _film(images, maze, list(reversed(cells[:-1])) if backward else list(cells[1:]))
+    return _film(images, maze, cells_of_arrows(maze, plan, settings.film))
+
+
+def _wave(problem: Problem, cell_px: int) -> Film:
+    """The distances to the goal, spreading from it until they reach the start: a frame tints all cells one move on.
+
+    A frame is about all of its new cells: each step follows from the one before by looking at neighbours alone, which
+    the first step of a path does not.
+    """
+    maze = maze_of(problem)
+    rings = cells_by_distance(maze)[1 : len(problem.answer) + 1]
+    images = [draw_distances(maze, rings[:end], cell_px) for end in range(1, len(rings) + 1)]
+    labels: dict[str, list[Any]] = {
+        CELLS: [[list(cell) for cell in ring] for ring in rings],
+        KINDS: [[KIND_NAMES[maze[cell]] for cell in ring] for ring in rings],
+    }
+    return Film(tuple(map(picture_bytes, images)), labels)
 
 
 def _candidates(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:  # noqa: ARG001
@@ -70,8 +102,8 @@ def _candidates(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int
 
 def _film(images: Sequence[Image.Image], maze: Maze, cells: Sequence[Cell]) -> Film:
     labels: dict[str, list[Any]] = {
-        "cells": [list(cell) for cell in cells],
-        "kinds": [KIND_NAMES[maze[cell]] for cell in cells],
+        CELLS: [list(cell) for cell in cells],
+        KINDS: [KIND_NAMES[maze[cell]] for cell in cells],
     }
     return Film(tuple(map(picture_bytes, images)), labels)
 

@@ -6,6 +6,7 @@ The paper shows red arrows along the ground-truth path; their width, head and ex
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -18,6 +19,7 @@ from mirage_core.worlds.maze import MOVES, Cell, Maze, Player, maze_from_rows, r
 
 # Supersampling factor, for smooth edges.
 _SMOOTHING = 8
+_HUE_STEP = 24
 _TURNS = {"R": 0, "U": 1, "L": 2, "D": 3}
 
 
@@ -77,6 +79,18 @@ def draw_map_after_step(maze: Maze, plan: str, step: int, cell_px: int = 64) -> 
     cells = walk(maze, plan[:step], stop_at_goal=True).cells
     facing = plan[len(cells) - 2] if len(cells) > 1 else "D"
     return render(maze, cell_px, Player(cells[-1], facing))
+
+
+def draw_distances(maze: Maze, rings: Sequence[Sequence[Cell]], cell_px: int = 64) -> Image.Image:
+    """Draw the start map with a tint over the cells of each ring: red next to the goal, blue far from it."""
+    image = render(maze, cell_px)
+    for distance, ring in enumerate(rings, 1):
+        tint = Image.new("RGB", (cell_px, cell_px), f"hsl({min(240, _HUE_STEP * (distance - 1))}, 100%, 50%)")
+        for row, column in ring:
+            corner = (column * cell_px, row * cell_px)
+            below = image.crop((*corner, corner[0] + cell_px, corner[1] + cell_px))
+            image.paste(Image.blend(below, tint, 0.5), corner)
+    return image
 
 
 def choose_step(problem_id: str, plan: str, settings: AuxiliaryImageSettings, seed: int) -> int:

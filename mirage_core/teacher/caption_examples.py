@@ -35,7 +35,7 @@ def _by_oracle(examples: Iterable[TrainingExample], settings: Settings, progress
     while part := list(islice(remaining, PART_SIZE)):
         accepted, rejections = [], []
         for example in part:
-            captioned = with_caption(example, oracle_caption(example))
+            captioned = with_caption(example, oracle_caption(example, settings.captions))
             faults = caption_faults(captioned, settings.captions)
             if faults:
                 rejections.append(rejection_of(captioned, faults, OracleTeacher.name))

@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from mirage_core.benchmarks import jigsaw, task_of, vsp_planning, vsp_reasoning
 from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.config import CaptionSettings
 from mirage_core.errors import TeacherError
+from mirage_core.synthesis.labels import CELLS, KINDS, parts_of
 from mirage_core.teacher.checks import Fault, faults_of
 from mirage_core.teacher.oracle import DIRECTIONS, PhrasePicker, cell_text
 from mirage_core.types import Problem, Rejection, TrainingExample
@@ -23,9 +25,11 @@ _STRUCTURE = re.compile(r"</?think>|\\boxed|<\|[^<>|]*\|>|<(?:image|output_image
 _CELL = re.compile(r"\((\d+),\s*(\d+)\)")
 
 
-def oracle_caption(example: TrainingExample) -> str:
-    """Write the caption of an image from its details; TeacherError for a benchmark without details."""
+def oracle_caption(example: TrainingExample, settings: CaptionSettings) -> str:
+    """Write the caption of an image, or of a film, from its details; TeacherError where they are not known."""
     benchmark = example.problem.benchmark
+    if settings.of == "film":
+        return _film(example)
     task = task_of(benchmark)
     caption = task.caption(example.problem) if task else None
     if caption is not None:
@@ -54,7 +58,8 @@ def caption_faults(example: TrainingExample, settings: CaptionSettings) -> list[
                 "length", f"the caption has {len(caption)} letters, expected {settings.shortest} to {settings.longest}"
             )
         )
-    return [*faults, *_conflicts(example), *faults_of(example.chain, example.problem)]
+    conflicts = [] if settings.of == "film" else _conflicts(example)
+    return [*faults, *conflicts, *faults_of(example.chain, example.problem)]
 
 
 def _conflicts(example: TrainingExample) -> list[Fault]:
@@ -75,6 +80,23 @@ def _ambiguities(problem: Problem, named: set[str]) -> list[Fault]:
     if "options" in problem.facts and len(named & set(LETTERS[: len(problem.facts["options"])])) > 1:
         return [Fault("ambiguous", f"the caption names several options: {sorted(named)}")]
     return []
+
+
+def _film(example: TrainingExample) -> str:
+    """Say the place and the kind of every frame, in as few words as possible."""
+    details = example.auxiliary_image.details
+    if not {CELLS, KINDS} <= details.keys():
+        raise TeacherError(
+            f"captions.of is film, but the auxiliary image of problem {example.problem.id} has no labels of places and "
+            "kinds: mazes have them with auxiliary_images.film; set captions.of to image for other data"
+        )
+    return ", ".join(map(_frame, details[CELLS], details[KINDS]))
+
+
+def _frame(cells: Any, kinds: Any) -> str:
+    """Say the labels of a frame: "(0,1) ice", joined by "and" for several places."""
+    labels = zip(parts_of(cells), parts_of(kinds), strict=True)
+    return " and ".join(f"{cell_text(tuple(cell))} {kind}" for cell, kind in labels)
 
 
 def _planning(example: TrainingExample, phrases: PhrasePicker) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +16,13 @@ from PIL import Image
 from mirage_core.analysis.imagined.implied import implied_answer
 from mirage_core.analysis.imagined.reading import ImaginationReader
 from mirage_core.analysis.imagined.records import ImaginedStep, Kind, first_wrong, up_to_end
+from mirage_core.analysis.imagined.truth import true_film
 from mirage_core.analysis.intervened_generation import InterventionRunner
 from mirage_core.analysis.measures.film import NO_HEADS, film
 from mirage_core.analysis.results import FilmResult
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
 from mirage_core.benchmarks.generate import generate_problems
-from mirage_core.config import AnalysisSettings
+from mirage_core.config import AnalysisSettings, StepwiseSettings
 from mirage_core.latent.collate import collate
 from mirage_core.latent.encoder import Encoder
 from mirage_core.model.forward.forward import relaxation_forward
@@ -162,6 +164,37 @@ def test_a_film_of_moves_says_an_outcome(cells: Any, kinds: Any, wanted: str | N
 )
 def test_a_film_of_arrows_says_a_plan(cells: Any, order: str, wanted: str | None) -> None:
     assert implied_answer(problem(vsp_planning.NAME, answer="DRRD"), steps(cells), order) == wanted
+
+
+RINGS = [{(1, 2), (2, 1)}, {(1, 1)}, {(0, 1), (1, 0)}, {(0, 0)}, {(0, 0)}]
+"""The cells of MAZE by their moves to the goal; the last frame is held."""
+
+
+@pytest.mark.parametrize(
+    ("rings", "wanted"),
+    [
+        (RINGS, "DRDR"),  # of two cells as near to the goal the first, in the order U, D, L, R
+        ([{(1, 2)}, *RINGS[1:]], "DRRD"),
+        (RINGS[:3], None),  # the wave does not reach the start
+        ([{(0, 1)}, *RINGS[1:]], None),  # its first cell is not beside the goal
+        ([RINGS[2], *RINGS[2:]], None),  # a cell of the first frame is as far as one of the third
+    ],
+)
+def test_a_wave_of_distances_says_the_plan_down_from_the_start(rings: Any, wanted: str | None) -> None:
+    film = []
+    for index, cells in enumerate(rings):
+        grid = tuple(tuple(0.9 / len(cells) if (r, c) in cells else 0.01 for c in range(3)) for r in range(3))
+        film.append(ImaginedStep(index=index, places=grid, place=min(cells)))
+    assert implied_answer(problem(vsp_planning.NAME, answer="DRRD"), film, "wave") == wanted
+
+
+def test_the_truth_of_a_wave_has_all_places_of_a_frame_and_the_kind_of_most_of_them() -> None:
+    reader = SimpleNamespace(settings=StepwiseSettings(where="cell", what="kind"))
+    settings = small_settings(auxiliary_images={"film": "wave"})
+    asked = problem(vsp_planning.NAME, answer="DRRD")
+    truth = true_film(asked, settings, reader, None)  # type: ignore[arg-type]
+    assert [set(places) for places in truth.places] == RINGS[:4]
+    assert truth.kinds == ("ice", "ice", "ice", "start")
 
 
 def test_without_a_map_a_film_says_nothing() -> None:

@@ -89,7 +89,7 @@ def test_a_task_gives_problems_pictures_chains_captions_prompts_and_scores() -> 
     example = next(taught(problems))
     assert example.chain.text_before.startswith("<think>I turn the pattern")
     assert example.chain.text_after.endswith(f"</think>\\boxed{{{problems[0].answer}}}")
-    captioned = with_caption(example, oracle_caption(example))
+    captioned = with_caption(example, oracle_caption(example, CaptionSettings()))
     assert "the rows are" in captioned.chain.caption and not caption_faults(captioned, CaptionSettings())
     turning = benchmarks.get("turning")
     assert turning.prompt(problems[0], "short", "cot").endswith("top row?\nAnswer:")
@@ -229,7 +229,7 @@ def test_without_chain_and_caption_the_oracle_teaches_direct_chains_only(tmp_pat
     with pytest.raises(TeacherError, match=r"'shades' has no chain\(problem\).*teacher.variant=direct"):
         list(taught(problems))
     with pytest.raises(TeacherError, match=r"a task of your own that has a caption\(problem\)"):
-        oracle_caption(direct)
+        oracle_caption(direct, CaptionSettings())
 
 
 def test_a_prompt_of_ones_own_needs_every_picture(tmp_path: Path) -> None:

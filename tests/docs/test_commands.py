@@ -52,7 +52,7 @@ ELSEWHERE = {
 """Commands by how they begin, and the test that runs them (a whole file: ``::``)."""
 
 STAND_INS = (
-    (r"--recipe (tiny-causal|tiny|qwen2.5-vl-3b(?= .*--measure)|my.yaml)(?= |$)", "--recipe micro"),
+    (r"--recipe (tiny-paper|tiny|qwen2.5-vl-3b(?= .*--measure)|my.yaml)(?= |$)", "--recipe micro"),
     (r"^mirage run(?! --recipe)", "mirage run --recipe micro"),
     (r"--data (/data/vstar_bench|craigwu/vstar_bench)", "--data data/vstar_bench"),
     (r"--benchmark hr-bench-8k", "--benchmark hr-bench-8k --data data/HR-Bench"),

@@ -52,7 +52,7 @@ class FakeMeasures:
 
 def install_measures(monkeypatch: pytest.MonkeyPatch) -> FakeMeasures:
     """Put fakes in the place of the stages that need a model; the page is real, but for its plots, which take long."""
-    monkeypatch.setattr("mirage_core.reports.diagnosis.page.figures", lambda results, lens: {})
+    monkeypatch.setattr("mirage_core.reports.diagnosis.page.figures", lambda *_: {})
     fake = FakeMeasures()
     for name, run in {"collect": fake.collect, "measure": fake.measure, "looks": fake.lens}.items():
         monkeypatch.setitem(registry.BESIDE, name, replace(registry.BESIDE[name], run=run))

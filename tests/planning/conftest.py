@@ -31,7 +31,7 @@ def settings_of(*overrides: str, architecture: dict[str, Any] | None = None) -> 
     """A recipe of one process and the plain engine, with a small model and batches of four."""
     sizes = architecture or SMALL
     return load(
-        "tiny",
+        "tiny-paper",
         [
             f"model.architecture={sizes}",
             "runtime.engine=plain",

@@ -86,7 +86,7 @@ def test_what_is_offloaded_lies_in_main_memory() -> None:
 
 
 def test_two_hosts_count_as_all_their_gpus() -> None:
-    settings = load("tiny", ["runtime.hosts=[a, b]", "runtime.launcher=torchrun"])
+    settings = load("tiny-paper", ["runtime.hosts=[a, b]", "runtime.launcher=torchrun"])
     assert on_gpus(settings, 8).runtime.world_size == 8
     with pytest.raises(SettingsError, match="do not divide among 2 hosts"):
         on_gpus(settings, 3)
@@ -101,9 +101,9 @@ def test_steps_and_examples_are_those_of_the_recipe() -> None:
 
 
 def test_only_what_is_compared_is_trained_and_planned() -> None:
-    plan = planned("tiny", 1, "evaluation.methods=[zero-shot, direct-sft]")
+    plan = planned("tiny-paper", 1, "evaluation.methods=[zero-shot, direct-sft]")
     assert [stage.name for stage in plan.stages] == ["base", "direct-sft", "evaluation"]
-    plan = planned("tiny", 1, "evaluation.methods=[capimagine]")
+    plan = planned("tiny-paper", 1, "evaluation.methods=[capimagine]")
     assert [stage.name for stage in plan.stages] == ["base", "capimagine", "evaluation"]
 
 
@@ -139,7 +139,7 @@ def test_processes_without_an_example_are_told_of() -> None:
 
 
 def test_a_setting_is_changed_and_checked() -> None:
-    settings = load("tiny")
+    settings = load("tiny-paper")
     assert with_setting(settings, "grounding.micro_batch_size", 4).grounding.micro_batch_size == 4
     with pytest.raises(ValueError, match="greater than 0"):
         with_setting(settings, "grounding.batch_size", 0)

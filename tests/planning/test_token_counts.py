@@ -28,7 +28,7 @@ def counted(settings: Settings) -> list[Row]:
 
 @pytest.mark.parametrize("variant", ["direct", "cot"])
 def test_a_row_has_the_tokens_that_the_encoder_gives(variant: str) -> None:
-    settings = load("tiny", [f"teacher.variant={variant}"])
+    settings = load("tiny-paper", [f"teacher.variant={variant}"])
     encoder = Encoder(load_base_processor(settings.model), settings.latent, settings.prompt, settings.teacher.variant)
     examples = list(_examples(settings, []))
     assert {example.problem.group for example in examples} == {f"level-{level}" for level in (3, 4, 5, 6)}
@@ -43,7 +43,7 @@ def test_a_row_has_the_tokens_that_the_encoder_gives(variant: str) -> None:
 
 
 def test_a_stages_batch_has_the_columns_that_it_is_laid_out_in() -> None:
-    settings = load("tiny")
+    settings = load("tiny-paper")
     rows = recipe_rows(settings)
     shape = Shape.longest(rows, settings)
     length = shape.prompt + shape.before + 6 + shape.after
@@ -54,19 +54,22 @@ def test_a_stages_batch_has_the_columns_that_it_is_laid_out_in() -> None:
 
 
 def test_grounding_with_a_horizon_takes_the_passes_of_stage_2_and_holds_its_pictures_too() -> None:
-    settings = load("tiny", ["grounding.horizon=2"])
+    settings = load("tiny-paper", ["grounding.horizon=2"])
     shape = Shape.longest(recipe_rows(settings), settings)
     batch, relaxed = shape.batch("grounding", 1, padded=False), shape.batch("relaxation", 1, padded=False)
     assert (batch.passes, batch.image_features) == (relaxed.passes, relaxed.image_features + shape.auxiliary)
-    blank = Shape.longest(recipe_rows(settings), load("tiny", ["grounding.horizon=2", "latent.input=blank"]))
+    blank = Shape.longest(recipe_rows(settings), load("tiny-paper", ["grounding.horizon=2", "latent.input=blank"]))
     assert len(blank.batch("grounding", 1, padded=False).passes) == 1
 
 
 def test_latents_that_are_read_again_are_counted_and_blank_spans_are_one_pass() -> None:
-    settings = load("tiny", ["latent.bottleneck=latent_only"])
+    settings = load("tiny-paper", ["latent.bottleneck=latent_only"])
     rows, k = recipe_rows(settings), settings.latent.num_latents
-    again, plain = Shape.longest(rows, settings), Shape.longest(rows, load("tiny", ["latent.bottleneck=latent_kv"]))
-    blank = Shape.longest(rows, load("tiny", ["latent.bottleneck=latent_only", "latent.input=blank"]))
+    again, plain = (
+        Shape.longest(rows, settings),
+        Shape.longest(rows, load("tiny-paper", ["latent.bottleneck=latent_kv"])),
+    )
+    blank = Shape.longest(rows, load("tiny-paper", ["latent.bottleneck=latent_only", "latent.input=blank"]))
     for name in ("grounding", "relaxation"):
         batch, expected = again.batch(name, 2, padded=False), plain.batch(name, 2, padded=False)
         assert batch.passes == (*expected.passes[:-1], expected.passes[-1] + k)
@@ -76,7 +79,7 @@ def test_latents_that_are_read_again_are_counted_and_blank_spans_are_one_pass() 
 
 
 def test_rows_weigh_as_much_as_there_are_examples_of_their_kind() -> None:
-    rows = recipe_rows(load("tiny", ["problems.vsp_planning.train=300", "problems.vsp_reasoning.train=100"]))
+    rows = recipe_rows(load("tiny-paper", ["problems.vsp_planning.train=300", "problems.vsp_reasoning.train=100"]))
     weights: dict[str, float] = {}
     for row, weight in rows.rows:
         weights[row.benchmark] = weights.get(row.benchmark, 0.0) + weight
@@ -92,14 +95,14 @@ def test_what_has_to_be_assumed_is_said() -> None:
 
 
 def test_problems_are_counted_by_what_the_settings_say() -> None:
-    settings = load("tiny")
+    settings = load("tiny-paper")
     assert count_training_problems(settings.problems) == {"vsp-planning": 6000, "vsp-reasoning": 2000}
     assert count_test_problems(settings.problems) == 4 * 150 + 4 * 100
-    more = load("tiny", ["problems.vstar={}", "problems.hr_bench_4k={test: 7}"])
+    more = load("tiny-paper", ["problems.vstar={}", "problems.hr_bench_4k={test: 7}"])
     assert count_test_problems(more.problems) == 1000 + 191 + 7
     assert len(recipe_rows(more).rows) == len(recipe_rows(settings).rows)  # what is only tested on is not looked for
 
 
 def test_a_recipe_without_training_problems_cannot_be_planned() -> None:
     with pytest.raises(SettingsError, match="nothing to plan"):
-        recipe_rows(load("tiny", ["problems.vsp_planning=null", "problems.vsp_reasoning=null"]))
+        recipe_rows(load("tiny-paper", ["problems.vsp_planning=null", "problems.vsp_reasoning=null"]))

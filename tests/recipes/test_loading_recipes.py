@@ -8,6 +8,7 @@ import yaml
 from mirage_core import recipes
 from mirage_core.config import Settings
 from mirage_core.errors import SettingsError
+from mirage_core.planning.plan import make_plan
 
 
 def write(path: Path, text: str) -> str:
@@ -24,17 +25,22 @@ def test_every_recipe_resolves_bears_its_files_name_and_survives_a_dump(name: st
 
 
 def test_the_recipes_of_the_issue_are_there() -> None:
-    assert {"tiny", "micro", "qwen2.5-vl-3b", "qwen2.5-vl-7b"} <= set(recipes.names())
+    assert {"tiny", "tiny-paper", "micro", "qwen2.5-vl-3b", "qwen2.5-vl-7b"} <= set(recipes.names())
 
 
-def test_tiny_causal_is_tiny_but_for_what_makes_latents_matter() -> None:
-    causal, tiny = recipes.load("tiny-causal"), recipes.load("tiny")
-    latent, stage = causal.latent, causal.relaxation
-    assert (latent.bottleneck, latent.num_latents, latent.compression) == ("latent_only", 8, "changed_patches")
-    assert (stage.bottleneck_ramp, stage.grounding_weight, stage.steps) == (0.5, 1.0, tiny.relaxation.steps)
-    same = causal.model_dump(exclude={"recipe", "description", "latent", "relaxation", "evaluation"})
-    assert same == tiny.model_dump(exclude={"recipe", "description", "latent", "relaxation", "evaluation"})
-    assert causal.evaluation.methods == ("zero-shot", "direct-sft", "without-stage-1", "without-stage-1-grpo")
+def test_tiny_imagines_films_beside_direct_sft_with_the_same_operations_and_a_blind_row() -> None:
+    tiny = recipes.load("tiny")
+    assert tiny.evaluation.methods == ("zero-shot", "direct-sft", "film") and tiny.evaluation.blind
+    assert tiny.auxiliary_images.film == "forward" and tiny.film.stepwise is not None
+    film, text = (stage for stage in make_plan(tiny, 80.0).stages if stage.name in ("film", "direct-sft"))
+    assert {film.name, text.name} == {"film", "direct-sft"}
+    assert film.steps * film.flops_per_step == pytest.approx(text.steps * text.flops_per_step, rel=5e-3)
+
+
+def test_tiny_paper_has_the_two_stages_of_the_paper_and_grpo_after_them() -> None:
+    paper = recipes.load("tiny-paper")
+    assert {"direct-sft", "stage-1", "stage-2", "grpo"} <= set(paper.evaluation.methods)
+    assert paper.auxiliary_images.film == "off" and paper.latent.num_latents == 4
 
 
 def test_overrides_are_yaml_and_the_last_one_wins() -> None:
@@ -91,7 +97,8 @@ def test_recipes_in_a_circle_are_refused(tmp_path: Path) -> None:
         (["problems.cell_px=-3"], r"problems.cell_px: got -3, .*greater than 0"),
         (["model.dtype=f16"], r"model.dtype: got 'f16', .*'float32' or 'bfloat16'"),
         (["evaluation.methods=[zero-shot, foo]"], r"evaluation.methods.1: got 'foo', .*'stage-2'"),
-        (["problems.vsp_planning.train_levels=[9]"], r"problems.vsp_planning.train_levels.0: got 9"),
+        (["problems.vsp_planning.train_levels=[17]"], r"problems.vsp_planning.train_levels.0: got 17"),
+        (["model.warmup.levels=[9]"], r"model.warmup.levels.0: got 9"),
         (["grounding=7"], r"grounding: got 7"),
         (["runtime.timeouts.relaxatoin=5"], r"timeouts.relaxatoin: got 'relaxatoin', .*'relaxation'.*'report'"),
         (["runtime.timeouts={grpo: 0}"], r"runtime.timeouts.grpo: got 0, .*greater than 0"),

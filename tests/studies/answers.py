@@ -67,7 +67,7 @@ def study(cells: Sequence[CellReportInput], seeds: Sequence[int], baseline: str)
     return StudyReportInput(
         name="by-hand",
         description="What <b>?</b>",
-        recipe="tiny",
+        recipe="tiny-paper",
         baseline=baseline,
         seeds=tuple(seeds),
         cells=tuple(cells),

@@ -14,6 +14,7 @@ from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.config import AuxiliaryImageSettings, JigsawData, ProblemSettings, TaskData
 from mirage_core.errors import DataError
 from mirage_core.image_files import read_rgb
+from mirage_core.latent.frame_changes import changed_tokens
 from mirage_core.store.records import load_auxiliary_images, save_auxiliary_images
 from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.synthesis.draw import iter_auxiliary_images
@@ -86,6 +87,23 @@ def test_a_backward_film_of_planning_begins_at_the_goal() -> None:
     assert image.frames[0] == picture_bytes(draw_arrows(MAZE, "RRD", settings, moves=slice(2, None)))
     assert image.details["cells"] == [[0, 2], [0, 1], [0, 0]]
     assert drawn(reasoning("RDLU"), settings).frames == drawn(reasoning("RDLU")).frames
+
+
+def test_a_wave_of_planning_spreads_from_the_goal_over_all_cells_of_a_distance_until_it_reaches_the_start() -> None:
+    settings = AuxiliaryImageSettings(film="wave")
+    image = drawn(planning(), settings)
+    assert image.image == drawn(planning()).image and len(set(image.frames)) == 3
+    assert image.details["cells"] == [[[0, 2], [1, 1], [2, 2]], [[0, 1], [2, 1]], [[0, 0], [2, 0]]]
+    assert image.details["kinds"] == [["ice"] * 3, ["ice"] * 2, ["start", "ice"]]
+    assert drawn(reasoning("RDLU"), settings).frames == drawn(reasoning("RDLU")).frames
+
+
+def test_a_frame_of_a_wave_changes_the_cells_it_is_about_and_no_others() -> None:
+    image = drawn(planning(), AuxiliaryImageSettings(film="wave"))
+    shown = [read_rgb(data, "a frame") for data in (planning().images[0], *image.frames)]
+    masks = changed_tokens(shown[0], shown[1:], (3, 3), 0.0)
+    cells = [[list(divmod(at, 3)) for at in mask.nonzero()[0].tolist()] for mask in masks]
+    assert cells == image.details["cells"]
 
 
 def test_a_film_of_a_jigsaw_puts_each_candidate_in_its_place() -> None:

@@ -51,7 +51,7 @@ def test_pieces_carry_the_label_mask_and_the_latent_span() -> None:
     from mirage_core.recipes import load
     from tests.synthesis.examples import planning_example
 
-    settings = load("tiny")
+    settings = load("tiny-paper")
     processor = load_base_processor(settings.model)
     encoder = Encoder(processor, settings.latent, settings.prompt, "cot")
     example = planning_example("<think>Look.</think>", "<think>Go.</think>\\boxed{RRDD}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -44,14 +46,39 @@ def examples(settings: Settings) -> list[TrainingExample]:
 
 def test_the_oracles_captions_say_what_the_pictures_show(examples: list[TrainingExample]) -> None:
     for example in examples:
-        caption = oracle_caption(example)
-        assert caption == oracle_caption(example)
+        caption = oracle_caption(example, LIMITS)
+        assert caption == oracle_caption(example, LIMITS)
         assert not caption_faults(with_caption(example, caption), LIMITS)
         if example.problem.benchmark == "vsp-planning":
             assert caption.count(" to (") == len(example.problem.answer)
         if example.problem.benchmark == "vsp-reasoning":
             steps = example.auxiliary_image.details["step"]
             assert f"{steps} move" in caption
+
+
+FILM = CaptionSettings(of="film")
+
+
+@pytest.mark.parametrize("film", ["forward", "wave"])
+def test_the_caption_of_a_film_says_place_and_kind_of_every_frame(settings: Settings, film: Any) -> None:
+    problems = [problem for problem, _ in sourced_problems(settings.problems, 3, quiet) if problem.split == "train"]
+    mazes = [problem for problem in problems if problem.benchmark.startswith("vsp")]
+    images = draw_auxiliary_images(mazes, AuxiliaryImageSettings(film=film), 64, 3, quiet)
+    for example in write_examples(OracleTeacher(), mazes, images, "direct", quiet):
+        caption, details = oracle_caption(example, FILM), example.auxiliary_image.details
+        frames = [re.findall(r"\((\d),(\d)\) (\w+)", part) for part in caption.split(", ")]
+        assert len(frames) == details["frames"]
+        several = film == "wave" and example.problem.benchmark == "vsp-planning"
+        cells = details["cells"] if several else [[cell] for cell in details["cells"]]
+        kinds = details["kinds"] if several else [[kind] for kind in details["kinds"]]
+        assert [[[int(row), int(column)] for row, column, _ in frame] for frame in frames] == cells
+        assert [[kind for _, _, kind in frame] for frame in frames] == kinds
+        assert not caption_faults(with_caption(example, caption), FILM)
+
+
+def test_a_film_without_labels_has_no_caption(examples: list[TrainingExample]) -> None:
+    with pytest.raises(TeacherError, match=r"captions\.of is film, but .* set captions\.of to image for other data"):
+        oracle_caption(examples[0], FILM)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +115,8 @@ def test_what_is_left_out_is_counted_with_its_reason(
 ) -> None:
     bad = {examples[1].problem.id, examples[5].problem.id}
 
-    def sometimes_wrong(example: TrainingExample) -> str:
-        return "Too short" if example.problem.id in bad else oracle_caption(example)
+    def sometimes_wrong(example: TrainingExample, limits: CaptionSettings) -> str:
+        return "Too short" if example.problem.id in bad else oracle_caption(example, limits)
 
     monkeypatch.setattr("mirage_core.teacher.caption_examples.oracle_caption", sometimes_wrong)
     store = Store.open(tmp_path_factory.mktemp("store"))
@@ -107,7 +134,7 @@ def test_the_oracle_says_what_it_cannot_caption(examples: list[TrainingExample])
     example = replace(examples[0], problem=replace(examples[0].problem, benchmark="comt"))
 
     with pytest.raises(TeacherError, match=r"cannot say what the picture .* shows.*teacher\.kind=endpoint"):
-        oracle_caption(example)
+        oracle_caption(example, LIMITS)
 
 
 def test_a_caption_stands_where_the_latents_would(settings: Settings, examples: list[TrainingExample]) -> None:
@@ -116,7 +143,7 @@ def test_a_caption_stands_where_the_latents_would(settings: Settings, examples: 
 
     processor = load_base_processor(settings.model)
     encoder = Encoder(processor, settings.latent, settings.prompt, "cot")
-    example = with_caption(examples[0], oracle_caption(examples[0]))
+    example = with_caption(examples[0], oracle_caption(examples[0], LIMITS))
     text = processor.tokenizer.decode(encoder.example(example, with_latents=False).ids)
     latents = processor.tokenizer.decode(encoder.example(example, with_latents=True).ids)
 

@@ -22,6 +22,8 @@ from mirage_core.types import ReasoningChain, TrainingExample
 from tests.llm_client.chat_server import Call, ChatServer, chat_server
 from tests.teacher.conftest import Pairs, ignore_progress, teacher_runtime, teacher_settings
 
+LIMITS = CaptionSettings()
+
 
 @pytest.fixture(scope="module")
 def examples(pairs: Pairs) -> list[TrainingExample]:
@@ -37,7 +39,7 @@ class Captioner:
         self, examples: list[TrainingExample], conflicts: int = -1, unsaid: int = -1, broken: int = -1
     ) -> None:
         self._by_words = {_words_of(example): example for example in examples}
-        self._captions = {oracle_caption(example): number for number, example in enumerate(examples)}
+        self._captions = {oracle_caption(example, LIMITS): number for number, example in enumerate(examples)}
         self._number = {example.problem.id: number for number, example in enumerate(examples)}
         self._special = {"conflicts": conflicts, "unsaid": unsaid, "broken": broken}
         self.rounds: Counter[str] = Counter()
@@ -49,7 +51,7 @@ class Captioner:
             self.rounds["caption"] += 1
             example = self._by_words[_picture_key(images)]
             unsaid = self._number[example.problem.id] == self._special["unsaid"]
-            call.reply("Short." if unsaid else oracle_caption(example))
+            call.reply("Short." if unsaid else oracle_caption(example, LIMITS))
         elif "conflict:" in teacher_settings:
             self.rounds["judge"] += 1
             bad = self._number_in(teacher_settings) == self._special["conflicts"]
@@ -95,7 +97,9 @@ def test_three_rounds_give_captioned_chains_in_order(store: Store, examples: lis
         made = result(server, store, examples)
 
     assert [example.problem.id for example in made.examples] == [example.problem.id for example in examples]
-    assert [example.chain.caption for example in made.examples] == [oracle_caption(example) for example in examples]
+    assert [example.chain.caption for example in made.examples] == [
+        oracle_caption(example, LIMITS) for example in examples
+    ]
     assert made.rejections == []
     distinct = len({_words_of(example) for example in examples})
     assert captioner.rounds["caption"] >= distinct and set(captioner.rounds) == {"caption", "polish", "judge"}

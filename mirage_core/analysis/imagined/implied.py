@@ -11,6 +11,7 @@ from mirage_core.synthesis.film import KIND_NAMES
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import GOAL, HOLE, MOVES, Cell, Maze, maze_from_rows
 
+Grid = Sequence[Sequence[float]]
 _OUTCOMES = {KIND_NAMES[HOLE]: "hole", KIND_NAMES[GOAL]: "success"}
 
 
@@ -18,13 +19,16 @@ def implied_answer(problem: Problem, film: Sequence[ImaginedStep], order: str) -
     """Return the answer that a film of a maze says; None where it says none, or the world's rules are not known.
 
     Reasoning: the first hole or goal that is imagined decides (kinds; without them the map's cell at each place).
-    Planning: the moves from the start through the imagined places to the goal. ``order``: as the film was trained.
+    Planning: the moves from the start through the imagined places to the goal; of a wave, from the start always to the
+    neighbour that is likeliest one frame nearer to the goal. ``order``: as the film was trained.
     """
     if "map" not in problem.facts or not film:
         return None
     maze = maze_from_rows(problem.facts["map"])
     if problem.benchmark == vsp_reasoning.NAME:
         return _outcome(maze, up_to_end(film))
+    if problem.benchmark == vsp_planning.NAME and order == "wave":
+        return _descent(maze, [step.places for step in film])
     if problem.benchmark == vsp_planning.NAME and all(step.place is not None for step in film):
         places = [step.place for step in film if step.place is not None]
         return _plan(maze, [place for place, _ in groupby(places)], order)
@@ -34,14 +38,15 @@ def implied_answer(problem: Problem, film: Sequence[ImaginedStep], order: str) -
 def _outcome(maze: Maze, film: Sequence[ImaginedStep]) -> str | None:
     if not all(step.kinds or step.place for step in film):
         return None
-    kinds = [_kind(maze, step) for step in film]
+    kinds = [kind_of(maze, step) for step in film]
     if any(kind not in KIND_NAMES.values() for kind in kinds):
         return None
     decided = next((_OUTCOMES[kind] for kind in kinds if kind in _OUTCOMES), "safe")
     return vsp_reasoning.LETTERS[decided]  # type: ignore[index]
 
 
-def _kind(maze: Maze, step: ImaginedStep) -> str | None:
+def kind_of(maze: Maze, step: ImaginedStep) -> str | None:
+    """Return the kind of cell that a step imagines; that of the map at its place where heads name no kinds."""
     if step.kinds and step.kinds[0].name in KIND_NAMES.values():
         return step.kinds[0].name
     on_map = step.place is not None and max(step.place) < maze.level
@@ -59,6 +64,30 @@ def _plan(maze: Maze, places: Sequence[Cell], order: str) -> str | None:
     moves = [_move(a, b) for a, b in pairwise(path)]
     whole = path[0] == maze.start and path[-1] == maze.goal and None not in moves
     return "".join(move for move in moves if move) if whole else None
+
+
+def _descent(maze: Maze, distances: Sequence[Grid]) -> str | None:
+    """Return the moves from the start down the imagined distances; None where the wave does not reach it."""
+    if not all(distances):
+        return None
+    likely = [max(map(max, grid)) / 2 for grid in distances]
+    reached = [index for index, grid in enumerate(distances) if _of(grid, maze.start) > likely[index]]
+    if not reached:
+        return None
+    moves, cell = [], maze.start
+    for grid in reversed(distances[: reached[0]]):
+        around = {move: (cell[0] + down, cell[1] + right) for move, (down, right) in MOVES.items()}
+        chances = {move: _of(grid, there) for move, there in around.items()}
+        moves.append(max(chances, key=chances.__getitem__))
+        cell = around[moves[-1]]
+    last = _move(cell, maze.goal)
+    return None if last is None else "".join([*moves, last])
+
+
+def _of(grid: Grid, cell: Cell) -> float:
+    """The probability of a cell; below that of any on the map where it is none."""
+    inside = 0 <= cell[0] < len(grid) and 0 <= cell[1] < len(grid[0])
+    return grid[cell[0]][cell[1]] if inside else -1.0
 
 
 def _move(before: Cell, after: Cell) -> str | None:

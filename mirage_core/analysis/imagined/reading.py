@@ -22,8 +22,9 @@ from mirage_core.analysis.imagined.truth import TrueFilm, true_film
 from mirage_core.config import InferenceSettings, Settings, StepwiseSettings
 from mirage_core.latent.encoder import Encoder
 from mirage_core.model.loading import LoadedModel
+from mirage_core.synthesis.labels import CELLS, KINDS
 from mirage_core.training.stepwise.heads import HEADS_FILE, AppearanceHead, PointerHead, StepHeads, load_heads
-from mirage_core.training.stepwise.targets import CELLS, KINDS, frames_of_latents
+from mirage_core.training.stepwise.targets import frames_of_latents
 from mirage_core.training.stepwise.visual_targets import FilmReader
 from mirage_core.types import Problem
 

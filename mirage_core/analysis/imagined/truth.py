@@ -5,21 +5,25 @@ Legend: n frames, W tokens of the problem's first image.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from mirage_core.analysis.imagined.records import Place
 from mirage_core.benchmarks import jigsaw
 from mirage_core.config import Settings
 from mirage_core.synthesis.film import DRAWN, Film, film_of
+from mirage_core.synthesis.labels import CELLS, KINDS, parts_of
 from mirage_core.training.stepwise.codebook import Codebook
-from mirage_core.training.stepwise.targets import CELLS, KINDS
 from mirage_core.training.stepwise.visual_targets import FilmReader
 from mirage_core.types import AuxiliaryImage, Problem, ReasoningChain, TrainingExample
 
 
 @dataclass(frozen=True, slots=True)
 class TrueFilm:
-    """For each of the ``frames``: the places that changed (none: unknown) and what is there (None: unknown)."""
+    """For each of the ``frames``: the places that changed (none: unknown) and what is there (None: unknown).
+
+    Of a frame about several places, what is there is the kind of most of them.
+    """
 
     frames: int = 0
     places: tuple[tuple[Place, ...], ...] = ()
@@ -49,10 +53,10 @@ def true_film(problem: Problem, settings: Settings, reader: FilmReader, book: Co
         _, columns = reader.encoder.token_grid(problem.images[0], f"an image of problem {problem.id}")
         places = tuple(tuple(divmod(at, columns) for at in row.nonzero()[:, 0].tolist()) for row in changes)
     elif stepwise.where_head == "cell" and CELLS in film.labels:
-        places = tuple(((row, column),) for row, column in film.labels[CELLS])
+        places = tuple(tuple((row, column) for row, column in parts_of(label)) for label in film.labels[CELLS])
     kinds: tuple[str | None, ...] = (None,) * n
     if stepwise.what_head == "kind" and KINDS in film.labels:
-        kinds = tuple(map(str, film.labels[KINDS]))
+        kinds = tuple(Counter(map(str, parts_of(label))).most_common(1)[0][0] for label in film.labels[KINDS])
     elif book is not None and changes is not None:
         kinds = tuple(
             f"appearance {int(book.nearest(frame).mode().values) + 1}" if len(frame) else None

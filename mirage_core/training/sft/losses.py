@@ -62,10 +62,24 @@ def cross_entropy(backbone: Backbone, hidden: Tensor, labels: Tensor) -> Tensor:
     return token_cross_entropy(backbone.logits(hidden[labelled]).float(), targets)
 
 
-def text_loss(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> LossParts:
-    """Return the plain supervised loss: direct and CoT SFT, and the text of the warm-up."""
-    text = cross_entropy(backbone, text_forward(backbone, batch, checkpointing=checkpointing), batch.labels)
-    return LossParts.sum({"text": text})
+def text_loss(
+    backbone: Backbone,
+    batch: LatentBatch,
+    *,
+    checkpointing: bool = False,
+    stepwise: StepLoss | None = None,
+    diagnostics: bool = False,
+) -> LossParts:
+    """Return the plain supervised loss: direct and CoT SFT, and the text of the warm-up.
+
+    ``stepwise``: also hold tokens of the text to the frames of a film.
+    """
+    hidden = text_forward(backbone, batch, checkpointing=checkpointing)
+    parts, weights = {"text": cross_entropy(backbone, hidden, batch.labels)}, dict(TEXT_ONLY)
+    if stepwise is not None:
+        parts |= stepwise.parts(hidden, diagnostics=diagnostics)
+        weights |= stepwise.heads.weights
+    return LossParts.sum(parts, weights)
 
 
 def grounding_loss(
@@ -168,7 +182,13 @@ class LossInputs:
 
 
 def _text(backbone: Backbone, inputs: LossInputs) -> LossParts:
-    return text_loss(backbone, inputs.batch, checkpointing=inputs.settings.gradient_checkpointing)
+    return text_loss(
+        backbone,
+        inputs.batch,
+        checkpointing=inputs.settings.gradient_checkpointing,
+        stepwise=inputs.stepwise,
+        diagnostics=inputs.diagnostics,
+    )
 
 
 def _grounding(backbone: Backbone, inputs: LossInputs) -> LossParts:

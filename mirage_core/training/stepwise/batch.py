@@ -75,6 +75,29 @@ def step_batch(
     )
 
 
+def token_batch(
+    batch: LatentBatch,
+    targets: Sequence[StepTargets],
+    columns: Sequence[Sequence[int]],
+    image_pad: int | None,
+    widths: tuple[int, int],
+) -> StepBatch:
+    """Lay out targets of text tokens in the ``columns`` of each row, not of latents; else as ``step_batch``."""
+    counts = [len(each) for each in columns]
+    if counts != [len(target.where) for target in targets]:
+        raise InputError(f"rows have {[len(target.where) for target in targets]} targets for {counts} tokens")
+    places, kinds = widths
+    width = places if image_pad is None else max((1, *(target.where.shape[1] for target in targets)))
+    return StepBatch(
+        rows=torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.long)),
+        columns=torch.tensor([column for each in columns for column in each], dtype=torch.long),
+        steps=torch.tensor([step for count in counts for step in range(count)], dtype=torch.long),
+        where=_stacked([target.where for target in targets], width),
+        what=_stacked([target.what for target in targets], kinds),
+        image_columns=_image_columns(batch, targets, image_pad, width),
+    )
+
+
 def _stacked(targets: Sequence[Tensor], width: int) -> Tensor:
     """Return the targets of all rows one below the other [n, width], as float32."""
     padded = [pad(target.float(), (0, width - target.shape[1])) for target in targets]

@@ -7,17 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mirage_core.config import Settings, StepwiseSettings
+from mirage_core.errors import DataError, SettingsError
 from mirage_core.latent.encoder import Encoder, span_length
 from mirage_core.model.loading import LoadedModel
 from mirage_core.model.weights import SavedModule
+from mirage_core.synthesis.labels import CELLS, KINDS
 from mirage_core.training.loop import step_seed
 from mirage_core.training.stepwise.codebook import Codebook
 from mirage_core.training.stepwise.heads import HEADS_FILE, StepHeads, head_metadata
-from mirage_core.training.stepwise.targets import CELLS, KINDS, StepTargets, Vocabulary, label_targets
+from mirage_core.training.stepwise.plan_tokens import PlanTokens
+from mirage_core.training.stepwise.targets import StepTargets, Vocabulary, label_targets
 from mirage_core.training.stepwise.visual_targets import (
     FilmReader,
     VisualTargets,
@@ -29,6 +33,7 @@ from mirage_core.training.stepwise.visual_targets import (
 from mirage_core.types import Split, TrainingExample
 
 _HEADS_SEED = 17
+_OTHERS_SEED = 19
 
 
 class TargetSource(Protocol):
@@ -55,7 +60,8 @@ class Stepwise:
     """The heads of a job, the targets of its examples, and the names of the heads' classes.
 
     ``longest``: the most latents of a span; ``image_pad``: the token that a pointer points at, None without one.
-    ``make_targets`` returns the targets of other examples (validation).
+    ``make_targets`` returns the targets of other examples (validation). ``plans``: what is held are the tokens of a
+    plan, of which it knows the columns; None: latents.
     """
 
     heads: StepHeads
@@ -64,15 +70,19 @@ class Stepwise:
     longest: int
     image_pad: int | None
     make_targets: Callable[[FilmData], TargetSource]
+    plans: PlanTokens | None = None
 
     @property
     def saved(self) -> tuple[SavedModule, ...]:
-        """The heads, to be saved beside the model."""
+        """The heads, to be saved beside the model that thinks in latents."""
+        if self.plans is not None:
+            return ()
         return (SavedModule(self.heads, HEADS_FILE, head_metadata(self.heads.settings, self.names)),)
 
     def on(self, data: FilmData) -> Stepwise:
         """The same heads on other examples."""
-        return replace(self, targets=self.make_targets(data))
+        plans = None if self.plans is None else replace(self.plans, examples=data.examples)
+        return replace(self, targets=self.make_targets(data), plans=plans)
 
 
 @dataclass(frozen=True)
@@ -107,29 +117,71 @@ class MixedTargets:
         return StepTargets(where=self.where.get(index).where, what=self.what.get(index).what)
 
 
+@dataclass(frozen=True)
+class OtherFilms:
+    """The targets of other examples in the place of the own ones: a control. ``others``: by index."""
+
+    source: TargetSource
+    others: Mapping[int, int]
+
+    def get(self, index: int) -> StepTargets:
+        """Return the targets of the example whose film stands in for that of this one."""
+        return self.source.get(self.others[index])
+
+
+def others(data: FilmData, seed: int) -> dict[int, int]:
+    """Return another example for each, of the same benchmark and level, in an order that depends on the seed alone.
+
+    DataError where a level has one example only.
+    """
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index in data.indices:
+        problem = data.examples[index].problem
+        groups.setdefault((problem.benchmark, problem.group), []).append(index)
+    chosen: dict[int, int] = {}
+    for (benchmark, group), indices in groups.items():
+        if len(indices) < 2:
+            raise DataError(f"{benchmark} {group} has one {data.split} example; stepwise.frames other needs two")
+        order = np.random.default_rng([seed, _OTHERS_SEED, len(indices)]).permutation(indices).tolist()
+        chosen |= dict(zip(order, [*order[1:], order[0]], strict=True))
+    return chosen
+
+
 def make_stepwise(
-    settings: StepwiseSettings, recipe: Settings, model: LoadedModel, data: FilmData, seed: int
+    settings: StepwiseSettings, recipe: Settings, model: LoadedModel, data: FilmData, seed: int, *, latents: bool = True
 ) -> Stepwise:
-    """Return the heads and targets of a job on its training examples.
+    """Return the heads and targets of a job on its training examples; ``latents`` False: of the tokens of a plan.
 
     SettingsError where no example has the labels that a head needs, DataError where one has no frames.
     """
-    maker = _TargetMaker(settings, recipe, model, data, seed)
+    maker = _TargetMaker(settings, recipe, model, data, seed, latents)
     backbone, book = model.backbone, maker.book
     heads = make_heads(backbone.hidden_size, settings, maker.cells, maker.kinds, book, seed)
     names = {CELLS: maker.cells.names, KINDS: maker.kinds.names}
     pointer = model.ids.image_pad if settings.where_head == "pointer" else None
-    longest = recipe.latent.span_limit
-    return Stepwise(heads.to(backbone.dtype), maker(data), names, longest, pointer, maker)
+    longest = recipe.latent.span_limit if latents else recipe.problems.plan_length_max
+    plans = None if latents else PlanTokens(data.examples, model.processor.tokenizer)
+    return Stepwise(heads.to(backbone.dtype), maker(data), names, longest, pointer, maker, plans)
 
 
 class _TargetMaker:
     """Makes the targets of examples by what was learned from the training examples: label names, codebook."""
 
     def __init__(
-        self, settings: StepwiseSettings, recipe: Settings, model: LoadedModel, data: FilmData, seed: int
+        self,
+        settings: StepwiseSettings,
+        recipe: Settings,
+        model: LoadedModel,
+        data: FilmData,
+        seed: int,
+        latents: bool = True,
     ) -> None:
-        self._settings, self._recipe = settings, recipe
+        self._settings, self._recipe, self._seed, self._of_latents = settings, recipe, seed, latents
+        if settings.frames == "other" and recipe.latent.length != "fixed":
+            raise SettingsError(
+                "stepwise.frames is other and latent.length is frames: another film has another length; set "
+                "latent.length to fixed"
+            )
         where, what, none = settings.where_head, settings.what_head, Vocabulary(())
         self.cells = Vocabulary.of(data.examples, CELLS) if where == "cell" else none
         self.kinds = Vocabulary.of(data.examples, KINDS) if what == "kind" else none
@@ -139,6 +191,10 @@ class _TargetMaker:
         self.book = shared_codebook(self._reader, data.folder, settings, data.scratch, seed) if needs_book else None
 
     def __call__(self, data: FilmData) -> TargetSource:
+        source = self._own_films(data)
+        return source if self._settings.frames != "other" else OtherFilms(source, others(data, self._seed))
+
+    def _own_films(self, data: FilmData) -> TargetSource:
         labels = LabelTargets(data.examples, self._settings, self.cells, self.kinds, self._latents)
         points = self._settings.where_head == "pointer"
         if not points and self.book is None:
@@ -148,6 +204,9 @@ class _TargetMaker:
         return MixedTargets(where=seen if points else labels, what=labels if self.book is None else seen)
 
     def _latents(self, example: TrainingExample) -> int:
+        """How many latents an example has; moves, where the tokens of the plan are held."""
+        if not self._of_latents:
+            return int(example.auxiliary_image.details.get("frames", 0))
         return span_length(example.auxiliary_image, self._recipe.latent)
 
     @property

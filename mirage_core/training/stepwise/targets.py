@@ -15,10 +15,8 @@ from torch import Tensor
 
 from mirage_core.config import StepwiseSettings
 from mirage_core.errors import DataError, SettingsError
+from mirage_core.synthesis.labels import parts_of
 from mirage_core.types import TrainingExample
-
-CELLS, KINDS = "cells", "kinds"
-"""The keys of a world's labels in the details of an auxiliary image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +50,8 @@ class Vocabulary:
     @classmethod
     def of(cls, examples: Iterable[TrainingExample], key: str) -> Vocabulary:
         """Return the names that the examples use; SettingsError where none has labels."""
-        names = {_name(label) for example in examples for label in example.auxiliary_image.details.get(key, ())}
+        labels = (label for example in examples for label in example.auxiliary_image.details.get(key, ()))
+        names = {_name(part) for label in labels for part in parts_of(label)}
         if not names:
             raise SettingsError(
                 f"stepwise grounding by labels needs {key} in the details of auxiliary images, and no training example "
@@ -60,13 +59,14 @@ class Vocabulary:
             )
         return cls(tuple(sorted(names)))
 
-    def one_hot(self, labels: Sequence[Any]) -> Tensor:
-        """Return the classes of labels [L, names]; zeros for a name that no training example has."""
+    def weights_of(self, labels: Sequence[Any]) -> Tensor:
+        """Return how often each name is in a label [L, names]; zeros for a name that no training example has."""
         numbers = {name: number for number, name in enumerate(self.names)}
         classes = torch.zeros(len(labels), len(self.names))
         for row, label in enumerate(labels):
-            if _name(label) in numbers:
-                classes[row, numbers[_name(label)]] = 1.0
+            for part in parts_of(label):
+                if _name(part) in numbers:
+                    classes[row, numbers[_name(part)]] += 1.0
         return classes
 
 
@@ -82,7 +82,7 @@ def label_targets(
         return torch.zeros(latents, len(vocabulary.names))
     if len(labels) != frames or not labels:
         raise DataError(f"an auxiliary image has {len(labels)} {key} for {frames} frames, expected one a frame")
-    return vocabulary.one_hot([labels[frame] for frame in frames_of_latents(frames, latents, settings)])
+    return vocabulary.weights_of([labels[frame] for frame in frames_of_latents(frames, latents, settings)])
 
 
 def _name(label: Any) -> str:

@@ -18,7 +18,7 @@ from mirage_core.errors import InputError
 
 SAFE, START, GOAL, HOLE = 0, 1, 2, -1
 MOVES = {"U": (-1, 0), "D": (1, 0), "L": (0, -1), "R": (0, 1)}
-SMALLEST, LARGEST = 3, 8
+SMALLEST, LARGEST = 3, 16
 _SYMBOLS = {SAFE: ".", START: "S", GOAL: "G", HOLE: "H"}
 _ATTEMPTS = 100_000
 
@@ -134,6 +134,17 @@ def shortest_path(maze: Maze) -> str | None:
         move, here = next((m, there) for m, there in neighbours[here] if distance[there] == distance[here] - 1)
         plan.append(move)
     return "".join(plan)
+
+
+def cells_by_distance(maze: Maze) -> list[list[Cell]]:
+    """Return the cells from which the goal can be reached, by their moves to it: the goal, its neighbours, ..."""
+    flat = [kind for row in maze.cells for kind in row]
+    rings: list[list[Cell]] = []
+    for here, distance in sorted(enumerate(_distances(flat, grid_moves(maze.level))), key=itemgetter(1)):
+        if distance >= 0:
+            rings.extend([] for _ in range(distance + 1 - len(rings)))
+            rings[distance].append(divmod(here, maze.level))
+    return rings
 
 
 def _distances(flat: list[int], neighbours: tuple[tuple[tuple[str, int], ...], ...]) -> list[int]:
