@@ -17,6 +17,7 @@ from mirage_core.training.sft.train import example_encoder
 from mirage_core.training.stepwise.batch import token_batch
 from mirage_core.training.stepwise.heads import HEADS_FILE
 from mirage_core.training.stepwise.plan_tokens import PlanTokens, plan_in
+from mirage_core.training.stepwise.setup import make_stepwise
 from mirage_core.training.stepwise.targets import StepTargets
 from mirage_core.types import Problem
 from tests.training.small_world import small_settings
@@ -95,3 +96,17 @@ def test_it_needs_a_film() -> None:
     with pytest.raises(ValueError, match=r"direct_sft\.stepwise needs a film: set auxiliary_images\.film to forward"):
         small_settings(**sections)
     assert small_settings(**sections, auxiliary_images={"film": "forward"}).direct_sft.stepwise == StepwiseSettings()
+
+
+@pytest.mark.parametrize(
+    ("film", "frames", "message"),
+    [
+        ("wave", "film", r"auxiliary_images\.film is wave: set it to forward"),
+        ("backward", "film", r"auxiliary_images\.film is backward: set it to forward"),
+        ("forward", "other", r"the tokens of a plan \(direct_sft\.stepwise\) cannot be held to it"),
+    ],
+)
+def test_moves_are_held_to_their_own_film_in_their_own_order_alone(film: str, frames: Any, message: str) -> None:
+    recipe = small_settings(auxiliary_images={"film": film})
+    with pytest.raises(SettingsError, match=message):
+        make_stepwise(StepwiseSettings(frames=frames), recipe, None, None, 3, latents=False)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -26,9 +26,18 @@ class PlanTokens:
 
     examples: Sequence[TrainingExample]
     tokenizer: Any
+    _found: dict[int, list[int]] = field(default_factory=dict, init=False)
 
     def columns(self, index: int, ids: Tensor) -> list[int]:
-        """Return the columns of the moves of an example [moves], in its ``ids`` [T]; SettingsError without a plan."""
+        """Return the columns of the moves of an example [moves], in its ``ids`` [T]; SettingsError without a plan.
+
+        They are found once: an example has the same tokens in every epoch.
+        """
+        if index not in self._found:
+            self._found[index] = self._find(index, ids)
+        return self._found[index]
+
+    def _find(self, index: int, ids: Tensor) -> list[int]:
         problem = self.examples[index].problem
         pieces = [self.tokenizer.decode([token]) for token in ids.tolist()]
         ends = list(accumulate(map(len, pieces)))

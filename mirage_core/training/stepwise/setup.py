@@ -177,10 +177,15 @@ class _TargetMaker:
         latents: bool = True,
     ) -> None:
         self._settings, self._recipe, self._seed, self._of_latents = settings, recipe, seed, latents
-        if settings.frames == "other" and recipe.latent.length != "fixed":
+        if settings.frames == "other" and (recipe.latent.length != "fixed" or not latents):
             raise SettingsError(
-                "stepwise.frames is other and latent.length is frames: another film has another length; set "
-                "latent.length to fixed"
+                "stepwise.frames is other, and another film has another length: set latent.length to fixed; the tokens "
+                "of a plan (direct_sft.stepwise) cannot be held to it"
+            )
+        if not latents and recipe.auxiliary_images.film != "forward":
+            raise SettingsError(
+                f"direct_sft.stepwise holds the moves of a plan in their order, and auxiliary_images.film is "
+                f"{recipe.auxiliary_images.film}: set it to forward"
             )
         where, what, none = settings.where_head, settings.what_head, Vocabulary(())
         self.cells = Vocabulary.of(data.examples, CELLS) if where == "cell" else none
