@@ -1,4 +1,4 @@
-"""The results of every measure of the causal analysis: frozen records, one JSON file per measure.
+"""The results of every measure of the causal analysis: frozen records (their files: result_files.py).
 
 X is the input (images and question), Z the latents, Y the answer. Shares lie within 0 and 1, intervals are 95 %, KL and
 log-probabilities are in nats. None: the figure is undefined (nothing to count), never zero.
@@ -6,21 +6,16 @@ log-probabilities are in nats. None: the figure is undefined (nothing to count),
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from mirage_core.errors import DataError, InputError
 from mirage_core.types import Problem
-
-RESULT_FILE = "measure.json"
 
 Way = Literal["vectors", "states"]
 """How latents are patched: the vectors that are fed, or the keys and values that they leave in the cache."""
@@ -340,43 +335,6 @@ class HandMadeResult(Record):
 
     header: Header
     benchmarks: tuple[HandMadeFilms, ...]
-
-
-AnyResult = TypeVar("AnyResult", bound=Record)
-
-RESULTS: dict[str, type[Record]] = {
-    "similarity": SimilarityResult,
-    "probes": ProbesResult,
-    "interventions": InterventionsResult,
-    "mediation": MediationResult,
-    "only-latents": OnlyLatentsResult,
-    "text-chain": TextChainResult,
-    "film": FilmResult,
-    "hand-made": HandMadeResult,
-}
-"""The result class of every measure, by its name (the stage parameter ``measure``)."""
-
-
-def write_result(folder: Path, result: Record) -> None:
-    """Write a result as ``measure.json``; the same result gives the same bytes."""
-    text = json.dumps(result.model_dump(mode="json"), indent=1, allow_nan=False)
-    (folder / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
-
-
-def read_result(folder: Path, kind: type[AnyResult]) -> AnyResult:
-    """Read a result from its folder. DataError where the file is missing or malformed."""
-    file = folder / RESULT_FILE
-    try:
-        return kind.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise DataError(f"{file} is no {kind.__name__}: {error}; compute the measure again") from error
-
-
-def result_kind(measure: str) -> type[Record]:
-    """The result class of a measure; InputError names the known measures."""
-    if measure not in RESULTS:
-        raise InputError(f"got the measure {measure!r}, expected one of {', '.join(RESULTS)}")
-    return RESULTS[measure]
 
 
 def make_header(

@@ -103,7 +103,7 @@ def select_measures(settings: Settings, method: str, names: Sequence[str]) -> tu
 
     InputError for an unknown one, or one that needs latents where the model has none.
     """
-    from mirage_core.analysis.results import RESULTS
+    from mirage_core.analysis.result_files import RESULTS
 
     unknown = [name for name in names if name not in RESULTS]
     if unknown:

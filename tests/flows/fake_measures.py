@@ -33,7 +33,7 @@ class FakeMeasures:
         return {"instances": 200}
 
     def measure(self, context: StageContext) -> dict[str, Any]:
-        from mirage_core.analysis.results import write_result
+        from mirage_core.analysis.result_files import write_result
         from tests.analysis import fake_results
 
         self.begin(context, "measure")

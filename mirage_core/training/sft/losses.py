@@ -75,11 +75,18 @@ def text_loss(
     ``stepwise``: also hold tokens of the text to the frames of a film.
     """
     hidden = text_forward(backbone, batch, checkpointing=checkpointing)
+    return LossParts.sum(*_text_and_steps(backbone, hidden, batch, stepwise, diagnostics))
+
+
+def _text_and_steps(
+    backbone: Backbone, hidden: Tensor, batch: LatentBatch, stepwise: StepLoss | None, diagnostics: bool
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Return the text loss with the parts of stepwise grounding, and the weights of all of them."""
     parts, weights = {"text": cross_entropy(backbone, hidden, batch.labels)}, dict(TEXT_ONLY)
     if stepwise is not None:
         parts |= stepwise.parts(hidden, diagnostics=diagnostics)
         weights |= stepwise.heads.weights
-    return LossParts.sum(parts, weights)
+    return parts, weights
 
 
 def grounding_loss(
@@ -141,10 +148,7 @@ def relaxation_loss(
         relaxed = blank_forward(backbone, batch, checkpointing=checkpointing)
     else:
         relaxed = relaxation_forward(backbone, batch, checkpointing, latent_transform=latent_transform)
-    parts, weights = {"text": cross_entropy(backbone, relaxed.hidden, batch.labels)}, dict(TEXT_ONLY)
-    if stepwise is not None:
-        parts |= stepwise.parts(relaxed.hidden, diagnostics=diagnostics)
-        weights |= stepwise.heads.weights
+    parts, weights = _text_and_steps(backbone, relaxed.hidden, batch, stepwise, diagnostics)
     if ends is not None:
         parts |= ends.parts(backbone, relaxed.hidden)
         weights["end"] = 1.0
