@@ -20,7 +20,9 @@ from mirage_core.types import Artifact
 from tasks.paths import open_store, store_url
 from tasks.ui_artifacts import interventions_table, settings_markdown, verdict_markdown
 
-Measure = Literal["similarity", "probes", "interventions", "mediation", "only-latents", "text-chain", "film"]
+Measure = Literal[
+    "similarity", "probes", "interventions", "mediation", "only-latents", "text-chain", "film", "hand-made"
+]
 
 
 @flow(name="mirage-study", flow_run_name="diagnosis-{recipe}{model}", persist_result=False)
@@ -45,7 +47,7 @@ def diagnosis(
         model: A model instead of a recipe: its path in the store, the start of its digest, or a pointer such as
             `nightly`.
         problems: Problems instead of the model's own: a path or the start of a digest.
-        measures: The measures to take. Empty: those of `analysis.measures`, and `film` for films.
+        measures: The measures to take. Empty: those of `analysis.measures`, and those of films for films.
     """
     store = open_store()
     settings, chosen = resolve_target(

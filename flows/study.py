@@ -33,7 +33,7 @@ def grid_study(
     run runs only what is missing.
 
     Args:
-        study: The study: ablation, causal, causal-screening, causal-small, sweep-k, sweep-gamma, paper,
+        study: The study: ablation, causal, causal-screening, causal-small, imagination, sweep-k, sweep-gamma, paper,
             ablation-micro (for tests), or the path of a YAML file that the worker can read.
         seeds: Repeats of every cell, one seed per item. Empty: the study's own seeds.
         cells: Only these cells, one per item, and the baseline. Empty: all.

@@ -79,7 +79,7 @@ def verdict_markdown(store: Store, page: Artifact) -> str:
 def interventions_table(store: Store, artifacts: Mapping[str, Artifact]) -> list[dict[str, Any]]:
     """Return one row per intervention of the measures among ``artifacts``; empty where none intervenes."""
     from mirage_core.analysis.number_format import nats, p_words, percent, points, shares
-    from mirage_core.analysis.results import read_result, result_kind
+    from mirage_core.analysis.result_files import read_result, result_kind
     from mirage_core.reports.diagnosis.run_labels import access_label, run_label, run_order
 
     rows: list[dict[str, Any]] = []

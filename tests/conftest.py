@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +12,10 @@ from hypothesis import HealthCheck, settings
 from tests.forked import start_server
 
 pytest_plugins = ["tests.servers.fixtures"]
+
+# What is compiled is kept, also where the caller's environment would have every process compile all of it again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # Before torch or Prefect are imported by any test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -150,6 +150,22 @@ def replace_latents(latents: Tensor, index: NDArray[np.int64]) -> Callable[[Ints
     return replace
 
 
+def replace_latent(
+    latents: Tensor, numbers: NDArray[np.int64], index: NDArray[np.int64]
+) -> Callable[[Ints, Ints, Tensor], Tensor]:
+    """Feed ``latents`` [N, D] as the one latent ``numbers`` [N] of the problems ``index`` [n].
+
+    Those before it stay, and those after it are rolled out from what was fed.
+    """
+
+    def replace(rows: Ints, at: Ints, vectors: Tensor) -> Tensor:
+        here = np.flatnonzero(at == numbers[index[rows]])
+        chosen = latents[torch.from_numpy(index[rows[here]])]
+        return vectors.index_copy(0, torch.from_numpy(here).to(vectors.device), chosen.to(vectors))
+
+    return replace
+
+
 class FirstAnswerToken:
     r"""An observer of ``decode``: the log-probabilities [V] of the token with which each row begins its answer.
 

@@ -1,26 +1,21 @@
-"""The results of every measure of the causal analysis: frozen records, one JSON file per measure.
+"""The results of every measure of the causal analysis: frozen records (their files: result_files.py).
 
-X is the input (images and question), Z the latents, Y the answer. Shares and accuracies lie within 0 and 1, intervals
-are 95 % intervals, KL and log-probabilities are in nats. None: the figure is undefined (nothing to count), never zero.
+X is the input (images and question), Z the latents, Y the answer. Shares lie within 0 and 1, intervals are 95 %, KL and
+log-probabilities are in nats. None: the figure is undefined (nothing to count), never zero.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from enum import StrEnum
-from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from mirage_core.errors import DataError, InputError
 from mirage_core.types import Problem
-
-RESULT_FILE = "measure.json"
 
 Way = Literal["vectors", "states"]
 """How latents are patched: the vectors that are fed, or the keys and values that they leave in the cache."""
@@ -141,7 +136,8 @@ class Run(Record):
 
     name: str = Field(
         description="own, clamp, mean, zero, noise, noise-only, permute, swap, skip; own-alone: text after the span "
-        "attends to nothing but the latents' vectors; of text chains: own, other, truncate, shuffle, delete."
+        "attends to nothing but the latents' vectors; blind: the model without the picture; of text chains: own, "
+        "other, truncate, shuffle, delete."
     )
     seen: ImageAccess
     way: Way | None = Field(None, description="Of latents patched from a donor.")
@@ -295,40 +291,50 @@ class FilmResult(Record):
     benchmarks: tuple[BenchmarkFilms, ...]
 
 
-AnyResult = TypeVar("AnyResult", bound=Record)
+class HandMadeRun(Record):
+    """Answers to films that were put together by hand, under one image access, on the same instances throughout."""
 
-RESULTS: dict[str, type[Record]] = {
-    "similarity": SimilarityResult,
-    "probes": ProbesResult,
-    "interventions": InterventionsResult,
-    "mediation": MediationResult,
-    "only-latents": OnlyLatentsResult,
-    "text-chain": TextChainResult,
-    "film": FilmResult,
-}
-"""The result class of every measure, by its name (the stage parameter ``measure``)."""
-
-
-def write_result(folder: Path, result: Record) -> None:
-    """Write a result as ``measure.json``; the same result gives the same bytes."""
-    text = json.dumps(result.model_dump(mode="json"), indent=1, allow_nan=False)
-    (folder / RESULT_FILE).write_text(text + "\n", encoding="utf-8")
+    film: Literal["plan", "walk", "outcome"] = Field(description="A way to the goal; a walk past it; another outcome.")
+    seen: ImageAccess
+    way: Way
+    n: int
+    follow: Estimate = Field(description="Share of answers that are what the hand-made film says.")
+    follow_own: Estimate = Field(description="The same with own latents: the base rate.")
+    follow_noise: Estimate = Field(description="The same with noise of the latents' own covariance.")
+    accuracy: Estimate
+    accuracy_own: Estimate
+    accuracy_noise: Estimate
+    same: Estimate = Field(description="The OWN film, put together by hand: share of answers that stay.")
 
 
-def read_result(folder: Path, kind: type[AnyResult]) -> AnyResult:
-    """Read a result from its folder. DataError where the file is missing or malformed."""
-    file = folder / RESULT_FILE
-    try:
-        return kind.model_validate_json(file.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        raise DataError(f"{file} is no {kind.__name__}: {error}; compute the measure again") from error
+class OneLatent(Record):
+    """One latent exchanged, those after it rolled out again; ``..._null``: for one of the same place and kind."""
+
+    exchange: Literal["place", "kind"] = Field(description="A neighbouring cell, or another kind at the same cell.")
+    n: int
+    film: Estimate = Field(description="Share of films that are read otherwise after it.")
+    film_null: Estimate
+    goes_on: Estimate = Field(description="Share whose next latent follows from the exchanged one, by the rules.")
+    goes_on_null: Estimate = Field(description="Share whose next latent does after the null exchange all the same.")
+    changed: Estimate = Field(description="Share of answers that change.")
+    changed_null: Estimate
+    follow: Estimate = Field(description="Share of answers that are what the film says, as it is read now.")
 
 
-def result_kind(measure: str) -> type[Record]:
-    """The result class of a measure; InputError names the known measures."""
-    if measure not in RESULTS:
-        raise InputError(f"got the measure {measure!r}, expected one of {', '.join(RESULTS)}")
-    return RESULTS[measure]
+class HandMadeFilms(Record):
+    """Films made for one benchmark; ``left_out``: instances without one, by reason."""
+
+    benchmark: str
+    runs: tuple[HandMadeRun, ...]
+    one_latent: tuple[OneLatent, ...]
+    left_out: dict[str, int]
+
+
+class HandMadeResult(Record):
+    """Does the answer follow a film that the model did not imagine?"""
+
+    header: Header
+    benchmarks: tuple[HandMadeFilms, ...]
 
 
 def make_header(

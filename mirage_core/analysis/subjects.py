@@ -44,6 +44,16 @@ class Subjects:
         """The unit of each subject: those that share a picture are no independent observations."""
         return picture_units(self.problems)
 
+    def subset(self, chosen: Sequence[int]) -> Subjects:
+        """The subjects of these indices, in their order."""
+        return Subjects(
+            problems=tuple(self.problems[at] for at in chosen),
+            clean=tuple(self.clean[at] for at in chosen),
+            latents=self.latents[torch.tensor(list(chosen), dtype=torch.long)],
+            prompts=tuple(self.prompts[at] for at in chosen),
+            prefix_text=tuple(self.prefix_text[at] for at in chosen),
+        )
+
     def run(
         self, runner: InterventionRunner, intervene: BatchIntervention | None, *, record_states: bool = False
     ) -> list[GeneratedAnswer]:

@@ -63,6 +63,12 @@ def unclosed_box(text: str) -> str | None:
     return None if begin is None else text[begin:].strip()
 
 
+def box_or_its_begin(text: str) -> str | None:
+    r"""The content of the last complete ``\boxed{...}``, else what follows one that the text ends in; None: no box."""
+    box = boxed(text)
+    return unclosed_box(text) if box is None else box
+
+
 def without_dress(text: str) -> str:
     r"""A text without LaTeX's dress: of ``\text{B}`` and ``\mathbf{B}`` B remains, of ``$B$`` and ``\(B\)`` too."""
     plain = _DRESS.sub("{", text).replace("\\(", "(").replace("\\)", ")").replace("\\[", "[").replace("\\]", "]")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from mirage_core.benchmarks.answer_parsing import after_thought, boxed, final_answer, unclosed_box
+from mirage_core.benchmarks.answer_parsing import after_thought, box_or_its_begin, boxed, final_answer
 from mirage_core.benchmarks.benchmark import OFFICIAL, Benchmark, check_rule
 from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import PublishedRow, published_rows
@@ -186,8 +186,8 @@ def _plain(text: str) -> str:
 def _stated_truth(output: str) -> str | None:
     """Whether an answer says true or false, also as yes or no, supported or refuted; None for neither or both."""
     text = final_answer(output)[-2 * _LONGEST :]
-    box = boxed(text)
-    text = box if box is not None else unclosed_box(text) or text
+    box = box_or_its_begin(text)
+    text = text if box is None else box
     for pattern, word in _TRUTHS:
         text = pattern.sub(word, text)
     letter = read_letter(text, {"T": "true", "F": "false"})
@@ -204,7 +204,7 @@ def read_answer(output: str) -> str:
     """The answer in an output: the box's text, else the text after its last "Answer:", else all of it."""
     box = boxed(output)
     if box is not None:
-        return re.sub(r"\\text\w*\s*\{([^{}]*)\}", r"\1", box).replace("\\%", "%").replace("\\$", "$").strip()
+        return _plain(box)
     return re.split(r"\banswer:", after_thought(output), flags=re.IGNORECASE)[-1].strip()
 
 

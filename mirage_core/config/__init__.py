@@ -46,6 +46,7 @@ from mirage_core.config.training import (
     GRPOSettings,
     RelaxationSettings,
     StepwiseSettings,
+    TextTrainSettings,
     TrainSettings,
     ValidationSettings,
 )
@@ -93,6 +94,7 @@ __all__ = [
     "TaskData",
     "TeacherRuntime",
     "TeacherSettings",
+    "TextTrainSettings",
     "TrainSettings",
     "VSPFolderData",
     "ValidationSettings",
@@ -118,7 +120,7 @@ class Settings(Section):
     prompt: PromptSettings = PromptSettings()
     latent: LatentSettings = LatentSettings()
     model: ModelSettings = ModelSettings()
-    direct_sft: TrainSettings = TrainSettings()
+    direct_sft: TextTrainSettings = TextTrainSettings()
     capimagine: TrainSettings = TrainSettings()
     grounding: GroundingSettings = GroundingSettings()
     relaxation: RelaxationSettings = RelaxationSettings()

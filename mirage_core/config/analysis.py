@@ -8,7 +8,9 @@ from pydantic import Field
 
 from mirage_core.config.section import Positive, Section
 
-Measure = Literal["similarity", "probes", "interventions", "mediation", "only-latents", "text-chain", "film"]
+Measure = Literal[
+    "similarity", "probes", "interventions", "mediation", "only-latents", "text-chain", "film", "hand-made"
+]
 """A measure of a model's latents, or of its text chain."""
 
 

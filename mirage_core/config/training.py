@@ -128,6 +128,18 @@ class StepwiseSettings(Section):
         return self.what if self.weight_what else None
 
 
+class TextTrainSettings(TrainSettings):
+    """Direct SFT, and an option, off by default: the supervision of stepwise grounding without latents."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"stepwise"})
+
+    stepwise: StepwiseSettings | None = Field(
+        None,
+        description="Hold the last hidden states of the plan's moves, in the question or the answer, to the frames of "
+        "the film (a control: does the supervision do it, without latents?); null: none.",
+    )
+
+
 class RelaxationSettings(TrainSettings):
     """Stage 2: the text loss (paper, Eq. 4), and options, off by default, that may make the latents matter."""
 

@@ -97,19 +97,19 @@ def default_method(settings: Settings) -> str:
 
 
 def select_measures(settings: Settings, method: str, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the measures to run: those named, else the recipe's, and ``film`` where it has films.
+    """Return the measures to run: those named, else the recipe's, and those of films where it has some.
 
     A model without latents has those of its text.
 
     InputError for an unknown one, or one that needs latents where the model has none.
     """
-    from mirage_core.analysis.results import RESULTS
+    from mirage_core.analysis.result_files import RESULTS
 
     unknown = [name for name in names if name not in RESULTS]
     if unknown:
         raise InputError(f"got the measure {unknown[0]!r}, expected some of {', '.join(RESULTS)}")
     if get_method(method).latents == "on":
-        films = () if settings.auxiliary_images.film == "off" else ("film",)
+        films = () if settings.auxiliary_images.film == "off" else ("film", "hand-made")
         return in_order(names or (*settings.analysis.measures, *films))
     impossible = [name for name in names if name not in ON_TEXT]
     if impossible:

@@ -48,12 +48,23 @@ def film_of(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) ->
     return DRAWN[problem.benchmark](problem, settings, cell_px)
 
 
+def cells_of_moves(maze: Maze, plan: str) -> list[Cell]:
+    """Return the cell that each frame of a reasoning film is about: one a move, the last again after the walk's end."""
+    cells = list(walk(maze, plan, stop_at_goal=True).cells[1:])
+    return [*cells, *[cells[-1]] * (len(plan) - len(cells))]
+
+
+def cells_of_arrows(maze: Maze, plan: str, order: str) -> list[Cell]:
+    """Return the cell that each frame of a planning film is about, from the start on or (``backward``) the goal on."""
+    cells = walk(maze, plan).cells
+    return list(reversed(cells[:-1])) if order == "backward" else list(cells[1:])
+
+
 def _moves(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:  # noqa: ARG001
     """The map after each move; the last cells again where the walk ended before the plan did."""
     maze, plan = maze_of(problem), problem.facts["plan"]
     images = [draw_map_after_step(maze, plan, step, cell_px) for step in range(1, len(plan) + 1)]
-    cells = list(walk(maze, plan, stop_at_goal=True).cells[1:])
-    return _film(images, maze, [*cells, *[cells[-1]] * (len(plan) - len(cells))])
+    return _film(images, maze, cells_of_moves(maze, plan))
 
 
 def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:
@@ -67,8 +78,7 @@ def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) ->
     backward = settings.film == "backward"
     shown = [slice(-n, None) if backward else slice(None, n) for n in range(1, len(plan) + 1)]
     images = [draw_arrows(maze, plan, settings, cell_px, part) for part in shown]
-    cells = walk(maze, plan).cells
-    return _film(images, maze, list(reversed(cells[:-1])) if backward else list(cells[1:]))
+    return _film(images, maze, cells_of_arrows(maze, plan, settings.film))
 
 
 def _wave(problem: Problem, cell_px: int) -> Film:

@@ -18,11 +18,15 @@ from mirage_core.analysis.results import (
     Estimate,
     FilmResult,
     FilmStep,
+    HandMadeFilms,
+    HandMadeResult,
+    HandMadeRun,
     Header,
     IndexSimilarity,
     InterventionsResult,
     Mediation,
     MediationResult,
+    OneLatent,
     OnlyLatentsResult,
     Probe,
     ProbesResult,
@@ -205,6 +209,25 @@ def films() -> FilmResult:
     )  # fmt: skip
 
 
+def hand_made() -> HandMadeResult:
+    def made(way: str, follow: int) -> HandMadeRun:
+        return HandMadeRun(
+            film="outcome", seen="present", way=way, n=200, follow=share(follow, 200), follow_own=share(4, 200),
+            follow_noise=share(20, 200), accuracy=share(40, 200), accuracy_own=share(190, 200),
+            accuracy_noise=share(100, 200), same=share(150, 160),
+        )  # fmt: skip
+
+    one = OneLatent(
+        exchange="place", n=150, film=share(120, 150), film_null=share(9, 150), goes_on=figure(0.7),
+        goes_on_null=figure(0.02), changed=share(60, 150), changed_null=share(3, 150), follow=figure(0.8),
+    )  # fmt: skip
+    films = HandMadeFilms(
+        benchmark="vsp-reasoning", runs=(made("vectors", 160), made("states", 24)), one_latent=(one,),
+        left_out={"no map is known, so no other path is": 7},
+    )  # fmt: skip
+    return HandMadeResult(header=header("hand-made"), benchmarks=(films,))
+
+
 def everything(*exchanges: Run) -> dict[str, Record]:
     """A result of every measure, by name."""
     return {
@@ -218,6 +241,7 @@ def everything(*exchanges: Run) -> dict[str, Record]:
         "only-latents": only_latents(),
         "text-chain": text_chain(),
         "film": films(),
+        "hand-made": hand_made(),
     }  # fmt: skip
 
 

@@ -175,7 +175,7 @@ def test_a_model_without_latents_is_measured_by_its_text_alone() -> None:
     plain = small_settings()
     drawn = plain.auxiliary_images.model_copy(update={"film": "forward"})
     films = plain.model_copy(update={"auxiliary_images": drawn})
-    assert select_measures(films, "film", ()) == (*plain.analysis.measures, "film")
+    assert select_measures(films, "film", ()) == (*plain.analysis.measures, "film", "hand-made")
     with pytest.raises(InputError, match="answers without latents, so probes cannot be measured"):
         select_measures(small_settings(), "capimagine", ("probes",))
     with pytest.raises(InputError, match="got the measure 'astrology', expected some of similarity"):

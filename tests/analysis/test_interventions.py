@@ -171,7 +171,7 @@ def test_latents_alone_are_worth_the_picture_to_the_reader_and_chance_to_the_dea
         (whole,) = [row for row in result.chance if row.group == "all"]
         assert whole.majority == pytest.approx(1 / 3) and whole.n == len(PROBLEMS)
         assert whole.shuffled.value == pytest.approx(1 / 3, abs=0.1)
-        assert runs[("own", "present")] == 1 and runs[("zero", "hidden")] < 0.7
+        assert runs[("own", "present")] == 1 and runs[("zero", "hidden")] < 0.7 and runs[("blind", "hidden")] < 0.7
         if which == "reader":
             assert runs[("own", "hidden")] == runs[("own-alone", "hidden")] == 1 and runs[("permute", "hidden")] < 0.7
         else:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mirage_core.analysis.results import RESULTS, read_result
+from mirage_core.analysis.result_files import RESULTS, read_result
 from mirage_core.config import Settings
 from mirage_core.errors import InputError
 from mirage_core.model.loading import save_model

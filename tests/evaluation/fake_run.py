@@ -17,7 +17,7 @@ from mirage_core.config import (
     RelaxationSettings,
     ReportSettings,
     Settings,
-    TrainSettings,
+    TextTrainSettings,
 )
 from mirage_core.generation.generator import judge
 from mirage_core.store.records import save_auxiliary_images, save_examples, save_predictions, save_problems
@@ -39,7 +39,7 @@ def small_settings(test_per_level: int = 4, trajectories: int = 2) -> Settings:
         recipe="fake",
         problems=ProblemSettings(vsp_planning=data, vsp_reasoning=data),
         report=ReportSettings(trajectories=trajectories),
-        direct_sft=TrainSettings(steps=600, batch_size=32),
+        direct_sft=TextTrainSettings(steps=600, batch_size=32),
         relaxation=RelaxationSettings(steps=300, batch_size=32),
     )
 

@@ -33,7 +33,7 @@ class FakeMeasures:
         return {"instances": 200}
 
     def measure(self, context: StageContext) -> dict[str, Any]:
-        from mirage_core.analysis.results import write_result
+        from mirage_core.analysis.result_files import write_result
         from tests.analysis import fake_results
 
         self.begin(context, "measure")
@@ -52,7 +52,7 @@ class FakeMeasures:
 
 def install_measures(monkeypatch: pytest.MonkeyPatch) -> FakeMeasures:
     """Put fakes in the place of the stages that need a model; the page is real, but for its plots, which take long."""
-    monkeypatch.setattr("mirage_core.reports.diagnosis.page.figures", lambda results, lens: {})
+    monkeypatch.setattr("mirage_core.reports.diagnosis.page.figures", lambda *_: {})
     fake = FakeMeasures()
     for name, run in {"collect": fake.collect, "measure": fake.measure, "looks": fake.lens}.items():
         monkeypatch.setitem(registry.BESIDE, name, replace(registry.BESIDE[name], run=run))

@@ -19,7 +19,7 @@ import pytest
 from mirage_core.pipeline.run_record import RunRecord, newest_record
 from mirage_core.pipeline.runner import run_in_process
 from tasks.paths import open_store
-from tests.forked import Forked, forked_jobs
+from tests.forked import Forked, forked_jobs, with_deepspeed
 
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect"), pytest.mark.slow]
 
@@ -63,6 +63,7 @@ def test_a_killed_stage_2_resumes_from_its_checkpoint_and_nothing_before_it_runs
     monkeypatch.setenv("MIRAGE_STORE", str(store))
     monkeypatch.setattr("tasks.stages.BACKOFF", [0, 0, 0])
     launched = noted_launches(monkeypatch)
+    with_deepspeed()
     with forked_jobs() as processes:
         killer = Killer(store, processes)
         killer.start()

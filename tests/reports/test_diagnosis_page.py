@@ -24,7 +24,7 @@ SETTINGS = small_settings(test_per_level=1).model_copy(update={"analysis": Analy
 SUBJECT = Subject(model="model/0123abcd", digest="f" * 64, made_by="relaxation")
 pytestmark = pytest.mark.xdist_group("diagnosis-page")  # the page that all read is written once
 
-MEASURES = ("similarity", "probes", "interventions", "mediation", "only-latents", "text-chain", "film")
+MEASURES = ("similarity", "probes", "interventions", "mediation", "only-latents", "text-chain", "film", "hand-made")
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +143,14 @@ def test_films_stand_on_the_page_with_a_verdict_by_step(page: str) -> None:
     strip = page.partition("What its latents imagine")[2].partition("</div>\n      <p")[0]
     assert strip.count("<img") == 2 * 2 and strip.count('class="wrong"') == 2  # imagined and true, two latents
     assert "row 1, column 2 (0.90), &lt;i&gt;ice&lt;/i&gt; (0.75); true: row 1, column 1, ice" in strip
+
+
+def test_hand_made_films_stand_on_the_page_with_a_verdict_and_what_was_left_out(page: str) -> None:
+    assert "The answer follows a film of another outcome, fed as vectors (image in view): it is what the film" in page
+    assert "Not shown by n = 200 that the answer follows a film of another outcome, fed as keys and values" in page
+    assert "with own latents in 2.0 %, with noise in 10.0 %" in page
+    assert "a neighbouring cell, of the same kind" in page
+    assert "Without a film: 7: no map is known, so no other path is." in page
 
 
 def test_what_models_wrote_is_escaped(page: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from mirage_core.config import Settings
 from mirage_core.errors import DataError
 from mirage_core.reports.labels import short_label
-from mirage_core.reports.run.findings import caveats, findings, headline
+from mirage_core.reports.run.findings import caveats, comparisons, findings, headline
 from mirage_core.reports.run.inputs import RunReportInputs, read_inputs
 from mirage_core.reports.run.report import write_report
 from mirage_core.store.records import load_predictions, save_predictions
@@ -188,6 +188,23 @@ def test_the_headline_says_what_the_paired_test_allows(
 ) -> None:
     changed = with_answers(folders, tmp_path, {"stage-2": stage_2, "direct-sft": direct})
     assert expected in headline(read_inputs(settings, changed))
+
+
+def test_a_film_is_compared_with_direct_sft_in_the_headline_the_findings_and_the_tests(
+    tmp_path: Path, settings: Settings, folders: dict[str, Path]
+) -> None:
+    changed = with_answers(folders, tmp_path, {"stage-2": [True], "direct-sft": [False]})
+    scored = load_predictions(changed["evaluation/stage-2"] / "predictions.parquet")
+    film = [(replace(prediction, method="film"), score) for prediction, score in scored]
+    (tmp_path / "film").mkdir()
+    save_predictions(tmp_path / "film" / "predictions.parquet", film)
+    judged = {"evaluation/direct-sft": changed["evaluation/direct-sft"], "evaluation/film": tmp_path / "film"}
+    read = read_inputs(settings, judged)
+    assert headline(read).startswith("Mirage with the film solves 100 % of")
+    assert "direct SFT solves 0 %, which is less" in headline(read)
+    assert any(sentence.startswith("The film beats direct SFT: 100 % against 0 %") for sentence in findings(read))
+    tests = {(each.test.first, each.test.second) for each in comparisons(read)}
+    assert tests == {("film", "direct-sft")}
 
 
 def inputs(settings: Settings, folders: dict[str, Path]) -> RunReportInputs:

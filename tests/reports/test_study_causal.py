@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mirage_core.analysis.results import InterventionsResult, write_result
+from mirage_core.analysis.result_files import write_result
+from mirage_core.analysis.results import InterventionsResult
 from mirage_core.evaluation.statistics import paired_interval, wilson
 from mirage_core.reports.study.causal import Causal, causal_of
 from mirage_core.reports.study.inputs import StudyReportInput

@@ -27,6 +27,7 @@ def test_what_was_written_survives_a_kill_and_a_restart_on_the_same_ports(tmp_pa
         assert [item["Key"] for item in client.list_objects_v2(Bucket=bucket)["Contents"]] == ["a/b"]
 
 
+@pytest.mark.xdist_group("s3")
 def test_the_guest_is_known_and_may_do_nothing(s3_server: SwiftServer) -> None:
     bucket = s3_server.bucket()[5:]
 

@@ -16,6 +16,8 @@ from mirage_core.store.backends.fsspec import FsspecBackend, part_bytes
 from mirage_core.types import ProgressEvent
 from tests.servers.swift import SwiftServer
 
+pytestmark = pytest.mark.xdist_group("s3")  # one server for all
+
 FolderOf = Callable[..., Path]
 PRINT = fingerprint("stage", 1, {"a": 1}, {})
 RUN = "cd" * 32

@@ -15,6 +15,8 @@ from mirage_core.store.backends.fsspec import FsspecBackend
 from mirage_core.types import Artifact
 from tests.servers.swift import SwiftServer
 
+pytestmark = pytest.mark.xdist_group("s3")  # one server for all
+
 FolderOf = Callable[..., Path]
 WRITERS = 6
 

@@ -14,6 +14,8 @@ from mirage_core.store import Store
 from mirage_core.store.backends.errors import store_error
 from tests.servers.swift import SwiftServer
 
+pytestmark = pytest.mark.xdist_group("s3")  # one server for all
+
 FINGERPRINT = "a" * 64
 
 

@@ -6,6 +6,8 @@ from bench.store import Round, measure, row
 from mirage_core.errors import InputError
 from tests.servers.swift import SwiftServer
 
+pytestmark = pytest.mark.xdist_group("s3")  # one server for all
+
 
 def test_the_benchmark_measures_both_sides_and_leaves_nothing_in_the_bucket(
     s3_server: SwiftServer, monkeypatch: pytest.MonkeyPatch

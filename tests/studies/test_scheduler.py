@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mirage_core.analysis.results import write_result
+from mirage_core.analysis.result_files import write_result
 from mirage_core.errors import ArtifactMissing, InputError, StudyIncomplete, TrainingError
 from mirage_core.pipeline import registry
 from mirage_core.pipeline.stage import StageContext

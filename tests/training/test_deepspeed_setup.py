@@ -1,8 +1,7 @@
-"""The check of DeepSpeed that set-up makes."""
+"""The check of DeepSpeed that set-up makes: `make setup` starts it as a program, here it is forked."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,15 +9,13 @@ import pytest
 
 from mirage_core.errors import SettingsError
 from mirage_core.training.engine.deepspeed import import_deepspeed
+from tests.forked import run_ranks
 
-ROOT = Path(__file__).parents[2]
 
-
-def test_deepspeed_works_here_without_compiling() -> None:
-    command = [sys.executable, "-m", "mirage_core.training.engine.deepspeed_setup"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "nothing needs compiling" in done.stdout
+@pytest.mark.xdist_group("ranks")
+def test_deepspeed_works_here_without_compiling(tmp_path: Path) -> None:
+    run_ranks("mirage_core.training.engine.deepspeed_setup", tmp_path, [()])
+    assert "nothing needs compiling" in (tmp_path / "rank-0.log").read_text()
 
 
 def test_a_missing_deepspeed_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

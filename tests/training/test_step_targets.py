@@ -57,5 +57,5 @@ def test_a_level_of_one_example_has_no_other_film() -> None:
 def test_other_films_need_spans_of_one_length() -> None:
     frames = {"length": "frames", "end": "free"}
     recipe = small_settings(latent=frames, auxiliary_images={"film": "forward"})
-    with pytest.raises(SettingsError, match=r"another film has another length; set latent\.length to fixed"):
+    with pytest.raises(SettingsError, match=r"another film has another length: set latent\.length to fixed"):
         make_stepwise(StepwiseSettings(frames="other"), recipe, None, DATA, 3)  # type: ignore[arg-type]

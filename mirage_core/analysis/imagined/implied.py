@@ -48,14 +48,15 @@ def _colour(problem: Problem, film: Sequence[ImaginedStep]) -> str | None:
 def _outcome(maze: Maze, film: Sequence[ImaginedStep]) -> str | None:
     if not all(step.kinds or step.place for step in film):
         return None
-    kinds = [_kind(maze, step) for step in film]
+    kinds = [kind_of(maze, step) for step in film]
     if any(kind not in KIND_NAMES.values() for kind in kinds):
         return None
     decided = next((_OUTCOMES[kind] for kind in kinds if kind in _OUTCOMES), "safe")
     return vsp_reasoning.LETTERS[decided]  # type: ignore[index]
 
 
-def _kind(maze: Maze, step: ImaginedStep) -> str | None:
+def kind_of(maze: Maze, step: ImaginedStep) -> str | None:
+    """Return the kind of cell that a step imagines; that of the map at its place where heads name no kinds."""
     if step.kinds and step.kinds[0].name in KIND_NAMES.values():
         return step.kinds[0].name
     on_map = step.place is not None and max(step.place) < maze.level

@@ -1,7 +1,8 @@
 """Latents as the only visual input: accuracy without image access, but with the latents of the clean run.
 
 The clean run's latents are fed without image access: first, text after the span attends to prompt and latents; then,
-in the strictest run, to nothing but the latents. Compared with other latents, with chance, and with full image access.
+in the strictest run, to nothing but the latents. Compared with other latents, with the same model without the picture
+(latents of its own, then), with chance, and with full image access.
 Legend: n subjects, k latents, D hidden.
 """
 
@@ -52,7 +53,7 @@ def only_latents(
 
 
 def _runs(runner: InterventionRunner, subjects: Subjects, settings: AnalysisSettings, progress: Progress) -> list[Run]:
-    """Own latents with less and less image access, then other latents without; all compared with the clean run."""
+    """Own latents with less and less image access, then other latents without, and the model without the picture."""
     latents, seed, units = subjects.latents, settings.seed, subjects.units
     full, masked, none = ImageAccess
     runs = [compare(RunLabel(name="own", seen=full), subjects.clean, subjects.clean, settings, units=units)]
@@ -63,6 +64,7 @@ def _runs(runner: InterventionRunner, subjects: Subjects, settings: AnalysisSett
         (RunLabel(name="own-alone", seen=none), _latents_alone(latents)),
         (RunLabel(name="zero", seen=none), feed_latents(runner, none, latents.new_zeros(latents.shape))),
         (RunLabel(name="noise-only", seen=none), feed_latents(runner, none, noise)),
+        (RunLabel(name="blind", seen=none), lambda index: Interventions(image="hidden")),  # noqa: ARG005
     ]
     for label, intervene in planned:
         runs.append(compare(label, subjects.clean, subjects.run(runner, intervene), settings, units=units))

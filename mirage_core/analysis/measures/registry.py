@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from mirage_core.analysis.collect import CleanRun
 from mirage_core.analysis.intervened_generation import InterventionRunner
 from mirage_core.analysis.measures.film import film
+from mirage_core.analysis.measures.hand_made import hand_made
 from mirage_core.analysis.measures.interventions import interventions
 from mirage_core.analysis.measures.mediation import mediation
 from mirage_core.analysis.measures.only_latents import only_latents
@@ -29,4 +30,5 @@ MODEL_MEASURES: dict[
     "only-latents": only_latents,
     "text-chain": text_chain,
     "film": film,
+    "hand-made": hand_made,
 }

@@ -37,6 +37,17 @@ def noise_only(latents: Tensor, seed: int) -> Tensor:
     return latents.mean(0) + latents.std(0, unbiased=False) * _normal(latents, seed)
 
 
+def own_covariance_noise(latents: Tensor, seed: int) -> Tensor:
+    """Gaussian latents with the mean and the full covariance over instances of all k * D numbers of a span.
+
+    Unlike ``noise_only`` they vary together as latents do, within a latent and between the latents of a span.
+    """
+    centre = latents.mean(0)
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(len(latents), len(latents), generator=generator, dtype=latents.dtype) / len(latents) ** 0.5
+    return centre + torch.einsum("nm,mkd->nkd", weights, latents - centre)
+
+
 def from_donors(latents: Tensor, donors: Donors) -> Tensor:
     """For every instance its donor's latents; its own where it has no donor."""
     own = np.arange(len(latents))

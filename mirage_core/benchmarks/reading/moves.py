@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mirage_core.benchmarks.answer_parsing import boxed, final_answer, nfc, unclosed_box, without_dress
+from mirage_core.benchmarks.answer_parsing import box_or_its_begin, final_answer, nfc, without_dress
 
 _WORDS = {
     "U": "up upward upwards north oben hoch aufwärts rauf haut arriba cima su вверх 上 위 위로 ↑ ⬆ ⇧ ⇑ 🔼",
@@ -74,9 +74,7 @@ def read_moves(output: str) -> str | None:
     heading ("Action plan:", "The answer is"), else the answer itself or its last line, if it is nothing but moves.
     """
     text = nfc(final_answer(output))
-    box = boxed(text)
-    if box is None:
-        box = unclosed_box(text)
+    box = box_or_its_begin(text)
     if box is not None:
         return moves_in(box)
     return _announced(text) or moves_in(text) or moves_in(text.rpartition("\n")[2])

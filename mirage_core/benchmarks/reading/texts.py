@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from mirage_core.benchmarks.answer_parsing import boxed, final_answer, nfc, unclosed_box, without_dress
+from mirage_core.benchmarks.answer_parsing import box_or_its_begin, final_answer, nfc, without_dress
 
 _LONGEST = 300
 """An announced answer, and an answer of one line, is at most so long."""
@@ -90,9 +90,7 @@ def read_texts(output: str) -> tuple[str, ...]:
     largest.", "He competed in 2004."), each also without its article.
     """
     text = nfc(final_answer(output))[-_TAIL:]
-    box = boxed(text)
-    if box is None:
-        box = unclosed_box(text)
+    box = box_or_its_begin(text)
     if box is not None:
         return _kept(box)
     announced = _announced(text)

@@ -28,7 +28,7 @@ def diagnosis_identity(settings: Settings) -> dict[str, Any]:
 def run_diagnosis(context: StageContext) -> dict[str, Any]:
     """Write the page from the measures, the latent lens, and the problems they refer to."""
     from mirage_core.analysis.lens.results import read_lens
-    from mirage_core.analysis.results import read_result, result_kind
+    from mirage_core.analysis.result_files import read_result, result_kind
     from mirage_core.reports.diagnosis.page import Sources, write_diagnosis
     from mirage_core.store.records import load_problems
 
@@ -77,7 +77,7 @@ def subject(store: Store, collected: Artifact) -> Any:
 
 def in_order(names: Sequence[str]) -> tuple[str, ...]:
     """Return the measures in the project's order, each once; unknown ones last."""
-    from mirage_core.analysis.results import RESULTS
+    from mirage_core.analysis.result_files import RESULTS
 
     known = [name for name in RESULTS if name in names]
     return tuple(known + sorted(set(names) - set(known)))

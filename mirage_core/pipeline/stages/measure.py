@@ -58,7 +58,7 @@ def measure_identity(settings: Settings) -> dict[str, Any]:
 
 def run_measure(context: StageContext) -> dict[str, Any]:
     """Run the measure that the parameters name; the summary counts its instances."""
-    from mirage_core.analysis.results import result_kind, write_result
+    from mirage_core.analysis.result_files import result_kind, write_result
 
     name = context.params["measure"]
     result_kind(name)  # an unknown measure is refused before anything is read

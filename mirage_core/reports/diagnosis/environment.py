@@ -10,6 +10,13 @@ from markupsafe import Markup
 from mirage_core.analysis.number_format import nats, number, p_words, percent, points, shares
 from mirage_core.analysis.results import Estimate
 from mirage_core.reports.diagnosis.film_view import film_figures, film_verdict
+from mirage_core.reports.diagnosis.hand_made_view import (
+    exchange_label,
+    film_label,
+    hand_made_verdict,
+    left_out_words,
+    way_label,
+)
 from mirage_core.reports.diagnosis.run_labels import access_label, run_label
 from mirage_core.reports.drawings import image_uri
 from mirage_core.reports.html import page_environment
@@ -37,7 +44,8 @@ CELLS = {
 def environment() -> Environment:
     """The templates of every page, with the filters of a diagnosis."""
     return page_environment(
-        **CELLS, film_figures=film_figures, film_verdict=film_verdict,
+        **CELLS, film_figures=film_figures, film_verdict=film_verdict, film_label=film_label, way_label=way_label,
+        exchange_label=exchange_label, hand_made_verdict=hand_made_verdict, left_out_words=left_out_words,
         percent=percent, p_words=p_words, run_label=run_label, access=access_label, image=image_uri,
         benchmark=benchmark_label, group=group_label, token=visible_blanks,
     )  # fmt: skip

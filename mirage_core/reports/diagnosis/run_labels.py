@@ -12,6 +12,7 @@ _ACCESS: dict[ImageAccess, str] = {
 _RUNS = {
     "own": "own latents",
     "own-alone": "own latents, text sees nothing else",
+    "blind": "no picture at all, latents of its own",
     "clamp": "clamped to one tensor",
     "mean": "mean latents",
     "zero": "zeros",

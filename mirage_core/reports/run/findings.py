@@ -21,7 +21,12 @@ COMPARISONS = (
     ("stage-2", "direct-sft"),
     ("grpo", "stage-2"),
     ("grpo", "direct-sft"),
+    ("film", "direct-sft"),
+    ("film-grpo", "film"),
 )
+_UNSAID = ("grpo", "direct-sft")  # what follows from two others is in the table of tests alone
+_SUBJECTS = {"stage-2": "Mirage after stage 2", "film": "Mirage with the film"}
+"""The methods that the headline is about, and compares with direct SFT: the first that was evaluated."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,20 +80,20 @@ def blind_row(inputs: RunReportInputs, selection: Focus) -> AccuracyRow | None:
 
 
 def headline(inputs: RunReportInputs) -> str:
-    """Say in one sentence what stage 2 (else the last method) reached, and how that compares with direct SFT."""
+    """Say what stage 2 (else the film, else the last method) reached, and how that compares with direct SFT."""
     selection = focus(inputs)
     if selection is None:
         return "Nothing has been evaluated yet."
     rows = {row.method: row for row in focus_rows(inputs, selection)}
-    method = "stage-2" if "stage-2" in rows else list(rows)[-1]
+    method = next((name for name in _SUBJECTS if name in rows), list(rows)[-1])
     row = rows[method]
-    subject = "Mirage after stage 2" if method == "stage-2" else short_label(method)
+    subject = _SUBJECTS.get(method, short_label(method))
     blind = blind_row(inputs, selection)
     against = "" if blind is None else f", against {percent(blind.accuracy)} from the text alone"
     start = f"{subject} solves {percent(row.accuracy)} of {row.n} held-out problems ({selection.label}){against}"
-    if method != "stage-2" or "direct-sft" not in rows:
+    if method not in _SUBJECTS or "direct-sft" not in rows:
         return f"{start}."
-    test = paired(inputs.scored, selection.benchmark, "stage-2", "direct-sft", selection.groups)
+    test = paired(inputs.scored, selection.benchmark, method, "direct-sft", selection.groups)
     other = f"direct SFT solves {percent(rows['direct-sft'].accuracy)}"
     if test.difference == 0:
         return f"{start}; {other} too."
@@ -103,7 +108,8 @@ def findings(inputs: RunReportInputs) -> list[str]:
     if selection is None:
         return []
     rows = {row.method: row for row in focus_rows(inputs, selection)}
-    compared = [_compare(rows, first, second, inputs, selection) for first, second in COMPARISONS[:4]]
+    said = [pair for pair in COMPARISONS if pair != _UNSAID]
+    compared = [_compare(rows, first, second, inputs, selection) for first, second in said]
     seeing = _seeing(inputs)
     return [
         sentence for sentence in (*compared, *seeing, _budgets(inputs), _unread(inputs), _latents(rows)) if sentence
@@ -168,7 +174,8 @@ def _compare(
         return None
     test = paired(inputs.scored, selection.benchmark, first, second, selection.groups)
     names = {"zero-shot": "the base model as it is", "stage-1": "stage 1 alone", "direct-sft": "direct SFT",
-             "stage-2": "stage 2", "grpo": "GRPO after stage 2"}  # fmt: skip
+             "stage-2": "stage 2", "grpo": "GRPO after stage 2", "film": "the film",
+             "film-grpo": "GRPO after the film"}  # fmt: skip
     verdict = "does not differ measurably from"
     if test.p_value < SIGNIFICANT:
         verdict = "beats" if test.difference > 0 else "is worse than"

@@ -9,7 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mirage_core.analysis.results import InterventionsResult, read_result
+from mirage_core.analysis.result_files import read_result
+from mirage_core.analysis.results import InterventionsResult
 from mirage_core.reports.study.blind import NO_PICTURE, PROBLEMS, blind_scores
 from mirage_core.reports.study.figures_json import as_json, as_markdown
 from mirage_core.reports.study.findings import headline

@@ -62,10 +62,31 @@ def cross_entropy(backbone: Backbone, hidden: Tensor, labels: Tensor) -> Tensor:
     return token_cross_entropy(backbone.logits(hidden[labelled]).float(), targets)
 
 
-def text_loss(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> LossParts:
-    """Return the plain supervised loss: direct and CoT SFT, and the text of the warm-up."""
-    text = cross_entropy(backbone, text_forward(backbone, batch, checkpointing=checkpointing), batch.labels)
-    return LossParts.sum({"text": text})
+def text_loss(
+    backbone: Backbone,
+    batch: LatentBatch,
+    *,
+    checkpointing: bool = False,
+    stepwise: StepLoss | None = None,
+    diagnostics: bool = False,
+) -> LossParts:
+    """Return the plain supervised loss: direct and CoT SFT, and the text of the warm-up.
+
+    ``stepwise``: also hold tokens of the text to the frames of a film.
+    """
+    hidden = text_forward(backbone, batch, checkpointing=checkpointing)
+    return LossParts.sum(*_text_and_steps(backbone, hidden, batch, stepwise, diagnostics))
+
+
+def _text_and_steps(
+    backbone: Backbone, hidden: Tensor, batch: LatentBatch, stepwise: StepLoss | None, diagnostics: bool
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Return the text loss with the parts of stepwise grounding, and the weights of all of them."""
+    parts, weights = {"text": cross_entropy(backbone, hidden, batch.labels)}, dict(TEXT_ONLY)
+    if stepwise is not None:
+        parts |= stepwise.parts(hidden, diagnostics=diagnostics)
+        weights |= stepwise.heads.weights
+    return parts, weights
 
 
 def grounding_loss(
@@ -127,10 +148,7 @@ def relaxation_loss(
         relaxed = blank_forward(backbone, batch, checkpointing=checkpointing)
     else:
         relaxed = relaxation_forward(backbone, batch, checkpointing, latent_transform=latent_transform)
-    parts, weights = {"text": cross_entropy(backbone, relaxed.hidden, batch.labels)}, dict(TEXT_ONLY)
-    if stepwise is not None:
-        parts |= stepwise.parts(relaxed.hidden, diagnostics=diagnostics)
-        weights |= stepwise.heads.weights
+    parts, weights = _text_and_steps(backbone, relaxed.hidden, batch, stepwise, diagnostics)
     if ends is not None:
         parts |= ends.parts(backbone, relaxed.hidden)
         weights["end"] = 1.0
@@ -168,7 +186,13 @@ class LossInputs:
 
 
 def _text(backbone: Backbone, inputs: LossInputs) -> LossParts:
-    return text_loss(backbone, inputs.batch, checkpointing=inputs.settings.gradient_checkpointing)
+    return text_loss(
+        backbone,
+        inputs.batch,
+        checkpointing=inputs.settings.gradient_checkpointing,
+        stepwise=inputs.stepwise,
+        diagnostics=inputs.diagnostics,
+    )
 
 
 def _grounding(backbone: Backbone, inputs: LossInputs) -> LossParts:

@@ -24,7 +24,7 @@ from mirage_core.training.objective import LossParts, MicroBatch, contribution
 from mirage_core.training.sft.latent_noise import LatentNoise, LatentRegularizer
 from mirage_core.training.sft.losses import LossInputs, counts_of, loss_of
 from mirage_core.training.sft.span_end import SpanEnds
-from mirage_core.training.stepwise.batch import step_batch
+from mirage_core.training.stepwise.batch import step_batch, token_batch
 from mirage_core.training.stepwise.heads import StepLoss
 from mirage_core.training.stepwise.setup import Stepwise
 from mirage_core.types import TrainingExample
@@ -152,7 +152,11 @@ class SupervisedObjective:
             return None
         stepwise = self._stepwise
         targets = [stepwise.targets.get(index) for index in part.indices]
-        laid_out = step_batch(batch, targets, stepwise.image_pad, stepwise.heads.widths)
+        if stepwise.plans is None:
+            laid_out = step_batch(batch, targets, stepwise.image_pad, stepwise.heads.widths)
+        else:
+            columns = [stepwise.plans.columns(index, self._data.source.get(index).ids) for index in part.indices]
+            laid_out = token_batch(batch, targets, columns, stepwise.image_pad, stepwise.heads.widths)
         return StepLoss(stepwise.heads, laid_out, stepwise.longest)
 
     def _span_ends(self, batch: LatentBatch, spans: int) -> SpanEnds | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from mirage_core.config import RelaxationSettings, Settings, TrainSettings
+from mirage_core.config import RelaxationSettings, Settings, TextTrainSettings, TrainSettings
 from mirage_core.distributed.collectives import process_device
 from mirage_core.distributed.context import current_process
 from mirage_core.distributed.events import EventWriter
@@ -84,10 +84,11 @@ def stepwise_grounding(job: Job, model: LoadedModel, data: SupervisedData) -> St
     SettingsError where no training example has what its heads need.
     """
     section = section_of(job.settings, job.program)
-    if not isinstance(section, RelaxationSettings) or section.stepwise is None:
+    if not isinstance(section, RelaxationSettings | TextTrainSettings) or section.stepwise is None:
         return None
     films = FilmData(data.examples, "train", data.used, job.input("examples"), job.scratch / "films")
-    return make_stepwise(section.stepwise, job.settings, model, films, job.seed)
+    latents = programs()[job.program].has_latents
+    return make_stepwise(section.stepwise, job.settings, model, films, job.seed, latents=latents)
 
 
 def _lengths(job: Job, model: LoadedModel, examples: Sequence[TrainingExample], progress: Progress) -> list[int]:

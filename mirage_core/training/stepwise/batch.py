@@ -63,11 +63,40 @@ def step_batch(
     lengths = batch.span_lengths[real]
     starts = batch.span_starts[real].repeat_interleave(lengths)
     steps = torch.cat([torch.arange(0), *(torch.arange(length) for length in lengths.tolist())])
-    places, kinds = widths
+    rows = batch.span_rows[real].repeat_interleave(lengths)
+    return _laid_out(batch, targets, (rows, starts - 1 + steps, steps), image_pad, widths)
+
+
+def token_batch(
+    batch: LatentBatch,
+    targets: Sequence[StepTargets],
+    columns: Sequence[Sequence[int]],
+    image_pad: int | None,
+    widths: tuple[int, int],
+) -> StepBatch:
+    """Lay out targets of text tokens in the ``columns`` of each row, not of latents; else as ``step_batch``."""
+    counts = [len(each) for each in columns]
+    if counts != [len(target.where) for target in targets]:
+        raise InputError(f"rows have {[len(target.where) for target in targets]} targets for {counts} tokens")
+    rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.long))
+    flat = torch.tensor([column for each in columns for column in each], dtype=torch.long)
+    steps = torch.tensor([step for count in counts for step in range(count)], dtype=torch.long)
+    return _laid_out(batch, targets, (rows, flat, steps), image_pad, widths)
+
+
+def _laid_out(
+    batch: LatentBatch,
+    targets: Sequence[StepTargets],
+    read: tuple[Tensor, Tensor, Tensor],
+    image_pad: int | None,
+    widths: tuple[int, int],
+) -> StepBatch:
+    """Put the targets beside what is ``read``: rows, columns and steps, [n] each."""
+    (rows, columns, steps), (places, kinds) = read, widths
     width = places if image_pad is None else max((1, *(target.where.shape[1] for target in targets)))
     return StepBatch(
-        rows=batch.span_rows[real].repeat_interleave(lengths),
-        columns=starts - 1 + steps,
+        rows=rows,
+        columns=columns,
         steps=steps,
         where=_stacked([target.where for target in targets], width),
         what=_stacked([target.what for target in targets], kinds),

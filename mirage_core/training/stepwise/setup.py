@@ -20,6 +20,7 @@ from mirage_core.synthesis.labels import CELLS, KINDS
 from mirage_core.training.loop import step_seed
 from mirage_core.training.stepwise.codebook import Codebook
 from mirage_core.training.stepwise.heads import HEADS_FILE, StepHeads, head_metadata
+from mirage_core.training.stepwise.plan_tokens import PlanTokens
 from mirage_core.training.stepwise.targets import StepTargets, Vocabulary, label_targets
 from mirage_core.training.stepwise.visual_targets import (
     FilmReader,
@@ -59,7 +60,8 @@ class Stepwise:
     """The heads of a job, the targets of its examples, and the names of the heads' classes.
 
     ``longest``: the most latents of a span; ``image_pad``: the token that a pointer points at, None without one.
-    ``make_targets`` returns the targets of other examples (validation).
+    ``make_targets`` returns the targets of other examples (validation). ``plans``: what is held are the tokens of a
+    plan, of which it knows the columns; None: latents.
     """
 
     heads: StepHeads
@@ -68,15 +70,19 @@ class Stepwise:
     longest: int
     image_pad: int | None
     make_targets: Callable[[FilmData], TargetSource]
+    plans: PlanTokens | None = None
 
     @property
     def saved(self) -> tuple[SavedModule, ...]:
-        """The heads, to be saved beside the model."""
+        """The heads, to be saved beside the model that thinks in latents."""
+        if self.plans is not None:
+            return ()
         return (SavedModule(self.heads, HEADS_FILE, head_metadata(self.heads.settings, self.names)),)
 
     def on(self, data: FilmData) -> Stepwise:
         """The same heads on other examples."""
-        return replace(self, targets=self.make_targets(data))
+        plans = None if self.plans is None else replace(self.plans, examples=data.examples)
+        return replace(self, targets=self.make_targets(data), plans=plans)
 
 
 @dataclass(frozen=True)
@@ -142,32 +148,44 @@ def others(data: FilmData, seed: int) -> dict[int, int]:
 
 
 def make_stepwise(
-    settings: StepwiseSettings, recipe: Settings, model: LoadedModel, data: FilmData, seed: int
+    settings: StepwiseSettings, recipe: Settings, model: LoadedModel, data: FilmData, seed: int, *, latents: bool = True
 ) -> Stepwise:
-    """Return the heads and targets of a job on its training examples.
+    """Return the heads and targets of a job on its training examples; ``latents`` False: of the tokens of a plan.
 
     SettingsError where no example has the labels that a head needs, DataError where one has no frames.
     """
-    maker = _TargetMaker(settings, recipe, model, data, seed)
+    maker = _TargetMaker(settings, recipe, model, data, seed, latents)
     backbone, book = model.backbone, maker.book
     heads = make_heads(backbone.hidden_size, settings, maker.cells, maker.kinds, book, seed)
     names = {CELLS: maker.cells.names, KINDS: maker.kinds.names}
     pointer = model.ids.image_pad if settings.where_head == "pointer" else None
-    longest = recipe.latent.span_limit
-    return Stepwise(heads.to(backbone.dtype), maker(data), names, longest, pointer, maker)
+    longest = recipe.latent.span_limit if latents else recipe.problems.plan_length_max
+    plans = None if latents else PlanTokens(data.examples, model.processor.tokenizer)
+    return Stepwise(heads.to(backbone.dtype), maker(data), names, longest, pointer, maker, plans)
 
 
 class _TargetMaker:
     """Makes the targets of examples by what was learned from the training examples: label names, codebook."""
 
     def __init__(
-        self, settings: StepwiseSettings, recipe: Settings, model: LoadedModel, data: FilmData, seed: int
+        self,
+        settings: StepwiseSettings,
+        recipe: Settings,
+        model: LoadedModel,
+        data: FilmData,
+        seed: int,
+        latents: bool = True,
     ) -> None:
-        self._settings, self._recipe, self._seed = settings, recipe, seed
-        if settings.frames == "other" and recipe.latent.length != "fixed":
+        self._settings, self._recipe, self._seed, self._of_latents = settings, recipe, seed, latents
+        if settings.frames == "other" and (recipe.latent.length != "fixed" or not latents):
             raise SettingsError(
-                "stepwise.frames is other and latent.length is frames: another film has another length; set "
-                "latent.length to fixed"
+                "stepwise.frames is other, and another film has another length: set latent.length to fixed; the tokens "
+                "of a plan (direct_sft.stepwise) cannot be held to it"
+            )
+        if not latents and recipe.auxiliary_images.film != "forward":
+            raise SettingsError(
+                f"direct_sft.stepwise holds the moves of a plan in their order, and auxiliary_images.film is "
+                f"{recipe.auxiliary_images.film}: set it to forward"
             )
         where, what, none = settings.where_head, settings.what_head, Vocabulary(())
         self.cells = Vocabulary.of(data.examples, CELLS) if where == "cell" else none
@@ -191,6 +209,9 @@ class _TargetMaker:
         return MixedTargets(where=seen if points else labels, what=labels if self.book is None else seen)
 
     def _latents(self, example: TrainingExample) -> int:
+        """How many latents an example has; moves, where the tokens of the plan are held."""
+        if not self._of_latents:
+            return int(example.auxiliary_image.details.get("frames", 0))
         return span_length(example.auxiliary_image, self._recipe.latent)
 
     @property
