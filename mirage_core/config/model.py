@@ -14,6 +14,14 @@ keys and values of the latents, which themselves attended to the image. latent_o
 again without any context before them. image: to all but the image, and so does the text before a span, the question's
 too; only latents attend to the image (arXiv 2512.21218)."""
 
+LatentInput = Literal["hidden_state", "blank", "query", "code"]
+"""hidden_state: a latent's input embedding is the model's own previous hidden state; the others need no rollout in
+training. blank: the embedding of latent_pad. query: a learned embedding for each number in the span (arXiv 2512.21218).
+code: an entry of a codebook of image features, chosen by a head (discrete visual tokens, arXiv 2605.21642)."""
+
+FeedNorm = Literal["own", "image"]
+"""own: latents are fed as they are. image: rescaled to the mean norm of the image tokens of their own problem."""
+
 WarmupLevel = Annotated[int, Field(ge=3, le=8)]
 """The warm-up's heads tell rows and columns up to here; a model answers larger maps too."""
 
@@ -38,7 +46,7 @@ class PromptSettings(Section):
 class LatentSettings(Section):
     """The latent span: its length, its targets, and how it ends. Paper, section 3.2."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"length"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"length", "feed_norm"})
 
     num_latents: Positive = Field(4, description="k, the latent tokens of a span.")
     compression: Literal["even", "drop_tail", "changed_patches"] = Field(
@@ -54,10 +62,16 @@ class LatentSettings(Section):
         description="Latents of a span in training. fixed: num_latents; frames: one for each frame of the film, at "
         "most max_latents; the model learns where to end, so end is free.",
     )
-    input: Literal["hidden_state", "blank"] = Field(
+    input: LatentInput = Field(
         "hidden_state",
-        description="The input embedding of a latent: the model's own previous hidden state; or, as a control, the "
-        "embedding of latent_pad (k blank tokens).",
+        description="The input embedding of a latent. hidden_state: the model's own previous hidden state; blank: the "
+        "embedding of latent_pad (k blank tokens, a control); query: a learned embedding for each number in the span; "
+        "code: the entry of the codebook that the head of stepwise grounding chooses (what: codebook).",
+    )
+    feed_norm: FeedNorm = Field(
+        "own",
+        description="The norm at which hidden states are fed. own: theirs; image: the mean norm of the image tokens of "
+        "the same problem (a problem without an image: own). Targets that stage 1 feeds stay as they are.",
     )
     bottleneck: Bottleneck = Field(
         "none",
@@ -72,6 +86,21 @@ class LatentSettings(Section):
         if self.length == "frames" and self.end != "free":
             raise ValueError("latent.length frames needs latent.end free: the model ends its spans itself")
         return self
+
+    @model_validator(mode="after")
+    def _rescales_hidden_states(self) -> LatentSettings:
+        """Only hidden states have a norm of their own to be replaced."""
+        if self.feed_norm != "own" and not self.rolls_out:
+            raise ValueError(
+                f"latent.feed_norm {self.feed_norm} rescales hidden states, and latent.input is {self.input}: set "
+                "feed_norm to own, or input to hidden_state"
+            )
+        return self
+
+    @property
+    def rolls_out(self) -> bool:
+        """Whether hidden states are fed back, which takes a pass for each latent in training."""
+        return self.input == "hidden_state"
 
     @property
     def span_limit(self) -> int:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mirage_core.config import FeedNorm
 from mirage_core.generation.cache_mask import UNUSED, CacheMask
 from mirage_core.generation.interventions import SpanStates, shift_states
 from mirage_core.generation.latent_modes import Ints, StepInput
@@ -23,7 +24,9 @@ from mirage_core.latent.bottleneck import Bottleneck, Segment, attention_table
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.model.backbone import Backbone, Rotary
 from mirage_core.model.cache import FixedCache
-from mirage_core.model.forward.forward import bottleneck_mask, image_features
+from mirage_core.model.codes import CodeReader
+from mirage_core.model.forward.feed_norm import at_norms
+from mirage_core.model.forward.forward import bottleneck_mask, fed_norms, image_features
 from mirage_core.model.forward.plan import ForwardPass, plan_passes
 
 _NO_STATES: Mapping[int, SpanStates] = {}
@@ -33,13 +36,17 @@ _NO_STATES: Mapping[int, SpanStates] = {}
 class SpanRules:
     """The inputs of spans of at most ``num_latents`` latents, and what may attend to what; by default everything.
 
-    ``blank_token``: the token whose embedding is the input of latents; None: hidden states. ``hidden_token``: a token
-    of the prompts that no other token may attend to (image_pad). ``start_token``: one that counts as a latent, which
-    the bottleneck ``image`` asks of latent_start. ``needs_states``: whether ``span_states`` are read or replaced.
+    ``span_tokens``: the tokens whose embeddings are the inputs of latents, by number in the span; ``codes``: chooses a
+    codebook's entry in place of each hidden state; with neither, hidden states are fed, at ``feed_norm``.
+    ``hidden_token``: a token of the prompts that no other token may attend to (image_pad). ``start_token``: one that
+    counts as a latent, which the bottleneck ``image`` asks of latent_start. ``needs_states``: whether ``span_states``
+    are read or replaced.
     """
 
     num_latents: int
-    blank_token: int | None = None
+    span_tokens: tuple[int, ...] = ()
+    codes: CodeReader | None = None
+    feed_norm: FeedNorm = "own"
     bottleneck: Bottleneck = "none"
     hide_latents: bool = False
     hidden_token: int | None = None
@@ -67,7 +74,10 @@ class DecodeState:
         self._cache = FixedCache()
         hidden_token = self._rules.hidden_token
         masked = None if hidden_token is None else _pass_columns(prefill, batch.input_ids == hidden_token)
-        hidden = self._prefill(batch, prefill, masked)
+        images = image_features(backbone, batch)
+        hidden = self._prefill(batch, images, prefill, masked)
+        norms = fed_norms(backbone, batch, images, self._rules.feed_norm)
+        self._norms = None if norms is None else norms.repeat_interleave(samples)
         self.hidden = hidden.flatten(0, 1)[prefill.last_tokens, None].repeat_interleave(samples, dim=0)
         if samples > 1:
             self._cache.repeat(samples)
@@ -80,11 +90,16 @@ class DecodeState:
         own = int(Segment.BEFORE) if prefill.segments is None else prefill.segments
         segments = torch.where(visible, own, UNUSED).repeat_interleave(samples, dim=0)
         self._setup_mask(segments, steps, padded=prefill.packing is not None)
-        self._blank = None if self._rules.blank_token is None else self._embedding(self._rules.blank_token)
+        self._span_inputs = self._embeddings(self._rules.span_tokens)
 
-    def latent_inputs(self) -> Tensor:
+    def latent_inputs(self, inputs: StepInput) -> Tensor:
         """The next input of every row [n, D] if it is a latent."""
-        return self.hidden[:, 0] if self._blank is None else self._blank.expand(len(self.hidden), -1)
+        if self._rules.span_tokens:
+            return self._span_inputs[self._as_tensor(inputs.latent_index)]
+        own = self.hidden[:, 0]
+        if self._rules.codes is not None:
+            return self._rules.codes(own)  # type: ignore[no-any-return]
+        return own if self._norms is None else at_norms(own, self._norms)
 
     def step(
         self, inputs: StepInput, latents: Tensor | None = None, replaced_states: Mapping[int, SpanStates] = _NO_STATES
@@ -93,7 +108,7 @@ class DecodeState:
 
         ``replaced_states``: by row whose span closes, the states that its latents get (see Interventions.states).
         """
-        embedded = self._embed(inputs, self.latent_inputs() if latents is None else latents)
+        embedded = self._embed(inputs, self.latent_inputs(inputs) if latents is None else latents)
         for row, states in replaced_states.items():
             self._replace_states(row, states)
         if self._reencoder is not None and inputs.closes_span.any():
@@ -121,6 +136,7 @@ class DecodeState:
         self._cache.select(index)
         self.hidden, self._positions = self.hidden[index], self._positions[index]
         self._bias = None if self._bias is None else self._bias[index]
+        self._norms = None if self._norms is None else self._norms[index]
         if self._cache_mask is not None:
             self._cache_mask.select(index)
         if self._spans is not None:
@@ -142,10 +158,10 @@ class DecodeState:
             allowed = torch.nn.functional.pad(segments != UNUSED, (0, steps), value=True)
             self._bias = self._backbone.attention_bias(allowed)[:, None, None]
 
-    def _prefill(self, batch: LatentBatch, prefill: ForwardPass, masked: Tensor | None) -> Tensor:
+    def _prefill(self, batch: LatentBatch, images: list[Tensor], prefill: ForwardPass, masked: Tensor | None) -> Tensor:
         """Hidden states of the prompts; to ``masked`` [P, C] columns only they themselves may attend."""
         backbone = self._backbone
-        embedded = backbone.embed(batch.input_ids, image_features(backbone, batch))
+        embedded = backbone.embed(batch.input_ids, images)
         rotary, bias = prefill.rotary(backbone.rotary(batch.position_ids)), None
         if masked is not None or prefill.restricted:
             columns = prefill.token_mask.shape[1]
@@ -195,9 +211,9 @@ class DecodeState:
             raise RuntimeError("The latents of spans are not recorded; create the state with rules that need them.")
         return self._spans
 
-    def _embedding(self, token: int) -> Tensor:
-        """The embedding of one token [D]."""
-        return self._backbone.embed_text(torch.tensor([[token]], device=self._backbone.device))[0, 0]
+    def _embeddings(self, tokens: tuple[int, ...]) -> Tensor:
+        """The embeddings of tokens [k, D]."""
+        return self._backbone.embed_text(torch.tensor([tokens], dtype=torch.long, device=self._backbone.device))[0]
 
     def _as_tensor(self, array: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(array).to(self._backbone.device)

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.generation import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
+from mirage_core.config import FeedNorm, LatentInput
 from mirage_core.errors import InputError, SettingsError
 from mirage_core.generation.decode import DecodeSettings, check_settings, latent_modes, sampling_rules, span_rules
 from mirage_core.generation.decode_state import DecodeState
@@ -26,6 +27,7 @@ from mirage_core.latent.collate import collate_prompts
 from mirage_core.latent.examples import EncodedPrompt, no_grids, no_pixels
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone
+from mirage_core.model.codes import CodeReader
 
 _IMAGES = {"pixel_values": no_pixels, "image_grid_thw": no_grids}
 _REFUSED = {
@@ -53,11 +55,14 @@ def latent_generate(
     max_latents: int = 8,
     max_spans: int = 4,
     bottleneck: Bottleneck = "none",
-    latent_input: Literal["hidden_state", "blank"] = "hidden_state",
+    latent_input: LatentInput = "hidden_state",
+    feed_norm: FeedNorm = "own",
+    codes: CodeReader | None = None,
 ) -> LatentGenerate:
     """Return the ``custom_generate`` of ``backbone.model.generate``: latent spans are decoded as by ``decode``.
 
-    ``bottleneck`` and ``latent_input`` are those the model was trained with (``latent`` in its mirage.json).
+    ``bottleneck``, ``latent_input`` and ``feed_norm`` are those the model was trained with (``latent`` in its
+    mirage.json); ``codes``: LoadedModel.codes, where latents are codes.
 
     In the sequences a latent is latent_pad, and counts as a token (max_new_tokens, min_length). All options of a
     GenerationConfig for greedy decoding and sampling apply. SettingsError for a name or a folder, whose code is never
@@ -78,9 +83,11 @@ def latent_generate(
         max_spans=max_spans,
         bottleneck=bottleneck,
         latent_input=latent_input,
+        feed_norm=feed_norm,
     )
     check_settings(settings)
-    return LatentGenerate(backbone, ids, settings)
+    span_rules(ids, settings, codes=codes)  # refuses what the model lacks now, not at the first answer
+    return LatentGenerate(backbone, ids, settings, codes)
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class LatentGenerate:
     backbone: Backbone
     ids: TokenIds
     settings: DecodeSettings
+    codes: CodeReader | None = None
     streamer: Any = None
     images: dict[str, Tensor] = field(default_factory=dict)
 
@@ -154,7 +162,7 @@ class _GenerateRun:
         samples = int(config.num_return_sequences or 1)
         backbone, ids = generate.backbone, generate.ids
         prompts = generate.prompts(input_ids[::samples], None if mask is None else mask[::samples])  # each encoded once
-        rules = span_rules(ids, generate.settings)
+        rules = span_rules(ids, generate.settings, codes=generate.codes)
         batch = collate_prompts(prompts, ids, backbone.position_ids, bottleneck=rules.bottleneck).to(backbone.device)
         self._modes = latent_modes(batch.input_ids, ids, replace(generate.settings, samples=samples))
         self._recorder = Recorder(len(input_ids))
@@ -176,7 +184,7 @@ class _GenerateRun:
         """Run one column: sample, record, stop rows, continue."""
         inputs = self._modes.advance(self._next_tokens(logits_processor))
         rows = np.flatnonzero(self.alive)
-        latents = self._state.latent_inputs()
+        latents = self._state.latent_inputs(inputs)
         self._recorder.record(rows, inputs.select(rows), None, latents[torch.from_numpy(rows).to(latents.device)])
         column = self._column(inputs)
         self.input_ids = torch.cat([self.input_ids, column[:, None]], dim=-1)

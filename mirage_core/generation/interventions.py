@@ -38,7 +38,7 @@ class SpanStates:
 class Interventions:
     """Interventions on all rows of one decoding; ``latents`` and ``states`` act on each row by itself.
 
-    ``latents``: replaces the latents (hidden states, or the blank embedding) before they are input, recorded, and
+    ``latents``: replaces the latents (whatever is fed, at the norm it is fed at) before they are input, recorded, and
     reencoded under ``latent_only``; called once a step, for the rows whose next input is a latent.
     ``bottleneck``: replaces the one of the model; None: does not. "latent_kv" on a model trained without one: the text
     after the span cannot attend to image and prompt.
@@ -49,7 +49,7 @@ class Interventions:
     after a replacement of vectors alone, later latents of the span cannot compensate. Under ``latent_only`` the text
     reads vectors, so the other run's vectors are reencoded; its keys and values reach later spans only.
     ``image``: "hidden": no token but image tokens may attend to image tokens, in the prompt too. Only their number
-    matters then, since it decides positions.
+    matters then, since it decides positions; with feed_norm image, their mean norm too.
     """
 
     latents: LatentReplacement | None = None

@@ -5,7 +5,7 @@ Legend: n rows. Plain numpy on the host, whatever the device of the model: a few
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +18,19 @@ Mask = NDArray[np.bool_]
 class StepInput:
     """The next input of every row: a latent where ``is_latent`` [n], else ``tokens`` [n]; ``forced`` [n]: not sampled;
     ``closes_span`` [n]: the token is the latent_end of a span, forced or sampled; ``goes_on`` [n]: the latent was
-    chosen, where the span could have ended."""
+    chosen, where the span could have ended; ``latent_index`` [n]: the number of the latent in its span, 0 for tokens.
+    """
 
     is_latent: Mask
     tokens: Ints
     forced: Mask
     closes_span: Mask
     goes_on: Mask
+    latent_index: Ints
 
     def select(self, rows: Ints) -> StepInput:
         """The inputs of these rows only."""
-        return StepInput(
-            self.is_latent[rows], self.tokens[rows], self.forced[rows], self.closes_span[rows], self.goes_on[rows]
-        )
+        return StepInput(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 class LatentModes:
@@ -64,7 +64,8 @@ class LatentModes:
         starts = (countdown == 0) & (sampled == self._start)
         self.spans_started = self.spans_started + starts
         self._countdown = np.where(starts, self.num_latents + 1, np.where(is_latent, countdown - 1, 0))
-        return StepInput(is_latent, tokens, forced, forced | ends, is_latent & may_end)
+        index = np.where(is_latent, self.num_latents + 1 - countdown, 0)
+        return StepInput(is_latent, tokens, forced, forced | ends, is_latent & may_end, index)
 
     def select(self, rows: Ints) -> None:
         """Continue with these rows only."""

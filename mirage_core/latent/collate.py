@@ -20,7 +20,7 @@ from torch import Tensor
 from mirage_core.errors import InputError
 from mirage_core.latent.bottleneck import Bottleneck, SegmentedRows, assign_segments
 from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
-from mirage_core.latent.spans import FlatTokens, Ints, Spans, find_spans, flatten, no_spans
+from mirage_core.latent.spans import FlatTokens, Ints, Spans, find_spans, flatten, no_spans, with_span_tokens
 from mirage_core.latent.tokens import TokenIds
 
 Positions = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -100,18 +100,21 @@ def collate(
     align: bool = True,
     bottleneck: Bottleneck = "none",
     bottleneck_rows: Sequence[bool] | None = None,
+    span_tokens: Sequence[int] = (),
 ) -> LatentBatch:
     """Collate examples. ``positions``: ``backbone.position_ids``.
 
     With ``align`` False rows are only padded on the right: sufficient, and faster, wherever latents are inputs and not
     rolled out (plain text, grounding, replay). ``bottleneck_rows`` [B]: the rows with the ``bottleneck``; None: all.
-    InputError for an empty batch, a latent_pad outside a span, auxiliary images that do not match the spans, or
-    ``bottleneck_rows`` that do not match the examples.
+    ``span_tokens``: tokens in the place of latent_pad, by number in a span (TokenIds.in_span). InputError for an empty
+    batch, a latent_pad outside a span, auxiliary images that do not match the spans, ``bottleneck_rows`` that do not
+    match the examples, or a span longer than ``span_tokens``.
     """
     _check_rows(examples)
     flat = flatten([example.ids for example in examples])
     spans = find_spans(flat, ids)
     _check_auxiliary(examples, flat, spans)
+    flat = with_span_tokens(flat, spans, span_tokens) if span_tokens else flat
     segmented = assign_segments(flat, spans, bottleneck, ids, bottleneck_rows)
     if align:
         columns, blocks, width = _align(segmented.flat, segmented.spans)

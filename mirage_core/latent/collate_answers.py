@@ -40,17 +40,18 @@ def collate_answers(
     positions: Positions,
     *,
     bottleneck: Bottleneck = "none",
+    span_tokens: Sequence[int] = (),
 ) -> AnswerBatch:
     """Collate groups of answers to one prompt each; every answer is encoded with its prompt (``encode_rollout``).
 
-    ``positions``: ``backbone.position_ids``. InputError for an empty batch, a prompt of fewer than two tokens, and
+    ``positions``: ``backbone.position_ids``; ``span_tokens``: as for ``collate``. InputError for an empty batch, a prompt of fewer than two tokens, and
     an answer that does not begin with its prompt.
     """
     _check_groups(groups)
     shared = [replace(prompt, ids=prompt.ids[:-1]) for prompt, _ in groups]
     prompts = collate_prompts(shared, ids, positions, bottleneck=bottleneck)
     without_prompts = [_without_prompt(prompt, answer) for prompt, group in groups for answer in group]
-    answers = collate(without_prompts, ids, positions, bottleneck=bottleneck)
+    answers = collate(without_prompts, ids, positions, bottleneck=bottleneck, span_tokens=span_tokens)
     owners = torch.tensor([row for row, (_, group) in enumerate(groups) for _ in group])
     offsets = (prompts.position_ids.amax((0, 2)) + 1)[owners]
     position_ids = (answers.position_ids + offsets[:, None]).masked_fill(~answers.attention_mask, 0)

@@ -6,7 +6,7 @@ Legend: B rows, S spans of all rows, n tokens of all rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,8 +40,12 @@ class Spans:
     @property
     def latents(self) -> Ints:
         """The indices of all latents in the flat tokens."""
-        offsets = np.arange(self.lengths.sum()) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
-        return np.repeat(self.first, self.lengths) + offsets
+        return np.repeat(self.first, self.lengths) + self.numbers
+
+    @property
+    def numbers(self) -> Ints:
+        """The number of every latent in its span."""
+        return np.arange(self.lengths.sum()) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
 
 
 def flatten(rows: Sequence[Tensor]) -> FlatTokens:
@@ -61,6 +65,19 @@ def no_spans() -> Spans:
     """Return the spans of rows that have none."""
     empty = np.empty(0, dtype=np.int64)
     return Spans(empty, empty, empty)
+
+
+def with_span_tokens(flat: FlatTokens, spans: Spans, tokens: Sequence[int]) -> FlatTokens:
+    """Return the rows with ``tokens``, by number in the span, in the place of latent_pad.
+
+    InputError for a span that is longer.
+    """
+    longest = int(spans.lengths.max(initial=0))
+    if longest > len(tokens):
+        raise InputError(f"A span has {longest} latents, and there are {len(tokens)} tokens for the places of a span.")
+    ids = flat.ids.copy()
+    ids[spans.latents] = np.array(tokens, dtype=np.int64)[spans.numbers]
+    return replace(flat, ids=ids)
 
 
 def find_spans(flat: FlatTokens, ids: TokenIds) -> Spans:

@@ -1,10 +1,15 @@
-"""The three latent tokens, and the ids of all tokens with a special role."""
+"""The latent tokens, and the ids of all tokens with a special role."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from mirage_core.config import LatentInput
 from mirage_core.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -14,6 +19,9 @@ LATENT_START = "<|latent_start|>"
 LATENT_PAD = "<|latent_pad|>"
 LATENT_END = "<|latent_end|>"
 LATENT_TOKENS = (LATENT_PAD, LATENT_START, LATENT_END)
+LATENT_QUERY = "<|latent_query_{}|>"
+"""The learned token of each number in a span (``latent.input: query``)."""
+_QUERY_SEED = 23
 
 _TOKENS = {
     "latent_start": LATENT_START,
@@ -30,7 +38,7 @@ _TOKENS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenIds:
-    """Ids of the special tokens of one tokenizer."""
+    """Ids of the special tokens of one tokenizer; ``latent_queries``: by number in a span, where there are any."""
 
     latent_start: int
     latent_pad: int
@@ -41,10 +49,13 @@ class TokenIds:
     vision_end: int
     end_of_turn: int
     pad: int
+    latent_queries: tuple[int, ...] = ()
 
     def check(self, vocab_size: int) -> None:
         """SettingsError for ids outside ``vocab_size``, and for ids used twice."""
-        named = {field.name: int(getattr(self, field.name)) for field in fields(self)}
+        single = (field.name for field in fields(self) if field.name != "latent_queries")
+        named = {name: int(getattr(self, name)) for name in single}
+        named |= {f"latent_queries[{number}]": query for number, query in enumerate(self.latent_queries)}
         outside = {name: value for name, value in named.items() if not 0 <= value < vocab_size}
         if outside:
             raise SettingsError(
@@ -53,6 +64,22 @@ class TokenIds:
             )
         if len(set(named.values())) != len(named):
             raise SettingsError(f"Two special tokens share an id: {named}. Use another tokenizer.")
+
+    def in_span(self, latent_input: LatentInput, num_latents: int) -> tuple[int, ...]:
+        """Return the tokens whose embeddings a span holds, by number; none where it holds other vectors.
+
+        SettingsError for more query tokens than the model has.
+        """
+        if latent_input == "blank":
+            return (self.latent_pad,) * num_latents
+        if latent_input != "query":
+            return ()
+        if len(self.latent_queries) < num_latents:
+            raise SettingsError(
+                f"latent.input is query, and the model has {len(self.latent_queries)} query tokens for spans of "
+                f"{num_latents}: train it with latent.input query, or answer with the k that it was trained with"
+            )
+        return self.latent_queries[:num_latents]
 
 
 def token_ids(tokenizer: Any) -> TokenIds:
@@ -64,21 +91,41 @@ def token_ids(tokenizer: Any) -> TokenIds:
             f"The tokenizer lacks {', '.join(missing)}. A model must be prepared with "
             "add_latent_tokens(tokenizer, model), or loaded from a Mirage model folder."
         )
-    return TokenIds(**{name: vocabulary[token] for name, token in _TOKENS.items()})
+    names = takewhile(vocabulary.__contains__, map(LATENT_QUERY.format, count()))
+    queries = tuple(vocabulary[name] for name in names)
+    return TokenIds(latent_queries=queries, **{name: vocabulary[token] for name, token in _TOKENS.items()})
 
 
-def add_latent_tokens(tokenizer: Any, model: PreTrainedModel) -> TokenIds:
-    """Add the latent tokens, extend the embeddings if needed, and return the ids.
+def add_latent_tokens(tokenizer: Any, model: PreTrainedModel, more: Sequence[str] = ()) -> TokenIds:
+    """Add the latent tokens, and ``more``, extend the embeddings if needed, and return the ids.
 
     A padded vocabulary is never shrunk (the released code does). New rows are the mean of the old ones, so that the
     result does not depend on a random generator.
     """
-    tokenizer.add_tokens(list(LATENT_TOKENS), special_tokens=True)
+    tokenizer.add_tokens([*LATENT_TOKENS, *more], special_tokens=True)
     needed, present = len(tokenizer), model.get_input_embeddings().weight.shape[0]
     if needed > present:
         _extend_embeddings(model, present, needed)
     ids = token_ids(tokenizer)
     ids.check(model.get_input_embeddings().weight.shape[0])
+    return ids
+
+
+def add_query_tokens(tokenizer: Any, model: PreTrainedModel, num_latents: int) -> TokenIds:
+    """Add the query tokens that the tokenizer lacks, up to ``num_latents``, and return the ids.
+
+    Their input embeddings are drawn with the mean and the deviation of the table's, so that they differ from the first
+    step on; the numbers are the same in every process.
+    """
+    vocabulary = tokenizer.get_vocab()
+    new = [name for name in map(LATENT_QUERY.format, range(num_latents)) if name not in vocabulary]
+    ids = add_latent_tokens(tokenizer, model, new)
+    if new:
+        table = model.get_input_embeddings().weight.data
+        floats = table.float()
+        noise = torch.randn(num_latents, table.shape[1], generator=torch.Generator().manual_seed(_QUERY_SEED))
+        drawn = floats.mean(0) + floats.std(0) * noise[-len(new) :].to(table.device)
+        table[list(ids.latent_queries[-len(new) :])] = drawn.to(table.dtype)
     return ids
 
 

@@ -16,15 +16,17 @@ from typing import Any
 
 import huggingface_hub
 import torch
+from pydantic import ValidationError
 from transformers import PreTrainedModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from mirage_core.config import ArchitectureSettings, ModelSettings
+from mirage_core.config import ArchitectureSettings, LatentSettings, ModelSettings
 from mirage_core.errors import SettingsError
-from mirage_core.latent.tokens import TokenIds, add_latent_tokens, name_latent_tokens, token_ids
+from mirage_core.latent.tokens import TokenIds, add_latent_tokens, add_query_tokens, name_latent_tokens, token_ids
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.backbones import adapter_class
 from mirage_core.model.card import ABOUT_FILE, CARD_FILE, model_card
+from mirage_core.model.codes import CodeReader, load_code_reader
 from mirage_core.model.export import ADAPTER_FOLDER
 from mirage_core.model.processing import ImageTextProcessor, build_processor, load_processor, save_processor
 from mirage_core.model.weights import (
@@ -46,12 +48,16 @@ _PROCESSOR_FILES = ("*.json", "*.txt", "*.jinja")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A loaded model: backbone, processor, ids of its special tokens, and the content of mirage.json."""
+    """A loaded model: backbone, processor, ids of its special tokens, and the content of mirage.json.
+
+    ``codes`` chooses what is fed where its latents are codes; None for every other model.
+    """
 
     backbone: Backbone
     processor: ImageTextProcessor
     ids: TokenIds
     about: dict[str, Any] = field(default_factory=dict)
+    codes: CodeReader | None = None
 
 
 def build_base_model(settings: ModelSettings, seed: int) -> LoadedModel:
@@ -125,8 +131,9 @@ def load_model(
     attention: str = "sdpa",
     revision: str | None = None,
     device: torch.device | None = None,
+    query_tokens: int = 0,
 ) -> LoadedModel:
-    """Load the model of a folder or a hub id; adds latent tokens where it has none.
+    """Load the model of a folder or a hub id; adds latent tokens where it has none, and query tokens up to so many.
 
     Weights are loaded directly to ``device`` (default: CPU) in ``dtype``, one after the other: main memory never holds
     a whole model that is meant for a GPU, nor one in another type.
@@ -146,9 +153,12 @@ def load_model(
     processor = load_processor(folder, _patches(config) if _is_released(config) else None)
     model = _stock_model(stock_class, folder, dtype, attention, device or torch.device("cpu"))
     _check_latent_ids(folder, config, add_latent_tokens(processor.tokenizer, model))
+    add_query_tokens(processor.tokenizer, model, query_tokens)
     if folder.parent.name == "snapshots":
         model.config._commit_hash = folder.name  # the hub's cache is laid out so; it is lost on loading from a folder
-    return LoadedModel(Backbone(model), processor, token_ids(processor.tokenizer), _read_about(folder))
+    about = _read_about(folder)
+    codes = load_code_reader(folder) if _latent_input(about) == "code" else None
+    return LoadedModel(Backbone(model), processor, token_ids(processor.tokenizer), about, codes)
 
 
 def save_model(
@@ -302,6 +312,14 @@ def _read_about(folder: Path) -> dict[str, Any]:
     """Read mirage.json of a folder; empty for a model that this project did not train."""
     file = folder / ABOUT_FILE
     return _read_object(file) if file.is_file() else {}
+
+
+def _latent_input(about: Mapping[str, Any]) -> str | None:
+    """What a model's latents are; None without latents, and for settings that only another version knows."""
+    try:
+        return LatentSettings.model_validate(about["latent"]).input if "latent" in about else None
+    except ValidationError:
+        return None  # refused, with the way out, where the settings are used (InferenceSettings.from_metadata)
 
 
 def _read_object(file: Path) -> dict[str, Any]:

@@ -21,17 +21,18 @@ AUXILIARY_LABELS = 20
 
 
 def sees_auxiliary(name: str) -> bool:
-    """Return whether a training stage reads auxiliary images: as an input, or as targets that are fed."""
+    """Return whether a training stage reads auxiliary images: as an input, as targets that are fed, or to pool them."""
     stage = TRAIN_STAGES[name]
-    return stage.data == "auxiliary-examples" or stage.program.latents == "teacher_forced"
+    pooled = stage.program.pooler != "none"
+    return pooled or stage.data == "auxiliary-examples" or stage.program.latents == "teacher_forced"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
     """Token counts of one row that represents all rows: the maximum of each part, or its rounded mean.
 
-    ``reread``: latents that are encoded a second time for the text after them; ``blank``: spans hold blank tokens, so
-    there is no rollout; ``teacher_forced``: grounding feeds target latents only.
+    ``reread``: latents that are encoded a second time for the text after them; ``blank``: spans hold tokens or given
+    vectors, so there is no rollout; ``teacher_forced``: grounding feeds target latents only.
     """
 
     prompt: int
@@ -72,6 +73,7 @@ class Shape:
                 image_features=self.image + shown,
             )
         prefix, labels = self.prompt + self.before + 1, text + 3
+        labels = self.after if stage.program.pooler == "trained" else labels
         features = self.image + (self.auxiliary if sees_auxiliary(name) else 0)
         if self.rolls_out(name):
             passes = self._passes(prefix, self.after + 1)
@@ -81,8 +83,10 @@ class Shape:
 
     def rolls_out(self, name: str) -> bool:
         """Return whether a stage runs one forward pass for each latent."""
-        latents = TRAIN_STAGES[name].program.latents
-        return latents == "rolled_out" or (latents == "teacher_forced" and not self.teacher_forced)
+        program = TRAIN_STAGES[name].program
+        if program.pooler == "trained":
+            return False
+        return program.latents == "rolled_out" or (program.latents == "teacher_forced" and not self.teacher_forced)
 
     def answers(self, prompts: int, count: int, tokens: int) -> Batch:
         """Return ``count`` answers of ``tokens`` text tokens and one span to ``prompts`` prompts, encoded once."""
@@ -110,7 +114,7 @@ def _spans(settings: Settings) -> dict[str, Any]:
     latent = settings.latent
     span = latent.num_latents if latent.length == "fixed" else latent.max_latents  # the longest, for frames
     reread = span if latent.bottleneck == "latent_only" else 0
-    blank = latent.input == "blank"
+    blank = not latent.rolls_out
     teacher_forced = blank or settings.grounding.horizon == 1
     return {"num_latents": span, "reread": reread, "blank": blank, "teacher_forced": teacher_forced}
 

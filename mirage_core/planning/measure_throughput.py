@@ -39,7 +39,7 @@ def measured_rates(settings: Settings, rows: RecipeRows, device: torch.device) -
     plain, rolled = random_rows.batch("direct-sft", count), random_rows.batch("relaxation", count)
 
     def relaxation() -> LossParts:
-        return relaxation_loss(backbone, rolled, blank=latent.input == "blank")
+        return relaxation_loss(backbone, rolled, blank=not latent.rolls_out)
 
     return Rates(
         training=_rate(settings, rows, backbone, "direct-sft", count, lambda: text_loss(backbone, plain)),

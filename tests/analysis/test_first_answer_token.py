@@ -34,7 +34,7 @@ def first_answer_steps(*rows: list[str], in_answer_box: bool = False) -> list[in
                 np.array(going),
                 torch.zeros(len(going), 2),
                 logits,
-                StepInput(nothing, tokens, nothing, nothing, nothing),
+                StepInput(nothing, tokens, nothing, nothing, nothing, np.zeros_like(tokens)),
             )
         )
     return [None if one is None else int(one.argmax()) for one in observer.log_probs]
@@ -66,7 +66,7 @@ def test_latents_are_no_tokens() -> None:
             np.array([0]),
             torch.zeros(1, 2),
             torch.zeros(1, 9),
-            StepInput(latent, np.array([6]), nothing, nothing, nothing),
+            StepInput(latent, np.array([6]), nothing, nothing, nothing, np.array([0])),
         )
     )
     assert observer.log_probs == [None]

@@ -25,6 +25,7 @@ from mirage_core.benchmarks.generate import generate_problems
 from mirage_core.config import AnalysisSettings, StepwiseSettings
 from mirage_core.latent.collate import collate
 from mirage_core.latent.encoder import Encoder
+from mirage_core.model.codes import HEADS_FILE
 from mirage_core.model.forward.forward import relaxation_forward
 from mirage_core.model.loading import build_base_model, load_model, save_model
 from mirage_core.model.weights import SavedModule, no_gather
@@ -33,7 +34,7 @@ from mirage_core.reports.drawings import RIGHT_COLOUR, WRONG_COLOUR
 from mirage_core.reports.film_strip import film_gif, imagined_frame, step_words, strip_frames
 from mirage_core.store.records import load_examples
 from mirage_core.training.stepwise.batch import step_batch
-from mirage_core.training.stepwise.heads import HEADS_FILE, head_metadata
+from mirage_core.training.stepwise.heads import head_metadata
 from mirage_core.training.stepwise.setup import FilmData, Stepwise, make_stepwise
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import Maze, picture_bytes, render

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,11 +38,13 @@ def recomputed(
     *,
     blank: bool = False,
     fed: Sequence[Tensor] | None = None,
+    feed: Callable[[Tensor, int], Tensor] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Latents [k, D] of every span, and raw logits [V] of every text token, of an answer whose tokens are known.
 
     Every latent takes a pass over all tokens before it. ``table`` [q, k]: which segment sees which. ``blank``: spans
-    hold blank tokens; ``fed``: they hold these latents [k, D].
+    hold blank tokens; ``fed``: they hold these latents [k, D]; ``feed`` makes what is fed of the last hidden state [D]
+    and the number of the latent in its span.
     """
     row, latents = _prompt(backbone, prompt, table), []
     spans = {span.position: span.num_latents for span in answer.spans}
@@ -55,6 +57,8 @@ def recomputed(
             for index in range(spans[place]):
                 if latents_given is not None:
                     span.append(latents_given[index])
+                elif feed is not None:
+                    span.append(feed(_states(backbone, row, table)[-1], index))
                 else:
                     span.append(_embedding(backbone, IDS.latent_pad) if blank else _states(backbone, row, table)[-1])
                 row.add(span[-1], next_position, Segment.LATENT)

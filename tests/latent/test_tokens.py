@@ -9,7 +9,7 @@ import torch
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from mirage_core.errors import SettingsError
-from mirage_core.latent.tokens import add_latent_tokens, token_ids
+from mirage_core.latent.tokens import add_latent_tokens, add_query_tokens, token_ids
 from tests.latent.tiny import IDS, tiny_config
 
 QWEN = (
@@ -66,5 +66,24 @@ def test_adding_twice_changes_nothing() -> None:
 def test_ids_used_twice_are_refused() -> None:
     with pytest.raises(SettingsError, match="share an id"):
         replace(IDS, latent_end=IDS.latent_pad).check(512)
-    assert max(asdict(IDS).values()) < 512
+    with pytest.raises(SettingsError, match="share an id"):
+        replace(IDS, latent_queries=(510, IDS.latent_pad)).check(512)
+    with pytest.raises(SettingsError, match=r"outside the model's vocabulary of 512: \{'latent_queries\[1\]': 512\}"):
+        replace(IDS, latent_queries=(510, 512)).check(512)
+    assert max(value for name, value in asdict(IDS).items() if name != "latent_queries") < 512
     IDS.check(512)
+
+
+def test_query_tokens_are_added_once_each_with_an_embedding_of_its_own() -> None:
+    target, words = model(), tokenizer(400)
+    first = add_query_tokens(words, target, 2)
+    table = target.get_input_embeddings().weight.detach().clone()
+    more = add_query_tokens(words, target, 4)
+    assert more.latent_queries[:2] == first.latent_queries and len(set(more.latent_queries)) == 4
+    grown = target.get_input_embeddings().weight.detach()
+    assert torch.equal(grown[list(first.latent_queries)], table[list(first.latent_queries)])
+    rows = grown[list(more.latent_queries)]
+    assert (torch.pdist(rows) > 0.5 * table.std() * rows.shape[1] ** 0.5).all()
+    assert add_query_tokens(words, target, 3) == more == token_ids(words)
+    assert more.in_span("query", 3) == more.latent_queries[:3]
+    assert more.in_span("blank", 2) == (more.latent_pad,) * 2 and more.in_span("code", 2) == ()

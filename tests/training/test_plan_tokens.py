@@ -11,11 +11,11 @@ import torch
 from mirage_core.benchmarks import vsp_planning, vsp_reasoning
 from mirage_core.config import StepwiseSettings
 from mirage_core.errors import InputError, SettingsError
+from mirage_core.model.codes import HEADS_FILE
 from mirage_core.model.loading import load_model
 from mirage_core.store.records import load_examples
 from mirage_core.training.sft.train import example_encoder
 from mirage_core.training.stepwise.batch import token_batch
-from mirage_core.training.stepwise.heads import HEADS_FILE
 from mirage_core.training.stepwise.plan_tokens import PlanTokens, plan_in
 from mirage_core.training.stepwise.setup import make_stepwise
 from mirage_core.training.stepwise.targets import StepTargets

@@ -15,11 +15,12 @@ from torch import Tensor
 from mirage_core.config import RelaxationSettings, StepwiseSettings
 from mirage_core.distributed.events import EventWriter
 from mirage_core.errors import DataError, InputError
+from mirage_core.model.codes import HEADS_FILE
 from mirage_core.model.loading import load_model
 from mirage_core.store.records import load_examples, save_examples
 from mirage_core.store.tables import read_table
 from mirage_core.training.sft.train import run_supervised
-from mirage_core.training.stepwise.heads import HEADS_FILE, load_heads
+from mirage_core.training.stepwise.heads import load_heads
 from mirage_core.training.stepwise.setup import FilmData, make_stepwise
 from tests.training.small_world import make_job, small_settings
 

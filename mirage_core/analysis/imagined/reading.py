@@ -21,9 +21,11 @@ from mirage_core.analysis.imagined.records import ImaginedStep, Kind, Place
 from mirage_core.analysis.imagined.truth import TrueFilm, true_film
 from mirage_core.config import InferenceSettings, Settings, StepwiseSettings
 from mirage_core.latent.encoder import Encoder
+from mirage_core.model.codes import HEADS_FILE
+from mirage_core.model.forward.feed_norm import own_norms
 from mirage_core.model.loading import LoadedModel
 from mirage_core.synthesis.labels import CELLS, KINDS
-from mirage_core.training.stepwise.heads import HEADS_FILE, AppearanceHead, PointerHead, StepHeads, load_heads
+from mirage_core.training.stepwise.heads import AppearanceHead, PointerHead, StepHeads, load_heads
 from mirage_core.training.stepwise.targets import frames_of_latents
 from mirage_core.training.stepwise.visual_targets import FilmReader
 from mirage_core.types import Problem
@@ -44,9 +46,9 @@ class ImaginationReader:
 
     @classmethod
     def of(cls, folder: Path, loaded: LoadedModel, settings: Settings) -> ImaginationReader | None:
-        """The reader of a model folder; None where it has no heads, or feeds blank tokens in the place of latents."""
+        """The reader of a model folder; None where it has no heads, or feeds no hidden states that they could read."""
         latent = InferenceSettings.from_metadata(loaded.about, settings).latent
-        if not (folder / HEADS_FILE).is_file() or latent.input == "blank":
+        if not (folder / HEADS_FILE).is_file() or not latent.rolls_out:
             return None
         heads, names = load_heads(folder, loaded.backbone.hidden_size)
         return cls(heads.eval(), names, loaded, settings)
@@ -68,10 +70,19 @@ class ImaginationReader:
             part = problems[first : first + _BATCH]
             states = self._image_states(part)
             films += [
-                self._film(problem, own.float().cpu(), image)
+                self._film(problem, self._states(own), image)
                 for problem, own, image in zip(part, latents[first : first + _BATCH], states, strict=True)
             ]
         return films
+
+    def _states(self, latents: Tensor) -> Tensor:
+        """The last hidden states [k, D], which the heads read, of latents [k, D] as they were fed."""
+        states = latents.float().cpu()
+        return own_norms(states, self.loaded.backbone.norm_weight) if self._rescaled else states
+
+    @cached_property
+    def _rescaled(self) -> bool:
+        return InferenceSettings.from_metadata(self.loaded.about, self.settings).latent.feed_norm != "own"
 
     def _image_states(self, problems: Sequence[Problem]) -> list[Tensor]:
         """The last hidden states [W, D] of each problem's image tokens; empty without a pointer."""

@@ -13,17 +13,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mirage_core.config import FeedNorm
 from mirage_core.errors import InputError
 from mirage_core.latent.bottleneck import Bottleneck, Segment, attention_table
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.collate_answers import AnswerBatch
 from mirage_core.model.backbone import Backbone, InputEmbeddings
 from mirage_core.model.cache import GrowingCache
+from mirage_core.model.forward.feed_norm import at_norms, image_norms
 from mirage_core.model.forward.plan import ForwardPass, plan_passes
 from mirage_core.model.packing import Packing
 
 LatentTransform = Callable[[Tensor, Tensor], Tensor]
-"""(latents [r, D], their numbers in the batch [r], counted row by row) -> the latents to use as inputs [r, D]."""
+"""(latents [r, D] at the norm they are fed at, their numbers in the batch [r], counted row by row) -> the latents to
+use as inputs [r, D]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +60,16 @@ def text_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool 
 
 
 def blank_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> RelaxationOutput:
-    """Run the control of both stages: spans hold blank tokens, and no hidden state is fed back."""
+    """Run spans of tokens, blank or learned ones: one parallel pass, in which no hidden state is fed back."""
     hidden = text_forward(backbone, batch, checkpointing=checkpointing)
+    return RelaxationOutput(hidden, span_latents(batch, hidden))
+
+
+def given_forward(
+    backbone: Backbone, batch: LatentBatch, latents: Sequence[Tensor], *, checkpointing: bool = False
+) -> RelaxationOutput:
+    """Run spans that hold given vectors ([k_s, D] a span), constants: one parallel pass."""
+    hidden = replay_forward(backbone, batch, latents, checkpointing=checkpointing)
     return RelaxationOutput(hidden, span_latents(batch, hidden))
 
 
@@ -68,16 +79,24 @@ def relaxation_forward(
     checkpointing: bool = False,
     *,
     latent_transform: LatentTransform | None = None,
+    feed_norm: FeedNorm = "own",
 ) -> RelaxationOutput:
     """Stage 2: every latent is the hidden state one token earlier, with gradient. Paper, Eq. 4.
 
     One pass for each segment, whose last column gives the first latent, and one for each latent but a block's
-    last, which goes with the next segment: k + 1 passes for one span. ``latent_transform`` changes latents before they
-    become inputs. InputError for a batch that is not aligned.
+    last, which goes with the next segment: k + 1 passes for one span. ``feed_norm``: the norm at which latents become
+    inputs; ``latent_transform`` changes them after that. InputError for a batch that is not aligned.
     """
     check_aligned(batch)
-    embedded = embed_batch(backbone, batch, checkpointing)
-    hidden = rollout(backbone, embedded, batch, checkpointing=checkpointing, latent_transform=latent_transform)
+    images = image_features(backbone, batch, checkpointing=checkpointing)
+    hidden = rollout(
+        backbone,
+        backbone.embed(batch.input_ids, images),
+        batch,
+        checkpointing=checkpointing,
+        latent_transform=latent_transform,
+        norms=fed_norms(backbone, batch, images, feed_norm),
+    )
     return RelaxationOutput(hidden, span_latents(batch, hidden))
 
 
@@ -99,18 +118,22 @@ def answers_forward(
     *,
     checkpointing: bool = False,
     blank: bool = False,
+    feed_norm: FeedNorm = "own",
 ) -> Tensor:
     """Return hidden states [B, T, D] of ``batch.answers``; a prompt is encoded once for all its answers, with gradient.
 
     Latents are rolled out as in ``relaxation_forward``, or, with ``latents``, replayed as in ``replay_forward``;
-    ``blank``: the input is the embedding of latent_pad.
+    ``blank``: spans hold the tokens of the batch.
     """
     prompts, answers = batch.prompts, batch.answers
-    embedded = embed_batch(backbone, prompts, checkpointing)
+    images = image_features(backbone, prompts, checkpointing=checkpointing)
+    embedded = backbone.embed(prompts.input_ids, images)
     prefix = encode_prompts(backbone, embedded, prompts, batch.owners, checkpointing=checkpointing)
     embedded = embed_batch(backbone, answers, checkpointing)
     if latents is None and not blank:
-        return rollout(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix)
+        norms = fed_norms(backbone, prompts, images, feed_norm)
+        norms = None if norms is None else norms.index_select(0, batch.owners)
+        return rollout(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix, norms=norms)
     if latents is not None and not blank:
         embedded = _with_recorded(embedded, answers, latents)
     return single_pass(backbone, embedded, answers, checkpointing=checkpointing, prefix=prefix)
@@ -120,6 +143,11 @@ def image_features(backbone: Backbone, batch: LatentBatch, *, checkpointing: boo
     """Return features [n_i, F] of the input images: precomputed, or from their pixels."""
     cached = list(batch.image_features)
     return cached or backbone.image_features(batch.pixel_values, batch.grid_thw, checkpointing=checkpointing)
+
+
+def fed_norms(backbone: Backbone, batch: LatentBatch, images: Sequence[Tensor], feed_norm: FeedNorm) -> Tensor | None:
+    """Return the norms [B] at which the rows' latents are fed, from features [n_i, F] of their images; None: own."""
+    return None if feed_norm == "own" else image_norms(batch, [backbone.merged(image) for image in images])
 
 
 def single_pass(
@@ -142,14 +170,16 @@ def rollout(
     checkpointing: bool = False,
     prefix: EncodedPrompts | None = None,
     latent_transform: LatentTransform | None = None,
+    norms: Tensor | None = None,
 ) -> Tensor:
     """Return hidden states [B, T, D], zero at padding; every latent is fed back as the next input, with gradient.
 
     One pass for each segment of text, whose last token gives the first latent, and one for each latent but a
-    block's last, which goes with the next segment. ``latent_transform`` changes latents before they become inputs.
+    block's last, which goes with the next segment. Latents become inputs at the ``norms`` [B] of their rows (None: their
+    own), and after that as ``latent_transform`` changes them.
     """
     passes = _plan(backbone, batch, prefix, roll=True)
-    return _run(backbone, embedded, batch, passes, checkpointing, prefix, latent_transform)
+    return _run(backbone, embedded, batch, passes, checkpointing, prefix, latent_transform, norms)
 
 
 def encode_prompts(
@@ -183,6 +213,7 @@ def _run(
     checkpointing: bool,
     prefix: EncodedPrompts | None,
     latent_transform: LatentTransform | None = None,
+    norms: Tensor | None = None,
 ) -> Tensor:
     """Run all passes, each over the cache of those before it; returns hidden states [B, T, D]."""
     cache = prefix.cache if prefix is not None else GrowingCache() if len(passes) > 1 else None
@@ -192,6 +223,7 @@ def _run(
     for current, bias in zip(passes, _biases(backbone, batch, passes, prefix), strict=True):
         if outputs:
             own = outputs[-1].index_select(0, current.latent_sources)
+            own = own if norms is None else at_norms(own, norms.index_select(0, current.latent_rows))
             latents.append(own if latent_transform is None else latent_transform(own, current.latent_numbers))
         hidden = backbone.hidden(
             current.inputs(embedded, latents),
@@ -291,10 +323,14 @@ def _with_recorded(embedded: InputEmbeddings, batch: LatentBatch, latents: Seque
     if not lengths:
         return embedded
     flat = torch.cat(list(latents)).to(embedded.tokens).detach()
+    return copy_to_reencoded(embedded.with_latents(*latent_cells(batch, lengths), flat), batch)
+
+
+def latent_cells(batch: LatentBatch, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return rows [n] and columns [n] of all latents, span by span; ``lengths``: those of the spans, on the host."""
     rows = batch.span_rows.repeat_interleave(batch.span_lengths)
-    offsets = torch.cat([torch.arange(length) for length in lengths]).to(rows.device)
-    columns = batch.span_starts.repeat_interleave(batch.span_lengths) + offsets
-    return copy_to_reencoded(embedded.with_latents(rows, columns, flat), batch)
+    offsets = torch.cat([torch.arange(0), *(torch.arange(length) for length in lengths)]).to(rows.device)
+    return rows, batch.span_starts.repeat_interleave(batch.span_lengths) + offsets
 
 
 def copy_to_reencoded(embedded: InputEmbeddings, batch: LatentBatch) -> InputEmbeddings:

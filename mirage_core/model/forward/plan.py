@@ -33,8 +33,8 @@ class ForwardPass:
     ``source`` [n]: their indices in the batch, its rows laid end to end. ``packing``: their indices in the pass; None
     where no row has padding. ``token_mask`` [B, C]: the columns of the pass that hold a token. ``last_tokens`` [B]:
     each row's last token. ``latent_tokens`` [r]: the tokens that are latents, each the hidden state of token
-    ``latent_sources`` [r] of the previous pass; ``latent_numbers`` [r]: their numbers among the batch's latents,
-    counted row by row. ``reencoded_tokens`` [m]: the tokens that are latents encoded again; ``reencoded_sources`` [m]:
+    ``latent_sources`` [r] of the previous pass; ``latent_rows`` [r]: their rows; ``latent_numbers`` [r]: their numbers
+    among the batch's latents, counted row by row. ``reencoded_tokens`` [m]: the tokens that are latents encoded again; ``reencoded_sources`` [m]:
     their indices among the latents of all passes so far. ``segments`` [B, C]: of the tokens; None without a bottleneck.
     ``restricted``: whether the bottleneck hides an earlier token from some token of the pass.
     """
@@ -47,6 +47,7 @@ class ForwardPass:
     last_tokens: Tensor
     latent_tokens: Tensor
     latent_sources: Tensor
+    latent_rows: Tensor
     latent_numbers: Tensor
     reencoded_tokens: Tensor
     reencoded_sources: Tensor
@@ -168,6 +169,7 @@ class _Planner:
             last_tokens=self._to_device(self._last_tokens),
             latent_tokens=self._to_device(latent_tokens),
             latent_sources=self._to_device(latent_sources),
+            latent_rows=self._to_device(rows[latent_tokens]),
             **self._latent_indices(rows, begin + columns, latent_tokens),
             segments=segments,
             restricted=restricted,

@@ -19,10 +19,11 @@ from torch.nn.functional import log_softmax, normalize
 
 from mirage_core.config import StepwiseSettings
 from mirage_core.errors import InputError
+from mirage_core.model.codes import HEADS_FILE, CodeReader, code_entries
+from mirage_core.model.weights import SavedModule
 from mirage_core.training.stepwise.batch import StepBatch
 from mirage_core.training.stepwise.codebook import Codebook
 
-HEADS_FILE = "step_heads.safetensors"
 HIDDEN_SCORE = -1e9
 _ABOUT = "stepwise"
 POINTER_SIZE = 128
@@ -108,6 +109,13 @@ class StepHeads(nn.Module):
         return None if self.codes is None or self.centre is None else Codebook(self.centre.float(), self.codes.float())
 
     @property
+    def code_reader(self) -> CodeReader | None:
+        """What chooses the codes that are fed, by the head as it is now; None without a head over a codebook."""
+        if not isinstance(self.what, nn.Linear) or self.codes is None or self.centre is None:
+            return None
+        return CodeReader(self.what, self.codes, self.centre)
+
+    @property
     def weights(self) -> dict[str, float]:
         """The weights of the parts of the loss."""
         weights = {"where": self.settings.weight_where, "what": self.settings.weight_what}
@@ -161,6 +169,18 @@ class StepLoss:
             parts |= self._accuracies(name, scores.detach(), targets, diagnostics)
         return parts
 
+    def true_codes(self) -> Tensor:
+        """Return the entry [n, D] of each latent's true code, constant: that of most of its frame's changed tokens.
+
+        The first of several as frequent ones; the mean appearance where a frame shows nothing new.
+        """
+        codes, centre = self.heads.codes, self.heads.centre
+        if codes is None or centre is None:
+            raise InputError("the heads have no codebook, so no codes can be fed: set stepwise what to codebook")
+        shares = self.batch.what
+        chosen = code_entries(codes, centre).detach()[shares.argmax(-1)]
+        return torch.where(shares.any(-1, keepdim=True), chosen, centre.float())
+
     def _accuracies(self, name: str, scores: Tensor, targets: Tensor, by_step: bool) -> dict[str, Tensor]:
         """A latent is right if its best class is one of its target's."""
         valid = targets.any(-1)
@@ -208,3 +228,9 @@ def load_heads(folder: Path, hidden_size: int) -> tuple[StepHeads, dict[str, Any
     heads = StepHeads(hidden_size, settings, len(about.get("cells", ())), kinds, codes, weights.get("centre"))
     heads.load_state_dict(weights)
     return heads, about
+
+
+def kept_heads(folder: Path, hidden_size: int) -> SavedModule:
+    """Return the heads of a model folder, to be saved beside a model that goes on without training them."""
+    heads, names = load_heads(folder, hidden_size)
+    return SavedModule(heads.requires_grad_(False), HEADS_FILE, head_metadata(heads.settings, names))

@@ -14,12 +14,13 @@ from torch import Tensor
 from mirage_core.config import Settings, StepwiseSettings
 from mirage_core.errors import DataError, SettingsError
 from mirage_core.latent.encoder import Encoder, span_length
+from mirage_core.model.codes import HEADS_FILE
 from mirage_core.model.loading import LoadedModel
 from mirage_core.model.weights import SavedModule
 from mirage_core.synthesis.labels import CELLS, KINDS
 from mirage_core.training.loop import step_seed
 from mirage_core.training.stepwise.codebook import Codebook
-from mirage_core.training.stepwise.heads import HEADS_FILE, StepHeads, head_metadata
+from mirage_core.training.stepwise.heads import StepHeads, head_metadata
 from mirage_core.training.stepwise.plan_tokens import PlanTokens
 from mirage_core.training.stepwise.targets import StepTargets, Vocabulary, label_targets
 from mirage_core.training.stepwise.visual_targets import (

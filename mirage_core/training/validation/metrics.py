@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal
 
@@ -17,9 +18,7 @@ from mirage_core.distributed.context import current_process
 from mirage_core.generation.decode import DecodeSettings
 from mirage_core.generation.generator import Generator
 from mirage_core.latent.collate import LatentBatch
-from mirage_core.latent.compress import Compression
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.forward.grounding import target_latents
 from mirage_core.model.loading import LoadedModel
 from mirage_core.training.engine.base import Engine
 from mirage_core.training.engine.gather_weights import gathered_weights
@@ -55,11 +54,12 @@ class ValidationLoss:
 class ConstantBaseline:
     """The mean cosine of the best constant vector of each latent index to the targets of the whole sample.
 
-    It replaces the same figure of every micro-batch, which knows its own targets alone.
+    It replaces the same figure of every micro-batch, which knows its own targets alone. ``targets`` returns those of a
+    batch [S, K, D].
     """
 
-    def __init__(self, objective: Objective, backbone: Backbone, compression: Compression) -> None:
-        self._objective, self._backbone, self._compression = objective, backbone, compression
+    def __init__(self, objective: Objective, targets: Callable[[LatentBatch], Tensor]) -> None:
+        self._objective, self._make_targets = objective, targets
 
     def __call__(self, engine: Engine) -> dict[str, float]:
         """Return the baseline of "cosine"."""
@@ -76,7 +76,7 @@ class ConstantBaseline:
 
     def _targets(self, batch: LatentBatch) -> Tensor:
         """Return the targets with length 1 [S, K, D]."""
-        return normalize(target_latents(self._backbone, batch, self._compression).float(), dim=-1)
+        return normalize(self._make_targets(batch).float(), dim=-1)
 
 
 class ValidationAccuracy:
@@ -110,7 +110,8 @@ class ValidationAccuracy:
     def __call__(self, engine: Engine) -> dict[str, float]:  # noqa: ARG002 -- decodes without the engine
         """Return the shares over all processes."""
         sums = dict.fromkeys(("answers", "accuracy", "finished_share", "latent_share"), 0.0)
-        with gathered_weights(self._generator.model.backbone):
+        model = self._generator.model
+        with gathered_weights(model.backbone), nullcontext() if model.codes is None else gathered_weights(model.codes):
             for problems in self._batches:
                 for prediction, score in self._generator.scored(problems):
                     sums["answers"] += 1.0
