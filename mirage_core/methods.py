@@ -36,6 +36,8 @@ class Program:
     ``section``: the settings it reads. ``loss``: a name in ``LOSSES`` (training/sft/losses.py), a function like those,
     or "policy" (GRPO). ``latents``: what is fed at the latent positions: nothing, the compressed auxiliary images
     ("teacher_forced"), or the model's own hidden states ("rolled_out"). ``title``: its name on a model card.
+    ``pooler``: "trained": the model is frozen, and a pooler of the auxiliary images, whose vectors are fed, is trained
+    beside it; "targets": latents are held to the vectors of the pooler in its input model's folder.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Program:
     section: str
     loss: str | Callable[..., Any]
     latents: Literal["none", "teacher_forced", "rolled_out"] = "none"
+    pooler: Literal["none", "trained", "targets"] = "none"
 
     @property
     def has_latents(self) -> bool:
@@ -123,6 +126,22 @@ FILM = Program(
     loss="relaxation",
     latents="rolled_out",
 )
+POOLER = Program(
+    name="pooler",
+    title="pooler of the auxiliary image",
+    section="pooler",
+    loss="pooler",
+    latents="teacher_forced",
+    pooler="trained",
+)
+POOLED = Program(
+    name="pooled",
+    title="relaxation with pooled targets",
+    section="pooled",
+    loss="relaxation",
+    latents="rolled_out",
+    pooler="targets",
+)
 GRPO = Program(name="grpo", title="stage 3, GRPO", section="grpo", loss="policy", latents="rolled_out")
 
 TRAIN_STAGES: dict[str, TrainStage] = {
@@ -147,6 +166,10 @@ TRAIN_STAGES: dict[str, TrainStage] = {
         ),
         TrainStage(name="film", label="Film, stepwise grounding", program=FILM, start="base", data="examples"),
         TrainStage(
+            name="pooler", label="Pooler of the auxiliary picture", program=POOLER, start="base", data="examples"
+        ),
+        TrainStage(name="pooled", label="Pooled targets", program=POOLED, start="pooler", data="examples"),
+        TrainStage(
             name="relaxation", label="Stage 2, relaxation", program=RELAXATION, start="grounding", data="examples"
         ),
         TrainStage(
@@ -163,6 +186,9 @@ TRAIN_STAGES: dict[str, TrainStage] = {
             data="problems",
         ),
         TrainStage(name="film-grpo", label="GRPO after the film", program=GRPO, start="film", data="problems"),
+        TrainStage(
+            name="pooled-grpo", label="GRPO after pooled targets", program=GRPO, start="pooled", data="problems"
+        ),
         TrainStage(name="grpo", label="GRPO", program=GRPO, start="relaxation", data="problems"),
     )
 }
@@ -187,6 +213,8 @@ METHODS: dict[str, Method] = {
         Method(name="without-stage-1-grpo", label="Mirage, without stage 1, + GRPO", stage="without-stage-1-grpo"),
         Method(name="film", label="Mirage, film (stepwise grounding)", stage="film"),
         Method(name="film-grpo", label="Mirage, film, + GRPO", stage="film-grpo"),
+        Method(name="pooled", label="Pooled targets (learned from the answer)", stage="pooled"),
+        Method(name="pooled-grpo", label="Pooled targets + GRPO", stage="pooled-grpo"),
         Method(name="stage-2", label="Mirage, stage 2", stage="relaxation"),
         Method(name="grpo", label="Mirage + GRPO", stage="grpo"),
     )

@@ -17,6 +17,8 @@ from mirage_core.config.inference import InferenceSettings
 from mirage_core.config.model import (
     ArchitectureSettings,
     Bottleneck,
+    FeedNorm,
+    LatentInput,
     LatentSettings,
     LoRASettings,
     ModelSettings,
@@ -44,6 +46,8 @@ from mirage_core.config.training import (
     FilmTrainSettings,
     GroundingSettings,
     GRPOSettings,
+    PooledTrainSettings,
+    PoolerSettings,
     RelaxationSettings,
     StepwiseSettings,
     TextTrainSettings,
@@ -62,11 +66,13 @@ __all__ = [
     "CaptionSettings",
     "CoMTData",
     "EvaluationSettings",
+    "FeedNorm",
     "FilmTrainSettings",
     "GRPOSettings",
     "GroundingSettings",
     "InferenceSettings",
     "JigsawData",
+    "LatentInput",
     "LatentSettings",
     "Level",
     "LoRASettings",
@@ -74,6 +80,8 @@ __all__ = [
     "Method",
     "ModelSettings",
     "OwnData",
+    "PooledTrainSettings",
+    "PoolerSettings",
     "Positive",
     "Probability",
     "ProblemSettings",
@@ -108,7 +116,7 @@ __all__ = [
 class Settings(Section):
     """All settings of a recipe."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"film"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"film", "pooler", "pooled"})
 
     recipe: str = Field(description="The recipe's name.")
     description: str = Field("", description="Its purpose.")
@@ -125,6 +133,8 @@ class Settings(Section):
     grounding: GroundingSettings = GroundingSettings()
     relaxation: RelaxationSettings = RelaxationSettings()
     film: FilmTrainSettings = FilmTrainSettings()
+    pooler: PoolerSettings = PoolerSettings()
+    pooled: PooledTrainSettings = PooledTrainSettings()
     grpo: GRPOSettings = GRPOSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     analysis: AnalysisSettings = AnalysisSettings()
@@ -151,6 +161,16 @@ class Settings(Section):
         for section in {TRAIN_STAGES[stage].program.section for stage in stages}:
             if getattr(getattr(self, section), "stepwise", None) is not None:
                 raise ValueError(f"{section}.stepwise needs a film: set auxiliary_images.film to forward")
+        return self
+
+    @model_validator(mode="after")
+    def _has_latents_to_sample(self) -> Settings:
+        """A Gaussian is around the model's own hidden states."""
+        if self.grpo.latent_sigma and self.latent.input != "hidden_state":
+            raise ValueError(
+                f"grpo.latent_sigma is {self.grpo.latent_sigma:g}, but latent.input is {self.latent.input}: there is "
+                "no latent of the model's own to sample; set latent_sigma to 0"
+            )
         return self
 
     def training(self, program: str) -> TrainSettings | GRPOSettings:

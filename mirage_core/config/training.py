@@ -143,7 +143,9 @@ class TextTrainSettings(TrainSettings):
 class RelaxationSettings(TrainSettings):
     """Stage 2: the text loss (paper, Eq. 4), and options, off by default, that may make the latents matter."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"stepwise", "first_bottleneck", "first_share"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"stepwise", "first_bottleneck", "first_share", "distance", "text_weight"}
+    )
 
     bottleneck_ramp: Probability = Field(
         0.0,
@@ -154,8 +156,12 @@ class RelaxationSettings(TrainSettings):
         "none", description="A bottleneck of the first steps alone (first_share); then latent.bottleneck takes over."
     )
     first_share: Probability = Field(0.4, description="Share of the steps under first_bottleneck, if there is one.")
+    text_weight: float = Field(1.0, ge=0, description="Weight of the text loss.")
     grounding_weight: float = Field(
-        0.0, ge=0, description="Weight of 1 - cosine of rolled-out latents and targets in the loss."
+        0.0, ge=0, description="Weight of the distance between rolled-out latents and targets in the loss."
+    )
+    distance: Literal["cosine", "l2"] = Field(
+        "cosine", description="That distance. cosine: 1 - cosine; l2: the squared difference, mean over dimensions."
     )
     latent_noise: float = Field(
         0.0, ge=0, description="Gaussian noise on every input latent, in units of its standard deviation."
@@ -179,8 +185,36 @@ class FilmTrainSettings(RelaxationSettings):
     )
 
 
+class PoolerSettings(TrainSettings):
+    """A pooler of the auxiliary image, trained by the answer's text with the base model frozen (arXiv 2608.19669)."""
+
+    @model_validator(mode="after")
+    def _answers_nothing(self) -> PoolerSettings:
+        """The model answers without the pooler, which needs the auxiliary image."""
+        if self.validation.problems:
+            raise ValueError(
+                f"pooler.validation.problems is {self.validation.problems}, but a pooler gives no answers: set it to 0 "
+                "(the loss is measured)"
+            )
+        return self
+
+
+class PooledTrainSettings(RelaxationSettings):
+    """Relaxation from the base model, with rolled-out latents held to a trained pooler's vectors (arXiv 2608.19669)."""
+
+    text_weight: float = Field(0.5, ge=0, description="Weight of the text loss.")
+    grounding_weight: float = Field(
+        1.0, ge=0, description="Weight of the distance between rolled-out latents and the pooler's vectors."
+    )
+    distance: Literal["cosine", "l2"] = Field(
+        "l2", description="That distance. cosine: 1 - cosine; l2: the squared difference, mean over dimensions."
+    )
+
+
 class GRPOSettings(Section):
     """Group relative policy optimisation of the text, with gradient through recomputed latents."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"latent_sigma", "latent_sigma_learned"})
 
     enabled: bool = True
     steps: int = Field(100, ge=0, description="Policy updates.")
@@ -213,7 +247,17 @@ class GRPOSettings(Section):
     format_reward: float = Field(0.1, allow_inf_nan=False, description="Reward of a well-formed answer (paper: 0.1).")
     latents: Literal["recompute", "replay"] = Field(
         "recompute",
-        description="recompute: exact gradient through the latents; replay: constant latents, cheaper, biased.",
+        description="recompute: exact gradient through the latents; replay: constant latents, cheaper, biased (exact "
+        "with latent_sigma).",
+    )
+    latent_sigma: float = Field(
+        0.0,
+        ge=0,
+        description="Latents are sampled from a Gaussian around the hidden state, of this standard deviation in every "
+        "dimension, and their densities are part of the policy (paper: 0.05); 0: latents are the hidden states.",
+    )
+    latent_sigma_learned: bool = Field(
+        False, description="Train the logarithm of latent_sigma, one number, with the policy; else it is fixed."
     )
     max_new_tokens: Positive = 512
     max_grad_norm: float = Field(1.0, gt=0)
@@ -230,6 +274,20 @@ class GRPOSettings(Section):
             raise ValueError("grpo.validation.every needs grpo.validation.problems, the number of problems answered")
         if watched.metric != "accuracy" and (watched.patience is not None or watched.keep_best):
             raise ValueError("patience and keep_best of grpo.validation go by metric: accuracy; got loss")
+        return self
+
+    @model_validator(mode="after")
+    def _sampled_latents_are_actions(self) -> GRPOSettings:
+        """What was sampled is fed as it was: nothing is recomputed. Learning a deviation needs one to begin with."""
+        if self.latent_sigma and self.latents != "replay":
+            raise ValueError(
+                f"grpo.latent_sigma is {self.latent_sigma:g}: sampled latents are actions, fed again as they were; set "
+                "grpo.latents to replay"
+            )
+        if self.latent_sigma_learned and not self.latent_sigma:
+            raise ValueError(
+                "grpo.latent_sigma_learned needs grpo.latent_sigma, the deviation to begin with: set it above 0"
+            )
         return self
 
     @model_validator(mode="after")

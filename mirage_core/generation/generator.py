@@ -16,6 +16,7 @@ from mirage_core.benchmarks.judge import Scorer, judge, judged
 from mirage_core.config import EvaluationSettings, InferenceSettings, LatentSettings, Settings
 from mirage_core.errors import SettingsError
 from mirage_core.generation.decode import DecodeSettings, Latents, Observer, decode
+from mirage_core.generation.gaussian_latents import GaussianLatents, LatentSampling, with_densities
 from mirage_core.generation.interventions import Interventions
 from mirage_core.generation.trajectory import Trajectory, output_text
 from mirage_core.latent.encoder import Encoder
@@ -100,17 +101,23 @@ class Generator:
         return with_features(backbone, prompts) if self._share_features and not backbone.trains_vision else prompts
 
     def generate(
-        self, problems: Sequence[Problem], uniform: UniformNumbers | None = None, *, max_rows: int | None = None
+        self,
+        problems: Sequence[Problem],
+        uniform: UniformNumbers | None = None,
+        *,
+        max_rows: int | None = None,
+        sampling: LatentSampling | None = None,
     ) -> list[AnsweredProblem]:
         """Answer problems, in their order.
 
         ``uniform`` decides sampled tokens; without it (seed, problem, sample) do. ``max_rows``: decode at most so many
         answers side by side (None: all); this limits memory and changes no answer. A prompt is encoded once for its
-        samples, or once for every ``max_rows`` of them.
+        samples, or once for every ``max_rows`` of them. ``sampling``: latents are sampled, and their log-densities
+        recorded; None: latents are the hidden states.
         """
         at_once = len(problems) if max_rows is None else max(1, max_rows // self.decoding.samples)
         chunks = [problems[first : first + at_once] for first in range(0, len(problems), max(1, at_once))]
-        return [answers for chunk in chunks for answers in self._generate(chunk, uniform, max_rows)]
+        return [answers for chunk in chunks for answers in self._generate(chunk, uniform, max_rows, sampling)]
 
     def decode(
         self,
@@ -129,6 +136,7 @@ class Generator:
             observe=observe,
             interventions=interventions,
             record_states=record_states,
+            codes=self.model.codes,
         )
 
     def predictions(self, problems: Sequence[Problem]) -> list[list[Prediction]]:
@@ -169,24 +177,34 @@ class Generator:
         return judged(self._scorer, problem, prediction, self._planning_rule)
 
     def _generate(
-        self, problems: Sequence[Problem], uniform: UniformNumbers | None, max_rows: int | None
+        self,
+        problems: Sequence[Problem],
+        uniform: UniformNumbers | None,
+        max_rows: int | None,
+        sampling: LatentSampling | None,
     ) -> list[AnsweredProblem]:
         """Answer one chunk of problems, their samples in portions of at most ``max_rows``."""
         prompts, samples = self.prompts(problems), self.decoding.samples
         numbers = self._uniform_numbers(problems, uniform)
+        normal = None if sampling is None else torch.stack([sampling.numbers(problem) for problem in problems])
         width = samples if max_rows is None else min(samples, max_rows)
         trajectories: list[list[Trajectory]] = [[] for _ in problems]
         for first in range(0, samples, width):
             part = None if numbers is None else numbers[:, first : first + width].flatten(0, 1)
             decoding = replace(self.decoding, samples=min(width, samples - first))
+            latents = None
+            if sampling is not None and normal is not None:
+                latents = GaussianLatents(normal[:, first : first + width].flatten(0, 1), sampling.sigma)
             decoded = decode(
                 self.model.backbone,
                 prompts,
                 self.model.ids,
                 decoding,
                 uniform=part,
-                interventions=self._interventions,
+                interventions=self._interventions if latents is None else latents.within(self._interventions),
+                codes=self.model.codes,
             )
+            decoded = decoded if latents is None else with_densities(decoded, latents)
             for answers, added in zip(trajectories, decoded, strict=True):
                 answers.extend(added)
         return [AnsweredProblem(*parts) for parts in zip(problems, prompts, trajectories, strict=True)]

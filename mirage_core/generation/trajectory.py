@@ -26,7 +26,7 @@ class Trajectory:
     ``losses.text_log_probs`` recomputes them); 0.0 if forced. That of the latent_end of a free span is of the span's
     length: it holds every choice to go on, and at the cap these alone. ``finished``: the last token is end_of_turn, so
     the answer did not reach the length limit. ``span_states``: keys and values of every span, if decoding records
-    them; else empty.
+    them; else empty. ``latent_log_probs``: log-densities [k] a span, where latents were sampled (GaussianLatents).
     """
 
     token_ids: tuple[int, ...]
@@ -36,6 +36,7 @@ class Trajectory:
     sampled: tuple[bool, ...]
     finished: bool
     span_states: tuple[SpanStates, ...] = ()
+    latent_log_probs: tuple[Tensor, ...] = ()
 
 
 @dataclass

@@ -54,22 +54,23 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Device of the language model's weights."""
-        return self._norm_weight.device
+        return self.norm_weight.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the language model's weights."""
-        return self._norm_weight.dtype
+        return self.norm_weight.dtype
 
     @property
-    def _norm_weight(self) -> Tensor:
+    def norm_weight(self) -> Tensor:
+        """The weight [D] of the language model's final norm."""
         weight: Tensor = self._adapter.text.norm.weight
         return weight
 
     @property
     def sharded(self) -> bool:
         """Whether weights are sharded over processes (ZeRO-3): all must then run the same modules in the same order."""
-        return hasattr(self._norm_weight, "ds_id")
+        return hasattr(self.norm_weight, "ds_id")
 
     @property
     def layers(self) -> list[nn.Module]:

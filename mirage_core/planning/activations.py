@@ -16,11 +16,18 @@ FLOAT = 4
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComputeConfig:
     """How a model computes: ``dtype_bytes`` of a number; ``checkpointing``: layers are recomputed in the backward
-    pass; ``adapters``: the sum of the ranks of a layer's adapters (0: all weights are trained)."""
+    pass; ``adapters``: the sum of the ranks of a layer's adapters (0: there are none); ``frozen``: only a module beside
+    the model is trained."""
 
     dtype_bytes: int
     checkpointing: bool = False
     adapters: int = 0
+    frozen: bool = False
+
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether the model's own weights get no gradient."""
+        return self.frozen or self.adapters > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +82,7 @@ def token_activations(tower: Tower, config: ComputeConfig, *, padded: bool = Fal
     matrix, q, the output of attention; of the MLP the gate, its activation, the other half and their product.
     """
     b, hidden = config.dtype_bytes, tower.hidden
-    norms = 2 * ((FLOAT + (0 if config.adapters else b)) * hidden + FLOAT) + 2 * b * hidden
+    norms = 2 * ((FLOAT + (0 if config.keeps_weights else b)) * hidden + FLOAT) + 2 * b * hidden
     attention = 2 * b * hidden + FLOAT * tower.heads + (b * hidden if padded else 0)
     return norms + attention + 4 * b * tower.intermediate + b * config.adapters
 

@@ -48,12 +48,12 @@ def encoding(sizes: ModelSizes, patches: float) -> float:
 def training(sizes: ModelSizes, batch: Batch, config: ComputeConfig) -> tuple[float, float]:
     """Return the operations of forward and backward pass: of the model alone, and with recomputation.
 
-    The backward pass costs two forward passes; with adapters one, since weights have no gradients.
+    The backward pass costs two forward passes; one, where the model's own weights have no gradients.
     """
     columns = batch.prompt + sum(batch.passes) if batch.prompts else sum(batch.passes)
     forward_flops = forward(sizes, batch.tokens, columns / 2, batch.labelled)
     vision = 3 * encoding(sizes, (batch.prompts or batch.rows) * batch.patches)
-    model_flops = forward_flops * (2 if config.adapters else 3) + vision
+    model_flops = forward_flops * (2 if config.keeps_weights else 3) + vision
     recomputed = forward_flops - 2.0 * sizes.table * batch.labelled if config.checkpointing else 0.0
     return model_flops, model_flops + recomputed
 

@@ -108,8 +108,8 @@ def _earlier_gradients(resident: ResidentMemory) -> int:
 
 
 def _head_gradient(work: Work) -> int:
-    """Return the gradient of the output layer, which comes first; none if only adapters are trained."""
-    return 0 if work.config.adapters else work.config.dtype_bytes * work.sizes.table
+    """Return the gradient of the output layer, which comes first; none if the model's own weights are not trained."""
+    return 0 if work.config.keeps_weights else work.config.dtype_bytes * work.sizes.table
 
 
 def _late_gradients(resident: ResidentMemory, work: Work) -> int:
@@ -117,7 +117,7 @@ def _late_gradients(resident: ResidentMemory, work: Work) -> int:
 
     With several passes every layer already has a gradient.
     """
-    if work.accumulating or work.config.adapters:
+    if work.accumulating or work.config.keeps_weights:
         return resident.gradients + (resident.sums if work.accumulating else 0)
     missing = 0 if work.sizes.tied else work.sizes.table
     missing += 0 if work.batch.several else work.sizes.layer

@@ -37,10 +37,13 @@ class ResidentMemory:
 
 
 def resident_memory(
-    sizes: ModelSizes, model: ModelSettings, runtime: RuntimeSettings, optimizer: str
+    sizes: ModelSizes, model: ModelSettings, runtime: RuntimeSettings, optimizer: str, trained: int | None = None
 ) -> ResidentMemory:
-    """Return the resident memory of one of ``runtime.world_size`` training processes, one device each."""
-    trained, b = sizes.trained(model), BYTES[model.dtype]
+    """Return the resident memory of one of ``runtime.world_size`` training processes, one device each.
+
+    ``trained``: the parameters that are trained; None: those that the settings of the model say.
+    """
+    trained, b = sizes.trained(model) if trained is None else trained, BYTES[model.dtype]
     if runtime.engine == "plain":
         return _plain(sizes.total, trained, b, MOMENTS[optimizer])
     return _deepspeed(sizes.total, trained, b, MOMENTS[optimizer], runtime)

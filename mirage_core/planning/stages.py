@@ -38,6 +38,7 @@ from mirage_core.planning.sizes import ModelSizes
 from mirage_core.planning.token_counts import RecipeRows
 from mirage_core.training.data.feature_cache import CHUNK, FEATURE_LIMIT_BYTES
 from mirage_core.training.data.sampler import steps_of
+from mirage_core.training.sft.pooler import pooler_parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +83,11 @@ def _supervised(
     local_batch = math.ceil(section.batch_size / world_size)
     at_once = min(section.micro_batch_size or local_batch, local_batch)
     config = compute_config(settings.model, section.gradient_checkpointing)
-    resident = resident_memory(sizes, settings.model, runtime, section.optimizer)
+    trained = sizes.trained(settings.model)
+    if TRAIN_STAGES[name].program.pooler == "trained":
+        config = replace(config, adapters=0, frozen=True)
+        trained = pooler_parameters(sizes.text.hidden, settings.latent.num_latents)
+    resident = resident_memory(sizes, settings.model, runtime, section.optimizer, trained)
     longest = Shape.longest(rows, settings).batch(name, at_once, section.batch_by != "group")
     shape = Shape.mean(rows, settings)
     mean = shape.batch(name, section.batch_size, padded=False)
@@ -101,7 +106,7 @@ def _supervised(
         rate = rates.rolling if shape.rolls_out(name) else rates.training
         busiest, micro_batches = executed_flops * local_batch / section.batch_size, math.ceil(local_batch / at_once)
         seconds = training_seconds(sizes, mean, config, busiest, rate, rates, micro_batches=micro_batches)
-        seconds += _optimizer_seconds(settings, sizes, config, rates)
+        seconds += _optimizer_seconds(settings, trained, config, rates)
     return StageWork(
         name=name,
         steps=steps_of(section.steps, section.epochs, rows.train, section.batch_size),
@@ -153,7 +158,7 @@ def _grpo(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates 
             training_seconds(sizes, batch, config, executed_flops, rates.rolling, rates, micro_batches=micro_batches)
             + reference_flops * rounds / (rates.rolling * 1e12)
             + rounds * _sampling_time(settings, sizes, shape, config, rates, local.answers, local.drawn)
-            + _optimizer_seconds(settings, sizes, config, rates)
+            + _optimizer_seconds(settings, sizes.trained(settings.model), config, rates)
         )
     notes = [_idle_note("grpo.prompts_per_step", grpo.prompts_per_step, world_size)]
     notes.append(f"answers are taken to have {_expected_tokens(shape, grpo)} tokens; for memory {grpo.max_new_tokens}")
@@ -305,7 +310,7 @@ def _warmup(settings: Settings, sizes: ModelSizes, rates: Rates | None) -> Stage
     if rates is not None:
         busiest = executed_flops * local_batch / warmup.batch_size
         seconds = training_seconds(sizes, largest, config, busiest, rates.training, rates, micro_batches=1)
-        seconds += _optimizer_seconds(settings, sizes, config, rates)
+        seconds += _optimizer_seconds(settings, sizes.trained(settings.model), config, rates)
     return StageWork(
         name="base",
         steps=warmup.steps,
@@ -337,11 +342,11 @@ def _features(sizes: ModelSizes, rows: RecipeRows, config: ComputeConfig, name: 
     return rows.train * images * sizes.text.hidden * config.dtype_bytes
 
 
-def _optimizer_seconds(settings: Settings, sizes: ModelSizes, config: ComputeConfig, rates: Rates) -> float:
+def _optimizer_seconds(settings: Settings, trained: int, config: ComputeConfig, rates: Rates) -> float:
     runtime = settings.runtime
     deep = runtime.engine == "deepspeed"
     return step_seconds(
-        sizes.trained(settings.model),
+        trained,
         runtime.world_size,
         sharded=deep and runtime.zero_stage > 0,
         offloaded=deep and runtime.offload_optimizer,

@@ -22,9 +22,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "grpo": {"gradient_checkpointing": True, "zero_variance_groups": "redraw", "accuracy_filter": [0.0, 0.5]},
     },
     "replay": {"grpo": {"latents": "replay", "updates_per_rollout": 2, "zero_variance_groups": "drop"}},
+    "sampled": {"grpo": {"latents": "replay", "latent_sigma": 0.1, "latent_sigma_learned": True}},
 }
 """Sections of the settings."""
-CASES = ("plain:whole", "plain:adapters", "plain:replay", "1:whole", "2:whole", "3:whole", "3:adapters", "3:replay")
+CASES = ("plain:whole", "plain:adapters", "plain:replay", "1:whole", "2:whole", "3:whole", "3:adapters", "3:replay",
+         "plain:sampled", "3:sampled")  # fmt: skip
 """The plain engine, or a ZeRO stage; and what is trained."""
 
 

@@ -52,20 +52,36 @@ HARD = {
 """Stage 2 with a bottleneck that comes on, and all that makes it harder."""
 FILM = {**STAGE, "learning_rate": 2.0e-3, "warmup_steps": 2, "stepwise": {"where": "pointer", "what": "kind"}}
 """Stepwise grounding, its heads beside the model; with one span an example."""
+VISUAL = {"where": "pointer", "what": "codebook", "codebook_size": 4}
+FED: dict[str, dict[str, Any]] = {
+    "image-norm": {"latent": {"num_latents": 2, "feed_norm": "image"}, "film": FILM},
+    "query": {"latent": {"num_latents": 2, "input": "query"}, "film": FILM},
+    "code": {
+        "latent": {"num_latents": 2, "input": "code"},
+        "film": {**FILM, "stepwise": VISUAL, "validation": {"every": STEPS, "examples": 2, "problems": 2}},
+        "evaluation": {"max_new_tokens": 3},
+    },
+}
+"""The film with what is fed beside hidden states as they are; codes also answer, by a head that may be sharded."""
+ONE_SPAN = ("film", "pooler", *FED)
+"""Cases whose examples have one span: labels after the last span alone would tell nothing of two."""
 AFTER = {"zero-3": "zero-1", "zero-1": "zero-3-offload", "plain": "zero-2-offload", "zero-2-offload": "plain"}
 """From whose checkpoint an engine goes on, in the other number of processes."""
 
 
 def cases(world_size: int) -> list[tuple[str, str]]:
-    """Stage 2 with every engine; stage 1, which makes one pass, with those that differ for it; the hard stage 2."""
+    """Stage 2 with every engine; stage 1, which makes one pass, with those that differ for it; the hard stage 2; a
+    pooler, and a model that is held to that of its own engine; and all that is fed as latents."""
     grounding = ["plain"] if world_size == 1 else [engine for engine in ENGINES if "offload" not in engine]
     hard = "plain" if world_size == 1 else "zero-3"
     film = ["plain"] if world_size == 1 else ["zero-2", "zero-3"]
+    sharded = ["plain"] if world_size == 1 else ["zero-3"]
     return [
         *(("relaxation", engine) for engine in ENGINES),
         *(("grounding", engine) for engine in grounding),
         ("hard", hard),
         *(("film", engine) for engine in film),
+        *((case, engine) for case in ("pooler", "pooled", *FED) for engine in sharded),
     ]
 
 
@@ -114,10 +130,13 @@ def gathering_all(config: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
 
 def run(inputs: Path, work: Path, case: str, engine: str, after: Path | None) -> None:
     runtime = {**ENGINES[engine], "processes": current_process().world_size, "checkpoint_every": MIDDLE}
-    program: ProgramName = "relaxation" if case == "hard" else case
-    special: dict[str, dict[str, Any]] = {"hard": HARD, "film": {"film": FILM}}
+    program: ProgramName = "relaxation" if case == "hard" else "film" if case in FED else case
+    special: dict[str, dict[str, Any]] = {"hard": HARD, "film": {"film": FILM}, **FED}
     sections = special.get(case, {program: STAGE})
     job = make_job(inputs, work, program, resume_from=after, runtime=runtime, **sections)
+    if case == "pooled":
+        before = work.parents[1] / "pooler" / engine / "output"
+        job = job.model_copy(update={"inputs": {**job.inputs, "model": before}})
     job.output.mkdir(parents=True, exist_ok=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
     supervised.run_supervised(job, EventWriter(work / f"events-{current_process().rank}.jsonl"))
@@ -140,7 +159,7 @@ def main() -> None:
     with as_process(ProcessContext.on_one_host(rank, world_size)), torch_process_group(folder / "rendezvous"):
         for case, engine in cases(world_size):
             work = folder / case / engine
-            supervised.example_encoder = plain_encoder if case == "film" else twice
+            supervised.example_encoder = plain_encoder if case in ONE_SPAN else twice
             run(inputs, work, case, engine, None)
             results[f"{case} {engine}"] = figures(work)
         supervised.example_encoder = twice

@@ -25,8 +25,9 @@ from mirage_core.training.engine.lockstep import dummy_row
 from mirage_core.training.grpo.objective import GRPOObjective
 from mirage_core.training.objective import total_counts
 from mirage_core.training.sft.latent_noise import LatentNoise, LatentRegularizer
-from mirage_core.training.sft.losses import TargetComparison, cross_entropy, relaxation_loss
+from mirage_core.training.sft.losses import cross_entropy, relaxation_loss
 from mirage_core.training.sft.objective import SupervisedObjective
+from mirage_core.training.sft.targets import TargetComparison
 from mirage_core.training.sft.train import load_trainable, run_supervised, training_data
 from tests.latent.tiny import HIDDEN, IDS, mixed_examples, tiny_backbone
 from tests.training.small_world import make_job, quiet, rank_micro_batches

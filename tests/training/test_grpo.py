@@ -210,8 +210,8 @@ def test_the_policy_without_its_adapters_is_the_reference_that_a_frozen_copy_wou
     (batch,) = drawing.micro_batches(0)
     own = batch.data.batch.reference_log_probs
     with torch.no_grad(), ReferenceModel(frozen, offload=True).loaded() as copied:
-        of_copy = drawing._log_probs(copied, batch.data.batch, recompute=True)
-        of_policy = drawing._log_probs(model.backbone, batch.data.batch, recompute=True)
+        of_copy = drawing._log_probs(copied, batch.data.batch, reference=True)
+        of_policy = drawing._log_probs(model.backbone, batch.data.batch, reference=True)
     assert torch.allclose(own, of_copy, atol=1e-5)
     assert not torch.allclose(own, of_policy, atol=1e-3)
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from mirage_core.model.loading import load_model
+from mirage_core.training.sft.pooler import POOLER_FILE
 from mirage_core.training.stepwise.heads import load_heads
 from tests.forked import run_ranks
 from tests.training.stages_child import AFTER, STEPS, cases
@@ -56,6 +58,14 @@ def test_the_heads_of_stepwise_grounding_are_those_of_the_plain_engine(
     assert found[2][f"film {engine}"].keys() >= {"where", "what", "where_accuracy"}
     for name, weight in plain.state_dict().items():
         assert (sharded.state_dict()[name] - weight).abs().max() < 1e-4, name
+
+
+def test_a_pooler_of_sharded_weights_is_that_of_the_plain_engine(found: Found, folders: dict[int, Path]) -> None:
+    plain = load_file(folders[1] / "pooler" / "plain" / "output" / POOLER_FILE)
+    sharded = load_file(folders[2] / "pooler" / "zero-3" / "output" / POOLER_FILE)
+    assert found[2]["pooled zero-3"].keys() >= {"text", "visual"}
+    for name, weight in plain.items():
+        assert (sharded[name] - weight).abs().max() < 1e-4, name
 
 
 @pytest.mark.parametrize("engine", AFTER)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mirage_core.config import FeedNorm
 from mirage_core.errors import InputError
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.compress import Compression, compress_all
@@ -18,6 +19,8 @@ from mirage_core.model.backbone import Backbone, InputEmbeddings
 from mirage_core.model.forward.forward import (
     check_aligned,
     copy_to_reencoded,
+    embed_batch,
+    fed_norms,
     image_features,
     rollout,
     single_pass,
@@ -46,13 +49,14 @@ def grounding_forward(
     checkpointing: bool = False,
     blank: bool = False,
     horizon: int = 1,
+    feed_norm: FeedNorm = "own",
 ) -> GroundingOutput:
     """Stage 1: the compressed auxiliary images are the inputs at the latent positions. Paper, Eq. 2.
 
-    ``blank``: the input there is the embedding of latent_pad; the images are only targets. ``horizon``: every so many
-    latents the input is a target, those between are the model's own, with gradient (1: the paper; K or more: all are
-    its own). InputError without one auxiliary image a span, for spans of different lengths, for more latents than
-    patches, and for a horizon in a batch that is not aligned.
+    ``blank``: the inputs there are the tokens of the batch; the images are only targets. ``horizon``: every so many
+    latents the input is a target, those between are the model's own, with gradient and at ``feed_norm`` (1: the paper;
+    K or more: all are its own). InputError without one auxiliary image a span, for spans of different lengths, for more
+    latents than patches, and for a horizon in a batch that is not aligned.
     """
     images = image_features(backbone, batch, checkpointing=checkpointing)
     embedded = backbone.embed(batch.input_ids, images)
@@ -61,7 +65,8 @@ def grounding_forward(
     if horizon > 1 and not blank:
         check_aligned(batch)
         forcing = _TeacherForcing(targets, horizon)
-        hidden = rollout(backbone, embedded, batch, checkpointing=checkpointing, latent_transform=forcing)
+        norms = fed_norms(backbone, batch, images, feed_norm)
+        hidden = rollout(backbone, embedded, batch, checkpointing=checkpointing, latent_transform=forcing, norms=norms)
         return GroundingOutput(hidden, span_latents(batch, hidden), targets, merged)
     columns = _span_columns(batch)
     if not blank:
@@ -69,6 +74,19 @@ def grounding_forward(
     hidden = single_pass(backbone, embedded, batch, checkpointing=checkpointing)
     predicted = hidden[batch.span_rows[:, None], columns - 1]
     return GroundingOutput(hidden, predicted, targets, merged)
+
+
+def fed_forward(backbone: Backbone, batch: LatentBatch, latents: Tensor, *, checkpointing: bool = False) -> Tensor:
+    """Return hidden states [B, T, D] of one pass with ``latents`` [S, K, D] as inputs of the spans, with gradient.
+
+    InputError for spans of another length.
+    """
+    embedded = embed_batch(backbone, batch, checkpointing)
+    columns = _span_columns(batch)
+    if len(columns) and latents.shape[:2] != columns.shape:
+        raise InputError(f"Got latents of {tuple(latents.shape[:2])} for spans and lengths of {tuple(columns.shape)}.")
+    embedded = _with_targets(embedded, batch, columns, latents.to(embedded.tokens.dtype))
+    return single_pass(backbone, embedded, batch, checkpointing=checkpointing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +109,25 @@ def target_latents(backbone: Backbone, batch: LatentBatch, compression: Compress
 
     InputError as for ``grounding_forward``.
     """
+    images = auxiliary_images(backbone, batch)
+    if not images:
+        return torch.empty(0, 0, backbone.hidden_size, device=backbone.device)
+    with torch.no_grad():
+        length = int(batch.span_lengths[0])
+        return compress_all(select_patches(images, batch.auxiliary_patch_masks), length, compression)
+
+
+def auxiliary_images(backbone: Backbone, batch: LatentBatch) -> list[Tensor]:
+    """Return the merged features [n_i, D] of the auxiliary images, one a span, detached.
+
+    InputError without one auxiliary image a span, and for spans of different lengths.
+    """
     lengths = set(batch.span_lengths.tolist())
     if len(batch.auxiliary_grid_thw) != len(batch.span_rows):
         raise InputError(
             f"Grounding needs one auxiliary image a span: got {len(batch.auxiliary_grid_thw)} for "
             f"{len(batch.span_rows)} spans. Encode with Encoder.example(example, with_latents=True)."
         )
-    if not lengths:
-        return torch.empty(0, 0, backbone.hidden_size, device=backbone.device)
     if len(lengths) > 1:
         raise InputError(
             f"Grounding needs spans of one length, got {sorted(lengths)}; use one latent.num_latents "
@@ -108,8 +137,7 @@ def target_latents(backbone: Backbone, batch: LatentBatch, compression: Compress
         features = list(batch.auxiliary_features) or backbone.image_features(
             batch.auxiliary_pixel_values, batch.auxiliary_grid_thw
         )
-        merged = [backbone.merged(image) for image in features]
-        return compress_all(select_patches(merged, batch.auxiliary_patch_masks), lengths.pop(), compression)
+        return [backbone.merged(image) for image in features]
 
 
 def select_patches(images: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:

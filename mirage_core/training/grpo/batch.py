@@ -13,11 +13,12 @@ from itertools import groupby, zip_longest
 import torch
 from torch import Tensor
 
+from mirage_core.config import LatentSettings
 from mirage_core.distributed.collectives import max_over_processes
-from mirage_core.latent.bottleneck import Bottleneck
 from mirage_core.latent.collate_answers import AnswerBatch, collate_answers
 from mirage_core.latent.encoder import encode_rollout
 from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt
+from mirage_core.model.forward.forward import latent_cells
 from mirage_core.model.loading import LoadedModel
 from mirage_core.training.engine.lockstep import Widths
 from mirage_core.training.grpo.rollouts import Group, Rollout
@@ -33,6 +34,8 @@ class PolicyBatch:
 
     ``advantages`` [B]; ``sampled_log_probs`` [B, T], recorded while sampling, and ``reference_log_probs`` [B, T] (None
     without a KL), at the columns that predict their tokens; ``latents``: as they were fed, [k, D] per span, row by row.
+    ``latent_mask`` [B, T]: the columns that predict a sampled latent, whose log-densities then are among the
+    log-probabilities; None: no latent was sampled.
     """
 
     layout: AnswerBatch
@@ -41,11 +44,17 @@ class PolicyBatch:
     sampled_log_probs: Tensor
     reference_log_probs: Tensor | None
     latents: tuple[Tensor, ...]
+    latent_mask: Tensor | None = None
+
+    @property
+    def text_mask(self) -> Tensor:
+        """Which columns predict a sampled text token [B, T]."""
+        return self.layout.answers.labels != IGNORED
 
     @property
     def mask(self) -> Tensor:
-        """Which columns predict a sampled text token [B, T]."""
-        return self.layout.answers.labels != IGNORED
+        """Which columns predict what was sampled: a text token or a latent [B, T]."""
+        return self.text_mask if self.latent_mask is None else self.text_mask | self.latent_mask
 
 
 def split_answers(groups: Sequence[Group], micro_batch_size: int) -> list[Piece]:
@@ -68,15 +77,15 @@ def policy_batch(
     model: LoadedModel,
     spare: EncodedPrompt,
     widths: Widths | None,
-    *,
-    bottleneck: Bottleneck = "none",
+    latent: LatentSettings | None = None,
 ) -> PolicyBatch:
     """Lay out answers on the model's device.
 
     Without answers it is a dummy answer to the prompt ``spare``, which keeps its process in step. ``widths``: the
-    latent blocks the pass must have; where the answers have others, a dummy answer brings them about. ``bottleneck``:
-    what text after a span may attend to, as when the answers were sampled.
+    latent blocks the pass must have; where the answers have others, a dummy answer brings them about. ``latent``:
+    the settings that the answers were sampled under; None: the default ones.
     """
+    latent = latent or LatentSettings()
     by_prompt = [list(answers) for _, answers in groupby(piece, key=lambda pair: id(pair[0]))]
     groups = [(answers[0][0], [rollout.encoded for _, rollout in answers]) for answers in by_prompt]
     dummies = 0
@@ -84,16 +93,25 @@ def policy_batch(
         prompt, encoded = groups[-1] if groups else (spare, [])
         groups = [*groups[:-1], (prompt, [*encoded, _dummy_answer(prompt, widths or (), model)])]
         dummies = 1
-    layout = collate_answers(groups, model.ids, model.backbone.position_ids, bottleneck=bottleneck)
+    layout = collate_answers(
+        groups,
+        model.ids,
+        model.backbone.position_ids,
+        bottleneck=latent.bottleneck,
+        span_tokens=model.ids.latent_queries if latent.input == "query" else (),
+    )
     rollouts, device = [rollout for _, rollout in piece], model.backbone.device
     layout = layout.to(device)
+    densities = _latent_log_probs(rollouts, layout)
+    log_probs = _sampled_log_probs(rollouts, layout)
     return PolicyBatch(
         layout=layout,
         learned=len(rollouts),
         advantages=torch.tensor([rollout.advantage for rollout in rollouts] + [0.0] * dummies, device=device),
-        sampled_log_probs=_sampled_log_probs(rollouts, layout),
+        sampled_log_probs=log_probs if densities is None else log_probs + densities.nan_to_num(0.0),
         reference_log_probs=None,
         latents=tuple(latent for rollout in rollouts for latent in rollout.latents),
+        latent_mask=None if densities is None else ~densities.isnan(),
     )
 
 
@@ -103,6 +121,19 @@ def _dummy_answer(prompt: EncodedPrompt, widths: Widths, model: LoadedModel) -> 
     tokens = [token for _ in widths for token in (ids.latent_start, ids.latent_end)] + [ids.end_of_turn]
     spans = [LatentSpan(position=2 * at + 1, num_latents=width) for at, width in enumerate(widths)]
     return encode_rollout(prompt, tokens, spans, [False] * len(tokens), ids)
+
+
+def _latent_log_probs(rollouts: Sequence[Rollout], layout: AnswerBatch) -> Tensor | None:
+    """Return the log-densities recorded while sampling, at the columns that predict their latents [B, T].
+
+    NaN elsewhere; None where no latent was sampled.
+    """
+    recorded = [densities for rollout in rollouts for densities in rollout.answer.latent_log_probs]
+    if not recorded:
+        return None
+    rows, columns = latent_cells(layout.answers, [len(densities) for densities in recorded])
+    empty = torch.full(layout.answers.labels.shape, torch.nan, device=rows.device)
+    return empty.index_put((rows, columns - 1), torch.cat(recorded).to(rows.device))
 
 
 def _sampled_log_probs(rollouts: Sequence[Rollout], layout: AnswerBatch) -> Tensor:

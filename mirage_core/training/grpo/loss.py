@@ -2,7 +2,8 @@
 
 L = -1/B sum_i 1/|o_i| sum_t [min(r A, clip(r, 1 - c, 1 + c') A) - beta KL], as GRPO was first published (there c' = c;
 a higher c' lets rare tokens grow, arXiv 2503.14476): the mean over the text tokens of each answer, then over the
-answers. Latents are not tokens: they are masked out of ratio, KL and |o_i|.
+answers. Latents are not tokens: they are masked out of ratio, KL and |o_i|, unless they were sampled
+(latent_policy.py); then each counts as a token.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PolicyTerms:
-    """Per answer [B], each a mean over its sampled text tokens: the loss, and figures to log (detached)."""
+    """Per answer [B], each a mean over what was sampled of it: the loss, and figures to log (detached)."""
 
     loss: Tensor
     kl: Tensor
@@ -34,13 +35,14 @@ def policy_terms(
     clip: float,
     kl_weight: float,
     clip_high: float | None = None,
+    text_mask: Tensor | None = None,
 ) -> PolicyTerms:
     """Return the loss of every answer.
 
     log_probs, sampled_log_probs (when the answer was sampled), reference_log_probs [B, T]; advantages [B]; mask
-    [B, T] True at sampled text tokens; ratios are clipped to 1 - clip and 1 + clip_high (None: clip). The KL to
-    the reference is estimated by exp(d) - d - 1 with d = reference - current ("low variance", never negative); the
-    entropy by -log p of the sampled tokens.
+    [B, T] True at sampled text tokens and latents; ratios are clipped to 1 - clip and 1 + clip_high (None: clip). The
+    KL to the reference is estimated by exp(d) - d - 1 with d = reference - current ("low variance", never negative);
+    the entropy by -log p of the sampled tokens: text_mask [B, T] (None: mask).
     """
     ratio = torch.exp(log_probs - sampled_log_probs)
     gains = advantages[:, None]
@@ -55,7 +57,7 @@ def policy_terms(
         loss=_row_mean(kl_weight * kl - surrogate, mask),
         kl=_row_mean(kl.detach(), mask),
         clipped=_row_mean(clipped.float(), mask),
-        entropy=_row_mean(-log_probs.detach(), mask),
+        entropy=_row_mean(-log_probs.detach(), mask if text_mask is None else text_mask),
         ratio_deviation=_row_mean((ratio.detach() - 1).abs(), mask),
     )
 

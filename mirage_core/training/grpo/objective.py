@@ -24,12 +24,13 @@ from mirage_core.distributed.collectives import sum_over_processes
 from mirage_core.distributed.context import current_process
 from mirage_core.errors import SettingsError
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.forward.forward import answers_forward
+from mirage_core.model.forward.forward import answers_forward, fed_norms, image_features
 from mirage_core.model.loading import LoadedModel
 from mirage_core.training.data.sampler import EpochOrder
 from mirage_core.training.engine.gather_weights import gathered_weights
 from mirage_core.training.engine.lockstep import sync_block_widths
 from mirage_core.training.grpo.batch import PolicyBatch, block_widths, policy_batch, split_answers
+from mirage_core.training.grpo.latent_policy import LatentPolicy, latent_log_probs
 from mirage_core.training.grpo.loss import PolicyTerms, policy_terms
 from mirage_core.training.grpo.reference_model import ReferenceModel
 from mirage_core.training.grpo.rewards import is_learned_from
@@ -92,7 +93,7 @@ class GRPOObjective:
         scorer: Scorer = judge,
     ) -> None:
         self._settings, self._model, self._problems, self._seed = settings.grpo, model, problems, seed
-        self._bottleneck, self._blank = settings.latent.bottleneck, settings.latent.input == "blank"
+        self._latent = settings.latent
         answers_per_step = self._settings.prompts_per_step * self._settings.group_size
         self._micro_batch_size = micro_batch_size or self._settings.micro_batch_size or max(1, answers_per_step)
         self._cache_folder = cache_folder
@@ -105,10 +106,14 @@ class GRPOObjective:
         # Every pass of sharded weights is a collective: then all processes must make the same passes.
         self._sharded = settings.runtime.engine == "deepspeed" and settings.runtime.zero_stage == 3
         self._round: Round | None = None
+        self._gaussian: LatentPolicy | None = None
+        if self._settings.latent_sigma and latents == "on":
+            gaussian = LatentPolicy(self._settings.latent_sigma, learned=self._settings.latent_sigma_learned)
+            self._gaussian = gaussian.to(model.backbone.dtype)
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Return nothing: only the backbone is trained."""
-        return {}
+        """Return the deviation of sampled latents if it is learned; else only the backbone is trained."""
+        return {} if self._gaussian is None or not self._gaussian.learned else {"latent_policy": self._gaussian}
 
     def examples(self, step: int) -> Sequence[str]:
         """Return the problems whose answers a step learns from (without those resampled in place of others)."""
@@ -143,9 +148,10 @@ class GRPOObjective:
         groups: list[Group] = []
         learned: list[Group] = []
         candidates: Sequence[int] = wanted
+        sigma = self._sigma()
         with gathered_weights(self._model.backbone):
             for _ in range(1 + settings.max_resamples if settings.zero_variance_groups == "redraw" else 1):
-                sampled = self._sampler.sample(step, current_process().share(candidates))
+                sampled = self._sampler.sample(step, current_process().share(candidates), sigma)
                 groups += sampled
                 learned += [group for group in sampled if is_learned_from(group.rewards, settings)]
                 if settings.zero_variance_groups != "redraw":
@@ -155,6 +161,13 @@ class GRPOObjective:
                 if not candidates:
                     break
         return self._with_figures(groups, learned, self._sampler.seconds - seconds)
+
+    def _sigma(self) -> float | None:
+        """Return the deviation of sampled latents now; None: latents are not sampled."""
+        if self._gaussian is None:
+            return None
+        with gathered_weights(self._gaussian):
+            return self._gaussian.sigma()
 
     def _spare_problems(self, step: int, wanted: Sequence[int]) -> Sequence[int]:
         """Return the problems that may be sampled in place of others, in an order that (seed, round) decides."""
@@ -182,13 +195,13 @@ class GRPOObjective:
     def _make_round(self, step: int, groups: Sequence[Group]) -> Round:
         """Lay out the passes of a round, with the log-probabilities of the reference."""
         pieces = split_answers(groups, self._micro_batch_size)
-        # Rolling latents out takes a pass per latent; feeding recorded or blank ones takes one.
-        in_lockstep = self._sharded and self._settings.latents == "recompute" and not self._blank
+        # Rolling latents out takes a pass per latent; feeding recorded ones or tokens takes one.
+        in_lockstep = self._sharded and self._settings.latents == "recompute" and self._latent.rolls_out
         widths = sync_block_widths([block_widths(piece) for piece in pieces]) if in_lockstep else [None] * len(pieces)
         with gathered_weights(self._model.backbone) if self._sharded else nullcontext():
             (spare,) = self._sampler.prompts(self._order.batch(self._round_of(step))[:1])
             batches = [
-                policy_batch(piece, self._model, spare, blocks, bottleneck=self._bottleneck)
+                policy_batch(piece, self._model, spare, blocks, self._latent)
                 for piece, blocks in zip(pieces, widths, strict=True)
             ]
             return Round(step, tuple(self._with_reference(batches)))
@@ -198,7 +211,7 @@ class GRPOObjective:
             return list(batches)
         with self._reference.loaded() as reference:
             return [
-                replace(batch, reference_log_probs=self._log_probs(reference, batch, recompute=True))
+                replace(batch, reference_log_probs=self._log_probs(reference, batch, reference=True))
                 for batch in batches
             ]
 
@@ -240,6 +253,8 @@ class GRPOObjective:
             "ratio_deviation": terms.ratio_deviation,
         }
         parts = {name: values.sum() / learned for name, values in figures.items()}
+        if self._gaussian is not None and self._gaussian.learned:
+            parts["latent_sigma"] = self._gaussian().detach().exp() * (data.batch.learned / learned)
         if data.sampled is not None:
             means = _contributions(data.sampled, totals["drawn"])
             parts |= {name: torch.tensor(value) for name, value in means.items()}
@@ -247,7 +262,7 @@ class GRPOObjective:
 
     def _terms(self, backbone: nn.Module, batch: PolicyBatch) -> PolicyTerms:
         return policy_terms(
-            self._log_probs(backbone, batch, recompute=self._settings.latents == "recompute"),
+            self._log_probs(backbone, batch),
             batch.sampled_log_probs,
             batch.reference_log_probs,
             batch.advantages,
@@ -255,15 +270,46 @@ class GRPOObjective:
             clip=self._settings.clip,
             clip_high=self._settings.clip_high,
             kl_weight=self._settings.kl_weight,
+            text_mask=batch.text_mask,
         )
 
-    def _log_probs(self, backbone: nn.Module, batch: PolicyBatch, *, recompute: bool) -> Tensor:
+    def _log_probs(self, backbone: nn.Module, batch: PolicyBatch, *, reference: bool = False) -> Tensor:
+        """Return the log-probabilities [B, T] of what was sampled, under the policy or the ``reference``."""
         if not isinstance(backbone, Backbone):
             raise SettingsError(f"GRPO trains a Backbone, got {type(backbone).__name__}")
-        latents = None if recompute else batch.latents
-        checkpointing = self._settings.gradient_checkpointing
-        hidden = answers_forward(backbone, batch.layout, latents, checkpointing=checkpointing, blank=self._blank)
-        return text_log_probs(backbone, batch.layout.answers, hidden, self._sampler.rules)
+        recompute = reference or self._settings.latents == "recompute"
+        # Codes are chosen, not computed: no gradient flows through the choice, and the reference judges the same ones.
+        # So it is with sampled latents.
+        chosen = self._latent.input == "code" or self._gaussian is not None
+        latents = None if recompute and not chosen else batch.latents
+        hidden = answers_forward(
+            backbone,
+            batch.layout,
+            latents,
+            checkpointing=self._settings.gradient_checkpointing,
+            blank=self._latent.input in ("blank", "query"),
+            feed_norm=self._latent.feed_norm,
+        )
+        log_probs = text_log_probs(backbone, batch.layout.answers, hidden, self._sampler.rules)
+        if self._gaussian is None:
+            return log_probs
+        return log_probs + self._latent_log_probs(self._gaussian, backbone, batch, hidden, reference=reference)
+
+    def _latent_log_probs(
+        self, gaussian: LatentPolicy, backbone: Backbone, batch: PolicyBatch, hidden: Tensor, *, reference: bool
+    ) -> Tensor:
+        """Return the log-densities [B, T] of the latents that were sampled; the reference has the first deviation."""
+        prompts, norms = batch.layout.prompts, None
+        if self._latent.feed_norm != "own":
+            with torch.no_grad():
+                norms = fed_norms(backbone, prompts, image_features(backbone, prompts), self._latent.feed_norm)
+        return latent_log_probs(
+            batch.layout.answers,
+            hidden,
+            batch.latents,
+            gaussian.first() if reference else gaussian(),
+            None if norms is None else norms.index_select(0, batch.layout.owners),
+        )
 
 
 def _contributions(sampled: Sampled, answers: float) -> dict[str, float]:

@@ -87,6 +87,8 @@ def _tensors(answer: Trajectory) -> dict[str, Tensor]:
     }
     if answer.latents:
         tensors["latents"] = torch.cat(answer.latents).cpu()
+    if answer.latent_log_probs:
+        tensors["latent_log_probs"] = torch.cat(answer.latent_log_probs)
     return tensors
 
 
@@ -113,11 +115,14 @@ def _read(path: Path) -> list[Answered]:
 
 def _answer(name: str, metadata: dict[str, Any], tensors: dict[str, Tensor]) -> Trajectory:
     spans = tuple(LatentSpan(position=at, num_latents=length) for at, length in metadata["spans"])
-    latents = tensors[f"{name}/latents"].split([span.num_latents for span in spans]) if spans else ()
+    lengths = [span.num_latents for span in spans]
+    latents = tensors[f"{name}/latents"].split(lengths) if spans else ()
+    densities = tensors.get(f"{name}/latent_log_probs")  # there are none of latents that were not sampled
     return Trajectory(
         token_ids=tuple(tensors[f"{name}/tokens"].tolist()),
         spans=spans,
         latents=tuple(latents),
+        latent_log_probs=() if densities is None else tuple(densities.split(lengths)),
         log_probs=tuple(tensors[f"{name}/log_probs"].tolist()),
         sampled=tuple(tensors[f"{name}/sampled"].tolist()),
         finished=metadata["finished"],

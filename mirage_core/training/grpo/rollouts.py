@@ -16,6 +16,7 @@ from mirage_core.benchmarks.judge import Scorer, judge
 from mirage_core.config import InferenceSettings, Settings
 from mirage_core.errors import TrainingError
 from mirage_core.generation.decode import DecodeSettings, Trajectory, sampling_rules
+from mirage_core.generation.gaussian_latents import LatentSampling
 from mirage_core.generation.generator import Generator
 from mirage_core.generation.sampling import SamplingRules
 from mirage_core.latent.encoder import encode_rollout
@@ -24,6 +25,8 @@ from mirage_core.model.loading import LoadedModel
 from mirage_core.training.grpo.rewards import Reward, group_advantages, has_zero_variance, make_reward, reward_std
 from mirage_core.training.loop import step_seed
 from mirage_core.types import Problem
+
+_LATENTS_SEED = 31
 
 
 @dataclass(frozen=True)
@@ -108,11 +111,19 @@ class Sampler:
         """The distribution that answers are sampled from, before top-p."""
         return sampling_rules(self._model.ids, self._generator.decoding)
 
-    def sample(self, step: int, indices: Sequence[int]) -> list[Group]:
-        """Sample ``group_size`` answers to every problem of these indices, and judge them."""
+    def sample(self, step: int, indices: Sequence[int], sigma: float | None = None) -> list[Group]:
+        """Sample ``group_size`` answers to every problem of these indices, and judge them.
+
+        ``sigma``: latents are sampled too, with this standard deviation; None: they are the hidden states.
+        """
         start = time.monotonic()
         problems = [self._problems[index] for index in indices]
-        generated = self._generator.generate(problems, partial(self._uniform, step), max_rows=self._max_rows)
+        generated = self._generator.generate(
+            problems,
+            partial(self._uniform, step),
+            max_rows=self._max_rows,
+            sampling=None if sigma is None else LatentSampling(partial(self._normal, step), sigma),
+        )
         self.seconds += time.monotonic() - start
         return [
             self._group(index, answers.prompt, answers.trajectories)
@@ -130,10 +141,15 @@ class Sampler:
 
     def _uniform(self, step: int, problem: Problem) -> Tensor:
         """Return the random numbers that decide one problem's answers, [group, tokens]."""
-        name = int.from_bytes(problem.id.encode(), "big")
-        generator = torch.Generator().manual_seed(step_seed(self._seed, step, name))
         decoding = self._generator.decoding
+        generator = torch.Generator().manual_seed(step_seed(self._seed, step, _number_of(problem)))
         return torch.rand(decoding.samples, decoding.max_new_tokens, generator=generator)
+
+    def _normal(self, step: int, problem: Problem) -> Tensor:
+        """Return the random numbers that decide the latents of one problem's answers, [group, latents, hidden size]."""
+        decoding, size = self._generator.decoding, self._model.backbone.hidden_size
+        generator = torch.Generator().manual_seed(step_seed(self._seed, step, _number_of(problem), _LATENTS_SEED))
+        return torch.randn(decoding.samples, decoding.max_spans * decoding.span_limit, size, generator=generator)
 
     def _group(self, index: int, prompt: EncodedPrompt, answers: Sequence[Trajectory]) -> Group:
         rewards = [self._reward(self._problems[index], answer) for answer in answers]
@@ -168,6 +184,10 @@ class Sampler:
                 "grpo.accuracy_reward and grpo.format_reward"
             )
         return reward
+
+
+def _number_of(problem: Problem) -> int:
+    return int.from_bytes(problem.id.encode(), "big")
 
 
 def summed_figures(groups: Sequence[Group]) -> dict[str, float]:

@@ -11,12 +11,14 @@ from mirage_core.distributed.job import Job
 from mirage_core.distributed.oom import generation_batch_size, micro_batch_size
 from mirage_core.errors import DataError, SettingsError
 from mirage_core.model.loading import LoadedModel
+from mirage_core.model.weights import SavedModule
 from mirage_core.store.records import load_problems
 from mirage_core.training.checkpoint.checkpoint import EXTRA_FILES
 from mirage_core.training.grpo.objective import GRPOObjective
 from mirage_core.training.loop import TrainPlan, train
 from mirage_core.training.model_metadata import has_latents, model_metadata
 from mirage_core.training.sft.train import load_trainable
+from mirage_core.training.stepwise.heads import kept_heads
 from mirage_core.training.validation.metrics import ValidationAccuracy
 from mirage_core.training.validation.validation import Validation, sample
 
@@ -49,7 +51,13 @@ def run_grpo(job: Job, events: EventWriter, scorer: Scorer = judge) -> None:
         events,
         model_metadata(job, model),
         _validation(job, model, scorer),
+        _kept_heads(job, model),
     )
+
+
+def _kept_heads(job: Job, model: LoadedModel) -> tuple[SavedModule, ...]:
+    """Return the heads that the model's answers need, saved on as they are; none where latents are not codes."""
+    return () if model.codes is None else (kept_heads(job.input("model"), model.backbone.hidden_size),)
 
 
 def _validation(job: Job, model: LoadedModel, scorer: Scorer) -> Validation | None:

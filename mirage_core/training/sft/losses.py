@@ -1,51 +1,41 @@
-"""The losses of the supervised programs, log-probabilities for GRPO, and cosine diagnostics.
+"""The losses of the supervised programs, and log-probabilities for GRPO.
 
 Legend: B rows, T columns, S spans, K latents, D hidden, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity, mse_loss
 from torch.nn.functional import cross_entropy as token_cross_entropy
 
-from mirage_core.config import GroundingSettings, LatentSettings, RelaxationSettings, TrainSettings
+from mirage_core.config import FeedNorm, GroundingSettings, LatentSettings, RelaxationSettings, TrainSettings
 from mirage_core.errors import InputError
 from mirage_core.generation.sampling import SamplingRules
 from mirage_core.latent.collate import LatentBatch
-from mirage_core.latent.compress import Compression, compress_all
 from mirage_core.latent.examples import IGNORED
 from mirage_core.methods import programs
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import (
     LatentTransform,
+    RelaxationOutput,
     blank_forward,
+    given_forward,
     image_features,
     relaxation_forward,
     text_forward,
 )
-from mirage_core.model.forward.grounding import GroundingOutput, grounding_forward, select_patches, target_latents
+from mirage_core.model.forward.grounding import GroundingOutput, fed_forward, grounding_forward
 from mirage_core.training.objective import TEXT_ONLY, LossParts
+from mirage_core.training.sft.diagnostics import cosine_diagnostics, norm_figures
+from mirage_core.training.sft.pooler import Pooler, pooled_latents
 from mirage_core.training.sft.span_end import SpanEnds
+from mirage_core.training.sft.targets import Distance, TargetComparison
 from mirage_core.training.stepwise.heads import StepLoss
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TargetComparison:
-    """How rolled-out latents are compared with their auxiliary images, which the batch then has.
-
-    ``weight``: of "visual", 1 - mean cosine, beside the text loss; ``diagnostics``: add the figures of
-    ``cosine_diagnostics``; ``spans``: how many of the batch's spans, from the first, count (None: all).
-    """
-
-    compression: Compression
-    weight: float = 0.0
-    diagnostics: bool = True
-    spans: int | None = None
 
 
 def counts_of(batch: LatentBatch) -> dict[str, float]:
@@ -107,8 +97,9 @@ def grounding_loss(
         batch,
         latent.compression,
         checkpointing=settings.gradient_checkpointing,
-        blank=latent.input == "blank",
+        blank=not latent.rolls_out,
         horizon=settings.horizon,
+        feed_norm=latent.feed_norm,
     )
     text = cross_entropy(backbone, grounded.hidden, batch.labels)
     visual = visual_loss(grounded)
@@ -118,11 +109,26 @@ def grounding_loss(
     return LossParts.sum(parts, {"visual": 1.0, "text": settings.text_weight})
 
 
-def visual_loss(grounded: GroundingOutput) -> Tensor:
-    """Return 1 - mean cosine of predicted and target latents over all spans. Paper, Eq. 2."""
+def visual_loss(grounded: GroundingOutput, distance: Distance = "cosine") -> Tensor:
+    """Return 1 - mean cosine of predicted and target latents over all spans (paper, Eq. 2), or their "l2".
+
+    "l2" is the squared difference, mean over latents and dimensions (arXiv 2608.19669).
+    """
     if not grounded.targets.numel():
         return grounded.hidden.sum() * 0.0
+    if distance == "l2":
+        return mse_loss(grounded.predicted.float(), grounded.targets.float())
     return 1.0 - cosine_similarity(grounded.predicted.float(), grounded.targets.float(), dim=-1).mean()
+
+
+def pooler_loss(backbone: Backbone, batch: LatentBatch, pooler: Pooler, *, checkpointing: bool = False) -> LossParts:
+    """Return the loss of a pooler: cross-entropy with its vectors as the latents, in one pass (arXiv 2608.19669).
+
+    The batch has labels after its spans alone (``pooler.answer_labels``).
+    """
+    latents = pooled_latents(pooler, backbone, batch)
+    hidden = fed_forward(backbone, batch, latents, checkpointing=checkpointing)
+    return LossParts.sum({"text": cross_entropy(backbone, hidden, batch.labels)})
 
 
 def relaxation_loss(
@@ -130,39 +136,68 @@ def relaxation_loss(
     batch: LatentBatch,
     *,
     checkpointing: bool = False,
+    text_weight: float = 1.0,
     comparison: TargetComparison | None = None,
     blank: bool = False,
+    given: Sequence[Tensor] | None = None,
+    feed_norm: FeedNorm = "own",
     latent_transform: LatentTransform | None = None,
     stepwise: StepLoss | None = None,
     ends: SpanEnds | None = None,
     diagnostics: bool = False,
+    spans: int | None = None,
 ) -> LossParts:
     """Return the loss of stage 2: cross-entropy alone, with latents rolled out under gradient. Paper, Eq. 4.
 
-    ``comparison``: compare the latents with their targets, as diagnostics or as a part of the loss; all spans are then
-    of one length. ``blank``: the spans have blank tokens, and nothing is rolled out. ``latent_transform`` is applied to
-    latents before they are fed. ``stepwise``: also hold each latent to its frame; with ``diagnostics`` its accuracies
-    by the number of the latent are added. ``ends``: also learn where spans end, for spans of different lengths.
+    ``text_weight``: of the cross-entropy, beside other parts. ``comparison``: compare the latents with their targets,
+    as diagnostics or as a part of the loss; all spans are then of one length. ``blank``: the spans hold the tokens of
+    the batch, ``given``: they hold these vectors ([k_s, D] a span); then nothing is rolled out. Latents are fed at
+    ``feed_norm``, after that as ``latent_transform`` changes them. ``stepwise``: also hold each latent to its frame.
+    ``ends``: also learn where spans end, if lengths differ. ``diagnostics``: add the accuracies of stepwise grounding
+    by the number of the latent, and the norms of rolled-out latents (``norm_figures``), of the first ``spans``.
     """
     if blank:
         relaxed = blank_forward(backbone, batch, checkpointing=checkpointing)
+    elif given is not None:
+        relaxed = given_forward(backbone, batch, given, checkpointing=checkpointing)
     else:
-        relaxed = relaxation_forward(backbone, batch, checkpointing, latent_transform=latent_transform)
+        relaxed = relaxation_forward(
+            backbone, batch, checkpointing, latent_transform=latent_transform, feed_norm=feed_norm
+        )
     parts, weights = _text_and_steps(backbone, relaxed.hidden, batch, stepwise, diagnostics)
+    weights["text"] = text_weight
     if ends is not None:
         parts |= ends.parts(backbone, relaxed.hidden)
         weights["end"] = 1.0
-    if comparison is None:
-        return LossParts.sum(parts, weights)
-    images = [backbone.merged(image) for image in image_features(backbone, batch)]
-    targets = target_latents(backbone, batch, comparison.compression)[: comparison.spans]
+    rolled_out = not blank and given is None
+    images: list[Tensor] = []
+    if comparison is not None or (diagnostics and rolled_out):
+        images = [backbone.merged(image) for image in image_features(backbone, batch)]
+    if diagnostics and rolled_out:
+        parts |= norm_figures(batch, relaxed.latents, images, spans)
+    if comparison is not None:
+        parts |= _compared(backbone, batch, relaxed, images, comparison)
+        weights |= {"visual": comparison.weight} if comparison.weight else {}
+    return LossParts.sum(parts, weights)
+
+
+def _compared(
+    backbone: Backbone,
+    batch: LatentBatch,
+    relaxed: RelaxationOutput,
+    images: list[Tensor],
+    comparison: TargetComparison,
+) -> dict[str, Tensor]:
+    """Return the parts of the loss, and the figures, that compare latents with their targets."""
+    targets, parts = comparison.targets(backbone, batch), dict[str, Tensor]()
     grounded = GroundingOutput(relaxed.hidden, relaxed.latents[: comparison.spans], targets, images)
     if comparison.weight:
-        parts["visual"], weights["visual"] = visual_loss(grounded), comparison.weight
+        parts["visual"] = visual_loss(grounded, comparison.distance)
     if comparison.diagnostics:
         own_spans = replace(batch, span_rows=batch.span_rows[: comparison.spans])
-        parts |= cosine_diagnostics(own_spans, grounded, comparison.compression)
-    return LossParts.sum(parts, weights)
+        compression = comparison.compression if comparison.pooler is None else None
+        parts |= cosine_diagnostics(own_spans, grounded, compression)
+    return parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +207,7 @@ class LossInputs:
     ``settings``: the section that the program reads; ``spans``: how many of the batch's spans, from the first, are of
     examples; ``diagnostics``: whether to add figures to log; ``latent_transform``: applied to latents
     before they are fed; ``stepwise``: the heads and targets of stepwise grounding; ``ends``: where spans of different
-    lengths end.
+    lengths end; ``pooler``: what is trained, or makes the targets, where the program has one.
     """
 
     batch: LatentBatch
@@ -183,6 +218,7 @@ class LossInputs:
     latent_transform: LatentTransform | None = None
     stepwise: StepLoss | None = None
     ends: SpanEnds | None = None
+    pooler: Pooler | None = None
 
 
 def _text(backbone: Backbone, inputs: LossInputs) -> LossParts:
@@ -200,30 +236,49 @@ def _grounding(backbone: Backbone, inputs: LossInputs) -> LossParts:
     return grounding_loss(backbone, inputs.batch, inputs.settings, inputs.latent, diagnostics=inputs.diagnostics)
 
 
+def _pooler(backbone: Backbone, inputs: LossInputs) -> LossParts:
+    assert inputs.pooler is not None  # sft/train.py makes one for such a program
+    checkpointing = inputs.settings.gradient_checkpointing
+    return pooler_loss(backbone, inputs.batch, inputs.pooler, checkpointing=checkpointing)
+
+
 def _relaxation(backbone: Backbone, inputs: LossInputs) -> LossParts:
     """Stage 2; latents are compared with targets for the loss, or for diagnostics where the batch has targets."""
     assert isinstance(inputs.settings, RelaxationSettings)
+    latent, given = inputs.latent, None
+    if latent.input == "code":
+        assert inputs.stepwise is not None  # sft/train.py asks for it before training
+        given = inputs.stepwise.true_codes().split(inputs.batch.span_lengths.tolist())
     weight, comparison = inputs.settings.grounding_weight, None
     diagnostics = inputs.diagnostics and len(inputs.batch.auxiliary_grid_thw) > 0
     if diagnostics or weight:
         comparison = TargetComparison(
-            compression=inputs.latent.compression, weight=weight, diagnostics=diagnostics, spans=inputs.spans
+            compression=latent.compression,
+            pooler=inputs.pooler,
+            weight=weight,
+            distance=inputs.settings.distance,
+            diagnostics=diagnostics,
+            spans=inputs.spans,
         )
     return relaxation_loss(
         backbone,
         inputs.batch,
         checkpointing=inputs.settings.gradient_checkpointing,
+        text_weight=inputs.settings.text_weight,
         comparison=comparison,
-        blank=inputs.latent.input == "blank",
+        blank=latent.input in ("blank", "query"),
+        given=given,
+        feed_norm=latent.feed_norm,
         latent_transform=inputs.latent_transform,
         stepwise=inputs.stepwise,
         ends=inputs.ends,
         diagnostics=inputs.diagnostics,
+        spans=inputs.spans,
     )
 
 
 Loss = Callable[[Backbone, LossInputs], LossParts]
-LOSSES: dict[str, Loss] = {"text": _text, "grounding": _grounding, "relaxation": _relaxation}
+LOSSES: dict[str, Loss] = {"text": _text, "grounding": _grounding, "pooler": _pooler, "relaxation": _relaxation}
 """The losses that a supervised program may name (``methods.Program.loss``)."""
 
 
@@ -302,44 +357,3 @@ def _latent_columns(batch: LatentBatch) -> Tensor:
     inside = ((columns >= begin) & (columns < end)).to(torch.uint8)
     none = torch.zeros(batch.input_ids.shape, dtype=torch.uint8, device=batch.input_ids.device)
     return none.index_add(0, batch.span_rows, inside).bool()
-
-
-@torch.no_grad()
-def cosine_diagnostics(batch: LatentBatch, grounded: GroundingOutput, compression: Compression) -> dict[str, Tensor]:
-    """Return cosines to judge grounding by: alone, a high one may mean nothing (features are anisotropic).
-
-    "cosine": predicted against target; "cosine_<j>": the same, latent j alone; "cosine_constant": the best
-    constant vector of each latent index against this batch's targets (absent for one span, whose own target that
-    would be); "cosine_input": the row's first input image, compressed alike (absent where one is missing or too
-    small). Empty without spans.
-    """
-    if not grounded.targets.numel():
-        return {}
-    targets = normalize(grounded.targets.float(), dim=-1)
-    by_index = cosine_similarity(grounded.predicted.float(), targets, dim=-1).mean(0)
-    figures = {"cosine": by_index.mean()}
-    figures |= {f"cosine_{index}": value for index, value in enumerate(by_index)}
-    if len(targets) > 1:
-        figures["cosine_constant"] = targets.mean(0).norm(dim=-1).mean()
-    inputs = _input_latents(batch, grounded, compression)
-    if inputs is not None:
-        figures["cosine_input"] = cosine_similarity(inputs.float(), targets, dim=-1).mean()
-    return figures
-
-
-def _input_latents(batch: LatentBatch, grounded: GroundingOutput, compression: Compression) -> Tensor | None:
-    """Compress the first input image of each span's row to [S, K, D]; None where that is impossible."""
-    first = {row: image for image, row in reversed(list(enumerate(batch.image_rows.tolist())))}
-    rows, num_latents = batch.span_rows.tolist(), grounded.targets.shape[1]
-    if any(row not in first for row in rows):
-        return None
-    features = [grounded.image_features[first[row]] for row in rows]
-    if batch.auxiliary_patch_masks:  # all patches count of an input of another size than the auxiliary image
-        masks = [
-            mask if len(mask) == len(image) else torch.ones(len(image), dtype=torch.bool)
-            for mask, image in zip(batch.auxiliary_patch_masks[: len(rows)], features, strict=True)
-        ]
-        features = select_patches(features, masks)
-    if compression != "changed_patches" and min(len(image) for image in features) < num_latents:
-        return None
-    return compress_all(features, num_latents, compression)

@@ -23,6 +23,7 @@ from mirage_core.training.logging.throughput import work_of
 from mirage_core.training.objective import LossParts, MicroBatch, contribution
 from mirage_core.training.sft.latent_noise import LatentNoise, LatentRegularizer
 from mirage_core.training.sft.losses import LossInputs, counts_of, loss_of
+from mirage_core.training.sft.pooler import Pooler
 from mirage_core.training.sft.span_end import SpanEnds
 from mirage_core.training.stepwise.batch import step_batch, token_batch
 from mirage_core.training.stepwise.heads import StepLoss
@@ -66,7 +67,8 @@ class SupervisedObjective:
     """Batches of examples under the loss of a supervised program.
 
     ``micro_batch_size``: None takes that of the settings. ``regularizer``: of stage 2 while it trains; None: every row
-    is under the bottleneck, and its latents get no noise. ``stepwise``: stepwise grounding, if the stage has it.
+    is under the bottleneck, and its latents get no noise. ``stepwise``: stepwise grounding, if the stage has it;
+    ``pooler``: the pooler that the program trains, or whose vectors are its targets.
     """
 
     def __init__(
@@ -78,16 +80,22 @@ class SupervisedObjective:
         micro_batch_size: int | None = None,
         regularizer: LatentRegularizer | None = None,
         stepwise: Stepwise | None = None,
+        pooler: Pooler | None = None,
     ) -> None:
         self._program, self._loss, self._latent = programs()[program], loss_of(program), settings.latent
         self._settings = section_of(settings, program)
+        self._span_tokens = model.ids.latent_queries if settings.latent.input == "query" else ()
         self._bottleneck: Bottleneck = settings.latent.bottleneck if self._program.has_latents else "none"
         self._model, self._data, self._regularizer, self._stepwise = model, data, regularizer, stepwise
+        self._pooler = pooler
         self._micro_batch_size = micro_batch_size or self._settings.micro_batch_size
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Return the heads of stepwise grounding; without it only the backbone is trained."""
-        return {} if self._stepwise is None else {"step_heads": self._stepwise.heads}
+        """Return the heads of stepwise grounding, or a pooler that is trained; nothing beside the backbone for most."""
+        modules: dict[str, nn.Module] = {} if self._stepwise is None else {"step_heads": self._stepwise.heads}
+        if self._pooler is not None and self._program.pooler == "trained":
+            modules["pooler"] = self._pooler
+        return modules
 
     def examples(self, step: int) -> Sequence[str]:
         """Return the problems of a step's examples."""
@@ -114,21 +122,28 @@ class SupervisedObjective:
         if widths is not None:
             rows = [*rows, dummy_row(widths, self._model.ids, rows)]
             bottleneck_rows = None if bottleneck_rows is None else [*bottleneck_rows, True]
-        teacher_forced = isinstance(self._settings, GroundingSettings) and self._settings.horizon == 1
         return collate(
             rows,
             self._model.ids,
             self._model.backbone.position_ids,
-            align=self._latent.input == "hidden_state" and self._program.has_latents and not teacher_forced,
+            align=self._latent.rolls_out and self._rolls_out,
             bottleneck=self._bottleneck if regularizer is None else regularizer.bottleneck(step, self._bottleneck),
             bottleneck_rows=bottleneck_rows,
+            span_tokens=self._span_tokens,
         )
+
+    @property
+    def _rolls_out(self) -> bool:
+        """Whether hidden states are fed back: not where targets, or the vectors of a pooler, are fed in their place."""
+        targets_fed = isinstance(self._settings, GroundingSettings) and self._settings.horizon == 1
+        return self._program.has_latents and self._program.pooler != "trained" and not targets_fed
 
     def _micro_batch(self, part: MicroBatchIndices, batch: LatentBatch, widths: Widths, step: int) -> MicroBatch:
         counts, work, spans = counts_of(batch), work_of(batch), len(batch.span_rows)
         if self._program.has_latents:
             counts["cosine_input"] = counts["visual"] if self._has_cosine_input(batch) else 0.0
             counts["cosine_constant"] = counts["visual"] if spans > 1 else 0.0
+            counts["image_norm"] = float(batch.span_lengths[torch.isin(batch.span_rows, batch.image_rows)].sum())
         if widths != _block_widths(batch):
             batch = self._collate(part, step, widths)
         stepwise, ends = self._step_loss(part, batch), self._span_ends(batch, spans)
@@ -143,6 +158,7 @@ class SupervisedObjective:
             latent_transform=self._noise(part, step, batch),
             stepwise=None if stepwise is None else stepwise.to(self._model.backbone.device),
             ends=None if ends is None else ends.to(self._model.backbone.device),
+            pooler=self._pooler,
         )
         return MicroBatch(SupervisedBatch(inputs, counts), counts, part.filler, work)
 
@@ -174,6 +190,8 @@ class SupervisedObjective:
 
     def _has_cosine_input(self, batch: LatentBatch) -> bool:
         """Whether ``cosine_diagnostics`` can compute the cosine of this micro-batch's input images."""
+        if self._pooler is not None:
+            return False
         sizes = self._model.backbone.image_tokens(batch.grid_thw)
         first = dict(reversed(list(zip(batch.image_rows.tolist(), sizes, strict=True))))
         most = int(batch.span_lengths.max()) if len(batch.span_lengths) else 0
@@ -204,4 +222,4 @@ def _count_of(part: str) -> str:
     """Return which count a part is a mean over: text over tokens, a figure of latents over those that have it."""
     if part.startswith(("where", "what")):
         return part.replace("_accuracy", "")
-    return part if part in ("text", "end", "cosine_input", "cosine_constant") else "visual"
+    return part if part in ("text", "end", "cosine_input", "cosine_constant", "image_norm") else "visual"

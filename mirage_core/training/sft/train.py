@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
-from mirage_core.config import RelaxationSettings, Settings, TextTrainSettings, TrainSettings
+from mirage_core.config import LatentSettings, RelaxationSettings, Settings, TextTrainSettings, TrainSettings
 from mirage_core.distributed.collectives import process_device
 from mirage_core.distributed.context import current_process
 from mirage_core.distributed.events import EventWriter
@@ -20,27 +22,51 @@ from mirage_core.model.lora import add_adapters
 from mirage_core.store.records import load_examples
 from mirage_core.training.data.feature_cache import ExampleSource, OnDemandSource, lengths_of, precompute_features
 from mirage_core.training.data.sampler import EpochOrder, FixedBatch, steps_of
-from mirage_core.training.loop import TrainPlan, train
-from mirage_core.training.model_metadata import check_own_settings, model_metadata
+from mirage_core.training.loop import TrainPlan, step_seed, train
+from mirage_core.training.model_metadata import check_own_settings, has_latents, model_metadata
 from mirage_core.training.sft.latent_noise import LatentRegularizer
 from mirage_core.training.sft.objective import SupervisedData, SupervisedObjective, section_of
+from mirage_core.training.sft.pooler import Pooler, answer_labels, load_pooler, new_pooler, saved_pooler
+from mirage_core.training.sft.targets import targets_of
 from mirage_core.training.stepwise.setup import FilmData, Stepwise, make_stepwise
 from mirage_core.training.validation.metrics import ConstantBaseline, ValidationAccuracy, ValidationLoss
 from mirage_core.training.validation.validation import Metric, Validation, sample
 from mirage_core.types import Progress, ProgressEvent, TrainingExample
 
+_POOLER_SEED = 29
+
 
 def run_supervised(job: Job, events: EventWriter) -> None:
     """Train ``inputs["model"]`` on the train split of ``inputs["examples"]``: one process of a supervised job."""
+    _check_codes(job)
     model = load_trainable(job)
     data, steps = training_data(job, model, events)
     regularizer, stepwise = _regularizer(job, steps), stepwise_grounding(job, model, data)
+    if job.settings.latent.input == "code" and stepwise is not None:
+        model = replace(model, codes=stepwise.heads.code_reader)  # answers of a validation use the head as it is then
+    pooler = pooler_of(job, model)
     objective = SupervisedObjective(
-        job.program, job.settings, model, data, micro_batch_size(job), regularizer, stepwise
+        job.program, job.settings, model, data, micro_batch_size(job), regularizer, stepwise, pooler
     )
-    plan, beside = train_plan(section_of(job.settings, job.program), steps), () if stepwise is None else stepwise.saved
-    watched = validation(job, model, events, stepwise)
+    beside = () if stepwise is None else stepwise.saved
+    if pooler is not None and programs()[job.program].pooler == "trained":
+        beside = (*beside, saved_pooler(pooler))
+    plan = train_plan(section_of(job.settings, job.program), steps)
+    watched = validation(job, model, events, stepwise, pooler)
     train(objective, model, plan, job, events, model_metadata(job, model), watched, beside)
+
+
+def _check_codes(job: Job) -> None:
+    """SettingsError where latents are to be codes, and the program trains no head that chooses them."""
+    section = section_of(job.settings, job.program)
+    if job.settings.latent.input != "code" or not programs()[job.program].has_latents:
+        return
+    stepwise = section.stepwise if isinstance(section, RelaxationSettings) else None
+    if stepwise is None or stepwise.what_head != "codebook":
+        raise SettingsError(
+            f"latent.input is code, and {job.program} trains no head over a codebook: use the method film with "
+            "film.stepwise.what codebook and a weight_what above 0, or set latent.input to hidden_state"
+        )
 
 
 def _regularizer(job: Job, steps: int) -> LatentRegularizer | None:
@@ -48,12 +74,29 @@ def _regularizer(job: Job, steps: int) -> LatentRegularizer | None:
     relaxation = section_of(job.settings, job.program)
     if not isinstance(relaxation, RelaxationSettings):
         return None
-    if job.settings.latent.input == "blank" and (relaxation.latent_noise or relaxation.latent_dropout):
+    if not job.settings.latent.rolls_out and (relaxation.latent_noise or relaxation.latent_dropout):
         raise SettingsError(
             f"relaxation.latent_noise is {relaxation.latent_noise} and latent_dropout {relaxation.latent_dropout}, but "
-            "latent.input is blank: there is no latent to add noise to. Set both to 0."
+            f"latent.input is {job.settings.latent.input}: there is no latent to add noise to. Set both to 0."
         )
     return LatentRegularizer(relaxation, job.seed, steps)
+
+
+def pooler_of(job: Job, model: LoadedModel) -> Pooler | None:
+    """Return the pooler that the job's program trains, a new one, or takes its targets from; None for most programs.
+
+    SettingsError for spans of different lengths, and where the input model's folder has no pooler.
+    """
+    latent, use = job.settings.latent, programs()[job.program].pooler
+    if use == "none":
+        return None
+    if latent.length != "fixed":
+        raise SettingsError(
+            f"latent.length is {latent.length}, but a pooler makes as many vectors for each image: set it to fixed"
+        )
+    if use == "trained":
+        return new_pooler(model.backbone, latent.num_latents, step_seed(job.seed, 0, _POOLER_SEED))
+    return load_pooler(job.input("model"), model.backbone, latent.num_latents)
 
 
 def training_data(job: Job, model: LoadedModel, progress: Progress) -> tuple[SupervisedData, int]:
@@ -72,7 +115,7 @@ def training_data(job: Job, model: LoadedModel, progress: Progress) -> tuple[Sup
     names = [example.problem.id for example in examples]
     encode = example_encoder(job.program, settings, model, examples)
     source: ExampleSource = OnDemandSource(encode)
-    if not settings.model.train_vision:  # then an image has the same features in every epoch
+    if not model.backbone.trains_vision:  # then an image has the same features in every epoch
         folder = job.scratch / "prepared"
         source = precompute_features(order.used(steps), encode, model.backbone, folder, progress)
     return SupervisedData(source, order, names, lengths, examples, order.used(steps)), steps
@@ -98,7 +141,13 @@ def _lengths(job: Job, model: LoadedModel, examples: Sequence[TrainingExample], 
     return lengths_of(examples, encoder, with_latents=with_latents)
 
 
-def validation(job: Job, model: LoadedModel, progress: Progress, stepwise: Stepwise | None = None) -> Validation | None:
+def validation(
+    job: Job,
+    model: LoadedModel,
+    progress: Progress,
+    stepwise: Stepwise | None = None,
+    pooler: Pooler | None = None,
+) -> Validation | None:
     """Return the validation of the program; None without one.
 
     DataError where there is no validation example.
@@ -112,7 +161,7 @@ def validation(job: Job, model: LoadedModel, progress: Progress, stepwise: Stepw
             f"{job.input('examples')} has no example of the split validation, which validation.every needs; "
             "raise problems.*.validation"
         )
-    metrics = _loss_metrics(job, model, examples, progress, stepwise)
+    metrics = _loss_metrics(job, model, examples, progress, stepwise, pooler)
     if settings.problems:
         problems = [examples[index].problem for index in sample(len(examples), settings.problems, job.seed)]
         latents: Literal["on", "off"] = "on" if programs()[job.program].has_latents else "off"
@@ -126,27 +175,31 @@ def _loss_metrics(
     examples: Sequence[TrainingExample],
     progress: Progress,
     stepwise: Stepwise | None,
+    pooler: Pooler | None,
 ) -> list[Metric]:
     """Return the program's own losses on a sample of validation examples, and the baseline of their cosine.
 
     Cosines with the one picture say nothing where latents are held to frames, or have spans of different lengths.
     """
-    section = section_of(job.settings, job.program)
-    one_picture = stepwise is None and job.settings.latent.length == "fixed"
-    compared = programs()[job.program].has_latents and one_picture
+    section, program, latent = section_of(job.settings, job.program), programs()[job.program], job.settings.latent
+    one_picture = stepwise is None and latent.length == "fixed"
+    compared = program.has_latents and one_picture and program.pooler != "trained"
     indices = sample(len(examples), section.validation.examples, job.seed)
-    encode = example_encoder(job.program, job.settings, model, examples, with_targets=compared)
+    encode = example_encoder(job.program, job.settings, model, examples, with_targets=compared or None)
     source: ExampleSource = OnDemandSource(encode)
-    if not job.settings.model.train_vision:
+    if not model.backbone.trains_vision:
         folder = job.scratch / "prepared-validation"
         source = precompute_features(indices, encode, model.backbone, folder, progress)
     data = SupervisedData(source, FixedBatch(indices), [example.problem.id for example in examples])
     films = FilmData(examples, "validation", indices, job.input("examples"), job.scratch / "films-validation")
     own = None if stepwise is None else stepwise.on(films)
-    objective = SupervisedObjective(job.program, job.settings, model, data, micro_batch_size(job), stepwise=own)
+    objective = SupervisedObjective(
+        job.program, job.settings, model, data, micro_batch_size(job), stepwise=own, pooler=pooler
+    )
     metrics: list[Metric] = [ValidationLoss(objective, model.backbone)]
     if compared:
-        metrics.append(ConstantBaseline(objective, model.backbone, job.settings.latent.compression))
+        targets = partial(targets_of, model.backbone, compression=latent.compression, pooler=pooler)
+        metrics.append(ConstantBaseline(objective, targets))
     return metrics
 
 
@@ -158,18 +211,31 @@ def kinds_of(examples: Sequence[TrainingExample]) -> list[int]:
 
 
 def load_trainable(job: Job) -> LoadedModel:
-    """Load the job's input model on this process's device, with adapters to train, or its vision tower frozen.
+    """Load the job's input model on this process's device: with adapters to train, or frozen, the vision tower or all.
 
-    SettingsError where the model was trained under other settings than the job's.
+    A model that learns query tokens gets as many as its spans need. SettingsError where the model was trained under
+    other settings than the job's.
     """
     settings = job.settings.model
-    model = load_model(job.input("model"), dtype=settings.dtype, attention=settings.attention, device=process_device())
+    model = load_model(
+        job.input("model"),
+        dtype=settings.dtype,
+        attention=settings.attention,
+        device=process_device(),
+        query_tokens=_query_tokens(job.settings.latent) if has_latents(job) else 0,
+    )
     check_own_settings(job, model.about)
-    if settings.lora is not None:
+    if programs()[job.program].pooler == "trained":
+        model.backbone.requires_grad_(False)
+    elif settings.lora is not None:
         add_adapters(model.backbone, settings.lora, model.ids, job.seed)
     elif not settings.train_vision:
         model.backbone.freeze_vision()
     return model
+
+
+def _query_tokens(latent: LatentSettings) -> int:
+    return max(latent.num_latents, latent.span_limit) if latent.input == "query" else 0
 
 
 def example_encoder(
@@ -181,14 +247,18 @@ def example_encoder(
     with_targets: bool | None = None,
 ) -> Callable[[int], EncodedExample]:
     """Return the function that encodes an example: with latents if the program has them, with auxiliary images if
-    ``with_targets``; None: if the loss needs them, since they are fed (grounding) or have a weight (relaxation)."""
+    ``with_targets``; None: if the loss needs them, since they are fed (grounding) or have a weight (relaxation).
+
+    What a pooler is trained on has labels after its span alone.
+    """
     encoder = _encoder(settings, model)
     latents, section = programs()[program].latents, section_of(settings, program)
     needed = latents == "teacher_forced" or (isinstance(section, RelaxationSettings) and section.grounding_weight > 0)
     targets = needed if with_targets is None else with_targets
 
     def encode(index: int) -> EncodedExample:
-        return encoder.example(examples[index], with_latents=latents != "none", with_targets=targets)
+        encoded = encoder.example(examples[index], with_latents=latents != "none", with_targets=targets)
+        return answer_labels(encoded, model.ids.latent_end) if programs()[program].pooler == "trained" else encoded
 
     return encode
 
