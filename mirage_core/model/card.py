@@ -142,6 +142,15 @@ def _title(about: Mapping[str, Any]) -> str:
     return f"Mirage: {recipe}, {_stage_title(str(about.get('stage')), 'a model folder')}"
 
 
+_FED = {
+    "own": "its own last hidden state",
+    "blank": "a blank token",
+    "query": "a learned token of that place",
+    "code": "the entry that it chooses from a codebook of image features",
+}
+"""What is fed as a latent, by the stored value of latent.input."""
+
+
 def _description(about: Mapping[str, Any]) -> str:
     latent, source = about.get("latent"), about.get("source", "")
     origin = "random weights" if source == "from_scratch" else str(source) or "a model folder"
@@ -149,9 +158,9 @@ def _description(about: Mapping[str, Any]) -> str:
     if latent is None:
         return f"{text}."
     return (
-        f"{text}, which teaches a model to think in latent visual tokens: where it decides to imagine, its own last "
-        f"hidden state is the next input, {latent['num_latents']} times (end: {latent['end']}), and then it goes on "
-        "in text."
+        f"{text}, which teaches a model to think in latent visual tokens: where it decides to imagine, "
+        f"{_FED[latent.get('fed', 'own')]} is the next input, {latent['num_latents']} times (end: {latent['end']}), "
+        "and then it goes on in text."
     )
 
 

@@ -66,6 +66,12 @@ def test_a_card_tells_data_making_versions_and_what_is_still_to_come() -> None:
     assert "model-index" not in matter
 
 
+@pytest.mark.parametrize(("fed", "text"), [("own", "its own last hidden state is"), ("query", "a learned token of")])
+def test_a_card_says_what_is_fed(fed: str, text: str) -> None:
+    card = model_card({**ABOUT, "latent": {**ABOUT["latent"], "fed": fed}})
+    assert f"where it decides to imagine, {text}" in card
+
+
 def test_scores_stand_with_their_intervals_for_people_and_for_the_hub() -> None:
     card = model_card({**ABOUT, "scores": SCORES})
     assert "| vsp-planning | all | stage-1 | 50.0% | 40.0% to 60.0% | 100 | 3 | a\\|b |" in card
