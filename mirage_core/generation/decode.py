@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mirage_core.config import LatentSettings
-from mirage_core.errors import InputError
+from mirage_core.config import FeedNorm, LatentInput, LatentSettings
+from mirage_core.errors import InputError, SettingsError
 from mirage_core.generation.decode_state import DecodeState, SpanRules
 from mirage_core.generation.interventions import Interventions, SpanStates
 from mirage_core.generation.latent_modes import Ints, LatentModes, StepInput
@@ -26,6 +26,7 @@ from mirage_core.latent.collate import collate_prompts
 from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone
+from mirage_core.model.codes import CodeReader
 
 __all__ = ["DecodeSettings", "Latents", "Observer", "SamplingRules", "Step", "Trajectory", "decode", "sampling_rules"]
 
@@ -41,7 +42,7 @@ class DecodeSettings:
     ``max_new_tokens`` counts text tokens with latent_start and latent_end, not latents. ``latents`` "off" bans
     latent_start. ``end`` "exact": num_latents a span; "free": the model ends it, after at most max_latents.
     ``banned``: further ids with probability 0. ``bottleneck``: what text after a span may attend to, as in training.
-    ``latent_input``: "hidden_state", or the control "blank": the embedding of latent_pad.
+    ``latent_input``, ``feed_norm``: what is fed as a latent, and at which norm, as in training.
     """
 
     max_new_tokens: int
@@ -55,7 +56,8 @@ class DecodeSettings:
     samples: int = 1
     banned: tuple[int, ...] = ()
     bottleneck: Bottleneck = "none"
-    latent_input: Literal["hidden_state", "blank"] = "hidden_state"
+    latent_input: LatentInput = "hidden_state"
+    feed_norm: FeedNorm = "own"
 
     @classmethod
     def of(cls, latent: LatentSettings, *, max_new_tokens: int, **overrides: Any) -> DecodeSettings:
@@ -68,6 +70,7 @@ class DecodeSettings:
             max_spans=latent.max_spans,
             bottleneck=latent.bottleneck,
             latent_input=latent.input,
+            feed_norm=latent.feed_norm,
         )
         return replace(settings, **overrides)
 
@@ -95,7 +98,7 @@ def sampling_rules(ids: TokenIds, settings: DecodeSettings) -> SamplingRules:
     """The distribution of text tokens under these settings; also what ``losses.text_log_probs`` needs."""
     return SamplingRules(
         temperature=settings.temperature,
-        banned=(ids.image_pad, ids.video_pad, ids.latent_pad, *settings.banned),
+        banned=(ids.image_pad, ids.video_pad, ids.latent_pad, *ids.latent_queries, *settings.banned),
         latent_start=ids.latent_start,
         latent_end=ids.latent_end,
         max_spans=settings.max_spans if settings.latents == "on" else 0,
@@ -124,17 +127,31 @@ def latent_modes(input_ids: Tensor, ids: TokenIds, settings: DecodeSettings) -> 
 
 
 def span_rules(
-    ids: TokenIds, settings: DecodeSettings, interventions: Interventions | None = None, *, record_states: bool = False
+    ids: TokenIds,
+    settings: DecodeSettings,
+    interventions: Interventions | None = None,
+    *,
+    record_states: bool = False,
+    codes: CodeReader | None = None,
 ) -> SpanRules:
     """The inputs of spans and the attention rules, under these settings and interventions.
 
-    A bottleneck is about spans: with latents off there is none.
+    A bottleneck is about spans: with latents off there is none. SettingsError for query tokens, and for a head that
+    chooses codes, that the settings ask for and the model lacks.
     """
+    latent_input: LatentInput = "hidden_state" if settings.latents == "off" else settings.latent_input
+    if latent_input == "code" and codes is None:
+        raise SettingsError(
+            "latent_input is code, and the model has no head that chooses codes: load a model that was trained so "
+            "(load_model reads its head), and pass LoadedModel.codes"
+        )
     changes = interventions or Interventions()
     bottleneck = changes.bottleneck or ("none" if settings.latents == "off" else settings.bottleneck)
     return SpanRules(
         num_latents=settings.span_limit,
-        blank_token=ids.latent_pad if settings.latent_input == "blank" else None,
+        span_tokens=ids.in_span(latent_input, settings.span_limit),
+        codes=codes if latent_input == "code" else None,
+        feed_norm=settings.feed_norm,
         bottleneck=bottleneck,
         hide_latents=changes.hide_latents,
         hidden_token=ids.image_pad if changes.image == "hidden" else None,
@@ -154,6 +171,7 @@ def decode(
     *,
     interventions: Interventions | None = None,
     record_states: bool = False,
+    codes: CodeReader | None = None,
 ) -> list[list[Trajectory]]:
     """Decode answers to every prompt: outer list prompts, inner list samples (each prompt is encoded once).
 
@@ -161,7 +179,8 @@ def decode(
     max_new_tokens. ``generator`` is on the model's device. Greedy answers do not depend on the rest of the batch; nor
     do sampled ones with ``uniform`` [prompts * samples, max_new_tokens]: numbers in [0, 1) that decide the sampled
     tokens of a row one after the other. ``record_states``: trajectories have ``span_states``, for interventions in
-    another run. InputError for settings that cannot be met, unknown ids, latents in a prompt.
+    another run. ``codes``: LoadedModel.codes, where latents are codes. InputError for settings that cannot be met,
+    unknown ids, latents in a prompt.
     """
     check_settings(settings)
     _check_uniform(uniform, len(prompts) * settings.samples, settings.max_new_tokens)
@@ -169,7 +188,7 @@ def decode(
     if not prompts:
         return []
     with torch.inference_mode():
-        run = _DecodeRun(backbone, prompts, ids, settings, uniform, interventions, record_states)
+        run = _DecodeRun(backbone, prompts, ids, settings, uniform, interventions, record_states, codes)
         while run.unfinished():
             run.step(generator, observe)
     with torch.inference_mode(False):  # latents are inputs of training, even if the caller is in inference mode
@@ -189,12 +208,13 @@ class _DecodeRun:
         uniform: Tensor | None,
         interventions: Interventions | None,
         record_states: bool,
+        codes: CodeReader | None,
     ) -> None:
         self._backbone, self._settings, self._uniform = backbone, settings, uniform
         self._interventions, self._record_states = interventions or Interventions(), record_states
         self._rules = sampling_rules(ids, settings)
         self._stop_tokens = (ids.end_of_turn, ids.pad)
-        rules = span_rules(ids, settings, interventions, record_states=record_states)
+        rules = span_rules(ids, settings, interventions, record_states=record_states, codes=codes)
         batch = collate_prompts(prompts, ids, backbone.position_ids, bottleneck=rules.bottleneck).to(backbone.device)
         self._modes = latent_modes(batch.input_ids, ids, settings)
         # a prompt may have started a span of its own
@@ -235,7 +255,7 @@ class _DecodeRun:
 
     def _latent_inputs(self, inputs: StepInput) -> Tensor:
         """The next inputs of rows in latent mode [n, D]; interventions apply to unfinished rows only."""
-        latents = self._state.latent_inputs()
+        latents = self._state.latent_inputs(inputs)
         selected = np.flatnonzero(inputs.is_latent & self._alive)
         if self._interventions.latents is None or not len(selected):
             return latents
@@ -316,10 +336,9 @@ def check_settings(settings: DecodeSettings) -> None:
             raise InputError(f"{name} is {getattr(settings, name)}; it must be 1 or more.")
     if settings.temperature < 0 or not 0 <= settings.top_p <= 1 or settings.max_spans < 0:
         raise InputError(f"temperature and max_spans must not be negative, top_p within 0 and 1: {settings}.")
-    if settings.bottleneck not in get_args(Bottleneck) or settings.latent_input not in ("hidden_state", "blank"):
-        raise InputError(
-            f"bottleneck is one of {get_args(Bottleneck)}, latent_input 'hidden_state' or 'blank': got {settings}."
-        )
+    for name, choices in (("bottleneck", Bottleneck), ("latent_input", LatentInput), ("feed_norm", FeedNorm)):
+        if getattr(settings, name) not in get_args(choices):
+            raise InputError(f"{name} is one of {get_args(choices)}: got {getattr(settings, name)!r}.")
     if settings.samples > 1 and settings.temperature == 0:
         raise InputError(f"{settings.samples} samples at temperature 0 are all the same; set a temperature above 0.")
 
