@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mirage_core.analysis.imagined.reading import ImaginationReader
-from mirage_core.config import LatentSettings
+from mirage_core.config import LatentSettings, StepwiseSettings
 from mirage_core.distributed.events import EventWriter
-from mirage_core.distributed.job import ProgramName
-from mirage_core.errors import SettingsError
+from mirage_core.distributed.job import Job, ProgramName
+from mirage_core.errors import InputError, SettingsError
 from mirage_core.generation.generator import Generator
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.model.codes import HEADS_FILE
@@ -29,7 +29,8 @@ from mirage_core.training.grpo.objective import GRPOObjective
 from mirage_core.training.grpo.train import run_grpo
 from mirage_core.training.sft.objective import SupervisedObjective
 from mirage_core.training.sft.train import load_trainable, run_supervised, stepwise_grounding, training_data
-from mirage_core.training.stepwise.heads import load_heads
+from mirage_core.training.stepwise.batch import StepBatch
+from mirage_core.training.stepwise.heads import StepHeads, StepLoss, load_heads
 from tests.training.small_world import even_length, make_job, quiet, small_settings
 
 VISUAL = {"where": "pointer", "what": "codebook", "codebook_size": 4}
@@ -204,6 +205,19 @@ def test_heads_read_the_states_that_rescaled_latents_come_from(inputs: Path, mod
     assert plain.read([problem], [5.0 * states]) != plain.read([problem], [states])
 
 
+def test_the_true_code_is_that_of_most_changed_tokens_and_the_mean_appearance_where_nothing_changed() -> None:
+    codes, centre = torch.randn(4, 8), torch.randn(8)
+    heads = StepHeads(8, StepwiseSettings(**VISUAL), 0, 4, codes, centre)  # type: ignore[arg-type]
+    shares = torch.tensor([[0.0, 1, 3, 2], [0, 2, 0, 2], [0, 0, 0, 0]])
+    none = torch.empty(0, dtype=torch.long)
+    batch = StepBatch(rows=none, columns=none, steps=none, where=none, what=shares, image_columns=none)
+    found = StepLoss(heads, batch, 3).true_codes()
+    torch.testing.assert_close(found, torch.stack([centre + codes[2], centre + codes[1], centre]))
+    bare = StepHeads(8, StepwiseSettings(where="cell", what="kind"), 3, 4)
+    with pytest.raises(InputError, match="no codebook"):
+        StepLoss(bare, batch, 3).true_codes()
+
+
 def test_a_code_model_without_its_heads_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
@@ -265,27 +279,31 @@ def test_the_policy_has_the_probabilities_that_its_answers_were_sampled_with(
     grpo = {"prompts_per_step": 2, "max_new_tokens": 6, "steps": 1}
     job = make_job(folder, tmp_path / "policy", "grpo", latent=LATENT[name], grpo=grpo)
     model = load_trainable(job)
-    head = model.backbone.model.lm_head.weight
     with torch.no_grad():
-        head[model.ids.latent_start] = 30.0 * head.norm(dim=-1).mean() * _first_state(model, job, inputs)
+        state = _first_state(model, job, inputs)
+        model.backbone.model.lm_head.weight[model.ids.latent_start] = 7.0 * state / state.square().sum()
     objective = GRPOObjective(
         job.settings, model, load_problems(inputs / "problems", split="train"), job.seed, scorer=even_length
     )
     (batch,) = objective.micro_batches(0)
     answers = batch.data.batch.layout.answers
     assert len(answers.span_rows) > 3
+    after = answers.labels[answers.span_rows, answers.span_starts + answers.span_lengths] != -100
+    assert int(after.sum()) > 3  # text was sampled after spans
     result = objective.loss(model.backbone, batch.data, batch.counts)
+    log_probs = -float(result.parts["entropy"])
+    assert log_probs < -0.5  # and no token of it was certain
     assert float(result.parts["ratio_deviation"]) < 3e-5
     assert float(result.parts["kl"]) == pytest.approx(0.0, abs=1e-7)
 
 
-def _first_state(model: LoadedModel, job: Any, inputs: Path) -> Tensor:
-    """The direction [D] of the state that tells of an answer's first token."""
+def _first_state(model: LoadedModel, job: Job, inputs: Path) -> Tensor:
+    """The mean state [D] that tells of an answer's first token."""
     answering = Generator.for_evaluation(model, job.settings, method="film")
     states: list[Tensor] = []
     problems = load_problems(inputs / "problems", split="train")
     answering.decode(answering.prompts(problems), observe=lambda step: states.append(step.hidden))
-    return torch.nn.functional.normalize(states[0].mean(0), dim=0)
+    return states[0].mean(0)
 
 
 def test_grpo_saves_on_the_heads_that_codes_are_chosen_by(
