@@ -18,8 +18,8 @@ from tests.pipeline.fakes import settings
 TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine"}
 RELAXED = {"relaxation", "without-stage-1"}
 TEXT_GRPO = {"direct-sft-grpo", "capimagine-grpo"}
-GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", *TEXT_GRPO}
-TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", *GRPO}
+GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", *TEXT_GRPO}
+TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", "pooler", "pooled", *GRPO}
 MODELS = {"base", *TRAINED}
 
 
@@ -47,6 +47,10 @@ def changed_by(**changes: Any) -> set[str]:
         ({"relaxation": {"steps": 3}}, {*RELAXED, "report"}),
         ({"relaxation": {"bottleneck_ramp": 0.5}}, {*RELAXED, "report"}),
         ({"film": {"stepwise": {"where": "cell"}}}, {"film", "report"}),
+        ({"pooler": {"steps": 3}}, {"pooler", "report"}),
+        ({"pooled": {"distance": "cosine"}}, {"pooled", "report"}),
+        ({"relaxation": {"text_weight": 0.5}}, {*RELAXED, "report"}),
+        ({"grpo": {"latents": "replay", "latent_sigma": 0.05}}, {*GRPO, "report"}),
         ({"auxiliary_images": {"film": "forward"}}, {"auxiliary-images", "report"}),
         ({"latent": {"max_latents": 9}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
         ({"grpo": {"steps": 3}}, {*GRPO, "report"}),
@@ -82,7 +86,13 @@ def test_settings_that_need_a_film_change_the_stages_that_read_them() -> None:
 
 @pytest.mark.parametrize(
     ("name", "off"),
-    [("auxiliary_images", {"film": "off"}), ("relaxation", {"stepwise": None}), ("latent", {"length": "fixed"})],
+    [
+        ("auxiliary_images", {"film": "off"}),
+        ("relaxation", {"stepwise": None}),
+        ("relaxation", {"distance": "cosine", "text_weight": 1.0}),
+        ("grpo", {"latent_sigma": 0.0, "latent_sigma_learned": False}),
+        ("latent", {"length": "fixed"}),
+    ],
 )
 def test_what_came_later_and_is_off_is_in_no_identity(name: str, off: dict[str, Any]) -> None:
     section = getattr(settings(**{name: off}), name)
