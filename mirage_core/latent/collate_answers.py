@@ -44,8 +44,8 @@ def collate_answers(
 ) -> AnswerBatch:
     """Collate groups of answers to one prompt each; every answer is encoded with its prompt (``encode_rollout``).
 
-    ``positions``: ``backbone.position_ids``; ``span_tokens``: as for ``collate``. InputError for an empty batch, a prompt of fewer than two tokens, and
-    an answer that does not begin with its prompt.
+    ``positions``: ``backbone.position_ids``; ``span_tokens``: as for ``collate``. InputError for an empty batch, a
+    prompt of fewer than two tokens, and an answer that does not begin with its prompt.
     """
     _check_groups(groups)
     shared = [replace(prompt, ids=prompt.ids[:-1]) for prompt, _ in groups]

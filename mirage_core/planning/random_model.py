@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -70,7 +71,8 @@ def placeholder_ids(backbone: Backbone) -> TokenIds:
         "pad",
     )
     free = (id_ for id_ in range(backbone.vocab_size - 1, -1, -1) if id_ != image_pad)
-    return TokenIds(image_pad=image_pad, **dict(zip(names, free, strict=False)))
+    ids: dict[str, Any] = dict(zip(names, free, strict=False))
+    return TokenIds(image_pad=image_pad, **ids)
 
 
 class RandomRows:

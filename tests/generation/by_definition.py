@@ -46,7 +46,7 @@ def recomputed(
     hold blank tokens; ``fed``: they hold these latents [k, D]; ``feed`` makes what is fed of the last hidden state [D]
     and the number of the latent in its span.
     """
-    row, latents = _prompt(backbone, prompt, table), []
+    row, latents = _prompt(backbone, prompt, table), list[Tensor]()
     spans = {span.position: span.num_latents for span in answer.spans}
     next_position = int(torch.stack(row.positions).max()) + 1
     segment, told_by = Segment.BEFORE, len(row.inputs) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ INPUTS = {
     "code": replace(SAMPLED, latent_input="code"),
 }
 BOTTLENECKS = ("none", "latent_only", "image")
-CLOSE = {"atol": 3e-5, "rtol": 0.0}
+CLOSE: dict[str, Any] = {"atol": 3e-5, "rtol": 0.0}
 
 
 def reader() -> CodeReader:

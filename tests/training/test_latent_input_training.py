@@ -99,10 +99,11 @@ def stock_text_loss(model: LoadedModel, batch: LatentBatch, fed: Tensor) -> Tens
 def test_training_on_codes_is_the_text_loss_with_the_true_codes_fed(inputs: Path, tmp_path: Path) -> None:
     model, batch, objective = first_micro_batch(inputs, tmp_path, "code")
     heads, data = objective.modules()["step_heads"], batch.data.inputs
-    fed = []
+    assert isinstance(heads, StepHeads) and heads.codes is not None and heads.centre is not None
+    fed: list[Tensor] = []
     for shares in data.stepwise.batch.what.tolist():
         best = shares.index(max(shares))
-        fed.append(heads.centre + heads.codes[best] if max(shares) else heads.centre)  # type: ignore[operator, index]
+        fed.append(heads.centre + heads.codes[best] if max(shares) else heads.centre)
     assert len({tuple(vector.tolist()) for vector in fed}) > 1
     with torch.no_grad():
         loss = objective.loss(model.backbone, batch.data, batch.counts)
@@ -248,7 +249,7 @@ def test_codes_without_a_head_that_chooses_them_are_refused(
     inputs: Path, tmp_path: Path, program: ProgramName, section: dict[str, Any]
 ) -> None:
     with pytest.raises(SettingsError, match=f"latent.input is code, and {program} trains no head over a codebook"):
-        trained(inputs, tmp_path, "code", program, **{program: {"steps": 1, **section}})
+        trained(inputs, tmp_path, "code", program, None, **{program: {"steps": 1, **section}})
 
 
 @pytest.mark.parametrize("name", ["query", "code"])

@@ -175,8 +175,8 @@ def rollout(
     """Return hidden states [B, T, D], zero at padding; every latent is fed back as the next input, with gradient.
 
     One pass for each segment of text, whose last token gives the first latent, and one for each latent but a
-    block's last, which goes with the next segment. Latents become inputs at the ``norms`` [B] of their rows (None: their
-    own), and after that as ``latent_transform`` changes them.
+    block's last, which goes with the next segment. Latents become inputs at the ``norms`` [B] of their rows (None:
+    their own), and after that as ``latent_transform`` changes them.
     """
     passes = _plan(backbone, batch, prefix, roll=True)
     return _run(backbone, embedded, batch, passes, checkpointing, prefix, latent_transform, norms)

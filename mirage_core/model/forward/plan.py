@@ -34,9 +34,10 @@ class ForwardPass:
     where no row has padding. ``token_mask`` [B, C]: the columns of the pass that hold a token. ``last_tokens`` [B]:
     each row's last token. ``latent_tokens`` [r]: the tokens that are latents, each the hidden state of token
     ``latent_sources`` [r] of the previous pass; ``latent_rows`` [r]: their rows; ``latent_numbers`` [r]: their numbers
-    among the batch's latents, counted row by row. ``reencoded_tokens`` [m]: the tokens that are latents encoded again; ``reencoded_sources`` [m]:
-    their indices among the latents of all passes so far. ``segments`` [B, C]: of the tokens; None without a bottleneck.
-    ``restricted``: whether the bottleneck hides an earlier token from some token of the pass.
+    among the batch's latents, counted row by row. ``reencoded_tokens`` [m]: the tokens that are latents encoded again;
+    ``reencoded_sources`` [m]: their indices among the latents of all passes so far. ``segments`` [B, C]: of the
+    tokens; None without a bottleneck. ``restricted``: whether the bottleneck hides an earlier token from some token of
+    the pass.
     """
 
     begin: int
