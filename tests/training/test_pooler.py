@@ -251,7 +251,7 @@ def test_a_pooler_that_is_missing_or_another_is_refused_with_the_way_out(
     backbone = load_model(pooled_inputs / "model").backbone
     with pytest.raises(SettingsError, match=r"latent\.num_latents"):
         load_pooler(pooled_inputs / "model", backbone, 3)
-    frames = {"latent": {"length": "frames", "end": "free"}, "auxiliary_images": {"film": "forward"}}
+    frames: dict[str, Any] = {"latent": {"length": "frames", "end": "free"}, "auxiliary_images": {"film": "forward"}}
     with pytest.raises(SettingsError, match=r"latent\.length"):
         trained(inputs, tmp_path / "frames", "pooler", pooler=STAGE, **frames)
     with pytest.raises(ValidationError, match=r"pooler\.validation\.problems"):
