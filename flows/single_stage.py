@@ -59,7 +59,8 @@ def single_stage(
         method: What an evaluation judges: the base model (zero-shot), the answer alone (direct-sft), the
             imagination in words (capimagine), the auxiliary image as an input (auxiliary-input), the model
             after grounding (stage-1), relaxation (stage-2), relaxation alone (without-stage-1), the film (film),
-            targets learned from the answer (pooled) or reinforcement of any of them (grpo after stage-2, direct-sft-grpo, ...). No other stage takes it.
+            targets learned from the answer (pooled) or reinforcement of any of them (grpo after stage-2,
+            direct-sft-grpo, ...). No other stage takes it.
         problems: Problems for auxiliary-images, examples, auxiliary-problems, evaluation, grpo, direct-sft-grpo,
             capimagine-grpo, without-stage-1-grpo, film-grpo or pooled-grpo: a path or the start of a digest. Empty:
             the recipe's own.

@@ -70,7 +70,7 @@ FIGURES = {
     "grounding": {"loss", "text", "visual", "accuracy", "finished_share", "latent_share", "cosine", "cosine_0",
                   "cosine_1", "cosine_constant", "cosine_input"},
     "relaxation": {"loss", "text", "accuracy", "finished_share", "latent_share", "cosine", "cosine_0", "cosine_1",
-                   "cosine_constant", "cosine_input"},
+                   "cosine_constant", "cosine_input", "latent_norm", "image_norm"},
     "grpo": {"accuracy", "finished_share", "latent_share"},
 }  # fmt: skip
 
