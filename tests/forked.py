@@ -17,7 +17,6 @@ import os
 import runpy
 import select
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -28,7 +27,6 @@ from multiprocessing import forkserver, util
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -164,11 +162,11 @@ def forked_jobs() -> Iterator[list[Forked]]:
     """Fork the processes of all jobs of the block; yields the list of them, which grows."""
     started: list[Forked] = []
 
-    def popen(command: Sequence[str], *, stdout: Any, **_: Any) -> Forked:
-        started.append(Forked(command, log=Path(stdout.name)))
+    def start_forked(command: Sequence[str], log: Path, imports: Sequence[str]) -> Forked:
+        started.append(Forked([sys.executable, "-m", *command, "--parent", "0"], log=log))
         return started[-1]
 
-    names = {name: getattr(subprocess, name) for name in ("PIPE", "DEVNULL", "STDOUT", "TimeoutExpired")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mirage_core.distributed.process_group.subprocess", SimpleNamespace(Popen=popen, **names))
+        patch.setattr("mirage_core.distributed.process_group.can_fork", lambda: True)
+        patch.setattr("mirage_core.distributed.process_group.start_forked", start_forked)
         yield started

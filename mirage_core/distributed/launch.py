@@ -39,6 +39,10 @@ from mirage_core.types import Progress
 POLL_EVERY_S = 0.1
 WORKER = "mirage_core.pipeline.worker"
 """The module that every process of a job runs: it stands above this package, since it imports the programs."""
+IMPORTS = ("mirage_core.pipeline.programs",)
+"""What forked processes that run it find imported."""
+DEEPSPEED = ("deepspeed", "deepspeed.runtime.zero.muon.original_muon")
+"""And with runtime.engine=deepspeed; the second is torch's compiler, which DeepSpeed's optimizers import."""
 
 
 class StopSignal:
@@ -80,7 +84,7 @@ def run_job(job: Job, *, progress: Progress, on_checkpoint: OnCheckpoint, worker
     _RUNNING.add(stop)
     try:
         with _stopped_by_sigterm(stop):
-            group = start_group(job.settings.runtime, worker, job_file)
+            group = start_group(job.settings.runtime, worker, job_file, imports_of(job) if worker == WORKER else ())
             try:
                 uploads = CheckpointUploads(on_checkpoint, background=job.settings.runtime.async_checkpoints)
                 JobSupervisor(group, job, progress, uploads, stop).wait()
@@ -88,6 +92,12 @@ def run_job(job: Job, *, progress: Progress, on_checkpoint: OnCheckpoint, worker
                 group.stop()
     finally:
         _RUNNING.discard(stop)
+
+
+def imports_of(job: Job) -> tuple[str, ...]:
+    """Return the modules that the processes of a job need, which take seconds to import."""
+    trains_sharded = job.program != "evaluate" and job.settings.runtime.engine == "deepspeed"
+    return IMPORTS + DEEPSPEED * trains_sharded
 
 
 def cancel_jobs(*, saving: bool = False) -> int:

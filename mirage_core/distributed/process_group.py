@@ -1,8 +1,9 @@
 """Start the processes of a job, on this machine or through one agent a host, and end them; their logs and files.
 
-Ranks are started one by one on this machine, or by torchrun or DeepSpeed's launcher on every host of ``runtime.hosts``:
-host_agent.py runs the launcher there, reached by ssh (the first host is this one). All hosts must see the job's folder,
-its inputs and its output under the same paths (shared storage), and have the same Python environment under one path.
+Ranks are started one by one on this machine, forked where no GPU is (forked.py), or by torchrun or DeepSpeed's launcher
+on every host of ``runtime.hosts``: host_agent.py runs the launcher there, reached by ssh (the first host is this one).
+All hosts must see the job's folder, its inputs and its output under the same paths (shared storage), and have the same
+Python environment under one path.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mirage_core.config import RuntimeSettings
+from mirage_core.distributed.forked import ForkedProcess, can_fork, start_forked
 from mirage_core.errors import MirageError, SettingsError, TrainingProcessDied
 
 AGENT = "mirage_core.distributed.host_agent"
@@ -48,7 +51,7 @@ class ProcessGroup:
     world_size: int
     names: tuple[str, ...]
     logs: tuple[Path, ...]
-    processes: tuple[subprocess.Popen[bytes], ...]
+    processes: tuple[subprocess.Popen[bytes] | ForkedProcess, ...]
     uses_agents: bool = False
 
     def exit_statuses(self) -> list[int | None]:
@@ -91,8 +94,11 @@ class HostSpec:
     port: int
 
 
-def start_group(runtime: RuntimeSettings, worker: str, job_file: Path) -> ProcessGroup:
-    """Start the processes of a job, which run the module ``worker``. SettingsError for hosts with launcher direct."""
+def start_group(runtime: RuntimeSettings, worker: str, job_file: Path, imports: Sequence[str] = ()) -> ProcessGroup:
+    """Start the processes of a job, which run the module ``worker``. SettingsError for hosts with launcher direct.
+
+    ``imports``: modules that forked processes find imported.
+    """
     if runtime.launcher != "direct":
         return _start_agents(runtime, worker, job_file)
     if len(runtime.hosts) > 1:
@@ -100,17 +106,22 @@ def start_group(runtime: RuntimeSettings, worker: str, job_file: Path) -> Proces
             "runtime.hosts names several machines, which runtime.launcher direct does not reach; set it to torchrun "
             "or deepspeed"
         )
-    return _start_ranks(runtime, worker, job_file)
+    return _start_ranks(runtime, worker, job_file, imports)
 
 
-def _start_ranks(runtime: RuntimeSettings, worker: str, job_file: Path) -> ProcessGroup:
+def _start_ranks(runtime: RuntimeSettings, worker: str, job_file: Path, imports: Sequence[str]) -> ProcessGroup:
     """Start every rank on this machine."""
-    command = [sys.executable, "-m", worker, str(job_file), "--world-size", str(runtime.world_size)]
-    command += ["--parent", str(os.getpid())]
-    commands = [[*command, "--rank", str(rank)] for rank in range(runtime.world_size)]
-    names = tuple(f"process {rank}" for rank in range(runtime.world_size))
-    logs = tuple(job_file.parent / f"rank-{rank}.log" for rank in range(runtime.world_size))
-    return _start_all(commands, names, logs, job_file.parent, runtime.world_size, uses_agents=False)
+    ranks = range(runtime.world_size)
+    command = [worker, str(job_file), "--world-size", str(runtime.world_size)]
+    names = tuple(f"process {rank}" for rank in ranks)
+    logs = tuple(job_file.parent / f"rank-{rank}.log" for rank in ranks)
+    starts: list[Start] = []
+    if can_fork():
+        starts = [partial(start_forked, [*command, "--rank", str(rank)], logs[rank], imports) for rank in ranks]
+    else:
+        python = [sys.executable, "-m", *command, "--parent", str(os.getpid())]
+        starts = [partial(_popen, [*python, "--rank", str(rank)], logs[rank], subprocess.DEVNULL) for rank in ranks]
+    return _start_all(starts, names, logs, job_file.parent, runtime.world_size, uses_agents=False)
 
 
 def _start_agents(runtime: RuntimeSettings, worker: str, job_file: Path) -> ProcessGroup:
@@ -125,11 +136,23 @@ def _start_agents(runtime: RuntimeSettings, worker: str, job_file: Path) -> Proc
     commands = [agent if number == 0 else _by_ssh(hosts[number], agent) for number, agent in enumerate(agents)]
     names = tuple(f"the launcher on {host}" for host in hosts)
     logs = tuple(job_file.parent / f"host-{number}.log" for number in range(len(hosts)))
-    return _start_all(commands, names, logs, job_file.parent, runtime.world_size, uses_agents=True)
+    starts: list[Start] = [
+        partial(_popen, each, log, subprocess.PIPE) for each, log in zip(commands, logs, strict=True)
+    ]
+    return _start_all(starts, names, logs, job_file.parent, runtime.world_size, uses_agents=True)
+
+
+Start = Callable[[], "subprocess.Popen[bytes] | ForkedProcess"]
+
+
+def _popen(command: list[str], log: Path, stdin: int) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own: a signal to its group ends what it has started, and nothing else."""
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def _start_all(
-    commands: Iterable[list[str]],
+    starts: Iterable[Start],
     names: tuple[str, ...],
     logs: tuple[Path, ...],
     folder: Path,
@@ -137,20 +160,10 @@ def _start_all(
     *,
     uses_agents: bool,
 ) -> ProcessGroup:
-    """Start all commands, or none: when one cannot be started, end the others.
-
-    Each gets a session of its own: a signal to its group ends what it has started, and nothing else.
-    """
-    processes: list[subprocess.Popen[bytes]] = []
-    stdin = subprocess.PIPE if uses_agents else subprocess.DEVNULL
+    """Start all processes, or none: when one cannot be started, end the others."""
+    processes: list[subprocess.Popen[bytes] | ForkedProcess] = []
     try:
-        for command, log in zip(commands, logs, strict=True):
-            with log.open("wb") as output:
-                processes.append(
-                    subprocess.Popen(
-                        command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-                    )
-                )
+        processes.extend(start() for start in starts)
     except BaseException:
         ProcessGroup(folder, world_size, (), (), tuple(processes), uses_agents).stop()
         raise

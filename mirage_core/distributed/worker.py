@@ -109,6 +109,8 @@ def configure_libraries(process: ProcessContext, threads: int, folder: Path) -> 
         # Nothing is compiled here; if a library ever does, a lock left by a killed build cannot hang a later run.
         TORCH_EXTENSIONS_DIR=str(folder / "extensions"),
     )
+    if "torch" in sys.modules:  # a forked process: the variables came too late
+        sys.modules["torch"].set_num_threads(threads)
     if sys.platform == "linux" and process.local_size == process.world_size:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"  # works also where the host's name does not resolve
 

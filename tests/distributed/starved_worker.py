@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mirage_core.distributed.worker import exit_now, worker_process
-from mirage_core.pipeline.worker import program_of
 
 MOST, FROM_STEP = 3, 5
 
@@ -29,6 +28,8 @@ def starve() -> None:
 
 if __name__ == "__main__":
     with worker_process() as (job, events):
-        starve()  # torch is imported here, after the libraries are set up
+        from mirage_core.pipeline.programs import program_of  # torch is imported here, after the libraries are set up
+
+        starve()
         program_of(job.program)(job, events)
     exit_now()

@@ -56,7 +56,7 @@ class Killer(threading.Thread):
         worker = background.read_pid_file(self._stack.stack.worker_file)
         for child in psutil.Process(worker.pid).children(recursive=True) if worker else []:
             try:
-                if "mirage_core.pipeline.worker" in child.cmdline():
+                if "mirage_core.pipeline.worker" in " ".join(child.cmdline()):
                     yield child
             except psutil.NoSuchProcess:
                 continue

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mirage_core.generation.decode import DecodeSettings, decode
@@ -16,7 +16,12 @@ from mirage_core.model.forward.forward import relaxation_forward, text_forward
 from mirage_core.training.sft.losses import counts_of, relaxation_loss
 from tests.latent.tiny import IDS, KINDS, TEXT_IDS, Maker, Size, tiny_backbone
 
-FEW = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FEW = settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # a failing batch is small, and to shrink it takes minutes
+)
 CLOSE = {"atol": 1e-4, "rtol": 0.0}
 
 
@@ -78,6 +83,7 @@ def test_hidden_states_and_latents_of_a_rollout(kind: str, rows: list[Row]) -> N
 @given(rows=BATCHES)
 def test_the_loss_of_stage_2_and_its_gradient(rows: list[Row]) -> None:
     backbone, examples = tiny_backbone(), examples_of(rows)
+    backbone.model.double()  # twenty latents, one fed to the next, enlarge the rounding of float32 to 1e-4
     weight = backbone.model.model.language_model.layers[0].self_attn.k_proj.weight
 
     def of(some: list[EncodedExample], checkpointing: bool) -> tuple[float, torch.Tensor, float]:
@@ -92,7 +98,7 @@ def test_the_loss_of_stage_2_and_its_gradient(rows: list[Row]) -> None:
     for checkpointing in (False, True):
         result, its, _ = of(examples, checkpointing)
         assert result == pytest.approx(sum(loss * count / total for loss, _, count in alone), abs=1e-5)
-        assert (its - gradient).abs().max() <= 1e-4 * gradient.abs().max() + 1e-7
+        assert (its - gradient).abs().max() <= 1e-5 * gradient.abs().max() + 1e-7
 
 
 @FEW

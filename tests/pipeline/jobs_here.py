@@ -13,7 +13,7 @@ import pytest
 
 from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job
-from mirage_core.pipeline.worker import program_of
+from mirage_core.pipeline.programs import program_of
 
 
 def run_here(job: Job, **_: Any) -> None:

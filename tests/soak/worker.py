@@ -11,7 +11,6 @@ from typing import Any
 
 from mirage_core.distributed.context import current_process
 from mirage_core.distributed.worker import exit_now, worker_process
-from mirage_core.pipeline.worker import program_of
 from tests.soak.victim import note
 
 
@@ -39,6 +38,8 @@ def watch_steps() -> None:
 
 if __name__ == "__main__":
     with worker_process() as (job, events):
+        from mirage_core.pipeline.programs import program_of
+
         if job.program != "evaluate":
             watch_steps()
         program_of(job.program)(job, events)
