@@ -82,6 +82,8 @@ class StepwiseSettings(Section):
     It needs ``auxiliary_images.film``. ``cell`` and ``kind`` are labels of the world; the others see images alone.
     """
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"weighting"})
+
     where: Literal["pointer", "cell"] = Field(
         "pointer",
         description="pointer: which tokens of the problem's first image changed (a bilinear head over their last "
@@ -103,6 +105,11 @@ class StepwiseSettings(Section):
         "frame",
         description="Which frame a latent is held to. frame: one frame a latent, then the last frame; spread: all "
         "frames spread evenly over the latents.",
+    )
+    weighting: Literal["uniform", "prefix"] = Field(
+        "uniform",
+        description="uniform: every latent of a span counts alike; prefix: in so far as the latents before it are "
+        "right, so that the first steps are learned first.",
     )
     tolerance: float = Field(
         0.0, ge=0, description="Mean grey levels by which a token's pixels may differ and count as unchanged."

@@ -24,7 +24,7 @@ from mirage_core.training.engine.lockstep import dummy_row
 from mirage_core.training.sft.losses import relaxation_loss
 from mirage_core.training.stepwise.batch import StepBatch, step_batch
 from mirage_core.training.stepwise.codebook import make_codebook
-from mirage_core.training.stepwise.heads import HIDDEN_SCORE, StepHeads, StepLoss
+from mirage_core.training.stepwise.heads import HIDDEN_SCORE, StepHeads, StepLoss, prefix_probabilities, span_weights
 from mirage_core.training.stepwise.targets import StepTargets, Vocabulary, frames_of_latents, label_targets
 from tests.latent.tiny import HIDDEN, IDS, Maker, tiny_backbone
 from tests.training.small_world import small_settings
@@ -138,6 +138,62 @@ def test_the_loss_is_the_mean_cross_entropy_of_the_latents_with_a_target(setting
     assert loss.parts["text"].item() == pytest.approx(plain, abs=1e-6)
     assert loss.total.item() == pytest.approx(total, abs=1e-5)
     assert {f"where_accuracy_{step}" for step in range(LATENTS)} <= loss.parts.keys()
+
+
+def weighted_by_prefix(heads: StepHeads) -> dict[str, float]:
+    """The sum over spans of their latents' cross-entropy, weighed by the probability that those before are right."""
+    sums = {"where": 0.0, "what": 0.0}
+    for example, targets in zip(rows(), targets_of(LABELS), strict=True):
+        hidden = relaxation_forward(tiny_backbone(), collate([example], IDS, tiny_backbone().position_ids)).hidden[0]
+        before, terms = 1.0, []
+        for number, column in enumerate((example.ids == IDS.latent_pad).nonzero()[:, 0].tolist()):
+            scores = {"where": where_scores(heads, hidden[column - 1], hidden[:0])}
+            scores["what"] = what_scores(LABELS, heads, hidden[column - 1], targets.what[number])[0]
+            wanted = {"where": targets.where[number], "what": targets.what[number]}
+            terms.append(
+                {name: (before, entropy(scores[name], wanted[name])[0]) for name in wanted if any(wanted[name])}
+            )
+            for name in terms[-1]:
+                before *= float(scores[name].softmax(-1)[wanted[name] > 0].sum())
+        for name in sums:
+            mine = [term[name] for term in terms if name in term]
+            mean = sum(weight * loss for weight, loss in mine) / sum(weight for weight, _ in mine)
+            sums[name] += len(mine) * mean
+    return sums
+
+
+def test_prefix_weighting_counts_a_latent_in_so_far_as_those_before_it_are_right() -> None:
+    heads = heads_of(LABELS)
+    heads.settings = LABELS.model_copy(update={"weighting": "prefix"})
+    with torch.no_grad():
+        by_hand = weighted_by_prefix(heads)
+    _, uniform = laid_out(rows(), targets_of(LABELS), heads_of(LABELS))
+    sums = {"where": 0.0, "what": 0.0}
+    for chosen in (slice(0, 1), slice(1, 3)):  # in two micro-batches: their sums are those of the whole
+        batch, steps = laid_out(rows()[chosen], targets_of(LABELS)[chosen], heads)
+        parts = relaxation_loss(tiny_backbone(), batch, stepwise=steps).parts
+        for name in sums:
+            sums[name] += parts[name].item() * steps.batch.counts(LATENTS)[name]
+    batch, steps = laid_out(rows(), targets_of(LABELS), heads)
+    whole = relaxation_loss(tiny_backbone(), batch, stepwise=steps)
+    plain = relaxation_loss(tiny_backbone(), batch, stepwise=uniform)
+    for name, total in by_hand.items():
+        assert sums[name] == pytest.approx(total, abs=1e-4)
+        assert whole.parts[name].item() * 8 == pytest.approx(total, abs=1e-4)
+        assert abs(whole.parts[name].item() - plain.parts[name].item()) > 1e-3
+        assert whole.parts[f"{name}_accuracy"] == plain.parts[f"{name}_accuracy"]
+
+
+def test_the_weights_of_a_prefix_get_no_gradient_and_a_first_latent_always_counts() -> None:
+    steps, scores = torch.tensor([0, 1, 2, 0, 1]), torch.full((5, 2), 0.0, requires_grad=True)
+    targets = torch.tensor([[1.0, 0], [1, 1], [0, 1], [0, 0], [1, 0]])
+    prefix = prefix_probabilities([(scores, targets)], steps)
+    assert not prefix.requires_grad
+    torch.testing.assert_close(prefix, torch.tensor([1.0, 0.5, 0.5, 1.0, 1.0], dtype=torch.float64))
+    weights = span_weights(prefix, targets.any(-1), steps)
+    torch.testing.assert_close(weights, torch.tensor([1.5, 0.75, 0.75, 0.0, 1.0]))
+    certain = prefix_probabilities([(torch.tensor([[-1e9, 1e9]] * 5), targets)], steps)
+    assert span_weights(certain, targets.any(-1), steps).isfinite().all()
 
 
 @ALL

@@ -6,7 +6,7 @@ Legend: B rows, T columns, D hidden, n latents with targets, W places, C kinds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -164,10 +164,17 @@ class StepLoss:
         ``diagnostics``: also the shares by the number of the latent in its span ("where_accuracy_0", ...).
         """
         parts: dict[str, Tensor] = {}
-        for name, (scores, targets) in self.heads(hidden, self.batch).items():
-            parts[name] = soft_cross_entropy(scores, targets)
+        scored = self.heads(hidden, self.batch)
+        prefix = prefix_probabilities(scored.values(), self.batch.steps) if self._by_prefix else None
+        for name, (scores, targets) in scored.items():
+            weights = None if prefix is None else span_weights(prefix, targets.any(-1), self.batch.steps)
+            parts[name] = soft_cross_entropy(scores, targets, weights)
             parts |= self._accuracies(name, scores.detach(), targets, diagnostics)
         return parts
+
+    @property
+    def _by_prefix(self) -> bool:
+        return self.heads.settings.weighting == "prefix" and len(self.batch.steps) > 0
 
     def true_codes(self) -> Tensor:
         """Return the entry [n, D] of each latent's true code, constant: that of most of its frame's changed tokens.
@@ -191,15 +198,50 @@ class StepLoss:
         return figures
 
 
-def soft_cross_entropy(scores: Tensor, targets: Tensor) -> Tensor:
+def soft_cross_entropy(scores: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return the mean cross-entropy of scores [n, C] against targets [n, C], each row scaled to sum 1.
 
-    Rows of zeros do not count; 0, with a gradient of zeros, where no row counts.
+    Rows of zeros do not count; 0, with a gradient of zeros, where no row counts. ``weights`` [n] have the mean 1 over
+    the rows that count.
     """
     sums = targets.sum(-1, keepdim=True)
     wanted = targets / sums.clamp_min(1e-12)
+    if weights is not None:
+        wanted = wanted * weights[:, None]
     count = (sums > 0).sum().clamp_min(1)
     return -(wanted * log_softmax(scores, dim=-1)).sum() / count
+
+
+def prefix_probabilities(scored: Iterable[tuple[Tensor, Tensor]], steps: Tensor) -> Tensor:
+    """Return the probability [n] that all latents before each in its span are right, by every head; constant.
+
+    ``scored``: scores and targets [n, C] of each head; the probability of a target is that of all its classes, and 1
+    where there is none. ``steps`` [n]: the number of each latent in its span, span after span.
+    """
+    right = torch.zeros(len(steps), dtype=torch.float64, device=steps.device)
+    for scores, targets in scored:
+        mass = (scores.detach().double().softmax(-1) * (targets > 0)).sum(-1).clamp_min(1e-30).log()
+        right += torch.where(targets.any(-1), mass, 0.0)
+    before = right.cumsum(0) - right
+    return (before - before[_span_numbers(steps)[1]]).exp()
+
+
+def span_weights(prefix: Tensor, valid: Tensor, steps: Tensor) -> Tensor:
+    """Return the weights [n], float32, of latents: in proportion to ``prefix`` [n] within a span.
+
+    Their mean is 1 over the ``valid`` latents of each span, so that their sum does not depend on batches.
+    """
+    spans, _ = _span_numbers(steps)
+    counted = prefix * valid
+    sums = torch.zeros_like(prefix).index_add(0, spans, counted)[spans]
+    counts = torch.zeros_like(prefix).index_add(0, spans, valid.double())[spans]
+    return (counted * counts / sums.clamp_min(1e-300)).float()
+
+
+def _span_numbers(steps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the number of the span of each latent, and the index of the span's first latent, [n] each."""
+    places = torch.arange(len(steps), device=steps.device)
+    return (steps == 0).cumsum(0) - 1, places - steps
 
 
 def _mean(values: Tensor, selected: Tensor) -> Tensor:
