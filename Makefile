@@ -14,6 +14,8 @@ TORCH_INDEX ?=
 TORCH := $(shell grep -i '^torch==' constraints.txt)
 
 export PYTHONUNBUFFERED := 1
+# What is imported is compiled once and kept. pip compiles nothing: most of what it installs is never imported.
+export PYTHONDONTWRITEBYTECODE :=
 .DEFAULT_GOAL := help
 .PHONY: help setup run up down test e2e soak mutants check format clean
 
@@ -28,11 +30,11 @@ $(READY): pyproject.toml constraints.txt
 	@echo "== 1/4 virtual environment: $(VENV) ($$("$(PYTHON)" --version))"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) || { echo "make setup: could not create a virtual environment. On Debian: apt install python3-venv. Then: make setup" >&2; exit 1; }
 	@echo "== 2/4 $(TORCH) (the largest download)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)" || { echo "make setup: pip could not install $(TORCH); its message is above. Without a network, or with a mirror, configure pip (PIP_INDEX_URL, PIP_FIND_LINKS); on a full disk, free some space. Then: make setup" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)" || { echo "make setup: pip could not install $(TORCH); its message is above. Without a network, or with a mirror, configure pip (PIP_INDEX_URL, PIP_FIND_LINKS); on a full disk, free some space. Then: make setup" >&2; exit 1; }
 	@echo "== 3/4 everything else: .[$(EXTRAS)] (two to three minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]" || { echo "make setup: pip could not install the rest; its message is above. Then: make setup" >&2; exit 1; }
-	@echo "== 4/4 check DeepSpeed: one training step"
-	@$(BIN)/python -m mirage_core.training.engine.deepspeed_setup
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]" || { echo "make setup: pip could not install the rest; its message is above. Then: make setup" >&2; exit 1; }
+	@echo "== 4/4 check: the pipeline's imports, one training step of DeepSpeed"
+	@$(BIN)/python -c "import flows.cli, flows.full_pipeline" & imports=$$!; $(BIN)/python -m mirage_core.training.engine.deepspeed_setup && wait $$imports
 	@touch $@
 	@echo "== ready: make run, make test, $(BIN)/mirage --help"
 
