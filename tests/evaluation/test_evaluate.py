@@ -261,4 +261,4 @@ def test_batches_hold_every_problem_once_and_like_with_like(problems: list[Probl
 def test_answers_in_letters_and_words_are_judged_anew_and_those_of_mazes_are_not() -> None:
     mazes, own = load("micro"), load("micro", ["problems.tablevqa={}"])
     assert "reading" not in evaluation_identity(mazes)
-    assert evaluation_identity(own)["reading"] == 2
+    assert evaluation_identity(own)["reading"] == 3

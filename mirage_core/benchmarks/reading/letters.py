@@ -39,9 +39,12 @@ _NAMED_THING = re.compile(
     r"|box|cell|frame"
     r"|view|camera|step|case|side|line|row|column|player|car|team|section|part|page|triangle|angle|vertex|hepatitis"
     r"|grade|class|appendix|exhibit|schedule|zone|sector|building|terminal|gate|hall|wing|tower|unit|model|series|route"
-    r"|track|lane|layer|site|station|city|company|school|sample|experiment|variable|node|square|level)\.?\s$",
+    r"|track|lane|layer|site|station|city|company|school|sample|experiment|variable|node|square|level"
+    r"|exit|platform|floor|deck|bus|train|wagon|street|avenue|road|seat|slot|shelf|locker|court|pier|dock|bay|stage|phase"
+    r"|round|area|district)\.?\s$",
     flags=re.IGNORECASE,
 )
+_WINS = re.compile(r"\s?wins\b", flags=re.IGNORECASE)
 _NOT_APPLICABLE = re.compile(r"\bn/a\b", flags=re.IGNORECASE)
 _TAG = re.compile(
     r"</?(?:b|i|u|strong|em|p|span|div|code|mark|br|center|li|ul|ol|h\d|font|html|body)(?:\s[^<>\n]{0,60})?/?>"
@@ -240,8 +243,13 @@ class _Reader:
 
     def _confirmed(self) -> Iterator[tuple[int, str]]:
         for mention in self.mentions:
-            if not mention.rejected and is_confirmed(self.text, mention) and not self._is_whether(mention):
+            if mention.rejected or not is_confirmed(self.text, mention) or self._is_whether(mention):
+                continue
+            if not (_WINS.match(self.text, mention.end) and self._is_named_thing(mention)):  # "Team B wins": a story
                 yield mention.begin, self._outcome(mention)
+
+    def _is_named_thing(self, mention: Mention) -> bool:
+        return _NAMED_THING.search(self.text[max(0, mention.begin - 20) : mention.begin]) is not None
 
     def _is_whether(self, mention: Mention) -> bool:
         before = self.text[max(0, mention.begin - 25) : mention.begin]
@@ -355,7 +363,7 @@ class _Reader:
         """Whether a letter begins or ends a sentence, or a conclusion leads up to it."""
         if mention.letter in "AI" and _PHRASE.match(self.text, mention.end):
             return False
-        if _NAMED_THING.search(self.text[max(0, mention.begin - 20) : mention.begin]):
+        if self._is_named_thing(mention):
             return False
         before, after = self.text[max(0, mention.begin - 2) : mention.begin], self.text[mention.end : mention.end + 2]
         return (

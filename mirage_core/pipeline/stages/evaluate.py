@@ -17,7 +17,7 @@ from mirage_core.pipeline.stage import Sharding, ShardSpec, Stage, StageContext
 from mirage_core.store.records import load_problems
 from mirage_core.types import Problem
 
-READING = 2
+READING = 3
 """Raised when the readers of letters and words read an answer otherwise, so that it is judged anew; mazes keep theirs:
 what is in their boxes is read as ever."""
 
