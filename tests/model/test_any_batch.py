@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import pytest
@@ -82,7 +83,7 @@ def test_hidden_states_and_latents_of_a_rollout(kind: str, rows: list[Row]) -> N
 @FEW
 @given(rows=BATCHES)
 def test_the_loss_of_stage_2_and_its_gradient(rows: list[Row]) -> None:
-    backbone, examples = tiny_backbone(), examples_of(rows)
+    backbone, examples = deepcopy(tiny_backbone()), examples_of(rows)
     backbone.model.double()  # twenty latents, one fed to the next, enlarge the rounding of float32 to 1e-4
     weight = backbone.model.model.language_model.layers[0].self_attn.k_proj.weight
 
