@@ -30,6 +30,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from mirage_core.distributed.forked import can_fork
+
 PRELOADED = [
     "mirage_core.training.warmup.objective",
     "mirage_core.training.sft.train",
@@ -48,9 +50,7 @@ _ONE_AT_A_TIME = threading.Lock()
 @functools.cache
 def _processes() -> BaseContext:
     """Where processes come from; a machine with a GPU forks none, since CUDA does not outlive a fork."""
-    import torch
-
-    if torch.cuda.is_available():
+    if not can_fork():
         return multiprocessing.get_context("spawn")
     return multiprocessing.get_context("forkserver")
 

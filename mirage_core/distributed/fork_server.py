@@ -96,13 +96,13 @@ def _run(command: list[str], environment: dict[str, str], folder: str, log: str,
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(output, 1)
     os.dup2(output, 2)
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(folder)
-    sys.path[0] = folder
-    sys.argv = command
-    setproctitle(shlex.join([sys.executable, "-m", *command]))
     try:
+        os.environ.clear()
+        os.environ.update(environment)
+        os.chdir(folder)
+        sys.path[0] = folder
+        sys.argv = command
+        setproctitle(shlex.join([sys.executable, "-m", *command]))
         runpy.run_module(command[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
         return _status(end.code)

@@ -76,6 +76,7 @@ class ForkServer:
             )
         self.pid = self._process.pid
         self._lock, self._statuses, self._received = threading.Lock(), dict[int, int](), b""
+        self._started: set[int] = set()
 
     @property
     def usable(self) -> bool:
@@ -101,7 +102,13 @@ class ForkServer:
                 raise TrainingProcessDied(
                     f"the process that starts the others ended ({error}); run again: a new one is started"
                 ) from error
+            self._started.add(pid)
         return ForkedProcess(self, pid)
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that it has started has ended."""
+        return all(self.status(pid) is not None for pid in self._started)
 
     def status(self, pid: int) -> int | None:
         """Return the exit status of a process; None while it runs. Where the server died, its processes were killed."""
@@ -154,8 +161,9 @@ def start_forked(command: Sequence[str], log: Path, imports: Sequence[str]) -> F
     global _server
     with _ONE_AT_A_TIME:
         if _server is not None and not _server.usable:
-            atexit.unregister(_server.close)
-            _server.close()
+            if _server.idle:  # else another job still runs in it: it ends with this process
+                atexit.unregister(_server.close)
+                _server.close()
             _server = None
         if _server is None:
             _server = ForkServer()

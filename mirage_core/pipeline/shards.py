@@ -23,6 +23,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from mirage_core.config import Settings
+from mirage_core.distributed.forked import can_fork
 from mirage_core.distributed.worker import die_with_parent
 from mirage_core.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, InputError, TrainingProcessDied
 from mirage_core.methods import import_registered
@@ -170,13 +171,8 @@ def in_processes(reopen: Callable[[], Store]) -> FanOut:
 
 
 def _processes() -> BaseContext:
-    """Where child processes come from: a server that has imported torch once, a start of their own beside a GPU.
-
-    CUDA does not outlive a fork, and a start takes seconds, nearly all of them imports.
-    """
-    import torch
-
-    if torch.cuda.is_available():
+    """Where child processes come from: a server that has imported torch once, where processes may be forked."""
+    if not can_fork():
         return multiprocessing.get_context("spawn")
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["mirage_core.evaluation.evaluate"])

@@ -108,6 +108,22 @@ def test_one_server_serves_until_the_environment_of_its_imports_changes(
 
 
 @pytest.mark.usefixtures("server")
+def test_a_process_that_runs_outlives_a_change_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, first = begun(tmp_path), forked._server
+    assert first is not None
+    (tmp_path / "other").mkdir()
+    monkeypatch.setenv("HF_HOME", "elsewhere")
+    assert run(tmp_path / "other", "exit", "5")[0] == 5
+    assert forked._server is not first
+    assert process.poll() is None
+    first.close()
+    psutil.wait_procs([psutil.Process(process.pid)] if psutil.pid_exists(process.pid) else [], timeout=30)
+    assert not psutil.pid_exists(process.pid)
+
+
+@pytest.mark.usefixtures("server")
 def test_a_process_is_listed_by_its_own_command_and_keeps_the_environment_it_is_known_by(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

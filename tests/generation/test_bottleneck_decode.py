@@ -23,6 +23,7 @@ from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import relaxation_forward, replay_forward
 from mirage_core.training.sft.losses import text_log_probs
 from tests.generation.by_definition import recomputed
+from tests.generation.stock import stock_answer
 from tests.latent.tiny import IDS, KINDS, TEXT_IDS, Maker, tiny_backbone
 
 RARE = tuple(range(14, TEXT_IDS))
@@ -189,18 +190,8 @@ def test_stock_generate_answers_alike(bottleneck: str, latent_input: str) -> Non
     backbone, prompt = tiny_backbone(), prompts()[3]
     ((expected,),) = decode(backbone, [prompt], IDS, replace(settings, banned=()))
     made = latent_generate(backbone, IDS, num_latents=3, max_spans=2, bottleneck=bottleneck, latent_input=latent_input)  # type: ignore[arg-type]
-    found = backbone.model.generate(
-        input_ids=prompt.ids[None],
-        pixel_values=prompt.pixel_values,
-        image_grid_thw=prompt.grid_thw,
-        mm_token_type_ids=(prompt.ids == IDS.image_pad).long()[None],
-        custom_generate=made,
-        max_new_tokens=14,
-        do_sample=False,
-        return_dict_in_generate=True,
-    )
-    said = [token for token in found.sequences[0, len(prompt.ids) :].tolist() if token != IDS.latent_pad]
-    assert tuple(said) == expected.token_ids[: len(said)]
+    found, said = stock_answer(backbone, prompt, made, max_new_tokens=14)
+    assert said == expected.token_ids[: len(said)]
     torch.testing.assert_close(found.latents[0][0], expected.latents[0], atol=1e-5, rtol=0)
 
 

@@ -26,6 +26,7 @@ from mirage_core.model.forward.forward import answers_forward, blank_forward, re
 from mirage_core.model.forward.grounding import grounding_forward
 from mirage_core.training.sft.losses import text_log_probs
 from tests.generation.by_definition import recomputed
+from tests.generation.stock import stock_answer
 from tests.latent.tiny import HIDDEN, IDS, KINDS, TEXT_IDS, Maker, mixed_examples, tiny_backbone
 
 QUERIES = replace(IDS, latent_queries=(510, 500, 511))
@@ -258,18 +259,8 @@ def test_stock_generate_feeds_alike(name: str) -> None:
         feed_norm=settings.feed_norm,
         codes=codes,
     )
-    found = backbone.model.generate(
-        input_ids=prompt.ids[None],
-        pixel_values=prompt.pixel_values,
-        image_grid_thw=prompt.grid_thw,
-        mm_token_type_ids=(prompt.ids == IDS.image_pad).long()[None],
-        custom_generate=made,
-        max_new_tokens=12,
-        do_sample=False,
-        return_dict_in_generate=True,
-    )
-    said = [token for token in found.sequences[0, len(prompt.ids) :].tolist() if token != IDS.latent_pad]
-    assert tuple(said) == expected.token_ids[: len(said)]
+    found, said = stock_answer(backbone, prompt, made, max_new_tokens=12)
+    assert said == expected.token_ids[: len(said)]
     torch.testing.assert_close(found.latents[0][0], expected.latents[0], **CLOSE)
 
 
