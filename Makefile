@@ -56,7 +56,7 @@ check: $(READY) ## ruff, mypy, import-linter
 
 test: $(READY) ## set up, check, and run the tests
 	@$(MAKE) --no-print-directory check
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadgroup -m "not e2e"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup -m "not e2e"
 
 e2e: $(READY) ## browser, S3, PostgreSQL, crash and short soak tests; installs what they need from Debian
 	@bash tests/install-e2e.sh
