@@ -82,7 +82,7 @@ class StepwiseSettings(Section):
     It needs ``auxiliary_images.film``. ``cell`` and ``kind`` are labels of the world; the others see images alone.
     """
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"weighting"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"weighting", "after_end"})
 
     where: Literal["pointer", "cell"] = Field(
         "pointer",
@@ -105,6 +105,11 @@ class StepwiseSettings(Section):
         "frame",
         description="Which frame a latent is held to. frame: one frame a latent, then the last frame; spread: all "
         "frames spread evenly over the latents.",
+    )
+    after_end: Literal["last", "free"] = Field(
+        "last",
+        description="What latents after the film's end are held to, with pace frame. last: the last frame; free: "
+        "nothing.",
     )
     weighting: Literal["uniform", "prefix"] = Field(
         "uniform",

@@ -82,13 +82,13 @@ def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) ->
 
 
 def _wave(problem: Problem, cell_px: int) -> Film:
-    """The distances to the goal, spreading from it until they reach the start: a frame tints all cells one move on.
+    """The distances to the goal, spreading from it until nothing is left to reach: a frame tints all cells one move on.
 
-    A frame is about all of its new cells: each step follows from the one before by looking at neighbours alone, which
-    the first step of a path does not.
+    A frame is about all of its new cells, the first about the goal: each step follows from the one before by looking at
+    neighbours alone, which the first step of a path does not.
     """
     maze = maze_of(problem)
-    rings = cells_by_distance(maze)[1 : len(problem.answer) + 1]
+    rings = cells_by_distance(maze)
     images = [draw_distances(maze, rings[:end], cell_px) for end in range(1, len(rings) + 1)]
     labels: dict[str, list[Any]] = {
         CELLS: [[list(cell) for cell in ring] for ring in rings],

@@ -82,10 +82,10 @@ def draw_map_after_step(maze: Maze, plan: str, step: int, cell_px: int = 64) -> 
 
 
 def draw_distances(maze: Maze, rings: Sequence[Sequence[Cell]], cell_px: int = 64) -> Image.Image:
-    """Draw the start map with a tint over the cells of each ring: red next to the goal, blue far from it."""
+    """Draw the start map with a tint over the cells of each ring: red the goal, blue far from it."""
     image = render(maze, cell_px)
-    for distance, ring in enumerate(rings, 1):
-        tint = Image.new("RGB", (cell_px, cell_px), f"hsl({min(240, _HUE_STEP * (distance - 1))}, 100%, 50%)")
+    for distance, ring in enumerate(rings):
+        tint = Image.new("RGB", (cell_px, cell_px), f"hsl({min(240, _HUE_STEP * distance)}, 100%, 50%)")
         for row, column in ring:
             corner = (column * cell_px, row * cell_px)
             below = image.crop((*corner, corner[0] + cell_px, corner[1] + cell_px))

@@ -167,7 +167,7 @@ def test_a_film_of_arrows_says_a_plan(cells: Any, order: str, wanted: str | None
     assert implied_answer(problem(vsp_planning.NAME, answer="DRRD"), steps(cells), order) == wanted
 
 
-RINGS = [{(1, 2), (2, 1)}, {(1, 1)}, {(0, 1), (1, 0)}, {(0, 0)}, {(0, 0)}]
+RINGS = [{(2, 2)}, {(1, 2), (2, 1)}, {(1, 1)}, {(0, 1), (1, 0)}, {(0, 0)}, {(0, 0)}]
 """The cells of MAZE by their moves to the goal; the last frame is held."""
 
 
@@ -175,10 +175,12 @@ RINGS = [{(1, 2), (2, 1)}, {(1, 1)}, {(0, 1), (1, 0)}, {(0, 0)}, {(0, 0)}]
     ("rings", "wanted"),
     [
         (RINGS, "DRDR"),  # of two cells as near to the goal the first, in the order U, D, L, R
-        ([{(1, 2)}, *RINGS[1:]], "DRRD"),
-        (RINGS[:3], None),  # the wave does not reach the start
-        ([{(0, 1)}, *RINGS[1:]], None),  # its first cell is not beside the goal
-        ([RINGS[2], *RINGS[2:]], None),  # a cell of the first frame is as far as one of the third
+        ([RINGS[0], {(1, 2)}, *RINGS[2:]], "DRRD"),
+        (RINGS[:4], "DRDR"),  # the wave ends beside the start
+        (RINGS[:3], None),  # and here two moves before it
+        ([RINGS[0], {(0, 1)}, *RINGS[2:]], None),  # a cell of the second frame is not beside the goal
+        ([{(0, 0)}, *RINGS[1:]], None),  # the start, as if it were the goal
+        ([{(1, 1)}, *RINGS[1:]], None),  # the first frame is not the goal
     ],
 )
 def test_a_wave_of_distances_says_the_plan_down_from_the_start(rings: Any, wanted: str | None) -> None:
@@ -194,8 +196,8 @@ def test_the_truth_of_a_wave_has_all_places_of_a_frame_and_the_kind_of_most_of_t
     settings = small_settings(auxiliary_images={"film": "wave"})
     asked = problem(vsp_planning.NAME, answer="DRRD")
     truth = true_film(asked, settings, reader, None)  # type: ignore[arg-type]
-    assert [set(places) for places in truth.places] == RINGS[:4]
-    assert truth.kinds == ("ice", "ice", "ice", "start")
+    assert [set(places) for places in truth.places] == RINGS[:5]
+    assert truth.kinds == ("goal", "ice", "ice", "ice", "start")
 
 
 def test_without_a_map_a_film_says_nothing() -> None:
@@ -263,9 +265,14 @@ def test_without_heads_the_measure_says_why_it_is_empty(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("settings", "ends"),
-    [({}, [False, False, True, True]), ({"pace": "spread"}, [False] * 4), ({"frames": "last"}, [False] * 4)],
+    [
+        ({}, [False, False, True, True]),
+        ({"after_end": "free"}, [False, False, True, True]),
+        ({"pace": "spread"}, [False] * 4),
+        ({"frames": "last"}, [False] * 4),
+    ],
 )
-def test_a_film_ends_where_its_latents_hold_the_last_frame_again(
+def test_a_film_ends_where_its_latents_hold_the_last_frame_again_or_are_free(
     inputs: Path, tmp_path: Path, settings: dict[str, Any], ends: list[bool]
 ) -> None:
     random_heads(inputs, tmp_path, {**HEADS["labels"], **settings})
@@ -274,6 +281,7 @@ def test_a_film_ends_where_its_latents_hold_the_last_frame_again(
     assert reader is not None
     (film,) = reader.read([problem(plan="RD")], [torch.zeros(4, loaded.backbone.hidden_size)])
     assert [step.after_end for step in film] == ends
+    assert [step.frame is None for step in film] == [end and "after_end" in settings for end in ends]
 
 
 def test_a_place_that_a_small_map_does_not_have_is_wrong_and_said_so() -> None:

@@ -89,12 +89,12 @@ def test_a_backward_film_of_planning_begins_at_the_goal() -> None:
     assert drawn(reasoning("RDLU"), settings).frames == drawn(reasoning("RDLU")).frames
 
 
-def test_a_wave_of_planning_spreads_from_the_goal_over_all_cells_of_a_distance_until_it_reaches_the_start() -> None:
+def test_a_wave_of_planning_spreads_from_the_goal_over_all_cells_of_a_distance_until_none_is_left() -> None:
     settings = AuxiliaryImageSettings(film="wave")
     image = drawn(planning(), settings)
-    assert image.image == drawn(planning()).image and len(set(image.frames)) == 3
-    assert image.details["cells"] == [[[0, 2], [1, 1], [2, 2]], [[0, 1], [2, 1]], [[0, 0], [2, 0]]]
-    assert image.details["kinds"] == [["ice"] * 3, ["ice"] * 2, ["start", "ice"]]
+    assert image.image == drawn(planning()).image and len(set(image.frames)) == 4
+    assert image.details["cells"] == [[[1, 2]], [[0, 2], [1, 1], [2, 2]], [[0, 1], [2, 1]], [[0, 0], [2, 0]]]
+    assert image.details["kinds"] == [["goal"], ["ice"] * 3, ["ice"] * 2, ["start", "ice"]]
     assert drawn(reasoning("RDLU"), settings).frames == drawn(reasoning("RDLU")).frames
 
 

@@ -256,6 +256,8 @@ def test_a_row_with_other_latents_than_targets_is_refused() -> None:
     [
         ({}, 3, 5, [0, 1, 2, 2, 2]),
         ({}, 5, 3, [0, 1, 2]),
+        ({"after_end": "free"}, 3, 5, [0, 1, 2, None, None]),
+        ({"after_end": "free"}, 5, 3, [0, 1, 2]),
         ({"pace": "spread"}, 6, 3, [1, 3, 5]),
         ({"pace": "spread"}, 2, 4, [0, 0, 1, 1]),
         ({"pace": "spread"}, 3, 3, [0, 1, 2]),
@@ -263,7 +265,7 @@ def test_a_row_with_other_latents_than_targets_is_refused() -> None:
     ],
 )
 def test_each_latent_is_held_to_its_frame(
-    settings: dict[str, Any], frames: int, latents: int, expected: list[int]
+    settings: dict[str, Any], frames: int, latents: int, expected: list[int | None]
 ) -> None:
     assert frames_of_latents(frames, latents, StepwiseSettings(**settings)) == expected
 
@@ -273,6 +275,8 @@ def test_labels_become_classes_and_unknown_or_missing_ones_no_target() -> None:
     found = label_targets({"frames": 3, "kinds": ["ice", "hole", "lava"]}, "kinds", vocabulary, 4, LABELS)
     assert found.tolist() == [[0, 1], [1, 0], [0, 0], [0, 0]]
     assert not label_targets({"frames": 3}, "kinds", vocabulary, 4, LABELS).any()
+    free = LABELS.model_copy(update={"after_end": "free"})
+    assert label_targets({"frames": 1, "kinds": ["ice"]}, "kinds", vocabulary, 3, free).tolist() == [[0, 1], [0, 0], [0, 0]]
     with pytest.raises(DataError, match="2 kinds for 3 frames"):
         label_targets({"frames": 3, "kinds": ["ice", "ice"]}, "kinds", vocabulary, 4, LABELS)
 

@@ -77,21 +77,23 @@ def _plan(maze: Maze, places: Sequence[Cell], order: str) -> str | None:
 
 
 def _descent(maze: Maze, distances: Sequence[Grid]) -> str | None:
-    """Return the moves from the start down the imagined distances; None where the wave does not reach it."""
+    """Return the moves from the start down the imagined distances; None where the wave does not come beside it.
+
+    The wave may end one move before the start: nothing after that cell is needed.
+    """
     if not all(distances):
         return None
     likely = [max(map(max, grid)) / 2 for grid in distances]
-    reached = [index for index, grid in enumerate(distances) if _of(grid, maze.start) > likely[index]]
-    if not reached:
-        return None
+    reached = next((index for index, grid in enumerate(distances) if _of(grid, maze.start) > likely[index]), None)
     moves, cell = [], maze.start
-    for grid in reversed(distances[: reached[0]]):
+    for grid in reversed(distances[:reached]):
         around = {move: (cell[0] + down, cell[1] + right) for move, (down, right) in MOVES.items()}
         chances = {move: _of(grid, there) for move, there in around.items()}
         moves.append(max(chances, key=chances.__getitem__))
+        if reached is None and not moves[1:] and chances[moves[-1]] <= likely[-1]:
+            return None
         cell = around[moves[-1]]
-    last = _move(cell, maze.goal)
-    return None if last is None else "".join([*moves, last])
+    return "".join(moves) if cell == maze.goal else None
 
 
 def _of(grid: Grid, cell: Cell) -> float:

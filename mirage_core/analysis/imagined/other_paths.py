@@ -68,7 +68,9 @@ def _wanted(problem: Problem, order: str, rng: np.random.Generator) -> list[tupl
 
 
 def _contents(maze: Maze, cells: Sequence[Cell], latents: int, stepwise: StepwiseSettings) -> tuple[Content, ...]:
-    frames = [cells[frame] for frame in frames_of_latents(len(cells), latents, stepwise)]
+    """What each latent of a film of ``cells`` is about; after its end, its last cell also where a latent is free."""
+    chosen = frames_of_latents(len(cells), latents, stepwise)
+    frames = [cells[-1 if frame is None else frame] for frame in chosen]
     place = stepwise.weight_where > 0
     return tuple((cell if place else None, KIND_NAMES[maze[cell]]) for cell in frames)
 

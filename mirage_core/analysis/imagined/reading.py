@@ -105,7 +105,7 @@ class ImaginationReader:
                 true_places=() if frame is None or not places else truth.places[frame],
                 true_kind=None if frame is None or not kinds else truth.kinds[frame],
                 frame=frame,
-                after_end=frame is not None and one_each and index >= truth.frames,
+                after_end=one_each and 0 < truth.frames <= index,
             )
             for index, frame in enumerate(held)
         )

@@ -30,7 +30,7 @@ class ImaginedStep(Record):
     true_places: tuple[Place, ...] = Field((), description="Empty: unknown.")
     true_kind: str | None = None
     frame: int | None = Field(None, description="The frame that the latent is held to; None: no film is known.")
-    after_end: bool = Field(False, description="The film is over, and its last frame is held.")
+    after_end: bool = Field(False, description="The film is over.")
 
     @property
     def place_right(self) -> bool | None:

@@ -21,9 +21,14 @@ from mirage_core.store.records import (
 from mirage_core.types import AuxiliaryImage, Problem
 
 
+WAVE = 2
+"""Raised when a film ``wave`` shows something else: 2 begins at the goal and spreads to the end."""
+
+
 def auxiliary_images_identity(settings: Settings) -> dict[str, Any]:
     """Return the style of the images, the cell size, and the seed (steps of plans, noise of scenes)."""
     return {
+        **({"wave": WAVE} if settings.auxiliary_images.film == "wave" else {}),
         "auxiliary_images": {**identity(settings.auxiliary_images), "scenes": _scenes_identity(settings)},
         "cell_px": settings.problems.cell_px,
         "seed": settings.seed,

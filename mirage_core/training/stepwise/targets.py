@@ -32,12 +32,13 @@ class StepTargets:
     what: Tensor
 
 
-def frames_of_latents(frames: int, latents: int, settings: StepwiseSettings) -> list[int]:
-    """Return the frame that each latent is held to."""
+def frames_of_latents(frames: int, latents: int, settings: StepwiseSettings) -> list[int | None]:
+    """Return the frame that each latent is held to; None for one that is held to nothing."""
     if settings.frames == "last":
         return [frames - 1] * latents
     if settings.pace == "frame":
-        return [min(latent, frames - 1) for latent in range(latents)]
+        after_end = None if settings.after_end == "free" else frames - 1
+        return [latent if latent < frames else after_end for latent in range(latents)]
     return [-(-(latent + 1) * frames // latents) - 1 for latent in range(latents)]
 
 
@@ -82,7 +83,13 @@ def label_targets(
         return torch.zeros(latents, len(vocabulary.names))
     if len(labels) != frames or not labels:
         raise DataError(f"an auxiliary image has {len(labels)} {key} for {frames} frames, expected one a frame")
-    return vocabulary.weights_of([labels[frame] for frame in frames_of_latents(frames, latents, settings)])
+    return rows_of_frames(vocabulary.weights_of(labels), frames_of_latents(frames, latents, settings))
+
+
+def rows_of_frames(targets: Tensor, frames: Sequence[int | None]) -> Tensor:
+    """Return the targets [L, C] of latents from those of frames [n, C]; zeros for a latent without a frame."""
+    rows = targets[torch.tensor([frame or 0 for frame in frames], dtype=torch.long)]
+    return rows * torch.tensor([frame is not None for frame in frames])[:, None]
 
 
 def _name(label: Any) -> str:

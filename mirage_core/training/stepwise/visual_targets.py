@@ -25,7 +25,7 @@ from mirage_core.latent.frame_changes import changed_tokens
 from mirage_core.model.backbone import Backbone
 from mirage_core.store.records import iter_examples
 from mirage_core.training.stepwise.codebook import Codebook, make_codebook
-from mirage_core.training.stepwise.targets import StepTargets, frames_of_latents
+from mirage_core.training.stepwise.targets import StepTargets, frames_of_latents, rows_of_frames
 from mirage_core.types import Split, TrainingExample
 from mirage_core.worlds.maze import picture_bytes
 
@@ -119,8 +119,8 @@ class VisualTargets:
         width, first = int(table["widths"][row]), int(table["where_starts"][row])
         where = table["where"][first : first + frames * width].view(frames, width)
         what = table["what"][end - frames : end]
-        chosen = torch.tensor(frames_of_latents(frames, self._latents(index), self._settings))
-        return StepTargets(where=where[chosen], what=what[chosen])
+        chosen = frames_of_latents(frames, self._latents(index), self._settings)
+        return StepTargets(where=rows_of_frames(where, chosen), what=rows_of_frames(what, chosen))
 
 
 @dataclass(frozen=True, slots=True)
