@@ -12,7 +12,7 @@ from mirage_core.pipeline.registry import STAGES
 from mirage_core.recipes import load
 from mirage_core.store import Store
 from mirage_core.types import Artifact
-from tests.browser.finished import METHODS, OVERRIDES, SEED
+from tests.browser.finished import ALSO_TRAINED, METHODS, OVERRIDES, SEED
 from tests.browser.window import Window
 from tests.servers.stack import LiveStack
 
@@ -57,7 +57,7 @@ def test_a_stage_started_from_the_form_works_on_the_chosen_artifacts(
     stage: str, live_stack: LiveStack, artifacts: dict[str, Artifact], window: Window
 ) -> None:
     chosen = {name: artifacts[maker] for name, maker in CHOICES[stage].items()}
-    open_form(window, live_stack, stage, OTHER_SEED, *ALSO.get(stage, []))
+    open_form(window, live_stack, stage, OTHER_SEED, *ALSO_TRAINED, *ALSO.get(stage, []))
     for name, artifact in chosen.items():
         window.fill(name, artifact.path if name == "model" else artifact.digest[:16])
     if stage == "evaluation":
