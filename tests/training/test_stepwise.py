@@ -25,7 +25,13 @@ from mirage_core.training.sft.losses import relaxation_loss
 from mirage_core.training.stepwise.batch import StepBatch, step_batch
 from mirage_core.training.stepwise.codebook import make_codebook
 from mirage_core.training.stepwise.heads import HIDDEN_SCORE, StepHeads, StepLoss, prefix_probabilities, span_weights
-from mirage_core.training.stepwise.targets import StepTargets, Vocabulary, frames_of_latents, label_targets
+from mirage_core.training.stepwise.targets import (
+    StepTargets,
+    Vocabulary,
+    frames_of_latents,
+    label_targets,
+    rows_of_frames,
+)
 from tests.latent.tiny import HIDDEN, IDS, Maker, tiny_backbone
 from tests.training.small_world import small_settings
 
@@ -270,13 +276,26 @@ def test_each_latent_is_held_to_its_frame(
     assert frames_of_latents(frames, latents, StepwiseSettings(**settings)) == expected
 
 
+def test_a_latent_without_a_frame_has_no_target_of_any_kind() -> None:
+    for targets in (torch.tensor([[True, False], [True, True]]), torch.tensor([[1.0, 2], [3, 4]])):
+        rows_found = rows_of_frames(targets, [1, None, 0])
+        assert (
+            rows_found.tolist() == [targets[1].tolist(), [0, 0], targets[0].tolist()]
+            and rows_found.dtype == targets.dtype
+        )
+
+
 def test_labels_become_classes_and_unknown_or_missing_ones_no_target() -> None:
     vocabulary = Vocabulary(tuple(json.dumps(name) for name in ("hole", "ice")))
     found = label_targets({"frames": 3, "kinds": ["ice", "hole", "lava"]}, "kinds", vocabulary, 4, LABELS)
     assert found.tolist() == [[0, 1], [1, 0], [0, 0], [0, 0]]
     assert not label_targets({"frames": 3}, "kinds", vocabulary, 4, LABELS).any()
     free = LABELS.model_copy(update={"after_end": "free"})
-    assert label_targets({"frames": 1, "kinds": ["ice"]}, "kinds", vocabulary, 3, free).tolist() == [[0, 1], [0, 0], [0, 0]]
+    assert label_targets({"frames": 1, "kinds": ["ice"]}, "kinds", vocabulary, 3, free).tolist() == [
+        [0, 1],
+        [0, 0],
+        [0, 0],
+    ]
     with pytest.raises(DataError, match="2 kinds for 3 frames"):
         label_targets({"frames": 3, "kinds": ["ice", "ice"]}, "kinds", vocabulary, 4, LABELS)
 

@@ -28,7 +28,7 @@ VISUAL = StepwiseSettings(where="pointer", what="codebook")
 
 TRIALS: dict[str, dict[str, Any]] = {
     "labels": {"where": "cell", "what": "kind"},
-    "visual": {"where": "pointer", "what": "codebook", "codebook_size": 4},
+    "visual": {"where": "pointer", "what": "codebook", "codebook_size": 4, "after_end": "free"},
     "mixed": {"where": "pointer", "what": "kind", "pace": "spread"},
 }
 

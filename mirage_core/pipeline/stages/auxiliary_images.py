@@ -20,7 +20,6 @@ from mirage_core.store.records import (
 )
 from mirage_core.types import AuxiliaryImage, Problem
 
-
 WAVE = 2
 """Raised when a film ``wave`` shows something else: 2 begins at the goal and spreads to the end."""
 
