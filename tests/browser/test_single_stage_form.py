@@ -30,6 +30,7 @@ BY_DEFAULT = load("micro").evaluation.methods
 ALSO = {
     "examples": ["teacher.variant=cot"],
     "captions": ["teacher.variant=cot", "evaluation.methods=[capimagine]"],
+    "pooler": ["evaluation.methods=[pooled]"],
     "auxiliary-problems": ["evaluation.methods=[auxiliary-input]"],
     "auxiliary-examples": ["evaluation.methods=[auxiliary-input]"],
     **{name: [f"evaluation.methods=[{name}]"] for name in METHODS if name in STAGES and name not in BY_DEFAULT},

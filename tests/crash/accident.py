@@ -74,10 +74,12 @@ class Accident:
         return list(processes("mirage_core.pipeline.worker", f"{self.temporary}/mirage-{stage}"))
 
     def flow_process(self) -> psutil.Process:
-        """The process that runs the flow: the parent of the training processes."""
+        """The process that runs the flow: the parent of the training processes, or of what forked them."""
         parent = self.ranks()[0].parent()
-        if parent is None:
-            raise AssertionError("the training processes have no parent any more")
+        if parent is not None and "mirage_core.distributed.fork_server" in parent.cmdline():
+            parent = parent.parent()
+        if parent is None or "prefect.engine" not in parent.cmdline():
+            raise AssertionError(f"the training processes are no children of a flow: {parent}")
         return parent
 
     def wait_until_no_process_is_left(self, within_s: float) -> float:

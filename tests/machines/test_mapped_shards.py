@@ -83,6 +83,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) ->
 @pytest.fixture
 def forked_dask() -> Iterator[None]:
     """Dask's workers are forked from the tests' server, which has imported all that they need."""
+    import distributed  # noqa: F401 -- its own defaults come first: on leaving, what is set is taken out again
+
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         yield
 
