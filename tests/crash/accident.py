@@ -76,9 +76,9 @@ class Accident:
     def flow_process(self) -> psutil.Process:
         """The process that runs the flow: the parent of the training processes, or of what forked them."""
         parent = self.ranks()[0].parent()
-        if parent is not None and "mirage_core.distributed.fork_server" in parent.cmdline():
+        if parent is not None and "mirage_core.distributed.fork_server" in " ".join(parent.cmdline()):
             parent = parent.parent()
-        if parent is None or "prefect.engine" not in parent.cmdline():
+        if parent is None or "prefect.engine" not in " ".join(parent.cmdline()):
             raise AssertionError(f"the training processes are no children of a flow: {parent}")
         return parent
 
