@@ -31,6 +31,7 @@ LIMIT = "gpu"
 LEASE_S = 120.0
 """A holder whose machine died blocks the others this long, plus at most the server's check interval (15 s)."""
 RENEW_S = 15.0
+JOIN_S = 5.0
 POLL_S = 3.0
 LOG_INTERVAL_S = 60.0
 FAST_RETRIES, FAST_RETRY_S = 20, 0.05
@@ -69,7 +70,7 @@ class GpuSlot:
                 yield
             finally:
                 done.set()
-                renewer.join(timeout=5)
+                renewer.join(timeout=JOIN_S)
                 _release(client, lease_file.lease)
 
     def check(self) -> None:
@@ -95,16 +96,22 @@ class GpuSlot:
                 try:
                     client.renew_concurrency_lease(lease_file.lease, LEASE_S)
                 except httpx.HTTPStatusError as error:
-                    if error.response.status_code == _GONE and not self._reacquire(client, lease_file):
+                    if error.response.status_code == _GONE and not self._reacquire(client, lease_file, done):
                         return
                 except httpx.HTTPError as error:
                     self._log.warning("the lease of the GPU could not be renewed, retrying: %s", error)
 
-    def _reacquire(self, client: SyncPrefectClient, lease_file: LeaseFile) -> bool:
-        """Acquire a slot again after the lease has ended; return False where another run has it."""
+    def _reacquire(self, client: SyncPrefectClient, lease_file: LeaseFile, done: threading.Event) -> bool:
+        """Acquire a slot again after the lease has ended; return False where another run has it, or the work is done.
+
+        A slow answer may come when nobody waits for it any more: that slot is released at once.
+        """
         lease = _acquire(client)
         if lease is None:
             self._lost.set()
+            return False
+        if done.is_set():
+            _release(client, lease)
             return False
         lease_file.write(lease)
         return True

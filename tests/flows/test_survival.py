@@ -227,6 +227,28 @@ def test_a_lost_lease_is_taken_anew_where_nobody_was_quicker(monkeypatch: pytest
     httpx.post(f"{api()}/v2/concurrency_limits/decrement", json={"names": ["gpu"], "slots": 1})
 
 
+def test_a_slot_acquired_again_after_the_work_has_ended_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The renewal's answer is slower than the block's end waits for it."""
+    monkeypatch.setattr(gpu, "RENEW_S", 0.1)
+    monkeypatch.setattr(gpu, "JOIN_S", 0.1)
+    ended, asked = threading.Event(), threading.Event()
+    real = gpu._acquire
+
+    def slow(client: Any) -> Any:
+        asked.set()
+        assert ended.wait(60)
+        return real(client)
+
+    with gpu.GpuSlot(logging.getLogger("test")).acquired():
+        monkeypatch.setattr(gpu, "_acquire", slow)
+        monkeypatch.setattr(gpu.SyncPrefectClient, "renew_concurrency_lease", gone)
+        assert asked.wait(60)
+    renewer = next(thread for thread in threading.enumerate() if thread.name == "gpu-lease")
+    ended.set()
+    renewer.join(60)
+    assert get("v2/concurrency_limits/gpu")["active_slots"] == 0
+
+
 def test_the_limit_is_made_once_and_a_changed_one_is_left_alone() -> None:
     lines: list[str] = []
     httpx.delete(f"{api()}/v2/concurrency_limits/gpu")
