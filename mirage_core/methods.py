@@ -35,7 +35,9 @@ class Program:
 
     ``section``: the settings it reads. ``loss``: a name in ``LOSSES`` (training/sft/losses.py), a function like those,
     or "policy" (GRPO). ``latents``: what is fed at the latent positions: nothing, the compressed auxiliary images
-    ("teacher_forced"), or the model's own hidden states ("rolled_out"). ``title``: its name on a model card.
+    ("teacher_forced"), or the model's own hidden states ("rolled_out"). ``targets``: what teacher-forced latents are:
+    compressed auxiliary images, or the image's own features in the regions of the problem. ``title``: its name on a
+    model card.
     ``pooler``: "trained": the model is frozen, and a pooler of the auxiliary images, whose vectors are fed, is trained
     beside it; "targets": latents are held to the vectors of the pooler in its input model's folder.
     """
@@ -45,7 +47,14 @@ class Program:
     section: str
     loss: str | Callable[..., Any]
     latents: Literal["none", "teacher_forced", "rolled_out"] = "none"
+    targets: Literal["auxiliary", "regions"] = "auxiliary"
     pooler: Literal["none", "trained", "targets"] = "none"
+
+    @property
+    def reads_auxiliary(self) -> bool:
+        """Whether its loss always needs the auxiliary images: to feed them, or to pool them."""
+        fed = self.latents == "teacher_forced" and self.targets == "auxiliary"
+        return fed or self.pooler != "none"
 
     @property
     def has_latents(self) -> bool:
@@ -142,6 +151,14 @@ POOLED = Program(
     latents="rolled_out",
     pooler="targets",
 )
+LVR = Program(
+    name="lvr",
+    title="latent visual reasoning (LVR)",
+    section="lvr",
+    loss="region",
+    latents="teacher_forced",
+    targets="regions",
+)
 GRPO = Program(name="grpo", title="stage 3, GRPO", section="grpo", loss="policy", latents="rolled_out")
 
 TRAIN_STAGES: dict[str, TrainStage] = {
@@ -169,6 +186,7 @@ TRAIN_STAGES: dict[str, TrainStage] = {
             name="pooler", label="Pooler of the auxiliary picture", program=POOLER, start="base", data="examples"
         ),
         TrainStage(name="pooled", label="Pooled targets", program=POOLED, start="pooler", data="examples"),
+        TrainStage(name="lvr", label="LVR, regions of the image", program=LVR, start="base", data="examples"),
         TrainStage(
             name="relaxation", label="Stage 2, relaxation", program=RELAXATION, start="grounding", data="examples"
         ),
@@ -189,6 +207,7 @@ TRAIN_STAGES: dict[str, TrainStage] = {
         TrainStage(
             name="pooled-grpo", label="GRPO after pooled targets", program=GRPO, start="pooled", data="problems"
         ),
+        TrainStage(name="lvr-grpo", label="GRPO after LVR", program=GRPO, start="lvr", data="problems"),
         TrainStage(name="grpo", label="GRPO", program=GRPO, start="relaxation", data="problems"),
     )
 }
@@ -215,6 +234,8 @@ METHODS: dict[str, Method] = {
         Method(name="film-grpo", label="Mirage, film, + GRPO", stage="film-grpo"),
         Method(name="pooled", label="Pooled targets (learned from the answer)", stage="pooled"),
         Method(name="pooled-grpo", label="Pooled targets + GRPO", stage="pooled-grpo"),
+        Method(name="lvr", label="LVR (regions of the image)", stage="lvr"),
+        Method(name="lvr-grpo", label="LVR + GRPO", stage="lvr-grpo"),
         Method(name="stage-2", label="Mirage, stage 2", stage="relaxation"),
         Method(name="grpo", label="Mirage + GRPO", stage="grpo"),
     )

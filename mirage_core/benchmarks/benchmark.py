@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 from mirage_core.benchmarks.auxiliary_input import has_auxiliary_input, labelled
+from mirage_core.benchmarks.regions import Region, given_regions
 from mirage_core.benchmarks.vsp_prompts import PromptForm
-from mirage_core.errors import SettingsError
+from mirage_core.errors import DataError, SettingsError
 from mirage_core.types import Problem, Score, Split, Variant
 
 PLANNING_RULES = ("mirage", "vsp")
@@ -61,7 +62,8 @@ class Benchmark:
 
     ``official`` names the authors' own rule among ``rules``; None: its authors have published none.
     ``official_prompt`` builds their prompt where the problem's facts do not have it. ``undecided``: whether their rule
-    leaves an output to a judge model; None: it never does.
+    leaves an output to a judge model; None: it never does. ``own_regions``: what its answers are about, where the world
+    knows it and the data set gives no boxes.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Benchmark:
     official: str | None = None
     official_prompt: Callable[[Problem], str] | None = None
     undecided: Callable[[Problem, str], bool] | None = None
+    own_regions: Callable[[Problem], tuple[Region, ...]] | None = None
 
     def rule_of(self, name: str | None) -> str:
         """The rule of a name: None is the default, ``official`` the authors' own.
@@ -89,6 +92,19 @@ class Benchmark:
         if rule is None or rule not in self.rules:
             raise SettingsError(f"{self.name} has no rule {name!r}; known: {', '.join((*self.rules, OFFICIAL))}")
         return rule
+
+    def regions(self, problem: Problem) -> tuple[Region, ...]:
+        """The regions of a problem's first image that its answer is about, one for each latent span.
+
+        DataError where neither the problem nor its benchmark knows any.
+        """
+        found = given_regions(problem) or (self.own_regions(problem) if self.own_regions else ())
+        if not found or not problem.images:
+            raise DataError(
+                f"problem {problem.id} of {self.name} has no boxes on an image, which LVR holds latents to: give it "
+                "boxes (docs/data.md), or train by another method"
+            )
+        return found
 
     def prompt(self, problem: Problem, form: PromptForm, variant: Variant) -> str:
         """The prompt of a problem, with one ``<image>`` an image; an auxiliary image among them is labelled."""

@@ -14,6 +14,7 @@ from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.jsonl import Row, read_image, read_question, read_rows
 from mirage_core.benchmarks.official import moves as official
 from mirage_core.benchmarks.reading.moves import read_moves
+from mirage_core.benchmarks.regions import Region, cell_boxes
 from mirage_core.benchmarks.vsp_prompts import PLANNING, PromptForm, check_form, with_ending
 from mirage_core.errors import DataError, InputError
 from mirage_core.types import Problem, Score, Split, Variant
@@ -98,4 +99,10 @@ def _judged(output: str, maze: Maze, rule: str) -> tuple[bool, str | None]:
     return plan is not None and walk(maze, plan, stop_at_goal=rule == "vsp").outcome == "success", plan
 
 
-BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, official=MIRAGE_OFFICIAL)
+def path_regions(problem: Problem) -> tuple[Region, ...]:
+    """Return one region: the cells of the shortest path, from the start on."""
+    maze = maze_from_rows(problem.facts["map"])
+    return (cell_boxes(walk(maze, problem.answer).cells, maze.level),)
+
+
+BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, official=MIRAGE_OFFICIAL, own_regions=path_regions)

@@ -19,10 +19,11 @@ from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.jsonl import Row, read_image, read_question, read_rows
 from mirage_core.benchmarks.reading import earlier
 from mirage_core.benchmarks.reading.letters import read_letter
+from mirage_core.benchmarks.regions import Region, cell_boxes
 from mirage_core.benchmarks.vsp_prompts import REASONING, PromptForm, check_form, with_ending
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, Score, Split, Variant
-from mirage_core.worlds.maze import LARGEST, SMALLEST, Maze, Outcome, read_maze, walk
+from mirage_core.worlds.maze import LARGEST, SMALLEST, Maze, Outcome, maze_from_rows, read_maze, walk
 from mirage_core.worlds.maze.reading import image_level
 
 NAME = "vsp-reasoning"
@@ -133,4 +134,12 @@ def score(problem: Problem, output: str, rule: str = RULES[0]) -> Score:
     return Score(problem_id=problem.id, correct=letter == problem.answer, parsed=letter, rule=applied)
 
 
-BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, official=RULES[0])
+def walk_regions(problem: Problem) -> tuple[Region, ...]:
+    """Return one region: the cells that the plan walks over, from the start on; none without a map."""
+    if "map" not in problem.facts:
+        return ()
+    maze = maze_from_rows(problem.facts["map"])
+    return (cell_boxes(walk(maze, problem.facts["plan"], stop_at_goal=True).cells, maze.level),)
+
+
+BENCHMARK = Benchmark(NAME, GROUPS, RULES, load, score, prompt, official=RULES[0], own_regions=walk_regions)

@@ -23,6 +23,7 @@ from mirage_core.config.model import (
     LoRASettings,
     ModelSettings,
     PromptSettings,
+    SpanEnd,
     WarmupSettings,
 )
 from mirage_core.config.problems import (
@@ -46,6 +47,7 @@ from mirage_core.config.training import (
     FilmTrainSettings,
     GroundingSettings,
     GRPOSettings,
+    LvrSettings,
     PooledTrainSettings,
     PoolerSettings,
     RelaxationSettings,
@@ -76,6 +78,7 @@ __all__ = [
     "LatentSettings",
     "Level",
     "LoRASettings",
+    "LvrSettings",
     "Measure",
     "Method",
     "ModelSettings",
@@ -97,6 +100,7 @@ __all__ = [
     "SceneSettings",
     "Section",
     "Settings",
+    "SpanEnd",
     "StageName",
     "StepwiseSettings",
     "TaskData",
@@ -116,7 +120,7 @@ __all__ = [
 class Settings(Section):
     """All settings of a recipe."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"film", "pooler", "pooled"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"film", "pooler", "pooled", "lvr"})
 
     recipe: str = Field(description="The recipe's name.")
     description: str = Field("", description="Its purpose.")
@@ -135,6 +139,7 @@ class Settings(Section):
     film: FilmTrainSettings = FilmTrainSettings()
     pooler: PoolerSettings = PoolerSettings()
     pooled: PooledTrainSettings = PooledTrainSettings()
+    lvr: LvrSettings = LvrSettings()
     grpo: GRPOSettings = GRPOSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     analysis: AnalysisSettings = AnalysisSettings()

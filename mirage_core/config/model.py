@@ -22,6 +22,9 @@ code: an entry of a codebook of image features, chosen by a head (discrete visua
 FeedNorm = Literal["own", "image"]
 """own: latents are fed as they are. image: rescaled to the mean norm of the image tokens of their own problem."""
 
+SpanEnd = Literal["exact", "free", "open", "near"]
+"""What ends a span in answers: so many latents, the model's own latent_end, or a latent near a learned vector."""
+
 WarmupLevel = Annotated[int, Field(ge=3, le=8)]
 """The warm-up's heads tell rows and columns up to here; a model answers larger maps too."""
 
@@ -46,7 +49,7 @@ class PromptSettings(Section):
 class LatentSettings(Section):
     """The latent span: its length, its targets, and how it ends. Paper, section 3.2."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"length", "feed_norm"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"length", "feed_norm", "near"})
 
     num_latents: Positive = Field(4, description="k, the latent tokens of a span.")
     compression: Literal["even", "drop_tail", "changed_patches"] = Field(
@@ -54,8 +57,13 @@ class LatentSettings(Section):
         description="even: average all patches; drop_tail: the released code's rule; changed_patches: average only "
         "patches in which the auxiliary image differs from the problem's first image, if both have one size.",
     )
-    end: Literal["exact", "free"] = Field("exact", description="exact: k latents; free: the model ends the span.")
-    max_latents: Positive = Field(8, description="Most latents of a span if the end is free.")
+    end: SpanEnd = Field(
+        "exact",
+        description="exact: k latents, then latent_end; open: k latents, then any token; free: the model ends the "
+        "span; near: a latent near the model's stop vector ends it (lvr.stop vector).",
+    )
+    near: float = Field(0.02, gt=0, description="How near, if the end is near: mean square over the dimensions.")
+    max_latents: Positive = Field(8, description="Most latents of a span if the end is free or near.")
     max_spans: Positive = Field(4, description="Most spans of an answer.")
     length: Literal["fixed", "frames"] = Field(
         "fixed",
@@ -105,7 +113,7 @@ class LatentSettings(Section):
     @property
     def span_limit(self) -> int:
         """The most latents of a span, in training and in answers."""
-        return self.max_latents if self.end == "free" else self.num_latents
+        return self.max_latents if self.end in ("free", "near") else self.num_latents
 
 
 class WarmupSettings(Section):

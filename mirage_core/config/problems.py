@@ -100,7 +100,13 @@ class CoMTData(Section):
 class OwnData(Section):
     """Your own questions in one JSONL file; ``mirage data check FILE`` shows what is wrong with it."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"layout"})
+
     file: str = Field(description="A JSONL file, with its images beside it.")
+    layout: Literal["lines", "visual_cot"] = Field(
+        "lines",
+        description="lines: a question a line (docs/data.md); visual_cot: a file or the folder of Visual-CoT or LVR.",
+    )
     test_share: Probability = Field(0.2, description="Share of the lines without a split that go into the test.")
     validation_share: Probability = Field(0.05, description="Share of them that goes into validation.")
 

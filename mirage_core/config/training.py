@@ -223,6 +223,35 @@ class PooledTrainSettings(RelaxationSettings):
     )
 
 
+class LvrSettings(TrainSettings):
+    """LVR: features of a region of the image are fed as latents, and are their targets (arXiv 2509.24251)."""
+
+    region: Literal["tokens", "crop"] = Field(
+        "tokens",
+        description="tokens: the image's own tokens that the region touches; crop: those of the region cut out and "
+        "encoded anew.",
+    )
+    grounding_weight: float = Field(0.1, ge=0, description="lambda, the weight of the distance beside the text loss.")
+    distance: Literal["l2", "l1", "cosine"] = Field(
+        "l2", description="l2: squared difference, l1: absolute one, means over latents and dimensions; cosine: 1 - it."
+    )
+    head: Literal["none", "simple", "glu"] = Field(
+        "none",
+        description="What is fed, read from a hidden state. none: itself (best in the paper); simple: "
+        "LayerNorm and two linear layers; glu: SwiGLU.",
+    )
+    stop: Literal["text", "vector", "switch"] = Field(
+        "text",
+        description="What teaches where a span ends. text: the text loss at latent_end alone; vector: a learned vector "
+        "that the state after the last latent is to come near (latent.end near); switch: the cross-entropy of "
+        "latent_end, yes or no, after each latent (latent.end free).",
+    )
+    stop_weight: float = Field(0.1, ge=0, description="Weight of vector or switch.")
+    detached: bool = Field(
+        True, description="Whether targets are constants where the vision tower is trained (released: false)."
+    )
+
+
 class GRPOSettings(Section):
     """Group relative policy optimisation of the text, with gradient through recomputed latents."""
 

@@ -12,9 +12,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mirage_core.config import FeedNorm, LatentInput, LatentSettings
+from mirage_core.config import FeedNorm, LatentInput, LatentSettings, SpanEnd
 from mirage_core.errors import InputError, SettingsError
 from mirage_core.generation.decode_state import DecodeState, SpanRules
 from mirage_core.generation.interventions import Interventions, SpanStates
@@ -26,7 +26,6 @@ from mirage_core.latent.collate import collate_prompts
 from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.codes import CodeReader
 
 __all__ = ["DecodeSettings", "Latents", "Observer", "SamplingRules", "Step", "Trajectory", "decode", "sampling_rules"]
 
@@ -40,7 +39,8 @@ class DecodeSettings:
     """How answers are decoded.
 
     ``max_new_tokens`` counts text tokens with latent_start and latent_end, not latents. ``latents`` "off" bans
-    latent_start. ``end`` "exact": num_latents a span; "free": the model ends it, after at most max_latents.
+    latent_start. ``end`` "exact": num_latents a span, then latent_end; "open": then any token; "free": the model ends
+    it, after at most max_latents; "near": after a latent within ``near`` of the readout's stop vector, or max_latents.
     ``banned``: further ids with probability 0. ``bottleneck``: what text after a span may attend to, as in training.
     ``latent_input``, ``feed_norm``: what is fed as a latent, and at which norm, as in training.
     """
@@ -50,7 +50,7 @@ class DecodeSettings:
     temperature: float = 0.0
     top_p: float = 1.0
     latents: Latents = "on"
-    end: Literal["exact", "free"] = "exact"
+    end: SpanEnd = "exact"
     max_latents: int = 8
     max_spans: int = 4
     samples: int = 1
@@ -58,6 +58,7 @@ class DecodeSettings:
     bottleneck: Bottleneck = "none"
     latent_input: LatentInput = "hidden_state"
     feed_norm: FeedNorm = "own"
+    near: float = 0.02
 
     @classmethod
     def of(cls, latent: LatentSettings, *, max_new_tokens: int, **overrides: Any) -> DecodeSettings:
@@ -71,13 +72,14 @@ class DecodeSettings:
             bottleneck=latent.bottleneck,
             latent_input=latent.input,
             feed_norm=latent.feed_norm,
+            near=latent.near,
         )
         return replace(settings, **overrides)
 
     @property
     def span_limit(self) -> int:
         """The largest number of latents of a span."""
-        return self.max_latents if self.end == "free" else self.num_latents
+        return self.max_latents if self.end in ("free", "near") else self.num_latents
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,7 @@ def sampling_rules(ids: TokenIds, settings: DecodeSettings) -> SamplingRules:
         latent_end=ids.latent_end,
         max_spans=settings.max_spans if settings.latents == "on" else 0,
         free_end=settings.end == "free",
+        open_end=settings.end in ("open", "near"),
         max_latents=settings.span_limit,
     )
 
@@ -120,7 +123,7 @@ def latent_modes(input_ids: Tensor, ids: TokenIds, settings: DecodeSettings) -> 
         in_span,
         started,
         num_latents=settings.span_limit,
-        free_end=settings.end == "free",
+        end_kind="open" if settings.end == "near" else settings.end,
         start=ids.latent_start,
         end=ids.latent_end,
     )
@@ -132,25 +135,31 @@ def span_rules(
     interventions: Interventions | None = None,
     *,
     record_states: bool = False,
-    codes: CodeReader | None = None,
+    readout: nn.Module | None = None,
 ) -> SpanRules:
     """The inputs of spans and the attention rules, under these settings and interventions.
 
-    A bottleneck is about spans: with latents off there is none. SettingsError for query tokens, and for a head that
-    chooses codes, that the settings ask for and the model lacks.
+    A bottleneck is about spans: with latents off there is none. SettingsError for query tokens, a head that chooses
+    codes, and a stop vector that the settings ask for and the model lacks.
     """
     latent_input: LatentInput = "hidden_state" if settings.latents == "off" else settings.latent_input
-    if latent_input == "code" and codes is None:
+    if latent_input == "code" and readout is None:
         raise SettingsError(
             "latent_input is code, and the model has no head that chooses codes: load a model that was trained so "
-            "(load_model reads its head), and pass LoadedModel.codes"
+            "(load_model reads its head), and pass LoadedModel.readout"
+        )
+    if settings.end == "near" and settings.latents == "on" and getattr(readout, "stop", None) is None:
+        raise SettingsError(
+            "end is near, and the model has no stop vector: train it with lvr.stop vector, or set latent.end to exact, "
+            "open or free"
         )
     changes = interventions or Interventions()
     bottleneck = changes.bottleneck or ("none" if settings.latents == "off" else settings.bottleneck)
     return SpanRules(
         num_latents=settings.span_limit,
         span_tokens=ids.in_span(latent_input, settings.span_limit),
-        codes=codes if latent_input == "code" else None,
+        readout=readout if latent_input in ("hidden_state", "code") else None,
+        near=settings.near if settings.end == "near" and settings.latents == "on" else None,
         feed_norm=settings.feed_norm,
         bottleneck=bottleneck,
         hide_latents=changes.hide_latents,
@@ -171,7 +180,7 @@ def decode(
     *,
     interventions: Interventions | None = None,
     record_states: bool = False,
-    codes: CodeReader | None = None,
+    readout: nn.Module | None = None,
 ) -> list[list[Trajectory]]:
     """Decode answers to every prompt: outer list prompts, inner list samples (each prompt is encoded once).
 
@@ -179,7 +188,7 @@ def decode(
     max_new_tokens. ``generator`` is on the model's device. Greedy answers do not depend on the rest of the batch; nor
     do sampled ones with ``uniform`` [prompts * samples, max_new_tokens]: numbers in [0, 1) that decide the sampled
     tokens of a row one after the other. ``record_states``: trajectories have ``span_states``, for interventions in
-    another run. ``codes``: LoadedModel.codes, where latents are codes. InputError for settings that cannot be met,
+    another run. ``readout``: LoadedModel.readout. InputError for settings that cannot be met,
     unknown ids, latents in a prompt.
     """
     check_settings(settings)
@@ -188,7 +197,7 @@ def decode(
     if not prompts:
         return []
     with torch.inference_mode():
-        run = _DecodeRun(backbone, prompts, ids, settings, uniform, interventions, record_states, codes)
+        run = _DecodeRun(backbone, prompts, ids, settings, uniform, interventions, record_states, readout)
         while run.unfinished():
             run.step(generator, observe)
     with torch.inference_mode(False):  # latents are inputs of training, even if the caller is in inference mode
@@ -208,13 +217,13 @@ class _DecodeRun:
         uniform: Tensor | None,
         interventions: Interventions | None,
         record_states: bool,
-        codes: CodeReader | None,
+        readout: nn.Module | None,
     ) -> None:
         self._backbone, self._settings, self._uniform = backbone, settings, uniform
         self._interventions, self._record_states = interventions or Interventions(), record_states
         self._rules = sampling_rules(ids, settings)
         self._stop_tokens = (ids.end_of_turn, ids.pad)
-        rules = span_rules(ids, settings, interventions, record_states=record_states, codes=codes)
+        rules = span_rules(ids, settings, interventions, record_states=record_states, readout=readout)
         batch = collate_prompts(prompts, ids, backbone.position_ids, bottleneck=rules.bottleneck).to(backbone.device)
         self._modes = latent_modes(batch.input_ids, ids, settings)
         # a prompt may have started a span of its own
@@ -251,6 +260,7 @@ class _DecodeRun:
         if self._alive.mean() < _COMPACT_BELOW:
             inputs, latents = self._drop_finished(inputs, latents)
         self._state.step(inputs, latents, self._replaced_states(inputs))
+        self._modes.end_spans(self._state.near_stop(inputs, latents))
         self._num_spans += inputs.closes_span
 
     def _latent_inputs(self, inputs: StepInput) -> Tensor:

@@ -12,19 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from mirage_core.config import FeedNorm
 from mirage_core.generation.cache_mask import UNUSED, CacheMask
 from mirage_core.generation.interventions import SpanStates, shift_states
-from mirage_core.generation.latent_modes import Ints, StepInput
+from mirage_core.generation.latent_modes import Ints, Mask, StepInput
 from mirage_core.generation.reencode_spans import SpanReencoder
 from mirage_core.generation.span_buffer import SpanBuffer
 from mirage_core.latent.bottleneck import Bottleneck, Segment, attention_table
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.model.backbone import Backbone, Rotary
 from mirage_core.model.cache import FixedCache
-from mirage_core.model.codes import CodeReader
 from mirage_core.model.forward.feed_norm import at_norms
 from mirage_core.model.forward.forward import bottleneck_mask, fed_norms, image_features
 from mirage_core.model.forward.plan import ForwardPass, plan_passes
@@ -36,8 +35,9 @@ _NO_STATES: Mapping[int, SpanStates] = {}
 class SpanRules:
     """The inputs of spans of at most ``num_latents`` latents, and what may attend to what; by default everything.
 
-    ``span_tokens``: the tokens whose embeddings are the inputs of latents, by number in the span; ``codes``: chooses a
-    codebook's entry in place of each hidden state; with neither, hidden states are fed, at ``feed_norm``.
+    ``span_tokens``: the tokens whose embeddings are the inputs of latents, by number in the span; ``readout``: reads
+    what is fed off each hidden state; with neither, hidden states are fed themselves. ``feed_norm``: at which norm.
+    ``near``: a span ends after a latent within this mean square of the readout's stop vector; None: by other rules.
     ``hidden_token``: a token of the prompts that no other token may attend to (image_pad). ``start_token``: one that
     counts as a latent, which the bottleneck ``image`` asks of latent_start. ``needs_states``: whether ``span_states``
     are read or replaced.
@@ -45,8 +45,9 @@ class SpanRules:
 
     num_latents: int
     span_tokens: tuple[int, ...] = ()
-    codes: CodeReader | None = None
+    readout: nn.Module | None = None
     feed_norm: FeedNorm = "own"
+    near: float | None = None
     bottleneck: Bottleneck = "none"
     hide_latents: bool = False
     hidden_token: int | None = None
@@ -97,9 +98,16 @@ class DecodeState:
         if self._rules.span_tokens:
             return self._span_inputs[self._as_tensor(inputs.latent_index)]
         own = self.hidden[:, 0]
-        if self._rules.codes is not None:
-            return self._rules.codes(own)  # type: ignore[no-any-return]
-        return own if self._norms is None else at_norms(own, self._norms)
+        read = own if self._rules.readout is None else self._rules.readout(own)
+        return read if self._norms is None else at_norms(read, self._norms)
+
+    def near_stop(self, inputs: StepInput, latents: Tensor) -> Mask:
+        """The rows [n] whose latent of this step, from ``latents`` [n, D], is near the stop vector."""
+        if self._rules.near is None or not inputs.is_latent.any():
+            return np.zeros(len(inputs.is_latent), dtype=bool)
+        stop: Tensor = self._rules.readout.stop.weight  # type: ignore[union-attr,assignment]
+        near = (latents.float() - stop.float()).square().mean(-1) < self._rules.near
+        return np.asarray(near.cpu().numpy() & inputs.is_latent)
 
     def step(
         self, inputs: StepInput, latents: Tensor | None = None, replaced_states: Mapping[int, SpanStates] = _NO_STATES

@@ -136,7 +136,7 @@ class Generator:
             observe=observe,
             interventions=interventions,
             record_states=record_states,
-            codes=self.model.codes,
+            readout=self.model.readout,
         )
 
     def predictions(self, problems: Sequence[Problem]) -> list[list[Prediction]]:
@@ -202,7 +202,7 @@ class Generator:
                 decoding,
                 uniform=part,
                 interventions=self._interventions if latents is None else latents.within(self._interventions),
-                codes=self.model.codes,
+                readout=self.model.readout,
             )
             decoded = decoded if latents is None else with_densities(decoded, latents)
             for answers, added in zip(trajectories, decoded, strict=True):

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.generation import GenerationMode
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from mirage_core.config import FeedNorm, LatentInput
+from mirage_core.config import FeedNorm, LatentInput, SpanEnd
 from mirage_core.errors import InputError, SettingsError
 from mirage_core.generation.decode import DecodeSettings, check_settings, latent_modes, sampling_rules, span_rules
 from mirage_core.generation.decode_state import DecodeState
@@ -27,7 +27,6 @@ from mirage_core.latent.collate import collate_prompts
 from mirage_core.latent.examples import EncodedPrompt, no_grids, no_pixels
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.codes import CodeReader
 
 _IMAGES = {"pixel_values": no_pixels, "image_grid_thw": no_grids}
 _REFUSED = {
@@ -51,18 +50,18 @@ def latent_generate(
     *,
     num_latents: int,
     latents: Literal["on", "off"] = "on",
-    end: Literal["exact", "free"] = "exact",
+    end: SpanEnd = "exact",
     max_latents: int = 8,
     max_spans: int = 4,
     bottleneck: Bottleneck = "none",
     latent_input: LatentInput = "hidden_state",
     feed_norm: FeedNorm = "own",
-    codes: CodeReader | None = None,
+    readout: nn.Module | None = None,
 ) -> LatentGenerate:
     """Return the ``custom_generate`` of ``backbone.model.generate``: latent spans are decoded as by ``decode``.
 
     ``bottleneck``, ``latent_input`` and ``feed_norm`` are those the model was trained with (``latent`` in its
-    mirage.json); ``codes``: LoadedModel.codes, where latents are codes.
+    mirage.json); ``readout``: LoadedModel.readout.
 
     In the sequences a latent is latent_pad, and counts as a token (max_new_tokens, min_length). All options of a
     GenerationConfig for greedy decoding and sampling apply. SettingsError for a name or a folder, whose code is never
@@ -86,8 +85,8 @@ def latent_generate(
         feed_norm=feed_norm,
     )
     check_settings(settings)
-    span_rules(ids, settings, codes=codes)  # refuses what the model lacks now, not at the first answer
-    return LatentGenerate(backbone, ids, settings, codes)
+    span_rules(ids, settings, readout=readout)  # refuses what the model lacks now, not at the first answer
+    return LatentGenerate(backbone, ids, settings, readout)
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class LatentGenerate:
     backbone: Backbone
     ids: TokenIds
     settings: DecodeSettings
-    codes: CodeReader | None = None
+    readout: nn.Module | None = None
     streamer: Any = None
     images: dict[str, Tensor] = field(default_factory=dict)
 
@@ -162,7 +161,7 @@ class _GenerateRun:
         samples = int(config.num_return_sequences or 1)
         backbone, ids = generate.backbone, generate.ids
         prompts = generate.prompts(input_ids[::samples], None if mask is None else mask[::samples])  # each encoded once
-        rules = span_rules(ids, generate.settings, codes=generate.codes)
+        rules = span_rules(ids, generate.settings, readout=generate.readout)
         batch = collate_prompts(prompts, ids, backbone.position_ids, bottleneck=rules.bottleneck).to(backbone.device)
         self._modes = latent_modes(batch.input_ids, ids, replace(generate.settings, samples=samples))
         self._recorder = Recorder(len(input_ids))
@@ -193,6 +192,7 @@ class _GenerateRun:
             self._generate.streamer.put(column.cpu())
         if self.alive.any():
             self._state.step(inputs, latents)
+            self._modes.end_spans(self._state.near_stop(inputs, latents))
 
     def output(self) -> LatentGenerateOutput:
         """The sequences with everything that was requested."""

@@ -6,6 +6,7 @@ Legend: n rows. Plain numpy on the host, whatever the device of the model: a few
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,9 @@ Mask = NDArray[np.bool_]
 @dataclass(frozen=True, slots=True)
 class StepInput:
     """The next input of every row: a latent where ``is_latent`` [n], else ``tokens`` [n]; ``forced`` [n]: not sampled;
-    ``closes_span`` [n]: the token is the latent_end of a span, forced or sampled; ``goes_on`` [n]: the latent was
-    chosen, where the span could have ended; ``latent_index`` [n]: the number of the latent in its span, 0 for tokens.
+    ``closes_span`` [n]: the token is the first after the latents of a span, forced or sampled; ``goes_on`` [n]: the
+    latent was chosen, where the span could have ended; ``latent_index`` [n]: the number of the latent in its span, 0
+    for tokens.
     """
 
     is_latent: Mask
@@ -37,35 +39,51 @@ class LatentModes:
     """A countdown for every row: 0 in text, else the number of latents left plus one for latent_end."""
 
     def __init__(
-        self, in_span: Mask, spans_started: Ints, *, num_latents: int, free_end: bool, start: int, end: int
+        self,
+        in_span: Mask,
+        spans_started: Ints,
+        *,
+        num_latents: int,
+        end_kind: Literal["exact", "free", "open"],
+        start: int,
+        end: int,
     ) -> None:
-        """Spans have ``num_latents`` latents, or at most so many with ``free_end``; ``start``, ``end``: token ids."""
+        """Spans have ``num_latents`` latents, and then ``end`` ("exact") or any token ("open"), or at most so many
+        latents ("free"). ``start``, ``end``: ids of the tokens round a span.
+        """
         self.spans_started = spans_started
-        self.num_latents, self._free_end, self._start, self._end = num_latents, free_end, start, end
+        self.num_latents, self._kind, self._start, self._end = num_latents, end_kind, start, end
         self._countdown: Ints = np.where(in_span, num_latents + 1, 0)
 
     def may_end(self) -> Mask:
-        """Rows inside a span that the model may end now: the end is free, and the span has a latent."""
-        if not self._free_end:
+        """Rows inside a span that the model may end now: free, and the span has a latent; open, and it has all."""
+        if self._kind == "exact":
             return np.zeros(len(self._countdown), dtype=bool)
-        return (self._countdown >= 1) & (self._countdown <= self.num_latents)
+        return (self._countdown >= 1) & (self._countdown <= (1 if self._kind == "open" else self.num_latents))
 
     def samples_token(self) -> Mask:
         """Rows whose sampled token is used: those in text, and in spans that may end."""
+        if self._kind == "open":
+            return self._countdown <= 1
         return (self._countdown == 0) | (self.may_end() & (self._countdown > 1))
 
     def advance(self, sampled: Ints) -> StepInput:
         """Advance every row by the token sampled for it (ignored where ``samples_token`` is False)."""
         countdown = self._countdown
-        forced, may_end = countdown == 1, self.may_end()
-        ends = self.samples_token() & (countdown > 1) & (sampled == self._end)
+        over, may_end, samples = countdown == 1, self.may_end(), self.samples_token()
+        forced = over & ~samples
+        ends = samples & (countdown > 1) & (sampled == self._end)
         is_latent = (countdown > 1) & ~ends
         tokens = np.where(forced, self._end, sampled)
-        starts = (countdown == 0) & (sampled == self._start)
+        starts = samples & (countdown <= 1) & (sampled == self._start)
         self.spans_started = self.spans_started + starts
         self._countdown = np.where(starts, self.num_latents + 1, np.where(is_latent, countdown - 1, 0))
         index = np.where(is_latent, self.num_latents + 1 - countdown, 0)
-        return StepInput(is_latent, tokens, forced, forced | ends, is_latent & may_end, index)
+        return StepInput(is_latent, tokens, forced, over | ends, is_latent & may_end, index)
+
+    def end_spans(self, rows: Mask) -> None:
+        """End the spans of ``rows`` [n] after the latent that was just fed, whatever was left of them."""
+        self._countdown = np.where(rows & (self._countdown > 1), 1, self._countdown)
 
     def select(self, rows: Ints) -> None:
         """Continue with these rows only."""

@@ -16,9 +16,9 @@ class SamplingRules:
     """The distribution of text tokens, before top-p.
 
     ``banned`` ids have probability 0, as has latent_start after ``max_spans`` spans, and latent_end except with
-    ``free_end`` inside a span (after at least one latent). A temperature of 0 means greedy, and counts as 1 in
-    log-probabilities. Inside a span that may end, every token but latent_end means one more latent
-    (``going_on``), up to ``max_latents`` of a span.
+    ``free_end`` inside a span (after at least one latent), and with ``open_end`` after its last latent. A temperature
+    of 0 means greedy, and counts as 1 in log-probabilities. Inside a span that ends freely, every token but latent_end
+    means one more latent (``going_on``), up to ``max_latents`` of a span.
     """
 
     temperature: float
@@ -27,17 +27,20 @@ class SamplingRules:
     latent_end: int
     max_spans: int
     free_end: bool
+    open_end: bool = False
     max_latents: int = 0
 
-    def scores(self, logits: Tensor, in_span: Tensor, spans_started: Tensor) -> Tensor:
-        """Logits [n, V] in float32, after bans and temperature; ``in_span`` [n] bool, ``spans_started`` [n]."""
+    def scores(self, logits: Tensor, may_end: Tensor, spans_started: Tensor) -> Tensor:
+        """Logits [n, V] in float32, after bans and temperature.
+
+        ``may_end`` [n] bool: rows in a span that the model may end now; ``spans_started`` [n].
+        """
         scores = logits.float() / (self.temperature or 1.0)
         minus_inf = float("-inf")
         if self.banned:
             scores = scores.index_fill(-1, torch.tensor(self.banned, device=scores.device), minus_inf)
-        no_end = ~in_span if self.free_end else torch.ones_like(in_span)
         columns = torch.tensor([self.latent_start, self.latent_end], device=scores.device)
-        forbidden = torch.stack([spans_started >= self.max_spans, no_end], dim=-1)
+        forbidden = torch.stack([spans_started >= self.max_spans, ~may_end], dim=-1)
         return scores.index_copy(-1, columns, scores[..., columns].masked_fill(forbidden, minus_inf))
 
     def going_on(self, scores: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ Legend: B rows, T columns, S spans of the batch, N images, n tokens of all rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mirage_core.errors import InputError
 from mirage_core.latent.bottleneck import Bottleneck, SegmentedRows, assign_segments
-from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
+from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels, no_tokens
 from mirage_core.latent.spans import FlatTokens, Ints, Spans, find_spans, flatten, no_spans, with_span_tokens
 from mirage_core.latent.tokens import TokenIds
 
@@ -50,7 +50,8 @@ class LatentBatch:
     precomputed (frozen vision tower); pixels are then ignored. ``auxiliary_patch_masks``: the merged patches [n_i] of
     each auxiliary image that its targets average, on the CPU; empty: all. ``segments`` [B, T]: values of Segment,
     which decide attention under a ``bottleneck``; BEFORE in rows without one. The reencoded latents of a span
-    (latent_only) are in the columns right after it, at the positions of its latents.
+    (latent_only) are in the columns right after it, at the positions of its latents. ``region_tokens`` [n]: the image
+    token that each latent is held to, as an index into all image tokens of the batch; empty: none.
     """
 
     input_ids: Tensor
@@ -74,6 +75,7 @@ class LatentBatch:
     image_features: tuple[Tensor, ...] = ()
     auxiliary_features: tuple[Tensor, ...] = ()
     auxiliary_patch_masks: tuple[Tensor, ...] = ()
+    region_tokens: Tensor = field(default_factory=no_tokens)
 
     @property
     def rows(self) -> int:
@@ -107,8 +109,8 @@ def collate(
     With ``align`` False rows are only padded on the right: sufficient, and faster, wherever latents are inputs and not
     rolled out (plain text, grounding, replay). ``bottleneck_rows`` [B]: the rows with the ``bottleneck``; None: all.
     ``span_tokens``: tokens in the place of latent_pad, by number in a span (TokenIds.in_span). InputError for an empty
-    batch, a latent_pad outside a span, auxiliary images that do not match the spans, ``bottleneck_rows`` that do not
-    match the examples, or a span longer than ``span_tokens``.
+    batch, a latent_pad outside a span, auxiliary images or region tokens that do not match the spans,
+    ``bottleneck_rows`` that do not match the examples, or a span longer than ``span_tokens``.
     """
     _check_rows(examples)
     flat = flatten([example.ids for example in examples])
@@ -133,6 +135,7 @@ def collate(
         span_lengths=torch.from_numpy(spans.lengths),
         span_blocks=torch.from_numpy(spans.index),
         **_auxiliary_fields(examples),
+        region_tokens=_region_tokens(examples, flat, spans, ids),
     )
 
 
@@ -250,6 +253,23 @@ def _auxiliary_fields(examples: Sequence[EncodedExample]) -> dict[str, Any]:
         "auxiliary_features": _batch_features([example.auxiliary_features for example in examples], len(grids)),
         "auxiliary_patch_masks": tuple(mask for example in examples for mask in example.auxiliary_patch_masks),
     }
+
+
+def _region_tokens(examples: Sequence[EncodedExample], flat: FlatTokens, spans: Spans, ids: TokenIds) -> Tensor:
+    """The region tokens of all rows as indices into the batch's image tokens [n]; empty where no row has any.
+
+    InputError unless every latent of the batch has one, or none has.
+    """
+    tokens = np.array([len(example.region_tokens) for example in examples])
+    latents = np.bincount(flat.rows[spans.latents], minlength=len(examples))
+    if not tokens.any():
+        return no_tokens()
+    if (tokens != latents).any():
+        row = int(np.flatnonzero(tokens != latents)[0])
+        raise InputError(f"Row {row} has {tokens[row]} region tokens for {latents[row]} latents; give one a latent.")
+    images = np.bincount(flat.rows[flat.ids == ids.image_pad], minlength=len(examples))
+    begins = np.cumsum(images) - images
+    return torch.cat([example.region_tokens + int(begin) for example, begin in zip(examples, begins, strict=True)])
 
 
 def _batch_features(features: Sequence[tuple[Tensor, ...]], images: int) -> tuple[Tensor, ...]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain as chain_of
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,13 @@ import torch
 from torch import Tensor
 
 from mirage_core import benchmarks
+from mirage_core.benchmarks.regions import cropped
 from mirage_core.config import LatentSettings, PromptSettings
 from mirage_core.errors import DataError, InputError
 from mirage_core.latent.compress import changed_patches
-from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
+from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels, no_tokens
 from mirage_core.latent.images import image_size, open_image
+from mirage_core.latent.regions import region_tokens
 from mirage_core.latent.tokens import TokenIds, token_ids
 from mirage_core.types import AuxiliaryImage, LatentSpan, Problem, TrainingExample, Variant
 
@@ -54,12 +58,19 @@ class Encoder:
         return EncodedPrompt(ids=torch.from_numpy(ids.repeat(repeats)), pixel_values=pixels, grid_thw=grids)
 
     def example(
-        self, example: TrainingExample, *, with_latents: bool, with_targets: bool | None = None
+        self,
+        example: TrainingExample,
+        *,
+        with_latents: bool,
+        with_targets: bool | None = None,
+        regions: RegionLayout | None = None,
     ) -> EncodedExample:
         """Encode the prompt and its chain, with a latent span in place of the auxiliary image, or without.
 
         ``with_targets``: encode the auxiliary image too (default: with latents; only grounding needs it).
-        DataError as for ``prompt``; InputError if chain and prompt are of different variants.
+        ``regions``: spans, one a region of the problem, take the place of the auxiliary image, which is not needed.
+        DataError as for ``prompt``, and for a problem without regions; InputError if chain and prompt are of different
+        variants.
         """
         chain = example.chain
         if chain.variant != self._variant:
@@ -67,14 +78,17 @@ class Encoder:
         prompt = self.prompt(example.problem)
         for text in (chain.text_before, chain.caption, chain.text_after):
             _refuse_special(text, f"the chain of problem {chain.problem_id}")
-        answer = self._answer(example, with_latents)
-        labels = np.where(answer == self._ids.latent_pad, IGNORED, answer)
+        shown = None if regions is None else self._regions(example.problem, prompt, regions)
+        answer = self._answer(example, with_latents, shown)
+        labels = np.where(np.isin(answer, (self._ids.latent_pad, self._ids.pad)), IGNORED, answer)
         ignored = np.full(len(prompt.ids), IGNORED)
         newline = len(self._tokenize("\n"))
         ignored[-newline:] = prompt.ids[-newline:].numpy()
         pixels, grids = no_pixels(), no_grids()
         patch_masks: tuple[Tensor, ...] = ()
-        if with_latents and with_targets is not False:
+        if shown is not None:
+            pixels, grids = shown.pixels, shown.grids
+        elif with_latents and with_targets is not False:
             name = f"the auxiliary image of problem {chain.problem_id}"
             pixels, grids = self.pixels((example.auxiliary_image.image,), name)
             patch_masks = self._patch_masks(pixels, grids, prompt)
@@ -86,7 +100,20 @@ class Encoder:
             auxiliary_pixel_values=pixels,
             auxiliary_grid_thw=grids,
             auxiliary_patch_masks=patch_masks,
+            region_tokens=no_tokens() if shown is None else shown.tokens,
         )
+
+    def _regions(self, problem: Problem, prompt: EncodedPrompt, layout: RegionLayout) -> ShownRegions:
+        """What the spans of a problem's regions are held to."""
+        regions = benchmarks.get(problem.benchmark).regions(problem)
+        merge = int(self._processor.image_processor.merge_size)
+        if layout.crop:
+            crops = [cropped(problem.images[0], region) for region in regions]
+            pixels, grids = self.pixels(crops, f"a region of problem {problem.id}")
+            lengths = [int(count) for count in grids.prod(-1) // merge**2]
+            return ShownRegions(lengths, no_tokens(), pixels, grids, layout.stop_token)
+        tokens = [region_tokens(region, prompt.grid_thw[0].tolist(), merge) for region in regions]
+        return ShownRegions(list(map(len, tokens)), torch.cat(tokens), no_pixels(), no_grids(), layout.stop_token)
 
     def _patch_masks(self, pixels: Tensor, grids: Tensor, prompt: EncodedPrompt) -> tuple[Tensor, ...]:
         """The mask of the auxiliary image's merged patches that targets average; empty: all of them."""
@@ -108,18 +135,19 @@ class Encoder:
         images = sum(self._image_tokens(data, f"an image of problem {problem.id}") for data in problem.images)
         return text + images + len(self._answer(example, with_latents))
 
-    def _answer(self, example: TrainingExample, with_latents: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def _answer(
+        self, example: TrainingExample, with_latents: bool, shown: ShownRegions | None = None
+    ) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Ids of the target text; latents replace the caption."""
         ids, chain = self._ids, example.chain
         end = [ids.end_of_turn, *self._tokenize("\n")]
         if not with_latents:
             return np.array([*self._tokenize(chain.text_before + chain.caption + chain.text_after), *end])
-        span = [
-            ids.latent_start,
-            *[ids.latent_pad] * span_length(example.auxiliary_image, self._latent),
-            ids.latent_end,
-        ]
-        return np.array([*self._tokenize(chain.text_before), *span, *self._tokenize(chain.text_after), *end])
+        lengths = [span_length(example.auxiliary_image, self._latent)] if shown is None else shown.lengths
+        stop = [ids.pad] if shown is not None and shown.stop_token else []
+        spans = [[ids.latent_start, *[ids.latent_pad] * length, *stop, ids.latent_end] for length in lengths]
+        before, after = self._tokenize(chain.text_before), self._tokenize(chain.text_after)
+        return np.array([*before, *chain_of.from_iterable(spans), *after, *end])
 
     def _chat(self, question: str, problem: Problem) -> str:
         """Render the chat, with one image_pad for each image."""
@@ -170,6 +198,26 @@ class Encoder:
         except ValueError as error:
             raise DataError(f"{what}: {error}") from error
         return encoded["pixel_values"], encoded["image_grid_thw"]
+
+
+@dataclass(frozen=True, slots=True)
+class RegionLayout:
+    """How spans show regions: by the image's own tokens, or by a ``crop`` encoded anew; ``stop_token``: a token after
+    the latents, an unlabelled pad, holds the learned stop vector."""
+
+    crop: bool = False
+    stop_token: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShownRegions:
+    """The latents of each span, and the image tokens [n], or the crops' patches and grids, that they are held to."""
+
+    lengths: Sequence[int]
+    tokens: Tensor
+    pixels: Tensor
+    grids: Tensor
+    stop_token: bool
 
 
 def span_length(image: AuxiliaryImage, latent: LatentSettings) -> int:

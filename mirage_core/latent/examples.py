@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,6 +13,11 @@ IGNORED = -100  # a label that is not predicted (the convention of torch's cross
 def no_pixels() -> Tensor:
     """Pixels of no image: [0, 0]."""
     return torch.empty(0, 0)
+
+
+def no_tokens() -> Tensor:
+    """Indices of no token: [0]."""
+    return torch.empty(0, dtype=torch.long)
 
 
 def no_grids() -> Tensor:
@@ -42,7 +47,8 @@ class EncodedExample:
     ``auxiliary_*``: one image a latent span, in order; empty without latents and where no targets are needed
     (relaxation, GRPO). ``image_features``: as in EncodedPrompt; ``auxiliary_features``: the same of the auxiliary
     images, or only their first D columns (all that is used). ``auxiliary_patch_masks``: the merged patches [n] of each
-    auxiliary image that targets average; empty: all.
+    auxiliary image that targets average; empty: all. ``region_tokens`` [n]: where latents are held to tokens of the
+    row's own images, the token of each latent, as an index into all image tokens of the row; else empty.
     """
 
     ids: Tensor
@@ -54,3 +60,4 @@ class EncodedExample:
     image_features: tuple[Tensor, ...] = ()
     auxiliary_features: tuple[Tensor, ...] = ()
     auxiliary_patch_masks: tuple[Tensor, ...] = ()
+    region_tokens: Tensor = field(default_factory=no_tokens)

@@ -17,6 +17,7 @@ from typing import Any
 import huggingface_hub
 import torch
 from pydantic import ValidationError
+from torch import nn
 from transformers import PreTrainedModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
@@ -26,9 +27,10 @@ from mirage_core.latent.tokens import TokenIds, add_latent_tokens, add_query_tok
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.backbones import adapter_class
 from mirage_core.model.card import ABOUT_FILE, CARD_FILE, model_card
-from mirage_core.model.codes import CodeReader, load_code_reader
+from mirage_core.model.codes import load_code_reader
 from mirage_core.model.export import ADAPTER_FOLDER
 from mirage_core.model.processing import ImageTextProcessor, build_processor, load_processor, save_processor
+from mirage_core.model.readout import load_readout
 from mirage_core.model.weights import (
     Gather,
     adapter_weights,
@@ -50,14 +52,14 @@ _PROCESSOR_FILES = ("*.json", "*.txt", "*.jinja")
 class LoadedModel:
     """A loaded model: backbone, processor, ids of its special tokens, and the content of mirage.json.
 
-    ``codes`` chooses what is fed where its latents are codes; None for every other model.
+    ``readout`` reads what is fed as a latent off a hidden state; None: the state itself, or a token.
     """
 
     backbone: Backbone
     processor: ImageTextProcessor
     ids: TokenIds
     about: dict[str, Any] = field(default_factory=dict)
-    codes: CodeReader | None = None
+    readout: nn.Module | None = None
 
 
 def build_base_model(settings: ModelSettings, seed: int) -> LoadedModel:
@@ -157,8 +159,9 @@ def load_model(
     if folder.parent.name == "snapshots":
         model.config._commit_hash = folder.name  # the hub's cache is laid out so; it is lost on loading from a folder
     about = _read_about(folder)
-    codes = load_code_reader(folder) if _latent_input(about) == "code" else None
-    return LoadedModel(Backbone(model), processor, token_ids(processor.tokenizer), about, codes)
+    backbone = Backbone(model)
+    readout = load_code_reader(folder) if _latent_input(about) == "code" else load_readout(folder, backbone)
+    return LoadedModel(backbone, processor, token_ids(processor.tokenizer), about, readout)
 
 
 def save_model(

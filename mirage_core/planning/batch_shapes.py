@@ -23,8 +23,7 @@ AUXILIARY_LABELS = 20
 def sees_auxiliary(name: str) -> bool:
     """Return whether a training stage reads auxiliary images: as an input, as targets that are fed, or to pool them."""
     stage = TRAIN_STAGES[name]
-    pooled = stage.program.pooler != "none"
-    return pooled or stage.data == "auxiliary-examples" or stage.program.latents == "teacher_forced"
+    return stage.program.reads_auxiliary or stage.data == "auxiliary-examples"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +85,8 @@ class Shape:
         program = TRAIN_STAGES[name].program
         if program.pooler == "trained":
             return False
-        return program.latents == "rolled_out" or (program.latents == "teacher_forced" and not self.teacher_forced)
+        fed = self.teacher_forced or program.targets == "regions"
+        return program.latents == "rolled_out" or (program.latents == "teacher_forced" and not fed)
 
     def answers(self, prompts: int, count: int, tokens: int) -> Batch:
         """Return ``count`` answers of ``tokens`` text tokens and one span to ``prompts`` prompts, encoded once."""

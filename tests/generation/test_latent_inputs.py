@@ -59,7 +59,7 @@ def drawn(settings: DecodeSettings, kind: str = "qwen2_5_vl") -> list[tuple[Enco
     asked, random = prompts(), torch.Generator().manual_seed(5)
     numbers = torch.rand(len(asked) * settings.samples, settings.max_new_tokens, generator=random)
     codes = reader() if settings.latent_input == "code" else None
-    found = decode(tiny_backbone(kind=kind), asked, QUERIES, settings, uniform=numbers, codes=codes)
+    found = decode(tiny_backbone(kind=kind), asked, QUERIES, settings, uniform=numbers, readout=codes)
     return [(prompt, one) for prompt, group in zip(asked, found, strict=True) for one in group]
 
 
@@ -249,7 +249,7 @@ def test_stock_generate_feeds_alike(name: str) -> None:
     settings, backbone, prompt = replace(INPUTS[name], temperature=0.0, samples=1), tiny_backbone(), prompts()[3]
     codes = reader() if name == "code" else None
     bare = replace(settings, banned=())
-    ((expected,),) = decode(backbone, [prompt], QUERIES, bare, codes=codes)
+    ((expected,),) = decode(backbone, [prompt], QUERIES, bare, readout=codes)
     made = latent_generate(
         backbone,
         QUERIES,
@@ -257,7 +257,7 @@ def test_stock_generate_feeds_alike(name: str) -> None:
         max_spans=2,
         latent_input=settings.latent_input,
         feed_norm=settings.feed_norm,
-        codes=codes,
+        readout=codes,
     )
     found, said = stock_answer(backbone, prompt, made, max_new_tokens=12)
     assert said == expected.token_ids[: len(said)]
@@ -275,7 +275,7 @@ def test_interventions_replace_what_is_fed(name: str) -> None:
     settings, codes = replace(INPUTS[name], temperature=0.0, samples=1), reader() if name == "code" else None
     backbone, prompt = tiny_backbone(), prompts()[1]
     ((answer,),) = decode(
-        backbone, [prompt], QUERIES, settings, interventions=Interventions(latents=zeros), codes=codes
+        backbone, [prompt], QUERIES, settings, interventions=Interventions(latents=zeros), readout=codes
     )
     assert not answer.latents[0].any()
     with torch.no_grad():

@@ -18,8 +18,8 @@ from tests.pipeline.fakes import settings
 TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine"}
 RELAXED = {"relaxation", "without-stage-1"}
 TEXT_GRPO = {"direct-sft-grpo", "capimagine-grpo"}
-GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", *TEXT_GRPO}
-TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", "pooler", "pooled", *GRPO}
+GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", "lvr-grpo", *TEXT_GRPO}
+TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", "pooler", "pooled", "lvr", *GRPO}
 MODELS = {"base", *TRAINED}
 
 
@@ -49,6 +49,8 @@ def changed_by(**changes: Any) -> set[str]:
         ({"film": {"stepwise": {"where": "cell"}}}, {"film", "report"}),
         ({"pooler": {"steps": 3}}, {"pooler", "report"}),
         ({"pooled": {"distance": "cosine"}}, {"pooled", "report"}),
+        ({"lvr": {"head": "glu"}}, {"lvr", "report"}),
+        ({"latent": {"near": 0.1}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
         ({"relaxation": {"text_weight": 0.5}}, {*RELAXED, "report"}),
         ({"grpo": {"latents": "replay", "latent_sigma": 0.05}}, {*GRPO, "report"}),
         ({"auxiliary_images": {"film": "forward"}}, {"auxiliary-images", "report"}),
@@ -91,7 +93,7 @@ def test_settings_that_need_a_film_change_the_stages_that_read_them() -> None:
         ("relaxation", {"stepwise": None}),
         ("relaxation", {"distance": "cosine", "text_weight": 1.0}),
         ("grpo", {"latent_sigma": 0.0, "latent_sigma_learned": False}),
-        ("latent", {"length": "fixed"}),
+        ("latent", {"length": "fixed", "near": 0.02}),
     ],
 )
 def test_what_came_later_and_is_off_is_in_no_identity(name: str, off: dict[str, Any]) -> None:

@@ -318,7 +318,7 @@ def test_grpo_saves_on_the_heads_that_codes_are_chosen_by(
     output = trained(folder, tmp_path / "work", "code", "grpo", grpo=grpo)
     before, after = load_file(models["code"] / HEADS_FILE), load_file(output / HEADS_FILE)
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
-    assert load_model(output).codes is not None
+    assert load_model(output).readout is not None
 
 
 def test_the_new_settings_leave_the_stored_form_as_it_was() -> None:

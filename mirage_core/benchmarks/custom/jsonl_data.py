@@ -5,8 +5,10 @@ A line is an object with
 - ``question``: text; ``<image>`` marks the position of each image (before the text, without marks)
 - ``images``: a list of image files (PNG, JPEG, WebP, GIF, BMP, TIFF), relative to the file
 - ``answer``: the right answer; with ``options`` (a list) it is one of them, or its letter
-- ``auxiliary_image``: the image to imagine; lines for training need it, or
+- ``auxiliary_image``: the image to imagine; lines for training need it, or ``boxes`` (then the first is cut out), or
 - ``auxiliary_images``: the images of a film in their order; without ``auxiliary_image`` the last is the one to imagine
+- ``boxes``: regions of the first image that the answer is about, each left, top, right, bottom as shares of its width
+  and height; the method lvr needs them for training
 - ``text_before`` and ``text_after``: your own chain around that image (else a teacher writes one)
 - ``id``, ``group`` (accuracy is broken down by it), ``split`` (train, validation, test): optional
 """
@@ -14,6 +16,7 @@ A line is an object with
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +24,10 @@ from typing import Any, get_args
 
 from mirage_core.benchmarks import multiple_choice
 from mirage_core.benchmarks.benchmark import Benchmark, check_rule
+from mirage_core.benchmarks.io.chain_rows import VisualCotRow, visual_cot_rows
 from mirage_core.benchmarks.io.jsonl import Row, plain_text, read_image_file, read_lines
 from mirage_core.benchmarks.reading.texts import figures_of, is_figure, read_texts, text_key
+from mirage_core.benchmarks.regions import BOXES, checked_box, cropped
 from mirage_core.config import OwnData
 from mirage_core.errors import DataError
 from mirage_core.types import Problem, ProvidedImage, Score, Split
@@ -32,10 +37,11 @@ GROUPS = ("own",)
 RULE = "exact-or-letter"
 KEYS = (
     "id", "question", "images", "options", "answer", "auxiliary_image", "auxiliary_images",
-    "text_before", "text_after", "group", "split",
+    "boxes", "text_before", "text_after", "group", "split",
 )  # fmt: skip
 _SPLITS = get_args(Split)
 IMAGE_MARK = "<image>"
+_TAGGED_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,10 @@ def load(file: str | Path, split: Split = "test") -> list[Problem]:
 
 def rows_of(data: OwnData) -> Iterator[OwnRow]:
     """Yield every line, its split chosen by digest if it has none; DataError names the line and all its faults."""
+    if data.layout == "visual_cot":
+        for number, published in enumerate(visual_cot_rows(Path(data.file)), start=1):
+            yield OwnRow(number, *_of_visual_cot(published, data))
+        return
     for line, row, faults in checked_rows(data):
         if row is None:
             raise DataError("; ".join(faults) + ". See every fault: mirage data check " + data.file)
@@ -84,9 +94,10 @@ def _problem(row: Row, data: OwnData, faults: list[str]) -> tuple[Problem, Provi
     options, images = reader.texts("options"), reader.images("images")
     identity = reader.text("id", required=False) or f"{NAME}-{_digest(row)}"
     split = reader.one_of("split", _SPLITS) or _split_of(identity, data)
-    provided = _provided_image(reader, identity)
-    if split != "test" and row.values.get("auxiliary_image") is None and not row.values.get("auxiliary_images"):
-        reader.note(f"it is for training ({split}), so it needs auxiliary_image, the image to imagine")
+    boxes = reader.boxes(BOXES)
+    provided = _provided_image(reader, identity, images, boxes)
+    if split != "test" and not any(row.values.get(key) for key in ("auxiliary_image", "auxiliary_images", BOXES)):
+        reader.note(f"it is for training ({split}), so it needs auxiliary_image, the image to imagine, or boxes")
     marked = question if IMAGE_MARK in question else f"{IMAGE_MARK}\n" * len(images) + question
     if images and marked.count(IMAGE_MARK) != len(images):
         reader.note(f"the question has {marked.count(IMAGE_MARK)} times {IMAGE_MARK} for {len(images)} images")
@@ -106,21 +117,51 @@ def _problem(row: Row, data: OwnData, faults: list[str]) -> tuple[Problem, Provi
         question=marked,
         images=images,
         answer=answer,
-        facts={"options": options} if options else {},
+        facts={**({"options": options} if options else {}), **({BOXES: boxes} if boxes else {})},
     )
     return problem, provided
 
 
-def _provided_image(reader: _Reader, identity: str) -> ProvidedImage | None:
+def _of_visual_cot(row: VisualCotRow, data: OwnData) -> tuple[Problem, ProvidedImage]:
+    """The problem of a row of Visual-CoT, with its first box cut out as the image to imagine."""
+    answer = _answer_in(row.answer)
+    identity = f"{NAME}-{hashlib.sha256(repr((row.question, answer, row.boxes)).encode() + row.image).hexdigest()[:16]}"
+    problem = Problem(
+        id=identity,
+        benchmark=NAME,
+        split=_split_of(identity, data),
+        group=GROUPS[0],
+        question=f"{IMAGE_MARK}\n{row.question}",
+        images=(row.image,),
+        answer=answer,
+        facts={BOXES: [list(box) for box in row.boxes]},
+    )
+    image = cropped(row.image, (row.boxes[0],))
+    text = f"\\boxed{{{answer}}}"
+    return problem, ProvidedImage(problem_id=identity, image=image, style="crop", text_before="", text_after=text)
+
+
+def _answer_in(text: str) -> str:
+    """The answer of LVR's turns, which stands in tags behind a mark for each box; other answers as they are."""
+    tagged = _TAGGED_ANSWER.search(text)
+    return (tagged.group(1) if tagged else text.replace("<lvr>", "")).strip()
+
+
+def _provided_image(
+    reader: _Reader, identity: str, images: Sequence[bytes], boxes: Sequence[Sequence[float]]
+) -> ProvidedImage | None:
     before, after = reader.text("text_before", required=False), reader.text("text_after", required=False)
     if (before is None) != (after is None):
         reader.note("text_before and text_after go together: give both, or none")
     frames = reader.images("auxiliary_images", required=False)
     image = reader.image("auxiliary_image") or (frames[-1] if frames else None)
+    style = "own"
+    if image is None and boxes and images:
+        image, style = cropped(images[0], (checked_box(boxes[0], BOXES),)), "crop"
     if image is None:
         return None
     return ProvidedImage(
-        problem_id=identity, image=image, style="own", text_before=before, text_after=after, frames=frames
+        problem_id=identity, image=image, style=style, text_before=before, text_after=after, frames=frames
     )
 
 
@@ -185,6 +226,18 @@ class _Reader:
             self.note(f"{key} is {str(value)[:40]!r}, expected a list of texts")
             return []
         return [plain_text(item) for item in value]
+
+    def boxes(self, key: str) -> list[list[float]]:
+        """A list of boxes, empty if it is missing."""
+        value = self._row.values.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(box, list) for box in value):
+            self.note(f"{key} is {str(value)[:40]!r}, expected a list of boxes [left, top, right, bottom]")
+            return []
+        try:
+            return [list(checked_box(box, f"a box of {key}")) for box in value]
+        except DataError as error:
+            self.note(str(error))
+            return []
 
     def one_of(self, key: str, known: Sequence[str]) -> Any:
         """One of the known values, or None if it is missing."""

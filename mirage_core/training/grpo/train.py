@@ -11,6 +11,7 @@ from mirage_core.distributed.job import Job
 from mirage_core.distributed.oom import generation_batch_size, micro_batch_size
 from mirage_core.errors import DataError, SettingsError
 from mirage_core.model.loading import LoadedModel
+from mirage_core.model.readout import LatentReadout, saved_readout
 from mirage_core.model.weights import SavedModule
 from mirage_core.store.records import load_problems
 from mirage_core.training.checkpoint.checkpoint import EXTRA_FILES
@@ -56,8 +57,18 @@ def run_grpo(job: Job, events: EventWriter, scorer: Scorer = judge) -> None:
 
 
 def _kept_heads(job: Job, model: LoadedModel) -> tuple[SavedModule, ...]:
-    """Return the heads that the model's answers need, saved on as they are; none where latents are not codes."""
-    return () if model.codes is None else (kept_heads(job.input("model"), model.backbone.hidden_size),)
+    """Return what the model's answers need beside it, saved on as it is: heads that choose codes, or a readout.
+
+    SettingsError for a readout's head and recomputed latents, which are hidden states.
+    """
+    if not isinstance(model.readout, LatentReadout):
+        return () if model.readout is None else (kept_heads(job.input("model"), model.backbone.hidden_size),)
+    if model.readout.head is not None and job.settings.grpo.latents == "recompute":
+        raise SettingsError(
+            "grpo.latents is recompute, and the model's latents are read off its hidden states by a head: set "
+            "grpo.latents to replay"
+        )
+    return (saved_readout(model.readout),)
 
 
 def _validation(job: Job, model: LoadedModel, scorer: Scorer) -> Validation | None:

@@ -10,10 +10,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, mse_loss
-from torch.nn.functional import cross_entropy as token_cross_entropy
 
-from mirage_core.config import FeedNorm, GroundingSettings, LatentSettings, RelaxationSettings, TrainSettings
+from mirage_core.config import (
+    FeedNorm,
+    GroundingSettings,
+    LatentSettings,
+    LvrSettings,
+    RelaxationSettings,
+    TrainSettings,
+)
 from mirage_core.errors import InputError
 from mirage_core.generation.sampling import SamplingRules
 from mirage_core.latent.collate import LatentBatch
@@ -30,26 +35,20 @@ from mirage_core.model.forward.forward import (
     text_forward,
 )
 from mirage_core.model.forward.grounding import GroundingOutput, fed_forward, grounding_forward
+from mirage_core.model.readout import LatentReadout
 from mirage_core.training.objective import TEXT_ONLY, LossParts
+from mirage_core.training.sft.cross_entropy import cross_entropy
 from mirage_core.training.sft.diagnostics import cosine_diagnostics, norm_figures
 from mirage_core.training.sft.pooler import Pooler, pooled_latents
+from mirage_core.training.sft.region_loss import region_loss
 from mirage_core.training.sft.span_end import SpanEnds
-from mirage_core.training.sft.targets import Distance, TargetComparison
+from mirage_core.training.sft.targets import Distance, TargetComparison, distance_of
 from mirage_core.training.stepwise.heads import StepLoss
 
 
 def counts_of(batch: LatentBatch) -> dict[str, float]:
     """Return what each part is a mean over: labelled tokens ("text") and latents ("visual")."""
     return {"text": float((batch.labels != IGNORED).sum()), "visual": float(batch.span_lengths.sum())}
-
-
-def cross_entropy(backbone: Backbone, hidden: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the (shifted) labels [B, T], with logits only there; 0 without labels."""
-    labelled = labels != IGNORED
-    targets = labels[labelled]
-    if not len(targets):
-        return hidden.sum() * 0.0
-    return token_cross_entropy(backbone.logits(hidden[labelled]).float(), targets)
 
 
 def text_loss(
@@ -116,9 +115,7 @@ def visual_loss(grounded: GroundingOutput, distance: Distance = "cosine") -> Ten
     """
     if not grounded.targets.numel():
         return grounded.hidden.sum() * 0.0
-    if distance == "l2":
-        return mse_loss(grounded.predicted.float(), grounded.targets.float())
-    return 1.0 - cosine_similarity(grounded.predicted.float(), grounded.targets.float(), dim=-1).mean()
+    return distance_of(grounded.predicted, grounded.targets, distance)
 
 
 def pooler_loss(backbone: Backbone, batch: LatentBatch, pooler: Pooler, *, checkpointing: bool = False) -> LossParts:
@@ -207,7 +204,8 @@ class LossInputs:
     ``settings``: the section that the program reads; ``spans``: how many of the batch's spans, from the first, are of
     examples; ``diagnostics``: whether to add figures to log; ``latent_transform``: applied to latents
     before they are fed; ``stepwise``: the heads and targets of stepwise grounding; ``ends``: where spans of different
-    lengths end; ``pooler``: what is trained, or makes the targets, where the program has one.
+    lengths end; ``pooler``: what is trained, or makes the targets, where the program has one; ``readout``: what is fed
+    of a hidden state, where a module reads it; ``latent_end``: the token's id.
     """
 
     batch: LatentBatch
@@ -219,6 +217,8 @@ class LossInputs:
     stepwise: StepLoss | None = None
     ends: SpanEnds | None = None
     pooler: Pooler | None = None
+    readout: LatentReadout | None = None
+    latent_end: int = IGNORED
 
 
 def _text(backbone: Backbone, inputs: LossInputs) -> LossParts:
@@ -277,8 +277,19 @@ def _relaxation(backbone: Backbone, inputs: LossInputs) -> LossParts:
     )
 
 
+def _region(backbone: Backbone, inputs: LossInputs) -> LossParts:
+    assert isinstance(inputs.settings, LvrSettings)
+    return region_loss(backbone, inputs.batch, inputs.settings, inputs.readout, latent_end=inputs.latent_end)
+
+
 Loss = Callable[[Backbone, LossInputs], LossParts]
-LOSSES: dict[str, Loss] = {"text": _text, "grounding": _grounding, "pooler": _pooler, "relaxation": _relaxation}
+LOSSES: dict[str, Loss] = {
+    "text": _text,
+    "grounding": _grounding,
+    "pooler": _pooler,
+    "relaxation": _relaxation,
+    "region": _region,
+}
 """The losses that a supervised program may name (``methods.Program.loss``)."""
 
 
@@ -300,7 +311,8 @@ def text_log_probs(backbone: Backbone, batch: LatentBatch, hidden: Tensor, rules
     choices = _span_choices(batch, rules) if rules.free_end else None
     columns = labelled if choices is None else labelled | choices.going_on
     started = (batch.input_ids == rules.latent_start).cumsum(1)
-    scores = rules.scores(backbone.logits(hidden[columns]), _latent_columns(batch)[columns], started[columns])
+    may_end = _columns_that_may_end(batch, rules)
+    scores = rules.scores(backbone.logits(hidden[columns]), may_end[columns], started[columns])
     tokens = batch.labels[columns].clamp_min(0)
     values = scores.gather(-1, tokens[:, None]).squeeze(-1) - scores.logsumexp(-1)
     if choices is not None:
@@ -350,10 +362,11 @@ def _span_choices(batch: LatentBatch, rules: SamplingRules) -> _SpanChoices:
     return _SpanChoices(going_on, forced, torch.stack([rows, ends], dim=1), numbers[going_on])
 
 
-def _latent_columns(batch: LatentBatch) -> Tensor:
-    """Return which columns hold latents [B, T]."""
+def _columns_that_may_end(batch: LatentBatch, rules: SamplingRules) -> Tensor:
+    """Return at which columns a span may be ended [B, T]: at all latents, at the last ones, or nowhere."""
     columns = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-    begin, end = batch.span_starts[:, None], (batch.span_starts + batch.span_lengths)[:, None]
+    end = (batch.span_starts + batch.span_lengths)[:, None]
+    begin = batch.span_starts[:, None] if rules.free_end else end - 1 if rules.open_end else end
     inside = ((columns >= begin) & (columns < end)).to(torch.uint8)
     none = torch.zeros(batch.input_ids.shape, dtype=torch.uint8, device=batch.input_ids.device)
     return none.index_add(0, batch.span_rows, inside).bool()

@@ -16,6 +16,7 @@ from mirage_core.latent.bottleneck import Bottleneck
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.methods import programs
 from mirage_core.model.loading import LoadedModel
+from mirage_core.model.readout import LatentReadout
 from mirage_core.training.data.feature_cache import ExampleSource
 from mirage_core.training.data.sampler import BatchOrder, MicroBatchIndices, split_batch
 from mirage_core.training.engine.lockstep import Widths, dummy_row, sync_block_widths
@@ -68,7 +69,8 @@ class SupervisedObjective:
 
     ``micro_batch_size``: None takes that of the settings. ``regularizer``: of stage 2 while it trains; None: every row
     is under the bottleneck, and its latents get no noise. ``stepwise``: stepwise grounding, if the stage has it;
-    ``pooler``: the pooler that the program trains, or whose vectors are its targets.
+    ``pooler``: the pooler that the program trains, or whose vectors are its targets; ``readout``: what reads the
+    latents off hidden states, trained too.
     """
 
     def __init__(
@@ -81,20 +83,23 @@ class SupervisedObjective:
         regularizer: LatentRegularizer | None = None,
         stepwise: Stepwise | None = None,
         pooler: Pooler | None = None,
+        readout: LatentReadout | None = None,
     ) -> None:
         self._program, self._loss, self._latent = programs()[program], loss_of(program), settings.latent
         self._settings = section_of(settings, program)
         self._span_tokens = model.ids.latent_queries if settings.latent.input == "query" else ()
         self._bottleneck: Bottleneck = settings.latent.bottleneck if self._program.has_latents else "none"
         self._model, self._data, self._regularizer, self._stepwise = model, data, regularizer, stepwise
-        self._pooler = pooler
+        self._pooler, self._readout, self._latent_end = pooler, readout, model.ids.latent_end
         self._micro_batch_size = micro_batch_size or self._settings.micro_batch_size
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Return the heads of stepwise grounding, or a pooler that is trained; nothing beside the backbone for most."""
+        """Return what is trained beside the backbone: heads of stepwise grounding, a pooler, a readout; mostly none."""
         modules: dict[str, nn.Module] = {} if self._stepwise is None else {"step_heads": self._stepwise.heads}
         if self._pooler is not None and self._program.pooler == "trained":
             modules["pooler"] = self._pooler
+        if self._readout is not None:
+            modules["latent_readout"] = self._readout
         return modules
 
     def examples(self, step: int) -> Sequence[str]:
@@ -135,14 +140,16 @@ class SupervisedObjective:
     @property
     def _rolls_out(self) -> bool:
         """Whether hidden states are fed back: not where targets, or the vectors of a pooler, are fed in their place."""
-        targets_fed = isinstance(self._settings, GroundingSettings) and self._settings.horizon == 1
-        return self._program.has_latents and self._program.pooler != "trained" and not targets_fed
+        if self._program.latents == "teacher_forced":
+            return isinstance(self._settings, GroundingSettings) and self._settings.horizon > 1
+        return self._program.has_latents
 
     def _micro_batch(self, part: MicroBatchIndices, batch: LatentBatch, widths: Widths, step: int) -> MicroBatch:
         counts, work, spans = counts_of(batch), work_of(batch), len(batch.span_rows)
         if self._program.has_latents:
             counts["cosine_input"] = counts["visual"] if self._has_cosine_input(batch) else 0.0
             counts["cosine_constant"] = counts["visual"] if spans > 1 else 0.0
+            counts["stop"] = float(spans if self._readout is not None else batch.span_lengths.sum() + spans)
             counts["image_norm"] = float(batch.span_lengths[torch.isin(batch.span_rows, batch.image_rows)].sum())
         if widths != _block_widths(batch):
             batch = self._collate(part, step, widths)
@@ -159,6 +166,8 @@ class SupervisedObjective:
             stepwise=None if stepwise is None else stepwise.to(self._model.backbone.device),
             ends=None if ends is None else ends.to(self._model.backbone.device),
             pooler=self._pooler,
+            readout=self._readout,
+            latent_end=self._latent_end,
         )
         return MicroBatch(SupervisedBatch(inputs, counts), counts, part.filler, work)
 
@@ -190,7 +199,7 @@ class SupervisedObjective:
 
     def _has_cosine_input(self, batch: LatentBatch) -> bool:
         """Whether ``cosine_diagnostics`` can compute the cosine of this micro-batch's input images."""
-        if self._pooler is not None:
+        if self._pooler is not None or self._program.targets != "auxiliary":
             return False
         sizes = self._model.backbone.image_tokens(batch.grid_thw)
         first = dict(reversed(list(zip(batch.image_rows.tolist(), sizes, strict=True))))
@@ -222,4 +231,4 @@ def _count_of(part: str) -> str:
     """Return which count a part is a mean over: text over tokens, a figure of latents over those that have it."""
     if part.startswith(("where", "what")):
         return part.replace("_accuracy", "")
-    return part if part in ("text", "end", "cosine_input", "cosine_constant", "image_norm") else "visual"
+    return part if part in ("text", "end", "stop", "cosine_input", "cosine_constant", "image_norm") else "visual"

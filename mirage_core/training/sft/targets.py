@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
+from torch.nn.functional import cosine_similarity, l1_loss, mse_loss
 
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.compress import Compression
@@ -16,7 +17,20 @@ from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.grounding import target_latents
 from mirage_core.training.sft.pooler import Pooler, pooled_latents
 
-Distance = Literal["cosine", "l2"]
+Distance = Literal["cosine", "l2", "l1"]
+
+
+def distance_of(predicted: Tensor, targets: Tensor, distance: Distance) -> Tensor:
+    """Return the distance of vectors [..., D] in float32, mean over latents (and dimensions); 0 without any.
+
+    cosine: 1 - cosine similarity; l2: squared difference; l1: absolute one.
+    """
+    found, wanted = predicted.float(), targets.float()
+    if not targets.numel():
+        return found.sum() * 0.0
+    if distance == "cosine":
+        return 1.0 - cosine_similarity(found, wanted, dim=-1).mean()
+    return mse_loss(found, wanted) if distance == "l2" else l1_loss(found, wanted)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,18 +7,26 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from mirage_core.config import LatentSettings, RelaxationSettings, Settings, TextTrainSettings, TrainSettings
+from mirage_core.config import (
+    LatentSettings,
+    LvrSettings,
+    RelaxationSettings,
+    Settings,
+    TextTrainSettings,
+    TrainSettings,
+)
 from mirage_core.distributed.collectives import process_device
 from mirage_core.distributed.context import current_process
 from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job, ProgramName
 from mirage_core.distributed.oom import micro_batch_size
 from mirage_core.errors import DataError, SettingsError
-from mirage_core.latent.encoder import Encoder
+from mirage_core.latent.encoder import Encoder, RegionLayout
 from mirage_core.latent.examples import EncodedExample
 from mirage_core.methods import programs
 from mirage_core.model.loading import LoadedModel, load_model
 from mirage_core.model.lora import add_adapters
+from mirage_core.model.readout import LatentReadout, new_readout, saved_readout
 from mirage_core.store.records import load_examples
 from mirage_core.training.data.feature_cache import ExampleSource, OnDemandSource, lengths_of, precompute_features
 from mirage_core.training.data.sampler import EpochOrder, FixedBatch, steps_of
@@ -34,6 +42,7 @@ from mirage_core.training.validation.validation import Metric, Validation, sampl
 from mirage_core.types import Progress, ProgressEvent, TrainingExample
 
 _POOLER_SEED = 29
+_READOUT_SEED = 31
 
 
 def run_supervised(job: Job, events: EventWriter) -> None:
@@ -43,16 +52,20 @@ def run_supervised(job: Job, events: EventWriter) -> None:
     data, steps = training_data(job, model, events)
     regularizer, stepwise = _regularizer(job, steps), stepwise_grounding(job, model, data)
     if job.settings.latent.input == "code" and stepwise is not None:
-        model = replace(model, codes=stepwise.heads.code_reader)  # answers of a validation use the head as it is then
-    pooler = pooler_of(job, model)
+        model = replace(model, readout=stepwise.heads.code_reader)  # answers of a validation use the head as it is then
+    pooler, readout = pooler_of(job, model), readout_of(job, model)
+    if readout is not None:
+        model = replace(model, readout=readout)  # so do latents that a readout reads
     objective = SupervisedObjective(
-        job.program, job.settings, model, data, micro_batch_size(job), regularizer, stepwise, pooler
+        job.program, job.settings, model, data, micro_batch_size(job), regularizer, stepwise, pooler, readout
     )
     beside = () if stepwise is None else stepwise.saved
     if pooler is not None and programs()[job.program].pooler == "trained":
         beside = (*beside, saved_pooler(pooler))
+    if readout is not None:
+        beside = (*beside, saved_readout(readout))
     plan = train_plan(section_of(job.settings, job.program), steps)
-    watched = validation(job, model, events, stepwise, pooler)
+    watched = validation(job, model, events, stepwise, pooler, readout)
     train(objective, model, plan, job, events, model_metadata(job, model), watched, beside)
 
 
@@ -97,6 +110,30 @@ def pooler_of(job: Job, model: LoadedModel) -> Pooler | None:
     if use == "trained":
         return new_pooler(model.backbone, latent.num_latents, step_seed(job.seed, 0, _POOLER_SEED))
     return load_pooler(job.input("model"), model.backbone, latent.num_latents)
+
+
+def readout_of(job: Job, model: LoadedModel) -> LatentReadout | None:
+    """Return a new readout, where the job's program trains a head or a stop vector; None for most programs.
+
+    SettingsError for a switch beside a head: decoding reads the end of a span off the state itself.
+    """
+    section = section_of(job.settings, job.program)
+    if not isinstance(section, LvrSettings) or (section.head == "none" and section.stop != "vector"):
+        return None
+    if section.stop == "switch":
+        raise SettingsError(
+            f"lvr.stop is switch and lvr.head {section.head}: the switch would be learned on what the head gives, and "
+            "answers read it off the hidden state; set lvr.head to none, or lvr.stop to text or vector"
+        )
+    config = model.backbone.model.config.get_text_config()
+    return new_readout(
+        model.backbone.hidden_size,
+        int(config.intermediate_size),
+        section.head,
+        stops=section.stop == "vector",
+        seed=step_seed(job.seed, 0, _READOUT_SEED),
+        dtype=model.backbone.dtype,
+    ).to(model.backbone.device)
 
 
 def training_data(job: Job, model: LoadedModel, progress: Progress) -> tuple[SupervisedData, int]:
@@ -147,6 +184,7 @@ def validation(
     progress: Progress,
     stepwise: Stepwise | None = None,
     pooler: Pooler | None = None,
+    readout: LatentReadout | None = None,
 ) -> Validation | None:
     """Return the validation of the program; None without one.
 
@@ -161,7 +199,7 @@ def validation(
             f"{job.input('examples')} has no example of the split validation, which validation.every needs; "
             "raise problems.*.validation"
         )
-    metrics = _loss_metrics(job, model, examples, progress, stepwise, pooler)
+    metrics = _loss_metrics(job, model, examples, progress, stepwise, pooler, readout)
     if settings.problems:
         problems = [examples[index].problem for index in sample(len(examples), settings.problems, job.seed)]
         latents: Literal["on", "off"] = "on" if programs()[job.program].has_latents else "off"
@@ -176,13 +214,14 @@ def _loss_metrics(
     progress: Progress,
     stepwise: Stepwise | None,
     pooler: Pooler | None,
+    readout: LatentReadout | None,
 ) -> list[Metric]:
     """Return the program's own losses on a sample of validation examples, and the baseline of their cosine.
 
     Cosines with the one picture say nothing where latents are held to frames, or have spans of different lengths.
     """
     section, program, latent = section_of(job.settings, job.program), programs()[job.program], job.settings.latent
-    one_picture = stepwise is None and latent.length == "fixed"
+    one_picture = stepwise is None and latent.length == "fixed" and program.targets == "auxiliary"
     compared = program.has_latents and one_picture and program.pooler != "trained"
     indices = sample(len(examples), section.validation.examples, job.seed)
     encode = example_encoder(job.program, job.settings, model, examples, with_targets=compared or None)
@@ -194,7 +233,7 @@ def _loss_metrics(
     films = FilmData(examples, "validation", indices, job.input("examples"), job.scratch / "films-validation")
     own = None if stepwise is None else stepwise.on(films)
     objective = SupervisedObjective(
-        job.program, job.settings, model, data, micro_batch_size(job), stepwise=own, pooler=pooler
+        job.program, job.settings, model, data, micro_batch_size(job), stepwise=own, pooler=pooler, readout=readout
     )
     metrics: list[Metric] = [ValidationLoss(objective, model.backbone)]
     if compared:
@@ -252,13 +291,18 @@ def example_encoder(
     What a pooler is trained on has labels after its span alone.
     """
     encoder = _encoder(settings, model)
-    latents, section = programs()[program].latents, section_of(settings, program)
-    needed = latents == "teacher_forced" or (isinstance(section, RelaxationSettings) and section.grounding_weight > 0)
-    targets = needed if with_targets is None else with_targets
+    record, section = programs()[program], section_of(settings, program)
+    weighted = isinstance(section, RelaxationSettings) and section.grounding_weight > 0
+    targets = record.reads_auxiliary or weighted if with_targets is None else with_targets
+    regions = None
+    if isinstance(section, LvrSettings):
+        regions = RegionLayout(crop=section.region == "crop", stop_token=section.stop == "vector")
 
     def encode(index: int) -> EncodedExample:
-        encoded = encoder.example(examples[index], with_latents=latents != "none", with_targets=targets)
-        return answer_labels(encoded, model.ids.latent_end) if programs()[program].pooler == "trained" else encoded
+        encoded = encoder.example(
+            examples[index], with_latents=record.has_latents, with_targets=targets, regions=regions
+        )
+        return answer_labels(encoded, model.ids.latent_end) if record.pooler == "trained" else encoded
 
     return encode
 

@@ -111,7 +111,10 @@ class ValidationAccuracy:
         """Return the shares over all processes."""
         sums = dict.fromkeys(("answers", "accuracy", "finished_share", "latent_share"), 0.0)
         model = self._generator.model
-        with gathered_weights(model.backbone), nullcontext() if model.codes is None else gathered_weights(model.codes):
+        with (
+            gathered_weights(model.backbone),
+            nullcontext() if model.readout is None else gathered_weights(model.readout),
+        ):
             for problems in self._batches:
                 for prediction, score in self._generator.scored(problems):
                     sums["answers"] += 1.0
