@@ -53,6 +53,7 @@ from mirage_core.config.training import (
     TextTrainSettings,
     TrainSettings,
     ValidationSettings,
+    VisualTokenSettings,
 )
 from mirage_core.methods import TRAIN_STAGES, get_method, programs
 
@@ -106,6 +107,7 @@ __all__ = [
     "TrainSettings",
     "VSPFolderData",
     "ValidationSettings",
+    "VisualTokenSettings",
     "WarmupSettings",
     "as_recipe",
     "identity",
@@ -116,7 +118,7 @@ __all__ = [
 class Settings(Section):
     """All settings of a recipe."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"film", "pooler", "pooled"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"visual_tokens", "film", "pooler", "pooled"})
 
     recipe: str = Field(description="The recipe's name.")
     description: str = Field("", description="Its purpose.")
@@ -130,6 +132,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     direct_sft: TextTrainSettings = TextTrainSettings()
     capimagine: TrainSettings = TrainSettings()
+    visual_tokens: VisualTokenSettings = VisualTokenSettings()
     grounding: GroundingSettings = GroundingSettings()
     relaxation: RelaxationSettings = RelaxationSettings()
     film: FilmTrainSettings = FilmTrainSettings()

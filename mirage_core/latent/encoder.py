@@ -1,8 +1,8 @@
 """Encode problems and training examples as token ids and pixels.
 
-A target is text_before, a latent span in place of the auxiliary image (or its caption), text_after, end of turn,
-newline. As in the released code everything after "<|im_start|>assistant" is supervised, the newline, latent_start and
-latent_end too, but no latent_pad. Legend: T tokens, P patches, N images.
+A target is text_before, a latent span in place of the auxiliary image (or its caption, or its codes), text_after, end
+of turn, newline. As in the released code everything after "<|im_start|>assistant" is supervised, the newline,
+latent_start and latent_end too, but no latent_pad. Legend: T tokens, P patches, N images.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mirage_core.latent.compress import changed_patches
 from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels
 from mirage_core.latent.images import image_size, open_image
 from mirage_core.latent.tokens import TokenIds, token_ids
+from mirage_core.latent.visual_codes import codes_of
 from mirage_core.types import AuxiliaryImage, LatentSpan, Problem, TrainingExample, Variant
 
 IMAGE_MARK = "<image>"
@@ -109,17 +110,19 @@ class Encoder:
         return text + images + len(self._answer(example, with_latents))
 
     def _answer(self, example: TrainingExample, with_latents: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Ids of the target text; latents replace the caption."""
+        """Ids of the target text; latents replace the caption, and so do the codes of an image that has any."""
         ids, chain = self._ids, example.chain
         end = [ids.end_of_turn, *self._tokenize("\n")]
-        if not with_latents:
+        codes = codes_of(example.auxiliary_image)
+        if not with_latents and not codes:
             return np.array([*self._tokenize(chain.text_before + chain.caption + chain.text_after), *end])
-        span = [
-            ids.latent_start,
-            *[ids.latent_pad] * span_length(example.auxiliary_image, self._latent),
-            ids.latent_end,
-        ]
+        span = self._latent_span(example.auxiliary_image) if with_latents else ids.visual_span(codes)
         return np.array([*self._tokenize(chain.text_before), *span, *self._tokenize(chain.text_after), *end])
+
+    def _latent_span(self, image: AuxiliaryImage) -> tuple[int, ...]:
+        """Ids of a span with its borders, latent_pad at the latents."""
+        pads = [self._ids.latent_pad] * span_length(image, self._latent)
+        return (self._ids.latent_start, *pads, self._ids.latent_end)
 
     def _chat(self, question: str, problem: Problem) -> str:
         """Render the chat, with one image_pad for each image."""
