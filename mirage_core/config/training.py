@@ -162,10 +162,10 @@ class VisualTokenSettings(TrainSettings):
     codebook_examples: Positive = Field(
         512, description="Training examples whose auxiliary images the codebook is made from, the first of the split."
     )
-    codebook_of: Literal["patches", "pooled"] = Field(
-        "patches",
-        description="What k-means clusters. patches: features of merged patches; pooled: their averages, which are "
-        "quantised (a smaller error, where an average looks like no patch).",
+    codebook_of: Literal["pooled", "patches"] = Field(
+        "pooled",
+        description="What k-means clusters. pooled: averages, which are quantised (latent.compression, or a frame); "
+        "patches: single merged patches, so that a code looks like one; but averages of many are near to none.",
     )
 
 

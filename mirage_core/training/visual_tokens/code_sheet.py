@@ -9,7 +9,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from mirage_core.errors import DataError
 from mirage_core.image_files import read_rgb
 
 SHEET_FILE = "visual_codes.png"
@@ -17,6 +16,7 @@ SHEET_FILE = "visual_codes.png"
 TILE = 28
 """Sides of a patch in the sheet, in pixels."""
 COLUMNS = 16
+_UNKNOWN = (160, 160, 160)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,14 @@ class CodeSheet:
         (folder / SHEET_FILE).write_bytes(buffer.getvalue())
 
     def strip(self, codes: Sequence[int], scale: int = 1) -> Image.Image:
-        """Return the patches of some codes side by side, ``scale`` times as large; DataError for an unknown code."""
-        last = COLUMNS * (self.image.height // TILE) - 1
-        unknown = [code for code in codes if not 0 <= code <= last]
-        if unknown or not codes:
-            raise DataError(f"got the codes {list(codes)}, expected one or more from 0 to {last}: it is another sheet")
-        strip = Image.new("RGB", (len(codes) * TILE, TILE))
+        """Return the patches of some codes side by side, ``scale`` times as large.
+
+        A number beyond the sheet is grey: a model can also write a code's name letter by letter.
+        """
+        strip = Image.new("RGB", (len(codes) * TILE, TILE), _UNKNOWN)
         for at, code in enumerate(codes):
-            strip.paste(self.image.crop(_box(code)), (at * TILE, 0))
+            if code < COLUMNS * (self.image.height // TILE):
+                strip.paste(self.image.crop(_box(code)), (at * TILE, 0))
         return strip.resize((strip.width * scale, TILE * scale), Image.Resampling.NEAREST)
 
 
