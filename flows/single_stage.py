@@ -57,22 +57,23 @@ def single_stage(
         overrides: Settings that differ from the recipe's, one per item, such as `seed=7` or
             `relaxation.steps=200`.
         method: What an evaluation judges: the base model (zero-shot), the answer alone (direct-sft), the
-            imagination in words (capimagine), the auxiliary image as an input (auxiliary-input), the model
-            after grounding (stage-1), relaxation (stage-2), relaxation alone (without-stage-1), the film (film),
-            targets learned from the answer (pooled), regions of the image (lvr) or reinforcement of any of them
-            (grpo after stage-2, direct-sft-grpo, ...). No other stage takes it.
+            imagination in words (capimagine) or in codes (visual-tokens), the auxiliary image as an input
+            (auxiliary-input), the model after grounding (stage-1), relaxation (stage-2), relaxation alone
+            (without-stage-1), the film (film), targets learned from the answer (pooled), regions of the image (lvr)
+            or reinforcement of any of them (grpo after stage-2, direct-sft-grpo, ...). No other stage takes it.
         problems: Problems for auxiliary-images, examples, auxiliary-problems, evaluation, grpo, direct-sft-grpo,
             capimagine-grpo, without-stage-1-grpo, film-grpo, pooled-grpo or lvr-grpo: a path or the start of a digest.
             Empty: the recipe's own.
         auxiliary_images: Images for examples or auxiliary-problems: a path or the start of a digest. Empty: the
             recipe's own.
-        examples: Training examples for direct-sft, captions, capimagine (the captioned ones), auxiliary-examples,
-            auxiliary-input (those), grounding, without-stage-1, film, pooler, pooled, lvr or relaxation: a path or
-            the start of a digest. Empty: the recipe's own.
-        model: The model that direct-sft, auxiliary-input, capimagine, grounding, without-stage-1, film, pooler,
-            pooled (what pooler made), lvr, relaxation, grpo, direct-sft-grpo, capimagine-grpo, without-stage-1-grpo,
-            film-grpo, pooled-grpo or lvr-grpo trains further, or that evaluation judges: a path or the start of a
-            digest. Empty: the recipe's own.
+        examples: Training examples for direct-sft, captions, capimagine (the captioned ones), visual-codes,
+            visual-tokens (those with codes), auxiliary-examples, auxiliary-input (those), grounding,
+            without-stage-1, film, pooler, pooled, lvr or relaxation: a path or the start of a digest. Empty: the
+            recipe's own.
+        model: The model that visual-codes encodes images by, that direct-sft, auxiliary-input, capimagine,
+            visual-tokens, grounding, without-stage-1, film, pooler, pooled (what pooler made), lvr, relaxation,
+            grpo, direct-sft-grpo, capimagine-grpo, without-stage-1-grpo, film-grpo, pooled-grpo or lvr-grpo trains
+            further, or that evaluation judges: a path or the start of a digest. Empty: the recipe's own.
     """
     settings = load(recipe, overrides)
     create_markdown_artifact(settings_markdown(settings), key="settings", description="The resolved settings")

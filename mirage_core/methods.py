@@ -25,6 +25,7 @@ DATA_STAGES: Mapping[str, Mapping[str, str]] = {
     "auxiliary-problems": {"problems": "problems", "auxiliary_images": "auxiliary-images"},
     "auxiliary-examples": {"examples": "examples"},
     "captions": {"examples": "examples"},
+    "visual-codes": {"examples": "examples", "model": "base"},
 }
 """The stages before the training ones, in their order, and the stage that each of their inputs comes from."""
 
@@ -122,6 +123,7 @@ class Method:
 
 TEXT = Program(name="text", title="supervised fine-tuning on text", section="direct_sft", loss="text")
 CAPIMAGINE = Program(name="capimagine", title="imagination as text", section="capimagine", loss="text")
+VISUAL_TOKENS = Program(name="visual-tokens", title="explicit visual tokens", section="visual_tokens", loss="text")
 GROUNDING = Program(
     name="grounding", title="stage 1, grounding", section="grounding", loss="grounding", latents="teacher_forced"
 )
@@ -173,6 +175,13 @@ TRAIN_STAGES: dict[str, TrainStage] = {
             data="auxiliary-examples",
         ),
         TrainStage(name="capimagine", label="CapImagine", program=CAPIMAGINE, start="base", data="captions"),
+        TrainStage(
+            name="visual-tokens",
+            label="Explicit visual tokens",
+            program=VISUAL_TOKENS,
+            start="base",
+            data="visual-codes",
+        ),
         TrainStage(name="grounding", label="Stage 1, grounding", program=GROUNDING, start="base", data="examples"),
         TrainStage(
             name="without-stage-1",
@@ -227,6 +236,7 @@ METHODS: dict[str, Method] = {
         ),
         Method(name="capimagine", label="CapImagine (imagination as text)", stage="capimagine"),
         Method(name="capimagine-grpo", label="CapImagine + GRPO", stage="capimagine-grpo"),
+        Method(name="visual-tokens", label="Explicit visual tokens", stage="visual-tokens"),
         Method(name="stage-1", label="Mirage, stage 1 alone", stage="grounding"),
         Method(name="without-stage-1", label="Mirage, without stage 1", stage="without-stage-1"),
         Method(name="without-stage-1-grpo", label="Mirage, without stage 1, + GRPO", stage="without-stage-1-grpo"),

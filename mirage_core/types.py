@@ -36,7 +36,8 @@ class AuxiliaryImage:
     """The image that a chain imagines: encoded bytes, its style ("arrows"), and details.
 
     ``frames``: the images of a film in their order; empty: the one picture. With a film ``details`` hold the number of
-    its ``frames``, and lists as long where a world knows its state: ``cells`` (what changed there) and ``kinds``.
+    its ``frames``, and lists as long where a world knows its state: ``cells`` (what changed there) and ``kinds``. Where
+    it was quantised (explicit visual tokens) they hold its ``codes``.
     """
 
     problem_id: str

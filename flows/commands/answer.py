@@ -15,6 +15,7 @@ from mirage_core.benchmarks import vsp_planning, vsp_reasoning
 from mirage_core.config import InferenceSettings, Settings
 from mirage_core.errors import DataError, InputError
 from mirage_core.image_files import remarks
+from mirage_core.reports.trajectories import pieces
 from mirage_core.types import Problem
 from mirage_core.worlds.maze import Maze, shortest_path
 from tasks.paths import open_store
@@ -22,7 +23,6 @@ from tasks.paths import open_store
 _LETTERS = {word: letter for letter, word in vsp_reasoning.WORDS.items()}
 TRAINABLE = ("vsp_planning", "vsp_reasoning", "mental_rotation", "paper_folding", "jigsaw", "sat", "comt", "own")
 """The benchmarks that models are trained on, by their keys in ``problems``."""
-_LATENTS = re.compile(r"<latents:(\d+)>")
 
 
 def answer(
@@ -112,14 +112,14 @@ def default_benchmark(settings: Settings) -> str:
 
 
 def mark_latents(output: str) -> Text:
-    """Return the output with its latent spans marked."""
+    """Return the output with its latent spans, and the codes that it wrote, marked."""
     text = Text()
-    end = 0
-    for span in _LATENTS.finditer(output):
-        text.append(output[end : span.start()])
-        text.append(f"[{span.group(1)} latents]", style="bold magenta")
-        end = span.end()
-    return text.append(output[end:])
+    for piece in pieces(output):
+        if piece.num_latents:
+            text.append(f"[{piece.num_latents} latents]", style="bold magenta")
+        else:
+            text.append(piece.text, style="bold cyan" if piece.codes else None)
+    return text
 
 
 def image_problem(image: Path, question: str | None, benchmark: str) -> Problem:

@@ -28,6 +28,8 @@ def explain(
     from mirage_core.reports.diagnosis.question_page import question_lines, render_question
     from mirage_core.reports.drawings import open_image
     from mirage_core.reports.film_strip import film_gif
+    from mirage_core.reports.trajectories import drawn_codes
+    from mirage_core.training.visual_tokens.code_sheet import CodeSheet
 
     runner = load_runner(checkpoint.folder, checkpoint.settings)
     auxiliary = draw_auxiliary_image(problem, checkpoint.settings)
@@ -38,7 +40,8 @@ def explain(
     page.parent.mkdir(parents=True, exist_ok=True)
     film = drawn_film(problem, checkpoint.settings)
     frames = () if film is None else film.frames
-    page.write_text(render_question(question, problem, auxiliary, frames), encoding="utf-8")
+    codes = drawn_codes(question.output, CodeSheet.load(checkpoint.folder), scale=2)
+    page.write_text(render_question(question, problem, auxiliary, frames, codes), encoding="utf-8")
     for line in question_lines(question):
         print_line(line)
     print_line(f"page: {page.resolve()}")
@@ -46,6 +49,10 @@ def explain(
         animation = page.with_suffix(".gif")
         animation.write_bytes(film_gif(question.imagined, open_image(problem.images[0], str(page)), frames))
         print_line(f"film: {animation.resolve()}")
+    if codes is not None:
+        picture = page.with_suffix(".codes.png")
+        codes.save(picture)
+        print_line(f"codes: {picture.resolve()}")
     if open_page:
         webbrowser.open(page.resolve().as_uri())
 

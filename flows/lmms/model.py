@@ -28,7 +28,7 @@ from mirage_core.types import Problem
 from tasks.paths import open_store
 
 _IMAGE_MARK = "<image>"
-_LATENTS = re.compile(r"<latents:\d+>")
+_LATENTS = re.compile(r"<latents:\d+>|<\|visual_\w+\|>")
 
 
 class Mirage(lmms):

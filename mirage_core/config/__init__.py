@@ -55,6 +55,7 @@ from mirage_core.config.training import (
     TextTrainSettings,
     TrainSettings,
     ValidationSettings,
+    VisualTokenSettings,
 )
 from mirage_core.methods import TRAIN_STAGES, get_method, programs
 
@@ -110,6 +111,7 @@ __all__ = [
     "TrainSettings",
     "VSPFolderData",
     "ValidationSettings",
+    "VisualTokenSettings",
     "WarmupSettings",
     "as_recipe",
     "identity",
@@ -120,7 +122,7 @@ __all__ = [
 class Settings(Section):
     """All settings of a recipe."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"film", "pooler", "pooled", "lvr"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"visual_tokens", "film", "pooler", "pooled", "lvr"})
 
     recipe: str = Field(description="The recipe's name.")
     description: str = Field("", description="Its purpose.")
@@ -134,6 +136,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     direct_sft: TextTrainSettings = TextTrainSettings()
     capimagine: TrainSettings = TrainSettings()
+    visual_tokens: VisualTokenSettings = VisualTokenSettings()
     grounding: GroundingSettings = GroundingSettings()
     relaxation: RelaxationSettings = RelaxationSettings()
     film: FilmTrainSettings = FilmTrainSettings()

@@ -152,6 +152,23 @@ class TextTrainSettings(TrainSettings):
     )
 
 
+class VisualTokenSettings(TrainSettings):
+    """Explicit visual tokens: the auxiliary image as codes of the vocabulary, written as text before the answer.
+
+    After Anole (arXiv 2407.06135), MVoT (arXiv 2501.07542) and Aurora (arXiv 2412.03548), at the cost of latents.
+    """
+
+    codebook_size: int = Field(128, ge=2, description="Codes, each a new token of the vocabulary.")
+    codebook_examples: Positive = Field(
+        512, description="Training examples whose auxiliary images the codebook is made from, the first of the split."
+    )
+    codebook_of: Literal["pooled", "patches"] = Field(
+        "pooled",
+        description="What k-means clusters. pooled: averages, which are quantised (latent.compression, or a frame); "
+        "patches: single merged patches, so that a code looks like one; but averages of many are near to none.",
+    )
+
+
 class RelaxationSettings(TrainSettings):
     """Stage 2: the text loss (paper, Eq. 4), and options, off by default, that may make the latents matter."""
 

@@ -1,8 +1,8 @@
 """Encode problems and training examples as token ids and pixels.
 
-A target is text_before, a latent span in place of the auxiliary image (or its caption), text_after, end of turn,
-newline. As in the released code everything after "<|im_start|>assistant" is supervised, the newline, latent_start and
-latent_end too, but no latent_pad. Legend: T tokens, P patches, N images.
+A target is text_before, a latent span in place of the auxiliary image (or its caption, or its codes), text_after, end
+of turn, newline. As in the released code everything after "<|im_start|>assistant" is supervised, the newline,
+latent_start and latent_end too, but no latent_pad. Legend: T tokens, P patches, N images.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, 
 from mirage_core.latent.images import image_size, open_image
 from mirage_core.latent.regions import region_tokens
 from mirage_core.latent.tokens import TokenIds, token_ids
+from mirage_core.latent.visual_codes import codes_of
 from mirage_core.types import AuxiliaryImage, LatentSpan, Problem, TrainingExample, Variant
 
 IMAGE_MARK = "<image>"
@@ -138,16 +139,22 @@ class Encoder:
     def _answer(
         self, example: TrainingExample, with_latents: bool, shown: ShownRegions | None = None
     ) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Ids of the target text; latents replace the caption."""
+        """Ids of the target text; latents replace the caption, and so do the codes of an image that has any."""
         ids, chain = self._ids, example.chain
         end = [ids.end_of_turn, *self._tokenize("\n")]
-        if not with_latents:
+        codes = codes_of(example.auxiliary_image)
+        if not with_latents and not codes:
             return np.array([*self._tokenize(chain.text_before + chain.caption + chain.text_after), *end])
-        lengths = [span_length(example.auxiliary_image, self._latent)] if shown is None else shown.lengths
-        stop = [ids.pad] if shown is not None and shown.stop_token else []
-        spans = [[ids.latent_start, *[ids.latent_pad] * length, *stop, ids.latent_end] for length in lengths]
+        spans = self._spans(example.auxiliary_image, shown) if with_latents else [ids.visual_span(codes)]
         before, after = self._tokenize(chain.text_before), self._tokenize(chain.text_after)
         return np.array([*before, *chain_of.from_iterable(spans), *after, *end])
+
+    def _spans(self, image: AuxiliaryImage, shown: ShownRegions | None) -> list[tuple[int, ...]]:
+        """Ids of the spans with their borders, latent_pad at the latents."""
+        ids = self._ids
+        lengths = [span_length(image, self._latent)] if shown is None else shown.lengths
+        stop = (ids.pad,) if shown is not None and shown.stop_token else ()
+        return [(ids.latent_start, *[ids.latent_pad] * length, *stop, ids.latent_end) for length in lengths]
 
     def _chat(self, question: str, problem: Problem) -> str:
         """Render the chat, with one image_pad for each image."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,11 @@ LATENT_TOKENS = (LATENT_PAD, LATENT_START, LATENT_END)
 LATENT_QUERY = "<|latent_query_{}|>"
 """The learned token of each number in a span (``latent.input: query``)."""
 _QUERY_SEED = 23
+VISUAL_START = "<|visual_start|>"
+VISUAL_END = "<|visual_end|>"
+VISUAL_CODE = "<|visual_{}|>"
+"""The word of each code of a picture, written as text between the two borders above (explicit visual tokens)."""
+_VISUAL_SEED = 37
 
 _TOKENS = {
     "latent_start": LATENT_START,
@@ -38,7 +43,11 @@ _TOKENS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenIds:
-    """Ids of the special tokens of one tokenizer; ``latent_queries``: by number in a span, where there are any."""
+    """Ids of the special tokens of one tokenizer.
+
+    ``latent_queries``: by number in a span; ``visual_codes``: by code, and ``visual_borders``, the tokens before and
+    after them; empty in most models.
+    """
 
     latent_start: int
     latent_pad: int
@@ -50,12 +59,16 @@ class TokenIds:
     end_of_turn: int
     pad: int
     latent_queries: tuple[int, ...] = ()
+    visual_codes: tuple[int, ...] = ()
+    visual_borders: tuple[int, ...] = ()
 
     def check(self, vocab_size: int) -> None:
         """SettingsError for ids outside ``vocab_size``, and for ids used twice."""
-        single = (field.name for field in fields(self) if field.name != "latent_queries")
-        named = {name: int(getattr(self, name)) for name in single}
-        named |= {f"latent_queries[{number}]": query for number, query in enumerate(self.latent_queries)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        named: dict[str, int] = {name: value for name, value in values.items() if isinstance(value, int)}
+        for name, numbered in values.items():
+            if name not in named:
+                named |= {f"{name}[{number}]": value for number, value in enumerate(numbered)}
         outside = {name: value for name, value in named.items() if not 0 <= value < vocab_size}
         if outside:
             raise SettingsError(
@@ -81,6 +94,17 @@ class TokenIds:
             )
         return self.latent_queries[:num_latents]
 
+    def visual_span(self, codes: Sequence[int]) -> tuple[int, ...]:
+        """Return the tokens of a picture's codes between their borders; SettingsError for a code without a token."""
+        unknown = [code for code in codes if not 0 <= code < len(self.visual_codes)]
+        if unknown or not self.visual_borders:
+            raise SettingsError(
+                f"an example holds the codes {list(codes)}, and the model has {len(self.visual_codes)} visual tokens: "
+                "train on such examples by the stage visual-tokens, which adds one for each code of their codebook"
+            )
+        start, end = self.visual_borders
+        return (start, *(self.visual_codes[code] for code in codes), end)
+
 
 def token_ids(tokenizer: Any) -> TokenIds:
     """Return the special ids of ``tokenizer``; SettingsError names the tokens it lacks."""
@@ -91,9 +115,19 @@ def token_ids(tokenizer: Any) -> TokenIds:
             f"The tokenizer lacks {', '.join(missing)}. A model must be prepared with "
             "add_latent_tokens(tokenizer, model), or loaded from a Mirage model folder."
         )
-    names = takewhile(vocabulary.__contains__, map(LATENT_QUERY.format, count()))
-    queries = tuple(vocabulary[name] for name in names)
-    return TokenIds(latent_queries=queries, **{name: vocabulary[token] for name, token in _TOKENS.items()})
+    borders = (VISUAL_START, VISUAL_END)
+    return TokenIds(
+        latent_queries=_numbered(vocabulary, LATENT_QUERY),
+        visual_codes=_numbered(vocabulary, VISUAL_CODE),
+        visual_borders=tuple(vocabulary[name] for name in borders if name in vocabulary),
+        **{name: vocabulary[token] for name, token in _TOKENS.items()},
+    )
+
+
+def _numbered(vocabulary: Mapping[str, int], name: str) -> tuple[int, ...]:
+    """Return the ids of the tokens that ``name`` gives with the numbers from 0 on, up to the first that is missing."""
+    names = takewhile(vocabulary.__contains__, map(name.format, count()))
+    return tuple(vocabulary[each] for each in names)
 
 
 def add_latent_tokens(tokenizer: Any, model: PreTrainedModel, more: Sequence[str] = ()) -> TokenIds:
@@ -117,15 +151,29 @@ def add_query_tokens(tokenizer: Any, model: PreTrainedModel, num_latents: int) -
     Their input embeddings are drawn with the mean and the deviation of the table's, so that they differ from the first
     step on; the numbers are the same in every process.
     """
+    return _add_drawn(tokenizer, model, [LATENT_QUERY.format(number) for number in range(num_latents)], _QUERY_SEED)
+
+
+def add_visual_tokens(tokenizer: Any, model: PreTrainedModel, size: int) -> TokenIds:
+    """Add the tokens of ``size`` codes and their borders that the tokenizer lacks (none for 0), and return the ids.
+
+    Their input embeddings are drawn as those of query tokens; a code means nothing before it is trained.
+    """
+    codes = [VISUAL_CODE.format(code) for code in range(size)]
+    return _add_drawn(tokenizer, model, [VISUAL_START, VISUAL_END, *codes] if size else [], _VISUAL_SEED)
+
+
+def _add_drawn(tokenizer: Any, model: PreTrainedModel, names: Sequence[str], seed: int) -> TokenIds:
+    """Add the tokens that the tokenizer lacks, each with an input embedding of its own."""
     vocabulary = tokenizer.get_vocab()
-    new = [name for name in map(LATENT_QUERY.format, range(num_latents)) if name not in vocabulary]
+    new = [name for name in names if name not in vocabulary]
     ids = add_latent_tokens(tokenizer, model, new)
     if new:
         table = model.get_input_embeddings().weight.data
         floats = table.float()
-        noise = torch.randn(num_latents, table.shape[1], generator=torch.Generator().manual_seed(_QUERY_SEED))
+        noise = torch.randn(len(names), table.shape[1], generator=torch.Generator().manual_seed(seed))
         drawn = floats.mean(0) + floats.std(0) * noise[-len(new) :].to(table.device)
-        table[list(ids.latent_queries[-len(new) :])] = drawn.to(table.dtype)
+        table[tokenizer.convert_tokens_to_ids(new)] = drawn.to(table.dtype)
     return ids
 
 

@@ -23,7 +23,14 @@ from transformers.utils import logging as transformers_logging
 
 from mirage_core.config import ArchitectureSettings, LatentSettings, ModelSettings
 from mirage_core.errors import SettingsError
-from mirage_core.latent.tokens import TokenIds, add_latent_tokens, add_query_tokens, name_latent_tokens, token_ids
+from mirage_core.latent.tokens import (
+    TokenIds,
+    add_latent_tokens,
+    add_query_tokens,
+    add_visual_tokens,
+    name_latent_tokens,
+    token_ids,
+)
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.backbones import adapter_class
 from mirage_core.model.card import ABOUT_FILE, CARD_FILE, model_card
@@ -134,8 +141,10 @@ def load_model(
     revision: str | None = None,
     device: torch.device | None = None,
     query_tokens: int = 0,
+    visual_tokens: int = 0,
 ) -> LoadedModel:
-    """Load the model of a folder or a hub id; adds latent tokens where it has none, and query tokens up to so many.
+    """Load the model of a folder or a hub id; adds latent tokens where it has none, and query tokens and tokens of
+    visual codes up to so many.
 
     Weights are loaded directly to ``device`` (default: CPU) in ``dtype``, one after the other: main memory never holds
     a whole model that is meant for a GPU, nor one in another type.
@@ -156,6 +165,7 @@ def load_model(
     model = _stock_model(stock_class, folder, dtype, attention, device or torch.device("cpu"))
     _check_latent_ids(folder, config, add_latent_tokens(processor.tokenizer, model))
     add_query_tokens(processor.tokenizer, model, query_tokens)
+    add_visual_tokens(processor.tokenizer, model, visual_tokens)
     if folder.parent.name == "snapshots":
         model.config._commit_hash = folder.name  # the hub's cache is laid out so; it is lost on loading from a folder
     about = _read_about(folder)

@@ -110,7 +110,8 @@ def add_adapters(backbone: Backbone, settings: LoRASettings, ids: TokenIds, seed
 
 def latent_token_ids(ids: TokenIds) -> list[int]:
     """Return the ids whose rows are trained beside the adapters."""
-    return sorted([ids.latent_start, ids.latent_pad, ids.latent_end, *ids.latent_queries])
+    latents = (ids.latent_start, ids.latent_pad, ids.latent_end, *ids.latent_queries)
+    return sorted([*latents, *ids.visual_borders, *ids.visual_codes])
 
 
 def has_adapters(backbone: nn.Module) -> bool:

@@ -18,6 +18,7 @@ from mirage_core.pipeline.stages.problems import PROBLEMS
 from mirage_core.pipeline.stages.report import REPORT
 from mirage_core.pipeline.stages.study_report import STUDY
 from mirage_core.pipeline.stages.train import TRAIN, train_stage
+from mirage_core.pipeline.stages.visual_codes import VISUAL_CODES
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -29,6 +30,7 @@ STAGES: dict[str, Stage] = {
         AUXILIARY_PROBLEMS,
         AUXILIARY_EXAMPLES,
         CAPTIONS,
+        VISUAL_CODES,
         *TRAIN.values(),
         EVALUATION,
         REPORT,

@@ -62,6 +62,7 @@ class Shape:
         stage = TRAIN_STAGES[name]
         if not stage.latents:
             caption = self.caption if stage.data == "captions" else 0
+            caption = self.num_latents + 2 if stage.data == "visual-codes" else caption  # codes and their borders
             shown = self.auxiliary if sees_auxiliary(name) else 0
             length = self.prompt + text + caption + (shown + AUXILIARY_LABELS if shown else 0)
             return Batch(

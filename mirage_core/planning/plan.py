@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mirage_core.config import RuntimeSettings, Settings, as_recipe
 from mirage_core.errors import SettingsError
+from mirage_core.methods import TRAIN_STAGES
 from mirage_core.planning.flops import Rates
 from mirage_core.planning.memory import Moment, peak
 from mirage_core.planning.sizes import ModelSizes, model_sizes
@@ -154,7 +155,6 @@ def _need(settings: Settings, sizes: ModelSizes, rows: RecipeRows, name: str) ->
 
 def _changes(settings: Settings, name: str) -> Iterator[tuple[str, object]]:
     """Yield the changes that may save memory, the cheapest first."""
-    section = name.replace("-", "_")
     if name == "evaluation":
         yield from (("evaluation.batch_size", size) for size in (8, 1))
         yield "model.dtype", "bfloat16"
@@ -162,7 +162,12 @@ def _changes(settings: Settings, name: str) -> Iterator[tuple[str, object]]:
     yield "model.dtype", "bfloat16"
     if name == "base":
         yield "model.warmup.batch_size", 8
-        return
+    if name in TRAIN_STAGES:  # else nothing more: a data stage holds the weights and one example's images
+        yield from _training_changes(settings, name)
+
+
+def _training_changes(settings: Settings, name: str) -> Iterator[tuple[str, object]]:
+    section = TRAIN_STAGES[name].program.section
     runtime: RuntimeSettings = settings.runtime
     if runtime.engine == "deepspeed" and runtime.world_size > 1:
         yield "runtime.zero_stage", 2

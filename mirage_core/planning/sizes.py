@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from mirage_core.model.backbone import Backbone
 from mirage_core.model.backbones import adapter_class
 from mirage_core.model.loading import FROM_SCRATCH, load_base_processor, scratch_config
 from mirage_core.planning.known_configs import KNOWN
+
+_TABLES = ("embedding", "head")
+"""The parts of a model with a row for each token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,17 +82,26 @@ class ModelSizes:
         """Elements of the embedding table."""
         return self.vocabulary * self.text.hidden
 
-    def trained(self, settings: ModelSettings) -> int:
-        """Return the trained parameters: all, all but the vision tower's, or the adapters'."""
+    def with_tokens(self, count: int) -> ModelSizes:
+        """Return the sizes with ``count`` more tokens; a padded vocabulary would have had rows for them."""
+        tables = {name: self.parameters[name] + count * self.text.hidden for name in _TABLES if name in self.parameters}
+        return replace(self, vocabulary=self.vocabulary + count, parameters={**self.parameters, **tables})
+
+    def trained(self, settings: ModelSettings, new_tokens: int = 0) -> int:
+        """Return the trained parameters: all, all but the vision tower's, or the adapters'.
+
+        ``new_tokens``: beside the latent tokens, already in ``vocabulary``; adapters train the rows of both.
+        """
         vision = self.parameters["vision"] if settings.train_vision else 0
         if settings.lora is not None:
-            return vision + self.adapters(settings.lora)
+            return vision + self.adapters(settings.lora, new_tokens)
         return vision + self.language
 
-    def adapters(self, settings: LoRASettings) -> int:
-        """Return the parameters of the adapters, and of the latent tokens' embeddings if they are trained."""
+    def adapters(self, settings: LoRASettings, new_tokens: int = 0) -> int:
+        """Return the parameters of the adapters, and of the new tokens' embeddings if they are trained."""
         matrices = [sum(self.linear[name]) for name in settings.target_modules if name in self.linear]
-        rows = len(LATENT_TOKENS) * self.text.hidden * (1 if self.tied else 2) if settings.train_latent_tokens else 0
+        tokens = len(LATENT_TOKENS) + new_tokens if settings.train_latent_tokens else 0
+        rows = tokens * self.text.hidden * (1 if self.tied else 2)
         return settings.rank * self.text.layers * sum(matrices) + rows
 
 

@@ -10,7 +10,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from mirage_core.config import GRPOSettings, ModelSettings, RuntimeSettings, Settings, TrainSettings
+from mirage_core.config import (
+    GRPOSettings,
+    ModelSettings,
+    RuntimeSettings,
+    Settings,
+    TrainSettings,
+    VisualTokenSettings,
+)
 from mirage_core.methods import TRAIN_STAGES, enabled_methods, get_method
 from mirage_core.model.loading import FROM_SCRATCH
 from mirage_core.planning.activations import ComputeConfig
@@ -64,6 +71,8 @@ def stage_work(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: R
     needed = {name for method in methods for name in get_method(method).stages}
     if settings.model.source == FROM_SCRATCH and settings.model.warmup.steps:
         yield _warmup(settings, sizes, rates)
+    if any(TRAIN_STAGES[name].data == "visual-codes" for name in needed):
+        yield _visual_codes(settings, sizes, rows, rates)
     for name, stage in TRAIN_STAGES.items():
         if name not in needed:
             continue
@@ -83,7 +92,9 @@ def _supervised(
     local_batch = math.ceil(section.batch_size / world_size)
     at_once = min(section.micro_batch_size or local_batch, local_batch)
     config = compute_config(settings.model, section.gradient_checkpointing)
-    trained = sizes.trained(settings.model)
+    new_tokens = section.codebook_size + 2 if isinstance(section, VisualTokenSettings) else 0
+    sizes = sizes.with_tokens(new_tokens)
+    trained = sizes.trained(settings.model, new_tokens)
     if TRAIN_STAGES[name].program.pooler == "trained":
         config = replace(config, adapters=0, frozen=True)
         trained = pooler_parameters(sizes.text.hidden, settings.latent.num_latents)
@@ -118,6 +129,27 @@ def _supervised(
         moments=tuple(moments),
         main=resident.main,
         notes=tuple(note for note in notes if note),
+    )
+
+
+def _visual_codes(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates | None) -> StageWork:
+    """One process encodes the auxiliary images, one example after the other; those of the codebook twice."""
+    config = compute_config(settings.model, False)
+    tokens = rows.mean("auxiliary") * rows.mean("frames")
+    longest = sizes.merged_patches * rows.max("auxiliary") * rows.max("frames")
+    flops = encoding(sizes, sizes.merged_patches * tokens)
+    weights = sizes.total * config.dtype_bytes
+    return StageWork(
+        name="visual-codes",
+        steps=rows.train + min(rows.train, settings.visual_tokens.codebook_examples),
+        at_once=1,
+        tokens=tokens,
+        model_flops=flops,
+        flops=flops,
+        seconds=None if rates is None else flops / (rates.training * 1e12),
+        moments=(image_encoding_moment(weights, sizes, config.dtype_bytes, longest),),
+        main=0,
+        notes=("one process; a step is one example",),
     )
 
 

@@ -54,7 +54,8 @@ _WORD = re.compile(r"<\|\w+\|>|'(?:[sdmt]|ll|ve|re)|[^\r\n\w]?[A-Za-z]+|\d| ?[^\
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """Tokens of one example: the prompt (``image``: those of its images), the text before and after the imagined image
-    (end of turn and newline included), its caption, and the merged patches of the auxiliary image."""
+    (end of turn and newline included), its caption, the merged patches of the auxiliary image, and the frames of its
+    film (1: the one image)."""
 
     benchmark: str
     prompt: int
@@ -63,6 +64,7 @@ class Row:
     after: int
     caption: int
     auxiliary: int
+    frames: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +259,7 @@ class TokenCounter:
             after=self.text(f"{chain.text_after}<|im_end|>\n"),
             caption=self._caption(example),
             auxiliary=self.image(example.auxiliary_image.image),
+            frames=max(1, len(example.auxiliary_image.frames)),
         )
 
     def text(self, text: str) -> int:

@@ -8,7 +8,9 @@ from typing import Any
 
 from mirage_core.benchmarks import get, vsp_planning, vsp_reasoning
 from mirage_core.benchmarks.vsp_prompts import PromptForm
+from mirage_core.latent.visual_codes import code_runs
 from mirage_core.reports.drawings import NEUTRAL_COLOUR, RIGHT_COLOUR, WRONG_COLOUR, draw_plan, open_image
+from mirage_core.training.visual_tokens.code_sheet import CodeSheet
 from mirage_core.types import Problem, Scored, Variant
 from mirage_core.worlds.maze import MOVES, maze_from_rows, walk
 
@@ -17,15 +19,19 @@ LATENTS = re.compile(r"<latents:(\d+)>")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of an output: text, or ``num_latents`` latents (then the text is empty)."""
+    """A part of an output: text, ``num_latents`` latents (then the text is empty), or ``codes`` (listed as text)."""
 
     text: str
     num_latents: int = 0
+    codes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One answer with everything needed to judge it; ``images``: RGB images and their names, in the order shown."""
+    """One answer with everything needed to judge it; ``images``: RGB images and their names, in the order shown.
+
+    ``codes``: the patches of the codes that it wrote, side by side; None where it wrote none.
+    """
 
     problem: Problem
     scored: Scored
@@ -33,6 +39,7 @@ class Sample:
     verdict: str
     explanation: str
     images: tuple[tuple[str, Any], ...]
+    codes: Any = None
 
     @property
     def text(self) -> str:
@@ -40,8 +47,8 @@ class Sample:
         return "".join(piece.text for piece in self.pieces)
 
 
-def sample(problem: Problem, scored: Scored, auxiliary_image: bytes | None) -> Sample:
-    """Build the sample that a page shows of one answer."""
+def sample(problem: Problem, scored: Scored, auxiliary_image: bytes | None, sheet: CodeSheet | None = None) -> Sample:
+    """Build the sample that a page shows of one answer; ``sheet``: of the codes that its model writes, if any."""
     prediction, score = scored
     verdict = "right" if score.correct else "unparsed" if score.parsed is None else "wrong"
     return Sample(
@@ -51,18 +58,31 @@ def sample(problem: Problem, scored: Scored, auxiliary_image: bytes | None) -> S
         verdict=verdict,
         explanation=explain(problem, scored),
         images=tuple(_images(problem, scored, auxiliary_image)),
+        codes=drawn_codes(prediction.output, sheet),
     )
 
 
 def pieces(output: str) -> tuple[Piece, ...]:
-    """Split an output at its ``<latents:k>`` marks, in order; empty text is left out."""
+    """Split an output at its ``<latents:k>`` marks and its visual tokens, in order; empty text is left out."""
+    marks = [(mark.start(), mark.end(), Piece("", int(mark.group(1)))) for mark in LATENTS.finditer(output)]
+    marks += [(run.begin, run.end, Piece(_listed(run.codes), codes=run.codes)) for run in code_runs(output)]
     parts: list[Piece] = []
     at = 0
-    for mark in LATENTS.finditer(output):
-        parts += [Piece(output[at : mark.start()]), Piece("", int(mark.group(1)))]
-        at = mark.end()
+    for begin, end, piece in sorted(marks, key=lambda mark: mark[0]):
+        parts += [Piece(output[at:begin]), piece]
+        at = end
     parts.append(Piece(output[at:]))
     return tuple(piece for piece in parts if piece.text or piece.num_latents)
+
+
+def _listed(codes: tuple[int, ...]) -> str:
+    return f"[codes {' '.join(map(str, codes))}]" if codes else "[no codes]"
+
+
+def drawn_codes(output: str, sheet: CodeSheet | None, scale: int = 1) -> Any:
+    """Return the patches of all codes in an output, side by side; None without a sheet or a code."""
+    codes = [code for run in code_runs(output) for code in run.codes]
+    return sheet.strip(codes, scale) if sheet is not None and codes else None
 
 
 def explain(problem: Problem, scored: Scored) -> str:

@@ -30,6 +30,7 @@ BY_DEFAULT = load("micro").evaluation.methods
 ALSO = {
     "examples": ["teacher.variant=cot"],
     "captions": ["teacher.variant=cot", "evaluation.methods=[capimagine]"],
+    "visual-codes": ["evaluation.methods=[visual-tokens]"],
     "pooler": ["evaluation.methods=[pooled]"],
     "auxiliary-problems": ["evaluation.methods=[auxiliary-input]"],
     "auxiliary-examples": ["evaluation.methods=[auxiliary-input]"],

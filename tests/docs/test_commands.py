@@ -31,6 +31,7 @@ ELSEWHERE = {
     r"make (test|check)": "tests/docs/test_text.py::test_ci_runs_the_tests_by_the_command_of_the_readme",
     r"python -m pytest tests/model/test_backbone.py": "tests/model/test_backbone.py::",
     r"python -m pytest tests/training/test_stepwise.py": "tests/training/test_stepwise.py::",
+    r"python -m pytest tests/training/test_visual_tokens.py": "tests/training/test_visual_tokens.py::",
     r"(MIRAGE_METHODS=my_method|python -m pytest tests/pipeline/test_add_a_method)": (
         "tests/pipeline/test_add_a_method.py::test_an_added_method_is_planned_trained_judged_and_reported"
     ),

@@ -15,7 +15,8 @@ from mirage_core.pipeline.stages.base_model import base_identity
 from mirage_core.pipeline.stages.problems import problems_identity
 from tests.pipeline.fakes import settings
 
-TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine"}
+TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine", "visual-tokens"}
+CODES = "visual-codes"
 RELAXED = {"relaxation", "without-stage-1"}
 TEXT_GRPO = {"direct-sft-grpo", "capimagine-grpo"}
 GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", "lvr-grpo", *TEXT_GRPO}
@@ -32,16 +33,20 @@ def changed_by(**changes: Any) -> set[str]:
     ("changes", "changed"),
     [
         ({"runtime": {"processes": 1, "engine": "plain", "checkpoint_every": 7}}, set()),
-        ({"seed": 7}, {"problems", "auxiliary-images", *MODELS, "report"}),
+        ({"seed": 7}, {"problems", "auxiliary-images", CODES, *MODELS, "report"}),
         ({"problems": {"cell_px": 32}}, {"problems", "auxiliary-images", "base", "report"}),
         ({"teacher": {"variant": "cot"}}, {"examples", "captions", *TRAINED, "evaluation", "report"}),
-        ({"latent": {"num_latents": 5}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
-        ({"prompt": {"form": "short"}}, {*MODELS, "evaluation", "report"}),
+        ({"latent": {"num_latents": 5}}, {CODES, *(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
+        ({"latent": {"compression": "drop_tail"}}, {CODES, *(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
+        ({"latent": {"bottleneck": "image"}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
+        ({"prompt": {"form": "short"}}, {CODES, *MODELS, "evaluation", "report"}),
         ({"model": {"warmup": {"steps": 3}}}, {"base", "report"}),
         ({"model": {"train_vision": True}}, {*MODELS, "report"}),
         ({"model": {"lora": {"rank": 4}}}, {*TRAINED, "report"}),
         ({"direct_sft": {"steps": 3}}, {"direct-sft", "auxiliary-input", "report"}),
         ({"capimagine": {"steps": 3}}, {"capimagine", "report"}),
+        ({"visual_tokens": {"steps": 3}}, {"visual-tokens", "report"}),
+        ({"visual_tokens": {"codebook_size": 9}}, {CODES, "visual-tokens", "report"}),
         ({"captions": {"longest": 900}}, {"captions", "report"}),
         ({"grounding": {"text_weight": 0.5}}, {"grounding", "report"}),
         ({"relaxation": {"steps": 3}}, {*RELAXED, "report"}),
@@ -54,7 +59,7 @@ def changed_by(**changes: Any) -> set[str]:
         ({"relaxation": {"text_weight": 0.5}}, {*RELAXED, "report"}),
         ({"grpo": {"latents": "replay", "latent_sigma": 0.05}}, {*GRPO, "report"}),
         ({"auxiliary_images": {"film": "forward"}}, {"auxiliary-images", "report"}),
-        ({"latent": {"max_latents": 9}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
+        ({"latent": {"max_latents": 9}}, {CODES, *(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
         ({"grpo": {"steps": 3}}, {*GRPO, "report"}),
         ({"evaluation": {"planning_rule": "vsp"}}, {*GRPO, "evaluation", "report"}),
         ({"evaluation": {"methods": ["zero-shot"]}}, {"report"}),
@@ -83,7 +88,7 @@ def test_settings_that_need_a_film_change_the_stages_that_read_them() -> None:
         return {name for name, stage in STAGES.items() if stage.identity(film) != stage.identity(after)}
 
     assert changed(stepwise) == {*RELAXED, "report"}
-    assert changed(frames) == {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}
+    assert changed(frames) == {CODES, *(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}
 
 
 @pytest.mark.parametrize(

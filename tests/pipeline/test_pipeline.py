@@ -141,6 +141,7 @@ OTHERS = {
     ),
     "auxiliary-input": ("auxiliary-input", {"model": "base", "examples": "auxiliary-examples"}, "auxiliary-problems"),
     "capimagine": ("capimagine", {"model": "base", "examples": "captions"}, "problems"),
+    "visual-tokens": ("visual-tokens", {"model": "base", "examples": "visual-codes"}, "problems"),
 }  # fmt: skip
 
 

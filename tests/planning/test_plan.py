@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mirage_core.config import ModelSettings, RuntimeSettings, Settings
+from mirage_core.config import LoRASettings, ModelSettings, RuntimeSettings, Settings
 from mirage_core.errors import SettingsError
 from mirage_core.planning.flops import Rates
 from mirage_core.planning.plan import GIB, Plan, make_plan, on_gpus, with_setting
@@ -105,6 +105,29 @@ def test_only_what_is_compared_is_trained_and_planned() -> None:
     assert [stage.name for stage in plan.stages] == ["base", "direct-sft", "evaluation"]
     plan = planned("tiny-paper", 1, "evaluation.methods=[capimagine]")
     assert [stage.name for stage in plan.stages] == ["base", "capimagine", "evaluation"]
+
+
+def test_visual_tokens_are_planned_with_their_codebook_and_as_long_as_a_span_of_latents() -> None:
+    methods = "evaluation.methods=[direct-sft, stage-1, visual-tokens]"
+    plan = planned("qwen2.5-vl-7b", 1, methods, "visual_tokens.codebook_size=256", "visual_tokens.batch_size=1")
+    stages = {stage.name: stage for stage in plan.stages}
+    assert stages["visual-codes"].steps == plan.rows.train + 512
+    text, codes, latents = (stages[name].tokens_per_step for name in ("direct-sft", "visual-tokens", "grounding"))
+    batch = 8  # of grounding in this recipe
+    assert codes == latents / batch == text + load("qwen2.5-vl-7b").latent.num_latents + 2
+    sizes, lora = model_sizes(LARGE), LoRASettings()
+    grown = sizes.with_tokens(258)
+    assert grown.vocabulary == sizes.vocabulary + 258
+    assert grown.total - sizes.total == 258 * sizes.text.hidden * 2 == grown.language - sizes.language
+    assert grown.adapters(lora, 258) - sizes.adapters(lora) == 258 * sizes.text.hidden * 2
+
+
+def test_a_stage_that_does_not_fit_is_advised_by_the_settings_it_reads() -> None:
+    methods = "evaluation.methods=[visual-tokens, without-stage-1]"
+    plan = planned("qwen2.5-vl-7b", 1, methods, "runtime.processes=1", gpu_gib=12.0)
+    assert {stage.name for stage in plan.stages if not stage.fits} >= {"visual-codes", "visual-tokens"}
+    (advice,) = {stage.name: stage.advice for stage in plan.stages}["visual-codes"]
+    assert "use more GPUs, larger ones, or a smaller model" in advice
 
 
 def test_hours_come_with_a_rate_and_shrink_with_it() -> None:

@@ -63,9 +63,13 @@ FED: dict[str, dict[str, Any]] = {
     },
 }
 """The film with what is fed beside hidden states as they are; codes also answer, by a head that may be sharded."""
-LVR = {**STAGE, "learning_rate": 2.0e-3, "warmup_steps": 2, "head": "glu", "stop": "vector"}
+LVR = {"lvr": {**STAGE, "learning_rate": 2.0e-3, "warmup_steps": 2, "head": "glu", "stop": "vector"}}
 """Latents read by a head, and a stop vector, both beside the model."""
-ONE_SPAN = ("film", "pooler", "lvr", *FED)
+TOKENS = {"visual_tokens": {**STAGE, "codebook_size": 8}}
+"""Explicit visual tokens, whose examples hold codes: in the folder CODED of the inputs, with the same model."""
+CODED = "visual-codes"
+OTHERS: dict[str, dict[str, Any]] = {"lvr": LVR, "visual-tokens": TOKENS}
+ONE_SPAN = ("film", "pooler", *OTHERS, *FED)
 """Cases whose examples have one span: labels after the last span alone would tell nothing of two."""
 AFTER = {"zero-3": "zero-1", "zero-1": "zero-3-offload", "plain": "zero-2-offload", "zero-2-offload": "plain"}
 """From whose checkpoint an engine goes on, in the other number of processes."""
@@ -73,7 +77,7 @@ AFTER = {"zero-3": "zero-1", "zero-1": "zero-3-offload", "plain": "zero-2-offloa
 
 def cases(world_size: int) -> list[tuple[str, str]]:
     """Stage 2 with every engine; stage 1, which makes one pass, with those that differ for it; the hard stage 2; a
-    pooler, and a model that is held to that of its own engine; LVR, and all that is fed as latents."""
+    pooler, and a model that is held to that of its own engine; other methods; and all that is fed as latents."""
     grounding = ["plain"] if world_size == 1 else [engine for engine in ENGINES if "offload" not in engine]
     hard = "plain" if world_size == 1 else "zero-3"
     film = ["plain"] if world_size == 1 else ["zero-2", "zero-3"]
@@ -83,7 +87,7 @@ def cases(world_size: int) -> list[tuple[str, str]]:
         *(("grounding", engine) for engine in grounding),
         ("hard", hard),
         *(("film", engine) for engine in film),
-        *((case, engine) for case in ("pooler", "pooled", "lvr", *FED) for engine in sharded),
+        *((case, engine) for case in ("pooler", "pooled", *OTHERS, *FED) for engine in sharded),
     ]
 
 
@@ -133,8 +137,9 @@ def gathering_all(config: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
 def run(inputs: Path, work: Path, case: str, engine: str, after: Path | None) -> None:
     runtime = {**ENGINES[engine], "processes": current_process().world_size, "checkpoint_every": MIDDLE}
     program: ProgramName = "relaxation" if case == "hard" else "film" if case in FED else case
-    special: dict[str, dict[str, Any]] = {"hard": HARD, "film": {"film": FILM}, "lvr": {"lvr": LVR}, **FED}
+    special: dict[str, dict[str, Any]] = {"hard": HARD, "film": {"film": FILM}, **OTHERS, **FED}
     sections = special.get(case, {program: STAGE})
+    inputs = inputs / CODED if case == "visual-tokens" else inputs
     job = make_job(inputs, work, program, resume_from=after, runtime=runtime, **sections)
     if case == "pooled":
         before = work.parents[1] / "pooler" / engine / "output"

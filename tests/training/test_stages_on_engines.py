@@ -13,7 +13,8 @@ from mirage_core.model.loading import load_model
 from mirage_core.training.sft.pooler import POOLER_FILE
 from mirage_core.training.stepwise.heads import load_heads
 from tests.forked import run_ranks
-from tests.training.stages_child import AFTER, STEPS, cases
+from tests.training.stages_child import AFTER, CODED, STEPS, cases
+from tests.training.test_visual_tokens import quantised
 
 pytestmark = pytest.mark.xdist_group("ranks")  # trained once, not by each worker, by processes of one server
 Found = dict[int, dict[str, Any]]
@@ -28,6 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 @pytest.fixture(scope="module")
 def found(inputs: Path, folders: dict[int, Path]) -> Found:
     """The figures of every engine, with 1 and 2 processes; the two go on from checkpoints of the one, too."""
+    quantised(inputs, inputs / CODED, "picture")
     return {1: run(inputs, folders[1], 1), 2: run(inputs, folders[2], 2, folders[1])}
 
 

@@ -319,7 +319,7 @@ def test_a_codebook_finds_the_clusters_and_ignores_the_common_part() -> None:
 
 
 def test_a_codebook_larger_than_the_appearances_is_refused() -> None:
-    with pytest.raises(DataError, match="24 appearances needs as many different ones, and the frames have 1"):
+    with pytest.raises(DataError, match="24 appearances needs as many different ones, and the images have 1"):
         make_codebook(torch.ones(50, 4), 24, seed=0)
 
 

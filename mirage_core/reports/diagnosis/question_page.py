@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from PIL import Image
+
 from mirage_core.analysis.explain_question import CAN, CANNOT, Question, QuestionRun
 from mirage_core.analysis.imagined.records import ImaginedStep
 from mirage_core.analysis.lens.results import ShownAnswer
@@ -15,8 +17,17 @@ from mirage_core.reports.film_strip import step_words
 from mirage_core.types import Problem
 
 
-def render_question(question: Question, problem: Problem, auxiliary: bytes | None, frames: Sequence[bytes] = ()) -> str:
-    """The page; everything that came from a model or a file is escaped. ``frames``: the true film, where known."""
+def render_question(
+    question: Question,
+    problem: Problem,
+    auxiliary: bytes | None,
+    frames: Sequence[bytes] = (),
+    codes: Image.Image | None = None,
+) -> str:
+    """The page; everything that came from a model or a file is escaped.
+
+    ``frames``: the true film, where known; ``codes``: the patches of the codes that the answer wrote, if any.
+    """
     shown = ShownAnswer(
         problem_id=problem.id, benchmark=problem.benchmark, group=problem.group, output=question.output,
         verdict=question.verdict, latents=question.latents, imagined=question.imagined,
@@ -25,7 +36,9 @@ def render_question(question: Question, problem: Problem, auxiliary: bytes | Non
     rows = [(row_label(run), access_label(run.seen), row_outcome(run), run) for run in question.runs]
     page = environment().get_template("question.html")
     return (
-        page.render(question=question, entry=entry, rows=rows, can=CAN, cannot=CANNOT, headline=headline(question))
+        page.render(
+            question=question, entry=entry, rows=rows, can=CAN, cannot=CANNOT, headline=headline(question), codes=codes
+        )
         + "\n"
     )
 

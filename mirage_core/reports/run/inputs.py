@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from mirage_core.store.records import (
     load_predictions,
     load_problems,
 )
+from mirage_core.training.visual_tokens.code_sheet import CodeSheet
 from mirage_core.types import AuxiliaryImage, Problem, Scored, TrainingExample
 
 EVALUATION = "evaluation/"
@@ -38,7 +39,8 @@ BLIND = "blind-evaluation/"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReportInputs:
     """Input of a report. ``abouts``: mirage.json of each trained folder; ``parameters``: of the base model; ``blind``:
-    answers without the picture, by the text-only rule and by methods that were evaluated so."""
+    answers without the picture, by the text-only rule and by methods that were evaluated so; ``code_sheets``: what
+    codes look like, by the stage whose model writes them."""
 
     settings: Settings
     problems: Mapping[str, Problem]
@@ -50,6 +52,11 @@ class RunReportInputs:
     abouts: Mapping[str, Mapping[str, Any]]
     parameters: int | None
     blind: tuple[Scored, ...] = ()
+    code_sheets: Mapping[str, CodeSheet] = field(default_factory=dict)
+
+    def code_sheet(self, method: str) -> CodeSheet | None:
+        """Return what the codes of a method's answers look like; None where its model writes none."""
+        return self.code_sheets.get(METHODS[method].stage) if method in METHODS else None
 
     @property
     def blind_rows(self) -> tuple[AccuracyRow, ...]:
@@ -96,6 +103,7 @@ def read_inputs(settings: Settings, folders: Mapping[str, Path]) -> RunReportInp
         abouts={name: _read_about(folder) for name, folder in trained.items()},
         parameters=count_parameters(folders["base"]) if "base" in folders else None,
         blind=(*_text_rule(problems, scored, settings), *blind),
+        code_sheets={name: sheet for name, folder in trained.items() if (sheet := CodeSheet.load(folder)) is not None},
     )
 
 

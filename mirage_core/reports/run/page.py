@@ -132,7 +132,7 @@ def _samples_of(inputs: RunReportInputs, benchmark: str) -> list[MethodSamples]:
 
 def _sample(inputs: RunReportInputs, pair: Any) -> Sample:
     problem = inputs.problems[pair[0].problem_id]
-    return sample(problem, pair, _auxiliary_image(inputs, problem))
+    return sample(problem, pair, _auxiliary_image(inputs, problem), inputs.code_sheet(pair[0].method))
 
 
 def _auxiliary_image(inputs: RunReportInputs, problem: Problem) -> bytes | None:

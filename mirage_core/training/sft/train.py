@@ -14,6 +14,7 @@ from mirage_core.config import (
     Settings,
     TextTrainSettings,
     TrainSettings,
+    VisualTokenSettings,
 )
 from mirage_core.distributed.collectives import process_device
 from mirage_core.distributed.context import current_process
@@ -39,6 +40,7 @@ from mirage_core.training.sft.targets import targets_of
 from mirage_core.training.stepwise.setup import FilmData, Stepwise, make_stepwise
 from mirage_core.training.validation.metrics import ConstantBaseline, ValidationAccuracy, ValidationLoss
 from mirage_core.training.validation.validation import Metric, Validation, sample
+from mirage_core.training.visual_tokens.quantise import copy_codebook, count_codes
 from mirage_core.types import Progress, ProgressEvent, TrainingExample
 
 _POOLER_SEED = 29
@@ -67,6 +69,17 @@ def run_supervised(job: Job, events: EventWriter) -> None:
     plan = train_plan(section_of(job.settings, job.program), steps)
     watched = validation(job, model, events, stepwise, pooler, readout)
     train(objective, model, plan, job, events, model_metadata(job, model), watched, beside)
+    if visual_tokens_of(job) and current_process().is_main:
+        copy_codebook(job.input("examples"), job.output)
+
+
+def visual_tokens_of(job: Job) -> int:
+    """Return how many codes the job's model writes as tokens; 0 for most programs.
+
+    DataError and SettingsError as for ``count_codes``.
+    """
+    section = job.settings.training(job.program)
+    return count_codes(job.input("examples"), section) if isinstance(section, VisualTokenSettings) else 0
 
 
 def _check_codes(job: Job) -> None:
@@ -252,8 +265,8 @@ def kinds_of(examples: Sequence[TrainingExample]) -> list[int]:
 def load_trainable(job: Job) -> LoadedModel:
     """Load the job's input model on this process's device: with adapters to train, or frozen, the vision tower or all.
 
-    A model that learns query tokens gets as many as its spans need. SettingsError where the model was trained under
-    other settings than the job's.
+    A model that learns query tokens gets as many as its spans need, one that writes visual tokens one for each code of
+    its examples. SettingsError where the model was trained under other settings than the job's.
     """
     settings = job.settings.model
     model = load_model(
@@ -262,6 +275,7 @@ def load_trainable(job: Job) -> LoadedModel:
         attention=settings.attention,
         device=process_device(),
         query_tokens=_query_tokens(job.settings.latent) if has_latents(job) else 0,
+        visual_tokens=visual_tokens_of(job),
     )
     check_own_settings(job, model.about)
     if programs()[job.program].pooler == "trained":

@@ -33,17 +33,18 @@ class Codebook:
         return _nearest(self.centred(features), self.codes)
 
 
-def make_codebook(features: Tensor, size: int, seed: int) -> Codebook:
+def make_codebook(features: Tensor, size: int, seed: int, *, setting: str = "stepwise.codebook_size") -> Codebook:
     """Cluster raw features [N, D] by k-means (Lloyd), begun by k-means++ (Arthur and Vassilvitskii, 2007).
 
-    The same features and seed give the same codebook. DataError for fewer different features than codes.
+    The same features and seed give the same codebook. DataError, naming the ``setting`` of the size, for fewer
+    different features than codes.
     """
     points = features.detach().float().cpu()
     different = len(torch.unique(points, dim=0))
     if different < size:
         raise DataError(
-            f"a codebook of {size} appearances needs as many different ones, and the frames have {different}: lower "
-            "stepwise.codebook_size, or train on more examples"
+            f"a codebook of {size} appearances needs as many different ones, and the images have {different}: lower "
+            f"{setting}, or train on more examples"
         )
     centre = points.mean(0)
     points = points - centre

@@ -1,0 +1,1 @@
+"""Explicit visual tokens: pictures as codes of a codebook, each a word of the vocabulary."""
