@@ -142,6 +142,7 @@ POOLED = Program(
     latents="rolled_out",
     pooler="targets",
 )
+COCONUT = Program(name="coconut", title="Coconut's curriculum", section="coconut", loss="coconut", latents="rolled_out")
 GRPO = Program(name="grpo", title="stage 3, GRPO", section="grpo", loss="policy", latents="rolled_out")
 
 TRAIN_STAGES: dict[str, TrainStage] = {
@@ -169,6 +170,7 @@ TRAIN_STAGES: dict[str, TrainStage] = {
             name="pooler", label="Pooler of the auxiliary picture", program=POOLER, start="base", data="examples"
         ),
         TrainStage(name="pooled", label="Pooled targets", program=POOLED, start="pooler", data="examples"),
+        TrainStage(name="coconut", label="Coconut's curriculum", program=COCONUT, start="base", data="captions"),
         TrainStage(
             name="relaxation", label="Stage 2, relaxation", program=RELAXATION, start="grounding", data="examples"
         ),
@@ -215,6 +217,7 @@ METHODS: dict[str, Method] = {
         Method(name="film-grpo", label="Mirage, film, + GRPO", stage="film-grpo"),
         Method(name="pooled", label="Pooled targets (learned from the answer)", stage="pooled"),
         Method(name="pooled-grpo", label="Pooled targets + GRPO", stage="pooled-grpo"),
+        Method(name="coconut", label="Coconut's curriculum", stage="coconut"),
         Method(name="stage-2", label="Mirage, stage 2", stage="relaxation"),
         Method(name="grpo", label="Mirage + GRPO", stage="grpo"),
     )

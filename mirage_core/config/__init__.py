@@ -43,12 +43,14 @@ from mirage_core.config.runtime import RuntimeSettings, TeacherRuntime, plain_ur
 from mirage_core.config.section import Level, Method, Positive, Probability, Section, StageName, as_recipe, identity
 from mirage_core.config.teacher import CaptionSettings, TeacherSettings
 from mirage_core.config.training import (
+    CoconutSettings,
     FilmTrainSettings,
     GroundingSettings,
     GRPOSettings,
     PooledTrainSettings,
     PoolerSettings,
     RelaxationSettings,
+    StepDecoderSettings,
     StepwiseSettings,
     TextTrainSettings,
     TrainSettings,
@@ -65,6 +67,7 @@ __all__ = [
     "Bottleneck",
     "CaptionSettings",
     "CoMTData",
+    "CoconutSettings",
     "EvaluationSettings",
     "FeedNorm",
     "FilmTrainSettings",
@@ -98,6 +101,7 @@ __all__ = [
     "Section",
     "Settings",
     "StageName",
+    "StepDecoderSettings",
     "StepwiseSettings",
     "TaskData",
     "TeacherRuntime",
@@ -116,7 +120,7 @@ __all__ = [
 class Settings(Section):
     """All settings of a recipe."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"film", "pooler", "pooled"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"film", "pooler", "pooled", "coconut"})
 
     recipe: str = Field(description="The recipe's name.")
     description: str = Field("", description="Its purpose.")
@@ -135,6 +139,7 @@ class Settings(Section):
     film: FilmTrainSettings = FilmTrainSettings()
     pooler: PoolerSettings = PoolerSettings()
     pooled: PooledTrainSettings = PooledTrainSettings()
+    coconut: CoconutSettings = CoconutSettings()
     grpo: GRPOSettings = GRPOSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     analysis: AnalysisSettings = AnalysisSettings()
@@ -157,10 +162,19 @@ class Settings(Section):
             return self
         if self.latent.length == "frames":
             raise ValueError("latent.length frames needs a film: set auxiliary_images.film to forward")
-        stages = {stage for method in self.evaluation.methods for stage in get_method(method).stages}
-        for section in {TRAIN_STAGES[stage].program.section for stage in stages}:
+        for section in self._trained_sections():
             if getattr(getattr(self, section), "stepwise", None) is not None:
                 raise ValueError(f"{section}.stepwise needs a film: set auxiliary_images.film to forward")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_as_the_last_stage(self) -> Settings:
+        """A curriculum ends with the latents that answers have."""
+        for name in self._trained_sections():
+            section = getattr(self, name)
+            fault = section.latents_fault(self.latent) if isinstance(section, CoconutSettings) else None
+            if fault is not None:
+                raise ValueError(fault)
         return self
 
     @model_validator(mode="after")
@@ -172,6 +186,11 @@ class Settings(Section):
                 "no latent of the model's own to sample; set latent_sigma to 0"
             )
         return self
+
+    def _trained_sections(self) -> set[str]:
+        """Return the sections of the stages that train the methods of this recipe."""
+        stages = {stage for method in self.evaluation.methods for stage in get_method(method).stages}
+        return {TRAIN_STAGES[stage].program.section for stage in stages}
 
     def training(self, program: str) -> TrainSettings | GRPOSettings:
         """Return the section that a training program reads."""

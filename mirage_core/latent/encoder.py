@@ -67,8 +67,7 @@ class Encoder:
         prompt = self.prompt(example.problem)
         for text in (chain.text_before, chain.caption, chain.text_after):
             _refuse_special(text, f"the chain of problem {chain.problem_id}")
-        answer = self._answer(example, with_latents)
-        labels = np.where(answer == self._ids.latent_pad, IGNORED, answer)
+        answer, labels = self._answer(example, with_latents)
         ignored = np.full(len(prompt.ids), IGNORED)
         newline = len(self._tokenize("\n"))
         ignored[-newline:] = prompt.ids[-newline:].numpy()
@@ -79,8 +78,8 @@ class Encoder:
             pixels, grids = self.pixels((example.auxiliary_image.image,), name)
             patch_masks = self._patch_masks(pixels, grids, prompt)
         return EncodedExample(
-            ids=torch.cat([prompt.ids, torch.from_numpy(answer)]),
-            labels=torch.from_numpy(np.concatenate([ignored, labels])),
+            ids=torch.cat([prompt.ids, answer]),
+            labels=torch.cat([torch.from_numpy(ignored), labels]),
             pixel_values=prompt.pixel_values,
             grid_thw=prompt.grid_thw,
             auxiliary_pixel_values=pixels,
@@ -106,20 +105,25 @@ class Encoder:
         question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
         text = len(self._tokenize(self._chat(question, problem))) - len(problem.images)  # each has one image_pad
         images = sum(self._image_tokens(data, f"an image of problem {problem.id}") for data in problem.images)
-        return text + images + len(self._answer(example, with_latents))
+        return text + images + len(self._answer(example, with_latents)[0])
 
-    def _answer(self, example: TrainingExample, with_latents: bool) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Ids of the target text; latents replace the caption."""
-        ids, chain = self._ids, example.chain
-        end = [ids.end_of_turn, *self._tokenize("\n")]
+    def _answer(self, example: TrainingExample, with_latents: bool) -> tuple[Tensor, Tensor]:
+        """Ids and labels of the target text; latents replace the caption."""
+        chain = example.chain
         if not with_latents:
-            return np.array([*self._tokenize(chain.text_before + chain.caption + chain.text_after), *end])
-        span = [
-            ids.latent_start,
-            *[ids.latent_pad] * span_length(example.auxiliary_image, self._latent),
-            ids.latent_end,
-        ]
-        return np.array([*self._tokenize(chain.text_before), *span, *self._tokenize(chain.text_after), *end])
+            return self.target(chain.text_before + chain.caption + chain.text_after)
+        return self.target(chain.text_before, span_length(example.auxiliary_image, self._latent), chain.text_after)
+
+    def target(self, before: str, num_latents: int | None = None, after: str = "") -> tuple[Tensor, Tensor]:
+        """Ids [T] and labels [T] of a target: text, a span of so many latents, text, end of turn; None: no span."""
+        ids = self._ids
+        if num_latents is None:
+            tokens = self._tokenize(before + after)
+        else:
+            span = [ids.latent_start, *[ids.latent_pad] * num_latents, ids.latent_end]
+            tokens = [*self._tokenize(before), *span, *self._tokenize(after)]
+        answer = torch.tensor([*tokens, ids.end_of_turn, *self._tokenize("\n")])
+        return answer, torch.where(answer == ids.latent_pad, IGNORED, answer)
 
     def _chat(self, question: str, problem: Problem) -> str:
         """Render the chat, with one image_pad for each image."""

@@ -19,7 +19,7 @@ TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine"}
 RELAXED = {"relaxation", "without-stage-1"}
 TEXT_GRPO = {"direct-sft-grpo", "capimagine-grpo"}
 GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", *TEXT_GRPO}
-TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", "pooler", "pooled", *GRPO}
+TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", "pooler", "pooled", "coconut", *GRPO}
 MODELS = {"base", *TRAINED}
 
 
@@ -43,12 +43,14 @@ def changed_by(**changes: Any) -> set[str]:
         ({"direct_sft": {"steps": 3}}, {"direct-sft", "auxiliary-input", "report"}),
         ({"capimagine": {"steps": 3}}, {"capimagine", "report"}),
         ({"captions": {"longest": 900}}, {"captions", "report"}),
+        ({"captions": {"of": "film"}}, {"captions", "coconut", "report"}),
         ({"grounding": {"text_weight": 0.5}}, {"grounding", "report"}),
         ({"relaxation": {"steps": 3}}, {*RELAXED, "report"}),
         ({"relaxation": {"bottleneck_ramp": 0.5}}, {*RELAXED, "report"}),
         ({"film": {"stepwise": {"where": "cell"}}}, {"film", "report"}),
         ({"pooler": {"steps": 3}}, {"pooler", "report"}),
         ({"pooled": {"distance": "cosine"}}, {"pooled", "report"}),
+        ({"coconut": {"uniform_prob": 0.1}}, {"coconut", "report"}),
         ({"relaxation": {"text_weight": 0.5}}, {*RELAXED, "report"}),
         ({"grpo": {"latents": "replay", "latent_sigma": 0.05}}, {*GRPO, "report"}),
         ({"auxiliary_images": {"film": "forward"}}, {"auxiliary-images", "report"}),

@@ -13,7 +13,14 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, mse_loss
 from torch.nn.functional import cross_entropy as token_cross_entropy
 
-from mirage_core.config import FeedNorm, GroundingSettings, LatentSettings, RelaxationSettings, TrainSettings
+from mirage_core.config import (
+    CoconutSettings,
+    FeedNorm,
+    GroundingSettings,
+    LatentSettings,
+    RelaxationSettings,
+    TrainSettings,
+)
 from mirage_core.errors import InputError
 from mirage_core.generation.sampling import SamplingRules
 from mirage_core.latent.collate import LatentBatch
@@ -34,6 +41,7 @@ from mirage_core.training.objective import TEXT_ONLY, LossParts
 from mirage_core.training.sft.diagnostics import cosine_diagnostics, norm_figures
 from mirage_core.training.sft.pooler import Pooler, pooled_latents
 from mirage_core.training.sft.span_end import SpanEnds
+from mirage_core.training.sft.step_decoder import Explanations
 from mirage_core.training.sft.targets import Distance, TargetComparison
 from mirage_core.training.stepwise.heads import StepLoss
 
@@ -144,6 +152,7 @@ def relaxation_loss(
     latent_transform: LatentTransform | None = None,
     stepwise: StepLoss | None = None,
     ends: SpanEnds | None = None,
+    explanations: Explanations | None = None,
     diagnostics: bool = False,
     spans: int | None = None,
 ) -> LossParts:
@@ -153,8 +162,9 @@ def relaxation_loss(
     as diagnostics or as a part of the loss; all spans are then of one length. ``blank``: the spans hold the tokens of
     the batch, ``given``: they hold these vectors ([k_s, D] a span); then nothing is rolled out. Latents are fed at
     ``feed_norm``, after that as ``latent_transform`` changes them. ``stepwise``: also hold each latent to its frame.
-    ``ends``: also learn where spans end, if lengths differ. ``diagnostics``: add the accuracies of stepwise grounding
-    by the number of the latent, and the norms of rolled-out latents (``norm_figures``), of the first ``spans``.
+    ``ends``: also learn where spans end, if lengths differ. ``explanations``: a decoder must also write steps from the
+    latents. ``diagnostics``: add the accuracies of stepwise grounding by the number of the latent, and the norms of
+    rolled-out latents (``norm_figures``), of the first ``spans``.
     """
     if blank:
         relaxed = blank_forward(backbone, batch, checkpointing=checkpointing)
@@ -169,6 +179,9 @@ def relaxation_loss(
     if ends is not None:
         parts |= ends.parts(backbone, relaxed.hidden)
         weights["end"] = 1.0
+    if explanations is not None:
+        parts |= explanations.parts(relaxed.latents)
+        weights["explain"] = explanations.weight
     rolled_out = not blank and given is None
     images: list[Tensor] = []
     if comparison is not None or (diagnostics and rolled_out):
@@ -207,7 +220,8 @@ class LossInputs:
     ``settings``: the section that the program reads; ``spans``: how many of the batch's spans, from the first, are of
     examples; ``diagnostics``: whether to add figures to log; ``latent_transform``: applied to latents
     before they are fed; ``stepwise``: the heads and targets of stepwise grounding; ``ends``: where spans of different
-    lengths end; ``pooler``: what is trained, or makes the targets, where the program has one.
+    lengths end; ``pooler``: what is trained, or makes the targets, where the program has one; ``explanations``: what a
+    step decoder must write from the latents.
     """
 
     batch: LatentBatch
@@ -219,6 +233,7 @@ class LossInputs:
     stepwise: StepLoss | None = None
     ends: SpanEnds | None = None
     pooler: Pooler | None = None
+    explanations: Explanations | None = None
 
 
 def _text(backbone: Backbone, inputs: LossInputs) -> LossParts:
@@ -277,8 +292,30 @@ def _relaxation(backbone: Backbone, inputs: LossInputs) -> LossParts:
     )
 
 
+def _coconut(backbone: Backbone, inputs: LossInputs) -> LossParts:
+    """Coconut: what stays in words, with latents rolled out; the layout of the batch is that of its stage."""
+    assert isinstance(inputs.settings, CoconutSettings)
+    return relaxation_loss(
+        backbone,
+        inputs.batch,
+        checkpointing=inputs.settings.gradient_checkpointing,
+        blank=not inputs.latent.rolls_out,
+        feed_norm=inputs.latent.feed_norm,
+        ends=inputs.ends,
+        explanations=inputs.explanations,
+        diagnostics=inputs.diagnostics,
+        spans=inputs.spans,
+    )
+
+
 Loss = Callable[[Backbone, LossInputs], LossParts]
-LOSSES: dict[str, Loss] = {"text": _text, "grounding": _grounding, "pooler": _pooler, "relaxation": _relaxation}
+LOSSES: dict[str, Loss] = {
+    "text": _text,
+    "grounding": _grounding,
+    "pooler": _pooler,
+    "relaxation": _relaxation,
+    "coconut": _coconut,
+}
 """The losses that a supervised program may name (``methods.Program.loss``)."""
 
 

@@ -7,7 +7,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from mirage_core.config import LatentSettings, RelaxationSettings, Settings, TextTrainSettings, TrainSettings
+from mirage_core.config import (
+    CoconutSettings,
+    LatentSettings,
+    RelaxationSettings,
+    Settings,
+    TextTrainSettings,
+    TrainSettings,
+)
 from mirage_core.distributed.collectives import process_device
 from mirage_core.distributed.context import current_process
 from mirage_core.distributed.events import EventWriter
@@ -24,9 +31,11 @@ from mirage_core.training.data.feature_cache import ExampleSource, OnDemandSourc
 from mirage_core.training.data.sampler import EpochOrder, FixedBatch, steps_of
 from mirage_core.training.loop import TrainPlan, step_seed, train
 from mirage_core.training.model_metadata import check_own_settings, has_latents, model_metadata
+from mirage_core.training.sft.coconut import Curriculum, StageSchedule
 from mirage_core.training.sft.latent_noise import LatentRegularizer
 from mirage_core.training.sft.objective import SupervisedData, SupervisedObjective, section_of
 from mirage_core.training.sft.pooler import Pooler, answer_labels, load_pooler, new_pooler, saved_pooler
+from mirage_core.training.sft.step_decoder import StepDecoding, make_step_decoding
 from mirage_core.training.sft.targets import targets_of
 from mirage_core.training.stepwise.setup import FilmData, Stepwise, make_stepwise
 from mirage_core.training.validation.metrics import ConstantBaseline, ValidationAccuracy, ValidationLoss
@@ -34,6 +43,7 @@ from mirage_core.training.validation.validation import Metric, Validation, sampl
 from mirage_core.types import Progress, ProgressEvent, TrainingExample
 
 _POOLER_SEED = 29
+_STEP_DECODER_SEED = 31
 
 
 def run_supervised(job: Job, events: EventWriter) -> None:
@@ -44,15 +54,27 @@ def run_supervised(job: Job, events: EventWriter) -> None:
     regularizer, stepwise = _regularizer(job, steps), stepwise_grounding(job, model, data)
     if job.settings.latent.input == "code" and stepwise is not None:
         model = replace(model, codes=stepwise.heads.code_reader)  # answers of a validation use the head as it is then
-    pooler = pooler_of(job, model)
+    pooler, curriculum = pooler_of(job, model), curriculum_of(job, model, data.examples, steps)
+    decoding = None if curriculum is None else step_decoding_of(job, model, curriculum)
     objective = SupervisedObjective(
-        job.program, job.settings, model, data, micro_batch_size(job), regularizer, stepwise, pooler
+        job.program,
+        job.settings,
+        model,
+        data,
+        micro_batch_size(job),
+        regularizer,
+        stepwise,
+        pooler,
+        curriculum,
+        decoding,
     )
     beside = () if stepwise is None else stepwise.saved
     if pooler is not None and programs()[job.program].pooler == "trained":
         beside = (*beside, saved_pooler(pooler))
     plan = train_plan(section_of(job.settings, job.program), steps)
-    watched = validation(job, model, events, stepwise, pooler)
+    if curriculum is not None and curriculum.schedule is not None:
+        plan = replace(plan, resets=curriculum.schedule.resets)
+    watched = validation(job, model, events, stepwise, pooler, decoding)
     train(objective, model, plan, job, events, model_metadata(job, model), watched, beside)
 
 
@@ -97,6 +119,40 @@ def pooler_of(job: Job, model: LoadedModel) -> Pooler | None:
     if use == "trained":
         return new_pooler(model.backbone, latent.num_latents, step_seed(job.seed, 0, _POOLER_SEED))
     return load_pooler(job.input("model"), model.backbone, latent.num_latents)
+
+
+def curriculum_of(
+    job: Job, model: LoadedModel, examples: Sequence[TrainingExample], steps: int | None = None
+) -> Curriculum | None:
+    """Return the curriculum of the job's program over ``steps``; None for most programs.
+
+    ``steps`` None: every row is of the last stage. SettingsError where answers have other latents than that.
+    """
+    section, settings = section_of(job.settings, job.program), job.settings
+    if not isinstance(section, CoconutSettings):
+        return None
+    fault = section.latents_fault(settings.latent)
+    if fault is not None:
+        raise SettingsError(fault)
+    return Curriculum(
+        settings=section,
+        latent=settings.latent,
+        of=settings.captions.of,
+        examples=examples,
+        encoder=_encoder(settings, model),
+        seed=job.seed,
+        schedule=None if steps is None else StageSchedule(section, steps),
+    )
+
+
+def step_decoding_of(job: Job, model: LoadedModel, curriculum: Curriculum) -> StepDecoding | None:
+    """Return a new step decoder of the steps of a curriculum's examples; None where the settings have none."""
+    settings = curriculum.settings.step_decoder
+    if settings is None:
+        return None
+    seed = step_seed(job.seed, 0, _STEP_DECODER_SEED)
+    tokenizer = model.processor.tokenizer
+    return make_step_decoding(model.backbone, settings, tokenizer, curriculum.all_explained(), seed)
 
 
 def training_data(job: Job, model: LoadedModel, progress: Progress) -> tuple[SupervisedData, int]:
@@ -147,6 +203,7 @@ def validation(
     progress: Progress,
     stepwise: Stepwise | None = None,
     pooler: Pooler | None = None,
+    decoding: StepDecoding | None = None,
 ) -> Validation | None:
     """Return the validation of the program; None without one.
 
@@ -161,7 +218,7 @@ def validation(
             f"{job.input('examples')} has no example of the split validation, which validation.every needs; "
             "raise problems.*.validation"
         )
-    metrics = _loss_metrics(job, model, examples, progress, stepwise, pooler)
+    metrics = _loss_metrics(job, model, examples, progress, stepwise, pooler, decoding)
     if settings.problems:
         problems = [examples[index].problem for index in sample(len(examples), settings.problems, job.seed)]
         latents: Literal["on", "off"] = "on" if programs()[job.program].has_latents else "off"
@@ -176,13 +233,15 @@ def _loss_metrics(
     progress: Progress,
     stepwise: Stepwise | None,
     pooler: Pooler | None,
+    decoding: StepDecoding | None,
 ) -> list[Metric]:
     """Return the program's own losses on a sample of validation examples, and the baseline of their cosine.
 
     Cosines with the one picture say nothing where latents are held to frames, or have spans of different lengths.
     """
     section, program, latent = section_of(job.settings, job.program), programs()[job.program], job.settings.latent
-    one_picture = stepwise is None and latent.length == "fixed"
+    curriculum = curriculum_of(job, model, examples)
+    one_picture = stepwise is None and curriculum is None and latent.length == "fixed"
     compared = program.has_latents and one_picture and program.pooler != "trained"
     indices = sample(len(examples), section.validation.examples, job.seed)
     encode = example_encoder(job.program, job.settings, model, examples, with_targets=compared or None)
@@ -194,7 +253,15 @@ def _loss_metrics(
     films = FilmData(examples, "validation", indices, job.input("examples"), job.scratch / "films-validation")
     own = None if stepwise is None else stepwise.on(films)
     objective = SupervisedObjective(
-        job.program, job.settings, model, data, micro_batch_size(job), stepwise=own, pooler=pooler
+        job.program,
+        job.settings,
+        model,
+        data,
+        micro_batch_size(job),
+        stepwise=own,
+        pooler=pooler,
+        curriculum=curriculum,
+        step_decoding=decoding,
     )
     metrics: list[Metric] = [ValidationLoss(objective, model.backbone)]
     if compared:
@@ -249,15 +316,17 @@ def example_encoder(
     """Return the function that encodes an example: with latents if the program has them, with auxiliary images if
     ``with_targets``; None: if the loss needs them, since they are fed (grounding) or have a weight (relaxation).
 
-    What a pooler is trained on has labels after its span alone.
+    What a pooler is trained on has labels after its span alone. A curriculum lays its rows out itself, from those all
+    in words.
     """
     encoder = _encoder(settings, model)
     latents, section = programs()[program].latents, section_of(settings, program)
     needed = latents == "teacher_forced" or (isinstance(section, RelaxationSettings) and section.grounding_weight > 0)
     targets = needed if with_targets is None else with_targets
+    with_latents = latents != "none" and not isinstance(section, CoconutSettings)
 
     def encode(index: int) -> EncodedExample:
-        encoded = encoder.example(examples[index], with_latents=latents != "none", with_targets=targets)
+        encoded = encoder.example(examples[index], with_latents=with_latents, with_targets=targets)
         return answer_labels(encoded, model.ids.latent_end) if programs()[program].pooler == "trained" else encoded
 
     return encode
