@@ -143,6 +143,7 @@ POOLED = Program(
     pooler="targets",
 )
 COCONUT = Program(name="coconut", title="Coconut's curriculum", section="coconut", loss="coconut", latents="rolled_out")
+CODI = Program(name="codi", title="CODI, self-distillation", section="codi", loss="codi", latents="rolled_out")
 GRPO = Program(name="grpo", title="stage 3, GRPO", section="grpo", loss="policy", latents="rolled_out")
 
 TRAIN_STAGES: dict[str, TrainStage] = {
@@ -171,6 +172,7 @@ TRAIN_STAGES: dict[str, TrainStage] = {
         ),
         TrainStage(name="pooled", label="Pooled targets", program=POOLED, start="pooler", data="examples"),
         TrainStage(name="coconut", label="Coconut's curriculum", program=COCONUT, start="base", data="captions"),
+        TrainStage(name="codi", label="CODI", program=CODI, start="base", data="captions"),
         TrainStage(
             name="relaxation", label="Stage 2, relaxation", program=RELAXATION, start="grounding", data="examples"
         ),
@@ -218,6 +220,7 @@ METHODS: dict[str, Method] = {
         Method(name="pooled", label="Pooled targets (learned from the answer)", stage="pooled"),
         Method(name="pooled-grpo", label="Pooled targets + GRPO", stage="pooled-grpo"),
         Method(name="coconut", label="Coconut's curriculum", stage="coconut"),
+        Method(name="codi", label="CODI (self-distillation)", stage="codi"),
         Method(name="stage-2", label="Mirage, stage 2", stage="relaxation"),
         Method(name="grpo", label="Mirage + GRPO", stage="grpo"),
     )

@@ -44,6 +44,7 @@ from mirage_core.config.section import Level, Method, Positive, Probability, Sec
 from mirage_core.config.teacher import CaptionSettings, TeacherSettings
 from mirage_core.config.training import (
     CoconutSettings,
+    CodiSettings,
     FilmTrainSettings,
     GroundingSettings,
     GRPOSettings,
@@ -68,6 +69,7 @@ __all__ = [
     "CaptionSettings",
     "CoMTData",
     "CoconutSettings",
+    "CodiSettings",
     "EvaluationSettings",
     "FeedNorm",
     "FilmTrainSettings",
@@ -120,7 +122,7 @@ __all__ = [
 class Settings(Section):
     """All settings of a recipe."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"film", "pooler", "pooled", "coconut"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"film", "pooler", "pooled", "coconut", "codi"})
 
     recipe: str = Field(description="The recipe's name.")
     description: str = Field("", description="Its purpose.")
@@ -140,6 +142,7 @@ class Settings(Section):
     pooler: PoolerSettings = PoolerSettings()
     pooled: PooledTrainSettings = PooledTrainSettings()
     coconut: CoconutSettings = CoconutSettings()
+    codi: CodiSettings = CodiSettings()
     grpo: GRPOSettings = GRPOSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     analysis: AnalysisSettings = AnalysisSettings()

@@ -278,6 +278,15 @@ class CoconutSettings(TrainSettings):
         return None
 
 
+class CodiSettings(TrainSettings):
+    """CODI (arXiv 2502.21074): words and latents learned beside each other, states at one token held together."""
+
+    teacher_weight: float = Field(1.0, ge=0, description="Weight of the cross-entropy of the task in words.")
+    distillation_weight: float = Field(
+        1.0, gt=0, description="Weight of the distance of states at the token before the answer."
+    )
+
+
 class GRPOSettings(Section):
     """Group relative policy optimisation of the text, with gradient through recomputed latents."""
 

@@ -125,6 +125,20 @@ class Encoder:
         answer = torch.tensor([*tokens, ids.end_of_turn, *self._tokenize("\n")])
         return answer, torch.where(answer == ids.latent_pad, IGNORED, answer)
 
+    @property
+    def latent_pad(self) -> int:
+        """The id of a latent."""
+        return self._ids.latent_pad
+
+    def tokens_from(self, text: str, place: int) -> int:
+        """Return how many tokens of a target that ends in ``text`` come after its letter ``place``, its token included.
+
+        End of turn and newline are counted.
+        """
+        found = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        after = sum(end > place for _, end in found["offset_mapping"])
+        return after + 1 + len(self._tokenize("\n"))
+
     def _chat(self, question: str, problem: Problem) -> str:
         """Render the chat, with one image_pad for each image."""
         _refuse_special(question, f"the question of problem {problem.id}")

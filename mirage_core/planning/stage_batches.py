@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mirage_core.config import CoconutSettings, Settings
+from mirage_core.config import CoconutSettings, CodiSettings, Settings
 from mirage_core.methods import TRAIN_STAGES
 from mirage_core.planning.activations import Batch
 from mirage_core.planning.batch_shapes import Shape
@@ -24,13 +24,24 @@ class StageBatch:
 
 
 def stage_batches(
-    shape: Shape, count: int, *, settings: Settings, name: str, steps: int, padded: bool, patches: int = 0
+    shape: Shape,
+    count: int,
+    *,
+    settings: Settings,
+    name: str,
+    steps: int,
+    padded: bool,
+    patches: int = 0,
+    held: bool = False,
 ) -> list[StageBatch]:
     """Return the batches of ``count`` rows of ``shape`` in a step of a training stage of so many ``steps``, on average.
 
     ``padded``: rows of different lengths share a batch. ``patches``: of a row's images, if the vision tower is trained.
+    ``held``: for memory: batches whose activations are held at the same time are one, with the passes of all.
     """
     found = _stage_batches(shape, count, settings, name, steps, padded)
+    if held and isinstance(settings.training(TRAIN_STAGES[name].program.name), CodiSettings):
+        found = [_together(*found)]
     return [replace(one, batch=replace(one.batch, patches=patches)) for one in found]
 
 
@@ -38,6 +49,9 @@ def _stage_batches(
     shape: Shape, count: int, settings: Settings, name: str, steps: int, padded: bool
 ) -> list[StageBatch]:
     section = settings.training(TRAIN_STAGES[name].program.name)
+    if isinstance(section, CodiSettings):
+        words = StageBatch(1.0, shape.in_words(count, padded, shape.caption), rolls_out=False)
+        return [words, StageBatch(1.0, shape.batch(name, count, padded), rolls_out=True)]
     if not isinstance(section, CoconutSettings):
         return [StageBatch(1.0, shape.batch(name, count, padded), shape.rolls_out(name))]
     shares = _shares(section, shape.steps, steps)
@@ -46,6 +60,12 @@ def _stage_batches(
         for stage, share in enumerate(shares)
         if share
     ]
+
+
+def _together(first: StageBatch, second: StageBatch) -> StageBatch:
+    """Return both batches as one: a little too large, as if the second's passes read the first's keys and values."""
+    one, other = first.batch, second.batch
+    return StageBatch(1.0, replace(other, passes=(*one.passes, *other.passes), labels=one.labels + other.labels), True)
 
 
 def _shares(section: CoconutSettings, reasoning: int, steps: int) -> list[float]:

@@ -94,7 +94,11 @@ def _supervised(
     merged = sizes.merged_patches if settings.model.train_vision else 0
     batches = partial(stage_batches, settings=settings, name=name, steps=steps)
     longest = batches(
-        Shape.longest(rows, settings), at_once, padded=section.batch_by != "group", patches=merged * rows.max("image")
+        Shape.longest(rows, settings),
+        at_once,
+        padded=section.batch_by != "group",
+        patches=merged * rows.max("image"),
+        held=True,
     )
     mean = batches(
         Shape.mean(rows, settings), section.batch_size, padded=False, patches=round(merged * rows.mean("image"))

@@ -19,7 +19,7 @@ TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine"}
 RELAXED = {"relaxation", "without-stage-1"}
 TEXT_GRPO = {"direct-sft-grpo", "capimagine-grpo"}
 GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", *TEXT_GRPO}
-TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", "pooler", "pooled", "coconut", *GRPO}
+TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", "pooler", "pooled", "coconut", "codi", *GRPO}
 MODELS = {"base", *TRAINED}
 
 
@@ -51,6 +51,7 @@ def changed_by(**changes: Any) -> set[str]:
         ({"pooler": {"steps": 3}}, {"pooler", "report"}),
         ({"pooled": {"distance": "cosine"}}, {"pooled", "report"}),
         ({"coconut": {"uniform_prob": 0.1}}, {"coconut", "report"}),
+        ({"codi": {"teacher_weight": 0.5}}, {"codi", "report"}),
         ({"relaxation": {"text_weight": 0.5}}, {*RELAXED, "report"}),
         ({"grpo": {"latents": "replay", "latent_sigma": 0.05}}, {*GRPO, "report"}),
         ({"auxiliary_images": {"film": "forward"}}, {"auxiliary-images", "report"}),

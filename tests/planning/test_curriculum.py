@@ -20,8 +20,12 @@ CONFIG = ComputeConfig(dtype_bytes=4)
 
 def planned(**coconut: Any) -> dict[str, StageWork]:
     chosen = {"steps": 10, "batch_size": 4, "stages": 2, **coconut}
-    changes = ["evaluation.methods=[capimagine,coconut,without-stage-1]", "capimagine.batch_size=4"]
-    changes += ["relaxation.batch_size=4", *(f"coconut.{name}={value}" for name, value in chosen.items())]
+    changes = ["evaluation.methods=[capimagine,coconut,codi,without-stage-1]", "capimagine.batch_size=4"]
+    changes += [
+        "codi.batch_size=4",
+        "relaxation.batch_size=4",
+        *(f"coconut.{name}={value}" for name, value in chosen.items()),
+    ]
     settings = load("tiny-paper", changes)
     return {work.name: work for work in stage_work(settings, model_sizes(settings.model), ROWS, None)}
 
@@ -62,6 +66,18 @@ def test_the_memory_of_a_curriculum_is_that_of_its_largest_stage() -> None:
     both = {name: max(total, most("without-stage-1")[name]) for name, total in most("capimagine").items()}
     assert all(most("coconut")[name] >= total for name, total in both.items())
     assert most("coconut")["loss"] <= 1.2 * both["loss"]
+
+
+def test_self_distillation_costs_both_of_its_tasks_whose_activations_are_held_together() -> None:
+    found = planned()
+    assert found["codi"].flops == pytest.approx(found["capimagine"].flops + found["without-stage-1"].flops, rel=1e-9)
+    assert found["codi"].tokens == found["capimagine"].tokens + found["without-stage-1"].tokens
+    held = {
+        name: next(moment for moment in found[name].moments if moment.name == "loss").parts["activations"]
+        for name in ("codi", "capimagine", "without-stage-1")
+    }
+    both = held["capimagine"] + held["without-stage-1"]
+    assert 0.98 * both < held["codi"] < 1.3 * both
 
 
 def test_the_steps_of_a_film_are_its_frames() -> None:

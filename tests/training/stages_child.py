@@ -75,7 +75,9 @@ COCONUT = {
     "captions": {"of": "film"},
 }
 """A stage, then the last one with a new optimizer; some rows are all in words, and a decoder is trained beside."""
-ONE_SPAN = ("film", "pooler", "coconut", *FED)
+CAPTIONED = {"coconut": COCONUT, "codi": {"codi": STAGE, "captions": {"of": "film"}}}
+"""Cases that read captions, of films."""
+ONE_SPAN = ("film", "pooler", *CAPTIONED, *FED)
 """Cases whose examples have one span: labels after the last span alone would tell nothing of two."""
 AFTER = {"zero-3": "zero-1", "zero-1": "zero-3-offload", "plain": "zero-2-offload", "zero-2-offload": "plain"}
 """From whose checkpoint an engine goes on, in the other number of processes."""
@@ -94,7 +96,7 @@ def cases(world_size: int) -> list[tuple[str, str]]:
         ("hard", hard),
         *(("film", engine) for engine in film),
         *((case, engine) for case in ("pooler", "pooled", *FED) for engine in sharded),
-        *(("coconut", engine) for engine in (["plain"] if world_size == 1 else ["zero-1", "zero-3"])),
+        *((case, engine) for case in CAPTIONED for engine in (["plain"] if world_size == 1 else ["zero-1", "zero-3"])),
     ]
 
 
@@ -144,10 +146,10 @@ def gathering_all(config: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
 def run(inputs: Path, work: Path, case: str, engine: str, after: Path | None) -> None:
     runtime = {**ENGINES[engine], "processes": current_process().world_size, "checkpoint_every": MIDDLE}
     program: ProgramName = "relaxation" if case == "hard" else "film" if case in FED else case
-    special: dict[str, dict[str, Any]] = {"hard": HARD, "film": {"film": FILM}, "coconut": COCONUT, **FED}
+    special: dict[str, dict[str, Any]] = {"hard": HARD, "film": {"film": FILM}, **CAPTIONED, **FED}
     sections = special.get(case, {program: STAGE})
     job = make_job(inputs, work, program, resume_from=after, runtime=runtime, **sections)
-    if case == "coconut":
+    if case in CAPTIONED:
         job = job.model_copy(update={"inputs": {**job.inputs, "examples": inputs / "captions"}})
     if case == "pooled":
         before = work.parents[1] / "pooler" / engine / "output"
@@ -160,7 +162,8 @@ def run(inputs: Path, work: Path, case: str, engine: str, after: Path | None) ->
 def figures(work: Path) -> dict[str, list[float]]:
     rows = read_table(work / "output" / "curves.parquet")
     names = {row["name"] for row in rows} & {
-        "loss", "gradient_norm", "text", "visual", "where", "what", "where_accuracy", "explain"
+        "loss", "gradient_norm", "text", "visual", "where", "what", "where_accuracy", "explain",
+        "teacher", "distillation",
     }  # fmt: skip
     return {name: [row["value"] for row in rows if row["name"] == name] for name in sorted(names)}
 

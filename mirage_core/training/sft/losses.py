@@ -11,10 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, mse_loss
-from torch.nn.functional import cross_entropy as token_cross_entropy
 
 from mirage_core.config import (
-    CoconutSettings,
     FeedNorm,
     GroundingSettings,
     LatentSettings,
@@ -36,28 +34,22 @@ from mirage_core.model.forward.forward import (
     relaxation_forward,
     text_forward,
 )
-from mirage_core.model.forward.grounding import GroundingOutput, fed_forward, grounding_forward
+from mirage_core.model.forward.grounding import GroundingOutput, grounding_forward
+from mirage_core.model.forward.layer_states import LayerStates
 from mirage_core.training.objective import TEXT_ONLY, LossParts
+from mirage_core.training.sft.codi import Teacher
 from mirage_core.training.sft.diagnostics import cosine_diagnostics, norm_figures
-from mirage_core.training.sft.pooler import Pooler, pooled_latents
+from mirage_core.training.sft.pooler import Pooler, pooler_loss
 from mirage_core.training.sft.span_end import SpanEnds
 from mirage_core.training.sft.step_decoder import Explanations
 from mirage_core.training.sft.targets import Distance, TargetComparison
+from mirage_core.training.sft.text import cross_entropy
 from mirage_core.training.stepwise.heads import StepLoss
 
 
 def counts_of(batch: LatentBatch) -> dict[str, float]:
     """Return what each part is a mean over: labelled tokens ("text") and latents ("visual")."""
     return {"text": float((batch.labels != IGNORED).sum()), "visual": float(batch.span_lengths.sum())}
-
-
-def cross_entropy(backbone: Backbone, hidden: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the (shifted) labels [B, T], with logits only there; 0 without labels."""
-    labelled = labels != IGNORED
-    targets = labels[labelled]
-    if not len(targets):
-        return hidden.sum() * 0.0
-    return token_cross_entropy(backbone.logits(hidden[labelled]).float(), targets)
 
 
 def text_loss(
@@ -129,16 +121,6 @@ def visual_loss(grounded: GroundingOutput, distance: Distance = "cosine") -> Ten
     return 1.0 - cosine_similarity(grounded.predicted.float(), grounded.targets.float(), dim=-1).mean()
 
 
-def pooler_loss(backbone: Backbone, batch: LatentBatch, pooler: Pooler, *, checkpointing: bool = False) -> LossParts:
-    """Return the loss of a pooler: cross-entropy with its vectors as the latents, in one pass (arXiv 2608.19669).
-
-    The batch has labels after its spans alone (``pooler.answer_labels``).
-    """
-    latents = pooled_latents(pooler, backbone, batch)
-    hidden = fed_forward(backbone, batch, latents, checkpointing=checkpointing)
-    return LossParts.sum({"text": cross_entropy(backbone, hidden, batch.labels)})
-
-
 def relaxation_loss(
     backbone: Backbone,
     batch: LatentBatch,
@@ -153,6 +135,7 @@ def relaxation_loss(
     stepwise: StepLoss | None = None,
     ends: SpanEnds | None = None,
     explanations: Explanations | None = None,
+    teacher: Teacher | None = None,
     diagnostics: bool = False,
     spans: int | None = None,
 ) -> LossParts:
@@ -163,16 +146,18 @@ def relaxation_loss(
     the batch, ``given``: they hold these vectors ([k_s, D] a span); then nothing is rolled out. Latents are fed at
     ``feed_norm``, after that as ``latent_transform`` changes them. ``stepwise``: also hold each latent to its frame.
     ``ends``: also learn where spans end, if lengths differ. ``explanations``: a decoder must also write steps from the
-    latents. ``diagnostics``: add the accuracies of stepwise grounding by the number of the latent, and the norms of
+    latents. ``teacher``: also learn its task, and hold states at one token to its own.
+    ``diagnostics``: add the accuracies of stepwise grounding by the number of the latent, and the norms of
     rolled-out latents (``norm_figures``), of the first ``spans``.
     """
+    states = None if teacher is None else LayerStates(teacher.student_cells)
     if blank:
-        relaxed = blank_forward(backbone, batch, checkpointing=checkpointing)
+        relaxed = blank_forward(backbone, batch, checkpointing=checkpointing, states=states)
     elif given is not None:
         relaxed = given_forward(backbone, batch, given, checkpointing=checkpointing)
     else:
         relaxed = relaxation_forward(
-            backbone, batch, checkpointing, latent_transform=latent_transform, feed_norm=feed_norm
+            backbone, batch, checkpointing, latent_transform=latent_transform, feed_norm=feed_norm, states=states
         )
     parts, weights = _text_and_steps(backbone, relaxed.hidden, batch, stepwise, diagnostics)
     weights["text"] = text_weight
@@ -182,6 +167,9 @@ def relaxation_loss(
     if explanations is not None:
         parts |= explanations.parts(relaxed.latents)
         weights["explain"] = explanations.weight
+    if teacher is not None and states is not None:
+        parts |= teacher.parts(backbone, states, checkpointing=checkpointing)
+        weights |= teacher.weights
     rolled_out = not blank and given is None
     images: list[Tensor] = []
     if comparison is not None or (diagnostics and rolled_out):
@@ -221,7 +209,7 @@ class LossInputs:
     examples; ``diagnostics``: whether to add figures to log; ``latent_transform``: applied to latents
     before they are fed; ``stepwise``: the heads and targets of stepwise grounding; ``ends``: where spans of different
     lengths end; ``pooler``: what is trained, or makes the targets, where the program has one; ``explanations``: what a
-    step decoder must write from the latents.
+    step decoder must write from the latents; ``teacher``: the rows of the other task of self-distillation.
     """
 
     batch: LatentBatch
@@ -234,6 +222,7 @@ class LossInputs:
     ends: SpanEnds | None = None
     pooler: Pooler | None = None
     explanations: Explanations | None = None
+    teacher: Teacher | None = None
 
 
 def _text(backbone: Backbone, inputs: LossInputs) -> LossParts:
@@ -292,9 +281,8 @@ def _relaxation(backbone: Backbone, inputs: LossInputs) -> LossParts:
     )
 
 
-def _coconut(backbone: Backbone, inputs: LossInputs) -> LossParts:
-    """Coconut: what stays in words, with latents rolled out; the layout of the batch is that of its stage."""
-    assert isinstance(inputs.settings, CoconutSettings)
+def _latent_thoughts(backbone: Backbone, inputs: LossInputs) -> LossParts:
+    """Coconut and CODI: what stays in words, with latents rolled out, and what they are held by beside the text."""
     return relaxation_loss(
         backbone,
         inputs.batch,
@@ -303,6 +291,7 @@ def _coconut(backbone: Backbone, inputs: LossInputs) -> LossParts:
         feed_norm=inputs.latent.feed_norm,
         ends=inputs.ends,
         explanations=inputs.explanations,
+        teacher=inputs.teacher,
         diagnostics=inputs.diagnostics,
         spans=inputs.spans,
     )
@@ -314,7 +303,8 @@ LOSSES: dict[str, Loss] = {
     "grounding": _grounding,
     "pooler": _pooler,
     "relaxation": _relaxation,
-    "coconut": _coconut,
+    "coconut": _latent_thoughts,
+    "codi": _latent_thoughts,
 }
 """The losses that a supervised program may name (``methods.Program.loss``)."""
 

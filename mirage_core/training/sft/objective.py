@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from mirage_core.config import CoconutSettings, GroundingSettings, RelaxationSettings, Settings, TrainSettings
+from mirage_core.config import (
+    CoconutSettings,
+    CodiSettings,
+    GroundingSettings,
+    RelaxationSettings,
+    Settings,
+    TrainSettings,
+)
 from mirage_core.distributed.context import current_process
 from mirage_core.distributed.job import ProgramName
 from mirage_core.latent.bottleneck import Bottleneck
@@ -23,6 +30,7 @@ from mirage_core.training.engine.lockstep import Widths, dummy_row, sync_block_w
 from mirage_core.training.logging.throughput import work_of
 from mirage_core.training.objective import LossParts, MicroBatch, contribution
 from mirage_core.training.sft.coconut import Curriculum
+from mirage_core.training.sft.codi import Teacher, TeacherRows, cells_from_end
 from mirage_core.training.sft.latent_noise import LatentNoise, LatentRegularizer
 from mirage_core.training.sft.losses import LossInputs, counts_of, loss_of
 from mirage_core.training.sft.pooler import Pooler
@@ -76,7 +84,7 @@ class SupervisedObjective:
     ``micro_batch_size``: None takes that of the settings. ``regularizer``: of stage 2 while it trains; None: every row
     is under the bottleneck, and its latents get no noise. ``stepwise``: stepwise grounding, if the stage has it;
     ``pooler``: the pooler that the program trains, or whose vectors are its targets; ``curriculum``: lays out the rows
-    of a step by its stage; ``step_decoding``: a decoder of its latents.
+    of a step by its stage; ``step_decoding``: a decoder of its latents; ``teacher_rows``: those of self-distillation.
     """
 
     def __init__(
@@ -91,6 +99,7 @@ class SupervisedObjective:
         pooler: Pooler | None = None,
         curriculum: Curriculum | None = None,
         step_decoding: StepDecoding | None = None,
+        teacher_rows: TeacherRows | None = None,
     ) -> None:
         self._program, self._loss, self._latent = programs()[program], loss_of(program), settings.latent
         self._settings = section_of(settings, program)
@@ -98,6 +107,7 @@ class SupervisedObjective:
         self._bottleneck: Bottleneck = settings.latent.bottleneck if self._program.has_latents else "none"
         self._model, self._data, self._regularizer, self._stepwise = model, data, regularizer, stepwise
         self._pooler, self._curriculum, self._step_decoding = pooler, curriculum, step_decoding
+        self._teacher_rows = teacher_rows
         self._micro_batch_size = micro_batch_size or self._settings.micro_batch_size
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -169,8 +179,9 @@ class SupervisedObjective:
         stepwise, ends = self._step_loss(part, batch), self._span_ends(batch, spans)
         counts |= {} if stepwise is None else stepwise.batch.counts(stepwise.longest)
         counts |= {} if ends is None else {"end": ends.count}
-        explanations = self._explanations(part, step, batch)
+        explanations, teacher = self._explanations(part, step, batch), self._teacher(part, batch)
         counts |= {} if explanations is None else {"explain": explanations.count}
+        counts |= {} if teacher is None else teacher.counts
         inputs = LossInputs(
             batch=batch.to(self._model.backbone.device),
             settings=self._settings,
@@ -182,6 +193,7 @@ class SupervisedObjective:
             ends=None if ends is None else ends.to(self._model.backbone.device),
             pooler=self._pooler,
             explanations=None if explanations is None else explanations.to(self._model.backbone.device),
+            teacher=None if teacher is None else teacher.to(self._model.backbone.device),
         )
         return MicroBatch(SupervisedBatch(inputs, counts, figures), counts, part.filler, work)
 
@@ -200,7 +212,9 @@ class SupervisedObjective:
 
     def _span_ends(self, batch: LatentBatch, spans: int) -> SpanEnds | None:
         """Return where spans end, on the CPU; None where all have one length, which decoding keeps to."""
-        if self._latent.length == "fixed" or not isinstance(self._settings, RelaxationSettings | CoconutSettings):
+        if self._latent.length == "fixed" or not isinstance(
+            self._settings, RelaxationSettings | CoconutSettings | CodiSettings
+        ):
             return None
         return SpanEnds.of(batch, spans, self._model.ids.latent_end)
 
@@ -211,6 +225,16 @@ class SupervisedObjective:
             return None
         texts = [curriculum.explained(index, curriculum.stage(index, step)) for index in part.indices]
         return decoding.lay_out(batch, texts, curriculum.settings.latents_per_step)
+
+    def _teacher(self, part: MicroBatchIndices, batch: LatentBatch) -> Teacher | None:
+        """Return the other task of the examples of a micro-batch, on the CPU."""
+        rows, backbone = self._teacher_rows, self._model.backbone
+        if rows is None:
+            return None
+        words = [rows.row(index, self._data.source.get(index)) for index in part.indices]
+        own, teachers = zip(*(rows.before_answer(index) for index in part.indices), strict=True)
+        taught = collate(words, self._model.ids, backbone.position_ids, align=False)
+        return Teacher(rows.weights(), taught, cells_from_end(taught, teachers), cells_from_end(batch, own))
 
     def _noise(self, part: MicroBatchIndices, step: int, batch: LatentBatch) -> LatentNoise | None:
         if self._regularizer is None:
@@ -250,7 +274,7 @@ def _block_widths(batch: LatentBatch) -> Widths:
     return tuple(block.width for block in batch.blocks)
 
 
-_OWN_COUNTS = ("text", "end", "stage", "cosine_input", "cosine_constant", "image_norm")
+_OWN_COUNTS = ("text", "end", "stage", "teacher", "distillation", "cosine_input", "cosine_constant", "image_norm")
 
 
 def _count_of(part: str) -> str:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from mirage_core.config import (
     CoconutSettings,
+    CodiSettings,
     LatentSettings,
     RelaxationSettings,
     Settings,
@@ -32,6 +33,7 @@ from mirage_core.training.data.sampler import EpochOrder, FixedBatch, steps_of
 from mirage_core.training.loop import TrainPlan, step_seed, train
 from mirage_core.training.model_metadata import check_own_settings, has_latents, model_metadata
 from mirage_core.training.sft.coconut import Curriculum, StageSchedule
+from mirage_core.training.sft.codi import TeacherRows
 from mirage_core.training.sft.latent_noise import LatentRegularizer
 from mirage_core.training.sft.objective import SupervisedData, SupervisedObjective, section_of
 from mirage_core.training.sft.pooler import Pooler, answer_labels, load_pooler, new_pooler, saved_pooler
@@ -67,6 +69,7 @@ def run_supervised(job: Job, events: EventWriter) -> None:
         pooler,
         curriculum,
         decoding,
+        teacher_rows_of(job, model, data.examples),
     )
     beside = () if stepwise is None else stepwise.saved
     if pooler is not None and programs()[job.program].pooler == "trained":
@@ -155,6 +158,12 @@ def step_decoding_of(job: Job, model: LoadedModel, curriculum: Curriculum) -> St
     return make_step_decoding(model.backbone, settings, tokenizer, curriculum.all_explained(), seed)
 
 
+def teacher_rows_of(job: Job, model: LoadedModel, examples: Sequence[TrainingExample]) -> TeacherRows | None:
+    """Return the rows of the other task of self-distillation; None for most programs."""
+    section = section_of(job.settings, job.program)
+    return TeacherRows(section, examples, _encoder(job.settings, model)) if isinstance(section, CodiSettings) else None
+
+
 def training_data(job: Job, model: LoadedModel, progress: Progress) -> tuple[SupervisedData, int]:
     """Return the job's training examples, and the number of optimizer steps.
 
@@ -237,11 +246,12 @@ def _loss_metrics(
 ) -> list[Metric]:
     """Return the program's own losses on a sample of validation examples, and the baseline of their cosine.
 
-    Cosines with the one picture say nothing where latents are held to frames, or have spans of different lengths.
+    Cosines with the one picture say nothing where latents are held to frames or stand for words, or have spans of
+    different lengths.
     """
     section, program, latent = section_of(job.settings, job.program), programs()[job.program], job.settings.latent
-    curriculum = curriculum_of(job, model, examples)
-    one_picture = stepwise is None and curriculum is None and latent.length == "fixed"
+    words = isinstance(section, CoconutSettings | CodiSettings)
+    one_picture = stepwise is None and not words and latent.length == "fixed"
     compared = program.has_latents and one_picture and program.pooler != "trained"
     indices = sample(len(examples), section.validation.examples, job.seed)
     encode = example_encoder(job.program, job.settings, model, examples, with_targets=compared or None)
@@ -260,8 +270,9 @@ def _loss_metrics(
         micro_batch_size(job),
         stepwise=own,
         pooler=pooler,
-        curriculum=curriculum,
+        curriculum=curriculum_of(job, model, examples),
         step_decoding=decoding,
+        teacher_rows=teacher_rows_of(job, model, examples),
     )
     metrics: list[Metric] = [ValidationLoss(objective, model.backbone)]
     if compared:
