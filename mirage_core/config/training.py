@@ -262,6 +262,16 @@ class CoconutSettings(TrainSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _reaches_the_last_stage(self) -> CoconutSettings:
+        """Validation is of the last stage's rows, for which the earlier ones only prepare."""
+        if self.validation.patience is not None:
+            raise ValueError(
+                f"coconut.validation.patience is {self.validation.patience}, which may end the curriculum before its "
+                "last stage: set it to null (keep_best keeps the best weights)"
+            )
+        return self
+
     def latents_fault(self, latent: LatentSettings) -> str | None:
         """Return what is wrong with the latents of an answer, with the way out; None: answers have those learned."""
         most = self.stages * self.latents_per_step

@@ -314,6 +314,8 @@ def test_settings_that_cannot_be_met_are_refused_with_the_way_out(inputs: Path, 
         CoconutSettings(first_share=0.6, last_share=0.5)
     with pytest.raises(ValidationError, match=r"latent\.num_latents is 2.*set it to 6"):
         small_settings(coconut={"stages": 3}, evaluation={"methods": ["coconut"]})
+    with pytest.raises(ValidationError, match=r"coconut\.validation\.patience is 2.*before its last stage"):
+        CoconutSettings(validation={"every": 2, "patience": 2})
     assert small_settings(coconut={"stages": 3}).coconut.stages == 3  # nothing is trained with it
     few = {**BY_STEPS, "latent": {"length": "frames", "end": "free", "max_latents": 3}}
     with pytest.raises(ValidationError, match=r"latent\.max_latents is 3.*up to 4"):
