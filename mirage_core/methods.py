@@ -161,6 +161,8 @@ LVR = Program(
     latents="teacher_forced",
     targets="regions",
 )
+COCONUT = Program(name="coconut", title="Coconut's curriculum", section="coconut", loss="coconut", latents="rolled_out")
+CODI = Program(name="codi", title="CODI, self-distillation", section="codi", loss="codi", latents="rolled_out")
 GRPO = Program(name="grpo", title="stage 3, GRPO", section="grpo", loss="policy", latents="rolled_out")
 
 TRAIN_STAGES: dict[str, TrainStage] = {
@@ -196,6 +198,8 @@ TRAIN_STAGES: dict[str, TrainStage] = {
         ),
         TrainStage(name="pooled", label="Pooled targets", program=POOLED, start="pooler", data="examples"),
         TrainStage(name="lvr", label="LVR, regions of the image", program=LVR, start="base", data="examples"),
+        TrainStage(name="coconut", label="Coconut's curriculum", program=COCONUT, start="base", data="captions"),
+        TrainStage(name="codi", label="CODI", program=CODI, start="base", data="captions"),
         TrainStage(
             name="relaxation", label="Stage 2, relaxation", program=RELAXATION, start="grounding", data="examples"
         ),
@@ -246,6 +250,8 @@ METHODS: dict[str, Method] = {
         Method(name="pooled-grpo", label="Pooled targets + GRPO", stage="pooled-grpo"),
         Method(name="lvr", label="LVR (regions of the image)", stage="lvr"),
         Method(name="lvr-grpo", label="LVR + GRPO", stage="lvr-grpo"),
+        Method(name="coconut", label="Coconut's curriculum", stage="coconut"),
+        Method(name="codi", label="CODI (self-distillation)", stage="codi"),
         Method(name="stage-2", label="Mirage, stage 2", stage="relaxation"),
         Method(name="grpo", label="Mirage + GRPO", stage="grpo"),
     )

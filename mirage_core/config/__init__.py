@@ -44,6 +44,8 @@ from mirage_core.config.runtime import RuntimeSettings, TeacherRuntime, plain_ur
 from mirage_core.config.section import Level, Method, Positive, Probability, Section, StageName, as_recipe, identity
 from mirage_core.config.teacher import CaptionSettings, TeacherSettings
 from mirage_core.config.training import (
+    CoconutSettings,
+    CodiSettings,
     FilmTrainSettings,
     GroundingSettings,
     GRPOSettings,
@@ -51,6 +53,7 @@ from mirage_core.config.training import (
     PooledTrainSettings,
     PoolerSettings,
     RelaxationSettings,
+    StepDecoderSettings,
     StepwiseSettings,
     TextTrainSettings,
     TrainSettings,
@@ -68,6 +71,8 @@ __all__ = [
     "Bottleneck",
     "CaptionSettings",
     "CoMTData",
+    "CoconutSettings",
+    "CodiSettings",
     "EvaluationSettings",
     "FeedNorm",
     "FilmTrainSettings",
@@ -103,6 +108,7 @@ __all__ = [
     "Settings",
     "SpanEnd",
     "StageName",
+    "StepDecoderSettings",
     "StepwiseSettings",
     "TaskData",
     "TeacherRuntime",
@@ -122,7 +128,7 @@ __all__ = [
 class Settings(Section):
     """All settings of a recipe."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"visual_tokens", "film", "pooler", "pooled", "lvr"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"visual_tokens", "film", "pooler", "pooled", "lvr", "coconut", "codi"})
 
     recipe: str = Field(description="The recipe's name.")
     description: str = Field("", description="Its purpose.")
@@ -143,6 +149,8 @@ class Settings(Section):
     pooler: PoolerSettings = PoolerSettings()
     pooled: PooledTrainSettings = PooledTrainSettings()
     lvr: LvrSettings = LvrSettings()
+    coconut: CoconutSettings = CoconutSettings()
+    codi: CodiSettings = CodiSettings()
     grpo: GRPOSettings = GRPOSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     analysis: AnalysisSettings = AnalysisSettings()
@@ -165,10 +173,19 @@ class Settings(Section):
             return self
         if self.latent.length == "frames":
             raise ValueError("latent.length frames needs a film: set auxiliary_images.film to forward")
-        stages = {stage for method in self.evaluation.methods for stage in get_method(method).stages}
-        for section in {TRAIN_STAGES[stage].program.section for stage in stages}:
+        for section in self._trained_sections():
             if getattr(getattr(self, section), "stepwise", None) is not None:
                 raise ValueError(f"{section}.stepwise needs a film: set auxiliary_images.film to forward")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_as_the_last_stage(self) -> Settings:
+        """A curriculum ends with the latents that answers have."""
+        for name in self._trained_sections():
+            section = getattr(self, name)
+            fault = section.latents_fault(self.latent) if isinstance(section, CoconutSettings) else None
+            if fault is not None:
+                raise ValueError(fault)
         return self
 
     @model_validator(mode="after")
@@ -180,6 +197,11 @@ class Settings(Section):
                 "no latent of the model's own to sample; set latent_sigma to 0"
             )
         return self
+
+    def _trained_sections(self) -> set[str]:
+        """Return the sections of the stages that train the methods of this recipe."""
+        stages = {stage for method in self.evaluation.methods for stage in get_method(method).stages}
+        return {TRAIN_STAGES[stage].program.section for stage in stages}
 
     def training(self, program: str) -> TrainSettings | GRPOSettings:
         """Return the section that a training program reads."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mirage_core.config.model import Bottleneck
+from mirage_core.config.model import Bottleneck, LatentSettings
 from mirage_core.config.section import Positive, Probability, Section
 
 
@@ -266,6 +266,80 @@ class LvrSettings(TrainSettings):
     stop_weight: float = Field(0.1, ge=0, description="Weight of vector or switch.")
     detached: bool = Field(
         True, description="Whether targets are constants where the vision tower is trained (released: false)."
+    )
+
+
+class StepDecoderSettings(Section):
+    """A small decoder that must write each reasoning step from its latents (SIM-CoT, f3ae967); discarded afterwards."""
+
+    weight: float = Field(1.0, gt=0, description="Weight of its cross-entropy, mean over reasoning steps.")
+    layers: Positive = Field(2, description="Transformer layers.")
+    width: int = Field(128, gt=0, multiple_of=4, description="Hidden size; a head has 64 where that divides it.")
+
+
+class CoconutSettings(TrainSettings):
+    """Coconut's curriculum (arXiv 2412.06769): stage after stage, one more reasoning step becomes latents.
+
+    Stage 0 is chain of thought in words. In stage s of S the first s steps are left out, and s times
+    ``latents_per_step`` latents stand in their place; in the last stage all steps are left out.
+    """
+
+    stages: Positive = Field(2, description="S: stages that replace one more step each; S times c latents at the end.")
+    latents_per_step: Positive = Field(2, description="c, the latents that take the place of a step.")
+    first_share: Probability = Field(0.1, description="Share of the steps in stage 0, all in words.")
+    last_share: Probability = Field(
+        0.3, description="Share of the steps in the last stage, without words; stages 1 to S share the rest equally."
+    )
+    uniform_prob: Probability = Field(
+        0.0, description="Share of a batch's examples whose stage is drawn, from 0 to the number of their steps."
+    )
+    reset_optimizer: bool = Field(True, description="Clear the moments of AdamW where a stage begins.")
+    step_decoder: StepDecoderSettings | None = Field(
+        None, description="A decoder that must write each step from its latents (SIM-CoT); null: none."
+    )
+
+    @model_validator(mode="after")
+    def _has_room_for_stages(self) -> CoconutSettings:
+        """The first and the last stage are parts of one training."""
+        if self.first_share + self.last_share > 1:
+            raise ValueError(
+                f"first_share {self.first_share:g} and last_share {self.last_share:g} are more than all steps: their "
+                "sum is at most 1"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reaches_the_last_stage(self) -> CoconutSettings:
+        """Validation is of the last stage's rows, for which the earlier ones only prepare."""
+        if self.validation.patience is not None:
+            raise ValueError(
+                f"coconut.validation.patience is {self.validation.patience}, which may end the curriculum before its "
+                "last stage: set it to null (keep_best keeps the best weights)"
+            )
+        return self
+
+    def latents_fault(self, latent: LatentSettings) -> str | None:
+        """Return what is wrong with the latents of an answer, with the way out; None: answers have those learned."""
+        most = self.stages * self.latents_per_step
+        if latent.length == "fixed" and latent.num_latents != most:
+            return (
+                f"latent.num_latents is {latent.num_latents}, but the last stage has {self.stages} x "
+                f"{self.latents_per_step} latents (coconut.stages, coconut.latents_per_step): set it to {most}"
+            )
+        if latent.end == "free" and latent.max_latents < most:
+            return (
+                f"latent.max_latents is {latent.max_latents}, but the last stage has up to {most} latents "
+                "(coconut.stages, coconut.latents_per_step): raise it"
+            )
+        return None
+
+
+class CodiSettings(TrainSettings):
+    """CODI (arXiv 2502.21074): words and latents learned beside each other, states at one token held together."""
+
+    teacher_weight: float = Field(1.0, ge=0, description="Weight of the cross-entropy of the task in words.")
+    distillation_weight: float = Field(
+        1.0, gt=0, description="Weight of the distance of states at the token before the answer."
     )
 
 

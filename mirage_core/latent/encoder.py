@@ -80,8 +80,7 @@ class Encoder:
         for text in (chain.text_before, chain.caption, chain.text_after):
             _refuse_special(text, f"the chain of problem {chain.problem_id}")
         shown = None if regions is None else self._regions(example.problem, prompt, regions)
-        answer = self._answer(example, with_latents, shown)
-        labels = np.where(np.isin(answer, (self._ids.latent_pad, self._ids.pad)), IGNORED, answer)
+        answer, labels = self._answer(example, with_latents, shown)
         ignored = np.full(len(prompt.ids), IGNORED)
         newline = len(self._tokenize("\n"))
         ignored[-newline:] = prompt.ids[-newline:].numpy()
@@ -94,8 +93,8 @@ class Encoder:
             pixels, grids = self.pixels((example.auxiliary_image.image,), name)
             patch_masks = self._patch_masks(pixels, grids, prompt)
         return EncodedExample(
-            ids=torch.cat([prompt.ids, torch.from_numpy(answer)]),
-            labels=torch.from_numpy(np.concatenate([ignored, labels])),
+            ids=torch.cat([prompt.ids, answer]),
+            labels=torch.cat([torch.from_numpy(ignored), labels]),
             pixel_values=prompt.pixel_values,
             grid_thw=prompt.grid_thw,
             auxiliary_pixel_values=pixels,
@@ -134,27 +133,56 @@ class Encoder:
         question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
         text = len(self._tokenize(self._chat(question, problem))) - len(problem.images)  # each has one image_pad
         images = sum(self._image_tokens(data, f"an image of problem {problem.id}") for data in problem.images)
-        return text + images + len(self._answer(example, with_latents))
+        return text + images + len(self._answer(example, with_latents)[0])
 
     def _answer(
         self, example: TrainingExample, with_latents: bool, shown: ShownRegions | None = None
-    ) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Ids of the target text; latents replace the caption, and so do the codes of an image that has any."""
-        ids, chain = self._ids, example.chain
-        end = [ids.end_of_turn, *self._tokenize("\n")]
-        codes = codes_of(example.auxiliary_image)
+    ) -> tuple[Tensor, Tensor]:
+        """Ids and labels of the target; latents replace the caption, and so do the codes of an image that has any."""
+        chain, codes = example.chain, codes_of(example.auxiliary_image)
         if not with_latents and not codes:
-            return np.array([*self._tokenize(chain.text_before + chain.caption + chain.text_after), *end])
-        spans = self._spans(example.auxiliary_image, shown) if with_latents else [ids.visual_span(codes)]
-        before, after = self._tokenize(chain.text_before), self._tokenize(chain.text_after)
-        return np.array([*before, *chain_of.from_iterable(spans), *after, *end])
+            return self._target(chain.text_before + chain.caption + chain.text_after)
+        spans = self._spans(example.auxiliary_image, shown) if with_latents else [self._ids.visual_span(codes)]
+        return self._target(chain.text_before, spans, chain.text_after)
 
     def _spans(self, image: AuxiliaryImage, shown: ShownRegions | None) -> list[tuple[int, ...]]:
         """Ids of the spans with their borders, latent_pad at the latents."""
+        if shown is None:
+            return [self._span(span_length(image, self._latent))]
+        return [self._span(length, stop=shown.stop_token) for length in shown.lengths]
+
+    def _span(self, num_latents: int, *, stop: bool = False) -> tuple[int, ...]:
+        """Ids of a span; ``stop``: with a place for the learned stop vector."""
         ids = self._ids
-        lengths = [span_length(image, self._latent)] if shown is None else shown.lengths
-        stop = (ids.pad,) if shown is not None and shown.stop_token else ()
-        return [(ids.latent_start, *[ids.latent_pad] * length, *stop, ids.latent_end) for length in lengths]
+        return (ids.latent_start, *[ids.latent_pad] * num_latents, *[ids.pad] * stop, ids.latent_end)
+
+    def target(self, before: str, num_latents: int | None = None, after: str = "") -> tuple[Tensor, Tensor]:
+        """Ids [T] and labels [T] of a target: text, a span of so many latents, text, end of turn; None: no span."""
+        if num_latents is None:
+            return self._target(before + after)
+        return self._target(before, [self._span(num_latents)], after)
+
+    def _target(self, before: str, spans: Sequence[Sequence[int]] = (), after: str = "") -> tuple[Tensor, Tensor]:
+        """Ids [T] and labels [T] of text, spans and text: none at latents and at the places of stop vectors."""
+        ids = self._ids
+        tokens = [*self._tokenize(before), *chain_of.from_iterable(spans), *self._tokenize(after)]
+        answer = torch.tensor([*tokens, ids.end_of_turn, *self._tokenize("\n")])
+        silent = (answer == ids.latent_pad) | (answer == ids.pad)
+        return answer, answer.masked_fill(silent, IGNORED)
+
+    @property
+    def latent_pad(self) -> int:
+        """The id of a latent."""
+        return self._ids.latent_pad
+
+    def tokens_from(self, text: str, place: int) -> int:
+        """Return how many tokens of a target that ends in ``text`` come after its letter ``place``, its token included.
+
+        End of turn and newline are counted.
+        """
+        found = self._processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        after = sum(end > place for _, end in found["offset_mapping"])
+        return after + 1 + len(self._tokenize("\n"))
 
     def _chat(self, question: str, problem: Problem) -> str:
         """Render the chat, with one image_pad for each image."""

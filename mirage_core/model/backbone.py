@@ -184,6 +184,7 @@ class Backbone(nn.Module):
         *,
         checkpointing: bool = False,
         packing: Packing | None = None,
+        states: list[Tensor] | None = None,
     ) -> Tensor:
         """Return the last hidden states after the final norm [B, T, D]; extends ``cache`` by the new columns.
 
@@ -191,7 +192,8 @@ class Backbone(nn.Module):
         columns so far]; None means plain causal attention: without a cache, with an empty one, or for one column.
         ``checkpointing`` (with a GrowingCache or none) recomputes each layer in the backward pass; unlike stock
         checkpointing it supports the cache. With ``packing``, inputs, rotary and result are packed tokens
-        [1, n, ...]; bias and cache are of the padded columns.
+        [1, n, ...]; bias and cache are of the padded columns. ``states`` is extended by the input of every layer, and
+        by the result.
         """
         embedded = inputs if isinstance(inputs, InputEmbeddings) else InputEmbeddings(inputs)
         adapter, hidden = self._adapter, embedded.tokens
@@ -199,13 +201,18 @@ class Backbone(nn.Module):
             bias = self._causal_bias(hidden.shape[1] if packing is None else packing.columns, hidden.device)
         deep = () if embedded.deep is None else embedded.deep
         for index in range(len(adapter.layers)):
+            if states is not None:
+                states.append(hidden)
             if checkpointing:
                 hidden = _checkpointed(adapter, index, hidden, rotary, bias, cache, packing)
             else:
                 hidden = adapter.run_layer(index, hidden, rotary, bias, cache, packing)
             if index < len(deep):
                 hidden = hidden + deep[index]
-        return adapter.norm(hidden)
+        normed = adapter.norm(hidden)
+        if states is not None:
+            states.append(normed)
+        return normed
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of hidden states [..., D]."""

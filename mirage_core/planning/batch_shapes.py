@@ -40,6 +40,7 @@ class Shape:
     after: int
     caption: int
     auxiliary: int
+    steps: int
     num_latents: int
     reread: int = 0
     blank: bool = False
@@ -63,15 +64,7 @@ class Shape:
         if not stage.latents:
             caption = self.caption if stage.data == "captions" else 0
             caption = self.num_latents + 2 if stage.data == "visual-codes" else caption  # codes and their borders
-            shown = self.auxiliary if sees_auxiliary(name) else 0
-            length = self.prompt + text + caption + (shown + AUXILIARY_LABELS if shown else 0)
-            return Batch(
-                rows=count,
-                passes=(length,),
-                labels=text + caption + 1,
-                padded=mixed_lengths,
-                image_features=self.image + shown,
-            )
+            return self.in_words(count, padded, caption, self.auxiliary if sees_auxiliary(name) else 0)
         prefix, labels = self.prompt + self.before + 1, text + 3
         labels = self.after if stage.program.pooler == "trained" else labels
         features = self.image + (self.auxiliary if sees_auxiliary(name) else 0)
@@ -80,6 +73,17 @@ class Shape:
         else:
             passes = (prefix + self.num_latents + self.reread + 1 + self.after,)
         return Batch(rows=count, passes=passes, labels=labels, padded=mixed_lengths, image_features=features)
+
+    def in_words(self, count: int, padded: bool, caption: int, shown: int = 0) -> Batch:
+        """Return ``count`` rows without latents; ``shown``: tokens of the auxiliary image as an input."""
+        text = self.before + self.after + caption
+        return Batch(
+            rows=count,
+            passes=(self.prompt + text + (shown + AUXILIARY_LABELS if shown else 0),),
+            labels=text + 1,
+            padded=padded and count > 1,
+            image_features=self.image + shown,
+        )
 
     def rolls_out(self, name: str) -> bool:
         """Return whether a stage runs one forward pass for each latent."""
@@ -120,7 +124,7 @@ def _spans(settings: Settings) -> dict[str, Any]:
     return {"num_latents": span, "reread": reread, "blank": blank, "teacher_forced": teacher_forced}
 
 
-_PARTS = ("prompt", "image", "before", "after", "caption", "auxiliary")
+_PARTS = ("prompt", "image", "before", "after", "caption", "auxiliary", "steps")
 
 
 def exercises(sizes: ModelSizes, level: int, count: int) -> Batch:

@@ -7,8 +7,9 @@ Legend: k latents a span.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from mirage_core.config import (
     GRPOSettings,
@@ -42,6 +43,7 @@ from mirage_core.planning.memory import (
 )
 from mirage_core.planning.resident_memory import BYTES, ResidentMemory, resident_memory
 from mirage_core.planning.sizes import ModelSizes
+from mirage_core.planning.stage_batches import stage_batches
 from mirage_core.planning.token_counts import RecipeRows
 from mirage_core.training.data.feature_cache import CHUNK, FEATURE_LIMIT_BYTES
 from mirage_core.training.data.sampler import steps_of
@@ -99,32 +101,46 @@ def _supervised(
         config = replace(config, adapters=0, frozen=True)
         trained = pooler_parameters(sizes.text.hidden, settings.latent.num_latents)
     resident = resident_memory(sizes, settings.model, runtime, section.optimizer, trained)
-    longest = Shape.longest(rows, settings).batch(name, at_once, section.batch_by != "group")
-    shape = Shape.mean(rows, settings)
-    mean = shape.batch(name, section.batch_size, padded=False)
-    if settings.model.train_vision:
-        longest = replace(longest, patches=sizes.merged_patches * rows.max("image"))
-        mean = replace(mean, patches=round(sizes.merged_patches * rows.mean("image")))
-    model_flops, executed_flops = training(sizes, mean, config)
-    work = Work(sizes=sizes, batch=longest, config=config, accumulating=at_once < local_batch)
-    moments = [*training_moments(resident, work), _image_encoding(sizes, rows, config)]
+    steps = steps_of(section.steps, section.epochs, rows.train, section.batch_size)
+    merged = sizes.merged_patches if settings.model.train_vision else 0
+    batches = partial(stage_batches, settings=settings, name=name, steps=steps)
+    longest = batches(
+        Shape.longest(rows, settings),
+        at_once,
+        padded=section.batch_by != "group",
+        patches=merged * rows.max("image"),
+        held=True,
+    )
+    mean = batches(
+        Shape.mean(rows, settings), section.batch_size, padded=False, patches=round(merged * rows.mean("image"))
+    )
+    works = [Work(sizes=sizes, batch=one.batch, config=config, accumulating=at_once < local_batch) for one in longest]
+    moments = [*_peaks(training_moments(resident, work) for work in works), _image_encoding(sizes, rows, config)]
+    operations = [training(sizes, one.batch, config) for one in mean]
+    model_flops = sum(one.per_step * model for one, (model, _) in zip(mean, operations, strict=True))
     notes = [_idle_note(f"{TRAIN_STAGES[name].program.section}.batch_size", section.batch_size, world_size)]
+    if getattr(section, "step_decoder", None) is not None:
+        notes.append("the step decoder's own weights and operations are not counted")
     if not settings.model.train_vision and _features(sizes, rows, config, name) > FEATURE_LIMIT_BYTES:
         notes.append(f"image features exceed {FEATURE_LIMIT_BYTES >> 30} GiB: images are encoded in every step")
-        executed_flops += encoding(sizes, sizes.merged_patches * section.batch_size * rows.mean("image"))
+        encoded = encoding(sizes, sizes.merged_patches * section.batch_size * rows.mean("image"))
+        operations = [(model, executed + encoded) for model, executed in operations]
     seconds = None
     if rates is not None:
-        rate = rates.rolling if shape.rolls_out(name) else rates.training
-        busiest, micro_batches = executed_flops * local_batch / section.batch_size, math.ceil(local_batch / at_once)
-        seconds = training_seconds(sizes, mean, config, busiest, rate, rates, micro_batches=micro_batches)
-        seconds += _optimizer_seconds(settings, trained, config, rates)
+        seconds = _optimizer_seconds(settings, trained, config, rates)
+        for one, (_, executed) in zip(mean, operations, strict=True):
+            rate = rates.rolling if one.rolls_out else rates.training
+            busiest, micro_batches = executed * local_batch / section.batch_size, math.ceil(local_batch / at_once)
+            seconds += one.per_step * training_seconds(
+                sizes, one.batch, config, busiest, rate, rates, micro_batches=micro_batches
+            )
     return StageWork(
         name=name,
-        steps=steps_of(section.steps, section.epochs, rows.train, section.batch_size),
+        steps=steps,
         at_once=at_once,
-        tokens=mean.tokens,
+        tokens=sum(one.per_step * one.batch.tokens for one in mean),
         model_flops=model_flops,
-        flops=executed_flops,
+        flops=sum(one.per_step * executed for one, (_, executed) in zip(mean, operations, strict=True)),
         seconds=seconds,
         moments=tuple(moments),
         main=resident.main,
@@ -151,6 +167,15 @@ def _visual_codes(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates
         main=0,
         notes=("one process; a step is one example",),
     )
+
+
+def _peaks(of_batches: Iterable[Sequence[Moment]]) -> list[Moment]:
+    """Return the largest moment of each name, in the order of the names."""
+    largest: dict[str, Moment] = {}
+    for moment in (moment for moments in of_batches for moment in moments):
+        known = largest.setdefault(moment.name, moment)
+        largest[moment.name] = moment if moment.total > known.total else known
+    return list(largest.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from mirage_core.benchmarks.load_problems import sourced_problems
 from mirage_core.config import PUBLIC_SECTIONS, ProblemSettings, Settings
 from mirage_core.errors import SettingsError, TeacherError
 from mirage_core.latent.images import open_image
+from mirage_core.latent.reasoning_steps import reasoning_steps
 from mirage_core.model.loading import load_base_processor
 from mirage_core.model.processing import PUBLISHED_IMAGES
 from mirage_core.synthesis.draw import iter_auxiliary_images
@@ -54,8 +55,8 @@ _WORD = re.compile(r"<\|\w+\|>|'(?:[sdmt]|ll|ve|re)|[^\r\n\w]?[A-Za-z]+|\d| ?[^\
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """Tokens of one example: the prompt (``image``: those of its images), the text before and after the imagined image
-    (end of turn and newline included), its caption, the merged patches of the auxiliary image, and the frames of its
-    film (1: the one image)."""
+    (end of turn and newline included), its caption and the reasoning steps in it, the merged patches of the auxiliary
+    image, and the frames of its film (1: the one image)."""
 
     benchmark: str
     prompt: int
@@ -65,6 +66,7 @@ class Row:
     caption: int
     auxiliary: int
     frames: int = 1
+    steps: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,16 +252,17 @@ class TokenCounter:
     def row(self, example: TrainingExample) -> Row:
         """Return the row of one example."""
         problem, chain = example.problem, example.chain
-        image = sum(self.image(data) for data in problem.images)
+        image, caption = sum(self.image(data) for data in problem.images), self._caption(example)
         return Row(
             benchmark=problem.benchmark,
             prompt=self.text(self._chat(problem)) - len(problem.images) + image,
             image=image,
             before=self.text(chain.text_before),
             after=self.text(f"{chain.text_after}<|im_end|>\n"),
-            caption=self._caption(example),
+            caption=self.text(caption),
             auxiliary=self.image(example.auxiliary_image.image),
             frames=max(1, len(example.auxiliary_image.frames)),
+            steps=len(reasoning_steps(caption, self._settings.captions.of)),
         )
 
     def text(self, text: str) -> int:
@@ -274,11 +277,11 @@ class TokenCounter:
         patches = self._images.get_number_of_image_patches(image.height, image.width, self._limits)
         return int(patches) // self._images.merge_size**2
 
-    def _caption(self, example: TrainingExample) -> int:
+    def _caption(self, example: TrainingExample) -> str:
         try:
-            return self.text(oracle_caption(example, self._settings.captions))
+            return oracle_caption(example, self._settings.captions)
         except TeacherError:
-            return self.text("word " * (self._settings.captions.longest // 5))
+            return "word " * (self._settings.captions.longest // 5)
 
     def _chat(self, problem: Problem) -> str:
         """Render the chat, with one image_pad for each image."""

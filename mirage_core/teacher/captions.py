@@ -15,6 +15,7 @@ from mirage_core.benchmarks import jigsaw, mental_rotation, paper_folding, task_
 from mirage_core.benchmarks.multiple_choice import LETTERS
 from mirage_core.config import CaptionSettings
 from mirage_core.errors import TeacherError
+from mirage_core.latent.reasoning_steps import FRAME_END
 from mirage_core.synthesis.labels import CELLS, KINDS, parts_of
 from mirage_core.teacher import puzzle_words
 from mirage_core.teacher.checks import Fault, faults_of
@@ -93,7 +94,7 @@ def _film(example: TrainingExample) -> str:
             "kinds: mazes, rotations and foldings have them with auxiliary_images.film; set captions.of to image for "
             "other data"
         )
-    return ", ".join(map(_frame, details[CELLS], details[KINDS]))
+    return FRAME_END.join(map(_frame, details[CELLS], details[KINDS]))
 
 
 def _frame(cells: Any, kinds: Any) -> str:

@@ -45,6 +45,7 @@ class TrainPlan:
     """Number of optimizer steps, AdamW's peak rate and its schedule, decay, clipping.
 
     ``max_loss_ratio``: the run fails when its loss exceeds that of the first steps so many times (None: never).
+    ``resets``: the steps (from 0) before which AdamW's moments are cleared.
     """
 
     steps: int
@@ -55,6 +56,7 @@ class TrainPlan:
     max_grad_norm: float
     max_loss_ratio: float | None = None
     optimizer: OptimizerKind = "adamw"
+    resets: frozenset[int] = frozenset()
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step (from 0)."""
@@ -159,6 +161,8 @@ class TrainingRun:
     def step(self, step: int) -> dict[str, float]:
         """Take one optimizer step on one batch; returns the step's figures, the same in every process."""
         torch.manual_seed(step_seed(self._job.seed, step, current_process().rank))
+        if step in self._plan.resets:
+            self.engine.reset_optimizer()
         batches = self._objective.micro_batches(step)
         work = {f"{WORK}{name}": amount for name, amount in total_work(batches).items()}
         totals = sum_over_processes({**total_counts(batches), **work})

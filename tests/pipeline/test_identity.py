@@ -20,7 +20,7 @@ CODES = "visual-codes"
 RELAXED = {"relaxation", "without-stage-1"}
 TEXT_GRPO = {"direct-sft-grpo", "capimagine-grpo"}
 GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", "lvr-grpo", *TEXT_GRPO}
-TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", "pooler", "pooled", "lvr", *GRPO}
+TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", "pooler", "pooled", "lvr", "coconut", "codi", *GRPO}
 MODELS = {"base", *TRAINED}
 
 
@@ -48,6 +48,7 @@ def changed_by(**changes: Any) -> set[str]:
         ({"visual_tokens": {"steps": 3}}, {"visual-tokens", "report"}),
         ({"visual_tokens": {"codebook_size": 9}}, {CODES, "visual-tokens", "report"}),
         ({"captions": {"longest": 900}}, {"captions", "report"}),
+        ({"captions": {"of": "film"}}, {"captions", "coconut", "report"}),
         ({"grounding": {"text_weight": 0.5}}, {"grounding", "report"}),
         ({"relaxation": {"steps": 3}}, {*RELAXED, "report"}),
         ({"relaxation": {"bottleneck_ramp": 0.5}}, {*RELAXED, "report"}),
@@ -56,6 +57,8 @@ def changed_by(**changes: Any) -> set[str]:
         ({"pooled": {"distance": "cosine"}}, {"pooled", "report"}),
         ({"lvr": {"head": "glu"}}, {"lvr", "report"}),
         ({"latent": {"near": 0.1}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
+        ({"coconut": {"uniform_prob": 0.1}}, {"coconut", "report"}),
+        ({"codi": {"teacher_weight": 0.5}}, {"codi", "report"}),
         ({"relaxation": {"text_weight": 0.5}}, {*RELAXED, "report"}),
         ({"grpo": {"latents": "replay", "latent_sigma": 0.05}}, {*GRPO, "report"}),
         ({"auxiliary_images": {"film": "forward"}}, {"auxiliary-images", "report"}),

@@ -127,6 +127,28 @@ def run_case(name: str, folder: Path) -> dict[str, object]:
     }
 
 
+def after_reset(name: str, folder: Path) -> dict[str, object]:
+    """Take steps before and after the optimizer is reset; and those after it again, from the state of the reset."""
+    settings, dtype = CASES[name]
+    root = tiny(dtype)
+    engine = make_engine(root, settings, None)
+    for step in range(STEPS // 2):
+        one_step(engine, root, step)
+    engine.reset_optimizer()
+    steps = engine.shard().steps
+    saved(engine, folder / name / "reset")
+    for step in range(STEPS // 2, STEPS):
+        one_step(engine, root, step)
+    saved(engine, folder / name / "straight-on")
+    root = tiny(dtype)
+    engine = make_engine(root, settings, opened(folder / name / "reset", steps))
+    for step in range(STEPS // 2, STEPS):
+        one_step(engine, root, step)
+    saved(engine, folder / name / "reset-resumed")
+    states = {end: tensors(folder / name / end) for end in ("reset", "straight-on", "reset-resumed")}
+    return {"steps": steps, **states}
+
+
 def many_micro_batches(name: str) -> float:
     """Return the gradient of a step of 300 micro-batches that each add 1 (bfloat16 cannot count beyond 256)."""
     settings, dtype = CASES[name]
@@ -156,6 +178,7 @@ def main() -> None:
     with as_process(ProcessContext.on_one_host(rank, world_size)), torch_process_group(folder / "rendezvous"):
         results: dict[str, object] = {name: run_case(name, folder) for name in CASES}
         results["many"] = {name: many_micro_batches(name) for name in CASES if "bf16" in name}
+        results["reset"] = {name: after_reset(name, folder) for name in CASES}
         if len(sys.argv) > 4 and not ON_GPU:
             results["crossed"] = crossed(folder, Path(sys.argv[4]))
     (folder / f"rank-{rank}.json").write_text(json.dumps(results))

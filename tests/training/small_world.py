@@ -15,6 +15,7 @@ from mirage_core.model.loading import build_base_model, save_model
 from mirage_core.store.records import save_examples, save_problems
 from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.teacher import make_teacher, write_examples
+from mirage_core.teacher.captions import oracle_caption, with_caption
 from mirage_core.training.objective import MicroBatch, Objective
 from mirage_core.types import Prediction, Problem, ProgressEvent, Score
 
@@ -71,20 +72,20 @@ def quiet(event: ProgressEvent) -> None:
 
 
 def make_inputs(folder: Path) -> None:
-    """Write the artifacts' folders that jobs take: model, examples, problems."""
+    """Write the artifacts' folders that jobs take: model, examples, problems, and captions, of films."""
     settings = small_settings()
     problems = [p for p in generate_problems(settings.problems, settings.seed, quiet) if p.split != "test"]
     film = settings.auxiliary_images.model_copy(update={"film": "forward"})
     images = draw_auxiliary_images(problems, film, settings.problems.cell_px, settings.seed, quiet)
     teacher = make_teacher(settings.teacher)
-    for name in ("problems", "examples"):
+    for name in ("problems", "examples", "captions"):
         (folder / name).mkdir()
     save_problems(folder / "problems" / "problems.parquet", problems)
-    save_examples(
-        folder / "examples" / "examples.parquet",
-        write_examples(teacher, problems, images, settings.teacher.variant, quiet),
-        film=True,
-    )
+    examples = write_examples(teacher, problems, images, settings.teacher.variant, quiet)
+    save_examples(folder / "examples" / "examples.parquet", examples, film=True)
+    of_film = settings.captions.model_copy(update={"of": "film"})
+    captioned = [with_caption(example, oracle_caption(example, of_film)) for example in examples]
+    save_examples(folder / "captions" / "examples.parquet", captioned, film=True)
     base = build_base_model(settings.model, settings.seed)
     save_model(folder / "model", base.backbone, base.processor, {"stage": "base"})
 

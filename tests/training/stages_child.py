@@ -69,7 +69,21 @@ TOKENS = {"visual_tokens": {**STAGE, "codebook_size": 8}}
 """Explicit visual tokens, whose examples hold codes: in the folder CODED of the inputs, with the same model."""
 CODED = "visual-codes"
 OTHERS: dict[str, dict[str, Any]] = {"lvr": LVR, "visual-tokens": TOKENS}
-ONE_SPAN = ("film", "pooler", *OTHERS, *FED)
+COCONUT = {
+    "coconut": {
+        **STAGE,
+        "first_share": 0.0,
+        "last_share": 0.5,
+        "stages": 1,
+        "uniform_prob": 0.4,
+        "step_decoder": {"width": 32},
+    },
+    "captions": {"of": "film"},
+}
+"""A stage, then the last one with a new optimizer; some rows are all in words, and a decoder is trained beside."""
+CAPTIONED = {"coconut": COCONUT, "codi": {"codi": STAGE, "captions": {"of": "film"}}}
+"""Cases that read captions, of films."""
+ONE_SPAN = ("film", "pooler", *OTHERS, *CAPTIONED, *FED)
 """Cases whose examples have one span: labels after the last span alone would tell nothing of two."""
 AFTER = {"zero-3": "zero-1", "zero-1": "zero-3-offload", "plain": "zero-2-offload", "zero-2-offload": "plain"}
 """From whose checkpoint an engine goes on, in the other number of processes."""
@@ -88,6 +102,7 @@ def cases(world_size: int) -> list[tuple[str, str]]:
         ("hard", hard),
         *(("film", engine) for engine in film),
         *((case, engine) for case in ("pooler", "pooled", *OTHERS, *FED) for engine in sharded),
+        *((case, engine) for case in CAPTIONED for engine in (["plain"] if world_size == 1 else ["zero-1", "zero-3"])),
     ]
 
 
@@ -137,10 +152,12 @@ def gathering_all(config: Callable[..., dict[str, Any]]) -> Callable[..., dict[s
 def run(inputs: Path, work: Path, case: str, engine: str, after: Path | None) -> None:
     runtime = {**ENGINES[engine], "processes": current_process().world_size, "checkpoint_every": MIDDLE}
     program: ProgramName = "relaxation" if case == "hard" else "film" if case in FED else case
-    special: dict[str, dict[str, Any]] = {"hard": HARD, "film": {"film": FILM}, **OTHERS, **FED}
+    special: dict[str, dict[str, Any]] = {"hard": HARD, "film": {"film": FILM}, **OTHERS, **CAPTIONED, **FED}
     sections = special.get(case, {program: STAGE})
     inputs = inputs / CODED if case == "visual-tokens" else inputs
     job = make_job(inputs, work, program, resume_from=after, runtime=runtime, **sections)
+    if case in CAPTIONED:
+        job = job.model_copy(update={"inputs": {**job.inputs, "examples": inputs / "captions"}})
     if case == "pooled":
         before = work.parents[1] / "pooler" / engine / "output"
         job = job.model_copy(update={"inputs": {**job.inputs, "model": before}})
@@ -152,7 +169,8 @@ def run(inputs: Path, work: Path, case: str, engine: str, after: Path | None) ->
 def figures(work: Path) -> dict[str, list[float]]:
     rows = read_table(work / "output" / "curves.parquet")
     names = {row["name"] for row in rows} & {
-        "loss", "gradient_norm", "text", "visual", "where", "what", "where_accuracy", "stop"
+        "loss", "gradient_norm", "text", "visual", "where", "what", "where_accuracy", "stop", "explain",
+        "teacher", "distillation",
     }  # fmt: skip
     return {name: [row["value"] for row in rows if row["name"] == name] for name in sorted(names)}
 

@@ -67,6 +67,20 @@ def test_a_restored_engine_goes_on_to_the_same_bits(
     assert results[world_size][name]["resumed"] == results[world_size][name]["state"]
 
 
+@pytest.mark.parametrize("world_size", (1, 2))
+@pytest.mark.parametrize("name", tuple(CASES))
+def test_a_reset_optimizer_begins_anew_and_a_state_saved_after_it_goes_on_to_the_same_bits(
+    results: dict[int, dict[str, Any]], name: str, world_size: int
+) -> None:
+    found, plain = results[world_size]["reset"][name], results[world_size]["reset"]["plain"]
+    assert found["steps"] == 0
+    moments = [values for key, values in found["reset"].items() if not key.startswith("master/")]
+    assert len(moments) == 2 * len(found["reset"]) / 3 and not any(map(any, moments))
+    assert found["reset-resumed"] == found["straight-on"] != results[world_size][name]["state"]
+    for key, values in plain["straight-on"].items() if name in FLOAT32 else ():
+        assert close(found["straight-on"][key], values, 1e-5), key
+
+
 def test_every_engine_goes_on_from_another_engine_and_number_of_processes(results: dict[int, dict[str, Any]]) -> None:
     crossed = results[2]["crossed"]
     assert len(crossed) == len(FLOAT32) + 1

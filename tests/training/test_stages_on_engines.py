@@ -70,6 +70,15 @@ def test_a_pooler_of_sharded_weights_is_that_of_the_plain_engine(found: Found, f
         assert (sharded[name] - weight).abs().max() < 1e-4, name
 
 
+@pytest.mark.parametrize("engine", ("zero-1", "zero-3"))
+def test_a_step_decoder_is_trained_and_thrown_away_with_every_engine(
+    found: Found, folders: dict[int, Path], engine: str
+) -> None:
+    assert min(found[2][f"coconut {engine}"]["explain"]) > 0.5
+    output = folders[2] / "coconut" / engine / "output"
+    assert [path.name for path in output.glob("*.safetensors")] == ["model.safetensors"]
+
+
 @pytest.mark.parametrize("engine", AFTER)
 def test_training_goes_on_from_another_engine_and_number_of_processes(found: Found, engine: str) -> None:
     expected, got = found[1]["relaxation plain"], found[2][f"{engine} after {AFTER[engine]}"]

@@ -21,6 +21,7 @@ from mirage_core.latent.collate_answers import AnswerBatch
 from mirage_core.model.backbone import Backbone, InputEmbeddings
 from mirage_core.model.cache import GrowingCache
 from mirage_core.model.forward.feed_norm import at_norms, image_norms
+from mirage_core.model.forward.layer_states import LayerStates
 from mirage_core.model.forward.plan import ForwardPass, plan_passes
 from mirage_core.model.packing import Packing
 
@@ -53,15 +54,22 @@ class EncodedPrompts:
     segments: Tensor | None
 
 
-def text_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> Tensor:
-    """Return hidden states [B, T, D] of an ordinary pass; latent pads, if any, are embedded as ordinary tokens."""
+def text_forward(
+    backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False, states: LayerStates | None = None
+) -> Tensor:
+    """Return hidden states [B, T, D] of an ordinary pass; latent pads, if any, are embedded as ordinary tokens.
+
+    ``states``: also collect the states of all layers.
+    """
     embedded = embed_batch(backbone, batch, checkpointing)
-    return single_pass(backbone, embedded, batch, checkpointing=checkpointing)
+    return single_pass(backbone, embedded, batch, checkpointing=checkpointing, states=states)
 
 
-def blank_forward(backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False) -> RelaxationOutput:
+def blank_forward(
+    backbone: Backbone, batch: LatentBatch, *, checkpointing: bool = False, states: LayerStates | None = None
+) -> RelaxationOutput:
     """Run spans of tokens, blank or learned ones: one parallel pass, in which no hidden state is fed back."""
-    hidden = text_forward(backbone, batch, checkpointing=checkpointing)
+    hidden = text_forward(backbone, batch, checkpointing=checkpointing, states=states)
     return RelaxationOutput(hidden, span_latents(batch, hidden))
 
 
@@ -80,12 +88,14 @@ def relaxation_forward(
     *,
     latent_transform: LatentTransform | None = None,
     feed_norm: FeedNorm = "own",
+    states: LayerStates | None = None,
 ) -> RelaxationOutput:
     """Stage 2: every latent is the hidden state one token earlier, with gradient. Paper, Eq. 4.
 
     One pass for each segment, whose last column gives the first latent, and one for each latent but a block's
     last, which goes with the next segment: k + 1 passes for one span. ``feed_norm``: the norm at which latents become
-    inputs; ``latent_transform`` changes them after that. InputError for a batch that is not aligned.
+    inputs; ``latent_transform`` changes them after that. ``states``: also collect the states of all layers. InputError
+    for a batch that is not aligned.
     """
     check_aligned(batch)
     images = image_features(backbone, batch, checkpointing=checkpointing)
@@ -96,6 +106,7 @@ def relaxation_forward(
         checkpointing=checkpointing,
         latent_transform=latent_transform,
         norms=fed_norms(backbone, batch, images, feed_norm),
+        states=states,
     )
     return RelaxationOutput(hidden, span_latents(batch, hidden))
 
@@ -157,9 +168,10 @@ def single_pass(
     *,
     checkpointing: bool = False,
     prefix: EncodedPrompts | None = None,
+    states: LayerStates | None = None,
 ) -> Tensor:
     """Return hidden states [B, T, D] of ``embedded``, zero at padding."""
-    return _run(backbone, embedded, batch, _plan(backbone, batch, prefix), checkpointing, prefix)
+    return _run(backbone, embedded, batch, _plan(backbone, batch, prefix), checkpointing, prefix, states=states)
 
 
 def rollout(
@@ -171,6 +183,7 @@ def rollout(
     prefix: EncodedPrompts | None = None,
     latent_transform: LatentTransform | None = None,
     norms: Tensor | None = None,
+    states: LayerStates | None = None,
 ) -> Tensor:
     """Return hidden states [B, T, D], zero at padding; every latent is fed back as the next input, with gradient.
 
@@ -179,7 +192,7 @@ def rollout(
     their own), and after that as ``latent_transform`` changes them.
     """
     passes = _plan(backbone, batch, prefix, roll=True)
-    return _run(backbone, embedded, batch, passes, checkpointing, prefix, latent_transform, norms)
+    return _run(backbone, embedded, batch, passes, checkpointing, prefix, latent_transform, norms, states)
 
 
 def encode_prompts(
@@ -214,6 +227,7 @@ def _run(
     prefix: EncodedPrompts | None,
     latent_transform: LatentTransform | None = None,
     norms: Tensor | None = None,
+    states: LayerStates | None = None,
 ) -> Tensor:
     """Run all passes, each over the cache of those before it; returns hidden states [B, T, D]."""
     cache = prefix.cache if prefix is not None else GrowingCache() if len(passes) > 1 else None
@@ -232,6 +246,7 @@ def _run(
             cache,
             checkpointing=checkpointing,
             packing=current.packing,
+            states=None if states is None else states.next_pass(current.source),
         )
         outputs.append(hidden.flatten(0, 1))
     return _in_batch_columns(batch, passes, outputs)

@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from mirage_core.config import InferenceSettings, Settings, identity
+from mirage_core.config import CoconutSettings, InferenceSettings, Settings, identity
 from mirage_core.errors import StoreUnavailable
 from mirage_core.methods import TRAIN_STAGES, TrainStage
 from mirage_core.pipeline.stage import Stage, StageContext
@@ -142,8 +142,10 @@ def train_stage(record: TrainStage) -> Stage:
     def stage_identity(settings: Settings) -> dict[str, Any]:
         """Its own section, what every training stage depends on, and with rewards the rule that judges an answer."""
         rule = {"planning_rule": settings.evaluation.planning_rule} if program.data == "problems" else {}
-        section = {program.section: identity(getattr(settings, program.section))}
-        return {**section, **rule, **common_identity(settings, latents=record.latents)}
+        section = settings.training(program.name)
+        steps = {"captions_of": settings.captions.of} if isinstance(section, CoconutSettings) else {}  # how they split
+        own = {program.section: identity(section), **steps, **rule}
+        return {**own, **common_identity(settings, latents=record.latents)}
 
     def run(context: StageContext) -> dict[str, Any]:
         """Train the model further; a program that teaches latents leaves them out where the model has none."""

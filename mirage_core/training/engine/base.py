@@ -57,6 +57,9 @@ class Engine(Protocol):
     def step(self, learning_rate: float) -> float:
         """Clip by the global norm, take one AdamW step, clear the gradients; returns the norm before clipping."""
 
+    def reset_optimizer(self) -> None:
+        """Forget AdamW's moments and their number of steps, as before the first step."""
+
     def shard(self) -> Shard:
         """Return this process's part of the state, from which any engine can go on; views until the next step."""
 

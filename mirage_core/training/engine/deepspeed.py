@@ -77,6 +77,11 @@ class DeepSpeedEngine:
         self._steps += 1
         return float(self._engine.get_global_grad_norm() if norm is None else norm)
 
+    def reset_optimizer(self) -> None:
+        """Forget AdamW's moments: it makes new ones in its next step."""
+        self._adam.state.clear()
+        self._steps = 0
+
     def shard(self) -> Shard:
         """Return this process's part; without ZeRO, when each has all of it, an equal part of every tensor."""
         fragments = self._fragments()

@@ -47,8 +47,7 @@ def moments(optimizer: torch.optim.Optimizer, tensor: Tensor) -> dict[str, Tenso
     """Return Adam's moments of a tensor it steps on, in float32 and flat; zeros before the first step."""
     state: dict[str, Any] = optimizer.state.get(tensor, {})
     if not state:
-        zeros = torch.zeros(tensor.numel(), device=tensor.device)
-        return {MEAN: zeros, SQUARE: zeros}
+        return {kind: torch.zeros(tensor.numel(), device=tensor.device) for kind in (MEAN, SQUARE)}
     if MEAN in state:
         return {kind: state[kind].view(-1) for kind in (MEAN, SQUARE)}
     return {kind: _dequantized(state, *names).view(-1) for kind, names in _STATE_KEYS.items()}

@@ -57,6 +57,11 @@ class PlainEngine:
         self._copy_masters()
         return norm
 
+    def reset_optimizer(self) -> None:
+        """Forget AdamW's moments."""
+        self._optimizer.state.clear()
+        self._steps = 0
+
     def shard(self) -> Shard:
         """Return an equal part of every tensor, since every process has all of it."""
         shapes = shapes_of(zip(self._names, self._masters, strict=True))

@@ -34,15 +34,18 @@ from mirage_core.model.forward.forward import (
     relaxation_forward,
     text_forward,
 )
-from mirage_core.model.forward.grounding import GroundingOutput, fed_forward, grounding_forward
+from mirage_core.model.forward.grounding import GroundingOutput, grounding_forward
+from mirage_core.model.forward.layer_states import LayerStates
 from mirage_core.model.readout import LatentReadout
 from mirage_core.training.objective import TEXT_ONLY, LossParts
-from mirage_core.training.sft.cross_entropy import cross_entropy
+from mirage_core.training.sft.codi import Teacher
 from mirage_core.training.sft.diagnostics import cosine_diagnostics, norm_figures
-from mirage_core.training.sft.pooler import Pooler, pooled_latents
+from mirage_core.training.sft.pooler import Pooler, pooler_loss
 from mirage_core.training.sft.region_loss import region_loss
 from mirage_core.training.sft.span_end import SpanEnds
+from mirage_core.training.sft.step_decoder import Explanations
 from mirage_core.training.sft.targets import Distance, TargetComparison, distance_of
+from mirage_core.training.sft.text import cross_entropy
 from mirage_core.training.stepwise.heads import StepLoss
 
 
@@ -118,16 +121,6 @@ def visual_loss(grounded: GroundingOutput, distance: Distance = "cosine") -> Ten
     return distance_of(grounded.predicted, grounded.targets, distance)
 
 
-def pooler_loss(backbone: Backbone, batch: LatentBatch, pooler: Pooler, *, checkpointing: bool = False) -> LossParts:
-    """Return the loss of a pooler: cross-entropy with its vectors as the latents, in one pass (arXiv 2608.19669).
-
-    The batch has labels after its spans alone (``pooler.answer_labels``).
-    """
-    latents = pooled_latents(pooler, backbone, batch)
-    hidden = fed_forward(backbone, batch, latents, checkpointing=checkpointing)
-    return LossParts.sum({"text": cross_entropy(backbone, hidden, batch.labels)})
-
-
 def relaxation_loss(
     backbone: Backbone,
     batch: LatentBatch,
@@ -141,6 +134,8 @@ def relaxation_loss(
     latent_transform: LatentTransform | None = None,
     stepwise: StepLoss | None = None,
     ends: SpanEnds | None = None,
+    explanations: Explanations | None = None,
+    teacher: Teacher | None = None,
     diagnostics: bool = False,
     spans: int | None = None,
 ) -> LossParts:
@@ -150,22 +145,31 @@ def relaxation_loss(
     as diagnostics or as a part of the loss; all spans are then of one length. ``blank``: the spans hold the tokens of
     the batch, ``given``: they hold these vectors ([k_s, D] a span); then nothing is rolled out. Latents are fed at
     ``feed_norm``, after that as ``latent_transform`` changes them. ``stepwise``: also hold each latent to its frame.
-    ``ends``: also learn where spans end, if lengths differ. ``diagnostics``: add the accuracies of stepwise grounding
-    by the number of the latent, and the norms of rolled-out latents (``norm_figures``), of the first ``spans``.
+    ``ends``: also learn where spans end, if lengths differ. ``explanations``: a decoder must also write steps from the
+    latents. ``teacher``: also learn its task, and hold states at one token to its own.
+    ``diagnostics``: add the accuracies of stepwise grounding by the number of the latent, and the norms of
+    rolled-out latents (``norm_figures``), of the first ``spans``.
     """
+    states = None if teacher is None else LayerStates(teacher.student_cells)
     if blank:
-        relaxed = blank_forward(backbone, batch, checkpointing=checkpointing)
+        relaxed = blank_forward(backbone, batch, checkpointing=checkpointing, states=states)
     elif given is not None:
         relaxed = given_forward(backbone, batch, given, checkpointing=checkpointing)
     else:
         relaxed = relaxation_forward(
-            backbone, batch, checkpointing, latent_transform=latent_transform, feed_norm=feed_norm
+            backbone, batch, checkpointing, latent_transform=latent_transform, feed_norm=feed_norm, states=states
         )
     parts, weights = _text_and_steps(backbone, relaxed.hidden, batch, stepwise, diagnostics)
     weights["text"] = text_weight
     if ends is not None:
         parts |= ends.parts(backbone, relaxed.hidden)
         weights["end"] = 1.0
+    if explanations is not None:
+        parts |= explanations.parts(relaxed.latents)
+        weights["explain"] = explanations.weight
+    if teacher is not None and states is not None:
+        parts |= teacher.parts(backbone, states, checkpointing=checkpointing)
+        weights |= teacher.weights
     rolled_out = not blank and given is None
     images: list[Tensor] = []
     if comparison is not None or (diagnostics and rolled_out):
@@ -205,7 +209,8 @@ class LossInputs:
     examples; ``diagnostics``: whether to add figures to log; ``latent_transform``: applied to latents
     before they are fed; ``stepwise``: the heads and targets of stepwise grounding; ``ends``: where spans of different
     lengths end; ``pooler``: what is trained, or makes the targets, where the program has one; ``readout``: what is fed
-    of a hidden state, where a module reads it; ``latent_end``: the token's id.
+    of a hidden state, where a module reads it; ``latent_end``: the token's id; ``explanations``: what a step decoder
+    must write from the latents; ``teacher``: the rows of the other task of self-distillation.
     """
 
     batch: LatentBatch
@@ -219,6 +224,8 @@ class LossInputs:
     pooler: Pooler | None = None
     readout: LatentReadout | None = None
     latent_end: int = IGNORED
+    explanations: Explanations | None = None
+    teacher: Teacher | None = None
 
 
 def _text(backbone: Backbone, inputs: LossInputs) -> LossParts:
@@ -282,6 +289,22 @@ def _region(backbone: Backbone, inputs: LossInputs) -> LossParts:
     return region_loss(backbone, inputs.batch, inputs.settings, inputs.readout, latent_end=inputs.latent_end)
 
 
+def _latent_thoughts(backbone: Backbone, inputs: LossInputs) -> LossParts:
+    """Coconut and CODI: what stays in words, with latents rolled out, and what they are held by beside the text."""
+    return relaxation_loss(
+        backbone,
+        inputs.batch,
+        checkpointing=inputs.settings.gradient_checkpointing,
+        blank=not inputs.latent.rolls_out,
+        feed_norm=inputs.latent.feed_norm,
+        ends=inputs.ends,
+        explanations=inputs.explanations,
+        teacher=inputs.teacher,
+        diagnostics=inputs.diagnostics,
+        spans=inputs.spans,
+    )
+
+
 Loss = Callable[[Backbone, LossInputs], LossParts]
 LOSSES: dict[str, Loss] = {
     "text": _text,
@@ -289,6 +312,8 @@ LOSSES: dict[str, Loss] = {
     "pooler": _pooler,
     "relaxation": _relaxation,
     "region": _region,
+    "coconut": _latent_thoughts,
+    "codi": _latent_thoughts,
 }
 """The losses that a supervised program may name (``methods.Program.loss``)."""
 

@@ -9,11 +9,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from mirage_core.config import GroundingSettings, RelaxationSettings, Settings, TrainSettings
+from mirage_core.config import (
+    CoconutSettings,
+    CodiSettings,
+    GroundingSettings,
+    RelaxationSettings,
+    Settings,
+    TrainSettings,
+)
 from mirage_core.distributed.context import current_process
 from mirage_core.distributed.job import ProgramName
 from mirage_core.latent.bottleneck import Bottleneck
 from mirage_core.latent.collate import LatentBatch, collate
+from mirage_core.latent.examples import EncodedExample
 from mirage_core.methods import programs
 from mirage_core.model.loading import LoadedModel
 from mirage_core.model.readout import LatentReadout
@@ -22,10 +30,13 @@ from mirage_core.training.data.sampler import BatchOrder, MicroBatchIndices, spl
 from mirage_core.training.engine.lockstep import Widths, dummy_row, sync_block_widths
 from mirage_core.training.logging.throughput import work_of
 from mirage_core.training.objective import LossParts, MicroBatch, contribution
+from mirage_core.training.sft.coconut import Curriculum
+from mirage_core.training.sft.codi import Teacher, TeacherRows, cells_from_end
 from mirage_core.training.sft.latent_noise import LatentNoise, LatentRegularizer
 from mirage_core.training.sft.losses import LossInputs, counts_of, loss_of
 from mirage_core.training.sft.pooler import Pooler
 from mirage_core.training.sft.span_end import SpanEnds
+from mirage_core.training.sft.step_decoder import Explanations, StepDecoding
 from mirage_core.training.stepwise.batch import step_batch, token_batch
 from mirage_core.training.stepwise.heads import StepLoss
 from mirage_core.training.stepwise.setup import Stepwise
@@ -58,10 +69,14 @@ class SupervisedData:
 
 @dataclass(frozen=True)
 class SupervisedBatch:
-    """A micro-batch on the device: the inputs of its loss, and the counts of its examples (no dummy row)."""
+    """A micro-batch on the device: the inputs of its loss, and the counts of its examples (no dummy row).
+
+    ``figures``: to log beside the parts of the loss, means over its examples.
+    """
 
     inputs: LossInputs
     counts: Mapping[str, float]
+    figures: Mapping[str, float]
 
 
 class SupervisedObjective:
@@ -70,7 +85,8 @@ class SupervisedObjective:
     ``micro_batch_size``: None takes that of the settings. ``regularizer``: of stage 2 while it trains; None: every row
     is under the bottleneck, and its latents get no noise. ``stepwise``: stepwise grounding, if the stage has it;
     ``pooler``: the pooler that the program trains, or whose vectors are its targets; ``readout``: what reads the
-    latents off hidden states, trained too.
+    latents off hidden states, trained too; ``curriculum``: lays out the rows of a step by its stage;
+    ``step_decoding``: a decoder of its latents; ``teacher_rows``: those of self-distillation.
     """
 
     def __init__(
@@ -84,6 +100,9 @@ class SupervisedObjective:
         stepwise: Stepwise | None = None,
         pooler: Pooler | None = None,
         readout: LatentReadout | None = None,
+        curriculum: Curriculum | None = None,
+        step_decoding: StepDecoding | None = None,
+        teacher_rows: TeacherRows | None = None,
     ) -> None:
         self._program, self._loss, self._latent = programs()[program], loss_of(program), settings.latent
         self._settings = section_of(settings, program)
@@ -91,15 +110,18 @@ class SupervisedObjective:
         self._bottleneck: Bottleneck = settings.latent.bottleneck if self._program.has_latents else "none"
         self._model, self._data, self._regularizer, self._stepwise = model, data, regularizer, stepwise
         self._pooler, self._readout, self._latent_end = pooler, readout, model.ids.latent_end
+        self._curriculum, self._step_decoding, self._teacher_rows = curriculum, step_decoding, teacher_rows
         self._micro_batch_size = micro_batch_size or self._settings.micro_batch_size
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Return what is trained beside the backbone: heads of stepwise grounding, a pooler, a readout; mostly none."""
+        """Return what is trained beside the backbone: heads, a pooler, a readout, a step decoder; mostly nothing."""
         modules: dict[str, nn.Module] = {} if self._stepwise is None else {"step_heads": self._stepwise.heads}
         if self._pooler is not None and self._program.pooler == "trained":
             modules["pooler"] = self._pooler
         if self._readout is not None:
             modules["latent_readout"] = self._readout
+        if self._step_decoding is not None:
+            modules["step_decoder"] = self._step_decoding.decoder
         return modules
 
     def examples(self, step: int) -> Sequence[str]:
@@ -121,7 +143,7 @@ class SupervisedObjective:
 
     def _collate(self, part: MicroBatchIndices, step: int, widths: Widths | None = None) -> LatentBatch:
         """Lay out the examples; with ``widths`` a dummy row is added that brings about latent blocks as wide."""
-        rows = [self._data.source.get(index) for index in part.indices]
+        rows = [self._row(index, step) for index in part.indices]
         regularizer = self._regularizer
         bottleneck_rows = None if regularizer is None else regularizer.bottleneck_rows(step, part.indices)
         if widths is not None:
@@ -136,6 +158,10 @@ class SupervisedObjective:
             bottleneck_rows=bottleneck_rows,
             span_tokens=self._span_tokens,
         )
+
+    def _row(self, index: int, step: int) -> EncodedExample:
+        example = self._data.source.get(index)
+        return example if self._curriculum is None else self._curriculum.row(index, step, example)
 
     @property
     def _rolls_out(self) -> bool:
@@ -153,9 +179,16 @@ class SupervisedObjective:
             counts["image_norm"] = float(batch.span_lengths[torch.isin(batch.span_rows, batch.image_rows)].sum())
         if widths != _block_widths(batch):
             batch = self._collate(part, step, widths)
+        figures: dict[str, float] = {}
+        if self._curriculum is not None:
+            counts["stage"] = float(len(part.indices))
+            figures["stage"] = self._curriculum.mean_stage(part.indices, step)
         stepwise, ends = self._step_loss(part, batch), self._span_ends(batch, spans)
         counts |= {} if stepwise is None else stepwise.batch.counts(stepwise.longest)
         counts |= {} if ends is None else {"end": ends.count}
+        explanations, teacher = self._explanations(part, step, batch), self._teacher(part, batch)
+        counts |= {} if explanations is None else {"explain": explanations.count}
+        counts |= {} if teacher is None else teacher.counts
         inputs = LossInputs(
             batch=batch.to(self._model.backbone.device),
             settings=self._settings,
@@ -168,8 +201,10 @@ class SupervisedObjective:
             pooler=self._pooler,
             readout=self._readout,
             latent_end=self._latent_end,
+            explanations=None if explanations is None else explanations.to(self._model.backbone.device),
+            teacher=None if teacher is None else teacher.to(self._model.backbone.device),
         )
-        return MicroBatch(SupervisedBatch(inputs, counts), counts, part.filler, work)
+        return MicroBatch(SupervisedBatch(inputs, counts, figures), counts, part.filler, work)
 
     def _step_loss(self, part: MicroBatchIndices, batch: LatentBatch) -> StepLoss | None:
         """Return the targets of a micro-batch with the heads, on the CPU; dummy rows have no targets."""
@@ -186,9 +221,29 @@ class SupervisedObjective:
 
     def _span_ends(self, batch: LatentBatch, spans: int) -> SpanEnds | None:
         """Return where spans end, on the CPU; None where all have one length, which decoding keeps to."""
-        if self._latent.length == "fixed" or not isinstance(self._settings, RelaxationSettings):
+        if self._latent.length == "fixed" or not isinstance(
+            self._settings, RelaxationSettings | CoconutSettings | CodiSettings
+        ):
             return None
         return SpanEnds.of(batch, spans, self._model.ids.latent_end)
+
+    def _explanations(self, part: MicroBatchIndices, step: int, batch: LatentBatch) -> Explanations | None:
+        """Return what a step decoder must write from the latents of a micro-batch, on the CPU."""
+        curriculum, decoding = self._curriculum, self._step_decoding
+        if curriculum is None or decoding is None:
+            return None
+        texts = [curriculum.explained(index, curriculum.stage(index, step)) for index in part.indices]
+        return decoding.lay_out(batch, texts, curriculum.settings.latents_per_step)
+
+    def _teacher(self, part: MicroBatchIndices, batch: LatentBatch) -> Teacher | None:
+        """Return the other task of the examples of a micro-batch, on the CPU."""
+        rows, backbone = self._teacher_rows, self._model.backbone
+        if rows is None:
+            return None
+        words = [rows.row(index, self._data.source.get(index)) for index in part.indices]
+        own, teachers = zip(*(rows.before_answer(index) for index in part.indices), strict=True)
+        taught = collate(words, self._model.ids, backbone.position_ids, align=False)
+        return Teacher(rows.weights(), taught, cells_from_end(taught, teachers), cells_from_end(batch, own))
 
     def _noise(self, part: MicroBatchIndices, step: int, batch: LatentBatch) -> LatentNoise | None:
         if self._regularizer is None:
@@ -211,9 +266,10 @@ class SupervisedObjective:
     def loss(self, backbone: Any, data: SupervisedBatch, totals: Mapping[str, float]) -> LossParts:
         """Return what a micro-batch adds to the loss of the step: every part weighed by its share of the counts."""
         loss = self._loss(backbone, data.inputs)
+        figures = {name: torch.tensor(value) for name, value in data.figures.items()}
         parts = {
             name: contribution(value, data.counts[_count_of(name)], totals[_count_of(name)])
-            for name, value in loss.parts.items()
+            for name, value in (loss.parts | figures).items()
         }
         for name in ("cosine_input", "cosine_constant") if "cosine" in parts else ():
             if totals[name]:  # logged in every process, though not every one has it
@@ -227,8 +283,21 @@ def _block_widths(batch: LatentBatch) -> Widths:
     return tuple(block.width for block in batch.blocks)
 
 
+_OWN_COUNTS = (
+    "text",
+    "end",
+    "stop",
+    "stage",
+    "teacher",
+    "distillation",
+    "cosine_input",
+    "cosine_constant",
+    "image_norm",
+)
+
+
 def _count_of(part: str) -> str:
     """Return which count a part is a mean over: text over tokens, a figure of latents over those that have it."""
-    if part.startswith(("where", "what")):
+    if part.startswith(("where", "what", "explain")):
         return part.replace("_accuracy", "")
-    return part if part in ("text", "end", "stop", "cosine_input", "cosine_constant", "image_norm") else "visual"
+    return part if part in _OWN_COUNTS else "visual"

@@ -22,8 +22,10 @@ from mirage_core.errors import SettingsError
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.examples import IGNORED, EncodedExample
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.forward.grounding import auxiliary_images
+from mirage_core.model.forward.grounding import auxiliary_images, fed_forward
 from mirage_core.model.weights import SavedModule
+from mirage_core.training.objective import LossParts
+from mirage_core.training.sft.text import cross_entropy
 
 POOLER_FILE = "pooler.safetensors"
 HEAD_SIZE = 64
@@ -112,6 +114,16 @@ def answer_labels(example: EncodedExample, latent_end: int) -> EncodedExample:
     labels = example.labels.clone()
     labels[: int(ends[-1]) + 1 if len(ends) else 0] = IGNORED
     return replace(example, labels=labels)
+
+
+def pooler_loss(backbone: Backbone, batch: LatentBatch, pooler: Pooler, *, checkpointing: bool = False) -> LossParts:
+    """Return the loss of a pooler: cross-entropy with its vectors as the latents, in one pass (arXiv 2608.19669).
+
+    The batch has labels after its spans alone (``answer_labels``).
+    """
+    latents = pooled_latents(pooler, backbone, batch)
+    hidden = fed_forward(backbone, batch, latents, checkpointing=checkpointing)
+    return LossParts.sum({"text": cross_entropy(backbone, hidden, batch.labels)})
 
 
 def new_pooler(backbone: Backbone, num_latents: int, seed: int) -> Pooler:

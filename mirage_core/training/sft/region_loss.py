@@ -15,8 +15,8 @@ from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.region import RegionOutput, region_forward
 from mirage_core.model.readout import LatentReadout
 from mirage_core.training.objective import LossParts
-from mirage_core.training.sft.cross_entropy import cross_entropy
 from mirage_core.training.sft.targets import distance_of
+from mirage_core.training.sft.text import cross_entropy
 
 
 def region_loss(

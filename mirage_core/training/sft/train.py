@@ -8,6 +8,8 @@ from functools import partial
 from typing import Literal
 
 from mirage_core.config import (
+    CoconutSettings,
+    CodiSettings,
     LatentSettings,
     LvrSettings,
     RelaxationSettings,
@@ -33,9 +35,12 @@ from mirage_core.training.data.feature_cache import ExampleSource, OnDemandSourc
 from mirage_core.training.data.sampler import EpochOrder, FixedBatch, steps_of
 from mirage_core.training.loop import TrainPlan, step_seed, train
 from mirage_core.training.model_metadata import check_own_settings, has_latents, model_metadata
+from mirage_core.training.sft.coconut import Curriculum, StageSchedule
+from mirage_core.training.sft.codi import TeacherRows
 from mirage_core.training.sft.latent_noise import LatentRegularizer
 from mirage_core.training.sft.objective import SupervisedData, SupervisedObjective, section_of
 from mirage_core.training.sft.pooler import Pooler, answer_labels, load_pooler, new_pooler, saved_pooler
+from mirage_core.training.sft.step_decoder import StepDecoding, make_step_decoding
 from mirage_core.training.sft.targets import targets_of
 from mirage_core.training.stepwise.setup import FilmData, Stepwise, make_stepwise
 from mirage_core.training.validation.metrics import ConstantBaseline, ValidationAccuracy, ValidationLoss
@@ -45,6 +50,7 @@ from mirage_core.types import Progress, ProgressEvent, TrainingExample
 
 _POOLER_SEED = 29
 _READOUT_SEED = 31
+_STEP_DECODER_SEED = 37
 
 
 def run_supervised(job: Job, events: EventWriter) -> None:
@@ -58,8 +64,21 @@ def run_supervised(job: Job, events: EventWriter) -> None:
     pooler, readout = pooler_of(job, model), readout_of(job, model)
     if readout is not None:
         model = replace(model, readout=readout)  # so do latents that a readout reads
+    curriculum = curriculum_of(job, model, data.examples, steps)
+    decoding = None if curriculum is None else step_decoding_of(job, model, curriculum)
     objective = SupervisedObjective(
-        job.program, job.settings, model, data, micro_batch_size(job), regularizer, stepwise, pooler, readout
+        job.program,
+        job.settings,
+        model,
+        data,
+        micro_batch_size(job),
+        regularizer,
+        stepwise,
+        pooler,
+        readout,
+        curriculum,
+        decoding,
+        teacher_rows_of(job, model, data.examples),
     )
     beside = () if stepwise is None else stepwise.saved
     if pooler is not None and programs()[job.program].pooler == "trained":
@@ -67,7 +86,9 @@ def run_supervised(job: Job, events: EventWriter) -> None:
     if readout is not None:
         beside = (*beside, saved_readout(readout))
     plan = train_plan(section_of(job.settings, job.program), steps)
-    watched = validation(job, model, events, stepwise, pooler, readout)
+    if curriculum is not None and curriculum.schedule is not None:
+        plan = replace(plan, resets=curriculum.schedule.resets)
+    watched = validation(job, model, events, stepwise, pooler, readout, decoding)
     train(objective, model, plan, job, events, model_metadata(job, model), watched, beside)
     if visual_tokens_of(job) and current_process().is_main:
         copy_codebook(job.input("examples"), job.output)
@@ -149,6 +170,46 @@ def readout_of(job: Job, model: LoadedModel) -> LatentReadout | None:
     ).to(model.backbone.device)
 
 
+def curriculum_of(
+    job: Job, model: LoadedModel, examples: Sequence[TrainingExample], steps: int | None = None
+) -> Curriculum | None:
+    """Return the curriculum of the job's program over ``steps``; None for most programs.
+
+    ``steps`` None: every row is of the last stage. SettingsError where answers have other latents than that.
+    """
+    section, settings = section_of(job.settings, job.program), job.settings
+    if not isinstance(section, CoconutSettings):
+        return None
+    fault = section.latents_fault(settings.latent)
+    if fault is not None:
+        raise SettingsError(fault)
+    return Curriculum(
+        settings=section,
+        latent=settings.latent,
+        of=settings.captions.of,
+        examples=examples,
+        encoder=_encoder(settings, model),
+        seed=job.seed,
+        schedule=None if steps is None else StageSchedule(section, steps),
+    )
+
+
+def step_decoding_of(job: Job, model: LoadedModel, curriculum: Curriculum) -> StepDecoding | None:
+    """Return a new step decoder of the steps of a curriculum's examples; None where the settings have none."""
+    settings = curriculum.settings.step_decoder
+    if settings is None:
+        return None
+    seed = step_seed(job.seed, 0, _STEP_DECODER_SEED)
+    tokenizer = model.processor.tokenizer
+    return make_step_decoding(model.backbone, settings, tokenizer, curriculum.all_explained(), seed)
+
+
+def teacher_rows_of(job: Job, model: LoadedModel, examples: Sequence[TrainingExample]) -> TeacherRows | None:
+    """Return the rows of the other task of self-distillation; None for most programs."""
+    section = section_of(job.settings, job.program)
+    return TeacherRows(section, examples, _encoder(job.settings, model)) if isinstance(section, CodiSettings) else None
+
+
 def training_data(job: Job, model: LoadedModel, progress: Progress) -> tuple[SupervisedData, int]:
     """Return the job's training examples, and the number of optimizer steps.
 
@@ -198,6 +259,7 @@ def validation(
     stepwise: Stepwise | None = None,
     pooler: Pooler | None = None,
     readout: LatentReadout | None = None,
+    decoding: StepDecoding | None = None,
 ) -> Validation | None:
     """Return the validation of the program; None without one.
 
@@ -212,7 +274,7 @@ def validation(
             f"{job.input('examples')} has no example of the split validation, which validation.every needs; "
             "raise problems.*.validation"
         )
-    metrics = _loss_metrics(job, model, examples, progress, stepwise, pooler, readout)
+    metrics = _loss_metrics(job, model, examples, progress, stepwise, pooler, readout, decoding)
     if settings.problems:
         problems = [examples[index].problem for index in sample(len(examples), settings.problems, job.seed)]
         latents: Literal["on", "off"] = "on" if programs()[job.program].has_latents else "off"
@@ -228,13 +290,16 @@ def _loss_metrics(
     stepwise: Stepwise | None,
     pooler: Pooler | None,
     readout: LatentReadout | None,
+    decoding: StepDecoding | None,
 ) -> list[Metric]:
     """Return the program's own losses on a sample of validation examples, and the baseline of their cosine.
 
-    Cosines with the one picture say nothing where latents are held to frames, or have spans of different lengths.
+    Cosines with the one picture say nothing where latents are held to frames or stand for words, or have spans of
+    different lengths.
     """
     section, program, latent = section_of(job.settings, job.program), programs()[job.program], job.settings.latent
-    one_picture = stepwise is None and latent.length == "fixed" and program.targets == "auxiliary"
+    words = isinstance(section, CoconutSettings | CodiSettings)
+    one_picture = stepwise is None and not words and latent.length == "fixed" and program.targets == "auxiliary"
     compared = program.has_latents and one_picture and program.pooler != "trained"
     indices = sample(len(examples), section.validation.examples, job.seed)
     encode = example_encoder(job.program, job.settings, model, examples, with_targets=compared or None)
@@ -246,7 +311,17 @@ def _loss_metrics(
     films = FilmData(examples, "validation", indices, job.input("examples"), job.scratch / "films-validation")
     own = None if stepwise is None else stepwise.on(films)
     objective = SupervisedObjective(
-        job.program, job.settings, model, data, micro_batch_size(job), stepwise=own, pooler=pooler, readout=readout
+        job.program,
+        job.settings,
+        model,
+        data,
+        micro_batch_size(job),
+        stepwise=own,
+        pooler=pooler,
+        readout=readout,
+        curriculum=curriculum_of(job, model, examples),
+        step_decoding=decoding,
+        teacher_rows=teacher_rows_of(job, model, examples),
     )
     metrics: list[Metric] = [ValidationLoss(objective, model.backbone)]
     if compared:
@@ -302,20 +377,20 @@ def example_encoder(
     """Return the function that encodes an example: with latents if the program has them, with auxiliary images if
     ``with_targets``; None: if the loss needs them, since they are fed (grounding) or have a weight (relaxation).
 
-    What a pooler is trained on has labels after its span alone.
+    What a pooler is trained on has labels after its span alone. A curriculum lays its rows out itself, from those all
+    in words.
     """
     encoder = _encoder(settings, model)
     record, section = programs()[program], section_of(settings, program)
     weighted = isinstance(section, RelaxationSettings) and section.grounding_weight > 0
     targets = record.reads_auxiliary or weighted if with_targets is None else with_targets
+    with_latents = record.has_latents and not isinstance(section, CoconutSettings)
     regions = None
     if isinstance(section, LvrSettings):
         regions = RegionLayout(crop=section.region == "crop", stop_token=section.stop == "vector")
 
     def encode(index: int) -> EncodedExample:
-        encoded = encoder.example(
-            examples[index], with_latents=record.has_latents, with_targets=targets, regions=regions
-        )
+        encoded = encoder.example(examples[index], with_latents=with_latents, with_targets=targets, regions=regions)
         return answer_labels(encoded, model.ids.latent_end) if record.pooler == "trained" else encoded
 
     return encode

@@ -1,4 +1,7 @@
-"""The text loss of the supervised programs. Legend: B rows, T columns, D hidden."""
+"""The loss of text.
+
+Legend: B rows, T columns, D hidden.
+"""
 
 from __future__ import annotations
 
