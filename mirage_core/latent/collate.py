@@ -50,7 +50,8 @@ class LatentBatch:
     precomputed (frozen vision tower); pixels are then ignored. ``auxiliary_patch_masks``: the merged patches [n_i] of
     each auxiliary image that its targets average, on the CPU; empty: all. ``segments`` [B, T]: values of Segment,
     which decide attention under a ``bottleneck``; BEFORE in rows without one. The reencoded latents of a span
-    (latent_only) are in the columns right after it, at the positions of its latents.
+    (latent_only) are in the columns right after it, at the positions of its latents. ``observed`` [B, T]: the columns
+    of observed tokens; ``observed_labels`` [B, T]: the columns that predict one; None where no example marks any.
     """
 
     input_ids: Tensor
@@ -74,6 +75,8 @@ class LatentBatch:
     image_features: tuple[Tensor, ...] = ()
     auxiliary_features: tuple[Tensor, ...] = ()
     auxiliary_patch_masks: tuple[Tensor, ...] = ()
+    observed: Tensor | None = None
+    observed_labels: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -133,6 +136,7 @@ def collate(
         span_lengths=torch.from_numpy(spans.lengths),
         span_blocks=torch.from_numpy(spans.index),
         **_auxiliary_fields(examples),
+        **_observed_fields(examples, flat, columns[segmented.own], width),
     )
 
 
@@ -239,6 +243,20 @@ def _shifted_labels(flat: FlatTokens, columns: Ints, width: int, labels: Ints) -
     predicted = np.flatnonzero(flat.offsets > 0)
     shifted[flat.rows[predicted], columns[predicted - 1]] = labels[predicted]
     return shifted
+
+
+def _observed_fields(examples: Sequence[EncodedExample], flat: FlatTokens, columns: Ints, width: int) -> dict[str, Any]:
+    """The columns of observed tokens, and those that predict them; nothing where no example marks any."""
+    marks = [example.observed for example in examples]
+    if all(mark is None for mark in marks):
+        return {}
+    lengths = flat.lengths.tolist()
+    rows = [torch.zeros(n, dtype=torch.bool) if mark is None else mark for mark, n in zip(marks, lengths, strict=True)]
+    marked = torch.cat(rows).numpy()
+    observed = np.zeros((len(lengths), width), dtype=bool)
+    observed[flat.rows, columns] = marked
+    predicting = _shifted_labels(flat, columns, width, np.where(marked, 1, IGNORED)) == 1
+    return {"observed": torch.from_numpy(observed), "observed_labels": torch.from_numpy(predicting)}
 
 
 def _auxiliary_fields(examples: Sequence[EncodedExample]) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class EncodedExample:
     ``auxiliary_*``: one image a latent span, in order; empty without latents and where no targets are needed
     (relaxation, GRPO). ``image_features``: as in EncodedPrompt; ``auxiliary_features``: the same of the auxiliary
     images, or only their first D columns (all that is used). ``auxiliary_patch_masks``: the merged patches [n] of each
-    auxiliary image that targets average; empty: all.
+    auxiliary image that targets average; empty: all. ``observed`` [T] bool: the tokens of the words that tell what the
+    auxiliary image shows (Monet), whose labels may weigh more; None where nothing asks for them.
     """
 
     ids: Tensor
@@ -54,3 +55,4 @@ class EncodedExample:
     image_features: tuple[Tensor, ...] = ()
     auxiliary_features: tuple[Tensor, ...] = ()
     auxiliary_patch_masks: tuple[Tensor, ...] = ()
+    observed: Tensor | None = None
