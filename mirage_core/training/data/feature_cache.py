@@ -29,6 +29,7 @@ CHUNK = 32
 REPORT_EVERY_S = 2.0
 _TABLES = (
     "ids", "labels", "grid_thw", "auxiliary_grid_thw", "image_features", "auxiliary_features", "auxiliary_patch_masks",
+    "observed",
 )  # fmt: skip
 
 Encode = Callable[[int], EncodedExample]
@@ -70,7 +71,7 @@ class FeatureCache:
         number, row = self._location[index]
         part, ends = self._parts[number], self._ends[number][row].tolist()
         lengths = part["lengths"][row].tolist()
-        ids, labels, grid, auxiliary_grid, images, auxiliary, masks = (
+        ids, labels, grid, auxiliary_grid, images, auxiliary, masks, observed = (
             part[name][end - length : end] for name, end, length in zip(_TABLES, ends, lengths, strict=True)
         )
         return EncodedExample(
@@ -83,6 +84,7 @@ class FeatureCache:
             image_features=_split_by_image(images, grid),
             auxiliary_features=_split_by_image(auxiliary, auxiliary_grid),
             auxiliary_patch_masks=_split_by_image(masks, auxiliary_grid),
+            observed=observed if len(observed) else None,
         )
 
 
@@ -175,7 +177,7 @@ def release_memory() -> None:
 
 
 def _tables(indices: Sequence[int], examples: Sequence[EncodedExample], backbone: Backbone) -> dict[str, Tensor]:
-    """Concatenate the examples of a process: seven tables, and each example's number of rows in each of them."""
+    """Concatenate the examples of a process: its tables, and each example's number of rows in each of them."""
     rows = [_example_rows(example, backbone) for example in examples]
     tables = {name: torch.cat([row[name] for row in rows]) for name in _TABLES} if rows else {}
     lengths = [[len(row[name]) for name in _TABLES] for row in rows]
@@ -195,6 +197,7 @@ def _example_rows(example: EncodedExample, backbone: Backbone) -> dict[str, Tens
         "image_features": _concatenated(example.image_features, backbone.feature_size),
         "auxiliary_features": _concatenated(example.auxiliary_features, backbone.hidden_size),
         "auxiliary_patch_masks": torch.cat([torch.empty(0, dtype=torch.bool), *example.auxiliary_patch_masks]),
+        "observed": torch.empty(0, dtype=torch.bool) if example.observed is None else example.observed,
     }
 
 

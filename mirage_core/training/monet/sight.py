@@ -21,6 +21,7 @@ from mirage_core.model.forward.sight import Sight
 
 _KINDS = 3  # segments a span: its image, what follows it up to latent_start, its latents; 0 is everything else
 _IMAGE, _TAIL, _LATENTS = range(1, 1 + _KINDS)
+_TAIL_TOKENS = 2  # vision_end and latent_start
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +73,17 @@ def _row_segments(batch: LatentBatch, ids: TokenIds, row: int, spans: list[tuple
             f"Row {row} has {len(images)} images for {len(spans)} latent spans: each span needs its auxiliary image "
             "right before it. Encode with monet_example(..., auxiliary=True)."
         )
-    previous = 0
     for number, (image, (start, length)) in enumerate(zip(images[-len(spans) :], spans, strict=True)):
-        if not previous <= image[0] < image[-1] + 1 < start:
+        if start - image[-1] != _TAIL_TOKENS + 1:
             raise InputError(
-                f"Row {row}: the auxiliary image of span {number} is at columns {image[0]} to {image[-1]}, expected it "
-                f"between column {previous} and the latents at {start}. Encode with monet_example(..., auxiliary=True)."
+                f"Row {row}: before the latents of span {number} at column {start}, expected its auxiliary image, "
+                f"vision_end and latent_start, got an image that ends at column {image[-1]}. Encode with "
+                "monet_example(..., auxiliary=True)."
             )
         first = number * _KINDS
         segments[image[-1] + 1 : start] = first + _TAIL
         segments[image] = first + _IMAGE
         segments[start : start + length] = first + _LATENTS
-        previous = start + length
     return segments
 
 
