@@ -171,6 +171,11 @@ class Settings(Section):
                 f"grpo.latent_sigma is {self.grpo.latent_sigma:g}, but latent.input is {self.latent.input}: there is "
                 "no latent of the model's own to sample; set latent_sigma to 0"
             )
+        if self.grpo.latent_term != "none" and self.latent.input != "hidden_state":
+            raise ValueError(
+                f"grpo.latent_term is {self.grpo.latent_term}, but latent.input is {self.latent.input}: there is no "
+                "latent of the model's own to judge; set latent_term to none"
+            )
         return self
 
     def training(self, program: str) -> TrainSettings | GRPOSettings:
