@@ -91,6 +91,7 @@ def test_settings_that_need_a_film_change_the_stages_that_read_them() -> None:
         ("relaxation", {"stepwise": None}),
         ("relaxation", {"distance": "cosine", "text_weight": 1.0}),
         ("grpo", {"latent_sigma": 0.0, "latent_sigma_learned": False}),
+        ("grpo", {"latent_term": "none", "latent_term_sigma": 10.0, "dual_clip": None}),
         ("latent", {"length": "fixed"}),
     ],
 )
