@@ -223,6 +223,35 @@ class PooledTrainSettings(RelaxationSettings):
     )
 
 
+class MonetWarmupSettings(TrainSettings):
+    """Monet's first stage (arXiv 2511.21395): auxiliary images in the chains, weighted cross-entropy."""
+
+    observation_weight: float = Field(2.0, gt=0, description="Weight of observed words in the cross-entropy.")
+
+
+class MonetTrainSettings(TrainSettings):
+    """Monet's last supervised stage: latents held to those that saw the auxiliary image, without it."""
+
+    observation_weight: float = Field(4.0, gt=0, description="Weight of observed words in the cross-entropy.")
+    alignment_weight: float = Field(2.0, ge=0, description="Weight of the alignment with the teacher's states.")
+    alignment: Literal["paper", "released"] = Field(
+        "paper",
+        description="1 - cosine of states at every depth. paper: along their features; released: of each feature along "
+        "a row's tokens, as in the released code.",
+    )
+
+
+class MonetTargetSettings(MonetTrainSettings):
+    """Monet's second stage: latents that see the auxiliary image and must tell it to the observed words."""
+
+    latent_weight: float = Field(
+        2.0,
+        ge=0,
+        description="The alignment's gradient reaches the weights through the latents alone, so many times; 0: it is "
+        "an ordinary part of the loss.",
+    )
+
+
 class GRPOSettings(Section):
     """Group relative policy optimisation of the text, with gradient through recomputed latents."""
 

@@ -10,6 +10,7 @@ import ctypes
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -216,9 +217,14 @@ def _split_by_image(features: Tensor, grid_thw: Tensor) -> tuple[Tensor, ...]:
 
 def lengths_of(examples: Sequence[TrainingExample], encoder: Encoder, *, with_latents: bool) -> list[int]:
     """Return the number of tokens of every example, image tokens included; no image is decoded for that."""
+    return lengths_by(examples, partial(encoder.length, with_latents=with_latents))
+
+
+def lengths_by(examples: Sequence[TrainingExample], length: Callable[[TrainingExample], int]) -> list[int]:
+    """Return the length of every example, each measured by one process."""
     counts = torch.zeros(len(examples), dtype=torch.int64)
     for index in current_process().share(range(len(examples))):
-        counts[index] = encoder.length(examples[index], with_latents=with_latents)
+        counts[index] = length(examples[index])
     all_reduce_sum(counts)
     lengths: list[int] = counts.tolist()
     return lengths

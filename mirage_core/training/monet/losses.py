@@ -7,13 +7,15 @@ D hidden.
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 from torch.nn.functional import cross_entropy as token_cross_entropy
 
+from mirage_core.config import MonetTargetSettings, MonetTrainSettings, MonetWarmupSettings, TrainSettings
 from mirage_core.errors import InputError
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.examples import IGNORED
@@ -137,7 +139,9 @@ def latent_loss(
 
     There is no auxiliary image in the rows; gradient flows everywhere, and through the latents.
     """
-    output = student_forward(backbone, batch, span_cells(batch), checkpointing=checkpointing)
+    rows, columns = span_cells(batch)
+    learned = rows < learned_rows(batch)  # dummy rows come last
+    output = student_forward(backbone, batch, (rows[learned], columns[learned]), checkpointing=checkpointing)
     value = _aligned(output, batch, teacher, axis)
     return _with_alignment(backbone, output, batch, value, observation_weight, alignment_weight)
 
@@ -156,3 +160,69 @@ def _with_alignment(
 ) -> LossParts:
     text = weighted_cross_entropy(backbone, output.hidden, batch, observation_weight)
     return LossParts.sum({"text": text, "alignment": value}, {"text": 1.0, "alignment": alignment_weight})
+
+
+@dataclass(frozen=True, slots=True)
+class Teaching:
+    """What Monet's losses need beside a batch: a teacher's states [L + 1, m, D], the sight of auxiliary images."""
+
+    states: Tensor | None = None
+    sight: AuxiliarySight | None = None
+
+    def to(self, device: torch.device) -> Teaching:
+        """Return a copy on ``device``."""
+        states = None if self.states is None else self.states.to(device, non_blocking=True)
+        return Teaching(states, None if self.sight is None else self.sight.to(device))
+
+
+class MonetInputs(Protocol):
+    """The inputs of a supervised loss, as far as Monet's read them."""
+
+    @property
+    def batch(self) -> LatentBatch: ...
+    @property
+    def settings(self) -> TrainSettings: ...
+    @property
+    def teaching(self) -> Teaching | None: ...
+
+
+def warmup(backbone: Backbone, inputs: MonetInputs) -> LossParts:
+    """``warmup_loss`` of the program's settings."""
+    settings = inputs.settings
+    assert isinstance(settings, MonetWarmupSettings)
+    weight, checkpointing = settings.observation_weight, settings.gradient_checkpointing
+    return warmup_loss(backbone, inputs.batch, observation_weight=weight, checkpointing=checkpointing)
+
+
+def targets(backbone: Backbone, inputs: MonetInputs) -> LossParts:
+    """``target_loss`` of the program's settings."""
+    settings, teaching = inputs.settings, inputs.teaching
+    assert isinstance(settings, MonetTargetSettings)
+    assert teaching is not None and teaching.states is not None and teaching.sight is not None
+    return target_loss(
+        backbone,
+        inputs.batch,
+        teaching.states,
+        teaching.sight,
+        observation_weight=settings.observation_weight,
+        alignment_weight=settings.alignment_weight,
+        latent_weight=settings.latent_weight,
+        axis=settings.alignment,
+        checkpointing=settings.gradient_checkpointing,
+    )
+
+
+def latents(backbone: Backbone, inputs: MonetInputs) -> LossParts:
+    """``latent_loss`` of the program's settings."""
+    settings, teaching = inputs.settings, inputs.teaching
+    assert isinstance(settings, MonetTrainSettings)
+    assert teaching is not None and teaching.states is not None
+    return latent_loss(
+        backbone,
+        inputs.batch,
+        teaching.states,
+        observation_weight=settings.observation_weight,
+        alignment_weight=settings.alignment_weight,
+        axis=settings.alignment,
+        checkpointing=settings.gradient_checkpointing,
+    )

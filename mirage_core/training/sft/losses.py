@@ -30,6 +30,8 @@ from mirage_core.model.forward.forward import (
     text_forward,
 )
 from mirage_core.model.forward.grounding import GroundingOutput, fed_forward, grounding_forward
+from mirage_core.training.monet import losses as monet
+from mirage_core.training.monet.losses import Teaching
 from mirage_core.training.objective import TEXT_ONLY, LossParts
 from mirage_core.training.sft.diagnostics import cosine_diagnostics, norm_figures
 from mirage_core.training.sft.pooler import Pooler, pooled_latents
@@ -207,7 +209,8 @@ class LossInputs:
     ``settings``: the section that the program reads; ``spans``: how many of the batch's spans, from the first, are of
     examples; ``diagnostics``: whether to add figures to log; ``latent_transform``: applied to latents
     before they are fed; ``stepwise``: the heads and targets of stepwise grounding; ``ends``: where spans of different
-    lengths end; ``pooler``: what is trained, or makes the targets, where the program has one.
+    lengths end; ``pooler``: what is trained, or makes the targets, where the program has one; ``teaching``: Monet's
+    teacher.
     """
 
     batch: LatentBatch
@@ -219,6 +222,7 @@ class LossInputs:
     stepwise: StepLoss | None = None
     ends: SpanEnds | None = None
     pooler: Pooler | None = None
+    teaching: Teaching | None = None
 
 
 def _text(backbone: Backbone, inputs: LossInputs) -> LossParts:
@@ -278,7 +282,15 @@ def _relaxation(backbone: Backbone, inputs: LossInputs) -> LossParts:
 
 
 Loss = Callable[[Backbone, LossInputs], LossParts]
-LOSSES: dict[str, Loss] = {"text": _text, "grounding": _grounding, "pooler": _pooler, "relaxation": _relaxation}
+LOSSES: dict[str, Loss] = {
+    "text": _text,
+    "grounding": _grounding,
+    "pooler": _pooler,
+    "relaxation": _relaxation,
+    "monet_warmup": monet.warmup,
+    "monet_targets": monet.targets,
+    "monet": monet.latents,
+}
 """The losses that a supervised program may name (``methods.Program.loss``)."""
 
 

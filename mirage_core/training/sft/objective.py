@@ -20,6 +20,9 @@ from mirage_core.training.data.feature_cache import ExampleSource
 from mirage_core.training.data.sampler import BatchOrder, MicroBatchIndices, split_batch
 from mirage_core.training.engine.lockstep import Widths, dummy_row, sync_block_widths
 from mirage_core.training.logging.throughput import work_of
+from mirage_core.training.monet.losses import Teaching, learned_rows
+from mirage_core.training.monet.sight import auxiliary_sight
+from mirage_core.training.monet.teacher_states import TeacherStates, teacher_batch
 from mirage_core.training.objective import LossParts, MicroBatch, contribution
 from mirage_core.training.sft.latent_noise import LatentNoise, LatentRegularizer
 from mirage_core.training.sft.losses import LossInputs, counts_of, loss_of
@@ -68,7 +71,8 @@ class SupervisedObjective:
 
     ``micro_batch_size``: None takes that of the settings. ``regularizer``: of stage 2 while it trains; None: every row
     is under the bottleneck, and its latents get no noise. ``stepwise``: stepwise grounding, if the stage has it;
-    ``pooler``: the pooler that the program trains, or whose vectors are its targets.
+    ``pooler``: the pooler that the program trains, or whose vectors are its targets; ``teacher``: the states that its
+    teacher has, if there is one.
     """
 
     def __init__(
@@ -81,13 +85,14 @@ class SupervisedObjective:
         regularizer: LatentRegularizer | None = None,
         stepwise: Stepwise | None = None,
         pooler: Pooler | None = None,
+        teacher: TeacherStates | None = None,
     ) -> None:
         self._program, self._loss, self._latent = programs()[program], loss_of(program), settings.latent
         self._settings = section_of(settings, program)
         self._span_tokens = model.ids.latent_queries if settings.latent.input == "query" else ()
         self._bottleneck: Bottleneck = settings.latent.bottleneck if self._program.has_latents else "none"
         self._model, self._data, self._regularizer, self._stepwise = model, data, regularizer, stepwise
-        self._pooler = pooler
+        self._pooler, self._teacher = pooler, teacher
         self._micro_batch_size = micro_batch_size or self._settings.micro_batch_size
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -140,6 +145,8 @@ class SupervisedObjective:
 
     def _micro_batch(self, part: MicroBatchIndices, batch: LatentBatch, widths: Widths, step: int) -> MicroBatch:
         counts, work, spans = counts_of(batch), work_of(batch), len(batch.span_rows)
+        if self._program.observes:  # its parts are means over rows
+            counts |= {"text": float(learned_rows(batch)), "alignment": float(learned_rows(batch))}
         if self._program.has_latents:
             counts["cosine_input"] = counts["visual"] if self._has_cosine_input(batch) else 0.0
             counts["cosine_constant"] = counts["visual"] if spans > 1 else 0.0
@@ -159,6 +166,7 @@ class SupervisedObjective:
             stepwise=None if stepwise is None else stepwise.to(self._model.backbone.device),
             ends=None if ends is None else ends.to(self._model.backbone.device),
             pooler=self._pooler,
+            teaching=self._teaching(part, batch),
         )
         return MicroBatch(SupervisedBatch(inputs, counts), counts, part.filler, work)
 
@@ -174,6 +182,16 @@ class SupervisedObjective:
             columns = [stepwise.plans.columns(index, self._data.source.get(index).ids) for index in part.indices]
             laid_out = token_batch(batch, targets, columns, stepwise.image_pad, stepwise.heads.widths)
         return StepLoss(stepwise.heads, laid_out, stepwise.longest)
+
+    def _teaching(self, part: MicroBatchIndices, batch: LatentBatch) -> Teaching | None:
+        """Return what the teacher has for a micro-batch, on the device; dummy rows have nothing of it."""
+        if self._teacher is None:
+            return None
+        own = [self._teacher.get(self._data.names[index]) for index in part.indices]
+        states = teacher_batch(own, batch, at_latents=self._program.teacher == "latents")
+        shown = self._program.shows_auxiliary
+        sight = auxiliary_sight(batch, self._model.ids, len(own)) if shown else None
+        return Teaching(states, sight).to(self._model.backbone.device)
 
     def _span_ends(self, batch: LatentBatch, spans: int) -> SpanEnds | None:
         """Return where spans end, on the CPU; None where all have one length, which decoding keeps to."""
@@ -222,4 +240,4 @@ def _count_of(part: str) -> str:
     """Return which count a part is a mean over: text over tokens, a figure of latents over those that have it."""
     if part.startswith(("where", "what")):
         return part.replace("_accuracy", "")
-    return part if part in ("text", "end", "cosine_input", "cosine_constant", "image_norm") else "visual"
+    return part if part in ("text", "alignment", "end", "cosine_input", "cosine_constant", "image_norm") else "visual"

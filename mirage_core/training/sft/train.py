@@ -20,10 +20,17 @@ from mirage_core.methods import programs
 from mirage_core.model.loading import LoadedModel, load_model
 from mirage_core.model.lora import add_adapters
 from mirage_core.store.records import load_examples
-from mirage_core.training.data.feature_cache import ExampleSource, OnDemandSource, lengths_of, precompute_features
+from mirage_core.training.data.feature_cache import (
+    ExampleSource,
+    OnDemandSource,
+    lengths_by,
+    lengths_of,
+    precompute_features,
+)
 from mirage_core.training.data.sampler import EpochOrder, FixedBatch, steps_of
 from mirage_core.training.loop import TrainPlan, step_seed, train
 from mirage_core.training.model_metadata import check_own_settings, has_latents, model_metadata
+from mirage_core.training.monet.teacher_states import TeacherStates
 from mirage_core.training.sft.latent_noise import LatentRegularizer
 from mirage_core.training.sft.objective import SupervisedData, SupervisedObjective, section_of
 from mirage_core.training.sft.pooler import Pooler, answer_labels, load_pooler, new_pooler, saved_pooler
@@ -45,14 +52,15 @@ def run_supervised(job: Job, events: EventWriter) -> None:
     if job.settings.latent.input == "code" and stepwise is not None:
         model = replace(model, codes=stepwise.heads.code_reader)  # answers of a validation use the head as it is then
     pooler = pooler_of(job, model)
+    teacher = TeacherStates(job.input("states")) if programs()[job.program].teacher != "none" else None
     objective = SupervisedObjective(
-        job.program, job.settings, model, data, micro_batch_size(job), regularizer, stepwise, pooler
+        job.program, job.settings, model, data, micro_batch_size(job), regularizer, stepwise, pooler, teacher
     )
     beside = () if stepwise is None else stepwise.saved
     if pooler is not None and programs()[job.program].pooler == "trained":
         beside = (*beside, saved_pooler(pooler))
     plan = train_plan(section_of(job.settings, job.program), steps)
-    watched = validation(job, model, events, stepwise, pooler)
+    watched = validation(job, model, events, stepwise, pooler, teacher)
     train(objective, model, plan, job, events, model_metadata(job, model), watched, beside)
 
 
@@ -137,8 +145,11 @@ def stepwise_grounding(job: Job, model: LoadedModel, data: SupervisedData) -> St
 def _lengths(job: Job, model: LoadedModel, examples: Sequence[TrainingExample], progress: Progress) -> list[int]:
     if current_process().is_main:
         progress(ProgressEvent(stage="prepare", message=f"counts the tokens of {len(examples)} examples"))
-    encoder, with_latents = _encoder(job.settings, model), programs()[job.program].has_latents
-    return lengths_of(examples, encoder, with_latents=with_latents)
+    encoder, program = _encoder(job.settings, model), programs()[job.program]
+    if not program.observes:
+        return lengths_of(examples, encoder, with_latents=program.has_latents)
+    shown = program.shows_auxiliary
+    return lengths_by(examples, partial(encoder.observed_length, with_latents=program.has_latents, with_image=shown))
 
 
 def validation(
@@ -147,6 +158,7 @@ def validation(
     progress: Progress,
     stepwise: Stepwise | None = None,
     pooler: Pooler | None = None,
+    teacher: TeacherStates | None = None,
 ) -> Validation | None:
     """Return the validation of the program; None without one.
 
@@ -161,7 +173,7 @@ def validation(
             f"{job.input('examples')} has no example of the split validation, which validation.every needs; "
             "raise problems.*.validation"
         )
-    metrics = _loss_metrics(job, model, examples, progress, stepwise, pooler)
+    metrics = _loss_metrics(job, model, examples, progress, stepwise, pooler, teacher)
     if settings.problems:
         problems = [examples[index].problem for index in sample(len(examples), settings.problems, job.seed)]
         latents: Literal["on", "off"] = "on" if programs()[job.program].has_latents else "off"
@@ -176,13 +188,14 @@ def _loss_metrics(
     progress: Progress,
     stepwise: Stepwise | None,
     pooler: Pooler | None,
+    teacher: TeacherStates | None,
 ) -> list[Metric]:
     """Return the program's own losses on a sample of validation examples, and the baseline of their cosine.
 
     Cosines with the one picture say nothing where latents are held to frames, or have spans of different lengths.
     """
     section, program, latent = section_of(job.settings, job.program), programs()[job.program], job.settings.latent
-    one_picture = stepwise is None and latent.length == "fixed"
+    one_picture = stepwise is None and latent.length == "fixed" and not program.observes
     compared = program.has_latents and one_picture and program.pooler != "trained"
     indices = sample(len(examples), section.validation.examples, job.seed)
     encode = example_encoder(job.program, job.settings, model, examples, with_targets=compared or None)
@@ -194,7 +207,7 @@ def _loss_metrics(
     films = FilmData(examples, "validation", indices, job.input("examples"), job.scratch / "films-validation")
     own = None if stepwise is None else stepwise.on(films)
     objective = SupervisedObjective(
-        job.program, job.settings, model, data, micro_batch_size(job), stepwise=own, pooler=pooler
+        job.program, job.settings, model, data, micro_batch_size(job), stepwise=own, pooler=pooler, teacher=teacher
     )
     metrics: list[Metric] = [ValidationLoss(objective, model.backbone)]
     if compared:
@@ -253,12 +266,26 @@ def example_encoder(
     """
     encoder = _encoder(settings, model)
     latents, section = programs()[program].latents, section_of(settings, program)
+    if programs()[program].observes:
+        return observed_encoder(program, settings, model, examples)
     needed = latents == "teacher_forced" or (isinstance(section, RelaxationSettings) and section.grounding_weight > 0)
     targets = needed if with_targets is None else with_targets
 
     def encode(index: int) -> EncodedExample:
         encoded = encoder.example(examples[index], with_latents=latents != "none", with_targets=targets)
         return answer_labels(encoded, model.ids.latent_end) if programs()[program].pooler == "trained" else encoded
+
+    return encode
+
+
+def observed_encoder(
+    program: ProgramName, settings: Settings, model: LoadedModel, examples: Sequence[TrainingExample]
+) -> Callable[[int], EncodedExample]:
+    """Return the function that encodes an example of a program whose observed tokens count (``Encoder.observed``)."""
+    encoder, record = _encoder(settings, model), programs()[program]
+
+    def encode(index: int) -> EncodedExample:
+        return encoder.observed(examples[index], with_latents=record.has_latents, with_image=record.shows_auxiliary)
 
     return encode
 
