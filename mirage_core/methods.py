@@ -71,10 +71,9 @@ class Program:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateStage:
-    """One stage that computes a teacher's states, for training stages to read.
+    """One stage that computes a teacher's states: those of the model of the stage ``model``.
 
-    ``model``: the stage whose model is the teacher; ``program``: the training program whose rows it reads: states are
-    those at latents if it has any, else at observed tokens; ``data``: the stage whose examples.
+    ``program``: the training program whose rows it reads; states are those at its latents, else at observed tokens.
     """
 
     name: str
@@ -321,7 +320,7 @@ METHODS: dict[str, Method] = {
 
 
 def state_stages() -> dict[str, StateStage]:
-    """Return the stages that compute a teacher's states, by name, in their order."""
+    """Return the stages that compute a teacher's states, by name."""
     return {stage.states.name: stage.states for stage in TRAIN_STAGES.values() if stage.states is not None}
 
 
@@ -336,9 +335,8 @@ def register(stage: TrainStage, *methods: Method) -> None:
         raise InputError(f"got the names {', '.join(taken)}, which are taken: choose others")
     if programs().get(stage.program.name, stage.program) != stage.program:
         raise InputError(f"there is another program {stage.program.name!r}: give that of {stage.name} its own name")
-    own = set() if stage.states is None else {stage.states.name}
     needed = {*stage.inputs.values(), *(need for method in methods for need in (method.stage, method.problems))}
-    missing = sorted(needed - known - {stage.name} - own)
+    missing = sorted(needed - known - {stage.name, getattr(stage.states, "name", "")})
     if missing:
         raise InputError(f"{stage.name} needs the unknown stages {', '.join(missing)}, expected {', '.join(known)}")
     TRAIN_STAGES[stage.name] = stage

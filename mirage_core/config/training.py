@@ -226,12 +226,14 @@ class PooledTrainSettings(RelaxationSettings):
 class MonetWarmupSettings(TrainSettings):
     """Monet's first stage (arXiv 2511.21395): auxiliary images in the chains, weighted cross-entropy."""
 
+    epochs: float = Field(4, gt=0, description="Passes over the training examples, if steps is None.")
     observation_weight: float = Field(2.0, gt=0, description="Weight of observed words in the cross-entropy.")
 
 
 class MonetTrainSettings(TrainSettings):
     """Monet's last supervised stage: latents held to those that saw the auxiliary image, without it."""
 
+    epochs: float = Field(2, gt=0, description="Passes over the training examples, if steps is None.")
     observation_weight: float = Field(4.0, gt=0, description="Weight of observed words in the cross-entropy.")
     alignment_weight: float = Field(2.0, ge=0, description="Weight of the alignment with the teacher's states.")
     alignment: Literal["paper", "released"] = Field(

@@ -24,7 +24,8 @@ def sees_auxiliary(name: str) -> bool:
     """Return whether a training stage reads auxiliary images: as an input, as targets that are fed, or to pool them."""
     stage = TRAIN_STAGES[name]
     pooled = stage.program.pooler != "none"
-    return pooled or stage.data == "auxiliary-examples" or stage.program.latents == "teacher_forced"
+    shown = stage.data == "auxiliary-examples" or stage.program.shows_auxiliary
+    return pooled or shown or stage.program.latents == "teacher_forced"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +60,9 @@ class Shape:
     def batch(self, name: str, count: int, padded: bool) -> Batch:
         """Return ``count`` rows for a training stage; ``padded``: rows of different lengths share a batch."""
         mixed_lengths = padded and count > 1
-        text = self.before + self.after
         stage = TRAIN_STAGES[name]
+        caption, text = self.caption if stage.data == "captions" else 0, self.before + self.after
         if not stage.latents:
-            caption = self.caption if stage.data == "captions" else 0
             shown = self.auxiliary if sees_auxiliary(name) else 0
             length = self.prompt + text + caption + (shown + AUXILIARY_LABELS if shown else 0)
             return Batch(
@@ -72,10 +72,13 @@ class Shape:
                 padded=mixed_lengths,
                 image_features=self.image + shown,
             )
-        prefix, labels = self.prompt + self.before + 1, text + 3
+        prefix, labels = self.prompt + self.before + 1, text + caption + 3
+        prefix += self.auxiliary + 2 if stage.program.shows_auxiliary else 0
         labels = self.after if stage.program.pooler == "trained" else labels
         features = self.image + (self.auxiliary if sees_auxiliary(name) else 0)
-        if self.rolls_out(name):
+        if stage.program.teacher != "none":  # up to the last latent, then all again in parallel
+            passes = (*self._passes(prefix, 1), prefix + self.num_latents + 1 + caption + self.after)
+        elif self.rolls_out(name):
             passes = self._passes(prefix, self.after + 1)
         else:
             passes = (prefix + self.num_latents + self.reread + 1 + self.after,)

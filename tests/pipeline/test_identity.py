@@ -15,11 +15,12 @@ from mirage_core.pipeline.stages.base_model import base_identity
 from mirage_core.pipeline.stages.problems import problems_identity
 from tests.pipeline.fakes import settings
 
-TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine"}
+TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine", "monet-warmup"}
 RELAXED = {"relaxation", "without-stage-1"}
 TEXT_GRPO = {"direct-sft-grpo", "capimagine-grpo"}
-GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", *TEXT_GRPO}
-TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", "pooler", "pooled", *GRPO}
+GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", "monet-grpo", *TEXT_GRPO}
+TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", "pooler", "pooled", "monet-targets", "monet", *GRPO}
+STATES = {"monet-observations", "monet-latents"}
 MODELS = {"base", *TRAINED}
 
 
@@ -34,12 +35,16 @@ def changed_by(**changes: Any) -> set[str]:
         ({"runtime": {"processes": 1, "engine": "plain", "checkpoint_every": 7}}, set()),
         ({"seed": 7}, {"problems", "auxiliary-images", *MODELS, "report"}),
         ({"problems": {"cell_px": 32}}, {"problems", "auxiliary-images", "base", "report"}),
-        ({"teacher": {"variant": "cot"}}, {"examples", "captions", *TRAINED, "evaluation", "report"}),
-        ({"latent": {"num_latents": 5}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
-        ({"prompt": {"form": "short"}}, {*MODELS, "evaluation", "report"}),
+        ({"teacher": {"variant": "cot"}}, {"examples", "captions", *STATES, *TRAINED, "evaluation", "report"}),
+        (
+            {"latent": {"num_latents": 5}},
+            {"monet-latents", *(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"},
+        ),
+        ({"prompt": {"form": "short"}}, {*MODELS, *STATES, "evaluation", "report"}),
         ({"model": {"warmup": {"steps": 3}}}, {"base", "report"}),
         ({"model": {"train_vision": True}}, {*MODELS, "report"}),
         ({"model": {"lora": {"rank": 4}}}, {*TRAINED, "report"}),
+        ({"model": {"dtype": "bfloat16"}}, {*MODELS, *STATES, "evaluation", "report"}),
         ({"direct_sft": {"steps": 3}}, {"direct-sft", "auxiliary-input", "report"}),
         ({"capimagine": {"steps": 3}}, {"capimagine", "report"}),
         ({"captions": {"longest": 900}}, {"captions", "report"}),
@@ -49,10 +54,16 @@ def changed_by(**changes: Any) -> set[str]:
         ({"film": {"stepwise": {"where": "cell"}}}, {"film", "report"}),
         ({"pooler": {"steps": 3}}, {"pooler", "report"}),
         ({"pooled": {"distance": "cosine"}}, {"pooled", "report"}),
+        ({"monet_warmup": {"steps": 3}}, {"monet-warmup", "report"}),
+        ({"monet_targets": {"latent_weight": 0.0}}, {"monet-targets", "report"}),
+        ({"monet": {"alignment": "released"}}, {"monet", "report"}),
         ({"relaxation": {"text_weight": 0.5}}, {*RELAXED, "report"}),
         ({"grpo": {"latents": "replay", "latent_sigma": 0.05}}, {*GRPO, "report"}),
         ({"auxiliary_images": {"film": "forward"}}, {"auxiliary-images", "report"}),
-        ({"latent": {"max_latents": 9}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
+        (
+            {"latent": {"max_latents": 9}},
+            {"monet-latents", *(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"},
+        ),
         ({"grpo": {"steps": 3}}, {*GRPO, "report"}),
         ({"evaluation": {"planning_rule": "vsp"}}, {*GRPO, "evaluation", "report"}),
         ({"evaluation": {"methods": ["zero-shot"]}}, {"report"}),
@@ -81,7 +92,7 @@ def test_settings_that_need_a_film_change_the_stages_that_read_them() -> None:
         return {name for name, stage in STAGES.items() if stage.identity(film) != stage.identity(after)}
 
     assert changed(stepwise) == {*RELAXED, "report"}
-    assert changed(frames) == {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}
+    assert changed(frames) == {"monet-latents", *(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}
 
 
 @pytest.mark.parametrize(

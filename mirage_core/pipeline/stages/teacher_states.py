@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mirage_core.config import Settings
+from mirage_core.config import InferenceSettings, Settings
 from mirage_core.methods import StateStage, state_stages
 from mirage_core.pipeline.stage import Stage, StageContext
-from mirage_core.pipeline.stages.train import common_identity
 from mirage_core.store.records import load_examples
 
 
@@ -15,9 +14,9 @@ def teacher_states_stage(record: StateStage) -> Stage:
     """Return the pipeline stage of such a stage's record."""
 
     def stage_identity(settings: Settings) -> dict[str, Any]:
-        """What every training stage depends on: the rows are those of one; the seed counts for nothing here."""
-        common = common_identity(settings, latents=record.program.has_latents)
-        return {name: value for name, value in common.items() if name != "seed"}
+        """How rows are laid out, and the numbers that are computed with."""
+        inference = InferenceSettings.of(settings).as_metadata(latents=record.program.has_latents)
+        return {"model": settings.model.model_dump(mode="json", include={"dtype", "attention"}), **inference}
 
     def run(context: StageContext) -> dict[str, Any]:
         """Compute the states; the summary counts examples and states."""
