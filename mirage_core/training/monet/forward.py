@@ -98,7 +98,8 @@ def rolled_out(
     inputs = embedded.columns(0, columns)
     if sight is not None:
         tails = sight.tails[:, :columns, None]
-        inputs = replace(inputs, tokens=torch.where(tails, inputs.tokens.detach(), inputs.tokens))
+        deep = None if inputs.deep is None else torch.where(tails, inputs.deep.detach(), inputs.deep)
+        inputs = replace(inputs, tokens=torch.where(tails, inputs.tokens.detach(), inputs.tokens), deep=deep)
     hidden = rollout(
         backbone,
         inputs,
