@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mirage_core.benchmarks.io.chain_rows import OBSERVATION, monet_rows
 from mirage_core.errors import InputError
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.examples import EncodedExample
@@ -249,3 +250,14 @@ def test_a_span_without_its_image_is_refused(golden: MonetGolden, name: str) -> 
     batch = golden.batch(backbone, row)
     with pytest.raises(InputError, match=r"images for \d latent spans|expected its auxiliary image"):
         auxiliary_sight(batch, golden.ids)
+
+
+def test_the_record_of_a_case_is_read_as_published(golden: MonetGolden, name: str) -> None:
+    (row,) = monet_rows(golden.folder / "data" / name / "train.json")
+    ids = golden.case(name).example(2).ids
+    shown = [part for part in row.answer if isinstance(part, bytes)]
+    assert len(shown) == int((ids == golden.ids.latent_start).sum())
+    assert len(row.images) + len(shown) == int((ids == golden.ids.vision_start).sum())
+    tags = golden.scalars["token_ids"]["obs_start"][0]
+    text = "".join(part for part in row.answer if isinstance(part, str))
+    assert text.count(OBSERVATION[0]) == int((ids == tags).sum()) > 0
