@@ -43,6 +43,7 @@ def single_stage(
     auxiliary_images: str = "",
     examples: str = "",
     model: str = "",
+    states: str = "",
 ) -> Artifact:
     """Run one stage of a recipe, on chosen artifacts or on the recipe's own.
 
@@ -59,25 +60,31 @@ def single_stage(
         method: What an evaluation judges: the base model (zero-shot), the answer alone (direct-sft), the
             imagination in words (capimagine) or in codes (visual-tokens), the auxiliary image as an input
             (auxiliary-input), the model after grounding (stage-1), relaxation (stage-2), relaxation alone
-            (without-stage-1), the film (film), targets learned from the answer (pooled), regions of the image (lvr)
-            or reinforcement of any of them (grpo after stage-2, direct-sft-grpo, ...). No other stage takes it.
+            (without-stage-1), the film (film), targets learned from the answer (pooled), regions of the image (lvr),
+            latents aligned with a teacher (monet) or in the place of words (coconut, codi), or reinforcement of any
+            of them (grpo after stage-2, direct-sft-grpo, ...). No other stage takes it.
         problems: Problems for auxiliary-images, examples, auxiliary-problems, evaluation, grpo, direct-sft-grpo,
-            capimagine-grpo, without-stage-1-grpo, film-grpo, pooled-grpo or lvr-grpo: a path or the start of a digest.
-            Empty: the recipe's own.
+            capimagine-grpo, without-stage-1-grpo, film-grpo, pooled-grpo, lvr-grpo or monet-grpo: a path or the start
+            of a digest. Empty: the recipe's own.
         auxiliary_images: Images for examples or auxiliary-problems: a path or the start of a digest. Empty: the
             recipe's own.
         examples: Training examples for direct-sft, captions, capimagine (the captioned ones), visual-codes,
             visual-tokens (those with codes), auxiliary-examples, auxiliary-input (those), grounding,
-            without-stage-1, film, pooler, pooled, lvr or relaxation: a path or the start of a digest. Empty: the
+            without-stage-1, film, pooler, pooled, lvr, relaxation, coconut, codi, monet-warmup, monet-observations,
+            monet-targets, monet-latents or monet (captioned ones): a path or the start of a digest. Empty: the
             recipe's own.
         model: The model that visual-codes encodes images by, that direct-sft, auxiliary-input, capimagine,
-            visual-tokens, grounding, without-stage-1, film, pooler, pooled (what pooler made), lvr, relaxation,
-            grpo, direct-sft-grpo, capimagine-grpo, without-stage-1-grpo, film-grpo, pooled-grpo or lvr-grpo trains
-            further, or that evaluation judges: a path or the start of a digest. Empty: the recipe's own.
+            visual-tokens, grounding, without-stage-1, film, pooler, pooled (what pooler made), lvr, coconut, codi,
+            relaxation, grpo, direct-sft-grpo, capimagine-grpo, without-stage-1-grpo, film-grpo, pooled-grpo,
+            lvr-grpo, monet-warmup, monet-targets, monet or monet-grpo trains further, that monet-observations or
+            monet-latents takes states of, or that evaluation judges: a path or the start of a digest. Empty: the
+            recipe's own.
+        states: A teacher's states for monet-targets or monet: a path or the start of a digest. Empty: the recipe's own.
     """
     settings = load(recipe, overrides)
     create_markdown_artifact(settings_markdown(settings), key="settings", description="The resolved settings")
     named = {"problems": problems, "auxiliary_images": auxiliary_images, "examples": examples, "model": model}
+    named["states"] = states
     chosen = chosen_inputs(stage, {name: reference for name, reference in named.items() if reference})
     node = stage_node(settings, stage, method)
     with undo_false_crash(), cancel_jobs_on_interrupt():

@@ -41,6 +41,9 @@ class Program:
     model card.
     ``pooler``: "trained": the model is frozen, and a pooler of the auxiliary images, whose vectors are fed, is trained
     beside it; "targets": latents are held to the vectors of the pooler in its input model's folder.
+    ``observes``: the caption stays in the chain, after the span, and its tokens count as observed (Monet).
+    ``shows_auxiliary``: the auxiliary image stands in the chain, before the span if there is one. ``teacher``: what the
+    states of a teacher, its input ``states``, were taken at: observed tokens, or latents.
     """
 
     name: str
@@ -50,6 +53,9 @@ class Program:
     latents: Literal["none", "teacher_forced", "rolled_out"] = "none"
     targets: Literal["auxiliary", "regions"] = "auxiliary"
     pooler: Literal["none", "trained", "targets"] = "none"
+    observes: bool = False
+    shows_auxiliary: bool = False
+    teacher: Literal["none", "observations", "latents"] = "none"
 
     @property
     def reads_auxiliary(self) -> bool:
@@ -67,21 +73,50 @@ class Program:
         """The input that it trains on, beside its model."""
         return "problems" if self.loss == "policy" else "examples"
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The inputs of its jobs."""
+        return ("model", self.data, *(("states",) if self.teacher != "none" else ()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateStage:
+    """One stage that computes a teacher's states: those of the model of the stage ``model``.
+
+    ``program``: the training program whose rows it reads; states are those at its latents, else at observed tokens.
+    """
+
+    name: str
+    label: str
+    model: str
+    program: Program
+    data: str
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The stage that each input comes from."""
+        return {"model": self.model, "examples": self.data}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainStage:
-    """One training stage: the stage whose model it trains further (``start``), and the one whose data it reads."""
+    """One training stage: the stage whose model it trains further (``start``), and the one whose data it reads.
+
+    ``states``: the stage that computes the teacher's states, where its program has a teacher.
+    """
 
     name: str
     label: str
     program: Program
     start: str
     data: str
+    states: StateStage | None = None
 
     @property
     def inputs(self) -> dict[str, str]:
         """The stage that each input comes from."""
-        return {"model": self.start, self.program.data: self.data}
+        states = {} if self.states is None else {"states": self.states.name}
+        return {"model": self.start, self.program.data: self.data, **states}
 
     @property
     def latents(self) -> bool:
@@ -111,6 +146,15 @@ class Method:
         return tuple(names)
 
     @property
+    def all_stages(self) -> tuple[str, ...]:
+        """All that is trained for this method: ``stages``, and those of its teachers, in the registry's order."""
+        needed, inputs = {self.stage}, stage_inputs()
+        for name in reversed(inputs):
+            if name in needed:
+                needed.update(inputs[name].values())
+        return tuple(name for name in TRAIN_STAGES if name in needed)
+
+    @property
     def latents(self) -> Literal["on", "off"]:
         """Whether its answers may hold latents: not where the model was never taught them."""
         return "on" if self.stage in TRAIN_STAGES and TRAIN_STAGES[self.stage].latents else "off"
@@ -131,11 +175,7 @@ RELAXATION = Program(
     name="relaxation", title="stage 2, relaxation", section="relaxation", loss="relaxation", latents="rolled_out"
 )
 FILM = Program(
-    name="film",
-    title="relaxation with stepwise grounding",
-    section="film",
-    loss="relaxation",
-    latents="rolled_out",
+    name="film", title="relaxation with stepwise grounding", section="film", loss="relaxation", latents="rolled_out"
 )
 POOLER = Program(
     name="pooler",
@@ -163,7 +203,49 @@ LVR = Program(
 )
 COCONUT = Program(name="coconut", title="Coconut's curriculum", section="coconut", loss="coconut", latents="rolled_out")
 CODI = Program(name="codi", title="CODI, self-distillation", section="codi", loss="codi", latents="rolled_out")
+MONET_WARMUP = Program(
+    name="monet-warmup",
+    title="Monet's warm-up",
+    section="monet_warmup",
+    loss="monet_warmup",
+    observes=True,
+    shows_auxiliary=True,
+)
+MONET_TARGETS = Program(
+    name="monet-targets",
+    title="Monet's target latents",
+    section="monet_targets",
+    loss="monet_targets",
+    latents="rolled_out",
+    observes=True,
+    shows_auxiliary=True,
+    teacher="observations",
+)
+MONET = Program(
+    name="monet",
+    title="Monet, latents without the auxiliary image",
+    section="monet",
+    loss="monet",
+    latents="rolled_out",
+    observes=True,
+    teacher="latents",
+)
 GRPO = Program(name="grpo", title="stage 3, GRPO", section="grpo", loss="policy", latents="rolled_out")
+
+MONET_OBSERVATIONS = StateStage(
+    name="monet-observations",
+    label="Monet, states at observations",
+    model="monet-warmup",
+    program=MONET_WARMUP,
+    data="captions",
+)
+MONET_LATENTS = StateStage(
+    name="monet-latents",
+    label="Monet, states at target latents",
+    model="monet-targets",
+    program=MONET_TARGETS,
+    data="captions",
+)
 
 TRAIN_STAGES: dict[str, TrainStage] = {
     stage.name: stage
@@ -200,6 +282,18 @@ TRAIN_STAGES: dict[str, TrainStage] = {
         TrainStage(name="lvr", label="LVR, regions of the image", program=LVR, start="base", data="examples"),
         TrainStage(name="coconut", label="Coconut's curriculum", program=COCONUT, start="base", data="captions"),
         TrainStage(name="codi", label="CODI", program=CODI, start="base", data="captions"),
+        TrainStage(name="monet-warmup", label="Monet, warm-up", program=MONET_WARMUP, start="base", data="captions"),
+        TrainStage(
+            name="monet-targets",
+            label="Monet, target latents",
+            program=MONET_TARGETS,
+            start="monet-warmup",
+            data="captions",
+            states=MONET_OBSERVATIONS,
+        ),
+        TrainStage(
+            name="monet", label="Monet", program=MONET, start="monet-warmup", data="captions", states=MONET_LATENTS
+        ),
         TrainStage(
             name="relaxation", label="Stage 2, relaxation", program=RELAXATION, start="grounding", data="examples"
         ),
@@ -221,6 +315,7 @@ TRAIN_STAGES: dict[str, TrainStage] = {
             name="pooled-grpo", label="GRPO after pooled targets", program=GRPO, start="pooled", data="problems"
         ),
         TrainStage(name="lvr-grpo", label="GRPO after LVR", program=GRPO, start="lvr", data="problems"),
+        TrainStage(name="monet-grpo", label="GRPO after Monet", program=GRPO, start="monet", data="problems"),
         TrainStage(name="grpo", label="GRPO", program=GRPO, start="relaxation", data="problems"),
     )
 }
@@ -252,11 +347,18 @@ METHODS: dict[str, Method] = {
         Method(name="lvr-grpo", label="LVR + GRPO", stage="lvr-grpo"),
         Method(name="coconut", label="Coconut's curriculum", stage="coconut"),
         Method(name="codi", label="CODI (self-distillation)", stage="codi"),
+        Method(name="monet", label="Monet (latents aligned with a teacher's states)", stage="monet"),
+        Method(name="monet-grpo", label="Monet + GRPO", stage="monet-grpo"),
         Method(name="stage-2", label="Mirage, stage 2", stage="relaxation"),
         Method(name="grpo", label="Mirage + GRPO", stage="grpo"),
     )
 }
 """Every method by its name, in the order of the score table. CoT SFT is direct-sft with teacher.variant=cot."""
+
+
+def state_stages() -> dict[str, StateStage]:
+    """Return the stages that compute a teacher's states, by name."""
+    return {stage.states.name: stage.states for stage in TRAIN_STAGES.values() if stage.states is not None}
 
 
 def register(stage: TrainStage, *methods: Method) -> None:
@@ -271,7 +373,7 @@ def register(stage: TrainStage, *methods: Method) -> None:
     if programs().get(stage.program.name, stage.program) != stage.program:
         raise InputError(f"there is another program {stage.program.name!r}: give that of {stage.name} its own name")
     needed = {*stage.inputs.values(), *(need for method in methods for need in (method.stage, method.problems))}
-    missing = sorted(needed - known - {stage.name})
+    missing = sorted(needed - known - {stage.name, getattr(stage.states, "name", "")})
     if missing:
         raise InputError(f"{stage.name} needs the unknown stages {', '.join(missing)}, expected {', '.join(known)}")
     TRAIN_STAGES[stage.name] = stage
@@ -317,12 +419,17 @@ def programs() -> dict[str, Program]:
 
 def stage_names() -> tuple[str, ...]:
     """Return the names of all stages of the pipeline, in order."""
-    return (*DATA_STAGES, *TRAIN_STAGES, "evaluation", "report")
+    return (*stage_inputs(), "evaluation", "report")
 
 
 def stage_inputs() -> dict[str, Mapping[str, str]]:
     """Return the stage that each input comes from, for every stage up to the models, in their order."""
-    return {**DATA_STAGES, **{name: stage.inputs for name, stage in TRAIN_STAGES.items()}}
+    inputs: dict[str, Mapping[str, str]] = dict(DATA_STAGES)
+    for name, stage in TRAIN_STAGES.items():
+        if stage.states is not None:
+            inputs[stage.states.name] = stage.states.inputs
+        inputs[name] = stage.inputs
+    return inputs
 
 
 def latent_programs() -> frozenset[str]:

@@ -50,6 +50,9 @@ from mirage_core.config.training import (
     GroundingSettings,
     GRPOSettings,
     LvrSettings,
+    MonetTargetSettings,
+    MonetTrainSettings,
+    MonetWarmupSettings,
     PooledTrainSettings,
     PoolerSettings,
     RelaxationSettings,
@@ -88,6 +91,9 @@ __all__ = [
     "Measure",
     "Method",
     "ModelSettings",
+    "MonetTargetSettings",
+    "MonetTrainSettings",
+    "MonetWarmupSettings",
     "OwnData",
     "PooledTrainSettings",
     "PoolerSettings",
@@ -128,7 +134,12 @@ __all__ = [
 class Settings(Section):
     """All settings of a recipe."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"visual_tokens", "film", "pooler", "pooled", "lvr", "coconut", "codi"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {
+            "visual_tokens", "film", "pooler", "pooled", "lvr", "coconut", "codi", "monet_warmup", "monet_targets",
+            "monet",
+        }
+    )  # fmt: skip
 
     recipe: str = Field(description="The recipe's name.")
     description: str = Field("", description="Its purpose.")
@@ -151,6 +162,9 @@ class Settings(Section):
     lvr: LvrSettings = LvrSettings()
     coconut: CoconutSettings = CoconutSettings()
     codi: CodiSettings = CodiSettings()
+    monet_warmup: MonetWarmupSettings = MonetWarmupSettings()
+    monet_targets: MonetTargetSettings = MonetTargetSettings()
+    monet: MonetTrainSettings = MonetTrainSettings()
     grpo: GRPOSettings = GRPOSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     analysis: AnalysisSettings = AnalysisSettings()
@@ -195,6 +209,25 @@ class Settings(Section):
             raise ValueError(
                 f"grpo.latent_sigma is {self.grpo.latent_sigma:g}, but latent.input is {self.latent.input}: there is "
                 "no latent of the model's own to sample; set latent_sigma to 0"
+            )
+        if self.grpo.latent_term != "none" and self.latent.input != "hidden_state":
+            raise ValueError(
+                f"grpo.latent_term is {self.grpo.latent_term}, but latent.input is {self.latent.input}: there is no "
+                "latent of the model's own to judge; set latent_term to none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_plain_latents_for_a_teacher(self) -> Settings:
+        """A teacher's states are of hidden states that are fed as they are, in rows with a sight of their own."""
+        stages = {stage for method in self.evaluation.methods for stage in get_method(method).all_stages}
+        latent = self.latent
+        if any(TRAIN_STAGES[stage].program.teacher != "none" for stage in stages) and (
+            latent.input != "hidden_state" or latent.bottleneck != "none" or latent.feed_norm != "own"
+        ):
+            raise ValueError(
+                f"latent.input is {latent.input}, bottleneck {latent.bottleneck}, feed_norm {latent.feed_norm}: Monet "
+                "needs hidden_state, none and own"
             )
         return self
 

@@ -343,10 +343,43 @@ class CodiSettings(TrainSettings):
     )
 
 
+class MonetWarmupSettings(TrainSettings):
+    """Monet's first stage (arXiv 2511.21395): auxiliary images in the chains, weighted cross-entropy."""
+
+    epochs: float = Field(4, gt=0, description="Passes over the training examples, if steps is None.")
+    observation_weight: float = Field(2.0, gt=0, description="Weight of observed words in the cross-entropy.")
+
+
+class MonetTrainSettings(TrainSettings):
+    """Monet's last supervised stage: latents held to those that saw the auxiliary image, without it."""
+
+    epochs: float = Field(2, gt=0, description="Passes over the training examples, if steps is None.")
+    observation_weight: float = Field(4.0, gt=0, description="Weight of observed words in the cross-entropy.")
+    alignment_weight: float = Field(2.0, ge=0, description="Weight of the alignment with the teacher's states.")
+    alignment: Literal["paper", "released"] = Field(
+        "paper",
+        description="1 - cosine of states at every depth. paper: along their features; released: of each feature along "
+        "a row's tokens, as in the released code.",
+    )
+
+
+class MonetTargetSettings(MonetTrainSettings):
+    """Monet's second stage: latents that see the auxiliary image and must tell it to the observed words."""
+
+    latent_weight: float = Field(
+        2.0,
+        ge=0,
+        description="The alignment's gradient reaches the weights through the latents alone, so many times; 0: it is "
+        "an ordinary part of the loss.",
+    )
+
+
 class GRPOSettings(Section):
     """Group relative policy optimisation of the text, with gradient through recomputed latents."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"latent_sigma", "latent_sigma_learned"})
+    LATER: ClassVar[frozenset[str]] = frozenset(
+        {"latent_sigma", "latent_sigma_learned", "latent_term", "latent_term_sigma", "dual_clip"}
+    )
 
     enabled: bool = True
     steps: int = Field(100, ge=0, description="Policy updates.")
@@ -391,6 +424,17 @@ class GRPOSettings(Section):
     latent_sigma_learned: bool = Field(
         False, description="Train the logarithm of latent_sigma, one number, with the policy; else it is fixed."
     )
+    latent_term: Literal["none", "aligned", "released"] = Field(
+        "none",
+        description="Monet's VLPO: -|latent - mean|^2 / (2 latent_term_sigma^2) counts as the log-probability of each "
+        "latent, without noise. aligned: the mean is the state that was fed, and on policy the term has no gradient "
+        "but that of the KL: latents are taught by the later updates of a rollout (updates_per_rollout above 1); "
+        "released: the state one column late, as in the released code.",
+    )
+    latent_term_sigma: float = Field(10.0, gt=0, description="The sigma of latent_term (released code: 10).")
+    dual_clip: float | None = Field(
+        None, gt=1, description="The loss of a token of a bad answer is at most so many times -advantage; None: any."
+    )
     max_new_tokens: Positive = 512
     max_grad_norm: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
@@ -419,6 +463,18 @@ class GRPOSettings(Section):
         if self.latent_sigma_learned and not self.latent_sigma:
             raise ValueError(
                 "grpo.latent_sigma_learned needs grpo.latent_sigma, the deviation to begin with: set it above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _latent_term_judges_latents_as_they_were(self) -> GRPOSettings:
+        """The term compares what was fed with its mean: it is fed again, and has no other density."""
+        if self.latent_term == "none":
+            return self
+        if self.latents != "replay" or self.latent_sigma:
+            raise ValueError(
+                f"grpo.latent_term is {self.latent_term}, with latents {self.latents} and latent_sigma "
+                f"{self.latent_sigma:g}: set latents to replay and latent_sigma to 0"
             )
         return self
 

@@ -20,7 +20,7 @@ def required_inputs(program: str) -> tuple[str, ...]:
     """Return the names that a program needs in ``Job.inputs``: local folders of artifacts of that kind."""
     if program == "warmup":
         return ()
-    return ("model", "problems" if program == "evaluate" else programs()[program].data)
+    return ("model", "problems") if program == "evaluate" else programs()[program].inputs
 
 
 class Job(BaseModel):

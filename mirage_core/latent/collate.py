@@ -51,7 +51,9 @@ class LatentBatch:
     each auxiliary image that its targets average, on the CPU; empty: all. ``segments`` [B, T]: values of Segment,
     which decide attention under a ``bottleneck``; BEFORE in rows without one. The reencoded latents of a span
     (latent_only) are in the columns right after it, at the positions of its latents. ``region_tokens`` [n]: the image
-    token that each latent is held to, as an index into all image tokens of the batch; empty: none.
+    token that each latent is held to, as an index into all image tokens of the batch; empty: none. ``observed`` [B, T]:
+    the columns of observed tokens; ``observed_labels`` [B, T]: the columns that predict one; None where no example
+    marks any.
     """
 
     input_ids: Tensor
@@ -76,6 +78,8 @@ class LatentBatch:
     auxiliary_features: tuple[Tensor, ...] = ()
     auxiliary_patch_masks: tuple[Tensor, ...] = ()
     region_tokens: Tensor = field(default_factory=no_tokens)
+    observed: Tensor | None = None
+    observed_labels: Tensor | None = None
 
     @property
     def rows(self) -> int:
@@ -136,6 +140,7 @@ def collate(
         span_blocks=torch.from_numpy(spans.index),
         **_auxiliary_fields(examples),
         region_tokens=_region_tokens(examples, flat, spans, ids),
+        **_observed_fields(examples, flat, columns[segmented.own], width),
     )
 
 
@@ -242,6 +247,20 @@ def _shifted_labels(flat: FlatTokens, columns: Ints, width: int, labels: Ints) -
     predicted = np.flatnonzero(flat.offsets > 0)
     shifted[flat.rows[predicted], columns[predicted - 1]] = labels[predicted]
     return shifted
+
+
+def _observed_fields(examples: Sequence[EncodedExample], flat: FlatTokens, columns: Ints, width: int) -> dict[str, Any]:
+    """The columns of observed tokens, and those that predict them; nothing where no example marks any."""
+    marks = [example.observed for example in examples]
+    if all(mark is None for mark in marks):
+        return {}
+    lengths = flat.lengths.tolist()
+    rows = [torch.zeros(n, dtype=torch.bool) if mark is None else mark for mark, n in zip(marks, lengths, strict=True)]
+    marked = torch.cat(rows).numpy()
+    observed = np.zeros((len(lengths), width), dtype=bool)
+    observed[flat.rows, columns] = marked
+    predicting = _shifted_labels(flat, columns, width, np.where(marked, 1, IGNORED)) == 1
+    return {"observed": torch.from_numpy(observed), "observed_labels": torch.from_numpy(predicting)}
 
 
 def _auxiliary_fields(examples: Sequence[EncodedExample]) -> dict[str, Any]:

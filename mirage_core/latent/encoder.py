@@ -73,28 +73,19 @@ class Encoder:
         DataError as for ``prompt``, and for a problem without regions; InputError if chain and prompt are of different
         variants.
         """
-        chain = example.chain
-        if chain.variant != self._variant:
-            raise InputError(f"The chain of {chain.problem_id} is {chain.variant!r}, the prompt {self._variant!r}.")
-        prompt = self.prompt(example.problem)
-        for text in (chain.text_before, chain.caption, chain.text_after):
-            _refuse_special(text, f"the chain of problem {chain.problem_id}")
+        chain, prompt = example.chain, self._checked_prompt(example)
         shown = None if regions is None else self._regions(example.problem, prompt, regions)
         answer, labels = self._answer(example, with_latents, shown)
-        ignored = np.full(len(prompt.ids), IGNORED)
-        newline = len(self._tokenize("\n"))
-        ignored[-newline:] = prompt.ids[-newline:].numpy()
         pixels, grids = no_pixels(), no_grids()
         patch_masks: tuple[Tensor, ...] = ()
         if shown is not None:
             pixels, grids = shown.pixels, shown.grids
         elif with_latents and with_targets is not False:
-            name = f"the auxiliary image of problem {chain.problem_id}"
-            pixels, grids = self.pixels((example.auxiliary_image.image,), name)
+            pixels, grids = self.pixels((example.auxiliary_image.image,), _auxiliary_name(chain.problem_id))
             patch_masks = self._patch_masks(pixels, grids, prompt)
         return EncodedExample(
             ids=torch.cat([prompt.ids, answer]),
-            labels=torch.cat([torch.from_numpy(ignored), labels]),
+            labels=torch.cat([self._prompt_labels(prompt), labels]),
             pixel_values=prompt.pixel_values,
             grid_thw=prompt.grid_thw,
             auxiliary_pixel_values=pixels,
@@ -115,6 +106,66 @@ class Encoder:
         tokens = [region_tokens(region, prompt.grid_thw[0].tolist(), merge) for region in regions]
         return ShownRegions(list(map(len, tokens)), torch.cat(tokens), no_pixels(), no_grids(), layout.stop_token)
 
+    def _checked_prompt(self, example: TrainingExample) -> EncodedPrompt:
+        """Encode the prompt of an example whose chain is of its variant, and free of special tokens."""
+        chain = example.chain
+        if chain.variant != self._variant:
+            raise InputError(f"The chain of {chain.problem_id} is {chain.variant!r}, the prompt {self._variant!r}.")
+        prompt = self.prompt(example.problem)
+        for text in (chain.text_before, chain.caption, chain.text_after):
+            _refuse_special(text, f"the chain of problem {chain.problem_id}")
+        return prompt
+
+    def _prompt_labels(self, prompt: EncodedPrompt) -> Tensor:
+        """Return the labels of a prompt: the newline that ends it."""
+        labels = torch.full_like(prompt.ids, IGNORED)
+        newline = len(self._tokenize("\n"))
+        labels[-newline:] = prompt.ids[-newline:]
+        return labels
+
+    def observed(self, example: TrainingExample, *, with_latents: bool, with_image: bool) -> EncodedExample:
+        """Encode the prompt and its chain as text before, auxiliary image, span, caption, text after (Monet).
+
+        The caption's tokens count as observed. As in the released code neither the image, latent_pad nor latent_end
+        has a label. DataError and InputError as for ``example``; DataError without a caption.
+        """
+        chain, prompt = example.chain, self._checked_prompt(example)
+        if not chain.caption:
+            raise DataError(f"The chain of problem {chain.problem_id} has no caption: read the examples of captions.")
+        pixels, grids, tokens = no_pixels(), no_grids(), 0
+        if with_image:
+            pixels, grids = self.pixels((example.auxiliary_image.image,), _auxiliary_name(chain.problem_id))
+            tokens = int(grids[0].prod()) // int(self._processor.image_processor.merge_size) ** 2
+        parts = self._observed_parts(example, tokens if with_image else None, with_latents=with_latents)
+        answer = [token for part, _ in parts for token in part]
+        labels = [token if labelled else IGNORED for part, labelled in parts for token in part]
+        observed = torch.zeros(len(prompt.ids) + len(answer), dtype=torch.bool)
+        caption = len(prompt.ids) + sum(len(part) for part, _ in parts[:-2])
+        observed[caption : caption + len(parts[-2][0])] = True
+        return EncodedExample(
+            ids=torch.cat([prompt.ids, torch.tensor(answer)]),
+            labels=torch.cat([self._prompt_labels(prompt), torch.tensor(labels)]),
+            pixel_values=torch.cat([part for part in (prompt.pixel_values, pixels) if len(part)] or [no_pixels()]),
+            grid_thw=torch.cat([prompt.grid_thw, grids]),
+            auxiliary_pixel_values=no_pixels(),
+            auxiliary_grid_thw=no_grids(),
+            observed=observed,
+        )
+
+    def _observed_parts(
+        self, example: TrainingExample, image_tokens: int | None, *, with_latents: bool
+    ) -> list[tuple[list[int], bool]]:
+        """Return the parts of such a chain, and whether they have labels; its caption and what follows it come last."""
+        ids, chain = self._ids, example.chain
+        parts = [(self._tokenize(chain.text_before), True)]
+        if image_tokens is not None:
+            parts.append(([ids.vision_start, *[ids.image_pad] * image_tokens, ids.vision_end], False))
+        if with_latents:
+            length = span_length(example.auxiliary_image, self._latent)
+            parts += [([ids.latent_start], True), ([*[ids.latent_pad] * length, ids.latent_end], False)]
+        after = [*self._tokenize(chain.text_after), ids.end_of_turn, *self._tokenize("\n")]
+        return [*parts, (self._tokenize(chain.caption), True), (after, True)]
+
     def _patch_masks(self, pixels: Tensor, grids: Tensor, prompt: EncodedPrompt) -> tuple[Tensor, ...]:
         """The mask of the auxiliary image's merged patches that targets average; empty: all of them."""
         if self._latent.compression != "changed_patches":
@@ -129,11 +180,20 @@ class Encoder:
 
         DataError as for ``prompt``.
         """
-        problem = example.problem
+        return self._prompt_length(example.problem) + len(self._answer(example, with_latents)[0])
+
+    def observed_length(self, example: TrainingExample, *, with_latents: bool, with_image: bool) -> int:
+        """The number of tokens of what ``observed`` returns, without decoding an image. DataError as for ``prompt``."""
+        name, image = _auxiliary_name(example.chain.problem_id), example.auxiliary_image.image
+        tokens = self._image_tokens(image, name) if with_image else None
+        parts = self._observed_parts(example, tokens, with_latents=with_latents)
+        return self._prompt_length(example.problem) + sum(len(part) for part, _ in parts)
+
+    def _prompt_length(self, problem: Problem) -> int:
         question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
         text = len(self._tokenize(self._chat(question, problem))) - len(problem.images)  # each has one image_pad
         images = sum(self._image_tokens(data, f"an image of problem {problem.id}") for data in problem.images)
-        return text + images + len(self._answer(example, with_latents)[0])
+        return text + images
 
     def _answer(
         self, example: TrainingExample, with_latents: bool, shown: ShownRegions | None = None
@@ -253,6 +313,10 @@ class ShownRegions:
     pixels: Tensor
     grids: Tensor
     stop_token: bool
+
+
+def _auxiliary_name(problem_id: str) -> str:
+    return f"the auxiliary image of problem {problem_id}"
 
 
 def span_length(image: AuxiliaryImage, latent: LatentSettings) -> int:

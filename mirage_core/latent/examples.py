@@ -48,7 +48,9 @@ class EncodedExample:
     (relaxation, GRPO). ``image_features``: as in EncodedPrompt; ``auxiliary_features``: the same of the auxiliary
     images, or only their first D columns (all that is used). ``auxiliary_patch_masks``: the merged patches [n] of each
     auxiliary image that targets average; empty: all. ``region_tokens`` [n]: where latents are held to tokens of the
-    row's own images, the token of each latent, as an index into all image tokens of the row; else empty.
+    row's own images, the token of each latent, as an index into all image tokens of the row; else empty. ``observed``
+    [T] bool: the tokens of the words that tell what the auxiliary image shows (Monet), whose labels may weigh more;
+    None where nothing asks for them.
     """
 
     ids: Tensor
@@ -61,3 +63,4 @@ class EncodedExample:
     auxiliary_features: tuple[Tensor, ...] = ()
     auxiliary_patch_masks: tuple[Tensor, ...] = ()
     region_tokens: Tensor = field(default_factory=no_tokens)
+    observed: Tensor | None = None

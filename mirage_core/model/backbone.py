@@ -6,6 +6,7 @@ D hidden, V vocabulary, P patches, N images, F width of image features (D, or mo
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +20,19 @@ from mirage_core.model.cache import Cache, GrowingCache
 from mirage_core.model.packing import InputEmbeddings, Packing
 from mirage_core.model.stock_generate import guard_generate
 
-__all__ = ["Backbone", "InputEmbeddings", "Rotary"]
+__all__ = ["Backbone", "InputEmbeddings", "PassStates", "Rotary"]
+
+
+@dataclass(frozen=True, slots=True)
+class PassStates:
+    """Collects ``states`` [m, D] of some tokens of a pass at every depth; ``tokens`` [m]: their indices in the pass."""
+
+    tokens: Tensor
+    states: list[Tensor] = field(default_factory=list)
+
+    def add(self, hidden: Tensor) -> None:
+        """Add the next depth: hidden states of the pass [B, T, D], or [1, n, D] where they are packed."""
+        self.states.append(hidden.flatten(0, 1).index_select(0, self.tokens))
 
 
 class Backbone(nn.Module):
@@ -184,7 +197,7 @@ class Backbone(nn.Module):
         *,
         checkpointing: bool = False,
         packing: Packing | None = None,
-        states: list[Tensor] | None = None,
+        collect: PassStates | None = None,
     ) -> Tensor:
         """Return the last hidden states after the final norm [B, T, D]; extends ``cache`` by the new columns.
 
@@ -192,8 +205,8 @@ class Backbone(nn.Module):
         columns so far]; None means plain causal attention: without a cache, with an empty one, or for one column.
         ``checkpointing`` (with a GrowingCache or none) recomputes each layer in the backward pass; unlike stock
         checkpointing it supports the cache. With ``packing``, inputs, rotary and result are packed tokens
-        [1, n, ...]; bias and cache are of the padded columns. ``states`` is extended by the input of every layer, and
-        by the result.
+        [1, n, ...]; bias and cache are of the padded columns. ``collect`` takes the input, the output of every layer
+        but the last, and the result.
         """
         embedded = inputs if isinstance(inputs, InputEmbeddings) else InputEmbeddings(inputs)
         adapter, hidden = self._adapter, embedded.tokens
@@ -201,18 +214,18 @@ class Backbone(nn.Module):
             bias = self._causal_bias(hidden.shape[1] if packing is None else packing.columns, hidden.device)
         deep = () if embedded.deep is None else embedded.deep
         for index in range(len(adapter.layers)):
-            if states is not None:
-                states.append(hidden)
+            if collect is not None:
+                collect.add(hidden)
             if checkpointing:
                 hidden = _checkpointed(adapter, index, hidden, rotary, bias, cache, packing)
             else:
                 hidden = adapter.run_layer(index, hidden, rotary, bias, cache, packing)
             if index < len(deep):
                 hidden = hidden + deep[index]
-        normed = adapter.norm(hidden)
-        if states is not None:
-            states.append(normed)
-        return normed
+        hidden = adapter.norm(hidden)
+        if collect is not None:
+            collect.add(hidden)
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits [..., V] of hidden states [..., D]."""

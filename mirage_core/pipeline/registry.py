@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirage_core.errors import InputError
-from mirage_core.methods import TRAIN_STAGES
+from mirage_core.methods import TRAIN_STAGES, stage_inputs, state_stages
 from mirage_core.pipeline.stage import Stage
 from mirage_core.pipeline.stages.auxiliary_images import AUXILIARY_IMAGES
 from mirage_core.pipeline.stages.auxiliary_input import AUXILIARY_EXAMPLES, AUXILIARY_PROBLEMS
@@ -17,6 +17,7 @@ from mirage_core.pipeline.stages.measure import COLLECT, MEASURE
 from mirage_core.pipeline.stages.problems import PROBLEMS
 from mirage_core.pipeline.stages.report import REPORT
 from mirage_core.pipeline.stages.study_report import STUDY
+from mirage_core.pipeline.stages.teacher_states import TEACHER_STATES, teacher_states_stage
 from mirage_core.pipeline.stages.train import TRAIN, train_stage
 from mirage_core.pipeline.stages.visual_codes import VISUAL_CODES
 
@@ -31,7 +32,7 @@ STAGES: dict[str, Stage] = {
         AUXILIARY_EXAMPLES,
         CAPTIONS,
         VISUAL_CODES,
-        *TRAIN.values(),
+        *(({**TRAIN, **TEACHER_STATES})[name] for name in stage_inputs() if name in TRAIN or name in TEACHER_STATES),
         EVALUATION,
         REPORT,
     )
@@ -48,4 +49,6 @@ def get_stage(name: str) -> Stage:
         return known[name]
     if name in TRAIN_STAGES:  # registered after this module was imported
         return train_stage(TRAIN_STAGES[name])
+    if name in state_stages():
+        return teacher_states_stage(state_stages()[name])
     raise InputError(f"got the stage {name!r}, expected one of {', '.join(known)}")

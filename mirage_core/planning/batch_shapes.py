@@ -23,7 +23,8 @@ AUXILIARY_LABELS = 20
 def sees_auxiliary(name: str) -> bool:
     """Return whether a training stage reads auxiliary images: as an input, as targets that are fed, or to pool them."""
     stage = TRAIN_STAGES[name]
-    return stage.program.reads_auxiliary or stage.data == "auxiliary-examples"
+    program = stage.program
+    return program.reads_auxiliary or program.shows_auxiliary or stage.data == "auxiliary-examples"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +60,19 @@ class Shape:
     def batch(self, name: str, count: int, padded: bool) -> Batch:
         """Return ``count`` rows for a training stage; ``padded``: rows of different lengths share a batch."""
         mixed_lengths = padded and count > 1
-        text = self.before + self.after
         stage = TRAIN_STAGES[name]
+        caption, text = self.caption if stage.data == "captions" else 0, self.before + self.after
         if not stage.latents:
-            caption = self.caption if stage.data == "captions" else 0
             caption = self.num_latents + 2 if stage.data == "visual-codes" else caption  # codes and their borders
             return self.in_words(count, padded, caption, self.auxiliary if sees_auxiliary(name) else 0)
-        prefix, labels = self.prompt + self.before + 1, text + 3
+        observed = caption if stage.program.observes else 0
+        prefix, labels = self.prompt + self.before + 1, text + observed + 3
+        prefix += self.auxiliary + 2 if stage.program.shows_auxiliary else 0
         labels = self.after if stage.program.pooler == "trained" else labels
         features = self.image + (self.auxiliary if sees_auxiliary(name) else 0)
-        if self.rolls_out(name):
+        if stage.program.teacher != "none":  # up to the last latent, then all again in parallel
+            passes = (*self._passes(prefix, 1), prefix + self.num_latents + 1 + caption + self.after)
+        elif self.rolls_out(name):
             passes = self._passes(prefix, self.after + 1)
         else:
             passes = (prefix + self.num_latents + self.reread + 1 + self.after,)

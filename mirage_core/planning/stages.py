@@ -70,7 +70,7 @@ class StageWork:
 def stage_work(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates | None) -> Iterator[StageWork]:
     """Yield every stage that runs a model, in the order of the pipeline."""
     methods = enabled_methods(settings.evaluation.methods, grpo=settings.grpo.enabled)
-    needed = {name for method in methods for name in get_method(method).stages}
+    needed = {name for method in methods for name in get_method(method).all_stages}
     if settings.model.source == FROM_SCRATCH and settings.model.warmup.steps:
         yield _warmup(settings, sizes, rates)
     if any(TRAIN_STAGES[name].data == "visual-codes" for name in needed):

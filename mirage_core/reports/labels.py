@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mirage_core.evaluation.blind import BLIND_SUFFIX, TEXT_RULE
-from mirage_core.methods import METHODS, TRAIN_STAGES
+from mirage_core.methods import METHODS, TRAIN_STAGES, state_stages
 
 BENCHMARKS = {
     "vsp-planning": "VSP spatial planning",
@@ -80,6 +80,8 @@ def stage_label(stage: str) -> str:
     """Return a stage's name for people."""
     if stage == "base":
         return "Base model, warmed up from scratch"
+    if stage in state_stages():
+        return state_stages()[stage].label
     return TRAIN_STAGES[stage].label if stage in TRAIN_STAGES else stage
 
 

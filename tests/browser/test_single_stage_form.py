@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from mirage_core.methods import stage_inputs
+from mirage_core.methods import stage_inputs, state_stages
 from mirage_core.pipeline.registry import STAGES
 from mirage_core.recipes import load
 from mirage_core.store import Store
@@ -32,12 +32,13 @@ ALSO = {
     "captions": ["teacher.variant=cot", "evaluation.methods=[capimagine]"],
     "visual-codes": ["evaluation.methods=[visual-tokens]"],
     "pooler": ["evaluation.methods=[pooled]"],
+    **{name: ["evaluation.methods=[monet]"] for name in ("monet-warmup", "monet-targets", *state_stages())},
     "auxiliary-problems": ["evaluation.methods=[auxiliary-input]"],
     "auxiliary-examples": ["evaluation.methods=[auxiliary-input]"],
     **{name: [f"evaluation.methods=[{name}]"] for name in METHODS if name in STAGES and name not in BY_DEFAULT},
 }
 # What depends on its inputs alone: it finds what the finished run has made of them, and made it of nothing else.
-SETTLED = ("auxiliary-problems", "auxiliary-examples")
+SETTLED = ("auxiliary-problems", "auxiliary-examples", *state_stages())
 
 
 @pytest.fixture

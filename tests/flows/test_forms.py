@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
 ENTRYPOINTS = {entry["entrypoint"] for entry in DEPLOYMENTS}
 DEPLOYED = {entry["name"] for entry in DEPLOYMENTS if "single_stage" in entry["entrypoint"]}
-INPUTS = ("problems", "auxiliary_images", "examples", "model")
+INPUTS = ("problems", "auxiliary_images", "examples", "model", "states")
 
 
 def form(entrypoint: str) -> dict[str, dict[str, Any]]:

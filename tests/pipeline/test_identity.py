@@ -15,12 +15,15 @@ from mirage_core.pipeline.stages.base_model import base_identity
 from mirage_core.pipeline.stages.problems import problems_identity
 from tests.pipeline.fakes import settings
 
-TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine", "visual-tokens"}
+TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine", "visual-tokens", "monet-warmup"}
 CODES = "visual-codes"
 RELAXED = {"relaxation", "without-stage-1"}
 TEXT_GRPO = {"direct-sft-grpo", "capimagine-grpo"}
-GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", "lvr-grpo", *TEXT_GRPO}
-TRAINED = {*TEXT_ONLY, "grounding", *RELAXED, "film", "pooler", "pooled", "lvr", "coconut", "codi", *GRPO}
+GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", "lvr-grpo", "monet-grpo", *TEXT_GRPO}
+LATENT = {"grounding", *RELAXED, "film", "pooler", "pooled", "lvr", "coconut", "codi", "monet-targets", "monet"}
+TRAINED = {*TEXT_ONLY, *LATENT, *GRPO}
+STATES = {"monet-observations", "monet-latents"}
+WITH_LATENTS = {"monet-latents", *(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}
 MODELS = {"base", *TRAINED}
 
 
@@ -35,14 +38,15 @@ def changed_by(**changes: Any) -> set[str]:
         ({"runtime": {"processes": 1, "engine": "plain", "checkpoint_every": 7}}, set()),
         ({"seed": 7}, {"problems", "auxiliary-images", CODES, *MODELS, "report"}),
         ({"problems": {"cell_px": 32}}, {"problems", "auxiliary-images", "base", "report"}),
-        ({"teacher": {"variant": "cot"}}, {"examples", "captions", *TRAINED, "evaluation", "report"}),
-        ({"latent": {"num_latents": 5}}, {CODES, *(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
-        ({"latent": {"compression": "drop_tail"}}, {CODES, *(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
-        ({"latent": {"bottleneck": "image"}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
-        ({"prompt": {"form": "short"}}, {CODES, *MODELS, "evaluation", "report"}),
+        ({"teacher": {"variant": "cot"}}, {"examples", "captions", *STATES, *TRAINED, "evaluation", "report"}),
+        ({"latent": {"num_latents": 5}}, {CODES, *WITH_LATENTS}),
+        ({"latent": {"compression": "drop_tail"}}, {CODES, *WITH_LATENTS}),
+        ({"latent": {"bottleneck": "image"}}, WITH_LATENTS),
+        ({"prompt": {"form": "short"}}, {CODES, *MODELS, *STATES, "evaluation", "report"}),
         ({"model": {"warmup": {"steps": 3}}}, {"base", "report"}),
         ({"model": {"train_vision": True}}, {*MODELS, "report"}),
         ({"model": {"lora": {"rank": 4}}}, {*TRAINED, "report"}),
+        ({"model": {"dtype": "bfloat16"}}, {*MODELS, *STATES, "evaluation", "report"}),
         ({"direct_sft": {"steps": 3}}, {"direct-sft", "auxiliary-input", "report"}),
         ({"capimagine": {"steps": 3}}, {"capimagine", "report"}),
         ({"visual_tokens": {"steps": 3}}, {"visual-tokens", "report"}),
@@ -56,13 +60,16 @@ def changed_by(**changes: Any) -> set[str]:
         ({"pooler": {"steps": 3}}, {"pooler", "report"}),
         ({"pooled": {"distance": "cosine"}}, {"pooled", "report"}),
         ({"lvr": {"head": "glu"}}, {"lvr", "report"}),
-        ({"latent": {"near": 0.1}}, {*(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
+        ({"latent": {"near": 0.1}}, WITH_LATENTS),
         ({"coconut": {"uniform_prob": 0.1}}, {"coconut", "report"}),
         ({"codi": {"teacher_weight": 0.5}}, {"codi", "report"}),
+        ({"monet_warmup": {"steps": 3}}, {"monet-warmup", "report"}),
+        ({"monet_targets": {"latent_weight": 0.0}}, {"monet-targets", "report"}),
+        ({"monet": {"alignment": "released"}}, {"monet", "report"}),
         ({"relaxation": {"text_weight": 0.5}}, {*RELAXED, "report"}),
         ({"grpo": {"latents": "replay", "latent_sigma": 0.05}}, {*GRPO, "report"}),
         ({"auxiliary_images": {"film": "forward"}}, {"auxiliary-images", "report"}),
-        ({"latent": {"max_latents": 9}}, {CODES, *(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}),
+        ({"latent": {"max_latents": 9}}, {CODES, *WITH_LATENTS}),
         ({"grpo": {"steps": 3}}, {*GRPO, "report"}),
         ({"evaluation": {"planning_rule": "vsp"}}, {*GRPO, "evaluation", "report"}),
         ({"evaluation": {"methods": ["zero-shot"]}}, {"report"}),
@@ -91,7 +98,7 @@ def test_settings_that_need_a_film_change_the_stages_that_read_them() -> None:
         return {name for name, stage in STAGES.items() if stage.identity(film) != stage.identity(after)}
 
     assert changed(stepwise) == {*RELAXED, "report"}
-    assert changed(frames) == {CODES, *(TRAINED - TEXT_ONLY - TEXT_GRPO), "evaluation", "report"}
+    assert changed(frames) == {CODES, *WITH_LATENTS}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +108,7 @@ def test_settings_that_need_a_film_change_the_stages_that_read_them() -> None:
         ("relaxation", {"stepwise": None}),
         ("relaxation", {"distance": "cosine", "text_weight": 1.0}),
         ("grpo", {"latent_sigma": 0.0, "latent_sigma_learned": False}),
+        ("grpo", {"latent_term": "none", "latent_term_sigma": 10.0, "dual_clip": None}),
         ("latent", {"length": "fixed", "near": 0.02}),
     ],
 )

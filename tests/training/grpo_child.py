@@ -23,10 +23,11 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "replay": {"grpo": {"latents": "replay", "updates_per_rollout": 2, "zero_variance_groups": "drop"}},
     "sampled": {"grpo": {"latents": "replay", "latent_sigma": 0.1, "latent_sigma_learned": True}},
+    "judged": {"grpo": {"latents": "replay", "latent_term": "released", "updates_per_rollout": 2}},
 }
 """Sections of the settings."""
 CASES = ("plain:whole", "plain:adapters", "plain:replay", "1:whole", "2:whole", "3:whole", "3:adapters", "3:replay",
-         "plain:sampled", "3:sampled")  # fmt: skip
+         "plain:sampled", "3:sampled", "plain:judged", "3:judged")  # fmt: skip
 """The plain engine, or a ZeRO stage; and what is trained."""
 
 

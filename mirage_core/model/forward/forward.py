@@ -23,6 +23,7 @@ from mirage_core.model.cache import GrowingCache
 from mirage_core.model.forward.feed_norm import at_norms, image_norms
 from mirage_core.model.forward.layer_states import LayerStates
 from mirage_core.model.forward.plan import ForwardPass, plan_passes
+from mirage_core.model.forward.sight import Sight
 from mirage_core.model.packing import Packing
 
 LatentTransform = Callable[[Tensor, Tensor], Tensor]
@@ -59,7 +60,7 @@ def text_forward(
 ) -> Tensor:
     """Return hidden states [B, T, D] of an ordinary pass; latent pads, if any, are embedded as ordinary tokens.
 
-    ``states``: also collect the states of all layers.
+    ``states`` collects the states of chosen tokens at every depth.
     """
     embedded = embed_batch(backbone, batch, checkpointing)
     return single_pass(backbone, embedded, batch, checkpointing=checkpointing, states=states)
@@ -168,10 +169,16 @@ def single_pass(
     *,
     checkpointing: bool = False,
     prefix: EncodedPrompts | None = None,
+    sight: Sight | None = None,
     states: LayerStates | None = None,
 ) -> Tensor:
-    """Return hidden states [B, T, D] of ``embedded``, zero at padding."""
-    return _run(backbone, embedded, batch, _plan(backbone, batch, prefix), checkpointing, prefix, states=states)
+    """Return hidden states [B, T, D] of ``embedded``, zero at padding.
+
+    ``sight``: who may attend to whom, in the place of the batch's bottleneck. ``states`` collects the states of chosen
+    tokens at every depth.
+    """
+    passes = _plan(backbone, batch, prefix, sight=sight)
+    return _run(backbone, embedded, batch, passes, checkpointing, prefix, sight=sight, states=states)
 
 
 def rollout(
@@ -183,16 +190,17 @@ def rollout(
     prefix: EncodedPrompts | None = None,
     latent_transform: LatentTransform | None = None,
     norms: Tensor | None = None,
+    sight: Sight | None = None,
     states: LayerStates | None = None,
 ) -> Tensor:
     """Return hidden states [B, T, D], zero at padding; every latent is fed back as the next input, with gradient.
 
     One pass for each segment of text, whose last token gives the first latent, and one for each latent but a
     block's last, which goes with the next segment. Latents become inputs at the ``norms`` [B] of their rows (None:
-    their own), and after that as ``latent_transform`` changes them.
+    their own), and after that as ``latent_transform`` changes them. ``sight``, ``states``: as in ``single_pass``.
     """
-    passes = _plan(backbone, batch, prefix, roll=True)
-    return _run(backbone, embedded, batch, passes, checkpointing, prefix, latent_transform, norms, states)
+    passes = _plan(backbone, batch, prefix, roll=True, sight=sight)
+    return _run(backbone, embedded, batch, passes, checkpointing, prefix, latent_transform, norms, sight, states)
 
 
 def encode_prompts(
@@ -200,7 +208,7 @@ def encode_prompts(
 ) -> EncodedPrompts:
     """Encode prompts [P, T] once, with gradient, for the rows that continue them: row b continues ``owners[b]``."""
     passes = _plan(backbone, batch)
-    (prefill,), (bias,) = passes, _biases(backbone, batch, passes, None)
+    (prefill,), (bias,) = passes, _biases(backbone, batch, passes, None, attention_table(batch.bottleneck))
     cache = GrowingCache()
     backbone.hidden(
         prefill.inputs(embedded),
@@ -227,6 +235,7 @@ def _run(
     prefix: EncodedPrompts | None,
     latent_transform: LatentTransform | None = None,
     norms: Tensor | None = None,
+    sight: Sight | None = None,
     states: LayerStates | None = None,
 ) -> Tensor:
     """Run all passes, each over the cache of those before it; returns hidden states [B, T, D]."""
@@ -234,7 +243,8 @@ def _run(
     rotary = backbone.rotary(batch.position_ids)
     outputs: list[Tensor] = []
     latents: list[Tensor] = []
-    for current, bias in zip(passes, _biases(backbone, batch, passes, prefix), strict=True):
+    table = attention_table(batch.bottleneck) if sight is None else sight.table
+    for current, bias in zip(passes, _biases(backbone, batch, passes, prefix, table), strict=True):
         if outputs:
             own = outputs[-1].index_select(0, current.latent_sources)
             own = own if norms is None else at_norms(own, norms.index_select(0, current.latent_rows))
@@ -246,32 +256,38 @@ def _run(
             cache,
             checkpointing=checkpointing,
             packing=current.packing,
-            states=None if states is None else states.next_pass(current.source),
+            collect=None if states is None else states.of(current.source),
         )
         outputs.append(hidden.flatten(0, 1))
     return _in_batch_columns(batch, passes, outputs)
 
 
 def _plan(
-    backbone: Backbone, batch: LatentBatch, prefix: EncodedPrompts | None = None, *, roll: bool = False
+    backbone: Backbone,
+    batch: LatentBatch,
+    prefix: EncodedPrompts | None = None,
+    *,
+    roll: bool = False,
+    sight: Sight | None = None,
 ) -> list[ForwardPass]:
     """Plan one pass over all columns, or the passes that roll latents out."""
     return plan_passes(
         batch.attention_mask,
         batch.blocks if roll else (),
         pack=backbone.sharded,
-        segments=batch.segments,
+        segments=batch.segments if sight is None else sight.segments,
         bottleneck=batch.bottleneck,
         after_prompts=prefix is not None,
+        table=None if sight is None else sight.table,
     )
 
 
 def _biases(
-    backbone: Backbone, batch: LatentBatch, passes: list[ForwardPass], prefix: EncodedPrompts | None
+    backbone: Backbone, batch: LatentBatch, passes: list[ForwardPass], prefix: EncodedPrompts | None, table: Tensor
 ) -> Iterator[Tensor | None]:
     """Yield the additive mask of each pass [B or 1, 1, C, columns so far].
 
-    A column attends to every token of earlier passes and causally to its own pass, as far as the bottleneck allows.
+    A column attends to every token of earlier passes and causally to its own pass, as far as ``table`` allows.
     """
     prompt_masks = [] if prefix is None else [prefix.token_mask]
     for index, current in enumerate(passes):
@@ -287,18 +303,20 @@ def _biases(
         allowed = [*(mask[:rows, None].expand(-1, columns, -1) for mask in earlier_masks), causal.expand(rows, -1, -1)]
         visible = torch.cat(allowed, dim=-1)
         if current.restricted:
-            visible &= bottleneck_mask(batch.bottleneck, passes[: index + 1], prefix)
+            visible &= segment_mask(table, passes[: index + 1], prefix)
         yield backbone.attention_bias(visible[:, None])
 
 
-def bottleneck_mask(
-    bottleneck: Bottleneck, passes: Sequence[ForwardPass], prefix: EncodedPrompts | None = None
-) -> Tensor:
+def bottleneck_mask(bottleneck: Bottleneck, passes: Sequence[ForwardPass]) -> Tensor:
+    """Return what the columns of the last pass may attend to under a bottleneck [B, C, columns so far]."""
+    return segment_mask(attention_table(bottleneck), passes)
+
+
+def segment_mask(table: Tensor, passes: Sequence[ForwardPass], prefix: EncodedPrompts | None = None) -> Tensor:
     """Return what the columns of the last pass may attend to by their segments [B, C, columns so far]."""
     segments = [current.segments for current in passes if current.segments is not None]
     prompts = [] if prefix is None or prefix.segments is None else [prefix.segments]
-    table = attention_table(bottleneck).to(segments[-1].device)
-    return table[segments[-1][:, :, None], torch.cat([*prompts, *segments], dim=1)[:, None]]
+    return table.to(segments[-1].device)[segments[-1][:, :, None], torch.cat([*prompts, *segments], dim=1)[:, None]]
 
 
 def _in_batch_columns(batch: LatentBatch, passes: list[ForwardPass], outputs: list[Tensor]) -> Tensor:

@@ -86,29 +86,32 @@ def plan_passes(
     segments: Tensor | None = None,
     bottleneck: Bottleneck = "none",
     after_prompts: bool = False,
+    table: Tensor | None = None,
 ) -> list[ForwardPass]:
     """Plan the passes over rows with tokens where ``mask`` [B, T] is True; a GPU is synchronized once for all passes.
 
     ``blocks``: the span columns to roll out; none: one pass. ``pack``: pack also where no row has padding, so that rows
     of any lengths run the same modules. ``segments`` [B, T]: the tokens' segments, where there is a ``bottleneck``.
-    ``after_prompts``: the rows continue prompts, of which some may have images.
+    ``after_prompts``: the rows continue prompts, of which some may have images. ``table`` [query, key]: which segments
+    a segment may attend to, in the place of the bottleneck's; their numbers are then free.
     """
     token_mask = mask.cpu().numpy()
-    token_segments = None if segments is None or bottleneck == "none" else segments.cpu().numpy()
+    own = bottleneck if table is None else "none"
+    token_segments = None if segments is None or (table is None and own == "none") else segments.cpu().numpy()
     planner = _Planner(
         token_mask,
         token_segments,
-        attention_table(bottleneck).numpy(),
-        _latent_numbers(token_mask, blocks, token_segments),
+        (attention_table(own) if table is None else table).numpy(),
+        _latent_numbers(token_mask, blocks, None if own == "none" else token_segments),
         mask.device,
         pack,
-        (Segment.IMAGE,) if after_prompts and bottleneck == "image" else (),
+        (Segment.IMAGE,) if after_prompts and own == "image" else (),
     )
     edges = [0, *(column for block in blocks for column in range(block.start, block.start + block.width))]
     return [planner.next(begin, end) for begin, end in pairwise([*edges, token_mask.shape[1]])]
 
 
-def _latent_numbers(token_mask: Mask, blocks: Sequence[SpanBlock], segments: NDArray[np.uint8] | None) -> Ints:
+def _latent_numbers(token_mask: Mask, blocks: Sequence[SpanBlock], segments: NDArray[np.integer] | None) -> Ints:
     """Number the latents of each token [B, T], counted row by row; -1 for text and for latents not rolled out.
 
     A token that encodes a latent again has that latent's number.
@@ -134,7 +137,7 @@ class _Planner:
     def __init__(
         self,
         token_mask: Mask,
-        segments: NDArray[np.uint8] | None,
+        segments: NDArray[np.integer] | None,
         allowed: Mask,
         latent_numbers: Ints,
         device: torch.device,
@@ -147,7 +150,7 @@ class _Planner:
         self._last_tokens = np.empty(0, dtype=np.int64)
         self._input_order = np.empty(latent_numbers.max(initial=-1) + 1, dtype=np.int64)
         self._num_latents = 0
-        self._earlier_segments = np.zeros(len(Segment), dtype=bool)
+        self._earlier_segments = np.zeros(len(allowed), dtype=bool)
         self._earlier_segments[list(earlier)] = True
 
     def next(self, begin: int, end: int) -> ForwardPass:

@@ -119,7 +119,7 @@ def final_metrics(folder: Path) -> dict[str, Any]:
     from mirage_core.reports.curves import last_step, read_curves, tail_mean
 
     curves = read_curves(folder)
-    shown = ("loss", "visual", "text", "cosine", "accuracy", "reward")
+    shown = ("loss", "visual", "alignment", "text", "cosine", "accuracy", "reward")
     means = {name: round(tail_mean(curves[name]), 4) for name in shown if curves.get(name)}
     tokens = round(sum(value for _, value in curves.get("step_tokens", ())))
     return {"steps": last_step(curves) or 0, "tokens": tokens, **means, **_validation_metrics(folder, curves)}

@@ -38,7 +38,7 @@ class Budget:
 def budgets(inputs: RunReportInputs) -> list[Budget]:
     """Return the budget of every evaluated method whose training is known."""
     return [
-        budget_of(method, inputs.settings, {stage: _steps(inputs, stage) for stage in METHODS[method].stages})
+        budget_of(method, inputs.settings, {stage: _steps(inputs, stage) for stage in METHODS[method].all_stages})
         for method in inputs.methods
         if method in METHODS
     ]
@@ -48,7 +48,7 @@ def budget_of(method: str, settings: Settings, steps: Mapping[str, int]) -> Budg
     """Return the budget of a method, given the optimizer steps of each stage that trains it."""
     counts = {"text": 0, "grounding": 0, "policy": 0}
     examples = answers = 0
-    for stage in get_method(method).stages:
+    for stage in get_method(method).all_stages:
         program, taken = TRAIN_STAGES[stage].program, steps[stage]
         section = settings.training(program.name)
         if isinstance(section, GRPOSettings):

@@ -10,6 +10,7 @@ import ctypes
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -30,6 +31,7 @@ REPORT_EVERY_S = 2.0
 _TABLES = (
     "ids", "labels", "grid_thw", "auxiliary_grid_thw", "image_features", "auxiliary_features", "auxiliary_patch_masks",
     "region_tokens",
+    "observed",
 )  # fmt: skip
 
 Encode = Callable[[int], EncodedExample]
@@ -71,7 +73,7 @@ class FeatureCache:
         number, row = self._location[index]
         part, ends = self._parts[number], self._ends[number][row].tolist()
         lengths = part["lengths"][row].tolist()
-        ids, labels, grid, auxiliary_grid, images, auxiliary, masks, regions = (
+        ids, labels, grid, auxiliary_grid, images, auxiliary, masks, regions, observed = (
             part[name][end - length : end] for name, end, length in zip(_TABLES, ends, lengths, strict=True)
         )
         return EncodedExample(
@@ -85,6 +87,7 @@ class FeatureCache:
             auxiliary_features=_split_by_image(auxiliary, auxiliary_grid),
             auxiliary_patch_masks=_split_by_image(masks, auxiliary_grid),
             region_tokens=regions,
+            observed=observed if len(observed) else None,
         )
 
 
@@ -177,7 +180,7 @@ def release_memory() -> None:
 
 
 def _tables(indices: Sequence[int], examples: Sequence[EncodedExample], backbone: Backbone) -> dict[str, Tensor]:
-    """Concatenate the examples of a process: eight tables, and each example's number of rows in each of them."""
+    """Concatenate the examples of a process: its tables, and each example's number of rows in each of them."""
     rows = [_example_rows(example, backbone) for example in examples]
     tables = {name: torch.cat([row[name] for row in rows]) for name in _TABLES} if rows else {}
     lengths = [[len(row[name]) for name in _TABLES] for row in rows]
@@ -198,6 +201,7 @@ def _example_rows(example: EncodedExample, backbone: Backbone) -> dict[str, Tens
         "auxiliary_features": _concatenated(example.auxiliary_features, backbone.hidden_size),
         "auxiliary_patch_masks": torch.cat([torch.empty(0, dtype=torch.bool), *example.auxiliary_patch_masks]),
         "region_tokens": example.region_tokens,
+        "observed": torch.empty(0, dtype=torch.bool) if example.observed is None else example.observed,
     }
 
 
@@ -216,9 +220,14 @@ def _split_by_image(features: Tensor, grid_thw: Tensor) -> tuple[Tensor, ...]:
 
 def lengths_of(examples: Sequence[TrainingExample], encoder: Encoder, *, with_latents: bool) -> list[int]:
     """Return the number of tokens of every example, image tokens included; no image is decoded for that."""
+    return lengths_by(examples, partial(encoder.length, with_latents=with_latents))
+
+
+def lengths_by(examples: Sequence[TrainingExample], length: Callable[[TrainingExample], int]) -> list[int]:
+    """Return the length of every example, each measured by one process."""
     counts = torch.zeros(len(examples), dtype=torch.int64)
     for index in current_process().share(range(len(examples))):
-        counts[index] = encoder.length(examples[index], with_latents=with_latents)
+        counts[index] = length(examples[index])
     all_reduce_sum(counts)
     lengths: list[int] = counts.tolist()
     return lengths

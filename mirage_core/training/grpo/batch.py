@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, zip_longest
 
 import torch
@@ -34,8 +34,8 @@ class PolicyBatch:
 
     ``advantages`` [B]; ``sampled_log_probs`` [B, T], recorded while sampling, and ``reference_log_probs`` [B, T] (None
     without a KL), at the columns that predict their tokens; ``latents``: as they were fed, [k, D] per span, row by row.
-    ``latent_mask`` [B, T]: the columns that predict a sampled latent, whose log-densities then are among the
-    log-probabilities; None: no latent was sampled.
+    ``latent_mask`` [B, T]: the columns that predict a latent whose log-density is among the log-probabilities: it was
+    sampled, or is judged as it was fed; None: there is none.
     """
 
     layout: AnswerBatch
@@ -134,6 +134,20 @@ def _latent_log_probs(rollouts: Sequence[Rollout], layout: AnswerBatch) -> Tenso
     rows, columns = latent_cells(layout.answers, [len(densities) for densities in recorded])
     empty = torch.full(layout.answers.labels.shape, torch.nan, device=rows.device)
     return empty.index_put((rows, columns - 1), torch.cat(recorded).to(rows.device))
+
+
+def with_latent_terms(group: Group, batch: PolicyBatch, terms: Tensor) -> Group:
+    """Return a group whose latents have ``terms`` [B, T] of its ``batch`` as their recorded log-densities (VLPO)."""
+    lengths = [len(latents) for latents in batch.latents]
+    rows, columns = latent_cells(batch.layout.answers, lengths)
+    of_spans = iter(terms[rows, columns - 1].cpu().split(lengths))
+    rollouts = [
+        replace(
+            rollout, answer=replace(rollout.answer, latent_log_probs=tuple(next(of_spans) for _ in rollout.latents))
+        )
+        for rollout in group.rollouts
+    ]
+    return replace(group, rollouts=tuple(rollouts))
 
 
 def _sampled_log_probs(rollouts: Sequence[Rollout], layout: AnswerBatch) -> Tensor:

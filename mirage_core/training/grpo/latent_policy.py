@@ -2,7 +2,8 @@
 
 A sampled latent is an action like a token (arXiv 2608.19669; as in Monet's VLPO, which adds no noise). It is fed again
 as it was, a constant; its mean is computed under the current weights. So the gradient says which latents to imagine
-more often, not only what to say after them. Legend: B rows (answers), T columns, D hidden.
+more often, not only what to say after them. ``replayed_log_probs`` judges latents without noise (VLPO).
+Legend: B rows (answers), T columns, n latents, D hidden.
 """
 
 from __future__ import annotations
@@ -62,3 +63,35 @@ def latent_log_probs(
     fed = torch.cat(list(latents)).to(means) if latents else means
     values = gaussian_log_density(fed, means, log_sigma.to(means.device))
     return torch.zeros(hidden.shape[:2], device=hidden.device).index_put((rows, columns - 1), values)
+
+
+def replayed_log_probs(
+    batch: LatentBatch,
+    hidden: Tensor,
+    latents: Sequence[Tensor],
+    sigma: float,
+    *,
+    late: bool = False,
+    norms: Tensor | None = None,
+) -> Tensor:
+    """Return VLPO's term [B, T] of latents fed as they were, at the columns that predict them, 0.0 elsewhere.
+
+    -|z - h|^2 / (2 sigma^2), summed over D: log N(z; h, sigma^2 I) without its constant (arXiv 2511.21395).
+    ``hidden``, ``latents``, ``norms`` as in ``latent_log_probs``. h is the state that predicts the latent, one column
+    before it; ``late``: that at the latent's own column, as in the released code. As latents are the means of the
+    policy that made them, the first has no gradient on that policy.
+    """
+    rows, columns = latent_cells(batch, [len(latent) for latent in latents])
+    values = replayed_terms(hidden, latents, (rows, columns if late else columns - 1), sigma, norms)
+    return torch.zeros(hidden.shape[:2], device=hidden.device).index_put((rows, columns - 1), values)
+
+
+def replayed_terms(
+    hidden: Tensor, latents: Sequence[Tensor], cells: tuple[Tensor, Tensor], sigma: float, norms: Tensor | None = None
+) -> Tensor:
+    """Return the terms [n] of latents ([k, D] a span) whose means are the states at ``cells`` (rows, columns [n])."""
+    means = hidden[cells]
+    if norms is not None:
+        means = at_norms(means, norms.index_select(0, cells[0]))
+    fed = torch.cat(list(latents)).to(means.device) if latents else means
+    return -0.5 * (fed.float() - means.float()).square().sum(-1) / sigma**2

@@ -36,18 +36,22 @@ def policy_terms(
     kl_weight: float,
     clip_high: float | None = None,
     text_mask: Tensor | None = None,
+    dual_clip: float | None = None,
 ) -> PolicyTerms:
     """Return the loss of every answer.
 
     log_probs, sampled_log_probs (when the answer was sampled), reference_log_probs [B, T]; advantages [B]; mask
     [B, T] True at sampled text tokens and latents; ratios are clipped to 1 - clip and 1 + clip_high (None: clip). The
     KL to the reference is estimated by exp(d) - d - 1 with d = reference - current ("low variance", never negative);
-    the entropy by -log p of the sampled tokens: text_mask [B, T] (None: mask).
+    the entropy by -log p of the sampled tokens: text_mask [B, T] (None: mask). ``dual_clip``: with a negative advantage
+    a token loses at most so many times -advantage (arXiv 1912.09729); None: any.
     """
     ratio = torch.exp(log_probs - sampled_log_probs)
     gains = advantages[:, None]
     low, high = 1 - clip, 1 + (clip if clip_high is None else clip_high)
     surrogate = torch.minimum(ratio * gains, ratio.clamp(low, high) * gains)
+    if dual_clip is not None:
+        surrogate = torch.where(gains < 0, torch.maximum(surrogate, dual_clip * gains), surrogate)
     kl = torch.zeros_like(log_probs)
     if reference_log_probs is not None:
         difference = reference_log_probs - log_probs

@@ -29,8 +29,8 @@ from mirage_core.model.loading import LoadedModel
 from mirage_core.training.data.sampler import EpochOrder
 from mirage_core.training.engine.gather_weights import gathered_weights
 from mirage_core.training.engine.lockstep import sync_block_widths
-from mirage_core.training.grpo.batch import PolicyBatch, block_widths, policy_batch, split_answers
-from mirage_core.training.grpo.latent_policy import LatentPolicy, latent_log_probs
+from mirage_core.training.grpo.batch import PolicyBatch, block_widths, policy_batch, split_answers, with_latent_terms
+from mirage_core.training.grpo.latent_policy import LatentPolicy, latent_log_probs, replayed_log_probs
 from mirage_core.training.grpo.loss import PolicyTerms, policy_terms
 from mirage_core.training.grpo.reference_model import ReferenceModel
 from mirage_core.training.grpo.rewards import is_learned_from
@@ -110,6 +110,7 @@ class GRPOObjective:
         if self._settings.latent_sigma and latents == "on":
             gaussian = LatentPolicy(self._settings.latent_sigma, learned=self._settings.latent_sigma_learned)
             self._gaussian = gaussian.to(model.backbone.dtype)
+        self._judges_latents = self._settings.latent_term != "none" and latents == "on"
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Return the deviation of sampled latents if it is learned; else only the backbone is trained."""
@@ -126,6 +127,8 @@ class GRPOObjective:
         sampled = None
         if step == first:
             sampled = self._sample(step)
+            if self._judges_latents:
+                sampled = replace(sampled, learned=self._with_latent_terms(sampled.learned))
             if self._settings.updates_per_rollout > 1:
                 answers = [(group.index, [rollout.answer for rollout in group.rollouts]) for group in sampled.learned]
                 save_rollouts(self._required_cache(), step, answers)
@@ -191,6 +194,18 @@ class GRPOObjective:
         if self._cache_folder is None:
             raise SettingsError("grpo.updates_per_rollout above 1 needs a folder for the answers of a round; pass one")
         return self._cache_folder
+
+    @torch.no_grad()
+    def _with_latent_terms(self, groups: Sequence[Group]) -> list[Group]:
+        """Return the groups with the terms of their latents under the weights that sampled them (VLPO)."""
+        found: list[Group] = []
+        with gathered_weights(self._model.backbone):
+            for group in groups:
+                piece = [(group.prompt, rollout) for rollout in group.rollouts]
+                batch = policy_batch(piece, self._model, group.prompt, None, self._latent)
+                terms = self._replayed_log_probs(self._model.backbone, batch, self._hidden(self._model.backbone, batch))
+                found.append(with_latent_terms(group, batch, terms))
+        return found
 
     def _make_round(self, step: int, groups: Sequence[Group]) -> Round:
         """Lay out the passes of a round, with the log-probabilities of the reference."""
@@ -271,45 +286,63 @@ class GRPOObjective:
             clip_high=self._settings.clip_high,
             kl_weight=self._settings.kl_weight,
             text_mask=batch.text_mask,
+            dual_clip=self._settings.dual_clip,
         )
 
     def _log_probs(self, backbone: nn.Module, batch: PolicyBatch, *, reference: bool = False) -> Tensor:
         """Return the log-probabilities [B, T] of what was sampled, under the policy or the ``reference``."""
         if not isinstance(backbone, Backbone):
             raise SettingsError(f"GRPO trains a Backbone, got {type(backbone).__name__}")
+        hidden = self._hidden(backbone, batch, reference=reference)
+        log_probs = text_log_probs(backbone, batch.layout.answers, hidden, self._sampler.rules)
+        if self._judges_latents:
+            return log_probs + self._replayed_log_probs(backbone, batch, hidden)
+        if self._gaussian is None:
+            return log_probs
+        return log_probs + self._latent_log_probs(self._gaussian, backbone, batch, hidden, reference=reference)
+
+    def _hidden(self, backbone: Backbone, batch: PolicyBatch, *, reference: bool = False) -> Tensor:
+        """Return the hidden states [B, T, D] of the answers, with latents recomputed or replayed."""
         recompute = reference or self._settings.latents == "recompute"
         # Codes are chosen, not computed: no gradient flows through the choice, and the reference judges the same ones.
-        # So it is with sampled latents.
-        chosen = self._latent.input == "code" or self._gaussian is not None
-        latents = None if recompute and not chosen else batch.latents
-        hidden = answers_forward(
+        # So it is with latents that are sampled, or judged as they were fed.
+        chosen = self._latent.input == "code" or self._gaussian is not None or self._judges_latents
+        return answers_forward(
             backbone,
             batch.layout,
-            latents,
+            None if recompute and not chosen else batch.latents,
             checkpointing=self._settings.gradient_checkpointing,
             blank=self._latent.input in ("blank", "query"),
             feed_norm=self._latent.feed_norm,
         )
-        log_probs = text_log_probs(backbone, batch.layout.answers, hidden, self._sampler.rules)
-        if self._gaussian is None:
-            return log_probs
-        return log_probs + self._latent_log_probs(self._gaussian, backbone, batch, hidden, reference=reference)
 
     def _latent_log_probs(
         self, gaussian: LatentPolicy, backbone: Backbone, batch: PolicyBatch, hidden: Tensor, *, reference: bool
     ) -> Tensor:
         """Return the log-densities [B, T] of the latents that were sampled; the reference has the first deviation."""
-        prompts, norms = batch.layout.prompts, None
-        if self._latent.feed_norm != "own":
-            with torch.no_grad():
-                norms = fed_norms(backbone, prompts, image_features(backbone, prompts), self._latent.feed_norm)
-        return latent_log_probs(
+        log_sigma = gaussian.first() if reference else gaussian()
+        norms = self._norms(backbone, batch)
+        return latent_log_probs(batch.layout.answers, hidden, batch.latents, log_sigma, norms)
+
+    def _replayed_log_probs(self, backbone: Backbone, batch: PolicyBatch, hidden: Tensor) -> Tensor:
+        """Return VLPO's terms [B, T] of the latents as they were fed."""
+        return replayed_log_probs(
             batch.layout.answers,
             hidden,
             batch.latents,
-            gaussian.first() if reference else gaussian(),
-            None if norms is None else norms.index_select(0, batch.layout.owners),
+            self._settings.latent_term_sigma,
+            late=self._settings.latent_term == "released",
+            norms=self._norms(backbone, batch),
         )
+
+    def _norms(self, backbone: Backbone, batch: PolicyBatch) -> Tensor | None:
+        """Return the norms [B] at which the answers' latents are fed; None: their own."""
+        if self._latent.feed_norm == "own":
+            return None
+        prompts = batch.layout.prompts
+        with torch.no_grad():
+            norms = fed_norms(backbone, prompts, image_features(backbone, prompts), self._latent.feed_norm)
+        return None if norms is None else norms.index_select(0, batch.layout.owners)
 
 
 def _contributions(sampled: Sampled, answers: float) -> dict[str, float]:

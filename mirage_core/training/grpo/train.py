@@ -6,6 +6,7 @@ from typing import Literal
 
 from mirage_core.benchmarks.judge import Scorer, judge
 from mirage_core.config import GRPOSettings
+from mirage_core.distributed.context import current_process
 from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job
 from mirage_core.distributed.oom import generation_batch_size, micro_batch_size
@@ -22,6 +23,7 @@ from mirage_core.training.sft.train import load_trainable
 from mirage_core.training.stepwise.heads import kept_heads
 from mirage_core.training.validation.metrics import ValidationAccuracy
 from mirage_core.training.validation.validation import Validation, sample
+from mirage_core.types import ProgressEvent
 
 
 def run_grpo(job: Job, events: EventWriter, scorer: Scorer = judge) -> None:
@@ -33,6 +35,7 @@ def run_grpo(job: Job, events: EventWriter, scorer: Scorer = judge) -> None:
     if not problems:
         raise DataError(f"{job.input('problems')} has no problem of the split train; raise problems.*.train")
     model = load_trainable(job)
+    _say_what_latents_learn(job, events)
     objective = GRPOObjective(
         settings,
         model,
@@ -54,6 +57,17 @@ def run_grpo(job: Job, events: EventWriter, scorer: Scorer = judge) -> None:
         _validation(job, model, scorer),
         _kept_heads(job, model),
     )
+
+
+def _say_what_latents_learn(job: Job, events: EventWriter) -> None:
+    """Say where VLPO's term can teach latents nothing: on the policy that made them they are their own means."""
+    settings = job.settings.grpo
+    if settings.latent_term == "aligned" and settings.updates_per_rollout == 1 and current_process().is_main:
+        message = (
+            "grpo.latent_term aligned has no gradient on policy but that of the KL, and updates_per_rollout is 1: "
+            "raise it, or sample latents (latent_sigma)"
+        )
+        events(ProgressEvent(stage=job.program, message=message))
 
 
 def _kept_heads(job: Job, model: LoadedModel) -> tuple[SavedModule, ...]:

@@ -96,7 +96,7 @@ class Teacher:
         hidden = text_forward(backbone, self.batch, checkpointing=checkpointing, states=states)
         return {
             "teacher": cross_entropy(backbone, hidden, self.batch.labels),
-            "distillation": distillation(student.gathered(), states.gathered()),
+            "distillation": distillation(student.states(), states.states()),
         }
 
 

@@ -37,6 +37,8 @@ from mirage_core.model.forward.forward import (
 from mirage_core.model.forward.grounding import GroundingOutput, grounding_forward
 from mirage_core.model.forward.layer_states import LayerStates
 from mirage_core.model.readout import LatentReadout
+from mirage_core.training.monet import losses as monet
+from mirage_core.training.monet.losses import Teaching
 from mirage_core.training.objective import TEXT_ONLY, LossParts
 from mirage_core.training.sft.codi import Teacher
 from mirage_core.training.sft.diagnostics import cosine_diagnostics, norm_figures
@@ -210,7 +212,8 @@ class LossInputs:
     before they are fed; ``stepwise``: the heads and targets of stepwise grounding; ``ends``: where spans of different
     lengths end; ``pooler``: what is trained, or makes the targets, where the program has one; ``readout``: what is fed
     of a hidden state, where a module reads it; ``latent_end``: the token's id; ``explanations``: what a step decoder
-    must write from the latents; ``teacher``: the rows of the other task of self-distillation.
+    must write from the latents; ``teacher``: the rows of the other task of self-distillation; ``teaching``: Monet's
+    teacher.
     """
 
     batch: LatentBatch
@@ -226,6 +229,7 @@ class LossInputs:
     latent_end: int = IGNORED
     explanations: Explanations | None = None
     teacher: Teacher | None = None
+    teaching: Teaching | None = None
 
 
 def _text(backbone: Backbone, inputs: LossInputs) -> LossParts:
@@ -314,6 +318,9 @@ LOSSES: dict[str, Loss] = {
     "region": _region,
     "coconut": _latent_thoughts,
     "codi": _latent_thoughts,
+    "monet_warmup": monet.warmup,
+    "monet_targets": monet.targets,
+    "monet": monet.latents,
 }
 """The losses that a supervised program may name (``methods.Program.loss``)."""
 

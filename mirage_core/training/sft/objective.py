@@ -29,6 +29,9 @@ from mirage_core.training.data.feature_cache import ExampleSource
 from mirage_core.training.data.sampler import BatchOrder, MicroBatchIndices, split_batch
 from mirage_core.training.engine.lockstep import Widths, dummy_row, sync_block_widths
 from mirage_core.training.logging.throughput import work_of
+from mirage_core.training.monet.losses import Teaching, learned_rows
+from mirage_core.training.monet.sight import auxiliary_sight
+from mirage_core.training.monet.teacher_states import TeacherStates, teacher_batch
 from mirage_core.training.objective import LossParts, MicroBatch, contribution
 from mirage_core.training.sft.coconut import Curriculum
 from mirage_core.training.sft.codi import Teacher, TeacherRows, cells_from_end
@@ -86,7 +89,8 @@ class SupervisedObjective:
     is under the bottleneck, and its latents get no noise. ``stepwise``: stepwise grounding, if the stage has it;
     ``pooler``: the pooler that the program trains, or whose vectors are its targets; ``readout``: what reads the
     latents off hidden states, trained too; ``curriculum``: lays out the rows of a step by its stage;
-    ``step_decoding``: a decoder of its latents; ``teacher_rows``: those of self-distillation.
+    ``step_decoding``: a decoder of its latents; ``teacher_rows``: those of self-distillation; ``teacher``: the states
+    that its teacher has, if there is one.
     """
 
     def __init__(
@@ -103,6 +107,7 @@ class SupervisedObjective:
         curriculum: Curriculum | None = None,
         step_decoding: StepDecoding | None = None,
         teacher_rows: TeacherRows | None = None,
+        teacher: TeacherStates | None = None,
     ) -> None:
         self._program, self._loss, self._latent = programs()[program], loss_of(program), settings.latent
         self._settings = section_of(settings, program)
@@ -111,6 +116,7 @@ class SupervisedObjective:
         self._model, self._data, self._regularizer, self._stepwise = model, data, regularizer, stepwise
         self._pooler, self._readout, self._latent_end = pooler, readout, model.ids.latent_end
         self._curriculum, self._step_decoding, self._teacher_rows = curriculum, step_decoding, teacher_rows
+        self._teacher_states = teacher
         self._micro_batch_size = micro_batch_size or self._settings.micro_batch_size
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -172,6 +178,8 @@ class SupervisedObjective:
 
     def _micro_batch(self, part: MicroBatchIndices, batch: LatentBatch, widths: Widths, step: int) -> MicroBatch:
         counts, work, spans = counts_of(batch), work_of(batch), len(batch.span_rows)
+        if self._program.observes:  # its parts are means over rows
+            counts |= {"text": float(learned_rows(batch)), "alignment": float(learned_rows(batch))}
         if self._program.has_latents:
             counts["cosine_input"] = counts["visual"] if self._has_cosine_input(batch) else 0.0
             counts["cosine_constant"] = counts["visual"] if spans > 1 else 0.0
@@ -203,6 +211,7 @@ class SupervisedObjective:
             latent_end=self._latent_end,
             explanations=None if explanations is None else explanations.to(self._model.backbone.device),
             teacher=None if teacher is None else teacher.to(self._model.backbone.device),
+            teaching=self._teaching(part, batch),
         )
         return MicroBatch(SupervisedBatch(inputs, counts, figures), counts, part.filler, work)
 
@@ -218,6 +227,16 @@ class SupervisedObjective:
             columns = [stepwise.plans.columns(index, self._data.source.get(index).ids) for index in part.indices]
             laid_out = token_batch(batch, targets, columns, stepwise.image_pad, stepwise.heads.widths)
         return StepLoss(stepwise.heads, laid_out, stepwise.longest)
+
+    def _teaching(self, part: MicroBatchIndices, batch: LatentBatch) -> Teaching | None:
+        """Return what the teacher has for a micro-batch, on the device; dummy rows have nothing of it."""
+        if self._teacher_states is None:
+            return None
+        own = [self._teacher_states.get(self._data.names[index]) for index in part.indices]
+        states = teacher_batch(own, batch, at_latents=self._program.teacher == "latents")
+        shown = self._program.shows_auxiliary
+        sight = auxiliary_sight(batch, self._model.ids, len(own)) if shown else None
+        return Teaching(states, sight).to(self._model.backbone.device)
 
     def _span_ends(self, batch: LatentBatch, spans: int) -> SpanEnds | None:
         """Return where spans end, on the CPU; None where all have one length, which decoding keeps to."""
@@ -285,6 +304,7 @@ def _block_widths(batch: LatentBatch) -> Widths:
 
 _OWN_COUNTS = (
     "text",
+    "alignment",
     "end",
     "stop",
     "stage",

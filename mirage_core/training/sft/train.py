@@ -31,10 +31,17 @@ from mirage_core.model.loading import LoadedModel, load_model
 from mirage_core.model.lora import add_adapters
 from mirage_core.model.readout import LatentReadout, new_readout, saved_readout
 from mirage_core.store.records import load_examples
-from mirage_core.training.data.feature_cache import ExampleSource, OnDemandSource, lengths_of, precompute_features
+from mirage_core.training.data.feature_cache import (
+    ExampleSource,
+    OnDemandSource,
+    lengths_by,
+    lengths_of,
+    precompute_features,
+)
 from mirage_core.training.data.sampler import EpochOrder, FixedBatch, steps_of
 from mirage_core.training.loop import TrainPlan, step_seed, train
 from mirage_core.training.model_metadata import check_own_settings, has_latents, model_metadata
+from mirage_core.training.monet.teacher_states import TeacherStates
 from mirage_core.training.sft.coconut import Curriculum, StageSchedule
 from mirage_core.training.sft.codi import TeacherRows
 from mirage_core.training.sft.latent_noise import LatentRegularizer
@@ -66,6 +73,7 @@ def run_supervised(job: Job, events: EventWriter) -> None:
         model = replace(model, readout=readout)  # so do latents that a readout reads
     curriculum = curriculum_of(job, model, data.examples, steps)
     decoding = None if curriculum is None else step_decoding_of(job, model, curriculum)
+    teacher = TeacherStates(job.input("states")) if programs()[job.program].teacher != "none" else None
     objective = SupervisedObjective(
         job.program,
         job.settings,
@@ -79,6 +87,7 @@ def run_supervised(job: Job, events: EventWriter) -> None:
         curriculum,
         decoding,
         teacher_rows_of(job, model, data.examples),
+        teacher,
     )
     beside = () if stepwise is None else stepwise.saved
     if pooler is not None and programs()[job.program].pooler == "trained":
@@ -88,7 +97,7 @@ def run_supervised(job: Job, events: EventWriter) -> None:
     plan = train_plan(section_of(job.settings, job.program), steps)
     if curriculum is not None and curriculum.schedule is not None:
         plan = replace(plan, resets=curriculum.schedule.resets)
-    watched = validation(job, model, events, stepwise, pooler, readout, decoding)
+    watched = validation(job, model, events, stepwise, pooler, readout, decoding, teacher)
     train(objective, model, plan, job, events, model_metadata(job, model), watched, beside)
     if visual_tokens_of(job) and current_process().is_main:
         copy_codebook(job.input("examples"), job.output)
@@ -248,8 +257,11 @@ def stepwise_grounding(job: Job, model: LoadedModel, data: SupervisedData) -> St
 def _lengths(job: Job, model: LoadedModel, examples: Sequence[TrainingExample], progress: Progress) -> list[int]:
     if current_process().is_main:
         progress(ProgressEvent(stage="prepare", message=f"counts the tokens of {len(examples)} examples"))
-    encoder, with_latents = _encoder(job.settings, model), programs()[job.program].has_latents
-    return lengths_of(examples, encoder, with_latents=with_latents)
+    encoder, program = _encoder(job.settings, model), programs()[job.program]
+    if not program.observes:
+        return lengths_of(examples, encoder, with_latents=program.has_latents)
+    shown = program.shows_auxiliary
+    return lengths_by(examples, partial(encoder.observed_length, with_latents=program.has_latents, with_image=shown))
 
 
 def validation(
@@ -260,6 +272,7 @@ def validation(
     pooler: Pooler | None = None,
     readout: LatentReadout | None = None,
     decoding: StepDecoding | None = None,
+    teacher: TeacherStates | None = None,
 ) -> Validation | None:
     """Return the validation of the program; None without one.
 
@@ -274,7 +287,7 @@ def validation(
             f"{job.input('examples')} has no example of the split validation, which validation.every needs; "
             "raise problems.*.validation"
         )
-    metrics = _loss_metrics(job, model, examples, progress, stepwise, pooler, readout, decoding)
+    metrics = _loss_metrics(job, model, examples, progress, stepwise, pooler, readout, decoding, teacher)
     if settings.problems:
         problems = [examples[index].problem for index in sample(len(examples), settings.problems, job.seed)]
         latents: Literal["on", "off"] = "on" if programs()[job.program].has_latents else "off"
@@ -291,6 +304,7 @@ def _loss_metrics(
     pooler: Pooler | None,
     readout: LatentReadout | None,
     decoding: StepDecoding | None,
+    teacher: TeacherStates | None,
 ) -> list[Metric]:
     """Return the program's own losses on a sample of validation examples, and the baseline of their cosine.
 
@@ -298,7 +312,7 @@ def _loss_metrics(
     different lengths.
     """
     section, program, latent = section_of(job.settings, job.program), programs()[job.program], job.settings.latent
-    words = isinstance(section, CoconutSettings | CodiSettings)
+    words = isinstance(section, CoconutSettings | CodiSettings) or program.observes
     one_picture = stepwise is None and not words and latent.length == "fixed" and program.targets == "auxiliary"
     compared = program.has_latents and one_picture and program.pooler != "trained"
     indices = sample(len(examples), section.validation.examples, job.seed)
@@ -322,6 +336,7 @@ def _loss_metrics(
         curriculum=curriculum_of(job, model, examples),
         step_decoding=decoding,
         teacher_rows=teacher_rows_of(job, model, examples),
+        teacher=teacher,
     )
     metrics: list[Metric] = [ValidationLoss(objective, model.backbone)]
     if compared:
@@ -382,6 +397,8 @@ def example_encoder(
     """
     encoder = _encoder(settings, model)
     record, section = programs()[program], section_of(settings, program)
+    if record.observes:
+        return observed_encoder(program, settings, model, examples)
     weighted = isinstance(section, RelaxationSettings) and section.grounding_weight > 0
     targets = record.reads_auxiliary or weighted if with_targets is None else with_targets
     with_latents = record.has_latents and not isinstance(section, CoconutSettings)
@@ -392,6 +409,18 @@ def example_encoder(
     def encode(index: int) -> EncodedExample:
         encoded = encoder.example(examples[index], with_latents=with_latents, with_targets=targets, regions=regions)
         return answer_labels(encoded, model.ids.latent_end) if record.pooler == "trained" else encoded
+
+    return encode
+
+
+def observed_encoder(
+    program: ProgramName, settings: Settings, model: LoadedModel, examples: Sequence[TrainingExample]
+) -> Callable[[int], EncodedExample]:
+    """Return the function that encodes an example of a program whose observed tokens count (``Encoder.observed``)."""
+    encoder, record = _encoder(settings, model), programs()[program]
+
+    def encode(index: int) -> EncodedExample:
+        return encoder.observed(examples[index], with_latents=record.has_latents, with_image=record.shows_auxiliary)
 
     return encode
 
