@@ -41,9 +41,10 @@ from mirage_core.planning.stages import StageWork, stage_work
 from mirage_core.planning.token_counts import RecipeRows, Row, recipe_rows
 from mirage_core.training.engine.base import Engine, EngineSettings, Root
 from mirage_core.training.engine.make_engine import make_engine
+from mirage_core.training.grpo.log_probs import text_log_probs
 from mirage_core.training.grpo.loss import policy_terms
 from mirage_core.training.grpo.reference_model import ReferenceModel
-from mirage_core.training.sft.losses import grounding_loss, relaxation_loss, text_log_probs, text_loss
+from mirage_core.training.sft.losses import grounding_loss, relaxation_loss, text_loss
 
 CASES = ("direct-sft", "grounding", "relaxation", "grpo")
 GIB = 2**30

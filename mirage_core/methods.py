@@ -8,11 +8,29 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from mirage_core.errors import InputError
+from mirage_core.programs import (
+    CAPIMAGINE,
+    COCONUT,
+    CODI,
+    FILM,
+    GROUNDING,
+    GRPO,
+    LVR,
+    MONET,
+    MONET_TARGETS,
+    MONET_WARMUP,
+    POOLED,
+    POOLER,
+    RELAXATION,
+    TEXT,
+    VISUAL_TOKENS,
+    Program,
+)
 
 MODULES = "MIRAGE_METHODS"
 """The environment variable with the modules to import first, separated by commas."""
@@ -28,55 +46,6 @@ DATA_STAGES: Mapping[str, Mapping[str, str]] = {
     "visual-codes": {"examples": "examples", "model": "base"},
 }
 """The stages before the training ones, in their order, and the stage that each of their inputs comes from."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
-    """What the processes of a training stage run, and what mirage.json calls it.
-
-    ``section``: the settings it reads. ``loss``: a name in ``LOSSES`` (training/sft/losses.py), a function like those,
-    or "policy" (GRPO). ``latents``: what is fed at the latent positions: nothing, the compressed auxiliary images
-    ("teacher_forced"), or the model's own hidden states ("rolled_out"). ``targets``: what teacher-forced latents are:
-    compressed auxiliary images, or the image's own features in the regions of the problem. ``title``: its name on a
-    model card.
-    ``pooler``: "trained": the model is frozen, and a pooler of the auxiliary images, whose vectors are fed, is trained
-    beside it; "targets": latents are held to the vectors of the pooler in its input model's folder.
-    ``observes``: the caption stays in the chain, after the span, and its tokens count as observed (Monet).
-    ``shows_auxiliary``: the auxiliary image stands in the chain, before the span if there is one. ``teacher``: what the
-    states of a teacher, its input ``states``, were taken at: observed tokens, or latents.
-    """
-
-    name: str
-    title: str
-    section: str
-    loss: str | Callable[..., Any]
-    latents: Literal["none", "teacher_forced", "rolled_out"] = "none"
-    targets: Literal["auxiliary", "regions"] = "auxiliary"
-    pooler: Literal["none", "trained", "targets"] = "none"
-    observes: bool = False
-    shows_auxiliary: bool = False
-    teacher: Literal["none", "observations", "latents"] = "none"
-
-    @property
-    def reads_auxiliary(self) -> bool:
-        """Whether its loss always needs the auxiliary images: to feed them, or to pool them."""
-        fed = self.latents == "teacher_forced" and self.targets == "auxiliary"
-        return fed or self.pooler != "none"
-
-    @property
-    def has_latents(self) -> bool:
-        """Whether it trains with latents."""
-        return self.latents != "none"
-
-    @property
-    def data(self) -> Literal["examples", "problems"]:
-        """The input that it trains on, beside its model."""
-        return "problems" if self.loss == "policy" else "examples"
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The inputs of its jobs."""
-        return ("model", self.data, *(("states",) if self.teacher != "none" else ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,73 +134,6 @@ class Method:
         return self.stage in TRAIN_STAGES and TRAIN_STAGES[self.stage].program.loss == "policy"
 
 
-TEXT = Program(name="text", title="supervised fine-tuning on text", section="direct_sft", loss="text")
-CAPIMAGINE = Program(name="capimagine", title="imagination as text", section="capimagine", loss="text")
-VISUAL_TOKENS = Program(name="visual-tokens", title="explicit visual tokens", section="visual_tokens", loss="text")
-GROUNDING = Program(
-    name="grounding", title="stage 1, grounding", section="grounding", loss="grounding", latents="teacher_forced"
-)
-RELAXATION = Program(
-    name="relaxation", title="stage 2, relaxation", section="relaxation", loss="relaxation", latents="rolled_out"
-)
-FILM = Program(
-    name="film", title="relaxation with stepwise grounding", section="film", loss="relaxation", latents="rolled_out"
-)
-POOLER = Program(
-    name="pooler",
-    title="pooler of the auxiliary image",
-    section="pooler",
-    loss="pooler",
-    latents="teacher_forced",
-    pooler="trained",
-)
-POOLED = Program(
-    name="pooled",
-    title="relaxation with pooled targets",
-    section="pooled",
-    loss="relaxation",
-    latents="rolled_out",
-    pooler="targets",
-)
-LVR = Program(
-    name="lvr",
-    title="latent visual reasoning (LVR)",
-    section="lvr",
-    loss="region",
-    latents="teacher_forced",
-    targets="regions",
-)
-COCONUT = Program(name="coconut", title="Coconut's curriculum", section="coconut", loss="coconut", latents="rolled_out")
-CODI = Program(name="codi", title="CODI, self-distillation", section="codi", loss="codi", latents="rolled_out")
-MONET_WARMUP = Program(
-    name="monet-warmup",
-    title="Monet's warm-up",
-    section="monet_warmup",
-    loss="monet_warmup",
-    observes=True,
-    shows_auxiliary=True,
-)
-MONET_TARGETS = Program(
-    name="monet-targets",
-    title="Monet's target latents",
-    section="monet_targets",
-    loss="monet_targets",
-    latents="rolled_out",
-    observes=True,
-    shows_auxiliary=True,
-    teacher="observations",
-)
-MONET = Program(
-    name="monet",
-    title="Monet, latents without the auxiliary image",
-    section="monet",
-    loss="monet",
-    latents="rolled_out",
-    observes=True,
-    teacher="latents",
-)
-GRPO = Program(name="grpo", title="stage 3, GRPO", section="grpo", loss="policy", latents="rolled_out")
-
 MONET_OBSERVATIONS = StateStage(
     name="monet-observations",
     label="Monet, states at observations",
@@ -246,6 +148,18 @@ MONET_LATENTS = StateStage(
     program=MONET_TARGETS,
     data="captions",
 )
+
+_REINFORCED = (
+    ("direct-sft-grpo", "GRPO after direct SFT", "direct-sft"),
+    ("capimagine-grpo", "GRPO after CapImagine", "capimagine"),
+    ("without-stage-1-grpo", "GRPO without stage 1", "without-stage-1"),
+    ("film-grpo", "GRPO after the film", "film"),
+    ("pooled-grpo", "GRPO after pooled targets", "pooled"),
+    ("lvr-grpo", "GRPO after LVR", "lvr"),
+    ("monet-grpo", "GRPO after Monet", "monet"),
+    ("grpo", "GRPO", "relaxation"),
+)
+"""Reinforcement: the name of each stage, its label, and the stage whose model it goes on with."""
 
 TRAIN_STAGES: dict[str, TrainStage] = {
     stage.name: stage
@@ -297,26 +211,10 @@ TRAIN_STAGES: dict[str, TrainStage] = {
         TrainStage(
             name="relaxation", label="Stage 2, relaxation", program=RELAXATION, start="grounding", data="examples"
         ),
-        TrainStage(
-            name="direct-sft-grpo", label="GRPO after direct SFT", program=GRPO, start="direct-sft", data="problems"
+        *(
+            TrainStage(name=name, label=label, program=GRPO, start=start, data="problems")
+            for name, label, start in _REINFORCED
         ),
-        TrainStage(
-            name="capimagine-grpo", label="GRPO after CapImagine", program=GRPO, start="capimagine", data="problems"
-        ),
-        TrainStage(
-            name="without-stage-1-grpo",
-            label="GRPO without stage 1",
-            program=GRPO,
-            start="without-stage-1",
-            data="problems",
-        ),
-        TrainStage(name="film-grpo", label="GRPO after the film", program=GRPO, start="film", data="problems"),
-        TrainStage(
-            name="pooled-grpo", label="GRPO after pooled targets", program=GRPO, start="pooled", data="problems"
-        ),
-        TrainStage(name="lvr-grpo", label="GRPO after LVR", program=GRPO, start="lvr", data="problems"),
-        TrainStage(name="monet-grpo", label="GRPO after Monet", program=GRPO, start="monet", data="problems"),
-        TrainStage(name="grpo", label="GRPO", program=GRPO, start="relaxation", data="problems"),
     )
 }
 """Every training stage by its name, in an order that one process can follow."""

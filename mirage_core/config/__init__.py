@@ -14,6 +14,15 @@ from mirage_core.config.analysis import AnalysisSettings, Measure
 from mirage_core.config.auxiliary_images import AuxiliaryImageSettings, SceneLoraSettings, SceneSettings
 from mirage_core.config.evaluation import EvaluationSettings, ReportSettings
 from mirage_core.config.inference import InferenceSettings
+from mirage_core.config.latent_methods import (
+    CoconutSettings,
+    CodiSettings,
+    LvrSettings,
+    MonetTargetSettings,
+    MonetTrainSettings,
+    MonetWarmupSettings,
+    StepDecoderSettings,
+)
 from mirage_core.config.model import (
     ArchitectureSettings,
     Bottleneck,
@@ -44,19 +53,12 @@ from mirage_core.config.runtime import RuntimeSettings, TeacherRuntime, plain_ur
 from mirage_core.config.section import Level, Method, Positive, Probability, Section, StageName, as_recipe, identity
 from mirage_core.config.teacher import CaptionSettings, TeacherSettings
 from mirage_core.config.training import (
-    CoconutSettings,
-    CodiSettings,
     FilmTrainSettings,
     GroundingSettings,
     GRPOSettings,
-    LvrSettings,
-    MonetTargetSettings,
-    MonetTrainSettings,
-    MonetWarmupSettings,
     PooledTrainSettings,
     PoolerSettings,
     RelaxationSettings,
-    StepDecoderSettings,
     StepwiseSettings,
     TextTrainSettings,
     TrainSettings,

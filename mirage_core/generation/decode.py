@@ -97,7 +97,7 @@ Observer = Callable[[Step], None]
 
 
 def sampling_rules(ids: TokenIds, settings: DecodeSettings) -> SamplingRules:
-    """The distribution of text tokens under these settings; also what ``losses.text_log_probs`` needs."""
+    """The distribution of text tokens under these settings; also what ``log_probs.text_log_probs`` needs."""
     return SamplingRules(
         temperature=settings.temperature,
         banned=(ids.image_pad, ids.video_pad, ids.latent_pad, *ids.latent_queries, *settings.banned),

@@ -61,7 +61,7 @@ def window(request: pytest.FixtureRequest, chromium: str, tmp_path: Path) -> Ite
 def finished_run(live_stack: LiveStack) -> str:
     """A run of the whole pipeline, every method trained and judged, that has ended well."""
     run = live_stack.run("mirage/full-pipeline", {"recipe": "micro", "overrides": list(OVERRIDES)})
-    state = live_stack.wait(run, patience_s=900)  # eleven methods, beside whatever else the machine does
+    state = live_stack.wait(run, patience_s=2400)  # all methods, beside whatever else the machine does
     assert state["type"] == "COMPLETED", state["message"]
     return run
 
@@ -72,7 +72,7 @@ def _open(browser: Browser) -> Window:
     page.route(lambda url: not url.startswith(("http://127.0.0.1", "data:", "blob:")), _refuse)
     window = Window(page)
     page.on("console", window.hear)
-    page.on("pageerror", lambda error: window.complaints.append(str(error)))
+    page.on("pageerror", window.hear_fault)
     return window
 
 

@@ -21,7 +21,7 @@ from mirage_core.latent.encoder import encode_rollout
 from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import relaxation_forward, replay_forward
-from mirage_core.training.sft.losses import text_log_probs
+from mirage_core.training.grpo.log_probs import text_log_probs
 from tests.generation.by_definition import recomputed
 from tests.generation.stock import stock_answer
 from tests.latent.tiny import IDS, KINDS, TEXT_IDS, Maker, tiny_backbone

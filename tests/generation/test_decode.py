@@ -19,7 +19,7 @@ from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone, InputEmbeddings
 from mirage_core.model.features import with_features
 from mirage_core.model.forward.forward import relaxation_forward, replay_forward
-from mirage_core.training.sft.losses import text_log_probs
+from mirage_core.training.grpo.log_probs import text_log_probs
 from mirage_core.types import LatentSpan
 from tests.latent.tiny import IDS, TEXT_IDS, Maker, tiny_backbone
 

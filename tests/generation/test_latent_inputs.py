@@ -24,7 +24,7 @@ from mirage_core.model.codes import CodeReader
 from mirage_core.model.forward.feed_norm import own_norms
 from mirage_core.model.forward.forward import answers_forward, blank_forward, relaxation_forward, replay_forward
 from mirage_core.model.forward.grounding import grounding_forward
-from mirage_core.training.sft.losses import text_log_probs
+from mirage_core.training.grpo.log_probs import text_log_probs
 from tests.generation.by_definition import recomputed
 from tests.generation.stock import stock_answer
 from tests.latent.tiny import HIDDEN, IDS, KINDS, TEXT_IDS, Maker, mixed_examples, tiny_backbone

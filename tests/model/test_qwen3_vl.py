@@ -23,7 +23,8 @@ from mirage_core.model.features import with_features
 from mirage_core.model.forward.forward import relaxation_forward, replay_forward, text_forward
 from mirage_core.model.loading import load_model, save_model
 from mirage_core.model.processing import build_processor
-from mirage_core.training.sft.losses import grounding_loss, relaxation_loss, text_log_probs
+from mirage_core.training.grpo.log_probs import text_log_probs
+from mirage_core.training.sft.losses import grounding_loss, relaxation_loss
 from tests.latent.tiny import IDS, TEXT_IDS, Maker, mixed_examples, tiny_backbone, tiny_model, tiny_qwen3_config
 
 KIND = "qwen3_vl"

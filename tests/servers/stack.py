@@ -84,10 +84,11 @@ class LiveStack:
         state = {"type": "CANCELLING", "name": "Cancelling", "message": "Cancelled from the UI"}
         self.post(f"flow_runs/{flow_run}/set_state", {"state": state})
 
-    def task_runs(self, flow_run: str) -> list[dict[str, Any]]:
+    def task_runs(self, flow_run: str, including: str = "") -> list[dict[str, Any]]:
         """The task runs of a flow run in the order they started, with ``name`` and ``state_name``.
 
-        The server learns of them by events, a while after the flow run has ended: waits until all have ended too.
+        The server learns of them by events, a while after the flow run has ended: waits until all have ended too, and
+        the one of the name ``including`` is among them.
         """
         body = {"flow_runs": {"id": {"any_": [flow_run]}}}
         runs = self.post("task_runs/filter", body)
@@ -96,6 +97,7 @@ class LiveStack:
             time.sleep(1.0)
             before, runs = runs, self.post("task_runs/filter", body)
             known = {run["id"] for run in before} == {run["id"] for run in runs}
+            known = known and including in {"", *(run["name"] for run in runs)}
             if known and all(run["state_type"] in ENDED for run in runs):
                 break
         return sorted(runs, key=lambda run: str(run["start_time"] or run["created"]))

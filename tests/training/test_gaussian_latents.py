@@ -24,10 +24,10 @@ from mirage_core.model.loading import load_model
 from mirage_core.store.tables import read_table
 from mirage_core.training.grpo.batch import PolicyBatch
 from mirage_core.training.grpo.latent_policy import LatentPolicy
+from mirage_core.training.grpo.log_probs import text_log_probs
 from mirage_core.training.grpo.objective import GRPOObjective, PolicyData
 from mirage_core.training.grpo.rewards import Reward
 from mirage_core.training.grpo.rollouts import Sampler
-from mirage_core.training.sft.losses import text_log_probs
 from mirage_core.training.sft.train import load_trainable
 from mirage_core.types import Problem
 from tests.training.grpo_world import answers, objective, run_here

@@ -14,7 +14,7 @@ from torch import Tensor
 from mirage_core.model.forward.forward import answers_forward
 from mirage_core.store.tables import read_table
 from mirage_core.training.grpo.batch import PolicyBatch
-from mirage_core.training.sft.losses import text_log_probs
+from mirage_core.training.grpo.log_probs import text_log_probs
 from tests.training.grpo_world import objective, run_here
 from tests.training.small_world import make_job, small_settings
 

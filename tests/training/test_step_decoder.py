@@ -11,9 +11,10 @@ from torch.nn.functional import log_softmax
 
 from mirage_core.config import StepDecoderSettings
 from mirage_core.training.objective import total_counts
+from mirage_core.training.sft.beside import curriculum_of, step_decoding_of
 from mirage_core.training.sft.objective import SupervisedObjective
 from mirage_core.training.sft.step_decoder import END, UNKNOWN, Explanations, StepDecoder, StepDecoding, step_texts
-from mirage_core.training.sft.train import curriculum_of, load_trainable, step_decoding_of, training_data
+from mirage_core.training.sft.train import load_trainable, training_data
 from tests.latent.tiny import HIDDEN
 from tests.training.small_world import quiet, rank_micro_batches
 from tests.training.test_coconut import checkpoint, curve, job_of, rolled_out, trained

@@ -31,6 +31,7 @@ from mirage_core.training.engine.gather_weights import gathered_weights
 from mirage_core.training.engine.lockstep import sync_block_widths
 from mirage_core.training.grpo.batch import PolicyBatch, block_widths, policy_batch, split_answers, with_latent_terms
 from mirage_core.training.grpo.latent_policy import LatentPolicy, latent_log_probs, replayed_log_probs
+from mirage_core.training.grpo.log_probs import text_log_probs
 from mirage_core.training.grpo.loss import PolicyTerms, policy_terms
 from mirage_core.training.grpo.reference_model import ReferenceModel
 from mirage_core.training.grpo.rewards import is_learned_from
@@ -39,7 +40,6 @@ from mirage_core.training.grpo.rollouts import Group, Sampler, summed_figures
 from mirage_core.training.logging.curves import TIMING
 from mirage_core.training.logging.throughput import PADDED_TOKENS
 from mirage_core.training.objective import LossParts, MicroBatch
-from mirage_core.training.sft.losses import text_log_probs
 from mirage_core.types import Problem
 
 SAMPLING_THROUGHPUT = f"{TIMING}drawn_tokens_per_second"

@@ -16,7 +16,6 @@ from mirage_core.config import (
     Settings,
     TextTrainSettings,
     TrainSettings,
-    VisualTokenSettings,
 )
 from mirage_core.distributed.collectives import process_device
 from mirage_core.distributed.context import current_process
@@ -24,12 +23,12 @@ from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job, ProgramName
 from mirage_core.distributed.oom import micro_batch_size
 from mirage_core.errors import DataError, SettingsError
-from mirage_core.latent.encoder import Encoder, RegionLayout
+from mirage_core.latent.encoder import RegionLayout
 from mirage_core.latent.examples import EncodedExample
 from mirage_core.methods import programs
 from mirage_core.model.loading import LoadedModel, load_model
 from mirage_core.model.lora import add_adapters
-from mirage_core.model.readout import LatentReadout, new_readout, saved_readout
+from mirage_core.model.readout import LatentReadout, saved_readout
 from mirage_core.store.records import load_examples
 from mirage_core.training.data.feature_cache import (
     ExampleSource,
@@ -39,30 +38,34 @@ from mirage_core.training.data.feature_cache import (
     precompute_features,
 )
 from mirage_core.training.data.sampler import EpochOrder, FixedBatch, steps_of
-from mirage_core.training.loop import TrainPlan, step_seed, train
+from mirage_core.training.loop import TrainPlan, train
 from mirage_core.training.model_metadata import check_own_settings, has_latents, model_metadata
 from mirage_core.training.monet.teacher_states import TeacherStates
-from mirage_core.training.sft.coconut import Curriculum, StageSchedule
-from mirage_core.training.sft.codi import TeacherRows
+from mirage_core.training.sft.beside import (
+    check_codes,
+    curriculum_of,
+    plain_encoder,
+    pooler_of,
+    readout_of,
+    step_decoding_of,
+    teacher_rows_of,
+    visual_tokens_of,
+)
 from mirage_core.training.sft.latent_noise import LatentRegularizer
 from mirage_core.training.sft.objective import SupervisedData, SupervisedObjective, section_of
-from mirage_core.training.sft.pooler import Pooler, answer_labels, load_pooler, new_pooler, saved_pooler
-from mirage_core.training.sft.step_decoder import StepDecoding, make_step_decoding
+from mirage_core.training.sft.pooler import Pooler, answer_labels, saved_pooler
+from mirage_core.training.sft.step_decoder import StepDecoding
 from mirage_core.training.sft.targets import targets_of
 from mirage_core.training.stepwise.setup import FilmData, Stepwise, make_stepwise
 from mirage_core.training.validation.metrics import ConstantBaseline, ValidationAccuracy, ValidationLoss
 from mirage_core.training.validation.validation import Metric, Validation, sample
-from mirage_core.training.visual_tokens.quantise import copy_codebook, count_codes
+from mirage_core.training.visual_tokens.quantise import copy_codebook
 from mirage_core.types import Progress, ProgressEvent, TrainingExample
-
-_POOLER_SEED = 29
-_READOUT_SEED = 31
-_STEP_DECODER_SEED = 37
 
 
 def run_supervised(job: Job, events: EventWriter) -> None:
     """Train ``inputs["model"]`` on the train split of ``inputs["examples"]``: one process of a supervised job."""
-    _check_codes(job)
+    check_codes(job)
     model = load_trainable(job)
     data, steps = training_data(job, model, events)
     regularizer, stepwise = _regularizer(job, steps), stepwise_grounding(job, model, data)
@@ -103,28 +106,6 @@ def run_supervised(job: Job, events: EventWriter) -> None:
         copy_codebook(job.input("examples"), job.output)
 
 
-def visual_tokens_of(job: Job) -> int:
-    """Return how many codes the job's model writes as tokens; 0 for most programs.
-
-    DataError and SettingsError as for ``count_codes``.
-    """
-    section = job.settings.training(job.program)
-    return count_codes(job.input("examples"), section) if isinstance(section, VisualTokenSettings) else 0
-
-
-def _check_codes(job: Job) -> None:
-    """SettingsError where latents are to be codes, and the program trains no head that chooses them."""
-    section = section_of(job.settings, job.program)
-    if job.settings.latent.input != "code" or not programs()[job.program].has_latents:
-        return
-    stepwise = section.stepwise if isinstance(section, RelaxationSettings) else None
-    if stepwise is None or stepwise.what_head != "codebook":
-        raise SettingsError(
-            f"latent.input is code, and {job.program} trains no head over a codebook: use the method film with "
-            "film.stepwise.what codebook and a weight_what above 0, or set latent.input to hidden_state"
-        )
-
-
 def _regularizer(job: Job, steps: int) -> LatentRegularizer | None:
     """Return the regularizer of stage 2; None elsewhere. SettingsError for noise on latents that do not exist."""
     relaxation = section_of(job.settings, job.program)
@@ -136,87 +117,6 @@ def _regularizer(job: Job, steps: int) -> LatentRegularizer | None:
             f"latent.input is {job.settings.latent.input}: there is no latent to add noise to. Set both to 0."
         )
     return LatentRegularizer(relaxation, job.seed, steps)
-
-
-def pooler_of(job: Job, model: LoadedModel) -> Pooler | None:
-    """Return the pooler that the job's program trains, a new one, or takes its targets from; None for most programs.
-
-    SettingsError for spans of different lengths, and where the input model's folder has no pooler.
-    """
-    latent, use = job.settings.latent, programs()[job.program].pooler
-    if use == "none":
-        return None
-    if latent.length != "fixed":
-        raise SettingsError(
-            f"latent.length is {latent.length}, but a pooler makes as many vectors for each image: set it to fixed"
-        )
-    if use == "trained":
-        return new_pooler(model.backbone, latent.num_latents, step_seed(job.seed, 0, _POOLER_SEED))
-    return load_pooler(job.input("model"), model.backbone, latent.num_latents)
-
-
-def readout_of(job: Job, model: LoadedModel) -> LatentReadout | None:
-    """Return a new readout, where the job's program trains a head or a stop vector; None for most programs.
-
-    SettingsError for a switch beside a head: decoding reads the end of a span off the state itself.
-    """
-    section = section_of(job.settings, job.program)
-    if not isinstance(section, LvrSettings) or (section.head == "none" and section.stop != "vector"):
-        return None
-    if section.stop == "switch":
-        raise SettingsError(
-            f"lvr.stop is switch and lvr.head {section.head}: the switch would be learned on what the head gives, and "
-            "answers read it off the hidden state; set lvr.head to none, or lvr.stop to text or vector"
-        )
-    config = model.backbone.model.config.get_text_config()
-    return new_readout(
-        model.backbone.hidden_size,
-        int(config.intermediate_size),
-        section.head,
-        stops=section.stop == "vector",
-        seed=step_seed(job.seed, 0, _READOUT_SEED),
-        dtype=model.backbone.dtype,
-    ).to(model.backbone.device)
-
-
-def curriculum_of(
-    job: Job, model: LoadedModel, examples: Sequence[TrainingExample], steps: int | None = None
-) -> Curriculum | None:
-    """Return the curriculum of the job's program over ``steps``; None for most programs.
-
-    ``steps`` None: every row is of the last stage. SettingsError where answers have other latents than that.
-    """
-    section, settings = section_of(job.settings, job.program), job.settings
-    if not isinstance(section, CoconutSettings):
-        return None
-    fault = section.latents_fault(settings.latent)
-    if fault is not None:
-        raise SettingsError(fault)
-    return Curriculum(
-        settings=section,
-        latent=settings.latent,
-        of=settings.captions.of,
-        examples=examples,
-        encoder=_encoder(settings, model),
-        seed=job.seed,
-        schedule=None if steps is None else StageSchedule(section, steps),
-    )
-
-
-def step_decoding_of(job: Job, model: LoadedModel, curriculum: Curriculum) -> StepDecoding | None:
-    """Return a new step decoder of the steps of a curriculum's examples; None where the settings have none."""
-    settings = curriculum.settings.step_decoder
-    if settings is None:
-        return None
-    seed = step_seed(job.seed, 0, _STEP_DECODER_SEED)
-    tokenizer = model.processor.tokenizer
-    return make_step_decoding(model.backbone, settings, tokenizer, curriculum.all_explained(), seed)
-
-
-def teacher_rows_of(job: Job, model: LoadedModel, examples: Sequence[TrainingExample]) -> TeacherRows | None:
-    """Return the rows of the other task of self-distillation; None for most programs."""
-    section = section_of(job.settings, job.program)
-    return TeacherRows(section, examples, _encoder(job.settings, model)) if isinstance(section, CodiSettings) else None
 
 
 def training_data(job: Job, model: LoadedModel, progress: Progress) -> tuple[SupervisedData, int]:
@@ -257,7 +157,7 @@ def stepwise_grounding(job: Job, model: LoadedModel, data: SupervisedData) -> St
 def _lengths(job: Job, model: LoadedModel, examples: Sequence[TrainingExample], progress: Progress) -> list[int]:
     if current_process().is_main:
         progress(ProgressEvent(stage="prepare", message=f"counts the tokens of {len(examples)} examples"))
-    encoder, program = _encoder(job.settings, model), programs()[job.program]
+    encoder, program = plain_encoder(job.settings, model), programs()[job.program]
     if not program.observes:
         return lengths_of(examples, encoder, with_latents=program.has_latents)
     shown = program.shows_auxiliary
@@ -395,7 +295,7 @@ def example_encoder(
     What a pooler is trained on has labels after its span alone. A curriculum lays its rows out itself, from those all
     in words.
     """
-    encoder = _encoder(settings, model)
+    encoder = plain_encoder(settings, model)
     record, section = programs()[program], section_of(settings, program)
     if record.observes:
         return observed_encoder(program, settings, model, examples)
@@ -417,16 +317,12 @@ def observed_encoder(
     program: ProgramName, settings: Settings, model: LoadedModel, examples: Sequence[TrainingExample]
 ) -> Callable[[int], EncodedExample]:
     """Return the function that encodes an example of a program whose observed tokens count (``Encoder.observed``)."""
-    encoder, record = _encoder(settings, model), programs()[program]
+    encoder, record = plain_encoder(settings, model), programs()[program]
 
     def encode(index: int) -> EncodedExample:
         return encoder.observed(examples[index], with_latents=record.has_latents, with_image=record.shows_auxiliary)
 
     return encode
-
-
-def _encoder(settings: Settings, model: LoadedModel) -> Encoder:
-    return Encoder(model.processor, settings.latent, settings.prompt, settings.teacher.variant)
 
 
 def train_plan(settings: TrainSettings, steps: int) -> TrainPlan:
