@@ -90,7 +90,7 @@ def study(
         str,
         typer.Argument(
             help="ablation, causal, causal-screening, causal-small, imagination, imagination-reasoning, "
-            "imagination-screening, sweep-k, sweep-gamma, paper, ablation-micro, or the path of a YAML file."
+            "imagination-screening, methods, sweep-k, sweep-gamma, paper, ablation-micro, or the path of a YAML file."
         ),
     ],
     seeds: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
@@ -28,10 +28,18 @@ VISUAL_CODE = "<|visual_{}|>"
 """The word of each code of a picture, written as text between the two borders above (explicit visual tokens)."""
 _VISUAL_SEED = 37
 
+SPAN_TOKENS: Mapping[str, Mapping[str, str]] = {
+    "mirage": {"latent_pad": LATENT_PAD, "latent_start": LATENT_START, "latent_end": LATENT_END},
+    "lvr": {"latent_pad": "<|lvr|>", "latent_start": "<|lvr_start|>", "latent_end": "<|lvr_end|>"},
+    "monet": {
+        "latent_pad": "<abs_vis_token_pad>",
+        "latent_start": "<abs_vis_token>",
+        "latent_end": "</abs_vis_token>",
+    },
+}
+"""What authors call a latent and the tokens round a span, by the project whose models have them."""
+
 _TOKENS = {
-    "latent_start": LATENT_START,
-    "latent_pad": LATENT_PAD,
-    "latent_end": LATENT_END,
     "image_pad": "<|image_pad|>",
     "video_pad": "<|video_pad|>",
     "vision_start": "<|vision_start|>",
@@ -109,7 +117,8 @@ class TokenIds:
 def token_ids(tokenizer: Any) -> TokenIds:
     """Return the special ids of ``tokenizer``; SettingsError names the tokens it lacks."""
     vocabulary = tokenizer.get_vocab()
-    missing = [token for token in _TOKENS.values() if token not in vocabulary]
+    tokens = {**_TOKENS, **SPAN_TOKENS[span_family(vocabulary) or "mirage"]}
+    missing = [token for token in tokens.values() if token not in vocabulary]
     if missing:
         raise SettingsError(
             f"The tokenizer lacks {', '.join(missing)}. A model must be prepared with "
@@ -120,8 +129,13 @@ def token_ids(tokenizer: Any) -> TokenIds:
         latent_queries=_numbered(vocabulary, LATENT_QUERY),
         visual_codes=_numbered(vocabulary, VISUAL_CODE),
         visual_borders=tuple(vocabulary[name] for name in borders if name in vocabulary),
-        **{name: vocabulary[token] for name, token in _TOKENS.items()},
+        **{name: vocabulary[token] for name, token in tokens.items()},
     )
+
+
+def span_family(vocabulary: Collection[str]) -> str | None:
+    """Return whose names for the tokens of spans a vocabulary has (``SPAN_TOKENS``); None: nobody's."""
+    return next((family for family, tokens in SPAN_TOKENS.items() if set(tokens.values()) <= set(vocabulary)), None)
 
 
 def _numbered(vocabulary: Mapping[str, int], name: str) -> tuple[int, ...]:
@@ -133,10 +147,12 @@ def _numbered(vocabulary: Mapping[str, int], name: str) -> tuple[int, ...]:
 def add_latent_tokens(tokenizer: Any, model: PreTrainedModel, more: Sequence[str] = ()) -> TokenIds:
     """Add the latent tokens, and ``more``, extend the embeddings if needed, and return the ids.
 
-    A padded vocabulary is never shrunk (the released code does). New rows are the mean of the old ones, so that the
-    result does not depend on a random generator.
+    A vocabulary that has tokens for spans under other authors' names keeps to these. A padded vocabulary is never
+    shrunk (the released code does). New rows are the mean of the old ones, so that the result does not depend on a
+    random generator.
     """
-    tokenizer.add_tokens([*LATENT_TOKENS, *more], special_tokens=True)
+    own = LATENT_TOKENS if span_family(tokenizer.get_vocab()) is None else ()
+    tokenizer.add_tokens([*own, *more], special_tokens=True)
     needed, present = len(tokenizer), model.get_input_embeddings().weight.shape[0]
     if needed > present:
         _extend_embeddings(model, present, needed)
@@ -179,7 +195,8 @@ def _add_drawn(tokenizer: Any, model: PreTrainedModel, names: Sequence[str], see
 
 def name_latent_tokens(tokenizer: Any) -> TokenIds:
     """Add the latent tokens to a tokenizer without a model (to inspect data), and return the ids."""
-    tokenizer.add_tokens(list(LATENT_TOKENS), special_tokens=True)
+    own = LATENT_TOKENS if span_family(tokenizer.get_vocab()) is None else ()
+    tokenizer.add_tokens(list(own), special_tokens=True)
     return token_ids(tokenizer)
 
 

@@ -36,6 +36,7 @@ from mirage_core.model.backbones import adapter_class
 from mirage_core.model.card import ABOUT_FILE, CARD_FILE, model_card
 from mirage_core.model.codes import load_code_reader
 from mirage_core.model.export import ADAPTER_FOLDER
+from mirage_core.model.other_authors import authors_metadata, authors_readout
 from mirage_core.model.processing import ImageTextProcessor, build_processor, load_processor, save_processor
 from mirage_core.model.readout import load_readout
 from mirage_core.model.weights import (
@@ -152,7 +153,8 @@ def load_model(
     Where the vocabulary is padded, as Qwen's is, the latent tokens use spare rows unchanged (as in the released code);
     where it has to grow, the new rows are the mean of the others. Their meaning is learned in stage 1.
 
-    Reads folders of stock transformers and of the released code: flat config.json and weight names of transformers
+    Reads folders of stock transformers, of LVR's and Monet's released models (which are decoded by their authors' rule)
+    and of Mirage's released code: flat config.json and weight names of transformers
     4.50, no preprocessor_config.json (the image settings are then those published for Qwen2.5-VL).
 
     Raises SettingsError naming the source when the folder is missing, the hub does not have it or does not answer,
@@ -168,9 +170,9 @@ def load_model(
     add_visual_tokens(processor.tokenizer, model, visual_tokens)
     if folder.parent.name == "snapshots":
         model.config._commit_hash = folder.name  # the hub's cache is laid out so; it is lost on loading from a folder
-    about = _read_about(folder)
+    about = _read_about(folder) or authors_metadata(processor.tokenizer.get_vocab())
     backbone = Backbone(model)
-    readout = load_code_reader(folder) if _latent_input(about) == "code" else load_readout(folder, backbone)
+    readout = _readout(folder, backbone, about)
     return LoadedModel(backbone, processor, token_ids(processor.tokenizer), about, readout)
 
 
@@ -325,6 +327,13 @@ def _read_about(folder: Path) -> dict[str, Any]:
     """Read mirage.json of a folder; empty for a model that this project did not train."""
     file = folder / ABOUT_FILE
     return _read_object(file) if file.is_file() else {}
+
+
+def _readout(folder: Path, backbone: Backbone, about: Mapping[str, Any]) -> nn.Module | None:
+    """Return what reads latents off hidden states: of a model of this project, or of LVR's."""
+    if _latent_input(about) == "code":
+        return load_code_reader(folder)
+    return load_readout(folder, backbone) or authors_readout(folder, backbone)
 
 
 def _latent_input(about: Mapping[str, Any]) -> str | None:

@@ -41,7 +41,7 @@ class Shape:
     after: int
     caption: int
     auxiliary: int
-    steps: int
+    steps: int = 1
     num_latents: int
     reread: int = 0
     blank: bool = False

@@ -46,7 +46,7 @@ def changed_by(**changes: Any) -> set[str]:
         ({"model": {"warmup": {"steps": 3}}}, {"base", "report"}),
         ({"model": {"train_vision": True}}, {*MODELS, "report"}),
         ({"model": {"lora": {"rank": 4}}}, {*TRAINED, "report"}),
-        ({"model": {"dtype": "bfloat16"}}, {*MODELS, *STATES, "evaluation", "report"}),
+        ({"model": {"dtype": "bfloat16"}}, {CODES, *MODELS, *STATES, "evaluation", "report"}),
         ({"direct_sft": {"steps": 3}}, {"direct-sft", "auxiliary-input", "report"}),
         ({"capimagine": {"steps": 3}}, {"capimagine", "report"}),
         ({"visual_tokens": {"steps": 3}}, {"visual-tokens", "report"}),

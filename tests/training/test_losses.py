@@ -18,6 +18,7 @@ from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.latent.examples import EncodedExample
 from mirage_core.model.forward.forward import relaxation_forward, text_forward
 from mirage_core.model.forward.grounding import GroundingOutput, grounding_forward
+from mirage_core.training.grpo.log_probs import text_log_probs
 from mirage_core.training.objective import LossParts
 from mirage_core.training.sft.losses import (
     cosine_diagnostics,
@@ -25,7 +26,6 @@ from mirage_core.training.sft.losses import (
     cross_entropy,
     grounding_loss,
     relaxation_loss,
-    text_log_probs,
     text_loss,
 )
 from tests.latent.tiny import IDS, Maker, mixed_examples, tiny_backbone
