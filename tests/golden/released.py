@@ -59,9 +59,9 @@ def write_weights(folder: Path, weights: Mapping[str, Tensor], shards: int) -> N
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def write_tokenizer(folder: Path, ids: TokenIds, size: int) -> None:
+def write_tokenizer(folder: Path, ids: TokenIds, size: int, names: Mapping[str, str] = TOKENS) -> None:
     """Bytes, filler and the special tokens at their ids; the chat template in tokenizer_config.json."""
-    special = {getattr(ids, name): token for name, token in TOKENS.items()}
+    special = {getattr(ids, name): token for name, token in names.items()}
     alphabet = iter(sorted(pre_tokenizers.ByteLevel.alphabet()))
     vocabulary = {special.get(index) or next(alphabet, f"filler{index}"): index for index in range(size)}
     tokenizer = Qwen2Tokenizer(
