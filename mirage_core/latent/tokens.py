@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import count, takewhile
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,11 @@ import torch
 
 from mirage_core.config import LatentInput
 from mirage_core.errors import SettingsError
+from mirage_core.latent.span_tokens import LATENT_END, LATENT_PAD, LATENT_START, SPAN_TOKENS, span_family
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-LATENT_START = "<|latent_start|>"
-LATENT_PAD = "<|latent_pad|>"
-LATENT_END = "<|latent_end|>"
 LATENT_TOKENS = (LATENT_PAD, LATENT_START, LATENT_END)
 LATENT_QUERY = "<|latent_query_{}|>"
 """The learned token of each number in a span (``latent.input: query``)."""
@@ -27,17 +25,6 @@ VISUAL_END = "<|visual_end|>"
 VISUAL_CODE = "<|visual_{}|>"
 """The word of each code of a picture, written as text between the two borders above (explicit visual tokens)."""
 _VISUAL_SEED = 37
-
-SPAN_TOKENS: Mapping[str, Mapping[str, str]] = {
-    "mirage": {"latent_pad": LATENT_PAD, "latent_start": LATENT_START, "latent_end": LATENT_END},
-    "lvr": {"latent_pad": "<|lvr|>", "latent_start": "<|lvr_start|>", "latent_end": "<|lvr_end|>"},
-    "monet": {
-        "latent_pad": "<abs_vis_token_pad>",
-        "latent_start": "<abs_vis_token>",
-        "latent_end": "</abs_vis_token>",
-    },
-}
-"""What authors call a latent and the tokens round a span, by the project whose models have them."""
 
 _TOKENS = {
     "image_pad": "<|image_pad|>",
@@ -117,7 +104,7 @@ class TokenIds:
 def token_ids(tokenizer: Any) -> TokenIds:
     """Return the special ids of ``tokenizer``; SettingsError names the tokens it lacks."""
     vocabulary = tokenizer.get_vocab()
-    tokens = {**_TOKENS, **SPAN_TOKENS[span_family(vocabulary) or "mirage"]}
+    tokens = {**SPAN_TOKENS[span_family(vocabulary) or "mirage"], **_TOKENS}
     missing = [token for token in tokens.values() if token not in vocabulary]
     if missing:
         raise SettingsError(
@@ -131,11 +118,6 @@ def token_ids(tokenizer: Any) -> TokenIds:
         visual_borders=tuple(vocabulary[name] for name in borders if name in vocabulary),
         **{name: vocabulary[token] for name, token in tokens.items()},
     )
-
-
-def span_family(vocabulary: Collection[str]) -> str | None:
-    """Return whose names for the tokens of spans a vocabulary has (``SPAN_TOKENS``); None: nobody's."""
-    return next((family for family, tokens in SPAN_TOKENS.items() if set(tokens.values()) <= set(vocabulary)), None)
 
 
 def _numbered(vocabulary: Mapping[str, int], name: str) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mirage_core.config import LatentSettings, identity
 from mirage_core.errors import SettingsError
-from mirage_core.latent.tokens import span_family
+from mirage_core.latent.span_tokens import span_family
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.readout import HeadKind, LatentReadout
 

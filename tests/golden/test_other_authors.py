@@ -12,16 +12,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from flows.trained import find_checkpoint
 from mirage_core.benchmarks.generate import generate_problems
 from mirage_core.config import InferenceSettings
 from mirage_core.errors import SettingsError
 from mirage_core.generation.decode import DecodeSettings, decode
 from mirage_core.generation.generator import Generator
 from mirage_core.latent.examples import EncodedPrompt
-from mirage_core.latent.tokens import SPAN_TOKENS, TokenIds
+from mirage_core.latent.span_tokens import SPAN_TOKENS
+from mirage_core.latent.tokens import TokenIds
+from mirage_core.methods import get_method
 from mirage_core.model.loading import load_model
 from mirage_core.model.processing import build_processor, save_processor
 from mirage_core.model.readout import LatentReadout
+from mirage_core.store import Store
 from tests.golden.cases import Golden
 from tests.golden.lvr_cases import LvrGolden
 from tests.golden.monet_cases import MonetGolden, monet_case_names
@@ -112,6 +116,18 @@ def test_a_released_monet_decodes_the_latents_that_its_code_feeds(tmp_path: Path
     ((found,),) = decode(model.backbone, [prompt], model.ids, settings)
     check(found.latents[0], latents[:k])
     assert found.token_ids[0] == golden.ids.latent_end
+
+
+def test_a_command_that_is_given_such_a_folder_uses_its_method_with_latents(lvr: LvrGolden, tmp_path: Path) -> None:
+    golden = MonetGolden()
+    weights = load_file(golden.folder / "model_m1.safetensors")
+    folders = {
+        "lvr": lvr_folder(tmp_path / "lvr", lvr),
+        "monet": written(tmp_path / "monet", "monet", golden.config, weights, golden.ids),
+    }
+    for method, folder in folders.items():
+        found = find_checkpoint(str(folder), None, Store.open(str(tmp_path / "store")))
+        assert (found.method, get_method(found.method).latents) == (method, "on")
 
 
 def test_such_a_model_answers_problems_as_any_other(lvr: LvrGolden, tmp_path: Path) -> None:

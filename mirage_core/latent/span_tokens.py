@@ -1,0 +1,38 @@
+"""What this project and other authors call a latent and the tokens round a span; no torch is needed to ask."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+LATENT_START = "<|latent_start|>"
+LATENT_PAD = "<|latent_pad|>"
+LATENT_END = "<|latent_end|>"
+
+SPAN_TOKENS: Mapping[str, Mapping[str, str]] = {
+    "mirage": {"latent_start": LATENT_START, "latent_pad": LATENT_PAD, "latent_end": LATENT_END},
+    "lvr": {"latent_pad": "<|lvr|>", "latent_start": "<|lvr_start|>", "latent_end": "<|lvr_end|>"},
+    "monet": {
+        "latent_pad": "<abs_vis_token_pad>",
+        "latent_start": "<abs_vis_token>",
+        "latent_end": "</abs_vis_token>",
+    },
+}
+"""What authors call a latent and the tokens round a span, by the project whose models have them."""
+
+
+def span_family(vocabulary: Collection[str]) -> str | None:
+    """Return whose names for the tokens of spans a vocabulary has (``SPAN_TOKENS``); None: nobody's."""
+    return next((family for family, tokens in SPAN_TOKENS.items() if set(tokens.values()) <= set(vocabulary)), None)
+
+
+def family_of_folder(folder: Path) -> str | None:
+    """Return whose names the tokenizer of a model folder has for the tokens of spans; None: nobody's."""
+    added: set[str] = set()
+    for name, key in (("tokenizer_config.json", "added_tokens_decoder"), ("tokenizer.json", "added_tokens")):
+        file = folder / name
+        listed = json.loads(file.read_text(encoding="utf-8")).get(key, ()) if file.is_file() else ()
+        tokens = listed.values() if isinstance(listed, Mapping) else listed
+        added |= {str(token.get("content")) for token in tokens if isinstance(token, Mapping)}
+    return span_family(added)
