@@ -4,10 +4,11 @@
 compared. Float32, CPU, the random model of bench/model.py. With one thread the clock is the processor time of this
 process, so that other work on the machine does not count; with more it is the wall clock.
 
-- stage1, stage2: time of a step (forward and backward, no optimizer) over that of plain fine-tuning on the same
-  tokens. Every step encodes its images from pixels, without cached features: stage 1 also encodes the auxiliary
-  image, which plain fine-tuning does not have. Rows of 560 tokens, 180 of them labelled; at batch 4 the spans begin
-  30 tokens apart. Plain fine-tuning is this project's, which computes logits only at labels.
+- stage1, stage2, lvr, monet3: time of a step (forward and backward, no optimizer) over that of plain fine-tuning on
+  the same tokens. Every step encodes its images from pixels, without cached features: stage 1 also encodes the
+  auxiliary image, which plain fine-tuning does not have. Rows of 560 tokens, 180 of them labelled; at batch 4 the spans
+  begin 30 tokens apart. Plain fine-tuning is this project's, which computes logits only at labels. lvr: k tokens of
+  the problem's image are the latents; monet3: Monet's third stage, whose rows run twice, with 40 observed words.
 - decode: tokens a second over those of stock ``generate`` without latents: the same prompts (256 tokens, 192 of them
   the image), the same 64 steps (a latent counts as a token), images encoded in both.
 - group: tokens a second of 8 samples of one prompt (560 tokens, 16 steps) over those of 8 separate prompts in one
@@ -21,30 +22,33 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from bench.model import IDS, Rows, random_backbone
-from mirage_core.config import GroundingSettings, LatentSettings
+from mirage_core.config import GroundingSettings, LatentSettings, LvrSettings, MonetTrainSettings
 from mirage_core.errors import InputError
 from mirage_core.generation.decode import DecodeSettings, decode
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.latent.collate_answers import collate_answers
 from mirage_core.latent.encoder import encode_rollout
-from mirage_core.latent.examples import EncodedPrompt
+from mirage_core.latent.examples import EncodedExample, EncodedPrompt, no_grids, no_pixels
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import answers_forward, relaxation_forward
+from mirage_core.training.monet.losses import latent_loss
 from mirage_core.training.objective import LossParts
 from mirage_core.training.sft.losses import cross_entropy, grounding_loss, relaxation_loss, text_loss
+from mirage_core.training.sft.region_loss import region_loss
 from mirage_core.types import LatentSpan
 
 GROUP = 8
 DECODED_PROMPT, DECODED_STEPS = 256, 64
 GROUP_PROMPT, GROUP_STEPS = 560, 16
 ANSWER = 64
+OBSERVED = 40
 TRAINED, TRAINED_QUICK = ((1, 4), (1, 8), (4, 4)), ((1, 4), (1, 8))  # batch, k
 DECODED, DECODED_QUICK = (1, 8, 32), (1, 8)
 
@@ -52,7 +56,7 @@ DECODED, DECODED_QUICK = (1, 8, 32), (1, 8)
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of the table. Times are medians of one step or one decoding, in milliseconds; ``ratio`` is of times for
-    stage1 and stage2 (less is better), of throughputs for the others (more is better)."""
+    training (less is better), of throughputs for the others (more is better)."""
 
     case: str
     batch: int
@@ -130,7 +134,7 @@ def timed(comparison: Comparison, repeats: int, clock: Callable[[], float]) -> l
 
 
 def training(backbone: Backbone, batch: int, k: int) -> Comparison:
-    """Compare stage 1 and stage 2 with plain fine-tuning."""
+    """Compare stage 1, stage 2, LVR and Monet's third stage with plain fine-tuning."""
     rows = Rows()
     examples = [rows.example(k, before=40 + 30 * row) for row in range(batch)]
     aligned = collate(examples, IDS, backbone.position_ids)
@@ -139,9 +143,34 @@ def training(backbone: Backbone, batch: int, k: int) -> Comparison:
     losses: dict[str, Callable[[], LossParts]] = {
         "stage1": partial(grounding_loss, backbone, plain, grounding, latent),
         "stage2": partial(relaxation_loss, backbone, aligned),
+        **others(backbone, examples, k),
     }
     ours = {name: partial(step, backbone, loss) for name, loss in losses.items()}
     return Comparison(batch, k, ours, partial(step, backbone, partial(text_loss, backbone, plain)))
+
+
+def others(backbone: Backbone, examples: list[EncodedExample], k: int) -> dict[str, Callable[[], LossParts]]:
+    """Return the losses of LVR and of Monet's third stage on the same rows."""
+    bare = [replace(row, auxiliary_pixel_values=no_pixels(), auxiliary_grid_thw=no_grids()) for row in examples]
+    shown = [replace(row, region_tokens=torch.arange(k)) for row in bare]
+    observing = [replace(row, observed=torch.arange(len(row.ids)) >= len(row.ids) - OBSERVED) for row in bare]
+    region = collate(shown, IDS, backbone.position_ids, align=False)
+    observed = collate(observing, IDS, backbone.position_ids)
+    depths = len(backbone.layers) + 1
+    states = torch.randn(depths, k * len(examples), backbone.hidden_size, generator=torch.Generator().manual_seed(0))
+    monet = MonetTrainSettings()
+    return {
+        "lvr": partial(region_loss, backbone, region, LvrSettings(), latent_end=IDS.latent_end),
+        "monet3": partial(
+            latent_loss,
+            backbone,
+            observed,
+            states,
+            observation_weight=monet.observation_weight,
+            alignment_weight=monet.alignment_weight,
+            axis=monet.alignment,
+        ),
+    }
 
 
 def step(backbone: Backbone, loss: Callable[[], LossParts]) -> None:
