@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mirage_core import benchmarks
 from mirage_core.config import Settings, identity
 from mirage_core.errors import ArtifactMissing, InputError, SettingsError
-from mirage_core.latent.span_tokens import family_of_folder
+from mirage_core.latent.span_tokens import authors_metadata, family_of_folder
 from mirage_core.methods import TRAIN_STAGES, Method, furthest_first, get_method, method_of_stage
 from mirage_core.pipeline.run_record import RunRecord, load_record
 from mirage_core.recipes import load, names
@@ -38,10 +38,6 @@ class Checkpoint:
     method: str
     settings: Settings
     provenance: Mapping[str, object] = field(default_factory=dict)
-
-
-RELEASED_BY = {"lvr": ["base", "lvr"], "monet": ["base", "monet-warmup", "monet"]}
-"""The programs that made the models of other authors, by the names of their tokens (``SPAN_TOKENS``)."""
 
 
 def find_checkpoint(reference: str | None, method: str | None, store: Store) -> Checkpoint:
@@ -182,8 +178,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     """Return the content of mirage.json; of a model of other authors, by its tokens, which method made it."""
     path = folder / "mirage.json"
     if not path.is_file():
-        family = family_of_folder(folder)
-        return {"stages": RELEASED_BY[family]} if family in RELEASED_BY else {}
+        return authors_metadata(family_of_folder(folder))
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -117,7 +117,7 @@ def diagnose(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="A model: an artifact, the start of its digest, or a pointer. [default: the recipe's]",
+            help="A model: an artifact, the start of its digest, a pointer, or a folder. [default: the recipe's]",
         ),
     ] = None,
     recipe: RecipeOption = "tiny",
@@ -126,6 +126,10 @@ def diagnose(
         str | None, typer.Option(help="The method whose model is used. [default: the furthest with latents]")
     ] = None,
     problems: Annotated[str | None, typer.Option(help="Problems: an artifact. [default: the model's own]")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Or the rows of this benchmark, such as vstar.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="With --benchmark: its rows in the published layout. [default: its hub id]")
+    ] = None,
     measures: Annotated[
         str | None, typer.Option(metavar="A,B", help="Measures to take. [default: those of analysis.measures]")
     ] = None,
@@ -136,13 +140,14 @@ def diagnose(
 ) -> None:
     """Measure whether a model's latents carry the input and drive the answer; write a page.
 
-    Every figure has an interval and a control. Example: mirage diagnose nightly --measures interventions --direct
+    Every figure has an interval and a control. Example: mirage diagnose nightly --measures interventions --direct.
+    A folder, of LVR or Monet too, is copied into the store: mirage diagnose FOLDER --benchmark vstar --direct
     """
     from flows.commands import diagnose as command
 
     command.diagnose(
-        model, recipe, sets or [], method, problems, measures, store, direct=direct, as_json=as_json,
-        open_page=open_page,
+        model, recipe, sets or [], method, problems, measures, store, benchmark=benchmark, data=data, direct=direct,
+        as_json=as_json, open_page=open_page,
     )  # fmt: skip
 
 

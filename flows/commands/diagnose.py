@@ -17,6 +17,7 @@ from flows.commands.session import (
     provide_teacher_key,
 )
 from flows.diagnosis_target import resolve_target
+from flows.model_folders import is_model_folder, stored_model, stored_problems
 from mirage_core.config import Settings
 from mirage_core.pipeline.diagnose import DiagnosisTarget, diagnose_target, save_diagnosis_record
 from mirage_core.pipeline.recovery import reruns_on_lost_artifact
@@ -40,12 +41,18 @@ def diagnose(
     measures: str | None,
     store: str | None,
     *,
+    benchmark: str | None = None,
+    data: Path | None = None,
     direct: bool,
     as_json: bool,
     open_page: bool,
 ) -> None:
     """Take the measures and write the page, then print the verdict and the page's path."""
     opened = open_store(store)
+    if is_model_folder(model):
+        model = stored_model(opened, str(model), method).path
+    if benchmark is not None:
+        problems = stored_problems(opened, benchmark, data).path
     measure_names = [name.strip() for name in (measures or "").split(",") if name.strip()]
     parameters: dict[str, Any] = {
         "overrides": sets,

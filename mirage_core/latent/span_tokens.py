@@ -1,10 +1,16 @@
-"""What this project and other authors call a latent and the tokens round a span; no torch is needed to ask."""
+"""What this project and other authors call a latent and the tokens round a span, and how their models are used.
+
+No torch is needed to ask.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
+
+from mirage_core.config import LatentSettings, identity
 
 LATENT_START = "<|latent_start|>"
 LATENT_PAD = "<|latent_pad|>"
@@ -36,3 +42,20 @@ def family_of_folder(folder: Path) -> str | None:
         tokens = listed.values() if isinstance(listed, Mapping) else listed
         added |= {str(token.get("content")) for token in tokens if isinstance(token, Mapping)}
     return span_family(added)
+
+
+_RELEASED: Mapping[str, tuple[list[str], LatentSettings]] = {
+    "lvr": (["base", "lvr"], LatentSettings(num_latents=8, end="open")),
+    "monet": (["base", "monet-warmup", "monet"], LatentSettings(num_latents=10, max_latents=10, end="free")),
+}
+"""The programs that made a model, and how it is decoded. LVR: 4, 8 or 16 latents, then any token. Monet: the model ends
+the span, after at most 10 (12, 16) latents."""
+_RECIPE = "qwen2.5-vl-7b"
+
+
+def authors_metadata(family: str | None) -> dict[str, Any]:
+    """Return what mirage.json would say of a released model with tokens of this family; nothing of an ordinary one."""
+    if family is None or family not in _RELEASED:
+        return {}
+    programs, latent = _RELEASED[family]
+    return {"source": family, "recipe": _RECIPE, "stages": programs, "latent": identity(latent)}

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from mirage_core.config import ArchitectureSettings, LatentSettings, ModelSettings
 from mirage_core.errors import SettingsError
+from mirage_core.latent.span_tokens import authors_metadata, span_family
 from mirage_core.latent.tokens import (
     TokenIds,
     add_latent_tokens,
@@ -36,7 +37,7 @@ from mirage_core.model.backbones import adapter_class
 from mirage_core.model.card import ABOUT_FILE, CARD_FILE, model_card
 from mirage_core.model.codes import load_code_reader
 from mirage_core.model.export import ADAPTER_FOLDER
-from mirage_core.model.other_authors import authors_metadata, authors_readout
+from mirage_core.model.other_authors import authors_readout
 from mirage_core.model.processing import ImageTextProcessor, build_processor, load_processor, save_processor
 from mirage_core.model.readout import load_readout
 from mirage_core.model.weights import (
@@ -170,7 +171,7 @@ def load_model(
     add_visual_tokens(processor.tokenizer, model, visual_tokens)
     if folder.parent.name == "snapshots":
         model.config._commit_hash = folder.name  # the hub's cache is laid out so; it is lost on loading from a folder
-    about = _read_about(folder) or authors_metadata(processor.tokenizer.get_vocab())
+    about = _read_about(folder) or authors_metadata(span_family(processor.tokenizer.get_vocab()))
     backbone = Backbone(model)
     readout = _readout(folder, backbone, about)
     return LoadedModel(backbone, processor, token_ids(processor.tokenizer), about, readout)

@@ -1,4 +1,4 @@
-"""Checkpoints that other authors released: how their models are decoded, and what lies among their weights.
+"""Checkpoints that other authors released: what lies among their weights.
 
 LVR (arXiv 2509.24251, commit 637a9f7) and Monet (arXiv 2511.21395, commit 0893999) are Qwen2.5-VL with tokens of their
 own for spans. Legend: D hidden.
@@ -7,37 +7,21 @@ own for spans. Legend: D hidden.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
 
-from mirage_core.config import LatentSettings, identity
 from mirage_core.errors import SettingsError
-from mirage_core.latent.span_tokens import span_family
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.readout import HeadKind, LatentReadout
 
-_DECODED: Mapping[str, LatentSettings] = {
-    "lvr": LatentSettings(num_latents=8, end="open"),
-    "monet": LatentSettings(num_latents=10, max_latents=10, end="free"),
-}
-"""LVR: 4, 8 or 16 latents, then any token. Monet: the model ends the span, after at most 10 (12, 16) latents."""
 _HEADS: Mapping[HeadKind, Mapping[str, str]] = {
     "simple": {"ln_q": "head.0", "mlp.0": "head.1", "mlp.2": "head.3"},
     "glu": {"gate_proj": "head.gate_proj", "up_proj": "head.up_proj", "down_proj": "head.down_proj"},
 }
 _HEAD, _STOP = "lvr_head.", "lvr_latent_end_emb"
-
-
-def authors_metadata(vocabulary: Collection[str]) -> dict[str, Any]:
-    """Return what mirage.json would say of a model without one, by its tokens; nothing of an ordinary model."""
-    family = span_family(vocabulary)
-    if family is None or family not in _DECODED:
-        return {}
-    return {"source": family, "latent": identity(_DECODED[family])}
 
 
 def authors_readout(folder: Path, backbone: Backbone) -> LatentReadout | None:
