@@ -56,6 +56,11 @@ def evaluate(
     rule: RuleOption = None,
     judge: JudgeOption = None,
     judge_model: JudgeModelOption = None,
+    levels: Annotated[
+        str | None,
+        typer.Option(metavar="7,8", help="New VSP problems of these levels (3 to 16), instead of the test problems."),
+    ] = None,
+    per_level: Annotated[int, typer.Option(min=1, help="With --levels: problems of each.")] = 100,
     sets: SetsOption = None,
     save: SaveOption = None,
     store: StoreOption = None,
@@ -75,9 +80,12 @@ def evaluate(
         return
     if sets or model:
         raise typer.BadParameter("--set and --model belong to --endpoint")
+    sizes = [int(level) for level in (levels or "").split(",") if level.strip().isdecimal()]
+    if levels and (data is not None or len(sizes) != len(levels.split(","))):
+        raise typer.BadParameter(f"--levels is {levels}: expected numbers such as 7,8, and no --data")
     command.evaluate(
-        benchmark, data, checkpoint, method, store, rule=rule, judge=judge, judge_model=judge_model, save=save,
-        as_json=as_json,
+        benchmark, data, checkpoint, method, store, rule=rule, judge=judge, judge_model=judge_model, levels=sizes,
+        per_level=per_level, save=save, as_json=as_json,
     )  # fmt: skip
 
 

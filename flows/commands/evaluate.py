@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from pydantic import ValidationError
 from rich.table import Table
 
-from flows.commands.printing import console, log_progress, print_line, stderr
+from flows.commands.printing import console, log_progress, no_progress, print_line, stderr
 from flows.commands.session import connect_to_prefect
 from flows.trained import artifact_of, find_checkpoint, newest_trained, use_task
 from mirage_core import benchmarks
 from mirage_core.benchmarks.auxiliary_input import has_auxiliary_input
+from mirage_core.benchmarks.generate import generate_problems
 from mirage_core.benchmarks.judge import judged_again
-from mirage_core.config import Settings
+from mirage_core.config import ProblemSettings, Settings, as_recipe
 from mirage_core.errors import DataError, InputError
 from mirage_core.evaluation.endpoint import Form, HostedModel, evaluate_endpoint
 from mirage_core.evaluation.judge_model import JudgeModel, judge_by_model
@@ -35,6 +37,9 @@ from tasks.secrets import read_key
 ENDPOINT_RECIPE = "qwen2.5-vl-7b"
 """The recipe whose settings apply to a model behind an endpoint, unless --set says otherwise: greedy, 1,024 tokens."""
 
+GENERATED = ("vsp_planning", "vsp_reasoning")
+"""The sections whose problems are generated, level by level."""
+
 
 def evaluate(
     benchmark: str,
@@ -46,14 +51,22 @@ def evaluate(
     rule: str | None = None,
     judge: str | None = None,
     judge_model: str | None = None,
+    levels: Sequence[int] = (),
+    per_level: int = 100,
     save: Path | None = None,
     as_json: bool,
 ) -> None:
-    """Answer the problems with a trained model, judge, and print accuracy with its interval for every level."""
+    """Answer the problems with a trained model, judge, and print accuracy with its interval for every level.
+
+    ``levels``: not those of the run, but new ones of these levels, ``per_level`` each.
+    """
     opened = open_store(store)
     use_task(benchmark, reference, opened)
-    problems, source = problems_of(benchmark, data, opened)
     checkpoint = find_checkpoint(reference, method, opened)
+    if levels:
+        problems, source = new_problems(benchmark, levels, per_level, checkpoint.settings)
+    else:
+        problems, source = problems_of(benchmark, data, opened)
     check_auxiliary_input(checkpoint.method, problems)
     stderr.print(f"{checkpoint.name} ({checkpoint.method}) on {len(problems)} problems of {source}", markup=False)
 
@@ -224,6 +237,28 @@ def problems_of(benchmark: str, data: Path | None, store: Store) -> tuple[list[P
     if not problems:
         raise DataError(f"{artifact.path} holds no test problems of {benchmark}: give a file with --data")
     return problems, f"{artifact.path} (test)"
+
+
+def new_problems(
+    benchmark: str, levels: Sequence[int], per_level: int, settings: Settings
+) -> tuple[list[Problem], str]:
+    """Generate test problems of these levels, as the settings' seed and sizes give them, and say so.
+
+    InputError for a benchmark whose problems are not generated level by level, and for levels outside of it.
+    """
+    section = benchmark.replace("-", "_")
+    if section not in GENERATED:
+        known = ", ".join(name.replace("_", "-") for name in GENERATED)
+        raise InputError(f"--levels makes new problems of {known}; got {benchmark}: give its rows with --data")
+    base = getattr(settings.problems, section) or getattr(ProblemSettings(), section)
+    few = {"test_levels": tuple(levels), "test_per_level": per_level, "train": 0, "validation": 0}
+    alone: dict[str, Any] = dict.fromkeys(GENERATED)
+    try:
+        alone[section] = type(base).model_validate({**as_recipe(base), **few})
+    except ValidationError as error:
+        raise InputError(f"--levels {','.join(map(str, levels))}: {error.errors()[0]['msg']}") from error
+    problems = generate_problems(settings.problems.model_copy(update=alone), settings.seed, no_progress)
+    return problems, f"{len(problems)} new problems of levels {', '.join(map(str, levels))}"
 
 
 def metrics_table(metrics: dict[str, Any]) -> Table:
