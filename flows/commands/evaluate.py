@@ -62,11 +62,9 @@ def evaluate(
     """
     opened = open_store(store)
     use_task(benchmark, reference, opened)
+    known = None if levels else problems_of(benchmark, data, opened)
     checkpoint = find_checkpoint(reference, method, opened)
-    if levels:
-        problems, source = new_problems(benchmark, levels, per_level, checkpoint.settings)
-    else:
-        problems, source = problems_of(benchmark, data, opened)
+    problems, source = known or new_problems(benchmark, levels, per_level, checkpoint.settings)
     check_auxiliary_input(checkpoint.method, problems)
     stderr.print(f"{checkpoint.name} ({checkpoint.method}) on {len(problems)} problems of {source}", markup=False)
 
