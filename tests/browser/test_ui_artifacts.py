@@ -77,5 +77,13 @@ def open_artifact(window: Window, stack: LiveStack, run: str, key: str) -> None:
 
 
 def link(artifacts: Locator, key: str) -> Locator:
-    """The link to the artifact of that key, among all of a run."""
-    return artifacts.get_by_role("link").filter(has=artifacts.page.get_by_text(key, exact=True))
+    """The link to the artifact of that key, among all of a run; the page loads more of them as it is scrolled."""
+    links = artifacts.get_by_role("link")
+    found = links.filter(has=artifacts.page.get_by_text(key, exact=True))
+    expect(links.first).to_be_visible()
+    before = 0
+    while not found.count() and links.count() > before:
+        before = links.count()
+        links.last.scroll_into_view_if_needed()
+        artifacts.page.wait_for_timeout(1500)  # until the next ones are there, or the end is reached
+    return found
