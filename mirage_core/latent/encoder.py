@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain as chain_of
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -33,6 +33,13 @@ IMAGE_MARK = "<image>"
 _SPECIAL = re.compile(r"<\|\w+\|>")
 
 
+class ChatMessage(TypedDict):
+    """A message: its role, and its parts, as chat templates take them ({"type": "text", "text": ...}, or "image")."""
+
+    role: str
+    content: list[dict[str, str]]
+
+
 class Encoder:
     """Encodes problems for one processor, with the prompt and latent settings of one recipe.
 
@@ -51,12 +58,39 @@ class Encoder:
         DataError for text that contains special tokens, and for images that are broken or do not match the text.
         """
         question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
-        pixels, grids = self.pixels(problem.images, f"an image of problem {problem.id}")
-        ids = np.array(self._tokenize(self._chat(question, problem)))
+        rendered = self._chat(question, problem)
+        return self._encoded_prompt(rendered, problem.images, f"an image of problem {problem.id}")
+
+    def conversation(self, messages: Sequence[ChatMessage], images: Sequence[bytes]) -> EncodedPrompt:
+        """Encode a conversation as ``prompt`` does a question: its words as they are, and ``images`` in their order.
+
+        DataError for text with special tokens, for broken images, and for another number of images than it mentions.
+        """
+        mentioned = 0
+        for message in messages:
+            for part in message["content"]:
+                mentioned += part["type"] == "image"
+                _refuse_special(part.get("text", ""), "a message")
+                self._refuse_borders(part.get("text", ""))
+        if mentioned != len(images):
+            raise DataError(f"got {len(images)} images, expected {mentioned}: one for each image part of the messages")
+        return self._encoded_prompt(self._rendered(messages), images, "an image of the request")
+
+    def _encoded_prompt(self, rendered: str, images: Sequence[bytes], what: str) -> EncodedPrompt:
+        """Encode a rendered chat, with as many tokens for each image as it has merged patches."""
+        pixels, grids = self.pixels(images, what)
+        ids = np.array(self._tokenize(rendered))
         merged = self._processor.image_processor.merge_size**2
         repeats = np.ones_like(ids)
         repeats[ids == self._ids.image_pad] = (grids.prod(-1) // merged).numpy()
         return EncodedPrompt(ids=torch.from_numpy(ids.repeat(repeats)), pixel_values=pixels, grid_thw=grids)
+
+    def _refuse_borders(self, text: str) -> None:
+        """DataError for text with what this model calls a latent or a token round a span."""
+        borders = (self._ids.latent_start, self._ids.latent_pad, self._ids.latent_end)
+        for token in self._processor.tokenizer.convert_ids_to_tokens(list(borders)):
+            if token in text:
+                raise DataError(f"a message contains the special token {token}; remove it from the text.")
 
     def example(
         self,
@@ -257,9 +291,11 @@ class Encoder:
         for index, piece in enumerate(pieces):
             content += [{"type": "image"}] if index else []
             content += [{"type": "text", "text": piece}] if piece else []
-        rendered: str = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        return self._rendered([{"role": "user", "content": content}])
+
+    def _rendered(self, messages: Sequence[ChatMessage]) -> str:
+        """Render messages up to the begin of the assistant's next one."""
+        rendered: str = self._processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         return rendered
 
     def _tokenize(self, text: str) -> list[int]:
