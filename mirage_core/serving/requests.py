@@ -35,6 +35,9 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Values of fields that ask for what this server does anyway; any other value is refused."""
 
+_MIN_TEMPERATURE = 0.001
+"""Below it scores may overflow."""
+
 Number = StrictFloat | StrictInt
 
 
@@ -132,6 +135,10 @@ def parse_request(data: Any, limits: ServingLimits, default: DecodeSettings) -> 
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options is for streams: set stream to true", param="stream_options")
     temperature = float(default.temperature if body.temperature is None else body.temperature)
+    if 0 < temperature < _MIN_TEMPERATURE:
+        raise RequestError(
+            f"got temperature {temperature}, expected 0 (greedy) or {_MIN_TEMPERATURE} to 2", param="temperature"
+        )
     return ChatRequest(
         model=body.model,
         messages=messages,

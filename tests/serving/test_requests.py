@@ -65,6 +65,7 @@ def test_fields_that_change_nothing_are_taken() -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": "5"}, "max_tokens"),
         ({"temperature": 2.5}, "temperature"),
+        ({"temperature": 1e-300}, "temperature"),
         ({"top_p": -0.1}, "top_p"),
         ({"n": 5}, "n"),
         ({"n": 2, "temperature": 0}, "n"),
