@@ -31,8 +31,6 @@ from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone
 
-_COMPACT_BELOW = 0.8  # finished rows are dropped when fewer than this share of the rows runs
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSettings:
@@ -128,7 +126,7 @@ class ContinuousDecoder:
             at = torch.from_numpy(index).to(latents.device)
             self._recorder.record(rows[index], inputs.select(index), log_probs[at], latents[at])
             self._alive = running & ~ended
-            kept = self._compact() if self._alive.mean() < _COMPACT_BELOW else np.arange(len(rows))
+            kept = self._compact()  # at once: a row that went on would run out of its positions
             if len(kept):
                 self._forward(inputs.select(kept), latents[torch.from_numpy(kept).to(latents.device)])
         with torch.inference_mode(False):

@@ -96,6 +96,20 @@ def test_answers_are_those_of_each_prompt_alone_whenever_it_joins(kind: str, arr
         check_same(found[index], alone(settings, prompt, row))
 
 
+def test_rows_that_run_long_after_others_have_ended_answer_alike() -> None:
+    settings = replace(BASE, banned=(*RARE, IDS.end_of_turn, IDS.pad), max_spans=1)
+    decoder = ContinuousDecoder(tiny_backbone(), IDS, settings)
+    asked = [Maker(5).prompt(60, [], 1), *prompts()[1:]]  # the positions of the first end where the others' do
+    lengths = [2, *[50] * 7]
+    own = [RowSettings(max_new_tokens=length) for length in lengths]
+    numbers = [decoder.join([prompt], [[row]])[0][0] for prompt, row in zip(asked, own, strict=True)]
+    found = {}
+    while decoder.running:
+        found |= {each.row: each.answer for each in decoder.step() if each.answer is not None}
+    for number, prompt, row in zip(numbers, asked, own, strict=True):
+        check_same(found[number], alone(settings, prompt, row))
+
+
 @pytest.mark.parametrize("kind", ["free", "latent_kv"])
 def test_rows_that_leave_change_no_other_answer(kind: str) -> None:
     settings = MODELS[kind]
