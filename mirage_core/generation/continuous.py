@@ -82,13 +82,12 @@ class ContinuousDecoder:
         self._rows: Ints = np.zeros(0, dtype=np.int64)
         self._own: list[RowSettings] = []
         self._num_tokens, self._num_sampled = np.zeros_like(self._rows), np.zeros_like(self._rows)
-        self._alive = np.zeros(0, dtype=bool)
         self._running: tuple[DecodeState, LatentModes] | None = None
 
     @property
     def running(self) -> int:
-        """The number of rows that are not finished."""
-        return int(self._alive.sum())
+        """The number of rows."""
+        return len(self._rows)
 
     def join(self, prompts: Sequence[EncodedPrompt], rows: Sequence[Sequence[RowSettings]]) -> list[list[int]]:
         """Encode prompts, once each, and let their rows run from the next step on; returns the rows' numbers.
@@ -104,7 +103,6 @@ class ContinuousDecoder:
             self._check(row)
         with torch.inference_mode():
             state, modes = self._prefill(prompts, flat, samples)
-            self._compact()
             if self._running is None:
                 self._running = (state, modes)
             else:
@@ -121,27 +119,24 @@ class ContinuousDecoder:
             sampled, log_probs = self._sample(state, modes)
             inputs = modes.advance(sampled)
             latents = state.latent_inputs(inputs)
-            rows, running, ended = self._rows, self._alive, self._ended(inputs)
-            index = np.flatnonzero(running)
-            at = torch.from_numpy(index).to(latents.device)
-            self._recorder.record(rows[index], inputs.select(index), log_probs[at], latents[at])
-            self._alive = running & ~ended
-            kept = self._compact()  # at once: a row that went on would run out of its positions
+            self._recorder.record(self._rows, inputs, log_probs, latents)
+            rows, ended = self._rows, self._ended(inputs)
+            kept = np.flatnonzero(~ended)
+            self._select(kept)  # at once: a row that went on would run out of its positions
             if len(kept):
                 self._forward(inputs.select(kept), latents[torch.from_numpy(kept).to(latents.device)])
         with torch.inference_mode(False):
-            return self._steps(rows[index], inputs.select(index), log_probs[at], ended[index])
+            return self._steps(rows, inputs, log_probs, ended)
 
     def leave(self, rows: Collection[int]) -> None:
         """Drop rows at once, whatever they have decoded; numbers of rows that have ended are ignored."""
-        leaving = self._alive & np.isin(self._rows, list(rows))
+        leaving = np.isin(self._rows, list(rows))
         if not leaving.any():
             return
         for row in self._rows[leaving].tolist():
             self._recorder.pop(row, self._stop_tokens)
-        self._alive = self._alive & ~leaving
         with torch.inference_mode():
-            self._compact()
+            self._select(np.flatnonzero(~leaving))
 
     def _check(self, row: RowSettings) -> None:
         """InputError for settings out of range, and for numbers that are missing or of another length."""
@@ -180,7 +175,6 @@ class ContinuousDecoder:
         self._num_tokens, self._num_sampled = (
             np.concatenate([counts, none]) for counts in (self._num_tokens, self._num_sampled)
         )
-        self._alive = np.concatenate([self._alive, np.ones(len(rows), dtype=bool)])
         return [group.tolist() for group in numbers.reshape(-1, samples)]
 
     def _sample(self, state: DecodeState, modes: LatentModes) -> tuple[Ints, Tensor]:
@@ -222,11 +216,11 @@ class ContinuousDecoder:
         )
 
     def _ended(self, inputs: StepInput) -> Mask:
-        """Count the tokens of this step; returns the running rows [n] whose last it was."""
+        """Count the tokens of this step; returns the rows [n] whose last it was."""
         self._num_tokens += ~inputs.is_latent
         limits = np.array([row.max_new_tokens for row in self._own])
         stopped = np.isin(inputs.tokens, self._stop_tokens) | (self._num_tokens >= limits)
-        return np.asarray(self._alive & ~inputs.is_latent & stopped)
+        return np.asarray(~inputs.is_latent & stopped)
 
     def _forward(self, inputs: StepInput, latents: Tensor) -> None:
         """Run every row by its input."""
@@ -252,12 +246,11 @@ class ContinuousDecoder:
             for row, is_latent, token, forced, log_prob, over in values
         ]
 
-    def _compact(self) -> Ints:
-        """Drop the rows that have ended, with the columns that only they used; returns the indices that stay."""
-        kept = np.flatnonzero(self._alive)
-        if len(kept) == len(self._alive):
-            return kept
-        self._rows, self._alive = self._rows[kept], self._alive[kept]
+    def _select(self, kept: Ints) -> None:
+        """Go on with these rows only, without the columns that only others used."""
+        if len(kept) == len(self._rows):
+            return
+        self._rows = self._rows[kept]
         self._num_tokens, self._num_sampled = self._num_tokens[kept], self._num_sampled[kept]
         self._own = [self._own[index] for index in kept.tolist()]
         if not len(kept):
@@ -267,4 +260,3 @@ class ContinuousDecoder:
             modes.select(kept)
             state.select(kept)
             state.trim()
-        return kept
