@@ -45,6 +45,7 @@ class Engine:
         self._waiting: deque[Job] = deque()
         self._leaving: list[tuple[Job, int | None]] = []
         self._jobs: dict[int, tuple[Job, int]] = {}
+        self._joining: set[Job] = set()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="mirage-engine", daemon=True)
 
@@ -118,22 +119,21 @@ class Engine:
 
     def _join(self) -> None:
         """Let waiting jobs run, in their order, as far as there are free rows."""
-        for group in self._next_groups():
+        groups = self._next_groups()
+        self._joining = {job for group in groups for job in group}
+        for group in groups:
             try:
                 numbers = self._decoder.join([job.prompt for job in group], [job.rows for job in group])
-            except Exception as error:
-                if not isinstance(error, InputError):
-                    logger.exception("a prompt could not be encoded")
-                    error = EngineFailed(f"encoding failed ({type(error).__name__}): the server's log tells more")
+            except InputError as error:
                 for job in group:
                     job.deliver(error)
-                continue
-            finally:
-                for job in group:
-                    job.joined()
-            for job, own in zip(group, numbers, strict=True):
-                job.numbers = own
-                self._jobs |= {number: (job, choice) for choice, number in enumerate(own)}
+            else:
+                for job, own in zip(group, numbers, strict=True):
+                    job.numbers = own
+                    self._jobs |= {number: (job, choice) for choice, number in enumerate(own)}
+            for job in group:
+                self._joining.remove(job)
+                job.joined()
 
     def _next_groups(self) -> list[list[Job]]:
         """Take the jobs that fit; those of one kind are encoded together."""
@@ -160,8 +160,9 @@ class Engine:
     def _fail(self, error: Exception) -> None:
         """End all jobs with an error."""
         with self._changed:
-            waiting, running = list(self._waiting), {job for job, _ in self._jobs.values()}
+            waiting, running = {*self._waiting, *self._joining}, {job for job, _ in self._jobs.values()}
             self._waiting.clear()
+            self._joining.clear()
             self._jobs.clear()
         for job in waiting:
             job.joined()

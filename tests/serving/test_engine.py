@@ -33,6 +33,18 @@ class Breaking(ContinuousDecoder):
         return super().step()
 
 
+class BreakingAtJoin(ContinuousDecoder):
+    """Has no memory for a prompt, once for all decoders."""
+
+    failures = 1
+
+    def join(self, prompts: Sequence[EncodedPrompt], rows: Sequence[Sequence[RowSettings]]) -> list[list[int]]:
+        if BreakingAtJoin.failures:
+            BreakingAtJoin.failures -= 1
+            raise MemoryError("no memory")
+        return super().join(prompts, rows)
+
+
 class Client:
     """A job and what it got."""
 
@@ -97,14 +109,17 @@ def test_jobs_leave_waiting_or_running(engine: Engine) -> None:
     assert engine.running == 0
 
 
-@pytest.mark.parametrize("engine", [Breaking], indirect=True)
-def test_after_a_failure_the_next_jobs_are_answered(engine: Engine) -> None:
-    Breaking.failures = 1
-    running, waiting = Client(ENDLESS, ENDLESS), Client(SHORT, SHORT)
-    submit(engine, [running, waiting])
+@pytest.mark.parametrize("engine", [Breaking, BreakingAtJoin], indirect=True)
+def test_after_a_failure_the_next_jobs_are_answered(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Breaking, "failures", 1)
+    monkeypatch.setattr(BreakingAtJoin, "failures", 1)
+    running, waiting = Client(ENDLESS, ENDLESS), Client(SHORT)
+    with engine._changed:  # both are there when the engine looks
+        submit(engine, [running, waiting])
     for client in (running, waiting):
         with pytest.raises(EngineFailed, match="MemoryError"):
             client.answers()
+    assert (running.joined, waiting.joined) == (1, 1)
     again = Client(SHORT)
     engine.submit(again.job)
     assert len(again.answers()) == 1 and engine.alive
