@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from mirage_core.errors import InputError, SettingsError
 from mirage_core.generation.continuous import ContinuousDecoder, RowSettings
 from mirage_core.generation.decode import DecodeSettings, Trajectory, decode
 from mirage_core.latent.examples import EncodedPrompt
-from tests.latent.tiny import IDS, TEXT_IDS, Maker, tiny_backbone
+from mirage_core.model.backbone import Backbone
+from mirage_core.model.readout import new_readout
+from tests.latent.tiny import IDS, KINDS, TEXT_IDS, Maker, tiny_backbone
 
 RARE = tuple(range(14, TEXT_IDS))
 BASE = DecodeSettings(max_new_tokens=14, num_latents=3, max_latents=4, max_spans=2, banned=RARE)
@@ -52,11 +55,18 @@ def rows() -> list[RowSettings]:
     ]
 
 
-def alone(settings: DecodeSettings, prompt: EncodedPrompt, row: RowSettings) -> Trajectory:
+def alone(
+    settings: DecodeSettings,
+    prompt: EncodedPrompt,
+    row: RowSettings,
+    *,
+    backbone: Backbone | None = None,
+    readout: nn.Module | None = None,
+) -> Trajectory:
     """What ``decode`` gives for one prompt."""
     own = replace(settings, max_new_tokens=row.max_new_tokens, temperature=row.temperature, top_p=row.top_p)
     uniform = None if row.uniform is None else row.uniform[None]
-    return decode(tiny_backbone(), [prompt], IDS, own, uniform=uniform)[0][0]
+    return decode(backbone or tiny_backbone(), [prompt], IDS, own, uniform=uniform, readout=readout)[0][0]
 
 
 def run(decoder: ContinuousDecoder, arrivals: Sequence[int], *, leave: Sequence[int] = ()) -> dict[int, Trajectory]:
@@ -94,6 +104,27 @@ def test_answers_are_those_of_each_prompt_alone_whenever_it_joins(kind: str, arr
     assert sum(len(one.spans) for one in found.values()) >= 5
     for index, (prompt, row) in enumerate(zip(prompts(), rows(), strict=True)):
         check_same(found[index], alone(settings, prompt, row))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_backbone_and_attention_answers_alike(kind: str, attention: str) -> None:
+    backbone = tiny_backbone(attention, kind)
+    found = run(ContinuousDecoder(backbone, IDS, BASE), [0, 3, 3, 4, 9, 9, 40, 60])
+    for index, (prompt, row) in enumerate(zip(prompts(), rows(), strict=True)):
+        check_same(found[index], alone(BASE, prompt, row, backbone=backbone))
+
+
+@pytest.mark.parametrize("end", ["exact", "near"])
+def test_a_model_with_a_head_and_a_stop_vector_answers_alike(end: str) -> None:
+    settings = replace(BASE, end=end, max_latents=5, near=0.9625)  # type: ignore[arg-type]
+    backbone = tiny_backbone()
+    readout = new_readout(backbone.hidden_size, 16, "glu", stops=True, seed=2, dtype=torch.float32)
+    found = run(ContinuousDecoder(backbone, IDS, settings, readout=readout), [0, 3, 3, 4, 9, 9, 40, 60])
+    for index, (prompt, row) in enumerate(zip(prompts(), rows(), strict=True)):
+        check_same(found[index], alone(settings, prompt, row, readout=readout))
+    lengths = {span.num_latents for one in found.values() for span in one.spans}
+    assert lengths == {3} if end == "exact" else len(lengths) > 1
 
 
 def test_rows_that_run_long_after_others_have_ended_answer_alike() -> None:
