@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain as chain_of
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +22,15 @@ from mirage_core.benchmarks.regions import cropped
 from mirage_core.config import LatentSettings, PromptSettings
 from mirage_core.errors import DataError, InputError
 from mirage_core.latent.compress import changed_patches
-from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels, no_tokens
+from mirage_core.latent.examples import (
+    IGNORED,
+    ChatMessage,
+    EncodedExample,
+    EncodedPrompt,
+    no_grids,
+    no_pixels,
+    no_tokens,
+)
 from mirage_core.latent.images import image_size, open_image
 from mirage_core.latent.regions import region_tokens
 from mirage_core.latent.tokens import TokenIds, token_ids
@@ -31,13 +39,6 @@ from mirage_core.types import AuxiliaryImage, LatentSpan, Problem, TrainingExamp
 
 IMAGE_MARK = "<image>"
 _SPECIAL = re.compile(r"<\|\w+\|>")
-
-
-class ChatMessage(TypedDict):
-    """A message: its role, and its parts, as chat templates take them ({"type": "text", "text": ...}, or "image")."""
-
-    role: str
-    content: list[dict[str, str]]
 
 
 class Encoder:
@@ -66,14 +67,13 @@ class Encoder:
 
         DataError for text with special tokens, for broken images, and for another number of images than it mentions.
         """
-        mentioned = 0
-        for message in messages:
-            for part in message["content"]:
-                mentioned += part["type"] == "image"
-                _refuse_special(part.get("text", ""), "a message")
-                self._refuse_borders(part.get("text", ""))
+        parts = [part for message in messages for part in message["content"]]
+        mentioned = sum(part["type"] == "image" for part in parts)
         if mentioned != len(images):
             raise DataError(f"got {len(images)} images, expected {mentioned}: one for each image part of the messages")
+        borders = [self._ids.latent_start, self._ids.latent_pad, self._ids.latent_end]
+        for part in parts:
+            _refuse_special(part.get("text", ""), "a message", self._processor.tokenizer.convert_ids_to_tokens(borders))
         return self._encoded_prompt(self._rendered(messages), images, "an image of the request")
 
     def _encoded_prompt(self, rendered: str, images: Sequence[bytes], what: str) -> EncodedPrompt:
@@ -84,13 +84,6 @@ class Encoder:
         repeats = np.ones_like(ids)
         repeats[ids == self._ids.image_pad] = (grids.prod(-1) // merged).numpy()
         return EncodedPrompt(ids=torch.from_numpy(ids.repeat(repeats)), pixel_values=pixels, grid_thw=grids)
-
-    def _refuse_borders(self, text: str) -> None:
-        """DataError for text with what this model calls a latent or a token round a span."""
-        borders = (self._ids.latent_start, self._ids.latent_pad, self._ids.latent_end)
-        for token in self._processor.tokenizer.convert_ids_to_tokens(list(borders)):
-            if token in text:
-                raise DataError(f"a message contains the special token {token}; remove it from the text.")
 
     def example(
         self,
@@ -397,8 +390,9 @@ def encode_rollout(
     )
 
 
-def _refuse_special(text: str, what: str) -> None:
-    """DataError for text with special tokens, which would be read as structure."""
+def _refuse_special(text: str, what: str, others: Sequence[str] = ()) -> None:
+    """DataError for text with special tokens, ``others`` among them, which would be read as structure."""
     match = _SPECIAL.search(text)
-    if match:
-        raise DataError(f"{what} contains the special token {match.group()}; remove it from the text.")
+    found = match.group() if match else next((token for token in others if token in text), None)
+    if found:
+        raise DataError(f"{what} contains the special token {found}; remove it from the text.")

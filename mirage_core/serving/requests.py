@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 from mirage_core.errors import DataError
 from mirage_core.generation.decode import DecodeSettings
 from mirage_core.image_files import read_header
-from mirage_core.latent.encoder import ChatMessage
+from mirage_core.latent.examples import ChatMessage
 from mirage_core.serving.limits import RequestError, ServingLimits
 
 _DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,")

@@ -100,11 +100,3 @@ class ThoughtSplitter:
 def overlap(text: str, word: str) -> int:
     """Return how many characters at the end of ``text`` are the begin of ``word``, but not all of it."""
     return next((size for size in range(min(len(word) - 1, len(text)), 0, -1) if text.endswith(word[:size])), 0)
-
-
-def split_thoughts(text: str) -> tuple[str, str]:
-    """Return the thoughts and the answer of a complete text."""
-    splitter = ThoughtSplitter()
-    pieces = [*splitter.add(text), *splitter.flush()]
-    thoughts, answer = ("".join(piece.text for piece in pieces if piece.thought is kind) for kind in (True, False))
-    return thoughts, answer

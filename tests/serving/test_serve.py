@@ -26,7 +26,7 @@ from mirage_core.generation.decode import decode
 from mirage_core.generation.generator import Generator, seeded_numbers
 from mirage_core.methods import get_method
 from mirage_core.model.loading import load_model
-from mirage_core.serving.texts import split_thoughts
+from mirage_core.serving.texts import ThoughtSplitter
 from mirage_core.store import Store
 from mirage_core.types import Problem
 from tests.serving.conftest import KEY, Served, start
@@ -47,6 +47,14 @@ def messages(number: int) -> list[Any]:
         {"type": "text", "text": "\n" + WORDS[number % len(WORDS)]},
     ]
     return [{"role": "user", "content": content}]
+
+
+def split_thoughts(text: str) -> tuple[str, str]:
+    """Return the thoughts and the answer of a complete text."""
+    splitter = ThoughtSplitter()
+    pieces = [*splitter.add(text), *splitter.flush()]
+    thoughts, answer = ("".join(piece.text for piece in pieces if piece.thought is kind) for kind in (True, False))
+    return thoughts, answer
 
 
 @pytest.fixture(scope="module")
