@@ -3,7 +3,7 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 2>/dev/null))
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.mirage-ready
-EXTRAS ?= train,scenes,teacher,machines,dev
+EXTRAS ?= train,scenes,teacher,serve,machines,dev
 RECIPE ?= tiny
 # Number of SIGKILLs of `make soak`.
 N ?= 200

@@ -14,7 +14,7 @@ WORKDIR /opt/mirage
 COPY constraints.txt ./
 RUN pip install --index-url https://download.pytorch.org/whl/cu130 "$(grep -i '^torch==' constraints.txt)"
 COPY . .
-RUN pip install -c constraints.txt -e '.[train,scenes,teacher,machines]'
+RUN pip install -c constraints.txt -e '.[train,scenes,teacher,serve,machines]'
 
 # The same image again, not the smaller runtime one: DeepSpeed asks nvcc for its version when it is imported beside a
 # CUDA torch, and Triton compiles small C stubs for its kernels (g++, Python's headers).

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.apps import bench, data, judging, models, pipeline, stack, store
+from flows.apps import bench, data, judging, models, pipeline, serving, stack, store
 from mirage_core.errors import MirageError
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ def common(debug: Annotated[bool, typer.Option(help="Show the traceback of an er
 
 for command in (
     pipeline.run, pipeline.plan, judging.evaluate, judging.answer, pipeline.report, judging.diagnose, pipeline.study,
-    judging.score, judging.compare, models.export, models.push, stack.up, stack.down, stack.deploy,
+    judging.score, judging.compare, serving.serve, models.export, models.push, stack.up, stack.down, stack.deploy,
 ):  # fmt: skip
     app.command()(command)
 app.command("s3-block")(stack.s3_block)
@@ -54,7 +54,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         _fail(
             f"the Python module {error.name} is missing: run `make setup`, or pip install -c constraints.txt "
-            "'mirage-latent[train,scenes,teacher]' into the environment of this command",
+            "'mirage-latent[train,scenes,teacher,serve]' into the environment of this command",
             error,
         )
     except OSError as error:

@@ -50,6 +50,26 @@ class CacheMask:
         by_segment = self._table[segments].gather(2, columns)
         return by_segment & (self._positions[:, None] <= positions[..., None])
 
+    def join(self, other: CacheMask, fronts: tuple[int, int]) -> None:
+        """Append the rows of ``other``, after so many unused columns in front of these rows, and of those."""
+        self._segments = torch.cat(
+            [pad(self._segments, (fronts[0], 0), value=UNUSED), pad(other._segments, (fronts[1], 0), value=UNUSED)]
+        )
+        self._positions = torch.cat(
+            [
+                pad(self._positions, (fronts[0], 0), value=_BEFORE_ALL),
+                pad(other._positions, (fronts[1], 0), value=_BEFORE_ALL),
+            ]
+        )
+
+    def unused_front(self) -> int:
+        """The number of columns in front that no row uses."""
+        return int((self._segments != UNUSED).any(0).int().argmax())
+
+    def trim(self, columns: int) -> None:
+        """Drop so many columns in front."""
+        self._segments, self._positions = self._segments[:, columns:], self._positions[:, columns:]
+
     def select(self, rows: Tensor) -> None:
         """Continue with these rows only."""
         self._segments, self._positions = self._segments[rows], self._positions[rows]

@@ -19,7 +19,7 @@ from mirage_core.errors import InputError, SettingsError
 from mirage_core.generation.decode_state import DecodeState, SpanRules
 from mirage_core.generation.interventions import Interventions, SpanStates
 from mirage_core.generation.latent_modes import Ints, LatentModes, StepInput
-from mirage_core.generation.sampling import SamplingRules, sample_tokens
+from mirage_core.generation.sampling import SamplingRules
 from mirage_core.generation.trajectory import Recorder, Trajectory
 from mirage_core.latent.bottleneck import Bottleneck
 from mirage_core.latent.collate import collate_prompts
@@ -312,14 +312,11 @@ class _DecodeRun:
         device = self._backbone.device
         logits = self._backbone.logits(self._state.hidden[:, 0])
         may_end = torch.from_numpy(self._modes.may_end()).to(device)
-        scores = self._rules.scores(logits, may_end, torch.from_numpy(self._modes.spans_started).to(device))
+        started = torch.from_numpy(self._modes.spans_started).to(device)
         numbers = None if self._uniform is None else self._next_numbers(self._uniform)
-        greedy = self._settings.temperature == 0
-        tokens, log_probs = sample_tokens(scores, greedy, self._settings.top_p, generator, numbers)
-        if self._rules.free_end:
-            log_probs = torch.where(
-                may_end & (tokens != self._rules.latent_end), self._rules.going_on(scores), log_probs
-            )
+        tokens, log_probs = self._rules.draw(
+            logits, may_end, started, top_p=self._settings.top_p, generator=generator, uniform=numbers
+        )
         return logits, tokens.cpu().numpy(), log_probs
 
     def _next_numbers(self, uniform: Tensor) -> Tensor:

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from mirage_core.config import FeedNorm
+from mirage_core.errors import SettingsError
 from mirage_core.generation.cache_mask import UNUSED, CacheMask
 from mirage_core.generation.interventions import SpanStates, shift_states
 from mirage_core.generation.latent_modes import Ints, Mask, StepInput
@@ -28,6 +30,7 @@ from mirage_core.model.forward.feed_norm import at_norms
 from mirage_core.model.forward.forward import bottleneck_mask, fed_norms, image_features
 from mirage_core.model.forward.plan import ForwardPass, plan_passes
 
+_BIAS_HEADROOM = 64
 _NO_STATES: Mapping[int, SpanStates] = {}
 
 
@@ -150,6 +153,51 @@ class DecodeState:
         if self._spans is not None:
             self._spans.select(rows)
 
+    def join(self, other: DecodeState) -> None:
+        """Append the rows of ``other``, a state of the same backbone and rules: from now on they run in one column.
+
+        SettingsError under latent_only, whose reencoded latents are in columns that all rows share.
+        """
+        check_joinable(self._rules.bottleneck)
+        front = self._bias_columns(), other._bias_columns()
+        fronts = self._cache.join(other._cache)
+        self.hidden = torch.cat([self.hidden, other.hidden])
+        self._positions = torch.cat([self._positions, other._positions])
+        self._rotary = max(self._rotary, other._rotary, key=lambda table: len(table[0]))
+        if self._norms is not None and other._norms is not None:
+            self._norms = torch.cat([self._norms, other._norms])
+        if self._spans is not None:
+            self._spans.join(other._span_buffer(), fronts)
+        if self._cache_mask is not None and other._cache_mask is not None:
+            self._cache_mask.join(other._cache_mask, fronts)
+        else:
+            hidden = torch.finfo(self._backbone.dtype).min
+            self._bias = torch.cat(
+                [pad(bias, (number, 0), value=hidden) for bias, number in zip(front, fronts, strict=True)]
+            )
+
+    def trim(self) -> None:
+        """Drop the columns in front that no row uses: those of rows that have left."""
+        if self._cache_mask is not None:
+            unused = self._cache_mask.unused_front()
+            self._cache_mask.trim(unused)
+        elif self._bias is not None:
+            unused = int((self._bias == 0).any(0).flatten().int().argmax())
+            self._bias = self._bias[..., unused:]
+        else:
+            return
+        self._cache.trim(unused)
+        if self._spans is not None:
+            self._spans.trim(unused)
+
+    def _bias_columns(self) -> Tensor:
+        """The bias [n, 1, 1, C] of the columns so far; zero where there is none."""
+        if self._bias is not None:
+            return self._bias[..., : self._cache.length]
+        return torch.zeros(
+            len(self.hidden), 1, 1, self._cache.length, dtype=self._backbone.dtype, device=self._backbone.device
+        )
+
     def _setup_mask(self, segments: Tensor, steps: int, *, padded: bool) -> None:
         """Set up the mask of the following columns; ``segments`` [n, C]: of the prompts' columns."""
         rules = self._rules
@@ -163,7 +211,7 @@ class DecodeState:
                     self._backbone, self._cache, self._cache_mask, self._spans, rules.num_latents
                 )
         elif padded:
-            allowed = torch.nn.functional.pad(segments != UNUSED, (0, steps), value=True)
+            allowed = pad(segments != UNUSED, (0, steps), value=True)
             self._bias = self._backbone.attention_bias(allowed)[:, None, None]
 
     def _prefill(self, batch: LatentBatch, images: list[Tensor], prefill: ForwardPass, masked: Tensor | None) -> Tensor:
@@ -193,7 +241,12 @@ class DecodeState:
     def _step_bias(self, inputs: StepInput) -> Tensor | None:
         """The attention bias of one column [n, 1, 1, C]; None: it attends to everything."""
         if self._cache_mask is None:
-            return None if self._bias is None else self._bias[..., : self._cache.length + 1]
+            if self._bias is None:
+                return None
+            missing = self._cache.length + 1 - self._bias.shape[-1]
+            if missing > 0:  # rows have joined, and the columns after them are visible
+                self._bias = pad(self._bias, (0, missing + _BIAS_HEADROOM))
+            return self._bias[..., : self._cache.length + 1]
         segments = self._as_tensor(self._span_buffer().segments(inputs))
         self._cache_mask.append(segments, self._positions)
         allowed = self._cache_mask.allowed(segments[:, None], self._positions[:, None])
@@ -231,6 +284,16 @@ class DecodeState:
         positions = torch.arange(length, device=self._backbone.device).expand(3, 1, length)
         cos, sin = self._backbone.rotary(positions)
         return cos[0], sin[0]
+
+
+def check_joinable(bottleneck: Bottleneck) -> None:
+    """SettingsError for a bottleneck under which rows cannot join a running decoding."""
+    if bottleneck == "latent_only":
+        raise SettingsError(
+            "rows cannot join a running decoding under the bottleneck latent_only, which encodes the latents of a span "
+            "again in columns that all rows share: decode in batches (mirage evaluate, mirage answer), or train with "
+            "latent_kv or none"
+        )
 
 
 def _pass_columns(prefill: ForwardPass, tokens: Tensor) -> Tensor:

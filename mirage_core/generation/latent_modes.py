@@ -85,6 +85,11 @@ class LatentModes:
         """End the spans of ``rows`` [n] after the latent that was just fed, whatever was left of them."""
         self._countdown = np.where(rows & (self._countdown > 1), 1, self._countdown)
 
+    def join(self, other: LatentModes) -> None:
+        """Append the rows of ``other``, whose spans follow the same rules."""
+        self.spans_started = np.concatenate([self.spans_started, other.spans_started])
+        self._countdown = np.concatenate([self._countdown, other._countdown])
+
     def select(self, rows: Ints) -> None:
         """Continue with these rows only."""
         self.spans_started, self._countdown = self.spans_started[rows], self._countdown[rows]

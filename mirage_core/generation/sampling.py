@@ -48,6 +48,23 @@ class SamplingRules:
         others = scores.index_fill(-1, torch.tensor([self.latent_end], device=scores.device), float("-inf"))
         return others.logsumexp(-1) - scores.logsumexp(-1)
 
+    def draw(
+        self,
+        logits: Tensor,
+        may_end: Tensor,
+        spans_started: Tensor,
+        *,
+        top_p: float,
+        generator: torch.Generator | None = None,
+        uniform: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Next ids [n] and log-probabilities [n] of rows with raw logits [n, V], as Trajectory records them."""
+        scores = self.scores(logits, may_end, spans_started)
+        tokens, log_probs = sample_tokens(scores, self.temperature == 0, top_p, generator, uniform)
+        if self.free_end:
+            log_probs = torch.where(may_end & (tokens != self.latent_end), self.going_on(scores), log_probs)
+        return tokens, log_probs
+
 
 def sample_tokens(
     scores: Tensor,

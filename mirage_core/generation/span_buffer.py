@@ -60,6 +60,23 @@ class SpanBuffer:
         vectors = self._buffer()
         return vectors[_as_tensor(rows, vectors), _as_tensor(index, vectors)]
 
+    def join(self, other: SpanBuffer, fronts: tuple[int, int]) -> None:
+        """Append the rows of ``other``, after so many columns in front of these rows, and of those."""
+        rows, its_rows = len(self.closed), len(other.closed)
+        self.closed = np.concatenate([self.closed, other.closed])
+        self.counts = np.concatenate([self.counts, other.counts])
+        self.columns = np.concatenate([self.columns + fronts[0], other.columns + fronts[1]])
+        vectors = self._vectors if self._vectors is not None else other._vectors
+        if vectors is not None:
+            none = vectors.new_zeros(max(rows, its_rows), *vectors.shape[1:])
+            mine = none[:rows] if self._vectors is None else self._vectors
+            its = none[:its_rows] if other._vectors is None else other._vectors
+            self._vectors = torch.cat([mine, its])
+
+    def trim(self, columns: int) -> None:
+        """Drop so many columns in front, which no open span uses."""
+        self.columns = self.columns - columns
+
     def select(self, rows: Ints) -> None:
         """Continue with these rows only."""
         self.closed, self.counts, self.columns = self.closed[rows], self.counts[rows], self.columns[rows]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,9 +74,19 @@ class _Row:
 class Recorder:
     """Records the inputs of every row."""
 
-    def __init__(self, rows: int) -> None:
-        self._rows = [_Row() for _ in range(rows)]
+    def __init__(self, rows: int = 0) -> None:
+        self._rows: dict[int, _Row] = {}
+        self.add(range(rows))
         self._latents: list[tuple[list[_Row], list[int], Tensor]] = []
+
+    def add(self, rows: Iterable[int]) -> None:
+        """Begin to record rows of these numbers."""
+        self._rows |= {row: _Row() for row in rows}
+
+    def pop(self, row: int, stops: tuple[int, ...]) -> Trajectory:
+        """The answer of a row, which is forgotten."""
+        self._settle_latents()
+        return self._rows.pop(row).trajectory(stops)
 
     def record(self, rows: Ints, inputs: StepInput, log_probs: Tensor | None, latents: Tensor) -> None:
         """Add one step of unfinished rows [n]; ``latents`` [n, D] are the inputs of those in latent mode."""
@@ -98,11 +108,15 @@ class Recorder:
 
     def trajectories(self, stops: tuple[int, ...]) -> list[Trajectory]:
         """The answers of all rows."""
+        self._settle_latents()
+        return [row.trajectory(stops) for row in self._rows.values()]
+
+    def _settle_latents(self) -> None:
+        """Give the latents of all steps so far to their answers."""
         for answers, positions, vectors in self._latents:
             for answer, position, latent in zip(answers, positions, vectors, strict=True):
                 answer.latents.setdefault(position, []).append(latent)
         self._latents = []
-        return [row.trajectory(stops) for row in self._rows]
 
     def _record_latents(self, rows: Ints, inputs: StepInput, latents: Tensor) -> None:
         index = np.flatnonzero(inputs.is_latent)

@@ -22,7 +22,15 @@ from mirage_core.benchmarks.regions import cropped
 from mirage_core.config import LatentSettings, PromptSettings
 from mirage_core.errors import DataError, InputError
 from mirage_core.latent.compress import changed_patches
-from mirage_core.latent.examples import IGNORED, EncodedExample, EncodedPrompt, no_grids, no_pixels, no_tokens
+from mirage_core.latent.examples import (
+    IGNORED,
+    ChatMessage,
+    EncodedExample,
+    EncodedPrompt,
+    no_grids,
+    no_pixels,
+    no_tokens,
+)
 from mirage_core.latent.images import image_size, open_image
 from mirage_core.latent.regions import region_tokens
 from mirage_core.latent.tokens import TokenIds, token_ids
@@ -51,8 +59,27 @@ class Encoder:
         DataError for text that contains special tokens, and for images that are broken or do not match the text.
         """
         question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
-        pixels, grids = self.pixels(problem.images, f"an image of problem {problem.id}")
-        ids = np.array(self._tokenize(self._chat(question, problem)))
+        rendered = self._chat(question, problem)
+        return self._encoded_prompt(rendered, problem.images, f"an image of problem {problem.id}")
+
+    def conversation(self, messages: Sequence[ChatMessage], images: Sequence[bytes]) -> EncodedPrompt:
+        """Encode a conversation as ``prompt`` does a question: its words as they are, and ``images`` in their order.
+
+        DataError for text with special tokens, for broken images, and for another number of images than it mentions.
+        """
+        parts = [part for message in messages for part in message["content"]]
+        mentioned = sum(part["type"] == "image" for part in parts)
+        if mentioned != len(images):
+            raise DataError(f"got {len(images)} images, expected {mentioned}: one for each image part of the messages")
+        borders = [self._ids.latent_start, self._ids.latent_pad, self._ids.latent_end]
+        for part in parts:
+            _refuse_special(part.get("text", ""), "a message", self._processor.tokenizer.convert_ids_to_tokens(borders))
+        return self._encoded_prompt(self._rendered(messages), images, "an image of the request")
+
+    def _encoded_prompt(self, rendered: str, images: Sequence[bytes], what: str) -> EncodedPrompt:
+        """Encode a rendered chat, with as many tokens for each image as it has merged patches."""
+        pixels, grids = self.pixels(images, what)
+        ids = np.array(self._tokenize(rendered))
         merged = self._processor.image_processor.merge_size**2
         repeats = np.ones_like(ids)
         repeats[ids == self._ids.image_pad] = (grids.prod(-1) // merged).numpy()
@@ -257,9 +284,11 @@ class Encoder:
         for index, piece in enumerate(pieces):
             content += [{"type": "image"}] if index else []
             content += [{"type": "text", "text": piece}] if piece else []
-        rendered: str = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        return self._rendered([{"role": "user", "content": content}])
+
+    def _rendered(self, messages: Sequence[ChatMessage]) -> str:
+        """Render messages up to the begin of the assistant's next one."""
+        rendered: str = self._processor.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
         return rendered
 
     def _tokenize(self, text: str) -> list[int]:
@@ -361,8 +390,9 @@ def encode_rollout(
     )
 
 
-def _refuse_special(text: str, what: str) -> None:
-    """DataError for text with special tokens, which would be read as structure."""
+def _refuse_special(text: str, what: str, others: Sequence[str] = ()) -> None:
+    """DataError for text with special tokens, ``others`` among them, which would be read as structure."""
     match = _SPECIAL.search(text)
-    if match:
-        raise DataError(f"{what} contains the special token {match.group()}; remove it from the text.")
+    found = match.group() if match else next((token for token in others if token in text), None)
+    if found:
+        raise DataError(f"{what} contains the special token {found}; remove it from the text.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -23,6 +24,13 @@ def no_tokens() -> Tensor:
 def no_grids() -> Tensor:
     """Grids of no image: [0, 3]."""
     return torch.empty(0, 3, dtype=torch.long)
+
+
+class ChatMessage(TypedDict):
+    """A message: its role, and its parts, as chat templates take them ({"type": "text", "text": ...}, or "image")."""
+
+    role: str
+    content: list[dict[str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -95,6 +95,25 @@ class FixedCache:
         device = self._buffers[0][0].device
         self.select(torch.arange(rows, device=device).repeat_interleave(times))
 
+    def join(self, other: FixedCache) -> tuple[int, int]:
+        """Append the rows of ``other``, so that both go on in one column: the shorter gets zero columns in front.
+
+        Returns how many columns this one, and the other, got.
+        """
+        length = max(self.length, other.length)
+        fronts = (length - self.length, length - other.length)
+        for layer, own in self._buffers.items():
+            pairs = zip(own, other._buffers[layer], strict=True)
+            self._buffers[layer] = tuple(self._joined(mine, its, other.length, fronts) for mine, its in pairs)  # type: ignore[assignment]
+        self.length = length
+        return fronts
+
+    def trim(self, columns: int) -> None:
+        """Drop so many columns in front."""
+        for layer, pair in self._buffers.items():
+            self._buffers[layer] = (pair[0][:, :, columns:], pair[1][:, :, columns:])
+        self.length -= columns
+
     def select(self, rows: Tensor) -> None:
         """Keep ``rows`` only."""
         for layer, pair in self._buffers.items():
@@ -103,6 +122,14 @@ class FixedCache:
     def _selected(self, buffer: Tensor, rows: Tensor) -> Tensor:
         new = buffer.new_empty(len(rows), *buffer.shape[1:])
         new[:, :, : self.length] = buffer[rows, :, : self.length]
+        return new
+
+    def _joined(self, mine: Tensor, its: Tensor, its_length: int, fronts: tuple[int, int]) -> Tensor:
+        """Rows of both buffers, right-aligned at their lengths."""
+        rows, length = len(mine), self.length + fronts[0]
+        new = mine.new_zeros(rows + len(its), mine.shape[1], length + self._headroom, mine.shape[3])
+        new[:rows, :, fronts[0] : length] = mine[:, :, : self.length]
+        new[rows:, :, fronts[1] : length] = its[:, :, :its_length]
         return new
 
     def _grown(self, pair: tuple[Tensor, Tensor] | None, new: Tensor, end: int, which: int) -> Tensor:

@@ -40,6 +40,9 @@ ELSEWHERE = {
     r"tensorboard": "tests/training/test_tensorboard.py::test_a_run_shows_its_curves_and_validations",
     r"mirage export MODEL FOLDER --adapter only": "tests/flows/test_models_commands.py::",
     r"mirage diagnose /models/LVR-7B": "tests/flows/test_model_folders.py::test_the_command_measures_it_on_the_rows",
+    r"(mirage serve|pip install -c constraints.txt -e '.\[serve\]'|curl)": (
+        "tests/serving/test_serve.py::test_models_health_and_metrics"
+    ),
     r"mirage bench grpo": "tests/bench/test_grpo.py::",
     r"mirage bench latent": "tests/bench/test_latent.py::test_the_rows_are_json_with_the_named_cases",
     r"mirage bench training": "tests/flows/test_plan_command.py::",

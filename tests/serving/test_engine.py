@@ -1,0 +1,151 @@
+"""The engine's thread: jobs wait, run and leave, and an error ends only those that it concerns."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from mirage_core.errors import InputError
+from mirage_core.generation.continuous import ContinuousDecoder, RowSettings, RowStep
+from mirage_core.generation.decode import DecodeSettings
+from mirage_core.latent.examples import EncodedPrompt
+from mirage_core.serving.engine import Engine, Job
+from mirage_core.serving.limits import EngineFailed
+from tests.latent.tiny import IDS, Maker, tiny_backbone
+
+ENDLESS = RowSettings(max_new_tokens=100_000)
+SHORT = RowSettings(max_new_tokens=3)
+
+
+class Breaking(ContinuousDecoder):
+    """Fails in its second step, once for all decoders."""
+
+    failures = 1
+
+    def step(self) -> list[RowStep]:
+        if self._num_tokens.any() and Breaking.failures:
+            Breaking.failures -= 1
+            raise MemoryError("no memory")
+        return super().step()
+
+
+class BreakingAtJoin(ContinuousDecoder):
+    """Has no memory for a prompt, once for all decoders."""
+
+    failures = 1
+
+    def join(self, prompts: Sequence[EncodedPrompt], rows: Sequence[Sequence[RowSettings]]) -> list[list[int]]:
+        if BreakingAtJoin.failures:
+            BreakingAtJoin.failures -= 1
+            raise MemoryError("no memory")
+        return super().join(prompts, rows)
+
+
+class Client:
+    """A job and what it got."""
+
+    def __init__(self, *rows: RowSettings, prompt: EncodedPrompt | None = None) -> None:
+        self.got: queue.Queue[Any] = queue.Queue()
+        self.joined = 0
+        self.job = Job(prompt or Maker(3).prompt(), rows, self.got.put, self._join)
+
+    def _join(self) -> None:
+        self.joined += 1
+
+    def answers(self) -> dict[int, tuple[int, ...]]:
+        """The tokens of all answers, once they have ended. Raises what the job got instead."""
+        found: dict[int, tuple[int, ...]] = {}
+        while len(found) < len(self.job.rows):
+            part = self.got.get(timeout=30)
+            if isinstance(part, Exception):
+                raise part
+            found |= {choice: step.answer.token_ids for choice, step in part if step.answer is not None}
+        return found
+
+
+def settings(**more: Any) -> DecodeSettings:
+    banned = (IDS.end_of_turn, IDS.pad)
+    return DecodeSettings(max_new_tokens=1, num_latents=2, max_spans=1, banned=banned, **more)
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An engine of three rows; its parameter: the decoder's class."""
+    kind = getattr(request, "param", ContinuousDecoder)
+    made = Engine(lambda: kind(tiny_backbone(), IDS, settings()), 3)
+    made.start()
+    yield made
+    made.stop()
+
+
+def submit(engine: Engine, clients: Sequence[Client]) -> None:
+    for client in clients:
+        engine.submit(client.job)
+
+
+def test_jobs_wait_until_rows_are_free_and_are_answered_alike(engine: Engine) -> None:
+    clients = [Client(*[SHORT] * (1 + number % 3)) for number in range(9)]
+    submit(engine, clients)
+    found = [client.answers() for client in clients]
+    assert len({tokens for answers in found for tokens in answers.values()}) == 1
+    assert [len(answers) for answers in found] == [1, 2, 3] * 3
+    assert all(client.joined == 1 for client in clients)
+    assert engine.running == 0
+
+
+def test_jobs_leave_waiting_or_running(engine: Engine) -> None:
+    running, waiting, last = Client(ENDLESS, ENDLESS), Client(ENDLESS, ENDLESS), Client(SHORT, SHORT)
+    submit(engine, [running, waiting, last])
+    running.got.get(timeout=30)
+    engine.cancel(waiting.job)
+    engine.cancel(running.job, 0)
+    engine.cancel(running.job)
+    assert len(last.answers()) == 2
+    assert waiting.got.empty() and waiting.joined == 1
+    assert engine.running == 0
+
+
+@pytest.mark.parametrize("engine", [Breaking, BreakingAtJoin], indirect=True)
+def test_after_a_failure_the_next_jobs_are_answered(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Breaking, "failures", 1)
+    monkeypatch.setattr(BreakingAtJoin, "failures", 1)
+    running, waiting = Client(ENDLESS, ENDLESS), Client(SHORT)
+    with engine._changed:  # both are there when the engine looks
+        submit(engine, [running, waiting])
+    for client in (running, waiting):
+        with pytest.raises(EngineFailed, match="MemoryError"):
+            client.answers()
+    assert (running.joined, waiting.joined) == (1, 1)
+    again = Client(SHORT)
+    engine.submit(again.job)
+    assert len(again.answers()) == 1 and engine.alive
+
+
+def test_a_prompt_that_cannot_be_decoded_concerns_no_other_job(engine: Engine) -> None:
+    bad = EncodedPrompt(
+        ids=torch.tensor([1, IDS.latent_pad, 2]), pixel_values=torch.empty(0, 1176), grid_thw=torch.empty(0, 3).long()
+    )
+    good, refused = Client(SHORT), Client(SHORT, prompt=bad)
+    submit(engine, [refused, good])
+    with pytest.raises(InputError, match="latent_pad"):
+        refused.answers()
+    assert len(good.answers()) == 1 and refused.joined == 1
+
+
+def test_jobs_that_are_left_at_the_end_are_told() -> None:
+    made = Engine(lambda: ContinuousDecoder(tiny_backbone(), IDS, settings()), 2)
+    made.start()
+    running, waiting = Client(ENDLESS, ENDLESS), Client(SHORT)
+    submit(made, [running, waiting])
+    running.got.get(timeout=30)
+    made.stop()
+    for client in (running, waiting):
+        with pytest.raises(EngineFailed, match="going down"):
+            client.answers()
+    assert not made.alive
+    with pytest.raises(EngineFailed, match="going down"):
+        made.submit(waiting.job)
