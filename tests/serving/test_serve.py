@@ -279,12 +279,10 @@ def test_a_request_whose_client_goes_away_frees_its_rows(served: Served) -> None
 
 
 def check_cancelled(served: Served, cancelled: float) -> None:
-    """Nothing runs or waits long before the answers would have ended."""
-    since = time.monotonic()
+    """The request counts as cancelled, which one that had ended would not, and nothing of it runs or waits."""
     assert settled(served, "mirage_cancelled_requests_total", cancelled)
     assert settled(served, "mirage_running_answers", 0)
     assert settled(served, "mirage_waiting_requests", 0)
-    assert time.monotonic() - since < 1
 
 
 def test_many_streams_end_well_or_are_told_to_come_again(served: Served) -> None:
