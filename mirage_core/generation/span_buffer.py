@@ -69,9 +69,9 @@ class SpanBuffer:
         vectors = self._vectors if self._vectors is not None else other._vectors
         if vectors is not None:
             none = vectors.new_zeros(max(rows, its_rows), *vectors.shape[1:])
-            mine = none[:rows] if self._vectors is None else self._vectors
+            own = none[:rows] if self._vectors is None else self._vectors
             its = none[:its_rows] if other._vectors is None else other._vectors
-            self._vectors = torch.cat([mine, its])
+            self._vectors = torch.cat([own, its])
 
     def trim(self, columns: int) -> None:
         """Drop so many columns in front, which no open span uses."""

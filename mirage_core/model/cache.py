@@ -104,7 +104,7 @@ class FixedCache:
         fronts = (length - self.length, length - other.length)
         for layer, own in self._buffers.items():
             pairs = zip(own, other._buffers[layer], strict=True)
-            self._buffers[layer] = tuple(self._joined(mine, its, other.length, fronts) for mine, its in pairs)  # type: ignore[assignment]
+            self._buffers[layer] = tuple(self._joined(own, its, other.length, fronts) for own, its in pairs)  # type: ignore[assignment]
         self.length = length
         return fronts
 
@@ -124,11 +124,11 @@ class FixedCache:
         new[:, :, : self.length] = buffer[rows, :, : self.length]
         return new
 
-    def _joined(self, mine: Tensor, its: Tensor, its_length: int, fronts: tuple[int, int]) -> Tensor:
+    def _joined(self, own: Tensor, its: Tensor, its_length: int, fronts: tuple[int, int]) -> Tensor:
         """Rows of both buffers, right-aligned at their lengths."""
-        rows, length = len(mine), self.length + fronts[0]
-        new = mine.new_zeros(rows + len(its), mine.shape[1], length + self._headroom, mine.shape[3])
-        new[:rows, :, fronts[0] : length] = mine[:, :, : self.length]
+        rows, length = len(own), self.length + fronts[0]
+        new = own.new_zeros(rows + len(its), own.shape[1], length + self._headroom, own.shape[3])
+        new[:rows, :, fronts[0] : length] = own[:, :, : self.length]
         new[rows:, :, fronts[1] : length] = its[:, :, :its_length]
         return new
 

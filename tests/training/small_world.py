@@ -10,6 +10,7 @@ from mirage_core.benchmarks.generate import generate_problems
 from mirage_core.benchmarks.judge import Scorer
 from mirage_core.config import Settings
 from mirage_core.distributed.context import ProcessContext, as_process
+from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job, ProgramName
 from mirage_core.model.loading import build_base_model, save_model
 from mirage_core.store.records import save_examples, save_problems
@@ -17,6 +18,7 @@ from mirage_core.synthesis import draw_auxiliary_images
 from mirage_core.teacher import make_teacher, write_examples
 from mirage_core.teacher.captions import oracle_caption, with_caption
 from mirage_core.training.objective import MicroBatch, Objective
+from mirage_core.training.sft.train import run_supervised
 from mirage_core.types import Prediction, Problem, ProgressEvent, Score
 
 ARCHITECTURE = {"hidden_size": 64, "intermediate_size": 128, "num_layers": 2, "num_heads": 2, "num_kv_heads": 1}
@@ -101,6 +103,14 @@ def make_job(inputs: Path, work: Path, program: ProgramName, resume_from: Path |
         scratch=work / "scratch",
         resume_from=resume_from,
     )
+
+
+def trained_by(job: Job) -> Path:
+    """Run a supervised job in this process; its output folder."""
+    job.output.mkdir(parents=True)
+    job.scratch.mkdir(parents=True)
+    run_supervised(job, EventWriter(job.output.parent / "events.jsonl"))
+    return job.output
 
 
 def rank_micro_batches(objective: Objective, step: int, rank: int, world_size: int) -> Sequence[MicroBatch]:

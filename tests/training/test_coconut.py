@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mirage_core.config import CoconutSettings, LatentSettings, Settings
-from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job
 from mirage_core.errors import SettingsError
 from mirage_core.latent.collate import collate
@@ -34,11 +33,10 @@ from mirage_core.training.sft.train import (
     curriculum_of,
     example_encoder,
     load_trainable,
-    run_supervised,
     training_data,
 )
 from mirage_core.types import TrainingExample
-from tests.training.small_world import make_job, quiet, rank_micro_batches, small_settings
+from tests.training.small_world import make_job, quiet, rank_micro_batches, small_settings, trained_by
 
 STAGE: dict[str, Any] = {
     "steps": 8,
@@ -66,10 +64,7 @@ def job_of(
 
 def trained(inputs: Path, work: Path, **chosen: Any) -> Path:
     job = job_of(inputs, work, **chosen)
-    job.output.mkdir(parents=True)
-    job.scratch.mkdir(parents=True)
-    run_supervised(job, EventWriter(work / "events.jsonl"))
-    return job.output
+    return trained_by(job)
 
 
 def curve(output: Path, name: str) -> list[float]:

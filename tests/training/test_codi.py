@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job
 from mirage_core.errors import DataError
 from mirage_core.methods import TRAIN_STAGES, get_method
@@ -26,11 +25,10 @@ from mirage_core.training.sft.objective import SupervisedObjective
 from mirage_core.training.sft.train import (
     example_encoder,
     load_trainable,
-    run_supervised,
     teacher_rows_of,
     training_data,
 )
-from tests.training.small_world import make_job, quiet, rank_micro_batches, small_settings
+from tests.training.small_world import make_job, quiet, rank_micro_batches, small_settings, trained_by
 from tests.training.test_coconut import checkpoint, curve, rolled_out
 
 STAGE: dict[str, Any] = {
@@ -53,10 +51,7 @@ def job_of(
 
 def trained(inputs: Path, work: Path, **chosen: Any) -> Path:
     job = job_of(inputs, work, **chosen)
-    job.output.mkdir(parents=True)
-    job.scratch.mkdir(parents=True)
-    run_supervised(job, EventWriter(work / "events.jsonl"))
-    return job.output
+    return trained_by(job)
 
 
 @pytest.fixture(scope="module")

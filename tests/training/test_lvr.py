@@ -27,8 +27,7 @@ from mirage_core.store.records import load_examples, load_problems
 from mirage_core.store.tables import read_table
 from mirage_core.training.grpo.train import run_grpo
 from mirage_core.training.sft.region_loss import region_loss
-from mirage_core.training.sft.train import run_supervised
-from tests.training.small_world import make_job, small_settings
+from tests.training.small_world import make_job, small_settings, trained_by
 from tests.training.test_pooler import with_model
 
 STAGE = {"steps": 4, "batch_size": 6, "micro_batch_size": 4, "learning_rate": 2e-3, "warmup_steps": 2}
@@ -37,10 +36,7 @@ LATENT_END = {"text": {"end": "exact"}, "switch": {"end": "free"}, "vector": {"e
 
 def trained(inputs: Path, work: Path, resume_from: Path | None = None, **sections: Any) -> Path:
     job = make_job(inputs, work, "lvr", resume_from=resume_from, **{"lvr": STAGE, **sections})
-    job.output.mkdir(parents=True)
-    job.scratch.mkdir(parents=True)
-    run_supervised(job, EventWriter(work / "events.jsonl"))
-    return job.output
+    return trained_by(job)
 
 
 def curve(output: Path, name: str) -> list[float]:

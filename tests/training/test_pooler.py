@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from mirage_core.config import PooledTrainSettings, Settings
-from mirage_core.distributed.events import EventWriter
 from mirage_core.errors import InputError, SettingsError
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.methods import TRAIN_STAGES, get_method
@@ -39,20 +38,16 @@ from mirage_core.training.sft.pooler import (
     token_grid,
 )
 from mirage_core.training.sft.targets import TargetComparison
-from mirage_core.training.sft.train import run_supervised
 from mirage_core.training.validation.metrics import ValidationLoss
 from tests.latent.tiny import HIDDEN, IDS, Maker, mixed_examples, tiny_backbone
-from tests.training.small_world import make_job, small_settings
+from tests.training.small_world import make_job, small_settings, trained_by
 
 STAGE = {"steps": 4, "batch_size": 6, "learning_rate": 2e-3, "warmup_steps": 2}
 
 
 def trained(inputs: Path, work: Path, program: str, resume_from: Path | None = None, **sections: Any) -> Path:
     job = make_job(inputs, work, program, resume_from=resume_from, **sections)
-    job.output.mkdir(parents=True)
-    job.scratch.mkdir(parents=True)
-    run_supervised(job, EventWriter(work / "events.jsonl"))
-    return job.output
+    return trained_by(job)
 
 
 def curve(output: Path, name: str) -> list[float]:
