@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mirage_core.config import LatentSettings, identity
+from mirage_core.errors import InputError
 
 LATENT_START = "<|latent_start|>"
 LATENT_PAD = "<|latent_pad|>"
@@ -34,11 +35,17 @@ def span_family(vocabulary: Collection[str]) -> str | None:
 
 
 def family_of_folder(folder: Path) -> str | None:
-    """Return whose names the tokenizer of a model folder has for the tokens of spans; None: nobody's."""
+    """Return whose names the tokenizer of a model folder has for the tokens of spans; None: nobody's.
+
+    InputError for a file of the tokenizer that is not JSON.
+    """
     added: set[str] = set()
     for name, key in (("tokenizer_config.json", "added_tokens_decoder"), ("tokenizer.json", "added_tokens")):
         file = folder / name
-        listed = json.loads(file.read_text(encoding="utf-8")).get(key, ()) if file.is_file() else ()
+        try:
+            listed = json.loads(file.read_text(encoding="utf-8")).get(key, ()) if file.is_file() else ()
+        except ValueError as error:
+            raise InputError(f"{file} is not JSON ({error}): take the folder as it was saved") from error
         tokens = listed.values() if isinstance(listed, Mapping) else listed
         added |= {str(token.get("content")) for token in tokens if isinstance(token, Mapping)}
     return span_family(added)

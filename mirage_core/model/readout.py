@@ -83,9 +83,8 @@ def new_readout(
 
 def saved_readout(readout: LatentReadout) -> SavedModule:
     """Return the readout as it is saved in the folder of its model."""
-    return SavedModule(
-        readout, READOUT_FILE, {"head": readout.kind}
-    )  # one entry: the order of several differs from file to file
+    metadata = {"head": readout.kind}  # one entry: the order of several differs from file to file
+    return SavedModule(readout, READOUT_FILE, metadata)
 
 
 def load_readout(folder: Path, backbone: Backbone) -> LatentReadout | None:

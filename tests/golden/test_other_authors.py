@@ -15,7 +15,7 @@ from torch import Tensor
 from flows.trained import find_checkpoint
 from mirage_core.benchmarks.generate import generate_problems
 from mirage_core.config import InferenceSettings
-from mirage_core.errors import SettingsError
+from mirage_core.errors import InputError, SettingsError
 from mirage_core.generation.decode import DecodeSettings, decode
 from mirage_core.generation.generator import Generator
 from mirage_core.latent.examples import EncodedPrompt
@@ -25,6 +25,7 @@ from mirage_core.methods import get_method
 from mirage_core.model.loading import load_model
 from mirage_core.model.processing import build_processor, save_processor
 from mirage_core.model.readout import LatentReadout
+from mirage_core.pipeline.runner import StageRunner
 from mirage_core.store import Store
 from tests.golden.cases import Golden
 from tests.golden.lvr_cases import LvrGolden
@@ -91,6 +92,13 @@ def test_its_head_and_its_stop_vector_are_found_among_the_weights_and_kept(lvr: 
     assert len(found.latents[0]) == 1  # everything is near
 
 
+def test_a_damaged_tokenizer_is_named(lvr: LvrGolden, tmp_path: Path) -> None:
+    folder = lvr_folder(tmp_path / "lvr", lvr)
+    (folder / "tokenizer_config.json").write_text("{")
+    with pytest.raises(InputError, match=r"tokenizer_config.json is not JSON"):
+        find_checkpoint(str(folder), None, Store.open(str(tmp_path / "store")))
+
+
 def test_a_head_of_another_kind_is_refused(lvr: LvrGolden, tmp_path: Path) -> None:
     folder = lvr_folder(tmp_path / "lvr", lvr, {"lvr_head.attention.weight": torch.zeros(2, 2)})
     with pytest.raises(SettingsError, match=r"has a head lvr_head\.\* that is none of LVR's \(simple, glu\)"):
@@ -136,3 +144,14 @@ def test_such_a_model_answers_problems_as_any_other(lvr: LvrGolden, tmp_path: Pa
     assert generator.decoding.end == "open" and generator.decoding.num_latents == 8
     problems = generate_problems(small_settings().problems, 7, quiet)
     assert len(generator.scored(problems[:2])) == 2
+
+
+def test_a_recipe_that_begins_with_such_a_folder_keeps_its_head(lvr: LvrGolden, tmp_path: Path) -> None:
+    prefix = "lvr_head.simple."
+    more = {name.replace(prefix, "lvr_head."): one for name, one in lvr.extra.items() if name.startswith(prefix)}
+    settings = small_settings(model={"source": str(lvr_folder(tmp_path / "lvr", lvr, more))})
+    base = StageRunner(Store.open(str(tmp_path / "store")), quiet).run("base", {}, settings, {}).artifact
+    loaded = load_model(Store.open(str(tmp_path / "store")).fetch(base))
+    expected, states = lvr.readout("simple", stops=False), torch.ones(2, 64)
+    assert isinstance(loaded.readout, LatentReadout) and expected is not None
+    assert torch.equal(loaded.readout(states), expected(states))

@@ -54,6 +54,8 @@ def import_base(context: StageContext) -> dict[str, Any]:
     A model that this project trained keeps the settings that it was trained with.
     """
     from mirage_core.model.loading import load_model, save_model
+    from mirage_core.model.readout import LatentReadout, saved_readout
+    from mirage_core.model.weights import no_gather
     from mirage_core.training.model_metadata import base_metadata, own_settings
 
     settings = context.settings
@@ -73,6 +75,8 @@ def import_base(context: StageContext) -> dict[str, Any]:
         loaded.processor,
         {**base_metadata(settings), **own_settings(loaded.about), **origin, "stage": "base"},
     )
+    if isinstance(loaded.readout, LatentReadout):  # its latents would be other ones without it
+        saved_readout(loaded.readout).save(context.output, no_gather, write=True)
     return {"source": settings.model.source, **origin}
 
 
