@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from deployments import automations, limits
+from deployments.api import client
 from deployments.background import StackError
 from flows import heartbeat
 from mirage_core.errors import StageTimeout
@@ -57,8 +58,14 @@ def api() -> str:
     return str(PREFECT_API_URL.value())
 
 
+def ask(method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+    """The server's answer; a server whose data base is locked for a moment (503) is asked again."""
+    with client(api()) as server:
+        return server.request(method, f"/{path}", json=body)
+
+
 def get(path: str) -> Any:
-    return httpx.get(f"{api()}/{path}", timeout=30).raise_for_status().json()
+    return ask("GET", path).raise_for_status().json()
 
 
 def flip(kind: str) -> None:
@@ -188,7 +195,7 @@ def test_a_slot_that_the_server_gave_away_ends_the_work_by_a_transient_fault(mon
     """The lease is gone (as after a long absence of the server) and somebody else has the slot."""
     monkeypatch.setattr(gpu, "RENEW_S", 0.1)
     slot = gpu.GpuSlot(logging.getLogger("test"))
-    taken = httpx.post(f"{api()}/v2/concurrency_limits/", json={"name": "gpu", "limit": 1})
+    taken = ask("POST", "v2/concurrency_limits/", {"name": "gpu", "limit": 1})
     assert taken.status_code in (201, 409)
     with slot.acquired():
         slot.check()
@@ -224,7 +231,7 @@ def test_a_lost_lease_is_taken_anew_where_nobody_was_quicker(monkeypatch: pytest
         until(lambda: len(leases) >= 3)
         slot.check()
     assert len(leases) >= 3
-    httpx.post(f"{api()}/v2/concurrency_limits/decrement", json={"names": ["gpu"], "slots": 1})
+    ask("POST", "v2/concurrency_limits/decrement", {"names": ["gpu"], "slots": 1})
 
 
 def test_a_slot_acquired_again_after_the_work_has_ended_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,17 +258,17 @@ def test_a_slot_acquired_again_after_the_work_has_ended_is_released(monkeypatch:
 
 def test_the_limit_is_made_once_and_a_changed_one_is_left_alone() -> None:
     lines: list[str] = []
-    httpx.delete(f"{api()}/v2/concurrency_limits/gpu")
+    ask("DELETE", "v2/concurrency_limits/gpu")
     assert [limits.install(api(), lines.append) for _ in range(3)] == [1, 1, 1]
-    httpx.patch(f"{api()}/v2/concurrency_limits/gpu", json={"limit": 4}).raise_for_status()
+    ask("PATCH", "v2/concurrency_limits/gpu", {"limit": 4}).raise_for_status()
     assert limits.install(api(), lines.append) == 4
     assert "up to 4 stages" in lines[-1]
-    httpx.patch(f"{api()}/v2/concurrency_limits/gpu", json={"limit": 1}).raise_for_status()
+    ask("PATCH", "v2/concurrency_limits/gpu", {"limit": 1}).raise_for_status()
     assert len([limit for limit in post("v2/concurrency_limits/filter", {}) if limit["name"] == "gpu"]) == 1
 
 
 def post(path: str, body: dict[str, Any]) -> Any:
-    return httpx.post(f"{api()}/{path}", json=body, timeout=30).raise_for_status().json()
+    return ask("POST", path, body).raise_for_status().json()
 
 
 def test_automations_are_installed_once_however_often_and_stay_off_where_switched_off() -> None:
@@ -269,7 +276,7 @@ def test_automations_are_installed_once_however_often_and_stay_off_where_switche
     names = automations.install(api(), lines.append)
     assert ZOMBIES in names
     created = {automation["name"]: automation["id"] for automation in post("automations/filter", {})}
-    httpx.patch(f"{api()}/automations/{created[ZOMBIES]}", json={"enabled": False}).raise_for_status()
+    ask("PATCH", f"automations/{created[ZOMBIES]}", {"enabled": False}).raise_for_status()
     for _ in range(2):
         automations.install(api(), lines.append)
     there = [automation for automation in post("automations/filter", {}) if automation["name"] in names]
