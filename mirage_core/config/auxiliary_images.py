@@ -67,9 +67,10 @@ class AuxiliaryImageSettings(Section):
     jigsaw_layout: Literal["both", "right"] = Field(
         "both", description="both: each piece stitched into the reference, side by side; right: the right piece only."
     )
-    film: Literal["off", "forward", "backward", "wave"] = Field(
+    film: Literal["off", "forward", "backward", "wave", "search"] = Field(
         "off",
         description="Also draw what happens step by step: a frame for each move, candidate or image. backward: a "
         "plan's arrows appear from the goal on; wave: the distances to a plan's goal spread from it, all cells of one "
-        "distance in a frame; everything else as forward.",
+        "distance in a frame; search: the same until they reach the player, then the arrows from there on; everything "
+        "else as forward.",
     )

@@ -68,12 +68,14 @@ def _moves(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> 
 
 
 def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:
-    """The arrows one by one, from the start on, or from the goal on (``film: backward``).
+    """The arrows one by one, from the start on, or from the goal on (``film: backward``); or a film of distances.
 
     A frame is about the cell that its new arrow leads to, or, backward, the cell that it leads from.
     """
     if settings.film == "wave":
-        return _wave(problem, cell_px)
+        return _wave(maze_of(problem), cell_px)
+    if settings.film == "search":
+        return _search(problem, settings, cell_px)
     maze, plan = maze_of(problem), problem.answer
     backward = settings.film == "backward"
     shown = [slice(-n, None) if backward else slice(None, n) for n in range(1, len(plan) + 1)]
@@ -81,20 +83,33 @@ def _arrows(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) ->
     return _film(images, maze, cells_of_arrows(maze, plan, settings.film))
 
 
-def _wave(problem: Problem, cell_px: int) -> Film:
+def _wave(maze: Maze, cell_px: int, *, to_start: bool = False) -> Film:
     """The distances to the goal, spreading from it until nothing is left to reach: a frame tints all cells one move on.
 
     A frame is about all of its new cells, the first about the goal: each step follows from the one before by looking at
-    neighbours alone, which the first step of a path does not.
+    neighbours alone, which the first step of a path does not. ``to_start``: only until the start is reached.
     """
-    maze = maze_of(problem)
     rings = cells_by_distance(maze)
+    if to_start:
+        rings = rings[: 1 + next(distance for distance, ring in enumerate(rings) if maze.start in ring)]
     images = [draw_distances(maze, rings[:end], cell_px) for end in range(1, len(rings) + 1)]
     labels: dict[str, list[Any]] = {
         CELLS: [[list(cell) for cell in ring] for ring in rings],
         KINDS: [[KIND_NAMES[maze[cell]] for cell in ring] for ring in rings],
     }
     return Film(tuple(map(picture_bytes, images)), labels)
+
+
+def _search(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:
+    """A breadth-first search: the distances to the goal until the start is reached, then the arrows of the path.
+
+    Each frame follows from those before by looking at neighbours: a step of the path leads to a cell that is one move
+    nearer to the goal, as an earlier frame showed.
+    """
+    wave = _wave(maze_of(problem), cell_px, to_start=True)
+    path = _arrows(problem, settings.model_copy(update={"film": "forward"}), cell_px)
+    labels = {name: [*wave.labels[name], *path.labels[name]] for name in wave.labels}
+    return Film((*wave.frames, *path.frames), labels)
 
 
 def _turns(problem: Problem, settings: AuxiliaryImageSettings, cell_px: int) -> Film:  # noqa: ARG001

@@ -175,10 +175,11 @@ def test_a_plan_is_followed_by_another_way_to_the_goal_or_by_a_walk_that_misses_
         (measure.NO_PLACE, {"changes": {"place": None, "places": ()}}),
         (measure.TOKENS, {"changes": {"places": ((0.5, 0.5),)}}),
         (measure.SEVERAL, {"film": "wave"}),
+        (measure.SEVERAL, {"film": "search"}),
         (measure.LAST, {"stepwise": {"frames": "last"}}),
         (measure.NO_SPAN, {"without_span": (0,)}),
     ],
-    ids=["no place", "large tokens", "wave", "last frame", "no span"],
+    ids=["no place", "large tokens", "wave", "search", "last frame", "no span"],
 )
 def test_the_reason_is_given_where_no_film_can_be_made(
     monkeypatch: pytest.MonkeyPatch, reason: str, options: dict[str, Any]

@@ -184,11 +184,34 @@ RINGS = [{(2, 2)}, {(1, 2), (2, 1)}, {(1, 1)}, {(0, 1), (1, 0)}, {(0, 0)}, {(0, 
     ],
 )
 def test_a_wave_of_distances_says_the_plan_down_from_the_start(rings: Any, wanted: str | None) -> None:
+    assert implied_answer(problem(vsp_planning.NAME, answer="DRRD"), rings_imagined(rings), "wave") == wanted
+
+
+def rings_imagined(rings: Any) -> list[ImaginedStep]:
     film = []
     for index, cells in enumerate(rings):
         grid = tuple(tuple(0.9 / len(cells) if (r, c) in cells else 0.01 for c in range(3)) for r in range(3))
         film.append(ImaginedStep(index=index, places=grid, place=min(cells)))
-    assert implied_answer(problem(vsp_planning.NAME, answer="DRRD"), film, "wave") == wanted
+    return film
+
+
+@pytest.mark.parametrize(
+    ("rings", "wanted"),
+    [
+        ([*RINGS[:5], {(1, 0)}, {(1, 1)}, {(1, 2)}, {(2, 2)}, {(2, 2)}], "DRRD"),
+        ([*RINGS[:5], {(0, 1)}, {(1, 1)}, {(1, 2)}, {(2, 2)}], "RDRD"),
+        ([*RINGS[:5], {(1, 1)}, {(1, 2)}, {(2, 2)}], None),  # a jump
+        (RINGS[:5], None),  # no path
+        (RINGS[:4], None),  # the start is not reached
+    ],
+)
+def test_a_search_says_the_path_after_the_start_is_reached(rings: Any, wanted: str | None) -> None:
+    assert implied_answer(problem(vsp_planning.NAME, answer="DRRD"), rings_imagined(rings), "search") == wanted
+
+
+def test_a_search_without_probabilities_of_places_says_nothing() -> None:
+    film = [step.model_copy(update={"places": ()}) for step in rings_imagined([*RINGS[:5], {(1, 0)}])]
+    assert implied_answer(problem(vsp_planning.NAME, answer="DRRD"), film, "search") is None
 
 
 def test_the_truth_of_a_wave_has_all_places_of_a_frame_and_the_kind_of_most_of_them() -> None:

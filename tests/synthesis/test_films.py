@@ -98,6 +98,21 @@ def test_a_wave_of_planning_spreads_from_the_goal_over_all_cells_of_a_distance_u
     assert drawn(reasoning("RDLU"), settings).frames == drawn(reasoning("RDLU")).frames
 
 
+def test_a_search_is_the_wave_until_it_reaches_the_start_and_then_the_path() -> None:
+    wave, path = drawn(planning(), AuxiliaryImageSettings(film="wave")), drawn(planning())
+    image = drawn(planning("RRD"), AuxiliaryImageSettings(film="search"))
+    assert image.image == path.image and image.frames == (*wave.frames, *path.frames)  # nothing is farther than the start
+    assert image.details["cells"] == [*wave.details["cells"], *path.details["cells"]]
+    assert image.details["kinds"] == [*wave.details["kinds"], *path.details["kinds"]]
+
+
+def test_a_search_shows_nothing_that_is_farther_from_the_goal_than_the_start() -> None:
+    maze = maze_from_rows([[0, 1, 0], [0, 0, 0], [0, 2, 0]])
+    problem = vsp_planning.make_problem("p", "train", maze, picture_bytes(render(maze)), answer="DD")
+    cells = drawn(problem, AuxiliaryImageSettings(film="search")).details["cells"]
+    assert cells == [[[2, 1]], [[1, 1], [2, 0], [2, 2]], [[0, 1], [1, 0], [1, 2]], [1, 1], [2, 1]]
+
+
 def test_a_frame_of_a_wave_changes_the_cells_it_is_about_and_no_others() -> None:
     image = drawn(planning(), AuxiliaryImageSettings(film="wave"))
     shown = [read_rgb(data, "a frame") for data in (planning().images[0], *image.frames)]

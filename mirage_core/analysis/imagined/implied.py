@@ -21,8 +21,8 @@ def implied_answer(problem: Problem, film: Sequence[ImaginedStep], order: str) -
 
     Reasoning: the first hole or goal that is imagined decides (kinds; without them the map's cell at each place).
     Planning: the moves from the start through the imagined places to the goal; of a wave, from the start always to the
-    neighbour that is likeliest one frame nearer to the goal. Rotation: the colour that is imagined last. ``order``: as
-    the film was trained.
+    neighbour that is likeliest one frame nearer to the goal; of a search, through the places after the start is
+    reached. Rotation: the colour that is imagined last. ``order``: as the film was trained.
     """
     if problem.benchmark == mental_rotation.NAME and "options" in problem.facts:
         return _colour(problem, up_to_end(film))
@@ -33,6 +33,8 @@ def implied_answer(problem: Problem, film: Sequence[ImaginedStep], order: str) -
         return _outcome(maze, up_to_end(film))
     if problem.benchmark == vsp_planning.NAME and order == "wave":
         return _descent(maze, [step.places for step in film])
+    if problem.benchmark == vsp_planning.NAME and order == "search":
+        film = _after_start(maze, film)
     if problem.benchmark == vsp_planning.NAME and all(step.place is not None for step in film):
         places = [step.place for step in film if step.place is not None]
         return _plan(maze, [place for place, _ in groupby(places)], order)
@@ -83,17 +85,35 @@ def _descent(maze: Maze, distances: Sequence[Grid]) -> str | None:
     """
     if not all(distances):
         return None
-    likely = [max(map(max, grid)) / 2 for grid in distances]
-    reached = next((index for index, grid in enumerate(distances) if _of(grid, maze.start) > likely[index]), None)
+    reached = _reached(maze, distances)
     moves, cell = [], maze.start
     for grid in reversed(distances[:reached]):
         around = {move: (cell[0] + down, cell[1] + right) for move, (down, right) in MOVES.items()}
         chances = {move: _of(grid, there) for move, there in around.items()}
         moves.append(max(chances, key=chances.__getitem__))
-        if reached is None and not moves[1:] and chances[moves[-1]] <= likely[-1]:
+        if reached is None and not moves[1:] and chances[moves[-1]] <= _likely(distances[-1]):
             return None
         cell = around[moves[-1]]
     return "".join(moves) if cell == maze.goal else None
+
+
+def _reached(maze: Maze, distances: Sequence[Grid]) -> int | None:
+    """The number of the first frame in which the start is likely; None: of no frame."""
+    starts = (_of(grid, maze.start) > _likely(grid) for grid in distances)
+    return next((number for number, start in enumerate(starts) if start), None)
+
+
+def _likely(grid: Grid) -> float:
+    """The probability from which a cell counts as one of a frame's: half that of the likeliest."""
+    return max(map(max, grid)) / 2
+
+
+def _after_start(maze: Maze, film: Sequence[ImaginedStep]) -> Sequence[ImaginedStep]:
+    """The steps of a search after its distances have reached the start: its path; none where they never do."""
+    if not all(step.places for step in film):
+        return ()
+    reached = _reached(maze, [step.places for step in film])
+    return () if reached is None else film[reached + 1 :]
 
 
 def _of(grid: Grid, cell: Cell) -> float:

@@ -153,7 +153,7 @@ def _impossible(problem: Problem, film: Sequence[ImaginedStep], reader: Imaginat
     planning = problem.benchmark == vsp_planning.NAME
     if "map" not in problem.facts or problem.benchmark not in (vsp_planning.NAME, vsp_reasoning.NAME):
         return NO_MAP
-    if planning and order == "wave":
+    if planning and order in ("wave", "search"):
         return SEVERAL
     if planning and reader.stepwise.frames == "last":
         return LAST
