@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mirage_core.config.section import Positive, Section
 
@@ -74,3 +74,9 @@ class AuxiliaryImageSettings(Section):
         "distance in a frame; search: the same until they reach the player, then the arrows from there on; everything "
         "else as forward.",
     )
+
+    @field_validator("film", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, film: Any) -> Any:
+        """YAML reads a bare ``off`` as false."""
+        return "off" if film is False else film

@@ -65,8 +65,14 @@ def test_overrides_are_yaml_and_the_last_one_wins() -> None:
     assert changed.runtime.threads == recipes.load("tiny").runtime.threads
 
 
+def test_a_film_is_off_where_yaml_reads_the_word_as_false() -> None:
+    assert recipes.load("tiny", ["auxiliary_images.film=off"]).auxiliary_images.film == "off"
+    with pytest.raises(SettingsError, match=r"auxiliary_images\.film: got True"):
+        recipes.load("tiny", ["auxiliary_images.film=on"])
+
+
 def test_overrides_may_be_a_mapping_of_dotted_names() -> None:
-    assert recipes.load("tiny", {"latent.num_latents": 6}).latent.num_latents == 6
+    assert recipes.recipes.load("tiny", {"latent.num_latents": 6}).latent.num_latents == 6
 
 
 def test_a_file_extends_a_recipe_or_a_file_beside_it(tmp_path: Path) -> None:

@@ -101,7 +101,10 @@ def test_a_wave_of_planning_spreads_from_the_goal_over_all_cells_of_a_distance_u
 def test_a_search_is_the_wave_until_it_reaches_the_start_and_then_the_path() -> None:
     wave, path = drawn(planning(), AuxiliaryImageSettings(film="wave")), drawn(planning())
     image = drawn(planning("RRD"), AuxiliaryImageSettings(film="search"))
-    assert image.image == path.image and image.frames == (*wave.frames, *path.frames)  # nothing is farther than the start
+    assert image.image == path.image and image.frames == (
+        *wave.frames,
+        *path.frames,
+    )  # nothing is farther than the start
     assert image.details["cells"] == [*wave.details["cells"], *path.details["cells"]]
     assert image.details["kinds"] == [*wave.details["kinds"], *path.details["kinds"]]
 
