@@ -72,7 +72,7 @@ def test_a_film_is_off_where_yaml_reads_the_word_as_false() -> None:
 
 
 def test_overrides_may_be_a_mapping_of_dotted_names() -> None:
-    assert recipes.recipes.load("tiny", {"latent.num_latents": 6}).latent.num_latents == 6
+    assert recipes.load("tiny", {"latent.num_latents": 6}).latent.num_latents == 6
 
 
 def test_a_file_extends_a_recipe_or_a_file_beside_it(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_a_search_is_the_wave_until_it_reaches_the_start_and_then_the_path() -> 
     assert image.image == path.image and image.frames == (
         *wave.frames,
         *path.frames,
-    )  # nothing is farther than the start
+    )
     assert image.details["cells"] == [*wave.details["cells"], *path.details["cells"]]
     assert image.details["kinds"] == [*wave.details["kinds"], *path.details["kinds"]]
 
