@@ -66,9 +66,9 @@ def test_overrides_are_yaml_and_the_last_one_wins() -> None:
 
 
 def test_a_film_is_off_where_yaml_reads_the_word_as_false() -> None:
-    assert recipes.load("tiny", ["auxiliary_images.film=off"]).auxiliary_images.film == "off"
+    assert recipes.load("tiny-paper", ["auxiliary_images.film=off"]).auxiliary_images.film == "off"
     with pytest.raises(SettingsError, match=r"auxiliary_images\.film: got True"):
-        recipes.load("tiny", ["auxiliary_images.film=on"])
+        recipes.load("tiny-paper", ["auxiliary_images.film=on"])
 
 
 def test_overrides_may_be_a_mapping_of_dotted_names() -> None:
