@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_core.config import InferenceSettings, Settings
+from mirage_core.config import InferenceSettings, LatentSettings, Settings
 from mirage_core.distributed.collectives import process_device
+from mirage_core.errors import SettingsError
 from mirage_core.generation.decode import DecodeSettings, Latents, Observer, Step, Trajectory
 from mirage_core.generation.generator import Generator, fixed_batches
 from mirage_core.generation.interventions import Interventions, SpanStates
@@ -57,12 +58,15 @@ class InterventionRunner:
     """One model that answers under interventions: greedily, with spans of exactly the k latents of training."""
 
     def __init__(self, loaded: LoadedModel, settings: Settings, folder: Path | None = None) -> None:
-        """``folder``: the model's, where it was loaded from one."""
+        """``folder``: the model's, where it was loaded from one. SettingsError for spans of different lengths."""
         inference = InferenceSettings.from_metadata(loaded.about, settings)
+        latents = latents_of_model(loaded.about)
+        if latents == "on":
+            check_one_length(inference.latent)
         decoding = DecodeSettings.of(
             inference.latent,
             max_new_tokens=settings.evaluation.max_new_tokens,
-            latents=latents_of_model(loaded.about),
+            latents=latents,
             end="exact",
         )
         rule = settings.evaluation.planning_rule
@@ -122,6 +126,20 @@ class InterventionRunner:
             first_token=first_token,
             latents=trajectory.latents[0] if trajectory.latents else None,
             states=trajectory.span_states[0] if trajectory.span_states else None,
+        )
+
+
+def check_one_length(latent: LatentSettings) -> None:
+    """SettingsError where spans have as many latents as their film has frames: nothing could be exchanged one for one.
+
+    Spans cut to one length would be measured as spans that the model does not write.
+    """
+    if latent.length == "frames":
+        raise SettingsError(
+            "latent.length is frames, so the spans of a model differ in length, and the analysis compares and "
+            "exchanges spans of one length: train it with latent.length fixed (and num_latents as many as the longest "
+            "film has frames), or leave out what reads latents (mirage diagnose, mirage answer --explain, "
+            "report.latent_lens)"
         )
 
 
