@@ -90,7 +90,7 @@ class TrainStage:
     @property
     def latents(self) -> bool:
         """Whether its model thinks in latents; GRPO goes on with what its model was taught before."""
-        if self.program.loss != "policy":
+        if not self.program.reinforces:
             return self.program.has_latents
         return self.start in TRAIN_STAGES and TRAIN_STAGES[self.start].latents
 
@@ -131,7 +131,7 @@ class Method:
     @property
     def uses_grpo(self) -> bool:
         """Whether its model is trained by reinforcement last."""
-        return self.stage in TRAIN_STAGES and TRAIN_STAGES[self.stage].program.loss == "policy"
+        return self.stage in TRAIN_STAGES and TRAIN_STAGES[self.stage].program.reinforces
 
 
 MONET_OBSERVATIONS = StateStage(
@@ -332,4 +332,4 @@ def stage_inputs() -> dict[str, Mapping[str, str]]:
 
 def latent_programs() -> frozenset[str]:
     """Return the programs that teach a model to think in latents."""
-    return frozenset(name for name, program in programs().items() if program.has_latents and program.loss != "policy")
+    return frozenset(name for name, program in programs().items() if program.has_latents and not program.reinforces)

@@ -27,14 +27,11 @@ from mirage_core.pipeline.stages.train import TRAIN
 from mirage_core.store.records import load_examples
 from mirage_core.store.tables import read_table
 from mirage_core.training.objective import total_counts
+from mirage_core.training.sft.beside import Beside, curriculum_of
 from mirage_core.training.sft.coconut import Curriculum, StageSchedule, stage_latents
+from mirage_core.training.sft.examples import example_encoder, training_data
 from mirage_core.training.sft.objective import SupervisedObjective
-from mirage_core.training.sft.train import (
-    curriculum_of,
-    example_encoder,
-    load_trainable,
-    training_data,
-)
+from mirage_core.training.sft.train import load_trainable
 from mirage_core.types import TrainingExample
 from tests.training.small_world import make_job, quiet, rank_micro_batches, small_settings, trained_by
 
@@ -228,7 +225,7 @@ def test_loss_and_gradients_are_those_of_the_definition_in_every_stage(inputs: P
     data, steps = training_data(job, model, quiet)
     curriculum = curriculum_of(job, model, data.examples, steps)
     assert curriculum is not None
-    objective = SupervisedObjective("coconut", job.settings, model, data, curriculum=curriculum)
+    objective = SupervisedObjective("coconut", job.settings, model, data, Beside(curriculum=curriculum))
     batches = [one for rank in range(2) for one in rank_micro_batches(objective, step, rank, 2)]
     totals, backbone = total_counts(batches), model.backbone
     found = 0.0

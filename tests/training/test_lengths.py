@@ -14,8 +14,9 @@ from mirage_core.model.loading import LoadedModel
 from mirage_core.store.records import load_examples
 from mirage_core.training.data.feature_cache import lengths_of
 from mirage_core.training.sft import train as supervised
+from mirage_core.training.sft.examples import example_encoder, training_data
 from mirage_core.training.sft.objective import SupervisedObjective
-from mirage_core.training.sft.train import example_encoder, load_trainable, training_data
+from mirage_core.training.sft.train import load_trainable
 from mirage_core.types import TrainingExample
 from tests.training.small_world import make_job, quiet, small_settings
 
