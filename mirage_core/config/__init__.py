@@ -237,6 +237,11 @@ class Settings(Section):
             )
         return self
 
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether all images of an auxiliary image are kept: the frames of films, or of chains with several images."""
+        return self.auxiliary_images.film != "off" or self.problems.several_images
+
     def _trained_sections(self) -> dict[str, TrainSettings]:
         """Return the sections of the supervised stages that train the methods of this recipe, by name."""
         stages = {stage for method in self.evaluation.methods for stage in get_method(method).stages}

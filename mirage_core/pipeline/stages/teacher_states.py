@@ -26,7 +26,7 @@ def teacher_states_stage(record: StateStage) -> Stage:
         from mirage_core.training.sft.examples import observed_encoder
 
         own = context.settings.model
-        examples = load_examples(context.input_paths["examples"], frames=False)
+        examples = load_examples(context.input_paths["examples"], frames=record.program.shows_auxiliary)
         model = load_model(
             context.input_paths["model"], dtype=own.dtype, attention=own.attention, device=process_device()
         )

@@ -12,6 +12,7 @@ from mirage_core.distributed.job import Job, ProgramName
 from mirage_core.errors import DataError
 from mirage_core.latent.encoder import Encoder, RegionLayout
 from mirage_core.latent.examples import EncodedExample
+from mirage_core.latent.observed import ObservedEncoder
 from mirage_core.methods import programs
 from mirage_core.model.loading import LoadedModel
 from mirage_core.store.records import load_examples
@@ -31,7 +32,8 @@ from mirage_core.types import Progress, ProgressEvent, TrainingExample
 class SupervisedData:
     """Encoded examples, the order of batches, the examples' names, and their lengths where batches are by length.
 
-    ``examples``: all examples of the split, without frames; ``used``: the indices of those in any batch.
+    ``examples``: all examples of the split, with frames where all auxiliary images are shown; ``used``: the indices of
+    those in any batch.
     """
 
     source: ExampleSource
@@ -48,7 +50,7 @@ def training_data(job: Job, model: LoadedModel, progress: Progress) -> tuple[Sup
     DataError without a training example.
     """
     settings, section = job.settings, job.settings.section(job.program, TrainSettings)
-    examples = load_examples(job.input("examples"), split="train", frames=False)
+    examples = load_examples(job.input("examples"), split="train", frames=programs()[job.program].shows_auxiliary)
     if not examples:
         raise DataError(f"{job.input('examples')} has no example of the split train; raise problems.*.train")
     kinds = kinds_of(examples) if section.batch_by == "group" else None
@@ -67,11 +69,12 @@ def training_data(job: Job, model: LoadedModel, progress: Progress) -> tuple[Sup
 def _lengths(job: Job, model: LoadedModel, examples: Sequence[TrainingExample], progress: Progress) -> list[int]:
     if current_process().is_main:
         progress(ProgressEvent(stage="prepare", message=f"counts the tokens of {len(examples)} examples"))
-    encoder, program = plain_encoder(job.settings, model), programs()[job.program]
+    program = programs()[job.program]
     if not program.observes:
-        return lengths_of(examples, encoder, with_latents=program.has_latents)
-    shown = program.shows_auxiliary
-    return lengths_by(examples, partial(encoder.observed_length, with_latents=program.has_latents, with_image=shown))
+        regions, encoder = region_layout(job.program, job.settings), plain_encoder(job.settings, model)
+        return lengths_of(examples, encoder, with_latents=program.has_latents, regions=regions)
+    length, shown = observing_encoder(job.settings, model).observed_length, program.shows_auxiliary
+    return lengths_by(examples, partial(length, with_latents=program.has_latents, with_image=shown))
 
 
 def kinds_of(examples: Sequence[TrainingExample]) -> list[int]:
@@ -121,8 +124,8 @@ def region_layout(program: ProgramName, settings: Settings) -> RegionLayout | No
 def observed_encoder(
     program: ProgramName, settings: Settings, model: LoadedModel, examples: Sequence[TrainingExample]
 ) -> Callable[[int], EncodedExample]:
-    """Return the function that encodes an example of a program whose observed tokens count (``Encoder.observed``)."""
-    encoder, record = plain_encoder(settings, model), programs()[program]
+    """Return the function that encodes an example of a program whose observed tokens count (``ObservedEncoder``)."""
+    encoder, record = observing_encoder(settings, model), programs()[program]
 
     def encode(index: int) -> EncodedExample:
         return encoder.observed(examples[index], with_latents=record.has_latents, with_image=record.shows_auxiliary)
@@ -133,3 +136,8 @@ def observed_encoder(
 def plain_encoder(settings: Settings, model: LoadedModel) -> Encoder:
     """Return the encoder of a recipe's examples for a model."""
     return Encoder(model.processor, settings.latent, settings.prompt, settings.teacher.variant)
+
+
+def observing_encoder(settings: Settings, model: LoadedModel) -> ObservedEncoder:
+    """Return the encoder of examples whose observed words count."""
+    return ObservedEncoder(model.processor, settings.latent, settings.prompt, settings.teacher.variant)

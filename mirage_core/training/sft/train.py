@@ -74,7 +74,8 @@ def validation(job: Job, model: LoadedModel, progress: Progress, beside: Beside)
     settings = job.settings.section(job.program, TrainSettings).validation
     if settings.every is None:
         return None
-    examples = load_examples(job.input("examples"), split="validation", frames=False)
+    frames = programs()[job.program].shows_auxiliary
+    examples = load_examples(job.input("examples"), split="validation", frames=frames)
     if not examples:
         raise DataError(
             f"{job.input('examples')} has no example of the split validation, which validation.every needs; "
