@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -126,10 +126,45 @@ class CoconutSettings(TrainSettings):
 class CodiSettings(TrainSettings):
     """CODI (arXiv 2502.21074): words and latents learned beside each other, states at one token held together."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"projection", "step_decoder"})
+
     teacher_weight: float = Field(1.0, ge=0, description="Weight of the cross-entropy of the task in words.")
     distillation_weight: float = Field(
         1.0, gt=0, description="Weight of the distance of states at the token before the answer."
     )
+    projection: int | None = Field(
+        None,
+        gt=0,
+        description="Inner width of the projection between a hidden state and what is fed (released: 2048): linear, "
+        "GELU, linear, LayerNorm; null: none.",
+    )
+    step_decoder: StepDecoderSettings | None = Field(
+        None, description="A decoder that must write each reasoning step from its latent (SIM-CoT); null: none."
+    )
+
+    @property
+    def readout(self) -> ReadoutKind | None:
+        """The projection."""
+        return None if self.projection is None else ReadoutKind("mlp", width=self.projection)
+
+    @property
+    def step_decoding(self) -> StepDecoderSettings | None:
+        """``step_decoder``."""
+        return self.step_decoder
+
+    @property
+    def reads_steps(self) -> bool:
+        """Where a decoder must write them."""
+        return self.step_decoder is not None
+
+    def latents_fault(self, latent: LatentSettings) -> str | None:
+        """A projection reads hidden states."""
+        if self.projection is None or latent.input == "hidden_state":
+            return None
+        return (
+            f"latent.input is {latent.input}, and codi.projection reads what is fed off hidden states: set input to "
+            "hidden_state, or projection to null"
+        )
 
 
 class MonetWarmupSettings(TrainSettings):

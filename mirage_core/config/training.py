@@ -13,10 +13,14 @@ from mirage_core.config.section import Positive, Probability, Section
 
 @dataclass(frozen=True, slots=True)
 class ReadoutKind:
-    """What reads latents off hidden states: a ``head``, and whether a learned vector ``stops`` spans."""
+    """What reads latents off hidden states: a ``head``, and whether a learned vector ``stops`` spans.
 
-    head: Literal["none", "simple", "glu"]
+    ``width``: of the head's inner layer, where that is not the model's own (None).
+    """
+
+    head: Literal["none", "simple", "glu", "mlp"]
     stops: bool = False
+    width: int | None = None
 
 
 class ValidationSettings(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,9 @@ def test_drawn_stages_are_a_function_of_seed_step_and_example(inputs: Path, tmp_
     assert [drawn(0.0).stage(0, step) for step in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def rolled_out(backbone: Backbone, row: EncodedExample, ids: Any) -> tuple[Tensor, Tensor]:
+def rolled_out(
+    backbone: Backbone, row: EncodedExample, ids: Any, read: Callable[[Tensor], Tensor] = lambda state: state
+) -> tuple[Tensor, Tensor]:
     """Hidden states [T, D] and latents [k, D] of one row: every latent takes a pass over all tokens before it."""
     batch = collate([row], ids, backbone.position_ids, align=False)
     vectors = backbone.embed(batch.input_ids, list(batch.image_features)).tokens[0]
@@ -213,7 +215,7 @@ def rolled_out(backbone: Backbone, row: EncodedExample, ids: Any) -> tuple[Tenso
 
     latents = []
     for place in (row.ids == ids.latent_pad).nonzero().flatten().tolist():
-        latents.append(hidden(place)[-1])
+        latents.append(read(hidden(place)[-1]))
         vectors = torch.cat([vectors[:place], latents[-1][None], vectors[place + 1 :]])
     return hidden(len(vectors)), torch.stack(latents) if latents else vectors[:0]
 

@@ -50,6 +50,11 @@ class Beside:
     teacher_rows: TeacherRows | None = None
     teacher: TeacherStates | None = None
 
+    @property
+    def steps(self) -> Curriculum | TeacherRows | None:
+        """What knows the reasoning steps that latents stand for."""
+        return self.curriculum or self.teacher_rows
+
     def modules(self, program: Program) -> Mapping[str, nn.Module]:
         """Return what is trained beside the backbone: heads, a pooler, a readout, a step decoder."""
         modules: dict[str, nn.Module] = {} if self.stepwise is None else {"step_heads": self.stepwise.heads}
@@ -81,7 +86,7 @@ def beside_of(job: Job, model: LoadedModel, data: SupervisedData, steps: int) ->
         pooler=pooler_of(job, model),
         readout=readout_of(job, model),
         curriculum=curriculum,
-        step_decoding=None if curriculum is None else step_decoding_of(job, model, curriculum),
+        step_decoding=step_decoding_of(job, model, curriculum or rows),
         teacher_rows=rows,
         teacher=TeacherStates(job.input("states")) if programs()[job.program].teacher != "none" else None,
     )
@@ -134,7 +139,7 @@ def readout_of(job: Job, model: LoadedModel) -> LatentReadout | None:
     config = model.backbone.model.config.get_text_config()
     return new_readout(
         model.backbone.hidden_size,
-        int(config.intermediate_size),
+        kind.width or int(config.intermediate_size),
         kind.head,
         stops=kind.stops,
         seed=step_seed(job.seed, 0, _READOUT_SEED),
@@ -193,18 +198,20 @@ def curriculum_of(
     )
 
 
-def step_decoding_of(job: Job, model: LoadedModel, curriculum: Curriculum) -> StepDecoding | None:
-    """Return a new step decoder of the steps of a curriculum's examples; None where the settings have none."""
-    settings = curriculum.settings.step_decoding
-    if settings is None:
+def step_decoding_of(job: Job, model: LoadedModel, steps: Curriculum | TeacherRows | None) -> StepDecoding | None:
+    """Return a new decoder of the ``steps`` that latents stand for; None where the settings have none."""
+    settings = job.settings.section(job.program, TrainSettings).step_decoding
+    if settings is None or steps is None:
         return None
     seed = step_seed(job.seed, 0, _STEP_DECODER_SEED)
     tokenizer = model.processor.tokenizer
-    return make_step_decoding(model.backbone, settings, tokenizer, curriculum.all_explained(), seed)
+    return make_step_decoding(model.backbone, settings, tokenizer, steps.all_explained(), seed)
 
 
 def teacher_rows_of(job: Job, model: LoadedModel, examples: Sequence[TrainingExample]) -> TeacherRows | None:
     """Return the rows of the other task of self-distillation; None for most programs."""
     if programs()[job.program].words != "distilled":
         return None
-    return TeacherRows(job.settings.section(job.program, CodiSettings), examples, plain_encoder(job.settings, model))
+    settings = job.settings
+    section, encoder = settings.section(job.program, CodiSettings), plain_encoder(settings, model)
+    return TeacherRows(section, settings.latent, settings.captions.of, examples, encoder)

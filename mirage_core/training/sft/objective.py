@@ -192,11 +192,11 @@ class SupervisedObjective:
 
     def _explanations(self, part: MicroBatchIndices, step: int, batch: LatentBatch) -> Explanations | None:
         """Return what a step decoder must write from the latents of a micro-batch, on the CPU."""
-        curriculum, decoding = self._beside.curriculum, self._beside.step_decoding
-        if curriculum is None or decoding is None:
+        steps, decoding = self._beside.steps, self._beside.step_decoding
+        if steps is None or decoding is None:
             return None
-        texts = [curriculum.explained(index, curriculum.stage(index, step)) for index in part.indices]
-        return decoding.lay_out(batch, texts, curriculum.settings.latents_per_step)
+        texts = [steps.explained_at(index, step) for index in part.indices]
+        return decoding.lay_out(batch, texts, steps.latents_per_step)
 
     def _teacher(self, part: MicroBatchIndices, batch: LatentBatch) -> Teacher | None:
         """Return the other task of the examples of a micro-batch, on the CPU."""
