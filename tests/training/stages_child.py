@@ -82,7 +82,9 @@ COCONUT = {
     "captions": {"of": "film"},
 }
 """A stage, then the last one with a new optimizer; some rows are all in words, and a decoder is trained beside."""
-CAPTIONED = {"coconut": COCONUT, "codi": {"codi": STAGE, "captions": {"of": "film"}}}
+CODI = {"codi": {**STAGE, "projection": 24, "step_decoder": {"width": 32}}, "captions": {"of": "film"}}
+"""Both tasks, latents read by a projection, and a decoder of them."""
+CAPTIONED = {"coconut": COCONUT, "codi": CODI}
 """Cases that read captions, of films."""
 ONE_SPAN = ("film", "pooler", *OTHERS, *CAPTIONED, *FED)
 """Cases whose examples have one span: labels after the last span alone would tell nothing of two."""
@@ -97,13 +99,14 @@ def cases(world_size: int) -> list[tuple[str, str]]:
     hard = "plain" if world_size == 1 else "zero-3"
     film = ["plain"] if world_size == 1 else ["zero-2", "zero-3"]
     sharded = ["plain"] if world_size == 1 else ["zero-3"]
+    stages = ["plain"] if world_size == 1 else ["zero-1", "zero-2", "zero-3"]
     return [
         *(("relaxation", engine) for engine in ENGINES),
         *(("grounding", engine) for engine in grounding),
         ("hard", hard),
         *(("film", engine) for engine in film),
-        *((case, engine) for case in ("pooler", "pooled", *OTHERS, *FED) for engine in sharded),
-        *((case, engine) for case in CAPTIONED for engine in (["plain"] if world_size == 1 else ["zero-1", "zero-3"])),
+        *((case, engine) for case in ("pooler", "pooled", *FED) for engine in sharded),
+        *((case, engine) for case in (*OTHERS, *CAPTIONED) for engine in stages),
     ]
 
 
