@@ -120,7 +120,7 @@ def advice(program: str) -> str:
         return f"lower evaluation.samples or evaluation.max_new_tokens, {always}"
     if program == "warmup":
         return f"lower model.architecture's sizes, {always}"
-    if program == "grpo":
+    if programs()[program].reinforces:
         return (
             "set grpo.gradient_checkpointing=true, a lower runtime.generation_batch_size, a lower grpo.max_new_tokens, "
             f"runtime.offload_reference=true or grpo.kl_weight=0 (no second model on the device), {always}"

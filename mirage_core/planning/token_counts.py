@@ -59,7 +59,8 @@ class Row:
     """Tokens of one example: the prompt (``image``: those of its images), the text before and after the imagined image
     (end of turn and newline included), its caption and the reasoning steps in it, the merged patches of the auxiliary
     image, the frames of its film (1: the one image), and what LVR's spans hold: the tokens of the regions, the borders
-    of further spans and the places of stop vectors among them; those of cut regions are ``crops``, too (0: none)."""
+    of further spans and the places of stop vectors among them; those of cut regions are ``crops``, too (0: none).
+    ``spans``: the auxiliary images of a chain."""
 
     benchmark: str
     prompt: int
@@ -72,6 +73,7 @@ class Row:
     steps: int = 1
     regions: int = 0
     crops: int = 0
+    spans: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +278,7 @@ class TokenCounter:
             auxiliary=sum(map(self.image, images)),
             frames=max(1, len(example.auxiliary_image.frames)),
             steps=len(reasoning_steps(caption, self._settings.captions.of)),
+            spans=len(images),
             **self._regions(problem),
         )
 

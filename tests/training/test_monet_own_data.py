@@ -25,7 +25,9 @@ from mirage_core.model.loading import LoadedModel, load_model
 from mirage_core.pipeline.pipeline import plan
 from mirage_core.pipeline.run_record import RunRecord
 from mirage_core.pipeline.runner import run_in_process
+from mirage_core.planning.batch_shapes import AUXILIARY_LABELS, Shape
 from mirage_core.planning.plan import make_plan
+from mirage_core.planning.token_counts import RecipeRows, _token_counter
 from mirage_core.store import Store
 from mirage_core.store.records import load_examples
 from mirage_core.training.monet.forward import observed_cells, span_cells
@@ -37,6 +39,8 @@ from tests.training.small_world import quiet, small_settings
 from tests.training.test_codi import outputs_of_layers
 
 COUNT = 8
+PARTS = {"monet-warmup": (False, True), "monet-targets": (True, True), "monet": (True, False)}
+"""Whether the rows of each stage have spans, and auxiliary images."""
 WEIGHTS: dict[str, Any] = {"observation_weight": 4.0, "alignment_weight": 2.0, "axis": "paper"}
 
 
@@ -241,6 +245,22 @@ def test_the_loss_of_several_spans_is_that_of_the_definition(
     total = text + 2.0 * (1 - cosine_similarity(teacher, states, dim=-1)).mean()
     assert ours.total.item() == pytest.approx(total.item(), abs=1e-5)
     close(found, gradients(model, total))
+
+
+def test_the_plan_counts_every_image_and_span(
+    examples: list[TrainingExample], encoder: ObservedEncoder, settings: Settings
+) -> None:
+    """But for the words, which are counted as one text."""
+    counter = _token_counter(settings, [])
+    for example in examples[:4]:
+        row = counter.row(example)
+        shape = Shape.longest(RecipeRows(rows=((row, 1.0),), train=1, test=1, notes=()), settings)
+        assert row.spans == len(example.auxiliary_image.frames)
+        for stage, (latents, image) in PARTS.items():
+            ids = encoder.observed(example, with_latents=latents, with_image=image).ids
+            planned = shape.batch(stage, 1, padded=False).passes
+            assert planned[-1] == pytest.approx(len(ids), abs=1 if latents else AUXILIARY_LABELS), stage
+            assert len(planned) == (row.spans * settings.latent.num_latents + 2 if latents else 1)
 
 
 def test_images_that_were_not_kept_are_missed_with_the_way_out(
