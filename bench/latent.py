@@ -4,11 +4,13 @@
 compared. Float32, CPU, the random model of bench/model.py. With one thread the clock is the processor time of this
 process, so that other work on the machine does not count; with more it is the wall clock.
 
-- stage1, stage2, lvr, monet3: time of a step (forward and backward, no optimizer) over that of plain fine-tuning on
-  the same tokens. Every step encodes its images from pixels, without cached features: stage 1 also encodes the
-  auxiliary image, which plain fine-tuning does not have. Rows of 560 tokens, 180 of them labelled; at batch 4 the spans
-  begin 30 tokens apart. Plain fine-tuning is this project's, which computes logits only at labels. lvr: k tokens of
-  the problem's image are the latents; monet3: Monet's third stage, whose rows run twice, with 40 observed words.
+- stage1, stage2, lvr, monet3, coconut, codi, tokens: time of a step (forward and backward, no optimizer) over that of
+  plain fine-tuning on the same tokens. Every step encodes its images from pixels, without cached features: stage 1 also
+  encodes the auxiliary image, which plain fine-tuning does not have. Rows of 560 tokens, 180 of them labelled; at batch
+  4 the spans begin 30 tokens apart. Plain fine-tuning is this project's, which computes logits only at labels. lvr: k
+  tokens of the problem's image are the latents; monet3: Monet's third stage, whose rows run twice, with 40 observed
+  words; coconut: a row of a stage whose latents take the place of words; codi: this row and that with 40 words in their
+  place; tokens: explicit visual tokens, k codes as text.
 - decode: tokens a second over those of stock ``generate`` without latents: the same prompts (256 tokens, 192 of them
   the image), the same 64 steps (a latent counts as a token), images encoded in both.
 - group: tokens a second of 8 samples of one prompt (560 tokens, 16 steps) over those of 8 separate prompts in one
@@ -28,7 +30,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bench.model import IDS, Rows, random_backbone
+from bench.model import IDS, Rows, random_backbone, with_words
 from mirage_core.config import GroundingSettings, LatentSettings, LvrSettings, MonetTrainSettings
 from mirage_core.errors import InputError
 from mirage_core.generation.decode import DecodeSettings, decode
@@ -40,6 +42,7 @@ from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import answers_forward, relaxation_forward
 from mirage_core.training.monet.losses import latent_loss
 from mirage_core.training.objective import LossParts
+from mirage_core.training.sft.codi import Teacher, cells_from_end
 from mirage_core.training.sft.losses import cross_entropy, grounding_loss, relaxation_loss, text_loss
 from mirage_core.training.sft.region_loss import region_loss
 from mirage_core.types import LatentSpan
@@ -49,6 +52,8 @@ DECODED_PROMPT, DECODED_STEPS = 256, 64
 GROUP_PROMPT, GROUP_STEPS = 560, 16
 ANSWER = 64
 OBSERVED = 40
+BOXED = 8
+"""Tokens from the one before the answer to the end of a row (CODI)."""
 TRAINED, TRAINED_QUICK = ((1, 4), (1, 8), (4, 4)), ((1, 4), (1, 8))  # batch, k
 DECODED, DECODED_QUICK = (1, 8, 32), (1, 8)
 
@@ -134,7 +139,7 @@ def timed(comparison: Comparison, repeats: int, clock: Callable[[], float]) -> l
 
 
 def training(backbone: Backbone, batch: int, k: int) -> Comparison:
-    """Compare stage 1, stage 2, LVR and Monet's third stage with plain fine-tuning."""
+    """Compare a step of each method with plain fine-tuning."""
     rows = Rows()
     examples = [rows.example(k, before=40 + 30 * row) for row in range(batch)]
     aligned = collate(examples, IDS, backbone.position_ids)
@@ -150,7 +155,7 @@ def training(backbone: Backbone, batch: int, k: int) -> Comparison:
 
 
 def others(backbone: Backbone, examples: list[EncodedExample], k: int) -> dict[str, Callable[[], LossParts]]:
-    """Return the losses of LVR and of Monet's third stage on the same rows."""
+    """Return the losses of LVR, Monet's third stage, Coconut, CODI and visual tokens on the same rows."""
     bare = [replace(row, auxiliary_pixel_values=no_pixels(), auxiliary_grid_thw=no_grids()) for row in examples]
     shown = [replace(row, region_tokens=torch.arange(k)) for row in bare]
     observing = [replace(row, observed=torch.arange(len(row.ids)) >= len(row.ids) - OBSERVED) for row in bare]
@@ -159,7 +164,12 @@ def others(backbone: Backbone, examples: list[EncodedExample], k: int) -> dict[s
     depths = len(backbone.layers) + 1
     states = torch.randn(depths, k * len(examples), backbone.hidden_size, generator=torch.Generator().manual_seed(0))
     monet = MonetTrainSettings()
+    thoughts = collate(bare, IDS, backbone.position_ids)
+    codes = collate([with_words(row, k + 2) for row in bare], IDS, backbone.position_ids, align=False)
     return {
+        "coconut": partial(relaxation_loss, backbone, thoughts),
+        "codi": partial(relaxation_loss, backbone, thoughts, teacher=taught(backbone, bare, thoughts)),
+        "tokens": partial(text_loss, backbone, codes),
         "lvr": partial(region_loss, backbone, region, LvrSettings(), latent_end=IDS.latent_end),
         "monet3": partial(
             latent_loss,
@@ -171,6 +181,14 @@ def others(backbone: Backbone, examples: list[EncodedExample], k: int) -> dict[s
             axis=monet.alignment,
         ),
     }
+
+
+def taught(backbone: Backbone, rows: list[EncodedExample], students: LatentBatch) -> Teacher:
+    """Return CODI's other task of the rows: words in the place of their spans."""
+    words = collate([with_words(row, OBSERVED) for row in rows], IDS, backbone.position_ids, align=False)
+    before = [BOXED] * len(rows)
+    weights = {"teacher": 1.0, "distillation": 1.0}
+    return Teacher(weights, words, cells_from_end(words, before), cells_from_end(students, before))
 
 
 def step(backbone: Backbone, loss: Callable[[], LossParts]) -> None:

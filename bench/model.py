@@ -5,6 +5,8 @@ Legend: T tokens, P patches.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
@@ -52,6 +54,14 @@ def random_backbone(seed: int = 0) -> Backbone:
     backbone = Backbone(model.eval())
     backbone.freeze_vision()
     return backbone
+
+
+def with_words(row: EncodedExample, count: int) -> EncodedExample:
+    """Return a row with ``count`` labelled ordinary tokens in the place of its span and its borders."""
+    start, end = (int((row.ids == border).nonzero()[0]) for border in (IDS.latent_start, IDS.latent_end))
+    words = torch.arange(count) % _TEXT
+    ids, labels = (torch.cat([part[:start], words, part[end + 1 :]]) for part in (row.ids, row.labels))
+    return replace(row, ids=ids, labels=labels)
 
 
 class Rows:

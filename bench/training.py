@@ -208,8 +208,7 @@ def _step_of(settings: Settings, rows: RecipeRows, case: str, backbone: Backbone
     rows_source = RandomRows(backbone, Shape.longest(rows, settings), bottleneck=settings.latent.bottleneck)
     if case == "grpo":
         return PolicyStep(settings, backbone, rows_source)
-    section = settings.training(TRAIN_STAGES[case].program.name)
-    assert isinstance(section, TrainSettings)
+    section = settings.section(TRAIN_STAGES[case].program.name, TrainSettings)
     return SupervisedStep(settings, section, case, backbone, rows_source)
 
 

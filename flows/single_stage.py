@@ -64,8 +64,8 @@ def single_stage(
             latents aligned with a teacher (monet) or in the place of words (coconut, codi), or reinforcement of any
             of them (grpo after stage-2, direct-sft-grpo, ...). No other stage takes it.
         problems: Problems for auxiliary-images, examples, auxiliary-problems, evaluation, grpo, direct-sft-grpo,
-            capimagine-grpo, without-stage-1-grpo, film-grpo, pooled-grpo, lvr-grpo or monet-grpo: a path or the start
-            of a digest. Empty: the recipe's own.
+            capimagine-grpo, without-stage-1-grpo, film-grpo, pooled-grpo, lvr-grpo, visual-tokens-grpo, coconut-grpo,
+            codi-grpo or monet-grpo: a path or the start of a digest. Empty: the recipe's own.
         auxiliary_images: Images for examples or auxiliary-problems: a path or the start of a digest. Empty: the
             recipe's own.
         examples: Training examples for direct-sft, captions, capimagine (the captioned ones), visual-codes,
@@ -76,9 +76,9 @@ def single_stage(
         model: The model that visual-codes encodes images by, that direct-sft, auxiliary-input, capimagine,
             visual-tokens, grounding, without-stage-1, film, pooler, pooled (what pooler made), lvr, coconut, codi,
             relaxation, grpo, direct-sft-grpo, capimagine-grpo, without-stage-1-grpo, film-grpo, pooled-grpo,
-            lvr-grpo, monet-warmup, monet-targets, monet or monet-grpo trains further, that monet-observations or
-            monet-latents takes states of, or that evaluation judges: a path or the start of a digest. Empty: the
-            recipe's own.
+            lvr-grpo, visual-tokens-grpo, coconut-grpo, codi-grpo, monet-warmup, monet-targets, monet or monet-grpo
+            trains further, that monet-observations or monet-latents takes states of, or that evaluation judges: a path
+            or the start of a digest. Empty: the recipe's own.
         states: A teacher's states for monet-targets or monet: a path or the start of a digest. Empty: the recipe's own.
     """
     settings = load(recipe, overrides)

@@ -90,7 +90,7 @@ class TrainStage:
     @property
     def latents(self) -> bool:
         """Whether its model thinks in latents; GRPO goes on with what its model was taught before."""
-        if self.program.loss != "policy":
+        if not self.program.reinforces:
             return self.program.has_latents
         return self.start in TRAIN_STAGES and TRAIN_STAGES[self.start].latents
 
@@ -131,7 +131,7 @@ class Method:
     @property
     def uses_grpo(self) -> bool:
         """Whether its model is trained by reinforcement last."""
-        return self.stage in TRAIN_STAGES and TRAIN_STAGES[self.stage].program.loss == "policy"
+        return self.stage in TRAIN_STAGES and TRAIN_STAGES[self.stage].program.reinforces
 
 
 MONET_OBSERVATIONS = StateStage(
@@ -156,6 +156,9 @@ _REINFORCED = (
     ("film-grpo", "GRPO after the film", "film"),
     ("pooled-grpo", "GRPO after pooled targets", "pooled"),
     ("lvr-grpo", "GRPO after LVR", "lvr"),
+    ("visual-tokens-grpo", "GRPO after visual tokens", "visual-tokens"),
+    ("coconut-grpo", "GRPO after Coconut", "coconut"),
+    ("codi-grpo", "GRPO after CODI", "codi"),
     ("monet-grpo", "GRPO after Monet", "monet"),
     ("grpo", "GRPO", "relaxation"),
 )
@@ -234,6 +237,7 @@ METHODS: dict[str, Method] = {
         Method(name="capimagine", label="CapImagine (imagination as text)", stage="capimagine"),
         Method(name="capimagine-grpo", label="CapImagine + GRPO", stage="capimagine-grpo"),
         Method(name="visual-tokens", label="Explicit visual tokens", stage="visual-tokens"),
+        Method(name="visual-tokens-grpo", label="Explicit visual tokens + GRPO", stage="visual-tokens-grpo"),
         Method(name="stage-1", label="Mirage, stage 1 alone", stage="grounding"),
         Method(name="without-stage-1", label="Mirage, without stage 1", stage="without-stage-1"),
         Method(name="without-stage-1-grpo", label="Mirage, without stage 1, + GRPO", stage="without-stage-1-grpo"),
@@ -244,7 +248,9 @@ METHODS: dict[str, Method] = {
         Method(name="lvr", label="LVR (regions of the image)", stage="lvr"),
         Method(name="lvr-grpo", label="LVR + GRPO", stage="lvr-grpo"),
         Method(name="coconut", label="Coconut's curriculum", stage="coconut"),
+        Method(name="coconut-grpo", label="Coconut + GRPO", stage="coconut-grpo"),
         Method(name="codi", label="CODI (self-distillation)", stage="codi"),
+        Method(name="codi-grpo", label="CODI + GRPO", stage="codi-grpo"),
         Method(name="monet", label="Monet (latents aligned with a teacher's states)", stage="monet"),
         Method(name="monet-grpo", label="Monet + GRPO", stage="monet-grpo"),
         Method(name="stage-2", label="Mirage, stage 2", stage="relaxation"),
@@ -332,4 +338,4 @@ def stage_inputs() -> dict[str, Mapping[str, str]]:
 
 def latent_programs() -> frozenset[str]:
     """Return the programs that teach a model to think in latents."""
-    return frozenset(name for name, program in programs().items() if program.has_latents and program.loss != "policy")
+    return frozenset(name for name, program in programs().items() if program.has_latents and not program.reinforces)

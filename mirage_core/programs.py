@@ -24,6 +24,8 @@ class Program:
     ``observes``: the caption stays in the chain, after the span, and its tokens count as observed (Monet).
     ``shows_auxiliary``: the auxiliary image stands in the chain, before the span if there is one. ``teacher``: what the
     states of a teacher, its input ``states``, were taken at: observed tokens, or latents.
+    ``words``: what becomes of a chain's caption where latents stand for it. "replaced": one step after another, by a
+    curriculum (Coconut); "distilled": it is a second task beside the latents (CODI); "kept": they do not.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Program:
     observes: bool = False
     shows_auxiliary: bool = False
     teacher: Literal["none", "observations", "latents"] = "none"
+    words: Literal["kept", "replaced", "distilled"] = "kept"
 
     @property
     def reads_auxiliary(self) -> bool:
@@ -49,9 +52,24 @@ class Program:
         return self.latents != "none"
 
     @property
+    def reinforces(self) -> bool:
+        """Whether it learns from rewards of sampled answers (GRPO)."""
+        return self.loss == "policy"
+
+    @property
+    def learns_span_ends(self) -> bool:
+        """Whether it learns where spans of different lengths end: the model's own, but for a teacher's."""
+        return self.latents == "rolled_out" and not self.observes
+
+    @property
+    def shows_one_image(self) -> bool:
+        """Whether its latents are an auxiliary image's, and can be compared with it."""
+        return self.has_latents and self.targets == "auxiliary" and self.words == "kept" and not self.observes
+
+    @property
     def data(self) -> Literal["examples", "problems"]:
         """The input that it trains on, beside its model."""
-        return "problems" if self.loss == "policy" else "examples"
+        return "problems" if self.reinforces else "examples"
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -95,8 +113,22 @@ LVR = Program(
     latents="teacher_forced",
     targets="regions",
 )
-COCONUT = Program(name="coconut", title="Coconut's curriculum", section="coconut", loss="coconut", latents="rolled_out")
-CODI = Program(name="codi", title="CODI, self-distillation", section="codi", loss="codi", latents="rolled_out")
+COCONUT = Program(
+    name="coconut",
+    title="Coconut's curriculum",
+    section="coconut",
+    loss="latent_thoughts",
+    latents="rolled_out",
+    words="replaced",
+)
+CODI = Program(
+    name="codi",
+    title="CODI, self-distillation",
+    section="codi",
+    loss="latent_thoughts",
+    latents="rolled_out",
+    words="distilled",
+)
 MONET_WARMUP = Program(
     name="monet-warmup",
     title="Monet's warm-up",

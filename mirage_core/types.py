@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,6 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Split = Literal["train", "validation", "test"]
 Variant = Literal["direct", "cot"]
+IMAGE_PLACE = "<abs_vis_token></abs_vis_token>"
+"""In a caption: the place of a further auxiliary image, as in Monet-SFT-125K."""
+OBSERVED = ("<observation>", "</observation>")
+"""In a caption: they enclose the words that only the auxiliary image before them tells, as in Monet-SFT-125K."""
+_MARKS = re.compile("|".join(map(re.escape, (IMAGE_PLACE, *OBSERVED))))
+
+
+def split_marked(text: str) -> tuple[str, str]:
+    """Split the text after a chain's first image into its caption, up to the last mark, and what follows it."""
+    end = max((mark.end() for mark in _MARKS.finditer(text)), default=0)
+    return text[:end], text[end:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +79,9 @@ class ReasoningChain:
     """The answer a student learns, with text on both sides of the imagined image.
 
     Paper, section 3.1: o = (text_before, I, text_after). ``teacher`` names its author ("oracle" for the solver's own
-    knowledge). ``caption`` describes the image, for students that imagine in text (CapImagine, arXiv 2602.22766).
+    knowledge). ``caption`` describes the image, for students that imagine in text (CapImagine, arXiv 2602.22766). That
+    of a data set may have marks: tags around observed words, and the places of further images, which are then the
+    frames of the auxiliary image, all of them.
     """
 
     problem_id: str
@@ -76,6 +90,16 @@ class ReasoningChain:
     text_after: str
     teacher: str
     caption: str = ""
+
+    @property
+    def words(self) -> str:
+        """The caption without marks."""
+        return _MARKS.sub("", self.caption)
+
+    @property
+    def marked(self) -> bool:
+        """Whether the caption has marks, as those of a data set with several images in a chain (Monet)."""
+        return _MARKS.search(self.caption) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +130,11 @@ class TrainingExample:
     problem: Problem
     auxiliary_image: AuxiliaryImage
     chain: ReasoningChain
+
+    @property
+    def film(self) -> tuple[bytes, ...]:
+        """The frames of the auxiliary image's film; none where these are the several images of a chain."""
+        return () if self.chain.marked else self.auxiliary_image.frames
 
 
 class Artifact(BaseModel):

@@ -6,13 +6,14 @@ fingerprint; everything else is part of the fingerprint of the stages that read 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from pydantic import Field, model_validator
 
 from mirage_core.config.analysis import AnalysisSettings, Measure
 from mirage_core.config.auxiliary_images import AuxiliaryImageSettings, SceneLoraSettings, SceneSettings
 from mirage_core.config.evaluation import EvaluationSettings, ReportSettings
+from mirage_core.config.grpo import GRPOSettings
 from mirage_core.config.inference import InferenceSettings
 from mirage_core.config.latent_methods import (
     CoconutSettings,
@@ -21,7 +22,6 @@ from mirage_core.config.latent_methods import (
     MonetTargetSettings,
     MonetTrainSettings,
     MonetWarmupSettings,
-    StepDecoderSettings,
 )
 from mirage_core.config.model import (
     ArchitectureSettings,
@@ -55,17 +55,21 @@ from mirage_core.config.teacher import CaptionSettings, TeacherSettings
 from mirage_core.config.training import (
     FilmTrainSettings,
     GroundingSettings,
-    GRPOSettings,
     PooledTrainSettings,
     PoolerSettings,
+    ReadoutKind,
     RelaxationSettings,
+    StepDecoderSettings,
     StepwiseSettings,
     TextTrainSettings,
     TrainSettings,
     ValidationSettings,
     VisualTokenSettings,
 )
+from mirage_core.errors import SettingsError
 from mirage_core.methods import TRAIN_STAGES, get_method, programs
+
+SectionKind = TypeVar("SectionKind", bound=Section)
 
 __all__ = [
     "PUBLIC_SECTIONS",
@@ -105,6 +109,7 @@ __all__ = [
     "PromptSettings",
     "PublicData",
     "PuzzleData",
+    "ReadoutKind",
     "ReasoningData",
     "RelaxationSettings",
     "ReportSettings",
@@ -189,9 +194,9 @@ class Settings(Section):
             return self
         if self.latent.length == "frames":
             raise ValueError("latent.length frames needs a film: set auxiliary_images.film to forward")
-        for section in self._trained_sections():
-            if getattr(getattr(self, section), "stepwise", None) is not None:
-                raise ValueError(f"{section}.stepwise needs a film: set auxiliary_images.film to forward")
+        for name, section in self._trained_sections().items():
+            if section.film_steps is not None:
+                raise ValueError(f"{name}.stepwise needs a film: set auxiliary_images.film to forward")
         return self
 
     @model_validator(mode="after")
@@ -207,9 +212,8 @@ class Settings(Section):
     @model_validator(mode="after")
     def _answers_as_the_last_stage(self) -> Settings:
         """A curriculum ends with the latents that answers have."""
-        for name in self._trained_sections():
-            section = getattr(self, name)
-            fault = section.latents_fault(self.latent) if isinstance(section, CoconutSettings) else None
+        for section in self._trained_sections().values():
+            fault = section.latents_fault(self.latent)
             if fault is not None:
                 raise ValueError(fault)
         return self
@@ -243,12 +247,28 @@ class Settings(Section):
             )
         return self
 
-    def _trained_sections(self) -> set[str]:
-        """Return the sections of the stages that train the methods of this recipe."""
+    @property
+    def keeps_frames(self) -> bool:
+        """Whether all images of an auxiliary image are kept: the frames of films, or of chains with several images."""
+        return self.auxiliary_images.film != "off" or self.problems.several_images
+
+    def _trained_sections(self) -> dict[str, TrainSettings]:
+        """Return the sections of the supervised stages that train the methods of this recipe, by name."""
         stages = {stage for method in self.evaluation.methods for stage in get_method(method).stages}
-        return {TRAIN_STAGES[stage].program.section for stage in stages}
+        trained = [TRAIN_STAGES[stage].program for stage in stages]
+        return {one.section: self.section(one.name, TrainSettings) for one in trained if not one.reinforces}
 
     def training(self, program: str) -> TrainSettings | GRPOSettings:
         """Return the section that a training program reads."""
         section: TrainSettings | GRPOSettings = getattr(self, programs()[program].section)
+        return section
+
+    def section(self, program: str, kind: type[SectionKind]) -> SectionKind:
+        """Return the section that a training program reads, which must be of a kind. SettingsError if it is not."""
+        section = self.training(program)
+        if not isinstance(section, kind):
+            raise SettingsError(
+                f"the program {program} reads {programs()[program].section}, which is {type(section).__name__}: what "
+                f"its record says of it needs {kind.__name__}; give it another section"
+            )
         return section

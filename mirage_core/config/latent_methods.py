@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from mirage_core.config.model import LatentSettings
-from mirage_core.config.section import Positive, Probability, Section
-from mirage_core.config.training import TrainSettings
+from mirage_core.config.section import Positive, Probability
+from mirage_core.config.training import ReadoutKind, StepDecoderSettings, TrainSettings
 
 
 class LvrSettings(TrainSettings):
@@ -39,13 +39,21 @@ class LvrSettings(TrainSettings):
         True, description="Whether targets are constants where the vision tower is trained (released: false)."
     )
 
+    @property
+    def readout(self) -> ReadoutKind | None:
+        """A head, a stop vector, or both."""
+        stops = self.stop == "vector"
+        return ReadoutKind(self.head, stops=stops) if self.head != "none" or stops else None
 
-class StepDecoderSettings(Section):
-    """A small decoder that must write each reasoning step from its latents (SIM-CoT, f3ae967); discarded afterwards."""
-
-    weight: float = Field(1.0, gt=0, description="Weight of its cross-entropy, mean over reasoning steps.")
-    layers: Positive = Field(2, description="Transformer layers.")
-    width: int = Field(128, gt=0, multiple_of=4, description="Hidden size; a head has 64 where that divides it.")
+    @model_validator(mode="after")
+    def _has_no_head_beside_a_switch(self) -> LvrSettings:
+        """Answers read the end of a span off the state itself."""
+        if self.stop == "switch" and self.head != "none":
+            raise ValueError(
+                f"lvr.stop is switch and lvr.head {self.head}: the switch would be learned on what the head gives, and "
+                "answers read it off the hidden state; set lvr.head to none, or lvr.stop to text or vector"
+            )
+        return self
 
 
 class CoconutSettings(TrainSettings):
@@ -69,6 +77,16 @@ class CoconutSettings(TrainSettings):
         None, description="A decoder that must write each step from its latents (SIM-CoT); null: none."
     )
 
+    @property
+    def step_decoding(self) -> StepDecoderSettings | None:
+        """``step_decoder``."""
+        return self.step_decoder
+
+    @property
+    def reads_steps(self) -> bool:
+        """Always: steps become latents one after another."""
+        return True
+
     @model_validator(mode="after")
     def _has_room_for_stages(self) -> CoconutSettings:
         """The first and the last stage are parts of one training."""
@@ -90,7 +108,7 @@ class CoconutSettings(TrainSettings):
         return self
 
     def latents_fault(self, latent: LatentSettings) -> str | None:
-        """Return what is wrong with the latents of an answer, with the way out; None: answers have those learned."""
+        """Answers have the latents of the last stage."""
         most = self.stages * self.latents_per_step
         if latent.length == "fixed" and latent.num_latents != most:
             return (
@@ -108,10 +126,45 @@ class CoconutSettings(TrainSettings):
 class CodiSettings(TrainSettings):
     """CODI (arXiv 2502.21074): words and latents learned beside each other, states at one token held together."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"projection", "step_decoder"})
+
     teacher_weight: float = Field(1.0, ge=0, description="Weight of the cross-entropy of the task in words.")
     distillation_weight: float = Field(
         1.0, gt=0, description="Weight of the distance of states at the token before the answer."
     )
+    projection: int | None = Field(
+        None,
+        gt=0,
+        description="Inner width of the projection between a hidden state and what is fed (released: 2048): linear, "
+        "GELU, linear, LayerNorm; null: none.",
+    )
+    step_decoder: StepDecoderSettings | None = Field(
+        None, description="A decoder that must write each reasoning step from its latent (SIM-CoT); null: none."
+    )
+
+    @property
+    def readout(self) -> ReadoutKind | None:
+        """The projection."""
+        return None if self.projection is None else ReadoutKind("mlp", width=self.projection)
+
+    @property
+    def step_decoding(self) -> StepDecoderSettings | None:
+        """``step_decoder``."""
+        return self.step_decoder
+
+    @property
+    def reads_steps(self) -> bool:
+        """Where a decoder must write them."""
+        return self.step_decoder is not None
+
+    def latents_fault(self, latent: LatentSettings) -> str | None:
+        """A projection reads hidden states."""
+        if self.projection is None or latent.input == "hidden_state":
+            return None
+        return (
+            f"latent.input is {latent.input}, and codi.projection reads what is fed off hidden states: set input to "
+            "hidden_state, or projection to null"
+        )
 
 
 class MonetWarmupSettings(TrainSettings):

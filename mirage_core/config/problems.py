@@ -103,9 +103,10 @@ class OwnData(Section):
     LATER: ClassVar[frozenset[str]] = frozenset({"layout"})
 
     file: str = Field(description="A JSONL file, with its images beside it.")
-    layout: Literal["lines", "visual_cot"] = Field(
+    layout: Literal["lines", "visual_cot", "monet"] = Field(
         "lines",
-        description="lines: a question a line (docs/data.md); visual_cot: a file or the folder of Visual-CoT or LVR.",
+        description="lines: a question a line (docs/data.md); visual_cot: a file or the folder of Visual-CoT or LVR; "
+        "monet: a file or the folder of Monet-SFT-125K, whose chains are learned as they are (teacher.variant cot).",
     )
     test_share: Probability = Field(0.2, description="Share of the lines without a split that go into the test.")
     validation_share: Probability = Field(0.05, description="Share of them that goes into validation.")
@@ -173,3 +174,8 @@ class ProblemSettings(Section):
     cell_px: Positive = Field(64, description="Side of a cell in the drawn map, in pixels.")
     plan_length_max: Positive = Field(9, description="Longest action plan of a reasoning problem.")
     exclude: tuple[str, ...] = Field((), description="Published JSONL files whose maps are never generated.")
+
+    @property
+    def several_images(self) -> bool:
+        """Whether a chain may have several auxiliary images."""
+        return self.own is not None and self.own.layout == "monet"

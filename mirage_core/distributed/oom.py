@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mirage_core.attempts import Attempt, attempts
-from mirage_core.config import GRPOSettings
+from mirage_core.config import GRPOSettings, TrainSettings
 from mirage_core.distributed.job import Job
 from mirage_core.errors import MirageError, OutOfMemory
 from mirage_core.methods import programs
@@ -107,10 +107,10 @@ def _local_batch_size(job: Job) -> int:
         return settings.evaluation.batch_size  # a process takes whole batches
     if job.program == "warmup":
         return math.ceil(settings.model.warmup.batch_size / processes)
-    section = settings.training(job.program)
-    if isinstance(section, GRPOSettings):
-        return math.ceil(section.prompts_per_step / processes) * section.group_size
-    return math.ceil(section.batch_size / processes)
+    if programs()[job.program].reinforces:
+        own = settings.section(job.program, GRPOSettings)
+        return math.ceil(own.prompts_per_step / processes) * own.group_size
+    return math.ceil(settings.section(job.program, TrainSettings).batch_size / processes)
 
 
 def advice(program: str) -> str:
@@ -120,7 +120,7 @@ def advice(program: str) -> str:
         return f"lower evaluation.samples or evaluation.max_new_tokens, {always}"
     if program == "warmup":
         return f"lower model.architecture's sizes, {always}"
-    if program == "grpo":
+    if programs()[program].reinforces:
         return (
             "set grpo.gradient_checkpointing=true, a lower runtime.generation_batch_size, a lower grpo.max_new_tokens, "
             f"runtime.offload_reference=true or grpo.kl_weight=0 (no second model on the device), {always}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain as chain_of
 from typing import Any
 
@@ -31,8 +32,8 @@ from mirage_core.latent.examples import (
     no_pixels,
     no_tokens,
 )
-from mirage_core.latent.images import image_size, open_image
-from mirage_core.latent.regions import region_tokens
+from mirage_core.latent.images import image_size, open_image, patch_grid
+from mirage_core.latent.regions import region_lengths, region_tokens
 from mirage_core.latent.tokens import TokenIds, token_ids
 from mirage_core.latent.visual_codes import codes_of
 from mirage_core.types import AuxiliaryImage, LatentSpan, Problem, TrainingExample, Variant
@@ -108,7 +109,7 @@ class Encoder:
         if shown is not None:
             pixels, grids = shown.pixels, shown.grids
         elif with_latents and with_targets is not False:
-            pixels, grids = self.pixels((example.auxiliary_image.image,), _auxiliary_name(chain.problem_id))
+            pixels, grids = self.pixels((example.auxiliary_image.image,), auxiliary_name(chain.problem_id))
             patch_masks = self._patch_masks(pixels, grids, prompt)
         return EncodedExample(
             ids=torch.cat([prompt.ids, answer]),
@@ -133,6 +134,12 @@ class Encoder:
         tokens = [region_tokens(region, prompt.grid_thw[0].tolist(), merge) for region in regions]
         return ShownRegions(list(map(len, tokens)), torch.cat(tokens), no_pixels(), no_grids(), layout.stop_token)
 
+    def _region_lengths(self, problem: Problem, layout: RegionLayout) -> ShownRegions:
+        """The lengths of what ``_regions`` returns, and nothing else of it."""
+        grid = partial(self.token_grid, what=f"an image of problem {problem.id}")
+        lengths = region_lengths(problem, grid, crop=layout.crop)
+        return ShownRegions(lengths, no_tokens(), no_pixels(), no_grids(), layout.stop_token)
+
     def _checked_prompt(self, example: TrainingExample) -> EncodedPrompt:
         """Encode the prompt of an example whose chain is of its variant, and free of special tokens."""
         chain = example.chain
@@ -150,49 +157,6 @@ class Encoder:
         labels[-newline:] = prompt.ids[-newline:]
         return labels
 
-    def observed(self, example: TrainingExample, *, with_latents: bool, with_image: bool) -> EncodedExample:
-        """Encode the prompt and its chain as text before, auxiliary image, span, caption, text after (Monet).
-
-        The caption's tokens count as observed. As in the released code neither the image, latent_pad nor latent_end
-        has a label. DataError and InputError as for ``example``; DataError without a caption.
-        """
-        chain, prompt = example.chain, self._checked_prompt(example)
-        if not chain.caption:
-            raise DataError(f"The chain of problem {chain.problem_id} has no caption: read the examples of captions.")
-        pixels, grids, tokens = no_pixels(), no_grids(), 0
-        if with_image:
-            pixels, grids = self.pixels((example.auxiliary_image.image,), _auxiliary_name(chain.problem_id))
-            tokens = int(grids[0].prod()) // int(self._processor.image_processor.merge_size) ** 2
-        parts = self._observed_parts(example, tokens if with_image else None, with_latents=with_latents)
-        answer = [token for part, _ in parts for token in part]
-        labels = [token if labelled else IGNORED for part, labelled in parts for token in part]
-        observed = torch.zeros(len(prompt.ids) + len(answer), dtype=torch.bool)
-        caption = len(prompt.ids) + sum(len(part) for part, _ in parts[:-2])
-        observed[caption : caption + len(parts[-2][0])] = True
-        return EncodedExample(
-            ids=torch.cat([prompt.ids, torch.tensor(answer)]),
-            labels=torch.cat([self._prompt_labels(prompt), torch.tensor(labels)]),
-            pixel_values=torch.cat([part for part in (prompt.pixel_values, pixels) if len(part)] or [no_pixels()]),
-            grid_thw=torch.cat([prompt.grid_thw, grids]),
-            auxiliary_pixel_values=no_pixels(),
-            auxiliary_grid_thw=no_grids(),
-            observed=observed,
-        )
-
-    def _observed_parts(
-        self, example: TrainingExample, image_tokens: int | None, *, with_latents: bool
-    ) -> list[tuple[list[int], bool]]:
-        """Return the parts of such a chain, and whether they have labels; its caption and what follows it come last."""
-        ids, chain = self._ids, example.chain
-        parts = [(self._tokenize(chain.text_before), True)]
-        if image_tokens is not None:
-            parts.append(([ids.vision_start, *[ids.image_pad] * image_tokens, ids.vision_end], False))
-        if with_latents:
-            length = span_length(example.auxiliary_image, self._latent)
-            parts += [([ids.latent_start], True), ([*[ids.latent_pad] * length, ids.latent_end], False)]
-        after = [*self._tokenize(chain.text_after), ids.end_of_turn, *self._tokenize("\n")]
-        return [*parts, (self._tokenize(chain.caption), True), (after, True)]
-
     def _patch_masks(self, pixels: Tensor, grids: Tensor, prompt: EncodedPrompt) -> tuple[Tensor, ...]:
         """The mask of the auxiliary image's merged patches that targets average; empty: all of them."""
         if self._latent.compression != "changed_patches":
@@ -202,19 +166,13 @@ class Encoder:
         merged = int(self._processor.image_processor.merge_size) ** 2
         return (changed_patches(pixels, first if same_size else no_pixels(), merged),)
 
-    def length(self, example: TrainingExample, *, with_latents: bool) -> int:
-        """The number of tokens of ``example``, without decoding an image: sizes come from the headers.
+    def length(self, example: TrainingExample, *, with_latents: bool, regions: RegionLayout | None = None) -> int:
+        """The number of tokens of ``example``, without decoding an image (but for crops): sizes come from the headers.
 
-        DataError as for ``prompt``.
+        DataError as for ``example``.
         """
-        return self._prompt_length(example.problem) + len(self._answer(example, with_latents)[0])
-
-    def observed_length(self, example: TrainingExample, *, with_latents: bool, with_image: bool) -> int:
-        """The number of tokens of what ``observed`` returns, without decoding an image. DataError as for ``prompt``."""
-        name, image = _auxiliary_name(example.chain.problem_id), example.auxiliary_image.image
-        tokens = self._image_tokens(image, name) if with_image else None
-        parts = self._observed_parts(example, tokens, with_latents=with_latents)
-        return self._prompt_length(example.problem) + sum(len(part) for part, _ in parts)
+        shown = None if regions is None else self._region_lengths(example.problem, regions)
+        return self._prompt_length(example.problem) + len(self._answer(example, with_latents, shown)[0])
 
     def _prompt_length(self, problem: Problem) -> int:
         question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
@@ -228,7 +186,7 @@ class Encoder:
         """Ids and labels of the target; latents replace the caption, and so do the codes of an image that has any."""
         chain, codes = example.chain, codes_of(example.auxiliary_image)
         if not with_latents and not codes:
-            return self._target(chain.text_before + chain.caption + chain.text_after)
+            return self._target(chain.text_before + chain.words + chain.text_after)
         spans = self._spans(example.auxiliary_image, shown) if with_latents else [self._ids.visual_span(codes)]
         return self._target(chain.text_before, spans, chain.text_after)
 
@@ -297,20 +255,19 @@ class Encoder:
 
     def _image_tokens(self, data: bytes, what: str) -> int:
         """The number of merged patches of an image file, by the processor's own rule."""
-        processor = self._processor.image_processor
-        width, height = image_size(data, self._prompt.image_scale, what)
-        limits = {"min_pixels": self._size["shortest_edge"], "max_pixels": self._size["longest_edge"]}
-        try:
-            patches: int = processor.get_number_of_image_patches(height, width, limits)
-        except ValueError as error:
-            raise DataError(f"{what}: {error}") from error
-        return patches // int(processor.merge_size) ** 2
+        rows, columns = self.token_grid(data, what)
+        return rows * columns
 
     def token_grid(self, data: bytes, what: str) -> tuple[int, int]:
-        """Rows and columns of the merged tokens of an image file. DataError, naming ``what``, if it is broken."""
-        _, grids = self.pixels((data,), what)
-        merge = int(self._processor.image_processor.merge_size)
-        return int(grids[0, 1]) // merge, int(grids[0, 2]) // merge
+        """Rows and columns of the merged tokens of an image file, from its header. DataError, naming ``what``."""
+        processor = self._processor.image_processor
+        limits = {"min_pixels": self._size["shortest_edge"], "max_pixels": self._size["longest_edge"]}
+        try:
+            rows, columns = patch_grid(processor, image_size(data, self._prompt.image_scale, what), limits)
+        except ValueError as error:
+            raise DataError(f"{what}: {error}") from error
+        merge = int(processor.merge_size)
+        return rows // merge, columns // merge
 
     def pixels(self, images: Sequence[bytes], what: str) -> tuple[Tensor, Tensor]:
         """Patches [P, C] and grids [N, 3] of image files. DataError, naming ``what``, if one is broken."""
@@ -344,7 +301,8 @@ class ShownRegions:
     stop_token: bool
 
 
-def _auxiliary_name(problem_id: str) -> str:
+def auxiliary_name(problem_id: str) -> str:
+    """Return what errors call the auxiliary image of a problem."""
     return f"the auxiliary image of problem {problem_id}"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from PIL import Image
 
 from mirage_core.image_files import Background, displayed_size, read_rgb
@@ -22,6 +25,18 @@ def scale_image(image: Image.Image, scale: float) -> Image.Image:
     if scale == 1.0:
         return image
     return image.resize(_scaled(image.size, scale), Image.Resampling.BICUBIC)
+
+
+def patch_grid(processor: Any, size: tuple[int, int], limits: Mapping[str, int]) -> tuple[int, int]:
+    """Rows and columns of the patches that a processor cuts an image of ``size`` (width, height) into, by its rule.
+
+    ``limits``: its min_pixels and max_pixels. ValueError for an image that it refuses.
+    """
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    side = int(processor.patch_size)
+    height, width = smart_resize(size[1], size[0], side * int(processor.merge_size), **limits)
+    return height // side, width // side
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:

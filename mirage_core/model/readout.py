@@ -1,5 +1,6 @@
 """What is fed as a latent, read from the last hidden state by a small module that trains with the model and is saved
-beside it: a head, and a vector that tells where a span stops. LVR, arXiv 2509.24251. Legend: n latents, D hidden.
+beside it: a head, and a vector that tells where a span stops. LVR, arXiv 2509.24251; the head mlp is the projection of
+CODI, arXiv 2502.21074. Legend: n latents, D hidden.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from mirage_core.model.backbone import Backbone
 from mirage_core.model.weights import SavedModule
 
 READOUT_FILE = "latent_readout.safetensors"
-HeadKind = Literal["none", "simple", "glu"]
+HeadKind = Literal["none", "simple", "glu", "mlp"]
 
 
 class GatedHead(nn.Module):
@@ -55,6 +56,13 @@ class LatentReadout(nn.Module):
             )
         elif head == "glu":
             self.head = GatedHead(hidden_size, inner_size)
+        elif head == "mlp":
+            self.head = nn.Sequential(
+                nn.Linear(hidden_size, inner_size),
+                nn.GELU(),
+                nn.Linear(inner_size, hidden_size),
+                nn.LayerNorm(hidden_size),
+            )
         self.stop = nn.Embedding(1, hidden_size) if stops else None  # a module, which ZeRO-3 gathers when it is called
         if self.stop is not None:
             with torch.no_grad():
@@ -100,7 +108,7 @@ def load_readout(folder: Path, backbone: Backbone) -> LatentReadout | None:
         kind = (opened.metadata() or {}).get("head", "none")
     sizes = {name: tuple(weight.shape) for name, weight in weights.items()}
     try:
-        inner, hidden = sizes.get("head.gate_proj.weight", (0, 0))
+        inner, hidden = sizes.get("head.0.weight" if kind == "mlp" else "head.gate_proj.weight", (0, 0))
         hidden = hidden or next(size[-1] for name, size in sizes.items() if name in ("stop.weight", "head.0.weight"))
         readout = LatentReadout(hidden, kind, inner, stops="stop.weight" in weights)  # type: ignore[arg-type]
         readout.load_state_dict(weights)

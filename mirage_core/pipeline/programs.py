@@ -22,4 +22,4 @@ def program_of(name: str) -> RunProgram:
         return run_warmup
     if name == "evaluate":
         return evaluate_rank
-    return run_grpo if programs()[name].loss == "policy" else run_supervised
+    return run_grpo if programs()[name].reinforces else run_supervised

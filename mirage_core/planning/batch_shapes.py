@@ -5,7 +5,7 @@ Legend: k latents a span.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mirage_core.config import Settings
@@ -31,6 +31,8 @@ def sees_auxiliary(name: str) -> bool:
 class Shape:
     """Token counts of one row that represents all rows: the maximum of each part, or its rounded mean.
 
+    ``regions``: the tokens of all spans where regions of the image are their latents, ``crops``: those encoded anew;
+    ``spans``: the spans of ``num_latents`` where each auxiliary image of a chain has one.
     ``reread``: latents that are encoded a second time for the text after them; ``blank``: spans hold tokens or given
     vectors, so there is no rollout; ``teacher_forced``: grounding feeds target latents only.
     """
@@ -42,6 +44,9 @@ class Shape:
     caption: int
     auxiliary: int
     steps: int = 1
+    regions: int = 0
+    crops: int = 0
+    spans: int = 1
     num_latents: int
     reread: int = 0
     blank: bool = False
@@ -61,6 +66,14 @@ class Shape:
         """Return ``count`` rows for a training stage; ``padded``: rows of different lengths share a batch."""
         mixed_lengths = padded and count > 1
         stage = TRAIN_STAGES[name]
+        if stage.program.targets == "regions" and self.regions:
+            reread = self.regions if self.reread else 0
+            own = replace(self, num_latents=self.regions, reread=reread, image=self.image + self.crops, regions=0)
+            return own.batch(name, count, padded)
+        if stage.program.observes and self.spans > 1:
+            borders = (self.spans - 1) * 2 * (stage.latents + stage.program.shows_auxiliary)
+            latents = self.spans * self.num_latents
+            return replace(self, num_latents=latents, before=self.before + borders, spans=1).batch(name, count, padded)
         caption, text = self.caption if stage.data == "captions" else 0, self.before + self.after
         if not stage.latents:
             caption = self.num_latents + 2 if stage.data == "visual-codes" else caption  # codes and their borders
@@ -128,7 +141,7 @@ def _spans(settings: Settings) -> dict[str, Any]:
     return {"num_latents": span, "reread": reread, "blank": blank, "teacher_forced": teacher_forced}
 
 
-_PARTS = ("prompt", "image", "before", "after", "caption", "auxiliary", "steps")
+_PARTS = ("prompt", "image", "before", "after", "caption", "auxiliary", "steps", "regions", "crops", "spans")
 
 
 def exercises(sizes: ModelSizes, level: int, count: int) -> Batch:

@@ -167,18 +167,19 @@ def _changes(settings: Settings, name: str) -> Iterator[tuple[str, object]]:
 
 
 def _training_changes(settings: Settings, name: str) -> Iterator[tuple[str, object]]:
-    section = TRAIN_STAGES[name].program.section
+    program = TRAIN_STAGES[name].program
+    section = program.section
     runtime: RuntimeSettings = settings.runtime
     if runtime.engine == "deepspeed" and runtime.world_size > 1:
         yield "runtime.zero_stage", 2
-    if name == "grpo":
+    if program.reinforces:
         yield "runtime.generation_batch_size", settings.grpo.group_size
         yield "grpo.micro_batch_size", settings.grpo.group_size
     yield f"{section}.gradient_checkpointing", True
     yield f"{section}.micro_batch_size", 1
     if runtime.engine == "deepspeed" and runtime.world_size > 1:
         yield "runtime.zero_stage", 3
-    if name == "grpo":
+    if program.reinforces:
         yield "runtime.offload_reference", True
     if runtime.engine == "deepspeed":
         yield "runtime.offload_optimizer", True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mirage_core.config import CoconutSettings, CodiSettings, Settings
+from mirage_core.config import CoconutSettings, Settings
 from mirage_core.methods import TRAIN_STAGES
 from mirage_core.planning.activations import Batch
 from mirage_core.planning.batch_shapes import Shape
@@ -40,7 +40,7 @@ def stage_batches(
     ``held``: for memory: batches whose activations are held at the same time are one, with the passes of all.
     """
     found = _stage_batches(shape, count, settings, name, steps, padded)
-    if held and isinstance(settings.training(TRAIN_STAGES[name].program.name), CodiSettings):
+    if held and TRAIN_STAGES[name].program.words == "distilled":
         found = [_together(*found)]
     return [replace(one, batch=replace(one.batch, patches=patches)) for one in found]
 
@@ -48,12 +48,13 @@ def stage_batches(
 def _stage_batches(
     shape: Shape, count: int, settings: Settings, name: str, steps: int, padded: bool
 ) -> list[StageBatch]:
-    section = settings.training(TRAIN_STAGES[name].program.name)
-    if isinstance(section, CodiSettings):
+    program = TRAIN_STAGES[name].program
+    if program.words == "distilled":
         words = StageBatch(1.0, shape.in_words(count, padded, shape.caption), rolls_out=False)
         return [words, StageBatch(1.0, shape.batch(name, count, padded), rolls_out=True)]
-    if not isinstance(section, CoconutSettings):
+    if program.words != "replaced":
         return [StageBatch(1.0, shape.batch(name, count, padded), shape.rolls_out(name))]
+    section = settings.section(program.name, CoconutSettings)
     shares = _shares(section, shape.steps, steps)
     return [
         StageBatch(share, _batch_of(stage, shape, section, settings, name, count, padded), stage > 0)

@@ -11,12 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from mirage_core.config import (
-    GRPOSettings,
-    Settings,
-    TrainSettings,
-    VisualTokenSettings,
-)
+from mirage_core.config import Settings, TrainSettings
 from mirage_core.methods import TRAIN_STAGES, enabled_methods, get_method
 from mirage_core.model.loading import FROM_SCRATCH
 from mirage_core.planning.activations import ComputeConfig
@@ -58,25 +53,22 @@ def stage_work(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: R
     for name, stage in TRAIN_STAGES.items():
         if name not in needed:
             continue
-        section = settings.training(stage.program.name)
-        if isinstance(section, GRPOSettings):
+        if stage.program.reinforces:
             # A model without latents is planned with one span an answer too: at most k tokens too many.
             yield replace(reinforcement(settings, sizes, rows, rates), name=name)
         else:
-            yield _supervised(settings, sizes, rows, rates, name, section)
+            yield _supervised(settings, sizes, rows, rates, name)
     yield _evaluation(settings, sizes, rows, rates, len(set(methods)))
 
 
-def _supervised(
-    settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates | None, name: str, section: TrainSettings
-) -> StageWork:
+def _supervised(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: Rates | None, name: str) -> StageWork:
+    section = settings.section(TRAIN_STAGES[name].program.name, TrainSettings)
     runtime, world_size = settings.runtime, settings.runtime.world_size
     local_batch = math.ceil(section.batch_size / world_size)
     at_once = min(section.micro_batch_size or local_batch, local_batch)
     config = compute_config(settings.model, section.gradient_checkpointing)
-    new_tokens = section.codebook_size + 2 if isinstance(section, VisualTokenSettings) else 0
-    sizes = sizes.with_tokens(new_tokens)
-    trained = sizes.trained(settings.model, new_tokens)
+    sizes = sizes.with_tokens(section.new_tokens)
+    trained = sizes.trained(settings.model, section.new_tokens)
     if TRAIN_STAGES[name].program.pooler == "trained":
         config = replace(config, adapters=0, frozen=True)
         trained = pooler_parameters(sizes.text.hidden, settings.latent.num_latents)
@@ -99,7 +91,7 @@ def _supervised(
     operations = [training(sizes, one.batch, config) for one in mean]
     model_flops = sum(one.per_step * model for one, (model, _) in zip(mean, operations, strict=True))
     notes = [idle_note(f"{TRAIN_STAGES[name].program.section}.batch_size", section.batch_size, world_size)]
-    if getattr(section, "step_decoder", None) is not None:
+    if section.step_decoding is not None:
         notes.append("the step decoder's own weights and operations are not counted")
     if not settings.model.train_vision and _features(sizes, rows, config, name) > FEATURE_LIMIT_BYTES:
         notes.append(f"image features exceed {FEATURE_LIMIT_BYTES >> 30} GiB: images are encoded in every step")

@@ -19,13 +19,15 @@ from mirage_core import benchmarks
 from mirage_core.benchmarks.custom import jsonl_data
 from mirage_core.benchmarks.load_problems import sourced_problems
 from mirage_core.config import PUBLIC_SECTIONS, ProblemSettings, Settings
-from mirage_core.errors import SettingsError, TeacherError
-from mirage_core.latent.images import open_image
+from mirage_core.errors import DataError, SettingsError, TeacherError
+from mirage_core.latent.images import image_size, patch_grid
 from mirage_core.latent.reasoning_steps import reasoning_steps
+from mirage_core.latent.regions import region_lengths
 from mirage_core.model.loading import load_base_processor
 from mirage_core.model.processing import PUBLISHED_IMAGES
 from mirage_core.synthesis.draw import iter_auxiliary_images
 from mirage_core.teacher.captions import oracle_caption
+from mirage_core.teacher.examples import own_chain
 from mirage_core.teacher.oracle import OracleTeacher
 from mirage_core.types import AuxiliaryImage, Problem, ProgressEvent, ProvidedImage, ReasoningChain, TrainingExample
 
@@ -56,7 +58,9 @@ _WORD = re.compile(r"<\|\w+\|>|'(?:[sdmt]|ll|ve|re)|[^\r\n\w]?[A-Za-z]+|\d| ?[^\
 class Row:
     """Tokens of one example: the prompt (``image``: those of its images), the text before and after the imagined image
     (end of turn and newline included), its caption and the reasoning steps in it, the merged patches of the auxiliary
-    image, and the frames of its film (1: the one image)."""
+    image, the frames of its film (1: the one image), and what LVR's spans hold: the tokens of the regions, the borders
+    of further spans and the places of stop vectors among them; those of cut regions are ``crops``, too (0: none).
+    ``spans``: the auxiliary images of a chain."""
 
     benchmark: str
     prompt: int
@@ -67,6 +71,9 @@ class Row:
     auxiliary: int
     frames: int = 1
     steps: int = 1
+    regions: int = 0
+    crops: int = 0
+    spans: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +160,13 @@ def _examples(settings: Settings, notes: list[str]) -> Iterator[TrainingExample]
     pairs = list(_problems(settings))
     provided = {problem.id: image for problem, image in pairs if image}
     known = {
-        name: AuxiliaryImage(problem_id=name, image=data.image, style=data.style) for name, data in provided.items()
+        name: AuxiliaryImage(
+            problem_id=name,
+            image=data.image,
+            style=data.style,
+            frames=data.frames if settings.keeps_frames else (),
+        )
+        for name, data in provided.items()
     }
     known |= {scene.problem_id: scene for scene in _scenes(settings, [problem for problem, _ in pairs])}
     if settings.teacher.kind != "oracle":
@@ -210,6 +223,9 @@ def _chain(
 ) -> ReasoningChain:
     """Return the oracle's chain, the data set's own, or one of an assumed length."""
     variant = settings.teacher.variant
+    own = own_chain(provided, variant) if provided else None
+    if own is not None:
+        return own
     try:
         chain = OracleTeacher().chain(problem, image, variant)
         before, after = chain.text_before, chain.text_after
@@ -220,8 +236,6 @@ def _chain(
         )
         thought = "word " * (ASSUMED_LETTERS // 5)
         before, after = f"<think>{thought}</think>", f"<think>{thought}</think>\\boxed{{{problem.answer}}}"
-    if provided and provided.text_before is not None:
-        before, after = provided.text_before, provided.text_after or after
     return ReasoningChain(problem_id=problem.id, variant=variant, text_before=before, text_after=after, teacher="plan")
 
 
@@ -253,6 +267,7 @@ class TokenCounter:
         """Return the row of one example."""
         problem, chain = example.problem, example.chain
         image, caption = sum(self.image(data) for data in problem.images), self._caption(example)
+        images = example.auxiliary_image.frames if chain.marked else (example.auxiliary_image.image,)
         return Row(
             benchmark=problem.benchmark,
             prompt=self.text(self._chat(problem)) - len(problem.images) + image,
@@ -260,10 +275,22 @@ class TokenCounter:
             before=self.text(chain.text_before),
             after=self.text(f"{chain.text_after}<|im_end|>\n"),
             caption=self.text(caption),
-            auxiliary=self.image(example.auxiliary_image.image),
+            auxiliary=sum(map(self.image, images)),
             frames=max(1, len(example.auxiliary_image.frames)),
             steps=len(reasoning_steps(caption, self._settings.captions.of)),
+            spans=len(images),
+            **self._regions(problem),
         )
+
+    def _regions(self, problem: Problem) -> dict[str, int]:
+        """Count what LVR's spans hold of a problem; nothing where it has no region."""
+        lvr = self._settings.lvr
+        try:
+            lengths = region_lengths(problem, self._grid, crop=lvr.region == "crop")
+        except DataError:
+            return {}
+        borders = 2 * (len(lengths) - 1) + (len(lengths) if lvr.stop == "vector" else 0)
+        return {"regions": sum(lengths) + borders, "crops": sum(lengths) if lvr.region == "crop" else 0}
 
     def text(self, text: str) -> int:
         """Count the tokens of a text."""
@@ -273,11 +300,18 @@ class TokenCounter:
 
     def image(self, data: bytes) -> int:
         """Count the tokens of an image, by the processor's rule."""
-        image = open_image(data, self._settings.prompt.image_scale, "an image")
-        patches = self._images.get_number_of_image_patches(image.height, image.width, self._limits)
-        return int(patches) // self._images.merge_size**2
+        rows, columns = self._grid(data)
+        return rows * columns
+
+    def _grid(self, data: bytes) -> tuple[int, int]:
+        """Rows and columns of the tokens of an image."""
+        size = image_size(data, self._settings.prompt.image_scale, "an image")
+        rows, columns = patch_grid(self._images, size, self._limits)
+        return rows // self._images.merge_size, columns // self._images.merge_size
 
     def _caption(self, example: TrainingExample) -> str:
+        if example.chain.marked:
+            return example.chain.words
         try:
             return oracle_caption(example, self._settings.captions)
         except TeacherError:

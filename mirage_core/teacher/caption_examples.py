@@ -20,14 +20,20 @@ def caption_examples(
 ) -> Iterator[TeachResult]:
     """Yield the examples with captions in parts, each with its rejections, in order.
 
-    The oracle's parts are small to bound memory; an endpoint is asked about all examples at once.
+    The oracle's parts are small to bound memory; an endpoint is asked about all examples at once. A chain with marks
+    has its caption from its data set; with an endpoint these come first.
     """
     if settings.teacher.kind == "oracle":
         yield from _by_oracle(examples, settings, progress)
     else:
         from mirage_core.teacher.endpoint_captions import captions_by_endpoint
 
-        yield captions_by_endpoint(list(examples), settings, store, progress)
+        marked, unmarked = list[TrainingExample](), list[TrainingExample]()
+        for example in examples:
+            (marked if example.chain.marked else unmarked).append(example)
+        yield from _by_oracle(marked, settings, progress)
+        if unmarked:
+            yield captions_by_endpoint(unmarked, settings, store, progress)
 
 
 def _by_oracle(examples: Iterable[TrainingExample], settings: Settings, progress: Progress) -> Iterator[TeachResult]:
@@ -35,7 +41,9 @@ def _by_oracle(examples: Iterable[TrainingExample], settings: Settings, progress
     while part := list(islice(remaining, PART_SIZE)):
         accepted, rejections = [], []
         for example in part:
-            captioned = with_caption(example, oracle_caption(example, settings.captions))
+            captioned = example
+            if not example.chain.marked:
+                captioned = with_caption(example, oracle_caption(example, settings.captions))
             faults = caption_faults(captioned, settings.captions)
             if faults:
                 rejections.append(rejection_of(captioned, faults, OracleTeacher.name))

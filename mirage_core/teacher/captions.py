@@ -52,9 +52,11 @@ def with_caption(example: TrainingExample, caption: str) -> TrainingExample:
 
 
 def caption_faults(example: TrainingExample, settings: CaptionSettings) -> list[Fault]:
-    """Return all faults of an example with a caption, those of the caption first."""
+    """Return all faults of an example with a caption, those of the caption first; a data set's may be of any length."""
     caption = example.chain.caption
     faults = [Fault("structure", f"the caption holds {mark}") for mark in _STRUCTURE.findall(caption)]
+    if example.chain.marked:
+        return [*faults, *faults_of(example.chain, example.problem)]
     if not settings.shortest <= len(caption) <= settings.longest:
         faults.append(
             Fault(

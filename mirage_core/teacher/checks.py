@@ -74,7 +74,10 @@ def _sides(chain: ReasoningChain) -> Iterator[tuple[str, str]]:
 
 
 def _think_faults(chain: ReasoningChain) -> Iterator[Fault]:
-    """Yield faults of the think tags: a direct chain has none; a cot chain has pairs, one of them before the image."""
+    """Yield faults of the think tags: a direct chain has none; a cot chain has pairs, one of them before the image.
+
+    A chain with marks is a data set's own (Monet), which needs none.
+    """
     before, after = _TAG.findall(chain.text_before), _TAG.findall(chain.text_after)
     if chain.variant == "direct":
         if chain.text_before:
@@ -85,7 +88,7 @@ def _think_faults(chain: ReasoningChain) -> Iterator[Fault]:
     for side, tags in (("before", before), ("after", after)):
         if tags != ["<think>", "</think>"] * (len(tags) // 2):
             yield Fault("think-tags", f"the think tags {side} the image are not pairs: {' '.join(tags[:12])}")
-    if not re.fullmatch(r"\s*<think>.*\S.*</think>\s*", chain.text_before, flags=re.DOTALL):
+    if not chain.marked and not re.fullmatch(r"\s*<think>.*\S.*</think>\s*", chain.text_before, flags=re.DOTALL):
         yield Fault("think-tags", "the text before the image is not one thought in <think> </think>")
 
 

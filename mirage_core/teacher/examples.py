@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from mirage_core.benchmarks.custom import jsonl_data
 from mirage_core.errors import InputError
 from mirage_core.teacher.checks import check_chain, faults_of
 from mirage_core.teacher.endpoint import EndpointTeacher
@@ -18,6 +19,7 @@ from mirage_core.types import (
     Rejection,
     TrainingExample,
     Variant,
+    split_marked,
 )
 
 DATA_SET = "data set"
@@ -110,17 +112,23 @@ def _own_chains(
     candidates: Iterator[tuple[Problem, ProvidedImage]] = (
         (problem, provided[problem.id]) for problem, _ in pairs if variant == "cot" and problem.id in provided
     )
-    return {
-        problem.id: ReasoningChain(
-            problem_id=problem.id,
-            variant=variant,
-            text_before=row.text_before,
-            text_after=row.text_after,
-            teacher=DATA_SET,
-        )
-        for problem, row in candidates
-        if row.text_before is not None and row.text_after is not None
-    }
+    chains = {problem.id: own_chain(row, variant) for problem, row in candidates}
+    return {name: chain for name, chain in chains.items() if chain is not None}
+
+
+def own_chain(row: ProvidedImage, variant: Variant) -> ReasoningChain | None:
+    """Return the chain that a data set gives, its caption the text up to the last mark if there are marks; or None."""
+    if row.text_before is None or row.text_after is None:
+        return None
+    caption, after = split_marked(row.text_after) if row.style == jsonl_data.MONET else ("", row.text_after)
+    return ReasoningChain(
+        problem_id=row.problem_id,
+        variant=variant,
+        text_before=row.text_before,
+        text_after=after,
+        teacher=DATA_SET,
+        caption=caption,
+    )
 
 
 def _own_rejections(chain: ReasoningChain, problem: Problem) -> list[Rejection]:
@@ -139,7 +147,7 @@ def _own_rejections(chain: ReasoningChain, problem: Problem) -> list[Rejection]:
             attempt=1,
             reason=faults[0].reason,
             faults="; ".join(fault.message for fault in faults),
-            answer=f"{chain.text_before}\n<output_image>\n{chain.text_after}",
+            answer=f"{chain.text_before}\n<output_image>\n{chain.caption}{chain.text_after}",
             left_out=True,
         )
     ]

@@ -71,8 +71,12 @@ def base_metadata(settings: Settings) -> dict[str, Any]:
 
 
 def own_settings(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a model was trained with, from its mirage.json; nothing of a model without training."""
-    return {name: about[name] for name in ("prompt", "latent", "variant") if about.get("history") and name in about}
+    """Return the settings that a model was trained with, from its mirage.json; nothing of a model without training.
+
+    Of a model that other authors released: how its latents are decoded by their rule.
+    """
+    taught = about.get("history") or about.get("stages")
+    return {name: about[name] for name in ("prompt", "latent", "variant") if taught and name in about}
 
 
 def has_latents(job: Job) -> bool:

@@ -50,4 +50,4 @@ def test_the_model_has_the_size_that_is_written_about_it() -> None:
     assert len(example.ids) == 560
     assert int((example.ids == IDS.image_pad).sum()) == 192
     batch = latent.training(backbone, 4, 4)
-    assert set(batch.ours) == {"stage1", "stage2", "lvr", "monet3"}
+    assert set(batch.ours) == {"stage1", "stage2", "lvr", "monet3", "coconut", "codi", "tokens"}

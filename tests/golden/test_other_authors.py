@@ -14,7 +14,8 @@ from torch import Tensor
 
 from flows.trained import find_checkpoint
 from mirage_core.benchmarks.generate import generate_problems
-from mirage_core.config import InferenceSettings
+from mirage_core.config import InferenceSettings, LatentSettings, identity
+from mirage_core.distributed.job import Job
 from mirage_core.errors import InputError, SettingsError
 from mirage_core.generation.decode import DecodeSettings, decode
 from mirage_core.generation.generator import Generator
@@ -26,7 +27,9 @@ from mirage_core.model.loading import load_model
 from mirage_core.model.processing import build_processor, save_processor
 from mirage_core.model.readout import LatentReadout
 from mirage_core.pipeline.runner import StageRunner
+from mirage_core.pipeline.stages.base_model import base_identity
 from mirage_core.store import Store
+from mirage_core.training.model_metadata import check_own_settings
 from tests.golden.cases import Golden
 from tests.golden.lvr_cases import LvrGolden
 from tests.golden.monet_cases import MonetGolden, monet_case_names
@@ -155,3 +158,24 @@ def test_a_recipe_that_begins_with_such_a_folder_keeps_its_head(lvr: LvrGolden, 
     expected, states = lvr.readout("simple", stops=False), torch.ones(2, 64)
     assert isinstance(loaded.readout, LatentReadout) and expected is not None
     assert torch.equal(loaded.readout(states), expected(states))
+
+
+def test_a_recipe_that_begins_with_such_a_folder_keeps_its_rule_and_is_told_of_another(
+    lvr: LvrGolden, tmp_path: Path
+) -> None:
+    """Its latents are decoded as its authors do; a stage that would train it by another rule says what to set."""
+    settings = small_settings(model={"source": str(lvr_folder(tmp_path / "lvr", lvr))}, lvr={"steps": 1})
+    store = Store.open(str(tmp_path / "store"))
+    base = store.fetch(StageRunner(store, quiet).run("base", {}, settings, {}).artifact)
+    about = load_model(base).about
+    assert InferenceSettings.from_metadata(about, settings).latent == LatentSettings(num_latents=8, end="open")
+    assert base_identity(settings)["latent"] != identity(settings.latent)
+
+    def job(**latent: Any) -> Job:
+        chosen = small_settings(lvr={"steps": 1}, latent=latent)
+        folders = {"output": tmp_path / "output", "scratch": tmp_path / "scratch"}
+        return Job(program="lvr", settings=chosen, seed=1, inputs={"model": base}, label="lvr", **folders)
+
+    with pytest.raises(SettingsError, match=r"num_latents is 8 in the model, 2 in the recipe; latent.end is 'open'"):
+        check_own_settings(job(), about)
+    check_own_settings(job(num_latents=8, end="open"), about)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from flows.trained import find_checkpoint
 from mirage_core import methods
-from mirage_core.config import EvaluationSettings, Settings
+from mirage_core.config import CoconutSettings, EvaluationSettings, Settings
 from mirage_core.distributed import launch
 from mirage_core.distributed.job import Job
 from mirage_core.errors import InputError, SettingsError
@@ -27,6 +28,7 @@ from mirage_core.reports.run.training_budget import budget_of
 from mirage_core.store import Store
 from tests.pipeline.jobs_here import run_here
 
+PACKAGE = Path(methods.__file__).parent
 MODULE = "tests.pipeline.latent_reconstruction"
 SMALL = [
     "evaluation={methods: [zero-shot, reconstruction], max_new_tokens: 8}",
@@ -126,3 +128,18 @@ def test_a_record_that_does_not_fit_is_refused(stage: dict[str, Any], method: di
     with pytest.raises(InputError, match=error):
         register(TrainStage(**record), Method(**judged))
     assert "new" not in TRAIN_STAGES and "new" not in METHODS
+
+
+def test_a_record_that_needs_another_section_is_told_at_once() -> None:
+    settings = Settings(recipe="test")
+    with pytest.raises(SettingsError, match=r"lvr reads lvr, which is LvrSettings.* needs CoconutSettings"):
+        settings.section("lvr", CoconutSettings)
+    assert settings.section("coconut", CoconutSettings) is settings.coconut
+
+
+def test_nothing_asks_which_method_it_is_by_the_type_of_its_section() -> None:
+    """Losses state what their own section is; ``Settings.section`` refuses another one. Nothing else looks at types."""
+    asked = re.compile(r"isinstance\([^)]*Settings")
+    lines = [line.strip() for file in PACKAGE.rglob("*.py") for line in file.read_text().splitlines()]
+    found = [line for line in lines if asked.search(line) and not line.startswith("assert ")]
+    assert found == [] and any(asked.search(line) for line in lines)

@@ -18,8 +18,11 @@ from tests.pipeline.fakes import settings
 TEXT_ONLY = {"direct-sft", "auxiliary-input", "capimagine", "visual-tokens", "monet-warmup"}
 CODES = "visual-codes"
 RELAXED = {"relaxation", "without-stage-1"}
-TEXT_GRPO = {"direct-sft-grpo", "capimagine-grpo"}
-GRPO = {"grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", "lvr-grpo", "monet-grpo", *TEXT_GRPO}
+TEXT_GRPO = {"direct-sft-grpo", "capimagine-grpo", "visual-tokens-grpo"}
+LATENT_GRPO = {
+    "grpo", "without-stage-1-grpo", "film-grpo", "pooled-grpo", "lvr-grpo", "coconut-grpo", "codi-grpo", "monet-grpo"
+}  # fmt: skip
+GRPO = LATENT_GRPO | TEXT_GRPO
 LATENT = {"grounding", *RELAXED, "film", "pooler", "pooled", "lvr", "coconut", "codi", "monet-targets", "monet"}
 TRAINED = {*TEXT_ONLY, *LATENT, *GRPO}
 STATES = {"monet-observations", "monet-latents"}

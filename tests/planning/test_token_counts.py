@@ -6,11 +6,12 @@ import pytest
 
 from mirage_core.config import Settings
 from mirage_core.errors import SettingsError
-from mirage_core.latent.encoder import Encoder
+from mirage_core.latent.encoder import Encoder, RegionLayout
 from mirage_core.latent.examples import IGNORED
 from mirage_core.model.loading import load_base_processor
 from mirage_core.planning.batch_shapes import Shape
 from mirage_core.planning.token_counts import (
+    RecipeRows,
     Row,
     _examples,
     _token_counter,
@@ -51,6 +52,23 @@ def test_a_stages_batch_has_the_columns_that_it_is_laid_out_in() -> None:
     assert shape.batch("grounding", 1, padded=False).passes == (length,)
     assert len(shape.batch("relaxation", 1, padded=False).passes) == settings.latent.num_latents + 1
     assert shape.batch("direct-sft", 1, padded=False).passes == (length - 6,)
+
+
+@pytest.mark.parametrize("lvr", ["{}", "{region: crop, stop: vector}"])
+def test_lvrs_spans_are_as_long_as_their_regions(lvr: str) -> None:
+    settings = load("tiny-paper", [f"lvr={lvr}", "evaluation.methods=[lvr]"])
+    encoder = Encoder(load_base_processor(settings.model), settings.latent, settings.prompt, settings.teacher.variant)
+    layout = RegionLayout(crop=settings.lvr.region == "crop", stop_token=settings.lvr.stop == "vector")
+    lengths = set()
+    for example, row in zip(_examples(settings, []), counted(settings), strict=True):
+        encoded = encoder.example(example, with_latents=True, regions=layout)
+        assert len(encoded.ids) == row.prompt + row.before + row.regions + 2 + row.after
+        assert row.crops == int(encoded.auxiliary_grid_thw.prod(-1).sum()) // 4
+        lengths.add(row.regions)
+        shape = Shape.longest(RecipeRows(rows=((row, 1.0),), train=1, test=1, notes=()), settings)
+        batch = shape.batch("lvr", 1, padded=False)
+        assert batch.passes == (len(encoded.ids),) and batch.image_features == row.image + row.crops
+    assert len(lengths) > 1
 
 
 def test_grounding_with_a_horizon_takes_the_passes_of_stage_2_and_holds_its_pictures_too() -> None:

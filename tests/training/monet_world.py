@@ -12,7 +12,8 @@ from mirage_core.model.loading import load_model
 from mirage_core.store.records import load_examples, save_examples
 from mirage_core.teacher.captions import oracle_caption, with_caption
 from mirage_core.training.monet.teacher_states import save_teacher_states, states_of
-from mirage_core.training.sft.train import observed_encoder, run_supervised
+from mirage_core.training.sft.examples import observed_encoder
+from mirage_core.training.sft.train import run_supervised
 from tests.training.small_world import make_job, quiet, small_settings
 
 STAGE: dict[str, Any] = {"steps": 4, "batch_size": 5, "learning_rate": 2.0e-3, "warmup_steps": 2}

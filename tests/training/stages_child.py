@@ -23,7 +23,8 @@ from mirage_core.distributed.job import ProgramName
 from mirage_core.latent.examples import EncodedExample
 from mirage_core.store.tables import read_table
 from mirage_core.training.engine import deepspeed as deepspeed_engine
-from mirage_core.training.sft import train as supervised
+from mirage_core.training.sft import examples
+from mirage_core.training.sft.train import run_supervised
 from tests.training.small_world import make_job
 
 STEPS, MIDDLE = 2, 1
@@ -81,7 +82,9 @@ COCONUT = {
     "captions": {"of": "film"},
 }
 """A stage, then the last one with a new optimizer; some rows are all in words, and a decoder is trained beside."""
-CAPTIONED = {"coconut": COCONUT, "codi": {"codi": STAGE, "captions": {"of": "film"}}}
+CODI = {"codi": {**STAGE, "projection": 24, "step_decoder": {"width": 32}}, "captions": {"of": "film"}}
+"""Both tasks, latents read by a projection, and a decoder of them."""
+CAPTIONED = {"coconut": COCONUT, "codi": CODI}
 """Cases that read captions, of films."""
 ONE_SPAN = ("film", "pooler", *OTHERS, *CAPTIONED, *FED)
 """Cases whose examples have one span: labels after the last span alone would tell nothing of two."""
@@ -96,13 +99,14 @@ def cases(world_size: int) -> list[tuple[str, str]]:
     hard = "plain" if world_size == 1 else "zero-3"
     film = ["plain"] if world_size == 1 else ["zero-2", "zero-3"]
     sharded = ["plain"] if world_size == 1 else ["zero-3"]
+    stages = ["plain"] if world_size == 1 else ["zero-1", "zero-2", "zero-3"]
     return [
         *(("relaxation", engine) for engine in ENGINES),
         *(("grounding", engine) for engine in grounding),
         ("hard", hard),
         *(("film", engine) for engine in film),
-        *((case, engine) for case in ("pooler", "pooled", *OTHERS, *FED) for engine in sharded),
-        *((case, engine) for case in CAPTIONED for engine in (["plain"] if world_size == 1 else ["zero-1", "zero-3"])),
+        *((case, engine) for case in ("pooler", "pooled", *FED) for engine in sharded),
+        *((case, engine) for case in (*OTHERS, *CAPTIONED) for engine in stages),
     ]
 
 
@@ -163,7 +167,7 @@ def run(inputs: Path, work: Path, case: str, engine: str, after: Path | None) ->
         job = job.model_copy(update={"inputs": {**job.inputs, "model": before}})
     job.output.mkdir(parents=True, exist_ok=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
-    supervised.run_supervised(job, EventWriter(work / f"events-{current_process().rank}.jsonl"))
+    run_supervised(job, EventWriter(work / f"events-{current_process().rank}.jsonl"))
 
 
 def figures(work: Path) -> dict[str, list[float]]:
@@ -178,16 +182,16 @@ def figures(work: Path) -> dict[str, list[float]]:
 def main() -> None:
     inputs, folder, rank, world_size = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
-    plain_encoder, twice = supervised.example_encoder, patched(supervised.example_encoder)
+    plain_encoder, twice = examples.example_encoder, patched(examples.example_encoder)
     deepspeed_engine._zero_config = gathering_all(deepspeed_engine._zero_config)
     results: dict[str, Any] = {}
     with as_process(ProcessContext.on_one_host(rank, world_size)), torch_process_group(folder / "rendezvous"):
         for case, engine in cases(world_size):
             work = folder / case / engine
-            supervised.example_encoder = plain_encoder if case in ONE_SPAN else twice
+            examples.example_encoder = plain_encoder if case in ONE_SPAN else twice
             run(inputs, work, case, engine, None)
             results[f"{case} {engine}"] = figures(work)
-        supervised.example_encoder = twice
+        examples.example_encoder = twice
         for engine, other in AFTER.items() if len(sys.argv) > 5 else ():
             work = folder / f"{engine}-after-{other}"
             middle = Path(sys.argv[5]) / "relaxation" / other / "scratch" / "checkpoints" / f"step-{MIDDLE:08d}"

@@ -14,8 +14,9 @@ from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import ProgramName, write_job
 from mirage_core.store.tables import read_table
 from mirage_core.training.objective import total_counts
+from mirage_core.training.sft.examples import training_data
 from mirage_core.training.sft.objective import SupervisedObjective
-from mirage_core.training.sft.train import load_trainable, run_supervised, training_data
+from mirage_core.training.sft.train import load_trainable, run_supervised
 from tests.forked import run_ranks
 from tests.training.small_world import make_job, quiet, rank_micro_batches
 

@@ -24,11 +24,13 @@ from mirage_core.store.tables import read_table
 from mirage_core.training.engine.lockstep import dummy_row
 from mirage_core.training.grpo.objective import GRPOObjective
 from mirage_core.training.objective import total_counts
+from mirage_core.training.sft.beside import Beside
+from mirage_core.training.sft.examples import training_data
 from mirage_core.training.sft.latent_noise import LatentNoise, LatentRegularizer
 from mirage_core.training.sft.losses import cross_entropy, relaxation_loss
 from mirage_core.training.sft.objective import SupervisedObjective
 from mirage_core.training.sft.targets import TargetComparison
-from mirage_core.training.sft.train import load_trainable, run_supervised, training_data
+from mirage_core.training.sft.train import load_trainable, run_supervised
 from tests.latent.tiny import HIDDEN, IDS, mixed_examples, tiny_backbone
 from tests.training.small_world import make_job, quiet, rank_micro_batches
 
@@ -49,7 +51,7 @@ def step_gradients(
     model.backbone.train()
     data, steps = training_data(job, model, quiet)
     regularizer = LatentRegularizer(job.settings.relaxation, job.seed, steps)
-    objective = SupervisedObjective(program, job.settings, model, data, regularizer=regularizer)
+    objective = SupervisedObjective(program, job.settings, model, data, Beside(regularizer=regularizer))
     batches = [one for rank in range(world_size) for one in rank_micro_batches(objective, 1, rank, world_size)]
     loss, totals = 0.0, total_counts(batches)
     for batch in batches:
@@ -230,7 +232,9 @@ def test_every_row_is_under_the_bottleneck_where_no_training_is(inputs: Path, tm
     data, steps = training_data(job, model, quiet)
     regularizer = LatentRegularizer(job.settings.relaxation, job.seed, steps)
     (measured,) = SupervisedObjective("relaxation", job.settings, model, data).micro_batches(0)
-    (trained,) = SupervisedObjective("relaxation", job.settings, model, data, None, regularizer).micro_batches(0)
+    (trained,) = SupervisedObjective(
+        "relaxation", job.settings, model, data, Beside(regularizer=regularizer)
+    ).micro_batches(0)
     latents = int(measured.data.inputs.batch.span_lengths.sum())
     assert int((measured.data.inputs.batch.segments == Segment.LATENT).sum()) == latents
     assert int((trained.data.inputs.batch.segments == Segment.LATENT).sum()) == 0  # the ramp begins without any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,11 @@ from mirage_core.pipeline.stages.train import TRAIN
 from mirage_core.store.records import load_examples
 from mirage_core.store.tables import read_table
 from mirage_core.training.objective import total_counts
+from mirage_core.training.sft.beside import Beside, curriculum_of
 from mirage_core.training.sft.coconut import Curriculum, StageSchedule, stage_latents
+from mirage_core.training.sft.examples import example_encoder, training_data
 from mirage_core.training.sft.objective import SupervisedObjective
-from mirage_core.training.sft.train import (
-    curriculum_of,
-    example_encoder,
-    load_trainable,
-    training_data,
-)
+from mirage_core.training.sft.train import load_trainable
 from mirage_core.types import TrainingExample
 from tests.training.small_world import make_job, quiet, rank_micro_batches, small_settings, trained_by
 
@@ -205,7 +202,9 @@ def test_drawn_stages_are_a_function_of_seed_step_and_example(inputs: Path, tmp_
     assert [drawn(0.0).stage(0, step) for step in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def rolled_out(backbone: Backbone, row: EncodedExample, ids: Any) -> tuple[Tensor, Tensor]:
+def rolled_out(
+    backbone: Backbone, row: EncodedExample, ids: Any, read: Callable[[Tensor], Tensor] = lambda state: state
+) -> tuple[Tensor, Tensor]:
     """Hidden states [T, D] and latents [k, D] of one row: every latent takes a pass over all tokens before it."""
     batch = collate([row], ids, backbone.position_ids, align=False)
     vectors = backbone.embed(batch.input_ids, list(batch.image_features)).tokens[0]
@@ -216,7 +215,7 @@ def rolled_out(backbone: Backbone, row: EncodedExample, ids: Any) -> tuple[Tenso
 
     latents = []
     for place in (row.ids == ids.latent_pad).nonzero().flatten().tolist():
-        latents.append(hidden(place)[-1])
+        latents.append(read(hidden(place)[-1]))
         vectors = torch.cat([vectors[:place], latents[-1][None], vectors[place + 1 :]])
     return hidden(len(vectors)), torch.stack(latents) if latents else vectors[:0]
 
@@ -228,7 +227,7 @@ def test_loss_and_gradients_are_those_of_the_definition_in_every_stage(inputs: P
     data, steps = training_data(job, model, quiet)
     curriculum = curriculum_of(job, model, data.examples, steps)
     assert curriculum is not None
-    objective = SupervisedObjective("coconut", job.settings, model, data, curriculum=curriculum)
+    objective = SupervisedObjective("coconut", job.settings, model, data, Beside(curriculum=curriculum))
     batches = [one for rank in range(2) for one in rank_micro_batches(objective, step, rank, 2)]
     totals, backbone = total_counts(batches), model.backbone
     found = 0.0

@@ -20,14 +20,11 @@ from mirage_core.model.backbone import Backbone
 from mirage_core.model.loading import load_model
 from mirage_core.pipeline.stages.train import TRAIN
 from mirage_core.training.objective import total_counts
+from mirage_core.training.sft.beside import Beside, teacher_rows_of
 from mirage_core.training.sft.codi import TeacherRows, distillation
+from mirage_core.training.sft.examples import example_encoder, training_data
 from mirage_core.training.sft.objective import SupervisedObjective
-from mirage_core.training.sft.train import (
-    example_encoder,
-    load_trainable,
-    teacher_rows_of,
-    training_data,
-)
+from mirage_core.training.sft.train import load_trainable
 from tests.training.small_world import make_job, quiet, rank_micro_batches, small_settings, trained_by
 from tests.training.test_coconut import checkpoint, curve, rolled_out
 
@@ -136,7 +133,7 @@ def states_of(backbone: Backbone, row: Any, ids: Any, place: int) -> tuple[Tenso
 def test_loss_and_gradients_are_those_of_the_definition(inputs: Path, tmp_path: Path, checkpointing: bool) -> None:
     _, model, data, rows = rows_of(inputs, tmp_path)
     job = job_of(inputs, tmp_path, micro_batch_size=2, gradient_checkpointing=checkpointing)
-    objective = SupervisedObjective("codi", job.settings, model, data, teacher_rows=rows)
+    objective = SupervisedObjective("codi", job.settings, model, data, Beside(teacher_rows=rows))
     batches = [one for rank in range(2) for one in rank_micro_batches(objective, 0, rank, 2)]
     totals, backbone = total_counts(batches), model.backbone
     found: dict[str, float] = {}

@@ -19,7 +19,8 @@ from mirage_core.training.data.feature_cache import (
     OnDemandSource,
     precompute_features,
 )
-from mirage_core.training.sft.train import example_encoder, load_trainable
+from mirage_core.training.sft.examples import example_encoder
+from mirage_core.training.sft.train import load_trainable
 from mirage_core.types import ProgressEvent
 from tests.training.small_world import make_job, quiet, small_settings
 

@@ -27,8 +27,10 @@ from mirage_core.store.records import load_problems
 from mirage_core.store.tables import read_table
 from mirage_core.training.grpo.objective import GRPOObjective
 from mirage_core.training.grpo.train import run_grpo
+from mirage_core.training.sft.beside import Beside, stepwise_grounding
+from mirage_core.training.sft.examples import training_data
 from mirage_core.training.sft.objective import SupervisedObjective
-from mirage_core.training.sft.train import load_trainable, run_supervised, stepwise_grounding, training_data
+from mirage_core.training.sft.train import load_trainable, run_supervised
 from mirage_core.training.stepwise.batch import StepBatch
 from mirage_core.training.stepwise.heads import StepHeads, StepLoss, load_heads
 from tests.training.small_world import even_length, make_job, quiet, small_settings
@@ -70,7 +72,9 @@ def first_micro_batch(
     job = make_job(inputs, work, program, film=FILM, latent=LATENT[name])
     model = load_trainable(job)
     data, _ = training_data(job, model, quiet)
-    objective = SupervisedObjective(program, job.settings, model, data, stepwise=stepwise_grounding(job, model, data))
+    objective = SupervisedObjective(
+        program, job.settings, model, data, Beside(stepwise=stepwise_grounding(job, model, data))
+    )
     (batch,) = objective.micro_batches(0)
     return model, batch, objective
 

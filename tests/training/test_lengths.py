@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mirage_core.distributed.context import ProcessContext, as_process
+from mirage_core.distributed.job import ProgramName
 from mirage_core.errors import DataError
 from mirage_core.latent.encoder import Encoder
 from mirage_core.model.loading import LoadedModel
 from mirage_core.store.records import load_examples
 from mirage_core.training.data.feature_cache import lengths_of
-from mirage_core.training.sft import train as supervised
+from mirage_core.training.sft import examples as supervised
+from mirage_core.training.sft.examples import example_encoder, training_data
 from mirage_core.training.sft.objective import SupervisedObjective
-from mirage_core.training.sft.train import example_encoder, load_trainable, training_data
+from mirage_core.training.sft.train import load_trainable
 from mirage_core.types import TrainingExample
 from tests.training.small_world import make_job, quiet, small_settings
 
@@ -96,8 +99,15 @@ def test_batches_by_length_take_less_padding_and_every_example_once(
 def test_encoding_and_counting_agree_for_every_program(
     inputs: Path, tmp_path: Path, model: LoadedModel, examples: list[TrainingExample]
 ) -> None:
-    for program, section in (("text", "direct_sft"), ("relaxation", "relaxation")):
-        job = make_job(inputs, tmp_path / program, program, **{section: {"batch_by": "length"}})  # type: ignore[arg-type]
+    regions = {"region": "crop", "stop": "vector"}
+    chosen: list[tuple[ProgramName, str, dict[str, Any]]] = [
+        ("text", "direct_sft", {}), ("relaxation", "relaxation", {}), ("lvr", "lvr", {}), ("lvr", "lvr", regions)
+    ]  # fmt: skip
+    for program, section, more in chosen:
+        job = make_job(inputs, tmp_path / program, program, **{section: {"batch_by": "length", **more}})
         data, _ = training_data(job, model, quiet)
-        encode = example_encoder(program, job.settings, model, examples)  # type: ignore[arg-type]
+        encode = example_encoder(program, job.settings, model, examples)
         assert data.lengths == [len(encode(index).ids) for index in range(len(examples))]
+        assert (
+            program != "lvr" or len({int((encode(index).ids == model.ids.latent_pad).sum()) for index in range(4)}) > 1
+        )

@@ -84,7 +84,7 @@ def test_micro_batches_change_nothing_but_rounding(inputs: Path, straight: dict[
 
 
 def test_known_image_features_change_nothing(inputs: Path, straight: dict[str, Path], tmp_path: Path) -> None:
-    from mirage_core.training.sft import train as supervised
+    from mirage_core.training.sft import examples as supervised
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(supervised, "precompute_features", lambda used, encode, *rest: supervised.OnDemandSource(encode))

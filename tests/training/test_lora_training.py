@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,18 +19,30 @@ from tests.training.test_loop import curve, run_here, weights
 LORA = {"model": {"lora": {"rank": 4, "alpha": 8.0}}}
 SHORT = {"steps": 4, "learning_rate": 1.0e-2, "gradient_checkpointing": True}
 
+FILM: dict[str, Any] = {"captions": {"of": "film"}, "auxiliary_images": {"film": "forward"}}
+PROGRAMS: dict[ProgramName, tuple[str, dict[str, Any], str]] = {
+    "text": ("direct_sft", {}, "examples"),
+    "grounding": ("grounding", {}, "examples"),
+    "relaxation": ("relaxation", {}, "examples"),
+    "lvr": ("lvr", {}, "examples"),
+    "coconut": ("coconut", {"first_share": 0.0, "last_share": 1.0, "stages": 1}, "captions"),
+    "codi": ("codi", {"projection": 24}, "captions"),
+}
+"""The section of each, what is set in it, and the examples that it reads."""
+
 
 @pytest.fixture(scope="module")
 def straight(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Each program run once by the plain engine: its work folder."""
     folders = {}
-    for program, section in (("text", "direct_sft"), ("grounding", "grounding"), ("relaxation", "relaxation")):
+    for program, (section, more, examples) in PROGRAMS.items():
         folders[program] = tmp_path_factory.mktemp(program) / "work"
-        run_here(make_job(inputs, folders[program], program, **LORA, **{section: SHORT}))
+        job = make_job(inputs, folders[program], program, **LORA, **FILM, **{section: {**SHORT, **more}})
+        run_here(job.model_copy(update={"inputs": {**job.inputs, "examples": inputs / examples}}))
     return folders
 
 
-@pytest.mark.parametrize("program", ("text", "grounding", "relaxation"))
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_adapters_learn_in_every_program_and_the_rest_stays(
     inputs: Path, straight: dict[str, Path], program: ProgramName
 ) -> None:

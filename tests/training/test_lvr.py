@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -233,7 +234,7 @@ def _checkpoint_of(work: Path) -> Path:
 
 
 def test_a_switch_beside_a_head_is_refused(inputs: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"lvr.stop is switch and lvr.head simple.*set lvr.head to none"):
+    with pytest.raises(ValidationError, match=r"lvr.stop is switch and lvr.head simple.*set lvr.head to none"):
         trained(inputs, tmp_path, lvr={**STAGE, "head": "simple", "stop": "switch"})
 
 

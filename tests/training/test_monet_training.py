@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from mirage_core.errors import DataError, InputError
 from mirage_core.latent.collate import collate
-from mirage_core.latent.encoder import Encoder
+from mirage_core.latent.observed import ObservedEncoder
 from mirage_core.methods import TRAIN_STAGES, get_method, stage_inputs, stage_names
 from mirage_core.model.loading import load_model
 from mirage_core.planning.sizes import model_sizes
@@ -46,7 +46,7 @@ def test_the_caption_is_observed_and_the_image_stands_before_the_span(
 ) -> None:
     inputs, settings = world["monet-warmup"], small_settings()
     model, example = load_model(inputs / "model"), load_examples(inputs / "examples", frames=False)[0]
-    encoder = Encoder(model.processor, settings.latent, settings.prompt, settings.teacher.variant)
+    encoder = ObservedEncoder(model.processor, settings.latent, settings.prompt, settings.teacher.variant)
     found = encoder.observed(example, with_latents=with_latents, with_image=with_image)
     tokenizer, ids = model.processor.tokenizer, model.ids
     assert found.observed is not None
@@ -152,7 +152,7 @@ def test_states_are_those_of_the_rows_they_were_computed_for(world: dict[str, Pa
     """Each example's own, however many were computed at once."""
     inputs = world["monet"]
     examples, model, settings = load_examples(inputs / "examples"), load_model(inputs / "model"), small_settings()
-    encoder = Encoder(model.processor, settings.latent, settings.prompt, settings.teacher.variant)
+    encoder = ObservedEncoder(model.processor, settings.latent, settings.prompt, settings.teacher.variant)
     states = TeacherStates(inputs / "states")
     for example in examples[:3]:
         batch = collate([encoder.observed(example, with_latents=True, with_image=False)], model.ids,

@@ -14,7 +14,7 @@ from mirage_core.errors import InputError, SettingsError
 from mirage_core.model.codes import HEADS_FILE
 from mirage_core.model.loading import load_model
 from mirage_core.store.records import load_examples
-from mirage_core.training.sft.train import example_encoder
+from mirage_core.training.sft.examples import example_encoder
 from mirage_core.training.stepwise.batch import token_batch
 from mirage_core.training.stepwise.plan_tokens import PlanTokens, plan_in
 from mirage_core.training.stepwise.setup import make_stepwise

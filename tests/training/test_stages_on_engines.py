@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mirage_core.model.loading import load_model
+from mirage_core.model.readout import READOUT_FILE
 from mirage_core.training.sft.pooler import POOLER_FILE
 from mirage_core.training.stepwise.heads import load_heads
 from tests.forked import run_ranks
@@ -70,13 +71,15 @@ def test_a_pooler_of_sharded_weights_is_that_of_the_plain_engine(found: Found, f
         assert (sharded[name] - weight).abs().max() < 1e-4, name
 
 
-@pytest.mark.parametrize("engine", ("zero-1", "zero-3"))
+@pytest.mark.parametrize("engine", ("zero-1", "zero-2", "zero-3"))
+@pytest.mark.parametrize("case", ("coconut", "codi"))
 def test_a_step_decoder_is_trained_and_thrown_away_with_every_engine(
-    found: Found, folders: dict[int, Path], engine: str
+    found: Found, folders: dict[int, Path], case: str, engine: str
 ) -> None:
-    assert min(found[2][f"coconut {engine}"]["explain"]) > 0.5
-    output = folders[2] / "coconut" / engine / "output"
-    assert [path.name for path in output.glob("*.safetensors")] == ["model.safetensors"]
+    assert min(found[2][f"{case} {engine}"]["explain"]) > 0.5
+    output = folders[2] / case / engine / "output"
+    kept = {"model.safetensors"} | ({READOUT_FILE} if case == "codi" else set())
+    assert {path.name for path in output.glob("*.safetensors")} == kept
 
 
 @pytest.mark.parametrize("engine", AFTER)

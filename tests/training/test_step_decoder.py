@@ -11,10 +11,11 @@ from torch.nn.functional import log_softmax
 
 from mirage_core.config import StepDecoderSettings
 from mirage_core.training.objective import total_counts
-from mirage_core.training.sft.beside import curriculum_of, step_decoding_of
+from mirage_core.training.sft.beside import Beside, curriculum_of, step_decoding_of
+from mirage_core.training.sft.examples import training_data
 from mirage_core.training.sft.objective import SupervisedObjective
 from mirage_core.training.sft.step_decoder import END, UNKNOWN, Explanations, StepDecoder, StepDecoding, step_texts
-from mirage_core.training.sft.train import load_trainable, training_data
+from mirage_core.training.sft.train import load_trainable
 from tests.latent.tiny import HIDDEN
 from tests.training.small_world import quiet, rank_micro_batches
 from tests.training.test_coconut import checkpoint, curve, job_of, rolled_out, trained
@@ -99,7 +100,9 @@ def test_loss_and_gradients_are_those_of_the_definition(inputs: Path, tmp_path: 
     assert curriculum is not None
     decoding = step_decoding_of(job, model, curriculum)
     assert decoding is not None
-    objective = SupervisedObjective("coconut", job.settings, model, data, curriculum=curriculum, step_decoding=decoding)
+    objective = SupervisedObjective(
+        "coconut", job.settings, model, data, Beside(curriculum=curriculum, step_decoding=decoding)
+    )
     assert objective.modules() == {"step_decoder": decoding.decoder}
     batches = rank_micro_batches(objective, step, 0, 1)
     totals, found, explained = total_counts(batches), 0.0, 0.0

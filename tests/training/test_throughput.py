@@ -15,7 +15,8 @@ from mirage_core.store.records import load_examples
 from mirage_core.store.tables import read_table
 from mirage_core.training.logging.run_log import RunLog
 from mirage_core.training.logging.throughput import ThroughputMeter, memory, work_of
-from mirage_core.training.sft.train import example_encoder, load_trainable, run_supervised
+from mirage_core.training.sft.examples import example_encoder
+from mirage_core.training.sft.train import load_trainable, run_supervised
 from mirage_core.types import ProgressEvent
 from tests.training.small_world import make_job, small_settings
 

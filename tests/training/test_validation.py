@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 
 from mirage_core.benchmarks.judge import Scorer, judge
+from mirage_core.config import TrainSettings
 from mirage_core.distributed.events import EventReader, EventWriter
 from mirage_core.distributed.job import Job, ProgramName
 from mirage_core.errors import DataError, TrainingError
@@ -22,7 +23,6 @@ from mirage_core.store.tables import read_table
 from mirage_core.training.grpo.train import run_grpo
 from mirage_core.training.objective import LossParts, MicroBatch
 from mirage_core.training.sft import train as supervised
-from mirage_core.training.sft.objective import section_of
 from mirage_core.training.sft.train import run_supervised
 from mirage_core.training.validation.early_stopping import BEST_FILE
 from mirage_core.training.validation.metrics import ValidationLoss
@@ -124,7 +124,7 @@ def scripted(patch: pytest.MonkeyPatch, values: Sequence[float]) -> None:
     left = list(values)
 
     def validation(job: Job, *release: Any) -> Validation:
-        chosen = section_of(job.settings, job.program).validation
+        chosen = job.settings.section(job.program, TrainSettings).validation
         return Validation(chosen, (lambda engine: {"loss": left.pop(0)},))
 
     patch.setattr(supervised, "validation", validation)

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from mirage_core.benchmarks import multiple_choice
+from mirage_core.benchmarks.answer_parsing import boxed
 from mirage_core.benchmarks.benchmark import Benchmark, check_rule
-from mirage_core.benchmarks.io.chain_rows import VisualCotRow, visual_cot_rows
+from mirage_core.benchmarks.io.chain_rows import OBSERVATION, MonetRow, VisualCotRow, monet_rows, visual_cot_rows
 from mirage_core.benchmarks.io.jsonl import Row, plain_text, read_image_file, read_lines
 from mirage_core.benchmarks.reading.texts import figures_of, is_figure, read_texts, text_key
 from mirage_core.benchmarks.regions import BOXES, checked_box, cropped
@@ -35,6 +36,8 @@ from mirage_core.types import Problem, ProvidedImage, Score, Split
 NAME = "own"
 GROUPS = ("own",)
 RULE = "exact-or-letter"
+MONET = "monet"
+"""The style of auxiliary images whose chain has marks: observed words, and the places of further images."""
 KEYS = (
     "id", "question", "images", "options", "answer", "auxiliary_image", "auxiliary_images",
     "boxes", "text_before", "text_after", "group", "split",
@@ -63,6 +66,11 @@ def rows_of(data: OwnData) -> Iterator[OwnRow]:
     if data.layout == "visual_cot":
         for number, published in enumerate(visual_cot_rows(Path(data.file)), start=1):
             yield OwnRow(number, *_of_visual_cot(published, data))
+        return
+    if data.layout == "monet":
+        for number, record in enumerate(monet_rows(Path(data.file)), start=1):
+            if record.auxiliary and OBSERVATION[0] in record.texts[1]:  # as the released code does
+                yield OwnRow(number, *_of_monet(record, data))
         return
     for line, row, faults in checked_rows(data):
         if row is None:
@@ -139,6 +147,26 @@ def _of_visual_cot(row: VisualCotRow, data: OwnData) -> tuple[Problem, ProvidedI
     image = cropped(row.image, (row.boxes[0],))
     text = f"\\boxed{{{answer}}}"
     return problem, ProvidedImage(problem_id=identity, image=image, style="crop", text_before="", text_after=text)
+
+
+def _of_monet(row: MonetRow, data: OwnData) -> tuple[Problem, ProvidedImage]:
+    """The problem of a record of Monet-SFT-125K, its answer what the chain's box holds, with all its images."""
+    before, after = row.texts
+    images = row.auxiliary
+    digest = hashlib.sha256(repr((row.question, before, after)).encode() + b"".join((*row.images, *images)))
+    identity = f"{NAME}-{digest.hexdigest()[:16]}"
+    problem = Problem(
+        id=identity,
+        benchmark=NAME,
+        split=_split_of(identity, data),
+        group=row.dataset or GROUPS[0],
+        question=f"{IMAGE_MARK}\n" * len(row.images) + row.question,
+        images=row.images,
+        answer=(boxed(after) or "").strip(),
+    )
+    return problem, ProvidedImage(
+        problem_id=identity, image=images[0], style=MONET, text_before=before, text_after=after, frames=images
+    )
 
 
 def _answer_in(text: str) -> str:

@@ -25,9 +25,9 @@ from mirage_core.benchmarks.io.hub_rows import is_json_list, json_list
 from mirage_core.benchmarks.io.jsonl import Row, plain_text, read_image_file, read_rows
 from mirage_core.errors import DataError
 from mirage_core.image_files import displayed_size
+from mirage_core.types import IMAGE_PLACE, OBSERVED
 
-LATENT_MARK = "<abs_vis_token></abs_vis_token>"
-OBSERVATION = ("<observation>", "</observation>")
+LATENT_MARK, OBSERVATION = IMAGE_PLACE, OBSERVED
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1, each from 0 to 1."""
 _PIXEL_BOX = re.compile(r"###\[([-\d.]+), *([-\d.]+), *([-\d.]+), *([-\d.]+)\]$")
@@ -61,6 +61,23 @@ class MonetRow:
     question: str
     images: tuple[bytes, ...]
     answer: tuple[str | bytes, ...]
+
+    @property
+    def auxiliary(self) -> tuple[bytes, ...]:
+        """The auxiliary images."""
+        return tuple(part for part in self.answer if isinstance(part, bytes))
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The text before the first auxiliary image, and that after it, where marks are the places of the others."""
+        first = next((at for at, part in enumerate(self.answer) if isinstance(part, bytes)), len(self.answer))
+        following = (*self.answer[1:], "")
+        words = [
+            part.rstrip() if isinstance(after, bytes) else part
+            for part, after in zip(self.answer, following, strict=True)
+            if isinstance(part, str)
+        ]
+        return "".join(words[:first]).removesuffix(LATENT_MARK), "".join(words[first:])
 
 
 def visual_cot_rows(source: Path) -> Iterator[VisualCotRow]:

@@ -29,6 +29,8 @@ from mirage_core.model.packing import Packing
 LatentTransform = Callable[[Tensor, Tensor], Tensor]
 """(latents [r, D] at the norm they are fed at, their numbers in the batch [r], counted row by row) -> the latents to
 use as inputs [r, D]."""
+Readout = Callable[[Tensor], Tensor]
+"""Last hidden states [..., D] -> what is fed as latents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ def relaxation_forward(
     batch: LatentBatch,
     checkpointing: bool = False,
     *,
+    readout: Readout | None = None,
     latent_transform: LatentTransform | None = None,
     feed_norm: FeedNorm = "own",
     states: LayerStates | None = None,
@@ -94,9 +97,9 @@ def relaxation_forward(
     """Stage 2: every latent is the hidden state one token earlier, with gradient. Paper, Eq. 4.
 
     One pass for each segment, whose last column gives the first latent, and one for each latent but a block's
-    last, which goes with the next segment: k + 1 passes for one span. ``feed_norm``: the norm at which latents become
-    inputs; ``latent_transform`` changes them after that. ``states``: also collect the states of all layers. InputError
-    for a batch that is not aligned.
+    last, which goes with the next segment: k + 1 passes for one span. ``readout``: what is fed of a hidden state (None:
+    itself). ``feed_norm``: the norm at which latents become inputs; ``latent_transform`` changes them after that.
+    ``states``: also collect the states of all layers. InputError for a batch that is not aligned.
     """
     check_aligned(batch)
     images = image_features(backbone, batch, checkpointing=checkpointing)
@@ -105,6 +108,7 @@ def relaxation_forward(
         backbone.embed(batch.input_ids, images),
         batch,
         checkpointing=checkpointing,
+        readout=readout,
         latent_transform=latent_transform,
         norms=fed_norms(backbone, batch, images, feed_norm),
         states=states,
@@ -188,6 +192,7 @@ def rollout(
     *,
     checkpointing: bool = False,
     prefix: EncodedPrompts | None = None,
+    readout: Readout | None = None,
     latent_transform: LatentTransform | None = None,
     norms: Tensor | None = None,
     sight: Sight | None = None,
@@ -196,11 +201,18 @@ def rollout(
     """Return hidden states [B, T, D], zero at padding; every latent is fed back as the next input, with gradient.
 
     One pass for each segment of text, whose last token gives the first latent, and one for each latent but a
-    block's last, which goes with the next segment. Latents become inputs at the ``norms`` [B] of their rows (None:
-    their own), and after that as ``latent_transform`` changes them. ``sight``, ``states``: as in ``single_pass``.
+    block's last, which goes with the next segment. Latents are what ``readout`` gives of states (None: the states);
+    they become inputs at the ``norms`` [B] of their rows (None: their own), and after that as ``latent_transform``
+    changes them. ``sight``, ``states``: as in ``single_pass``.
     """
     passes = _plan(backbone, batch, prefix, roll=True, sight=sight)
-    return _run(backbone, embedded, batch, passes, checkpointing, prefix, latent_transform, norms, sight, states)
+
+    def fed(states: Tensor, current: ForwardPass) -> Tensor:
+        own = states if readout is None else readout(states)
+        own = own if norms is None else at_norms(own, norms.index_select(0, current.latent_rows))
+        return own if latent_transform is None else latent_transform(own, current.latent_numbers)
+
+    return _run(backbone, embedded, batch, passes, checkpointing, prefix, fed, sight, states)
 
 
 def encode_prompts(
@@ -233,12 +245,14 @@ def _run(
     passes: list[ForwardPass],
     checkpointing: bool,
     prefix: EncodedPrompts | None,
-    latent_transform: LatentTransform | None = None,
-    norms: Tensor | None = None,
+    fed: Callable[[Tensor, ForwardPass], Tensor] | None = None,
     sight: Sight | None = None,
     states: LayerStates | None = None,
 ) -> Tensor:
-    """Run all passes, each over the cache of those before it; returns hidden states [B, T, D]."""
+    """Run all passes, each over the cache of those before it; returns hidden states [B, T, D].
+
+    ``fed``: what is fed of the states that precede the latents of a pass (None: these).
+    """
     cache = prefix.cache if prefix is not None else GrowingCache() if len(passes) > 1 else None
     rotary = backbone.rotary(batch.position_ids)
     outputs: list[Tensor] = []
@@ -247,8 +261,7 @@ def _run(
     for current, bias in zip(passes, _biases(backbone, batch, passes, prefix, table), strict=True):
         if outputs:
             own = outputs[-1].index_select(0, current.latent_sources)
-            own = own if norms is None else at_norms(own, norms.index_select(0, current.latent_rows))
-            latents.append(own if latent_transform is None else latent_transform(own, current.latent_numbers))
+            latents.append(own if fed is None else fed(own, current))
         hidden = backbone.hidden(
             current.inputs(embedded, latents),
             current.rotary(rotary),

@@ -114,8 +114,7 @@ def _save(context: StageContext, drawn: Iterable[AuxiliaryImage]) -> dict[str, A
             styles[image.style] += 1
             yield image
 
-    film = context.settings.auxiliary_images.film != "off"
-    save_auxiliary_images(context.output / AUXILIARY_IMAGES_FILE, counted(), film=film)
+    save_auxiliary_images(context.output / AUXILIARY_IMAGES_FILE, counted(), film=context.settings.keeps_frames)
     return {"pictures": styles.total(), **dict(sorted(styles.items()))}
 
 

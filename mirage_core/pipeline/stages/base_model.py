@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mirage_core.config import Settings, identity
+from mirage_core.latent.span_tokens import authors_metadata, family_of_folder
+from mirage_core.model.card import ABOUT_FILE
 from mirage_core.pipeline.stage import Stage, StageContext
 from mirage_core.pipeline.stages.problems import excluded_sha256
 from mirage_core.pipeline.stages.train import train
@@ -28,7 +30,9 @@ def base_identity(settings: Settings) -> dict[str, Any]:
     dtype = settings.model.dtype
     folder = Path(settings.model.source).expanduser()
     if folder.is_dir():
-        return {"model": {"folder": folder_sha256(folder), "dtype": dtype}, **metadata}
+        released = authors_metadata(family_of_folder(folder))
+        rule = {"latent": released["latent"]} if released and not (folder / ABOUT_FILE).is_file() else {}
+        return {"model": {"folder": folder_sha256(folder), "dtype": dtype}, **rule, **metadata}
     return {"model": {"source": settings.model.source, "revision": settings.model.revision, "dtype": dtype}, **metadata}
 
 
@@ -51,7 +55,8 @@ def run_base(context: StageContext) -> dict[str, Any]:
 def import_base(context: StageContext) -> dict[str, Any]:
     """Load the model of a hub id or a folder and save it with the latent tokens; mirage.json records the source.
 
-    A model that this project trained keeps the settings that it was trained with.
+    A model that this project trained keeps the settings that it was trained with, one that other authors released the
+    rule that its latents are decoded by; training stages refuse a recipe with others.
     """
     from mirage_core.model.loading import load_model, save_model
     from mirage_core.model.readout import LatentReadout, saved_readout

@@ -39,15 +39,16 @@ def run_captions(context: StageContext) -> dict[str, Any]:
     from mirage_core.teacher.caption_examples import caption_examples
 
     tally, rejections, counts = Tally(), list[Rejection](), dict[str, Any]()
+    several = context.settings.problems.several_images
 
     def written() -> Iterator[TrainingExample]:
-        examples = iter_examples(context.input_paths["examples"], frames=False)
+        examples = iter_examples(context.input_paths["examples"], frames=several)
         for part in caption_examples(examples, context.settings, context.store, context.progress):
             rejections.extend(part.rejections)
             counts.update(part.usage)
             yield from tally.count_all(part.examples)
 
-    save_examples(context.output / EXAMPLES_FILE, written())
+    save_examples(context.output / EXAMPLES_FILE, written(), film=several)
     save_rejections(context.output / REJECTIONS_FILE, rejections)
     kept = _counts(tally.total, rejections)
     write_json(context.output / COUNTS_FILE, {**kept, **counts})

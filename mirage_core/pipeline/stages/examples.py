@@ -157,8 +157,7 @@ def _save(context: StageContext, parts: Iterable[TeachResult], *, with_card: boo
             this_run.update(part.this_run)
             yield from tally.count_all(part.examples)
 
-    film = context.settings.auxiliary_images.film != "off"
-    save_examples(context.output / EXAMPLES_FILE, written(), film=film)
+    save_examples(context.output / EXAMPLES_FILE, written(), film=context.settings.keeps_frames)
     save_rejections(context.output / REJECTIONS_FILE, rejections)
     totals = counts(tally.writers, rejections)
     write_json(context.output / ACCOUNT_FILE, {**totals, **usage})

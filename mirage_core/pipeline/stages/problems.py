@@ -34,7 +34,7 @@ def problems_identity(settings: Settings) -> dict[str, Any]:
 def _provides_frames(settings: Settings) -> bool:
     """Whether a data set may provide the frames of films, and they are wanted."""
     provides = settings.problems.comt is not None or settings.problems.own is not None
-    return provides and settings.auxiliary_images.film != "off"
+    return provides and settings.keeps_frames
 
 
 def excluded_sha256(settings: Settings) -> list[str]:

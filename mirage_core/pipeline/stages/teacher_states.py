@@ -23,10 +23,10 @@ def teacher_states_stage(record: StateStage) -> Stage:
         from mirage_core.distributed.collectives import process_device
         from mirage_core.model.loading import load_model
         from mirage_core.training.monet.teacher_states import save_teacher_states, states_of
-        from mirage_core.training.sft.train import observed_encoder
+        from mirage_core.training.sft.examples import observed_encoder
 
         own = context.settings.model
-        examples = load_examples(context.input_paths["examples"], frames=False)
+        examples = load_examples(context.input_paths["examples"], frames=record.program.shows_auxiliary)
         model = load_model(
             context.input_paths["model"], dtype=own.dtype, attention=own.attention, device=process_device()
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from mirage_core.config import CoconutSettings, InferenceSettings, Settings, identity
+from mirage_core.config import InferenceSettings, Settings, TrainSettings, identity
 from mirage_core.errors import StoreUnavailable
 from mirage_core.methods import TRAIN_STAGES, TrainStage
 from mirage_core.pipeline.stage import Stage, StageContext
@@ -141,10 +141,10 @@ def train_stage(record: TrainStage) -> Stage:
 
     def stage_identity(settings: Settings) -> dict[str, Any]:
         """Its own section, what every training stage depends on, and with rewards the rule that judges an answer."""
-        rule = {"planning_rule": settings.evaluation.planning_rule} if program.data == "problems" else {}
-        section = settings.training(program.name)
-        steps = {"captions_of": settings.captions.of} if isinstance(section, CoconutSettings) else {}  # how they split
-        own = {program.section: identity(section), **steps, **rule}
+        rule = {"planning_rule": settings.evaluation.planning_rule} if program.reinforces else {}
+        split = not program.reinforces and settings.section(program.name, TrainSettings).reads_steps
+        steps = {"captions_of": settings.captions.of} if split else {}  # how captions are split into steps
+        own = {program.section: identity(settings.training(program.name)), **steps, **rule}
         return {**own, **common_identity(settings, latents=record.latents)}
 
     def run(context: StageContext) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mirage_core.config import GRPOSettings, Settings
+from mirage_core.config import GRPOSettings, Settings, TrainSettings
 from mirage_core.methods import METHODS, TRAIN_STAGES, get_method
 from mirage_core.reports.curves import last_step
 from mirage_core.reports.run.inputs import RunReportInputs
@@ -50,13 +50,13 @@ def budget_of(method: str, settings: Settings, steps: Mapping[str, int]) -> Budg
     examples = answers = 0
     for stage in get_method(method).all_stages:
         program, taken = TRAIN_STAGES[stage].program, steps[stage]
-        section = settings.training(program.name)
-        if isinstance(section, GRPOSettings):
+        if program.reinforces:
+            own = settings.section(program.name, GRPOSettings)
             counts["policy"] += taken
-            answers += -(-taken // section.updates_per_rollout) * section.prompts_per_step * section.group_size
+            answers += -(-taken // own.updates_per_rollout) * own.prompts_per_step * own.group_size
         else:
             counts["grounding" if program.latents == "teacher_forced" else "text"] += taken
-            examples += taken * section.batch_size
+            examples += taken * settings.section(program.name, TrainSettings).batch_size
     return Budget(
         method=method,
         text_steps=counts["text"],

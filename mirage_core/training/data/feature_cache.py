@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mirage_core.distributed.collectives import all_reduce_sum, sum_over_processes, wait_for_all
 from mirage_core.distributed.context import current_process
-from mirage_core.latent.encoder import Encoder
+from mirage_core.latent.encoder import Encoder, RegionLayout
 from mirage_core.latent.examples import EncodedExample, no_pixels
 from mirage_core.model.backbone import Backbone
 from mirage_core.types import Progress, ProgressEvent, TrainingExample
@@ -218,9 +218,15 @@ def _split_by_image(features: Tensor, grid_thw: Tensor) -> tuple[Tensor, ...]:
     return features.split((patches // merged).tolist())
 
 
-def lengths_of(examples: Sequence[TrainingExample], encoder: Encoder, *, with_latents: bool) -> list[int]:
-    """Return the number of tokens of every example, image tokens included; no image is decoded for that."""
-    return lengths_by(examples, partial(encoder.length, with_latents=with_latents))
+def lengths_of(
+    examples: Sequence[TrainingExample],
+    encoder: Encoder,
+    *,
+    with_latents: bool,
+    regions: RegionLayout | None = None,
+) -> list[int]:
+    """Return the number of tokens of every example, image tokens included; no image is decoded for that, but crops."""
+    return lengths_by(examples, partial(encoder.length, with_latents=with_latents, regions=regions))
 
 
 def lengths_by(examples: Sequence[TrainingExample], length: Callable[[TrainingExample], int]) -> list[int]:

@@ -23,6 +23,7 @@ from mirage_core.training.sft.train import load_trainable
 from mirage_core.training.stepwise.heads import kept_heads
 from mirage_core.training.validation.metrics import ValidationAccuracy
 from mirage_core.training.validation.validation import Validation, sample
+from mirage_core.training.visual_tokens.quantise import CODEBOOK_FILE, copy_codebook
 from mirage_core.types import ProgressEvent
 
 
@@ -57,6 +58,8 @@ def run_grpo(job: Job, events: EventWriter, scorer: Scorer = judge) -> None:
         _validation(job, model, scorer),
         _kept_heads(job, model),
     )
+    if (job.input("model") / CODEBOOK_FILE).is_file() and current_process().is_main:
+        copy_codebook(job.input("model"), job.output)
 
 
 def _say_what_latents_learn(job: Job, events: EventWriter) -> None:

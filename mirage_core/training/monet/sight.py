@@ -71,14 +71,14 @@ def _row_segments(batch: LatentBatch, ids: TokenIds, row: int, spans: list[tuple
     if len(images) < len(spans):
         raise InputError(
             f"Row {row} has {len(images)} images for {len(spans)} latent spans: each span needs its auxiliary image "
-            "right before it. Encode with Encoder.observed(..., with_image=True)."
+            "right before it. Encode with ObservedEncoder.observed(..., with_image=True)."
         )
     for number, (image, (start, length)) in enumerate(zip(images[-len(spans) :], spans, strict=True)):
         if start - image[-1] != _TAIL_TOKENS + 1:
             raise InputError(
                 f"Row {row}: before the latents of span {number} at column {start}, expected its auxiliary image, "
                 f"vision_end and latent_start, got an image that ends at column {image[-1]}. Encode with "
-                "Encoder.observed(..., with_image=True)."
+                "ObservedEncoder.observed(..., with_image=True)."
             )
         first = number * _KINDS
         segments[image[-1] + 1 : start] = first + _TAIL

@@ -83,7 +83,7 @@ class Curriculum:
 
     def reasoning(self, index: int) -> list[str]:
         """Return the reasoning steps of an example."""
-        return reasoning_steps(self.examples[index].chain.caption, self.of)
+        return reasoning_steps(self.examples[index].chain.words, self.of)
 
     def stage(self, index: int, step: int) -> int:
         """Return the stage of an example's row in a step, from 0 to S + 1; some are drawn (``uniform_prob``)."""
@@ -106,6 +106,15 @@ class Curriculum:
         return replace(
             example, ids=torch.cat([example.ids[:begin], ids]), labels=torch.cat([example.labels[:begin], labels])
         )
+
+    @property
+    def latents_per_step(self) -> int:
+        """c, the latents that stand for a step."""
+        return self.settings.latents_per_step
+
+    def explained_at(self, index: int, step: int) -> list[str]:
+        """Return ``explained`` in the stage that an example's row has in a step."""
+        return self.explained(index, self.stage(index, step))
 
     def explained(self, index: int, stage: int) -> list[str]:
         """Return what the latents of an example's row in a stage stand for, one text for each c of them (SIM-CoT)."""
@@ -130,7 +139,7 @@ class Curriculum:
     def _make_target(self, index: int, stage: int) -> tuple[Tensor, Tensor]:
         chain, steps = self.examples[index].chain, self.reasoning(index)
         if stage == 0:
-            return self.encoder.target(chain.text_before + chain.caption + chain.text_after)
+            return self.encoder.target(chain.text_before + chain.words + chain.text_after)
         words = "" if stage > self.settings.stages else "".join(steps[stage:])
         latents = stage_latents(stage, len(steps), self.settings, self.latent)
         return self.encoder.target(chain.text_before, latents, words + chain.text_after)

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
-from mirage_core.config import CodiSettings
+from mirage_core.config import CodiSettings, LatentSettings
 from mirage_core.errors import DataError
 from mirage_core.latent.collate import LatentBatch
-from mirage_core.latent.encoder import Encoder
+from mirage_core.latent.encoder import Encoder, span_length
 from mirage_core.latent.examples import IGNORED, EncodedExample
+from mirage_core.latent.reasoning_steps import reasoning_steps
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.forward import text_forward
 from mirage_core.model.forward.layer_states import LayerStates
+from mirage_core.training.sft.step_decoder import step_texts
 from mirage_core.training.sft.text import cross_entropy
 from mirage_core.types import TrainingExample
 
@@ -33,15 +36,18 @@ class TeacherRows:
     """The rows of the teacher's task, and where the answer begins in both tasks."""
 
     settings: CodiSettings
+    latent: LatentSettings
+    of: Literal["image", "film"]
     examples: Sequence[TrainingExample]
     encoder: Encoder
+    latents_per_step: int = 1
 
     def row(self, index: int, student: EncodedExample) -> EncodedExample:
         """Return the teacher's row of an example, from the student's: the same prompt, the chain in words."""
         chain = self.examples[index].chain
         latents = int((student.ids == self.encoder.latent_pad).sum())
         begin = len(student.ids) - len(self.encoder.target(chain.text_before, latents, chain.text_after)[0])
-        ids, labels = self.encoder.target(chain.text_before + chain.caption + chain.text_after)
+        ids, labels = self.encoder.target(chain.text_before + chain.words + chain.text_after)
         return replace(
             student, ids=torch.cat([student.ids[:begin], ids]), labels=torch.cat([student.labels[:begin], labels])
         )
@@ -58,11 +64,21 @@ class TeacherRows:
                 f"the chain of {chain.problem_id} has no {BOX}...}} after the image, and CODI compares states before "
                 "it: let its text_after end in the boxed answer"
             )
-        own, words = chain.text_after, chain.text_before + chain.caption + chain.text_after
+        own, words = chain.text_after, chain.text_before + chain.words + chain.text_after
         shift = len(words) - len(own)
         return self.encoder.tokens_from(own, place + len(BOX)) + 1, (
             self.encoder.tokens_from(words, shift + place + len(BOX)) + 1
         )
+
+    def explained_at(self, index: int, step: int) -> list[str]:  # noqa: ARG002 -- the same in every step
+        """Return what each latent of an example stands for (SIM-CoT): a step, the last one all that remain."""
+        chain, image = self.examples[index].chain, self.examples[index].auxiliary_image
+        answer = f"{BOX}{self.examples[index].problem.answer}}}"
+        return step_texts(reasoning_steps(chain.words, self.of), answer, span_length(image, self.latent), rest=True)
+
+    def all_explained(self) -> set[str]:
+        """Return every text that latents of any example stand for."""
+        return {text for index in range(len(self.examples)) for text in self.explained_at(index, 0)}
 
     def weights(self) -> dict[str, float]:
         """Return the weights of the parts that the teacher adds to the loss."""

@@ -129,6 +129,7 @@ def relaxation_loss(
     comparison: TargetComparison | None = None,
     blank: bool = False,
     given: Sequence[Tensor] | None = None,
+    readout: LatentReadout | None = None,
     feed_norm: FeedNorm = "own",
     latent_transform: LatentTransform | None = None,
     stepwise: StepLoss | None = None,
@@ -142,8 +143,9 @@ def relaxation_loss(
 
     ``text_weight``: of the cross-entropy, beside other parts. ``comparison``: compare the latents with their targets,
     as diagnostics or as a part of the loss; all spans are then of one length. ``blank``: the spans hold the tokens of
-    the batch, ``given``: they hold these vectors ([k_s, D] a span); then nothing is rolled out. Latents are fed at
-    ``feed_norm``, after that as ``latent_transform`` changes them. ``stepwise``: also hold each latent to its frame.
+    the batch, ``given``: they hold these vectors ([k_s, D] a span); then nothing is rolled out. Latents are fed as
+    ``readout`` reads them off the states, at ``feed_norm``, after that as ``latent_transform`` changes them.
+    ``stepwise``: also hold each latent to its frame.
     ``ends``: also learn where spans end, if lengths differ. ``explanations``: a decoder must also write steps from the
     latents. ``teacher``: also learn its task, and hold states at one token to its own.
     ``diagnostics``: add the accuracies of stepwise grounding by the number of the latent, and the norms of
@@ -156,7 +158,13 @@ def relaxation_loss(
         relaxed = given_forward(backbone, batch, given, checkpointing=checkpointing)
     else:
         relaxed = relaxation_forward(
-            backbone, batch, checkpointing, latent_transform=latent_transform, feed_norm=feed_norm, states=states
+            backbone,
+            batch,
+            checkpointing,
+            readout=readout,
+            latent_transform=latent_transform,
+            feed_norm=feed_norm,
+            states=states,
         )
     parts, weights = _text_and_steps(backbone, relaxed.hidden, batch, stepwise, diagnostics)
     weights["text"] = text_weight
@@ -164,7 +172,7 @@ def relaxation_loss(
         parts |= ends.parts(backbone, relaxed.hidden)
         weights["end"] = 1.0
     if explanations is not None:
-        parts |= explanations.parts(relaxed.latents)
+        parts |= explanations.parts(relaxed.latents if readout is None else readout(relaxed.latents))
         weights["explain"] = explanations.weight
     if teacher is not None and states is not None:
         parts |= teacher.parts(backbone, states, checkpointing=checkpointing)
@@ -297,6 +305,7 @@ def _latent_thoughts(backbone: Backbone, inputs: LossInputs) -> LossParts:
         inputs.batch,
         checkpointing=inputs.settings.gradient_checkpointing,
         blank=not inputs.latent.rolls_out,
+        readout=inputs.readout,
         feed_norm=inputs.latent.feed_norm,
         ends=inputs.ends,
         explanations=inputs.explanations,
@@ -313,8 +322,7 @@ LOSSES: dict[str, Loss] = {
     "pooler": _pooler,
     "relaxation": _relaxation,
     "region": _region,
-    "coconut": _latent_thoughts,
-    "codi": _latent_thoughts,
+    "latent_thoughts": _latent_thoughts,
     "monet_warmup": monet.warmup,
     "monet_targets": monet.targets,
     "monet": monet.latents,

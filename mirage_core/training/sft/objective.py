@@ -9,14 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mirage_core.config import (
-    CoconutSettings,
-    CodiSettings,
-    GroundingSettings,
-    RelaxationSettings,
-    Settings,
-    TrainSettings,
-)
+from mirage_core.config import Settings, TrainSettings
 from mirage_core.distributed.context import current_process
 from mirage_core.distributed.job import ProgramName
 from mirage_core.latent.bottleneck import Bottleneck
@@ -24,50 +17,24 @@ from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.latent.examples import EncodedExample
 from mirage_core.methods import programs
 from mirage_core.model.loading import LoadedModel
-from mirage_core.model.readout import LatentReadout
-from mirage_core.training.data.feature_cache import ExampleSource
-from mirage_core.training.data.sampler import BatchOrder, MicroBatchIndices, split_batch
+from mirage_core.training.data.sampler import MicroBatchIndices, split_batch
 from mirage_core.training.engine.lockstep import Widths, dummy_row, sync_block_widths
 from mirage_core.training.logging.throughput import work_of
 from mirage_core.training.monet.losses import Teaching, learned_rows
 from mirage_core.training.monet.sight import auxiliary_sight
-from mirage_core.training.monet.teacher_states import TeacherStates, teacher_batch
+from mirage_core.training.monet.teacher_states import teacher_batch
 from mirage_core.training.objective import LossParts, MicroBatch, contribution
-from mirage_core.training.sft.coconut import Curriculum
-from mirage_core.training.sft.codi import Teacher, TeacherRows, cells_from_end
-from mirage_core.training.sft.latent_noise import LatentNoise, LatentRegularizer
+from mirage_core.training.sft.beside import Beside
+from mirage_core.training.sft.codi import Teacher, cells_from_end
+from mirage_core.training.sft.examples import SupervisedData
+from mirage_core.training.sft.latent_noise import LatentNoise
 from mirage_core.training.sft.losses import LossInputs, counts_of, loss_of
-from mirage_core.training.sft.pooler import Pooler
 from mirage_core.training.sft.span_end import SpanEnds
-from mirage_core.training.sft.step_decoder import Explanations, StepDecoding
+from mirage_core.training.sft.step_decoder import Explanations
 from mirage_core.training.stepwise.batch import step_batch, token_batch
 from mirage_core.training.stepwise.heads import StepLoss
-from mirage_core.training.stepwise.setup import Stepwise
-from mirage_core.types import TrainingExample
 
 DIAGNOSTICS_EVERY = 10
-
-
-def section_of(settings: Settings, program: ProgramName) -> TrainSettings:
-    """Return the settings that a supervised program reads."""
-    section = settings.training(program)
-    assert isinstance(section, TrainSettings)
-    return section
-
-
-@dataclass(frozen=True)
-class SupervisedData:
-    """Encoded examples, the order of batches, the examples' names, and their lengths where batches are by length.
-
-    ``examples``: all examples of the split, without frames; ``used``: the indices of those in any batch.
-    """
-
-    source: ExampleSource
-    order: BatchOrder
-    names: Sequence[str]
-    lengths: Sequence[int] | None = None
-    examples: Sequence[TrainingExample] = ()
-    used: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -85,12 +52,7 @@ class SupervisedBatch:
 class SupervisedObjective:
     """Batches of examples under the loss of a supervised program.
 
-    ``micro_batch_size``: None takes that of the settings. ``regularizer``: of stage 2 while it trains; None: every row
-    is under the bottleneck, and its latents get no noise. ``stepwise``: stepwise grounding, if the stage has it;
-    ``pooler``: the pooler that the program trains, or whose vectors are its targets; ``readout``: what reads the
-    latents off hidden states, trained too; ``curriculum``: lays out the rows of a step by its stage;
-    ``step_decoding``: a decoder of its latents; ``teacher_rows``: those of self-distillation; ``teacher``: the states
-    that its teacher has, if there is one.
+    ``beside``: what the program has beside its model. ``micro_batch_size``: None takes that of the settings.
     """
 
     def __init__(
@@ -99,36 +61,20 @@ class SupervisedObjective:
         settings: Settings,
         model: LoadedModel,
         data: SupervisedData,
+        beside: Beside | None = None,
+        *,
         micro_batch_size: int | None = None,
-        regularizer: LatentRegularizer | None = None,
-        stepwise: Stepwise | None = None,
-        pooler: Pooler | None = None,
-        readout: LatentReadout | None = None,
-        curriculum: Curriculum | None = None,
-        step_decoding: StepDecoding | None = None,
-        teacher_rows: TeacherRows | None = None,
-        teacher: TeacherStates | None = None,
     ) -> None:
         self._program, self._loss, self._latent = programs()[program], loss_of(program), settings.latent
-        self._settings = section_of(settings, program)
+        self._settings = settings.section(program, TrainSettings)
         self._span_tokens = model.ids.latent_queries if settings.latent.input == "query" else ()
         self._bottleneck: Bottleneck = settings.latent.bottleneck if self._program.has_latents else "none"
-        self._model, self._data, self._regularizer, self._stepwise = model, data, regularizer, stepwise
-        self._pooler, self._readout, self._latent_end = pooler, readout, model.ids.latent_end
-        self._curriculum, self._step_decoding, self._teacher_rows = curriculum, step_decoding, teacher_rows
-        self._teacher_states = teacher
+        self._model, self._data, self._beside = model, data, beside or Beside()
         self._micro_batch_size = micro_batch_size or self._settings.micro_batch_size
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Return what is trained beside the backbone: heads, a pooler, a readout, a step decoder; mostly nothing."""
-        modules: dict[str, nn.Module] = {} if self._stepwise is None else {"step_heads": self._stepwise.heads}
-        if self._pooler is not None and self._program.pooler == "trained":
-            modules["pooler"] = self._pooler
-        if self._readout is not None:
-            modules["latent_readout"] = self._readout
-        if self._step_decoding is not None:
-            modules["step_decoder"] = self._step_decoding.decoder
-        return modules
+        return self._beside.modules(self._program)
 
     def examples(self, step: int) -> Sequence[str]:
         """Return the problems of a step's examples."""
@@ -150,7 +96,7 @@ class SupervisedObjective:
     def _collate(self, part: MicroBatchIndices, step: int, widths: Widths | None = None) -> LatentBatch:
         """Lay out the examples; with ``widths`` a dummy row is added that brings about latent blocks as wide."""
         rows = [self._row(index, step) for index in part.indices]
-        regularizer = self._regularizer
+        regularizer = self._beside.regularizer
         bottleneck_rows = None if regularizer is None else regularizer.bottleneck_rows(step, part.indices)
         if widths is not None:
             rows = [*rows, dummy_row(widths, self._model.ids, rows)]
@@ -167,13 +113,13 @@ class SupervisedObjective:
 
     def _row(self, index: int, step: int) -> EncodedExample:
         example = self._data.source.get(index)
-        return example if self._curriculum is None else self._curriculum.row(index, step, example)
+        return example if self._beside.curriculum is None else self._beside.curriculum.row(index, step, example)
 
     @property
     def _rolls_out(self) -> bool:
         """Whether hidden states are fed back: not where targets, or the vectors of a pooler, are fed in their place."""
         if self._program.latents == "teacher_forced":
-            return isinstance(self._settings, GroundingSettings) and self._settings.horizon > 1
+            return self._settings.feeds_predictions
         return self._program.has_latents
 
     def _micro_batch(self, part: MicroBatchIndices, batch: LatentBatch, widths: Widths, step: int) -> MicroBatch:
@@ -183,14 +129,14 @@ class SupervisedObjective:
         if self._program.has_latents:
             counts["cosine_input"] = counts["visual"] if self._has_cosine_input(batch) else 0.0
             counts["cosine_constant"] = counts["visual"] if spans > 1 else 0.0
-            counts["stop"] = float(spans if self._readout is not None else batch.span_lengths.sum() + spans)
+            counts["stop"] = float(spans if self._beside.readout is not None else batch.span_lengths.sum() + spans)
             counts["image_norm"] = float(batch.span_lengths[torch.isin(batch.span_rows, batch.image_rows)].sum())
         if widths != _block_widths(batch):
             batch = self._collate(part, step, widths)
         figures: dict[str, float] = {}
-        if self._curriculum is not None:
+        if self._beside.curriculum is not None:
             counts["stage"] = float(len(part.indices))
-            figures["stage"] = self._curriculum.mean_stage(part.indices, step)
+            figures["stage"] = self._beside.curriculum.mean_stage(part.indices, step)
         stepwise, ends = self._step_loss(part, batch), self._span_ends(batch, spans)
         counts |= {} if stepwise is None else stepwise.batch.counts(stepwise.longest)
         counts |= {} if ends is None else {"end": ends.count}
@@ -206,9 +152,9 @@ class SupervisedObjective:
             latent_transform=self._noise(part, step, batch),
             stepwise=None if stepwise is None else stepwise.to(self._model.backbone.device),
             ends=None if ends is None else ends.to(self._model.backbone.device),
-            pooler=self._pooler,
-            readout=self._readout,
-            latent_end=self._latent_end,
+            pooler=self._beside.pooler,
+            readout=self._beside.readout,
+            latent_end=self._model.ids.latent_end,
             explanations=None if explanations is None else explanations.to(self._model.backbone.device),
             teacher=None if teacher is None else teacher.to(self._model.backbone.device),
             teaching=self._teaching(part, batch),
@@ -217,9 +163,9 @@ class SupervisedObjective:
 
     def _step_loss(self, part: MicroBatchIndices, batch: LatentBatch) -> StepLoss | None:
         """Return the targets of a micro-batch with the heads, on the CPU; dummy rows have no targets."""
-        if self._stepwise is None:
+        if self._beside.stepwise is None:
             return None
-        stepwise = self._stepwise
+        stepwise = self._beside.stepwise
         targets = [stepwise.targets.get(index) for index in part.indices]
         if stepwise.plans is None:
             laid_out = step_batch(batch, targets, stepwise.image_pad, stepwise.heads.widths)
@@ -230,9 +176,9 @@ class SupervisedObjective:
 
     def _teaching(self, part: MicroBatchIndices, batch: LatentBatch) -> Teaching | None:
         """Return what the teacher has for a micro-batch, on the device; dummy rows have nothing of it."""
-        if self._teacher_states is None:
+        if self._beside.teacher is None:
             return None
-        own = [self._teacher_states.get(self._data.names[index]) for index in part.indices]
+        own = [self._beside.teacher.get(self._data.names[index]) for index in part.indices]
         states = teacher_batch(own, batch, at_latents=self._program.teacher == "latents")
         shown = self._program.shows_auxiliary
         sight = auxiliary_sight(batch, self._model.ids, len(own)) if shown else None
@@ -240,23 +186,21 @@ class SupervisedObjective:
 
     def _span_ends(self, batch: LatentBatch, spans: int) -> SpanEnds | None:
         """Return where spans end, on the CPU; None where all have one length, which decoding keeps to."""
-        if self._latent.length == "fixed" or not isinstance(
-            self._settings, RelaxationSettings | CoconutSettings | CodiSettings
-        ):
+        if self._latent.length == "fixed" or not self._program.learns_span_ends:
             return None
         return SpanEnds.of(batch, spans, self._model.ids.latent_end)
 
     def _explanations(self, part: MicroBatchIndices, step: int, batch: LatentBatch) -> Explanations | None:
         """Return what a step decoder must write from the latents of a micro-batch, on the CPU."""
-        curriculum, decoding = self._curriculum, self._step_decoding
-        if curriculum is None or decoding is None:
+        steps, decoding = self._beside.steps, self._beside.step_decoding
+        if steps is None or decoding is None:
             return None
-        texts = [curriculum.explained(index, curriculum.stage(index, step)) for index in part.indices]
-        return decoding.lay_out(batch, texts, curriculum.settings.latents_per_step)
+        texts = [steps.explained_at(index, step) for index in part.indices]
+        return decoding.lay_out(batch, texts, steps.latents_per_step)
 
     def _teacher(self, part: MicroBatchIndices, batch: LatentBatch) -> Teacher | None:
         """Return the other task of the examples of a micro-batch, on the CPU."""
-        rows, backbone = self._teacher_rows, self._model.backbone
+        rows, backbone = self._beside.teacher_rows, self._model.backbone
         if rows is None:
             return None
         words = [rows.row(index, self._data.source.get(index)) for index in part.indices]
@@ -265,15 +209,15 @@ class SupervisedObjective:
         return Teacher(rows.weights(), taught, cells_from_end(taught, teachers), cells_from_end(batch, own))
 
     def _noise(self, part: MicroBatchIndices, step: int, batch: LatentBatch) -> LatentNoise | None:
-        if self._regularizer is None:
+        if self._beside.regularizer is None:
             return None
         backbone = self._model.backbone
-        noise = self._regularizer.noise(step, part.indices, batch, backbone.hidden_size)
+        noise = self._beside.regularizer.noise(step, part.indices, batch, backbone.hidden_size)
         return None if noise is None else noise.to(backbone.device)
 
     def _has_cosine_input(self, batch: LatentBatch) -> bool:
         """Whether ``cosine_diagnostics`` can compute the cosine of this micro-batch's input images."""
-        if self._pooler is not None or self._program.targets != "auxiliary":
+        if self._beside.pooler is not None or self._program.targets != "auxiliary":
             return False
         sizes = self._model.backbone.image_tokens(batch.grid_thw)
         first = dict(reversed(list(zip(batch.image_rows.tolist(), sizes, strict=True))))

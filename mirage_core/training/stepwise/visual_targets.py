@@ -68,12 +68,12 @@ class FilmReader:
 
 
 def _frames(example: TrainingExample) -> tuple[bytes, ...]:
-    if not example.auxiliary_image.frames:
+    if not example.film:
         raise DataError(
             f"the auxiliary image of problem {example.problem.id} has no frames, which stepwise grounding needs: set "
             "auxiliary_images.film to forward"
         )
-    return example.auxiliary_image.frames
+    return example.film
 
 
 def _in_size_of(image: bytes, frames: Sequence[bytes], problem: str) -> tuple[bytes, ...]:

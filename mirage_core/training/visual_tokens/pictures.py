@@ -58,7 +58,7 @@ class PictureReader:
         than patches.
         """
         length = span_length(example.auxiliary_image, self.latent)
-        return self._film(example, length) if example.auxiliary_image.frames else self._picture(example, length)
+        return self._film(example, length) if example.film else self._picture(example, length)
 
     @torch.no_grad()
     def _picture(self, example: TrainingExample, length: int) -> PictureFeatures:
@@ -87,10 +87,10 @@ class PictureReader:
 
     def tile(self, example: TrainingExample, place: tuple[int, int]) -> Image.Image:
         """Return the part of a picture that a merged patch covers, at the picture's own resolution."""
-        pictures = example.auxiliary_image.frames or (example.auxiliary_image.image,)
+        pictures = example.film or (example.auxiliary_image.image,)
         what = f"the auxiliary image of problem {example.problem.id}"
         shown, token = pictures[place[0]], place[1]
-        is_film_of_image = bool(example.auxiliary_image.frames and example.problem.images)
+        is_film_of_image = bool(example.film and example.problem.images)
         rows, columns = self.encoder.token_grid(example.problem.images[0] if is_film_of_image else shown, what)
         image, (row, column) = read_rgb(shown, what), divmod(token, columns)
         left, right = (round(at * image.width / columns) for at in (column, column + 1))

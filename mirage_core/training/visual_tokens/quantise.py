@@ -159,7 +159,7 @@ def count_codes(examples: Path, settings: VisualTokenSettings) -> int:
     return size
 
 
-def copy_codebook(examples: Path, model: Path) -> None:
-    """Put the codebook and its sheet beside a model, so that what it writes can be shown."""
+def copy_codebook(source: Path, model: Path) -> None:
+    """Put the codebook and its sheet, of examples or of another model, beside one, so that what it writes is shown."""
     for name in (CODEBOOK_FILE, SHEET_FILE):
-        shutil.copyfile(examples / name, model / name)
+        shutil.copyfile(source / name, model / name)
