@@ -112,8 +112,13 @@ def evaluate_endpoint(
     return HostedResult(scored, {**metrics_of(scored, method=hosted.model, latents="off"), **extra})
 
 
-def question_messages(problem: Problem, form: Form, variant: Variant) -> tuple[Message, ...]:
-    """The problem as one chat message, with images in place of their marks; DataError if the numbers differ."""
+def question_messages(
+    problem: Problem, form: Form, variant: Variant, *, verbatim: bool = False
+) -> tuple[Message, ...]:
+    """The problem as one chat message, with images in place of their marks; DataError if the numbers differ.
+
+    ``verbatim``: the words as our models were trained on them, with the line breaks around an image.
+    """
     pieces = re.split(f"({IMAGE})", question_of(problem, form, variant))
     if pieces.count(IMAGE) != len(problem.images):
         raise DataError(
@@ -124,8 +129,8 @@ def question_messages(problem: Problem, form: Form, variant: Variant) -> tuple[M
     for piece in pieces:
         if piece == IMAGE:
             parts.append(image_part(next(images), problem.id))
-        elif piece.strip():
-            parts.append(text_part(piece.strip()))
+        elif words := piece if verbatim else piece.strip():
+            parts.append(text_part(words))
     return ({"role": "user", "content": parts},)
 
 

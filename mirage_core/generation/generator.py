@@ -59,7 +59,7 @@ class Generator:
         share_features: bool = False,
         interventions: Interventions | None = None,
     ) -> None:
-        self.model, self.decoding, self.method, self.seed = model, decoding, method, seed
+        self.model, self.inference, self.decoding, self.method, self.seed = model, inference, decoding, method, seed
         self.encoder = Encoder(model.processor, inference.latent, inference.prompt, inference.variant)
         self._planning_rule, self._scorer, self._share_features = planning_rule, scorer, share_features
         self._interventions = interventions
