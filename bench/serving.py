@@ -1,8 +1,9 @@
 """``mirage serve`` against its own ``decode`` one prompt at a time: throughput and time to first token under load.
 
 ``mirage bench serve`` runs it. The server is a process of its own, asked over HTTP on loopback by as many clients as
-the concurrency says, each with one connection. All sides answer the same prompts, greedily, in interleaved rounds; every
-reply is compared with the text that ``decode`` gave. Medians over the rounds are compared.
+the concurrency says, each with one connection. All sides answer the same prompts, greedily, in interleaved rounds, and
+every reply is compared with the text that ``decode`` gave. Without a model, it is a recipe's with random weights, whose
+answers have all the tokens that they may have.
 
 - sequential: this process answers one prompt after the other with ``decode``, picture and words encoded each time.
 - whole: replies come as one JSON. stream: as events, which tell the time to the first token of text.
@@ -18,12 +19,14 @@ import http.client
 import json
 import re
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,19 +35,19 @@ import psutil
 import torch
 
 from mirage_core.benchmarks.generate import generate_problems
-from mirage_core.config import LatentSettings, ProblemSettings, PromptSettings, Settings, identity
+from mirage_core.config import Settings, identity
 from mirage_core.errors import InputError
 from mirage_core.evaluation.endpoint import question_messages
 from mirage_core.generation.generator import Generator
 from mirage_core.generation.trajectory import output_text
 from mirage_core.model.loading import build_base_model, save_model
-from mirage_core.recipes import load
 from mirage_core.serving.process import server_process
 from mirage_core.types import Problem, ProgressEvent
 
 CONCURRENCY = (1, 8, 32)
 PROMPTS = 96
-RECIPE = "tiny"
+NAME = "bench"
+"""The name under which the server serves."""
 _TIMEOUT_S = 600
 _TAGS = re.compile(r"</?think>")
 
@@ -99,28 +102,45 @@ class Target:
 
 
 def measure(
-    targets: Sequence[Target], generator: Generator, problems: Sequence[Problem], rounds: int,
-    on_row: Callable[[Row], None], *, concurrency: Sequence[int] = CONCURRENCY,
+    generator: Generator, settings: Settings, serve: Sequence[str], environment: Mapping[str, str], rounds: int,
+    on_round: Callable[[int], None], *, prompts: int = PROMPTS, threads: int = 1, others: Sequence[Target] = (),
 ) -> list[Row]:  # fmt: skip
-    """Measure all sides in turn, after one warm-up round; ``on_row`` gets each row at the end."""
-    if rounds < 1:
-        raise InputError(f"--rounds is {rounds}; it must be 1 or more.")
+    """Start the server and measure all sides; ``on_round`` gets the number of each round as it ends.
+
+    ``generator``: of the same model as the command ``serve`` serves, under the name bench; ``settings``: its recipe.
+    InputError for numbers below 1.
+    """
+    if min(rounds, threads, prompts) < 1:
+        raise InputError(f"--rounds is {rounds}, --threads {threads}, --prompts {prompts}; all must be 1 or more.")
+    problems = planning_problems(settings, prompts)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with tempfile.TemporaryDirectory(prefix="mirage-bench-") as folder:
+            log, own = Path(folder) / "log", {**environment, "OMP_NUM_THREADS": str(threads)}
+            with server_process(serve, log, own) as server:
+                ours = [Target(case, server.url, NAME, case == "stream", server.pid) for case in ("whole", "stream")]
+                return compared([*ours, *others], generator, problems, rounds, on_round)
+    finally:
+        torch.set_num_threads(before)
+
+
+def compared(
+    targets: Sequence[Target], generator: Generator, problems: Sequence[Problem], rounds: int,
+    on_round: Callable[[int], None], concurrency: Sequence[int] = CONCURRENCY,
+) -> list[Row]:  # fmt: skip
+    """Measure all sides in turn, after one warm-up round."""
     bodies = [json_body(generator, problem) for problem in problems]
-    sides: dict[tuple[str, int], Callable[[], Round]] = {("sequential", 1): lambda: sequential(generator, problems)}
+    sides: dict[tuple[str, int], Callable[[], Round]] = {("sequential", 1): partial(sequential, generator, problems)}
     for target in targets:
-        for clients in concurrency:
-            sides[target.case, clients] = lambda target=target, clients=clients: asked(target, bodies, clients)
+        sides |= {(target.case, clients): partial(asked, target, bodies, clients) for clients in concurrency}
     measured: dict[tuple[str, int], list[Round]] = {side: [] for side in sides}
     for number in range(rounds + 1):
         for side, run in sides.items():
-            result = run()
-            if number:
-                measured[side].append(result)
-    base = measured["sequential", 1]
-    rows = [row_of(case, clients, results, base) for (case, clients), results in measured.items()]
-    for row in rows:
-        on_row(row)
-    return rows
+            measured[side].append(run())
+        on_round(number)
+    kept = {side: results[1:] for side, results in measured.items()}
+    return [row_of(case, clients, results, kept["sequential", 1]) for (case, clients), results in kept.items()]
 
 
 def row_of(case: str, concurrency: int, rounds: Sequence[Round], base: Sequence[Round]) -> Row:
@@ -235,7 +255,8 @@ def _streamed(reply: http.client.HTTPResponse, since: float) -> Answered:
 
 def _text_tokens(usage: Mapping[str, Any]) -> int:
     """The completion tokens without latents."""
-    return int(usage["completion_tokens"]) - int((usage.get("completion_tokens_details") or {}).get("reasoning_tokens", 0))
+    latents = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+    return int(usage["completion_tokens"]) - int(latents)
 
 
 def _processor_time(process: psutil.Process | None) -> float:
