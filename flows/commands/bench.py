@@ -163,7 +163,7 @@ def serve(
         key = os.environ.get("OPENAI_API_KEY")
         others = [Target("endpoint", endpoint, str(endpoint_model), stream=True, key=key)] if endpoint else []
         rows = measure(
-            generator_of(checkpoint), checkpoint.settings, serve_command(checkpoint.folder, "--name", NAME),
+            generator_of(checkpoint), checkpoint.settings, serve_command(str(checkpoint.folder), "--name", NAME),
             os.environ, rounds, _log_served, prompts=prompts, threads=threads, others=others,
         )  # fmt: skip
     _show(rows, serving_table, as_json=as_json)

@@ -75,6 +75,6 @@ def generator_of(checkpoint: Checkpoint) -> Generator:
     return Generator.for_evaluation(loaded, checkpoint.settings, method=method, latents=get_method(method).latents)
 
 
-def serve_command(folder: Path, *options: str) -> list[str]:
-    """Return the words that start a server of a model folder at a free port of this machine."""
-    return [sys.executable, "-m", "flows.cli", "serve", str(folder), "--port", "0", *options]
+def serve_command(model: str, *options: str) -> list[str]:
+    """Return the words that start a server of a model at a free port of this machine."""
+    return [sys.executable, "-m", "flows.cli", "serve", model, "--port", "0", *options]
