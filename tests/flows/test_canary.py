@@ -53,7 +53,7 @@ def publish(store: Store, settings: Settings) -> Artifact:
     """A model of random weights that imagines often, and its problems, as a run would leave them; named nightly."""
     loaded = build_base_model(settings.model, 1)
     with torch.no_grad():
-        loaded.backbone.model.get_output_embeddings().weight[loaded.ids.latent_start] *= 6
+        loaded.backbone.model.get_output_embeddings().weight[loaded.ids.latent_start] *= -6
     about = {
         "recipe": settings.recipe, "prompt": identity(settings.prompt), "latent": identity(settings.latent),
         "variant": settings.teacher.variant, "stage": "relaxation",
