@@ -286,14 +286,15 @@ def planning_problems(settings: Settings, count: int) -> list[Problem]:
 
 
 def random_folder(folder: Path, settings: Settings) -> None:
-    """Write the recipe's model with random weights, whose answers begin a span often and never end early."""
+    """Write the recipe's model with random weights, whose answers have a span early and never end early."""
     loaded = build_base_model(settings.model, settings.seed)
     with torch.no_grad():
         weight = loaded.backbone.model.get_output_embeddings().weight
         weight[loaded.ids.latent_start] *= 6
         weight[loaded.ids.end_of_turn] = 0
+    one_span = settings.latent.model_copy(update={"max_spans": 1})
     about = {
-        "recipe": settings.recipe, "prompt": identity(settings.prompt), "latent": identity(settings.latent),
+        "recipe": settings.recipe, "prompt": identity(settings.prompt), "latent": identity(one_span),
         "variant": settings.teacher.variant, "stage": "relaxation",
     }  # fmt: skip
     save_model(folder, loaded.backbone, loaded.processor, about)

@@ -57,6 +57,7 @@ def serve(
         server_header=False, timeout_graceful_shutdown=drain_s, h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
     listening = config.bind_socket()
+    listening.listen(config.backlog)  # who reads the line below can connect
     address = f"http://{host if host in LOOPBACK else listening.getsockname()[0]}:{listening.getsockname()[1]}/v1"
     guarded = "a key is needed" if key is not None else "for this machine only"
     print_line(f"{server.name} ({checkpoint.method}) at {address}, {guarded}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,19 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from bench.serving import Target, compared
 from flows.cli import app
+from flows.commands.serve import generator_of
+from flows.trained import find_checkpoint
+from mirage_core import benchmarks
 from mirage_core.benchmarks.vsp_prompts import PLANNING, with_ending
 from mirage_core.errors import EndpointError
+from mirage_core.store import Store
 from mirage_core.store.records import load_predictions
 from mirage_core.worlds.maze import maze_from_rows, picture_bytes, render
 from tests.serving.conftest import KEY, Served
 
+CASES = ("whole", "stream")
 MAZES = (
     [[1, 0, 0], [0, -1, 0], [0, 0, 2]], [[0, 1, 0], [0, 0, -1], [2, 0, 0]], [[0, 0, 2], [-1, 0, 0], [1, 0, 0]],
     [[1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2]],
@@ -83,6 +90,19 @@ def test_what_is_said_to_evaluate_goes_before_what_the_server_tells(
     assert short["variant"] == "direct"
     other, _ = evaluate(rows, tmp_path, "--endpoint", served.url, "--variant", "cot")
     assert other["variant"] == "cot"
+
+
+def test_the_answers_that_the_benchmark_compares_are_those_of_decoding_one_by_one(
+    served: Served, model_folder: Path, rows: Path, tmp_path: Path
+) -> None:
+    checkpoint = find_checkpoint(str(model_folder), None, Store.open(tmp_path / "store"))
+    generator, problems = generator_of(checkpoint), benchmarks.get("vsp-planning").load(rows)
+    targets = [Target(case, served.url, "imagines", case == "stream", served.process.pid, KEY) for case in CASES]
+    found = compared(targets, generator, problems, 1, lambda _: None, concurrency=(1, 3))
+    assert [(row.case, row.concurrency) for row in found] == [("sequential", 1), *product(CASES, (1, 3))]
+    assert {row.same for row in found} == {1.0}
+    assert all(row.cpu_ratio is not None and row.cpu_ratio > 0 for row in found)
+    assert {row.first_token_p50_ms is None for row in found if row.case == "stream"} == {False}
 
 
 def test_blank_pictures_are_asked_about_as_another_method(
