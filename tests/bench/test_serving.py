@@ -93,7 +93,7 @@ def test_the_random_model_and_its_questions_are_those_of_the_recipe(tmp_path: Pa
     checkpoint = find_checkpoint(str(tmp_path / "micro"), None, Store.open(tmp_path / "store"))
     assert (checkpoint.method, checkpoint.settings.prompt) == ("stage-2", settings.prompt)
     problems = serving.planning_problems(settings, 5)
-    assert [problem.group for problem in problems] == ["level-3"] * 3 + ["level-4"] * 2
+    assert [problem.group for problem in problems] == ["level-3", "level-4"] * 2 + ["level-3"]
 
 
 def test_numbers_below_one_are_refused() -> None:

@@ -136,7 +136,11 @@ def test_a_model_serves_only_if_it_answers_as_its_evaluation(store: Store) -> No
 
 
 def test_a_model_whose_evaluation_samples_is_refused(store: Store) -> None:
-    settings = load("micro", [*SETS, "evaluation.temperature=0.7"])
-    publish(store, settings)
-    with pytest.raises(SettingsError, match="samples"):
-        canary()
+    from flows.canary import check_greedy
+    from flows.pointers import pointer_target
+
+    publish(store, load("micro", list(SETS)))
+    target = pointer_target(store, "nightly")
+    check_greedy(target)
+    with pytest.raises(SettingsError, match=r"temperature 0\.7.*greedy"):
+        check_greedy(replace(target, settings=load("micro", [*SETS, "evaluation.temperature=0.7"])))
