@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -158,7 +160,8 @@ def serve(
     with tempfile.TemporaryDirectory(prefix="mirage-bench-") as folder:
         if model is None:
             model = f"{folder}/{recipe}"
-            random_folder(Path(model), load(recipe))
+            with redirect_stdout(sys.stderr):  # libraries that it imports write there
+                random_folder(Path(model), load(recipe))
         checkpoint = find_checkpoint(model, None, open_store(store))
         key = os.environ.get("OPENAI_API_KEY")
         others = [Target("endpoint", endpoint, str(endpoint_model), stream=True, key=key)] if endpoint else []
