@@ -1,4 +1,5 @@
-# Mirage on CPU: server, deploy job, and a worker for the tiny recipe, synthesis and evaluation. From the root:
+# Mirage on CPU: server, deploy job, a worker for the tiny recipe, synthesis and evaluation, and a served model.
+# From the root:
 #   docker build -f docker/cpu.Dockerfile -t mirage:cpu .
 FROM python:3.11-slim-bookworm AS build
 
@@ -9,7 +10,7 @@ COPY constraints.txt ./
 RUN pip install --index-url https://download.pytorch.org/whl/cpu "$(grep -i '^torch==' constraints.txt)"
 COPY . .
 # The check at the end takes one DeepSpeed step: nothing needs compiling on CPU.
-RUN pip install -c constraints.txt -e '.[train,teacher,machines]' && python -m mirage_core.training.engine.deepspeed_setup
+RUN pip install -c constraints.txt -e '.[train,teacher,serve,machines]' && python -m mirage_core.training.engine.deepspeed_setup
 
 FROM python:3.11-slim-bookworm
 

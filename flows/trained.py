@@ -41,7 +41,7 @@ class Checkpoint:
 
 
 def find_checkpoint(reference: str | None, method: str | None, store: Store) -> Checkpoint:
-    """Return the model of a folder, of an artifact's path or digest, or (None) of the newest run.
+    """Return the model of a folder, of an artifact's path or digest, of a pointer, or (None) of the newest run.
 
     ``method`` chooses among a run's models, and overrules how a given model is used.
     """
@@ -49,7 +49,7 @@ def find_checkpoint(reference: str | None, method: str | None, store: Store) -> 
         return _of_newest_run(method, store)
     if Path(reference).is_dir() and (Path(reference) / "config.json").is_file():
         return _of_folder(Path(reference).resolve(), method)
-    artifact = store.get(reference)
+    artifact = store.pointer(reference).artifact if reference in store.pointers() else store.get(reference)
     if artifact.kind != "model":
         raise InputError(f"{artifact.path} is a {artifact.kind}, expected a model: `mirage store ls model` lists them")
     about = store.manifest(artifact).about

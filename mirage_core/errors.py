@@ -98,5 +98,9 @@ class StudyIncomplete(MirageError):
     """Cells of a study failed; the message names them. The others are done and stored."""
 
 
+class AnswersDiffer(MirageError):
+    """A served model does not give the answers of its stored evaluation; the message names the problems."""
+
+
 class SignificantDrop(MirageError):
     """A new model solves significantly fewer problems than the previous one; the message has the numbers."""

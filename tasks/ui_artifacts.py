@@ -13,6 +13,7 @@ from mirage_core.store import Store
 from mirage_core.types import Artifact
 
 if TYPE_CHECKING:
+    from mirage_core.evaluation.agreement import Difference
     from mirage_core.evaluation.compare import Change
     from mirage_core.pipeline.trend import TrendPoint
     from mirage_core.studies.run import StudyResult
@@ -42,6 +43,22 @@ def scores_markdown(scores: Sequence[ScoreLine]) -> str:
         for score in scores
     ]
     return "# Scores\n\n" + _SCORE_COLUMNS + "".join(rows)
+
+
+def canary_markdown(model: str, method: str, asked: int, different: Sequence[Difference]) -> str:
+    """Return what a served model answered in another way than its stored evaluation; texts are shown as code."""
+    head = f"# {model} ({method}), served\n\n{asked - len(different)} of {asked} answers as stored.\n"
+    if not different:
+        return head
+    rows = "".join(
+        f"| {each.problem_id} | {each.what} | {_cell(each.stored)} | {_cell(each.found)} |\n" for each in different
+    )
+    return f"{head}\n| problem | differs in | stored | served |\n|---|---|---|---|\n{rows}"
+
+
+def _cell(text: str) -> str:
+    """Text as code within a cell of a table."""
+    return f"`{' '.join(text.replace('|', '/').replace('`', chr(39)).split())[:300]}`" if text.strip() else ""
 
 
 def run_markdown(record: RunRecord, report: str | None) -> str:

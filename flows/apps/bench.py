@@ -82,6 +82,37 @@ def bench_training(
     command.training(recipe, sets or [], cases.split(","), rounds, layers, as_json=as_json)
 
 
+@app.command("serve")
+def bench_serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]", help="A model: a folder or an artifact. [default: random weights of --recipe]"
+        ),
+    ] = None,
+    recipe: RecipeOption = "tiny",
+    rounds: Annotated[int, typer.Option(help="Measured rounds, after one that does not count.")] = 3,
+    prompts: Annotated[int, typer.Option(help="Requests of each case and round.")] = 96,
+    threads: Annotated[int, typer.Option(help="Threads of torch, on both sides.")] = 1,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Also ask this OpenAI-compatible server, such as vLLM with the same weights (key: OPENAI_API_KEY).",
+        ),
+    ] = None,
+    endpoint_model: Annotated[str | None, typer.Option(help="With --endpoint: the model's name there.")] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare `mirage serve` under load with answering one prompt after the other (about ten minutes)."""
+    from flows.commands import bench as command
+
+    if (endpoint is None) != (endpoint_model is None):
+        raise typer.BadParameter("--endpoint and --endpoint-model belong together")
+    command.serve(model, recipe, rounds, prompts, threads, endpoint, endpoint_model, store=store, as_json=as_json)
+
+
 @app.command("store")
 def bench_store(
     megabytes: Annotated[int, typer.Option(help="Size of the file.")] = 200,

@@ -48,11 +48,26 @@ def evaluate(
     endpoint: Annotated[
         str | None, typer.Option(metavar="URL", help="Judge a model behind an OpenAI-compatible API instead.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="With --endpoint: the model's name at the endpoint.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --endpoint: the model's name there. [default: the only one it lists]")
+    ] = None,
     prompt: Annotated[
-        str, typer.Option(help="With --endpoint: official (the benchmark's own), benchmark or short (our models').")
-    ] = "benchmark",
-    variant: Annotated[str, typer.Option(help="With --endpoint: cot asks for a chain of thought first.")] = "cot",
+        str | None,
+        typer.Option(
+            help="With --endpoint: official (the benchmark's own), benchmark or short (our models'). "
+            "[default: what a model behind `mirage serve` was trained on; else benchmark]"
+        ),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            help="With --endpoint: cot asks for a chain of thought first. [default: as for --prompt; else cot]"
+        ),
+    ] = None,
+    blank: Annotated[
+        bool,
+        typer.Option("--blank", help="With --endpoint: grey pictures, to see what accuracy needs no picture."),
+    ] = False,
     rule: RuleOption = None,
     judge: JudgeOption = None,
     judge_model: JudgeModelOption = None,
@@ -74,12 +89,12 @@ def evaluate(
 
     if endpoint is not None:
         command.evaluate_hosted(
-            endpoint, model, benchmark, data, prompt=prompt, variant=variant, rule=rule, judge=judge,
+            endpoint, model, benchmark, data, prompt=prompt, variant=variant, blank=blank, rule=rule, judge=judge,
             judge_model=judge_model, sets=sets or [], save=save, store=store, as_json=as_json,
         )  # fmt: skip
         return
-    if sets or model:
-        raise typer.BadParameter("--set and --model belong to --endpoint")
+    if sets or model or blank:
+        raise typer.BadParameter("--set, --model and --blank belong to --endpoint")
     sizes = [int(level) for level in (levels or "").split(",") if level.strip().isdecimal()]
     if levels and (data is not None or len(sizes) != len(levels.split(","))):
         raise typer.BadParameter(f"--levels is {levels}: expected numbers such as 7,8, and no --data")

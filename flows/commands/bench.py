@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.table import Table
@@ -13,11 +17,10 @@ from rich.table import Table
 from flows.commands.printing import console, stderr
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bench.latent import Row
     from bench.orchestration import Round
     from bench.orchestration import Row as OrchestrationRow
+    from bench.serving import Row as ServingRow
     from bench.store import Round as StoreRound
     from bench.store import Row as StoreRow
     from bench.synthesis import Row as SynthesisRow
@@ -135,6 +138,54 @@ def store_table(rows: list[StoreRow]) -> Table:
     return table
 
 
+def serve(
+    model: str | None,
+    recipe: str,
+    rounds: int,
+    prompts: int,
+    threads: int,
+    endpoint: str | None,
+    endpoint_model: str | None,
+    *,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Compare a server under load with decoding one prompt after the other."""
+    from bench.serving import NAME, Target, measure, random_folder
+    from flows.commands.serve import generator_of, serve_command
+    from flows.trained import find_checkpoint
+    from mirage_core.recipes import load
+    from tasks.paths import open_store
+
+    with tempfile.TemporaryDirectory(prefix="mirage-bench-") as folder:
+        if model is None:
+            model = f"{folder}/{recipe}"
+            with redirect_stdout(sys.stderr):  # libraries that it imports write there
+                random_folder(Path(model), load(recipe))
+        checkpoint = find_checkpoint(model, None, open_store(store))
+        key = os.environ.get("OPENAI_API_KEY")
+        others = [Target("endpoint", endpoint, str(endpoint_model), stream=True, key=key)] if endpoint else []
+        rows = measure(
+            generator_of(checkpoint), checkpoint.settings, serve_command(str(checkpoint.folder), "--name", NAME),
+            os.environ, rounds, _log_served, prompts=prompts, threads=threads, others=others,
+        )  # fmt: skip
+    _show(rows, serving_table, as_json=as_json)
+
+
+def serving_table(rows: list[ServingRow]) -> Table:
+    """Return one row per case and concurrency."""
+    table = Table(
+        "case", "clients", "requests / s", "tokens / s", "ratio", "of processor time", "first token p50", "p95", "same",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    for row in rows:
+        cpu = "" if row.cpu_ratio is None else f"{row.cpu_ratio:.2f}"
+        first = ["" if ms is None else f"{ms:.0f} ms" for ms in (row.first_token_p50_ms, row.first_token_p95_ms)]
+        rates = (f"{row.requests_per_s:.1f}", f"{row.text_tokens_per_s:.0f}", f"{row.ratio:.2f}")
+        table.add_row(row.case, str(row.concurrency), *rates, cpu, *first, f"{row.same:.0%}")
+    return table
+
+
 def latent_table(rows: list[Row]) -> Table:
     """Return one row per case, batch and k."""
     table = Table("case", "batch", "k", "ratio", "better", "ms", "baseline ms", box=None, pad_edge=False)
@@ -180,6 +231,10 @@ def _log_latent(row: Row) -> None:
 
 def _log_synthesis(row: SynthesisRow) -> None:
     _log(f"{row.kind}, {row.samples} samples, {row.processes} processes: {row.samples_per_second:.0f} a second")
+
+
+def _log_served(number: int) -> None:
+    _log(f"round {number} of all cases is over" if number else "the warm-up round is over")
 
 
 def _log_progress(event: ProgressEvent) -> None:

@@ -19,6 +19,7 @@ from flows.commands.session import (
 from flows.diagnosis_target import resolve_target
 from flows.model_folders import is_model_folder, stored_model, stored_problems
 from mirage_core.config import Settings
+from mirage_core.errors import InputError
 from mirage_core.pipeline.diagnose import DiagnosisTarget, diagnose_target, save_diagnosis_record
 from mirage_core.pipeline.recovery import reruns_on_lost_artifact
 from mirage_core.pipeline.registry import get_stage
@@ -48,6 +49,12 @@ def diagnose(
     open_page: bool,
 ) -> None:
     """Take the measures and write the page, then print the verdict and the page's path."""
+    if model is not None and model.startswith(("http://", "https://")):
+        raise InputError(
+            f"got the address {model}, expected a model's folder or artifact: diagnosis reads and exchanges hidden "
+            "states, which no endpoint gives. Of an endpoint `mirage evaluate --endpoint URL` tells the accuracy, and "
+            "with --blank that without pictures"
+        )
     opened = open_store(store)
     if is_model_folder(model):
         model = stored_model(opened, str(model), method).path

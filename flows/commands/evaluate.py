@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,10 +22,11 @@ from mirage_core.benchmarks.generate import generate_problems
 from mirage_core.benchmarks.judge import judged_again
 from mirage_core.config import ProblemSettings, Settings, as_recipe
 from mirage_core.errors import DataError, InputError
-from mirage_core.evaluation.endpoint import Form, HostedModel, evaluate_endpoint
+from mirage_core.evaluation.endpoint import Form, HostedModel, evaluate_endpoint, listed_model
 from mirage_core.evaluation.judge_model import JudgeModel, judge_by_model
 from mirage_core.evaluation.summary import metrics_of
 from mirage_core.llm_client.secrets import use_key_reader
+from mirage_core.llm_client.served_model import ServedModel
 from mirage_core.methods import get_method
 from mirage_core.recipes import load
 from mirage_core.store import Store
@@ -97,8 +98,9 @@ def evaluate_hosted(
     benchmark: str,
     data: Path | None,
     *,
-    prompt: str,
-    variant: str,
+    prompt: str | None,
+    variant: str | None,
+    blank: bool = False,
     rule: str | None = None,
     judge: str | None = None,
     judge_model: str | None = None,
@@ -108,43 +110,62 @@ def evaluate_hosted(
     as_json: bool,
 ) -> None:
     """Ask a model behind an OpenAI-compatible endpoint every problem, judge, and print the metrics."""
-    if model is None:
-        raise InputError("--endpoint needs --model, the model's name as the endpoint knows it")
-    hosted, settings = hosted_model(endpoint, model, prompt, variant, sets)
-    opened = open_store(store)
-    use_task(benchmark, None, opened)
-    problems, source = problems_of(benchmark, data, opened)
-    stderr.print(f"{model} at {endpoint} on {len(problems)} problems of {source}", markup=False)
-    if settings.runtime.teacher.api_key_block is not None:
-        connect_to_prefect()
-    use = Rescoring.of(benchmark, rule, judge, judge_model, sets, opened)
     with use_key_reader(read_key):
+        hosted, settings = hosted_model(endpoint, model, prompt, variant, sets)
+        hosted = replace(hosted, blank=blank)
+        opened = open_store(store)
+        use_task(benchmark, None, opened)
+        problems, source = problems_of(benchmark, data, opened)
+        stderr.print(f"{hosted.model} at {endpoint} on {len(problems)} problems of {source}", markup=False)
+        use = Rescoring.of(benchmark, rule, judge, judge_model, sets, opened)
         result = evaluate_endpoint(hosted, problems, settings.runtime.teacher, opened, log_progress)
         scored, metrics = result.scored, result.metrics
         if use is not None:
             scored, extra = use.applied(scored, problems)
-            metrics = {**metrics, **metrics_of(scored, method=model, latents="off"), **extra}
+            metrics = {**metrics, **metrics_of(scored, method=hosted.method, latents=metrics["latents"]), **extra}
     if save is not None:
         save_predictions(save, scored)
-    show({"benchmark": benchmark, "model": model, "data": source, **metrics}, as_json=as_json)
+    show({"benchmark": benchmark, "model": hosted.model, "data": source, **metrics}, as_json=as_json)
 
 
-def hosted_model(endpoint: str, model: str, prompt: str, variant: str, sets: list[str]) -> tuple[HostedModel, Settings]:
-    """Return the hosted model and the settings of its endpoint; InputError for an unknown prompt or variant."""
+def hosted_model(
+    endpoint: str, model: str | None, prompt: str | None, variant: str | None, sets: list[str]
+) -> tuple[HostedModel, Settings]:
+    """Return the hosted model and the settings of its endpoint; InputError for an unknown prompt or variant.
+
+    Without ``model`` or ``prompt`` the endpoint is asked for its models, and one of this project for how it is used.
+    """
     for word, known in ((prompt, get_args(Form)), (variant, get_args(Variant))):
-        if word not in known:
+        if word not in (None, *known):
             raise InputError(f"got {word!r}, expected one of {', '.join(known)}")
-    settings = load(ENDPOINT_RECIPE, [*sets, f"runtime.teacher.base_url={endpoint}"])
+    address = f"runtime.teacher.base_url={endpoint}"
+    settings, listed = load(ENDPOINT_RECIPE, [*sets, address]), None
+    if settings.runtime.teacher.api_key_block is not None:
+        connect_to_prefect()
+    if model is None or prompt is None:
+        listed = listed_model(settings.runtime.teacher, model)
+    served = listed.mirage if listed else None
+    settings = load(ENDPOINT_RECIPE, [*(own_use(served) if served else ()), *sets, address])
     hosted = HostedModel(
-        model=model,
-        form=prompt,  # type: ignore[arg-type]  # checked above
-        variant=variant,  # type: ignore[arg-type]
+        model=model or listed.id,  # type: ignore[union-attr]  # listed, or an error, without a name
+        form=prompt or (served.prompt if served else "benchmark"),  # type: ignore[arg-type]  # checked above
+        variant=variant or (served.variant if served else "cot"),  # type: ignore[arg-type]
         evaluation=settings.evaluation,
         seed=None if settings.teacher.seed is None else settings.seed,
-        revision=settings.teacher.revision,
+        revision=f"started at {listed.created}" if listed and served else settings.teacher.revision,
         max_tokens_field=settings.teacher.max_tokens_field,
+        served=served,
     )
     return hosted, settings
+
+
+def own_use(served: ServedModel) -> list[str]:
+    """Return the overrides by which a model of this project is evaluated as its own settings say."""
+    use = {
+        "max_new_tokens": served.max_tokens, "temperature": served.temperature, "top_p": served.top_p,
+        "planning_rule": served.planning_rule,
+    }  # fmt: skip
+    return [f"evaluation.{name}={value}" for name, value in use.items()]
 
 
 @dataclass(frozen=True, slots=True)

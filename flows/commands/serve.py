@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
 from flows.commands.printing import print_line
-from flows.trained import find_checkpoint
+from flows.trained import Checkpoint, find_checkpoint
 from mirage_core.errors import InputError
 from mirage_core.serving.limits import ServingLimits
 from tasks.paths import open_store
+
+if TYPE_CHECKING:
+    from mirage_core.generation.generator import Generator
 
 
 def read_key(key: str | None, file: Path | None) -> SecretStr | None:
@@ -41,27 +46,36 @@ def serve(
     """Serve a model until SIGTERM or SIGINT; running answers then get ``drain_s`` seconds to end."""
     import uvicorn
 
-    from mirage_core.distributed.collectives import process_device
-    from mirage_core.generation.generator import Generator
-    from mirage_core.methods import get_method
-    from mirage_core.model.loading import load_model
     from mirage_core.serving.app import LOOPBACK, check_host, make_app
     from mirage_core.serving.server import ModelServer
 
     check_host(host, key)
     checkpoint = find_checkpoint(reference, method, open_store(store))
-    model = checkpoint.settings.model
-    loaded = load_model(checkpoint.folder, dtype=model.dtype, attention=model.attention, device=process_device())
-    generator = Generator.for_evaluation(
-        loaded, checkpoint.settings, method=checkpoint.method, latents=get_method(checkpoint.method).latents
-    )
-    server = ModelServer(generator, name or Path(checkpoint.name).name, limits)
+    server = ModelServer(generator_of(checkpoint), name or Path(checkpoint.name).name, limits)
     config = uvicorn.Config(
         make_app(server, key, local=key is None), host=host, port=port, log_level="warning", access_log=False,
         server_header=False, timeout_graceful_shutdown=drain_s, h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
     listening = config.bind_socket()
+    listening.listen(config.backlog)  # who reads the line below can connect
     address = f"http://{host if host in LOOPBACK else listening.getsockname()[0]}:{listening.getsockname()[1]}/v1"
     guarded = "a key is needed" if key is not None else "for this machine only"
     print_line(f"{server.name} ({checkpoint.method}) at {address}, {guarded}")
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def generator_of(checkpoint: Checkpoint) -> Generator:
+    """Load a model on this process's device, to answer as evaluation does."""
+    from mirage_core.distributed.collectives import process_device
+    from mirage_core.generation.generator import Generator
+    from mirage_core.methods import get_method
+    from mirage_core.model.loading import load_model
+
+    model, method = checkpoint.settings.model, checkpoint.method
+    loaded = load_model(checkpoint.folder, dtype=model.dtype, attention=model.attention, device=process_device())
+    return Generator.for_evaluation(loaded, checkpoint.settings, method=method, latents=get_method(method).latents)
+
+
+def serve_command(model: str, *options: str) -> list[str]:
+    """Return the words that start a server of a model at a free port of this machine."""
+    return [sys.executable, "-m", "flows.cli", "serve", model, "--port", "0", *options]

@@ -26,8 +26,8 @@ def deploy(store: str | None) -> None:
     local_stack.deploy(checkout_stack(), api_url(), store=store_url(store), log=print_line)
     studies = ", ".join((*local_stack.STUDY_DEPLOYMENTS, "diagnosis"))
     print_line(
-        f"deployed: mirage/full-pipeline, mirage-evaluation/nightly, mirage-study/{studies}, "
-        "and mirage-stage/<stage> for every stage"
+        f"deployed: mirage/full-pipeline, mirage-evaluation/nightly, mirage-serve/canary, "
+        f"mirage-study/{studies}, and mirage-stage/<stage> for every stage"
     )
 
 

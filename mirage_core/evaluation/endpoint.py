@@ -7,30 +7,39 @@ and an interrupted evaluation resumes where it stopped.
 from __future__ import annotations
 
 import asyncio
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from PIL import Image
 
 from mirage_core import benchmarks
 from mirage_core.benchmarks.judge import judge
 from mirage_core.benchmarks.vsp_prompts import PromptForm
 from mirage_core.config import EvaluationSettings, TeacherRuntime, TeacherSettings
-from mirage_core.errors import DataError, SettingsError
+from mirage_core.errors import DataError, EndpointError, EndpointUnavailable, SettingsError
 from mirage_core.evaluation.summary import metrics_of
+from mirage_core.image_files import displayed_size
 from mirage_core.llm_client.cached_client import AnswerSource
-from mirage_core.llm_client.client import RefusedError
+from mirage_core.llm_client.client import EndpointClient, FatalError, ListedModel, RefusedError, RetryableError
 from mirage_core.llm_client.messages import IMAGE, Message, image_part, text_part
 from mirage_core.llm_client.request import Request, make_request
 from mirage_core.llm_client.response_cache import Answer
+from mirage_core.llm_client.secrets import read_api_key
+from mirage_core.llm_client.served_model import ServedModel
 from mirage_core.store import Store
 from mirage_core.teacher.attempts import run
 from mirage_core.teacher.teacher import source_factory
-from mirage_core.types import Prediction, Problem, Progress, ProgressEvent, Scored, Variant
+from mirage_core.types import LatentSpan, Prediction, Problem, Progress, ProgressEvent, Scored, Variant
 
 Form = Literal["official", "benchmark", "short"]
+BLANK_SUFFIX = "-blank"
+"""Follows a method's name where it saw grey pictures."""
 _REFUSED = "refused"
+_GREY = (128, 128, 128)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +47,9 @@ class HostedModel:
     """A hosted model and how it is prompted.
 
     ``form`` official: the benchmark's own prompt, verbatim, if it has one; benchmark, short: the prompts of our own
-    models, with the ending of ``variant``. ``seed`` plus the number of the sample is sent; None: not sent.
+    models, with the ending of ``variant``. ``seed`` plus the number of the sample is sent; None: not sent. ``served``:
+    it is a model of this project behind ``mirage serve``, which gets the words as it was trained on them, and tells all
+    of its answers, tokens and latents. ``blank``: every picture is a grey one of its size.
     """
 
     model: str
@@ -48,6 +59,13 @@ class HostedModel:
     seed: int | None = 42
     revision: str | None = None
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    served: ServedModel | None = None
+    blank: bool = False
+
+    @property
+    def method(self) -> str:
+        """The label of its predictions."""
+        return (self.served.method if self.served else self.model) + (BLANK_SUFFIX if self.blank else "")
 
     def request(self, problem: Problem, sample: int) -> Request:
         """The request for one sample of a problem."""
@@ -62,7 +80,11 @@ class HostedModel:
             max_tokens=self.evaluation.max_new_tokens,
             max_tokens_field=self.max_tokens_field,
         )
-        return make_request(settings, question_messages(problem, self.form, self.variant))
+        if self.blank:
+            problem = replace(problem, images=tuple(_grey(image, problem.id) for image in problem.images))
+        messages = question_messages(problem, self.form, self.variant, verbatim=self.served is not None)
+        request = make_request(settings, messages)
+        return replace(request, options={**request.options, "trajectory": True}) if self.served else request
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +131,41 @@ def evaluate_endpoint(
         "served": sorted({answer.served for samples in answers for answer in samples if answer}),
         "account": usage,
     }
-    return HostedResult(scored, {**metrics_of(scored, method=hosted.model, latents="off"), **extra})
+    latents = hosted.served.latents if hosted.served else "off"
+    return HostedResult(scored, {**metrics_of(scored, method=hosted.method, latents=latents), **extra})
 
 
-def question_messages(problem: Problem, form: Form, variant: Variant) -> tuple[Message, ...]:
-    """The problem as one chat message, with images in place of their marks; DataError if the numbers differ."""
+def listed_model(runtime: TeacherRuntime, name: str | None) -> ListedModel | None:
+    """The model of this name that the endpoint lists, or (None) the only one; None where it lists no such one.
+
+    Raises:
+        EndpointError: without ``name``, it lists no models, or several.
+        EndpointUnavailable: it does not answer.
+    """
+
+    async def ask() -> list[ListedModel]:
+        async with EndpointClient(runtime, read_api_key(runtime)) as client:
+            return await client.models()
+
+    try:
+        models = run(ask())
+    except RetryableError as error:
+        raise EndpointUnavailable(f"{error.message}. Is it running?") from None
+    except (RefusedError, FatalError) as error:
+        if name is None:
+            raise EndpointError(f"{error.message} (asked for its models, since --model does not name one)") from None
+        return None
+    if name is None and len(models) != 1:
+        names = ", ".join(model.id for model in models) or "none"
+        raise EndpointError(f"the endpoint has the models {names}; expected one: choose with --model")
+    return next((model for model in models if name in (None, model.id)), None)
+
+
+def question_messages(problem: Problem, form: Form, variant: Variant, *, verbatim: bool = False) -> tuple[Message, ...]:
+    """The problem as one chat message, with images in place of their marks; DataError if the numbers differ.
+
+    ``verbatim``: the words as our models were trained on them, with the line breaks around an image.
+    """
     pieces = re.split(f"({IMAGE})", question_of(problem, form, variant))
     if pieces.count(IMAGE) != len(problem.images):
         raise DataError(
@@ -124,8 +176,8 @@ def question_messages(problem: Problem, form: Form, variant: Variant) -> tuple[M
     for piece in pieces:
         if piece == IMAGE:
             parts.append(image_part(next(images), problem.id))
-        elif piece.strip():
-            parts.append(text_part(piece.strip()))
+        elif words := piece if verbatim else piece.strip():
+            parts.append(text_part(words))
     return ({"role": "user", "content": parts},)
 
 
@@ -138,6 +190,13 @@ def question_of(problem: Problem, form: Form, variant: Variant) -> str:
         return official(problem) if official else str(problem.facts["official"])
     own_form: PromptForm = form
     return benchmarks.get(problem.benchmark).prompt(problem, own_form, variant)
+
+
+def _grey(data: bytes, problem_id: str) -> bytes:
+    """A picture of one colour, as large as this one is shown."""
+    buffer = io.BytesIO()
+    Image.new("RGB", displayed_size(data, f"an image of problem {problem_id}"), _GREY).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _check(hosted: HostedModel, problems: Sequence[Problem]) -> None:
@@ -181,14 +240,16 @@ async def _answer(hosted: HostedModel, problem: Problem, sample: int, source: An
 
 
 def _prediction(hosted: HostedModel, problem: Problem, sample: int, answer: Answer | None) -> Prediction:
+    told = answer.trajectory if answer else None
+    spans = told.spans if told else ()
     return Prediction(
         problem_id=problem.id,
         benchmark=problem.benchmark,
         group=problem.group,
-        method=hosted.model,
-        output=answer.text if answer else "",
-        token_ids=(),
-        spans=(),
+        method=hosted.method,
+        output=told.output if told else answer.text if answer else "",
+        token_ids=told.token_ids if told else (),
+        spans=tuple(LatentSpan(position=span.position, num_latents=span.num_latents) for span in spans),
         finished=answer is None or answer.finish != "length",
         sample=sample,
     )

@@ -59,9 +59,9 @@ class Generator:
         share_features: bool = False,
         interventions: Interventions | None = None,
     ) -> None:
-        self.model, self.decoding, self.method, self.seed = model, decoding, method, seed
+        self.model, self.inference, self.decoding, self.method, self.seed = model, inference, decoding, method, seed
         self.encoder = Encoder(model.processor, inference.latent, inference.prompt, inference.variant)
-        self._planning_rule, self._scorer, self._share_features = planning_rule, scorer, share_features
+        self.planning_rule, self._scorer, self._share_features = planning_rule, scorer, share_features
         self._interventions = interventions
 
     @classmethod
@@ -174,7 +174,7 @@ class Generator:
 
     def judge(self, problem: Problem, prediction: Prediction) -> Score:
         """Score a prediction on a problem, its own or another. DataError if the scorer fails."""
-        return judged(self._scorer, problem, prediction, self._planning_rule)
+        return judged(self._scorer, problem, prediction, self.planning_rule)
 
     def _generate(
         self,

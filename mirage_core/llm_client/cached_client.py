@@ -192,6 +192,7 @@ class CachedClient:
             finish=reply.finish,
             prompt_tokens=reply.prompt_tokens,
             completion_tokens=reply.completion_tokens,
+            trajectory=reply.trajectory,
         )
         saved = await asyncio.to_thread(self._answers.save, answer)
         self.usage.count(saved, cached=False)

@@ -11,11 +11,11 @@ import asyncio
 import json
 import re
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -25,6 +25,7 @@ from mirage_core.errors import SettingsError
 from mirage_core.llm_client.rate_limit import retry_after
 from mirage_core.llm_client.request import Request
 from mirage_core.llm_client.secrets import REDACTED, redact_logs
+from mirage_core.llm_client.served_model import ServedModel, ServedTrajectory
 
 _HEADERS = (
     "host",
@@ -38,6 +39,7 @@ _HEADERS = (
 )
 _RETRYABLE = (408, 409, 425, 429)
 _UNAUTHORIZED = (401, 403)
+Outcome = TypeVar("Outcome")
 
 
 class RequestError(Exception):
@@ -71,13 +73,31 @@ class _TooLarge(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The text of an answer, why it ends, the model that wrote it, and its tokens where they were reported."""
+    """The text of an answer, why it ends, the model that wrote it, and its tokens where they were reported.
+
+    ``trajectory``: all of the answer of a model of this project, where it was asked for.
+    """
 
     text: str
     finish: str
     served: str
     prompt_tokens: int | None
     completion_tokens: int | None
+    trajectory: ServedTrajectory | None = None
+
+
+class ListedModel(BaseModel):
+    """A model that an endpoint lists; ``mirage``: how it is to be asked, if it is one of this project's."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+    id: str
+    created: int = 0
+    mirage: ServedModel | None = None
+
+
+class _ModelList(BaseModel):
+    model_config = ConfigDict(hide_input_in_errors=True)
+    data: list[ListedModel]
 
 
 class EndpointClient:
@@ -122,22 +142,42 @@ class EndpointClient:
 
     async def send(self, request: Request) -> Reply:
         """Send one request; raises RetryableError, RefusedError or FatalError, without a cause or context."""
+        import httpx2
+
+        async def send() -> Reply | RequestError:
+            # Parsed by _Completion: the library does not validate responses.
+            raw = await self._client.post("/chat/completions", body=request.body(), cast_to=httpx2.Response)
+            return self._parse(raw.content)
+
+        return await self._checked(send)
+
+    async def models(self) -> list[ListedModel]:
+        """The models that the endpoint lists; raises as ``send``."""
+        import httpx2
+
+        async def ask() -> list[ListedModel] | RequestError:
+            raw = await self._client.get("/models", cast_to=httpx2.Response)
+            try:
+                return _ModelList.model_validate_json(raw.content).data
+            except ValidationError as error:
+                return RefusedError(f"{self.host} lists its models in another form: {error.error_count()} faults")
+
+        return await self._checked(ask)
+
+    async def _checked(self, ask: Callable[[], Awaitable[Outcome | RequestError]]) -> Outcome:
         # Raised outside the except clauses: the library's exceptions hold the request, and the request the key.
-        outcome = await self._outcome(request)
+        outcome = await self._outcome(ask)
         if isinstance(outcome, RequestError):
             raise outcome
         return outcome
 
-    async def _outcome(self, request: Request) -> Reply | RequestError:
-        import httpx2
+    async def _outcome(self, ask: Callable[[], Awaitable[Outcome | RequestError]]) -> Outcome | RequestError:
         import openai
 
         endpoint = f"the endpoint {self.host}"
         try:
             async with asyncio.timeout(self._runtime.timeout_s):
-                # Parsed by _Completion: the library does not validate responses.
-                raw = await self._client.post("/chat/completions", body=request.body(), cast_to=httpx2.Response)
-            return self._parse(raw.content)
+                return await ask()
         except (TimeoutError, openai.APITimeoutError):
             return RetryableError(f"{endpoint} gave no complete answer within {self._runtime.timeout_s:g} s")
         except _TooLarge:
@@ -183,6 +223,7 @@ class EndpointClient:
             served=self._clean(completion.model or ""),
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
+            trajectory=self._cleaned(choice.message.trajectory),
         )
 
     def _status_error(self, error: Any) -> RequestError:
@@ -233,6 +274,9 @@ class EndpointClient:
         text = text.encode("utf-8", "replace").decode("utf-8")
         return text.replace(self._key.get_secret_value(), REDACTED) if self._key else text
 
+    def _cleaned(self, trajectory: ServedTrajectory | None) -> ServedTrajectory | None:
+        return trajectory and trajectory.model_copy(update={"output": self._clean(trajectory.output)})
+
     def _excerpt(self, text: str) -> str:
         """Return a short excerpt of the endpoint's text, on one line."""
         return re.sub(r"\s+", " ", re.sub(r"[^\x20-\x7e\s\u00a0-\uffff]", "", self._clean(text))).strip()[:300]
@@ -242,6 +286,7 @@ class _Message(BaseModel):
     model_config = ConfigDict(hide_input_in_errors=True)
     content: str | None = None
     refusal: str | None = None
+    trajectory: ServedTrajectory | None = None
 
 
 class _Choice(BaseModel):

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from mirage_core.errors import DataError, EndpointError
+from mirage_core.llm_client.served_model import ServedTrajectory
 from mirage_core.store import Store
 from mirage_core.store.digests import OWN_SHA256, canonical_json
 
@@ -42,10 +43,11 @@ class Answer(BaseModel):
     finish: str = Field(description="Why the text ends: stop, length, content_filter, refusal, ...")
     prompt_tokens: int | None = Field(None, ge=0)
     completion_tokens: int | None = Field(None, ge=0)
+    trajectory: ServedTrajectory | None = Field(None, description="Of a model of this project, where asked for.")
 
     def to_line(self) -> bytes:
         """Return one line of JSON with its own sha256, to detect damage."""
-        content = self.model_dump(mode="json")
+        content = self.model_dump(mode="json", exclude=None if self.trajectory else {"trajectory"})
         return canonical_json({**content, OWN_SHA256: _own_sha256(content)}) + b"\n"
 
 

@@ -77,7 +77,8 @@ def make_app(server: ModelServer, key: SecretStr | None, *, local: bool) -> Fast
         """The one model."""
         check_key(request, key)
         model = Model(id=server.name, object="model", created=server.created, owned_by="mirage")
-        return JSONResponse({"object": "list", "data": [model.model_dump(exclude_unset=True)]})
+        card = {**model.model_dump(exclude_unset=True), "mirage": server.card().model_dump()}
+        return JSONResponse({"object": "list", "data": [card]})
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
@@ -160,7 +161,8 @@ async def _whole(server: ModelServer, chat: ChatRequest, prompt: EncodedPrompt, 
         async for added in steps:
             for number, more in added:
                 pieces[number] += more
-    return Reply(server.name, log_probs=chat.logprobs).complete(len(prompt.ids), choices, pieces)
+    trajectories = [server.trajectory(choice).model_dump() for choice in choices] if chat.trajectory else []
+    return Reply(server.name, log_probs=chat.logprobs).complete(len(prompt.ids), choices, pieces, trajectories)
 
 
 async def _resumed(first: str, events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:

@@ -9,6 +9,7 @@ from typing import Literal
 from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob
 
 from mirage_core.generation.continuous import RowStep
+from mirage_core.generation.trajectory import Trajectory
 from mirage_core.serving.texts import Detokenizer, Piece, StopWords, ThoughtSplitter
 
 FinishReason = Literal["stop", "length"]
@@ -20,6 +21,7 @@ class Choice:
 
     ``tokens``: text tokens so far, with the borders of spans and the end of turn; ``latents``: those of each span.
     ``log_probs``: of the tokens of its text, which are let through with the text that they begin in.
+    ``trajectory``: all of it, where the model ended it.
     """
 
     decode: Callable[[list[int]], str]
@@ -28,6 +30,7 @@ class Choice:
     tokens: int = 0
     latents: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    trajectory: Trajectory | None = None
 
     def __post_init__(self) -> None:
         self._detokenizer, self._stop_words = Detokenizer(self.decode), StopWords(self.stop)
@@ -46,6 +49,7 @@ class Choice:
             return self._let_through(self._detokenizer.flush())
         self._in_span = False
         self.tokens += 1
+        self.trajectory = step.answer
         text = ""
         if step.token not in self.hidden:
             entry = ChatCompletionTokenLogprob(

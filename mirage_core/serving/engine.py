@@ -19,6 +19,11 @@ Deliver = Callable[[Sequence[tuple[int, RowStep]] | Exception], None]
 """Gets what a step gave the answers of a job, by their numbers, or the error that ended it; in the engine's thread."""
 
 
+PATIENCE = 4
+"""Steps for which a job waits for others to be encoded with."""
+_FREE_PADDING = 64
+
+
 @dataclass(eq=False, slots=True)
 class Job:
     """A prompt with the settings of its answers, and where these go. ``joined``: called when they begin to run."""
@@ -30,9 +35,24 @@ class Job:
     numbers: list[int] = field(default_factory=list)
 
     @property
-    def kind(self) -> tuple[int, int]:
-        """Jobs of one kind can be encoded together without waste."""
-        return len(self.prompt.ids), len(self.rows)
+    def size(self) -> tuple[int, int]:
+        """Its answers and the tokens of its prompt: jobs of one number of answers can be encoded together."""
+        return len(self.rows), len(self.prompt.ids)
+
+
+def grouped(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Split jobs into groups of one number of answers, whose prompts fill a pass over them but for a fifth and a bit:
+    a pass costs much by itself, and padding as much as other tokens.
+    """
+    groups: list[list[Job]] = []
+    for job in sorted(jobs, key=lambda job: job.size):
+        group = [*groups[-1], job] if groups and len(groups[-1][0].rows) == len(job.rows) else []
+        tokens = sum(len(each.prompt.ids) for each in group)
+        if group and len(group) * len(job.prompt.ids) <= 1.25 * tokens + _FREE_PADDING:
+            groups[-1] = group
+        else:
+            groups.append([job])
+    return groups
 
 
 class Engine:
@@ -46,6 +66,7 @@ class Engine:
         self._leaving: list[tuple[Job, int | None]] = []
         self._jobs: dict[int, tuple[Job, int]] = {}
         self._joining: set[Job] = set()
+        self._held = 0
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="mirage-engine", daemon=True)
 
@@ -119,14 +140,17 @@ class Engine:
 
     def _join(self) -> None:
         """Let waiting jobs run, in their order, as far as there are free rows."""
-        groups = self._next_groups()
+        groups = deque(self._next_groups())
         self._joining = {job for group in groups for job in group}
-        for group in groups:
+        while groups:
+            group = groups.popleft()
             try:
                 numbers = self._decoder.join([job.prompt for job in group], [job.rows for job in group])
             except InputError as error:
-                for job in group:
-                    job.deliver(error)
+                if len(group) > 1:  # whose fault it is shows when each is encoded alone
+                    groups.extendleft([job] for job in group)
+                    continue
+                group[0].deliver(error)
             else:
                 for job, own in zip(group, numbers, strict=True):
                     job.numbers = own
@@ -136,15 +160,25 @@ class Engine:
                 job.joined()
 
     def _next_groups(self) -> list[list[Job]]:
-        """Take the jobs that fit; those of one kind are encoded together."""
-        groups: dict[tuple[int, int], list[Job]] = {}
-        free = self._max_rows - len(self._jobs)
+        """Take the jobs that fit, in groups to be encoded together."""
+        free, taken = self._max_rows - len(self._jobs), list[Job]()
         with self._changed:
+            if not self._may_join(free):
+                return []
             while self._waiting and len(self._waiting[0].rows) <= free:
-                job = self._waiting.popleft()
-                free -= len(job.rows)
-                groups.setdefault(job.kind, []).append(job)
-        return list(groups.values())
+                taken.append(self._waiting.popleft())
+                free -= len(taken[-1].rows)
+        return grouped(taken)
+
+    def _may_join(self, free: int) -> bool:
+        """Whether jobs join now. A pass over prompts halts all that runs, so it waits for more of them for PATIENCE
+        steps, unless no fewer answers wait than run.
+        """
+        fits = bool(self._waiting) and len(self._waiting[0].rows) <= free
+        enough = sum(len(job.rows) for job in self._waiting) >= len(self._jobs)
+        joins = fits and (enough or self._held == PATIENCE)
+        self._held = self._held + 1 if fits and not joins else 0
+        return joins
 
     def _deliver(self, steps: Sequence[RowStep]) -> None:
         """Give every job what the step gave its rows."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
@@ -43,14 +43,21 @@ class Reply:
         self._id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
         self._model, self._log_probs = model, log_probs
 
-    def complete(self, prompt_tokens: int, choices: Sequence[Choice], pieces: Sequence[Sequence[Piece]]) -> str:
-        """Return the JSON of whole answers; ``pieces``: the text of each choice."""
+    def complete(
+        self,
+        prompt_tokens: int,
+        choices: Sequence[Choice],
+        pieces: Sequence[Sequence[Piece]],
+        trajectories: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
+        """Return the JSON of whole answers; ``pieces``: the text of each choice; ``trajectories``: or none."""
+        more = [{"trajectory": one} for one in trajectories] or [{} for _ in choices]
         reply = ChatCompletion(
             id=self._id,
             object="chat.completion",
             created=self._created,
             model=self._model,
-            choices=[self._choice(number, *parts) for number, parts in enumerate(zip(choices, pieces, strict=True))],
+            choices=[self._choice(at, *each) for at, each in enumerate(zip(choices, pieces, more, strict=True))],
             usage=usage(prompt_tokens, choices),
         )
         return reply.model_dump_json(exclude_unset=True)
@@ -75,9 +82,10 @@ class Reply:
         """Return the event with the counts of the request."""
         return self._chunk([], usage=usage(prompt_tokens, choices))
 
-    def _choice(self, number: int, choice: Choice, pieces: Sequence[Piece]) -> CompleteChoice:
+    def _choice(self, number: int, choice: Choice, pieces: Sequence[Piece], more: Mapping[str, Any]) -> CompleteChoice:
         thoughts, content = ("".join(piece.text for piece in pieces if piece.thought is kind) for kind in (True, False))
         message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None, "latents": choice.latents}
+        message |= more
         if thoughts:
             message |= {"reasoning": thoughts, "reasoning_content": thoughts}
         assert choice.finish_reason is not None

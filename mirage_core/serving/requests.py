@@ -83,11 +83,15 @@ class _Body(_Strict):
     stream: StrictBool | None = None
     stream_options: _StreamOptions | None = None
     logprobs: StrictBool | None = None
+    trajectory: StrictBool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """A request for ``n`` answers to a conversation. ``seed`` None: any. ``images``: in the order of the messages."""
+    """A request for ``n`` answers to a conversation. ``seed`` None: any. ``images``: in the order of the messages.
+
+    ``trajectory``: with all of each answer as predictions record it (an extension).
+    """
 
     model: str
     messages: tuple[ChatMessage, ...]
@@ -101,6 +105,7 @@ class ChatRequest:
     stream: bool
     include_usage: bool
     logprobs: bool
+    trajectory: bool
 
 
 def parse_json(body: bytes) -> Any:
@@ -134,6 +139,8 @@ def parse_request(data: Any, limits: ServingLimits, default: DecodeSettings) -> 
     messages, images = _conversation(body.messages, limits)
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options is for streams: set stream to true", param="stream_options")
+    if body.trajectory and (body.stream or body.stop):
+        raise RequestError("a trajectory is of a whole answer: leave out stream and stop", param="trajectory")
     temperature = float(default.temperature if body.temperature is None else body.temperature)
     if 0 < temperature < _MIN_TEMPERATURE:
         raise RequestError(
@@ -152,6 +159,7 @@ def parse_request(data: Any, limits: ServingLimits, default: DecodeSettings) -> 
         stream=bool(body.stream),
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         logprobs=bool(body.logprobs),
+        trajectory=bool(body.trajectory),
     )
 
 

@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from mirage_core.errors import DataError
 from mirage_core.generation.continuous import ContinuousDecoder, RowSettings, RowStep
 from mirage_core.generation.generator import Generator, seeded_numbers
+from mirage_core.generation.trajectory import output_text
 from mirage_core.latent.examples import EncodedPrompt
+from mirage_core.llm_client.served_model import ServedModel, ServedSpan, ServedTrajectory
 from mirage_core.serving.choices import Choice
 from mirage_core.serving.engine import Engine, Job
 from mirage_core.serving.limits import Busy, RequestError, ServingLimits
@@ -66,6 +68,30 @@ class ModelServer:
         """The text of tokens, as in predictions."""
         text: str = self._tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
         return text
+
+    def trajectory(self, choice: Choice) -> ServedTrajectory:
+        """All of an answer that the model has ended."""
+        answer, model = choice.trajectory, self._generator.model
+        assert answer is not None
+        return ServedTrajectory(
+            output=output_text(model.processor.tokenizer, model.ids, answer.token_ids, answer.spans),
+            token_ids=answer.token_ids,
+            spans=tuple(ServedSpan(position=span.position, num_latents=span.num_latents) for span in answer.spans),
+        )
+
+    def card(self) -> ServedModel:
+        """How the model is to be asked to be answered as by its own evaluation."""
+        generator, default = self._generator, self.default
+        return ServedModel(
+            method=generator.method,
+            latents=default.latents,
+            prompt=generator.inference.prompt.form,
+            variant=generator.inference.variant,
+            planning_rule=generator.planning_rule,
+            max_tokens=min(default.max_new_tokens, self.limits.answer_tokens),
+            temperature=default.temperature,
+            top_p=default.top_p,
+        )
 
     def choices(self, request: ChatRequest) -> list[Choice]:
         """The answers of a request, empty yet."""

@@ -34,7 +34,7 @@ def test_every_deployment_names_a_flow_that_takes_its_parameters(name: str) -> N
     assert deployment["work_pool"]["name"] == local_stack.POOL
 
 
-def test_there_is_one_deployment_a_stage_and_the_pipeline_and_the_night() -> None:
+def test_there_is_one_deployment_a_stage_and_the_pipeline_the_night_and_the_canary() -> None:
     from mirage_core.studies.loading import load_study, names
 
     stages = {name for name, entry in DEPLOYMENTS.items() if "single_stage" in entry["entrypoint"]}
@@ -43,7 +43,7 @@ def test_there_is_one_deployment_a_stage_and_the_pipeline_and_the_night() -> Non
 
     assert trained | (set(STAGES) - set(TRAIN_STAGES)) <= stages <= set(STAGES), "what no study trains needs none"
     studies = {"ablation", "causal", "sweep-k", "sweep-gamma", "diagnosis"}
-    assert set(DEPLOYMENTS) - stages == {"full-pipeline", "nightly", *studies}
+    assert set(DEPLOYMENTS) - stages == {"full-pipeline", "nightly", "canary", *studies}
     assert all(entry["parameters"]["stage"] == name for name, entry in DEPLOYMENTS.items() if name in stages)
 
 
@@ -65,13 +65,14 @@ def test_the_night_has_its_hour_and_never_overlaps_itself() -> None:
 
 
 def test_the_flows_have_the_names_their_deployments_are_known_by() -> None:
+    from flows.canary import mirage_serve
     from flows.full_pipeline import mirage
     from flows.nightly import mirage_evaluation
     from flows.single_stage import single_stage
     from flows.study import grid_study
 
     assert [mirage.name, mirage_evaluation.name, single_stage.name] == ["mirage", "mirage-evaluation", "mirage-stage"]
-    assert grid_study.name == "mirage-study"
+    assert (grid_study.name, mirage_serve.name) == ("mirage-study", "mirage-serve")
 
 
 def test_the_compose_file_holds_no_password_and_its_services_depend_on_services_that_exist() -> None:

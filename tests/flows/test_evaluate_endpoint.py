@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli import app
-from mirage_core.errors import InputError
+from mirage_core.errors import EndpointError, InputError
 from mirage_core.store.records import load_predictions
 from tests.benchmarks.public_data import vstar_folder
 from tests.llm_client.chat_server import Call, chat_server
@@ -42,16 +42,34 @@ def test_a_hosted_model_is_judged_and_its_key_stays_where_it_belongs(
 
 
 def test_wrong_use_is_one_message(tmp_path: Path) -> None:
-    def silent(call: Call) -> None:
-        call.reply("A")
+    def several(call: Call) -> None:
+        call.send(200, {"object": "list", "data": [{"id": "big-vlm"}, {"id": "small-vlm"}]})
 
     vstar_folder(tmp_path / "data")
-    with chat_server(silent) as server:
+    with chat_server(several) as server:
         odd = CliRunner().invoke(app, arguments(tmp_path, server.url, "--prompt", "polite"))
         nameless = [word for word in arguments(tmp_path, server.url) if word not in ("--model", "big-vlm")]
         unnamed = CliRunner().invoke(app, nameless)
-        assert not server.calls
+        assert [call.path for call in server.calls] == ["/v1/models"]
     assert isinstance(odd.exception, InputError) and "expected one of official, benchmark, short" in str(odd.exception)
-    assert isinstance(unnamed.exception, InputError) and "needs --model" in str(unnamed.exception)
+    assert isinstance(unnamed.exception, EndpointError)
+    assert "has the models big-vlm, small-vlm; expected one: choose with --model" in str(unnamed.exception)
     alone = CliRunner().invoke(app, ["evaluate", "--benchmark", "vstar", "--model", "big-vlm"])
     assert alone.exit_code == 2
+
+
+def test_an_endpoint_that_lists_no_models_is_asked_by_the_name_that_was_given(tmp_path: Path) -> None:
+    def chat_only(call: Call) -> None:
+        if call.path.endswith("/models"):
+            call.fail(404)
+        else:
+            call.reply("A")
+
+    vstar_folder(tmp_path / "data")
+    with chat_server(chat_only) as server:
+        named = CliRunner().invoke(app, arguments(tmp_path, server.url, "--json"))
+        nameless = [word for word in arguments(tmp_path, server.url) if word not in ("--model", "big-vlm")]
+        unnamed = CliRunner().invoke(app, nameless)
+    result = json.loads(named.stdout)
+    assert (result["model"], result["prompt"], result["variant"]) == ("big-vlm", "benchmark", "cot")
+    assert isinstance(unnamed.exception, EndpointError) and "--model does not name one" in str(unnamed.exception)

@@ -118,7 +118,7 @@ def test_services_wait_for_services_that_have_what_they_wait_for() -> None:
 
 
 def test_our_containers_are_built_from_files_that_exist_and_have_no_rights_to_spare() -> None:
-    assert set(OURS) == {"server", "deploy", "worker", "gpu-worker"}
+    assert set(OURS) == {"server", "deploy", "worker", "gpu-worker", "serve"}
     for service in OURS.values():
         build = service["build"]
         assert (DOCKER / build["context"] / build["dockerfile"]).is_file()
@@ -135,18 +135,33 @@ def test_every_secret_comes_from_the_env_file_and_is_refused_when_it_is_empty() 
     assert (ROOT / ".gitignore").read_text().count("/docker/.env") == 1
 
 
-def test_only_this_machine_reaches_the_server_and_nothing_else_is_reached_from_outside() -> None:
+def test_only_this_machine_reaches_the_servers_and_nothing_else_is_reached_from_outside() -> None:
     assert {name: service["ports"] for name, service in SERVICES.items() if "ports" in service} == {
-        "server": ["127.0.0.1:4200:4200"]
+        "server": ["127.0.0.1:4200:4200"],
+        "serve": ["127.0.0.1:8000:8000"],
     }
 
 
-def test_a_profile_starts_one_worker_of_its_kind() -> None:
+def test_a_profile_starts_one_worker_of_its_kind_or_the_served_model() -> None:
     by_profile = {service["profiles"][0]: name for name, service in SERVICES.items() if "profiles" in service}
-    assert by_profile == {"cpu": "worker", "gpu": "gpu-worker"}
+    assert by_profile == {"cpu": "worker", "gpu": "gpu-worker", "serve": "serve"}
     assert EXAMPLE["COMPOSE_PROFILES"] in by_profile
     (device,) = SERVICES["gpu-worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+
+
+def test_the_served_model_is_that_of_the_canary_and_needs_the_key_of_the_env_file() -> None:
+    import inspect
+
+    from flows.canary import SERVING, mirage_serve
+
+    service = SERVICES["serve"]
+    assert service["command"][:3] == ["mirage", "serve", SERVING]
+    assert inspect.signature(mirage_serve.fn).parameters["serving"].default == SERVING
+    assert service["environment"]["MIRAGE_API_KEY"].startswith("${MIRAGE_API_KEY:?")
+    assert service["environment"]["MIRAGE_STORE"] == SERVICES["worker"]["environment"]["MIRAGE_STORE"]
+    assert not [word for word in service["command"] if "KEY" in word]
+    assert not [name for name in service["environment"] if name.startswith("PREFECT")]
 
 
 def test_the_s3_servers_identity_is_the_clients() -> None:

@@ -13,7 +13,7 @@ from mirage_core.errors import InputError
 from mirage_core.generation.continuous import ContinuousDecoder, RowSettings, RowStep
 from mirage_core.generation.decode import DecodeSettings
 from mirage_core.latent.examples import EncodedPrompt
-from mirage_core.serving.engine import Engine, Job
+from mirage_core.serving.engine import PATIENCE, Engine, Job, grouped
 from mirage_core.serving.limits import EngineFailed
 from tests.latent.tiny import IDS, Maker, tiny_backbone
 
@@ -149,3 +149,29 @@ def test_jobs_that_are_left_at_the_end_are_told() -> None:
     assert not made.alive
     with pytest.raises(EngineFailed, match="going down"):
         made.submit(waiting.job)
+
+
+def job(tokens: int, answers: int = 1) -> Job:
+    prompt = EncodedPrompt(
+        ids=torch.zeros(tokens, dtype=torch.long), pixel_values=torch.empty(0, 1176), grid_thw=torch.empty(0, 3).long()
+    )
+    return Job(prompt, [SHORT] * answers, lambda _: None, lambda: None)
+
+
+def test_prompts_are_encoded_together_unless_that_is_mostly_padding() -> None:
+    jobs = [job(1000), job(50), job(900), job(20), job(30, answers=2), job(980)]
+    sizes = [[len(each.prompt.ids) for each in group] for group in grouped(jobs)]
+    assert sizes == [[20, 50], [900, 980, 1000], [30]]
+    assert grouped([]) == []
+
+
+def test_a_job_waits_a_few_steps_for_others_while_more_answers_run_than_wait() -> None:
+    made = Engine(lambda: ContinuousDecoder(tiny_backbone(), IDS, settings()), 5)
+    running = job(3, answers=3)
+    made._jobs = {number: (running, number) for number in range(3)}
+    assert not made._may_join(2)  # nothing waits
+    made._waiting.append(job(3))
+    assert [made._may_join(2) for _ in range(PATIENCE + 2)] == [*[False] * PATIENCE, True, False]
+    made._waiting.append(job(3, answers=2))
+    assert made._may_join(2)  # as many wait as run
+    assert not made._may_join(0)  # no row is free

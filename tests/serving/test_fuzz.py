@@ -23,7 +23,8 @@ from tests.serving.test_requests import image, picture
 REQUESTS = 500
 FIELDS = (
     "model", "messages", "max_tokens", "max_completion_tokens", "temperature", "top_p", "n", "seed", "stop", "stream",
-    "stream_options", "logprobs", "top_logprobs", "tools", "logit_bias", "user", "response_format", "nonsense",
+    "stream_options", "logprobs", "top_logprobs", "tools", "logit_bias", "user", "response_format", "trajectory",
+    "nonsense",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, 2, 3, -1, 2**63, 2**70, 0.0, 0.5, 1e-300, 1e308, "", "a", "e", "<|im_end|>",

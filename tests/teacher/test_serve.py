@@ -1,4 +1,4 @@
-"""Against a real server of a real model: ``transformers serve`` with a tiny Qwen2.5-VL of random weights."""
+"""Against real servers of a real model: ``transformers serve`` and ours, with a tiny Qwen2.5-VL of random weights."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from mirage_core.config import ArchitectureSettings, ModelSettings
 from mirage_core.errors import EndpointError
 from mirage_core.model.loading import build_base_model, save_model
+from mirage_core.serving.process import server_process
 from mirage_core.store import Store
 from mirage_core.teacher import EndpointTeacher, make_teacher
 from tests.teacher.conftest import Pairs, ignore_progress, teacher_runtime, teacher_settings
@@ -29,22 +30,39 @@ pytestmark = pytest.mark.xdist_group("serve")  # one server for all
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The address of the server, and the name of its model."""
-    folder = tmp_path_factory.mktemp("serve")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serve") / "model"
     built = build_base_model(ModelSettings(architecture=SMALL), 1)
-    save_model(folder / "model", built.backbone, built.processor, {"stage": "base"})
+    save_model(folder, built.backbone, built.processor, {"stage": "base"})
+    return folder
+
+
+@pytest.fixture(scope="module", params=["transformers", "mirage"])
+def served(request: pytest.FixtureRequest, model: Path) -> Iterator[tuple[str, str]]:
+    """The address of the server, and the name of its model."""
+    if request.param == "transformers":
+        with transformers_serve(model) as url:
+            yield url, str(model)
+        return
+    command = [sys.executable, "-m", "flows.cli", "serve", str(model), "--port", "0"]
+    with server_process(command, model.parent / "mirage-log", {**os.environ, "OMP_NUM_THREADS": "1"}) as server:
+        yield server.url, model.name
+
+
+@contextlib.contextmanager
+def transformers_serve(model: Path) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "tests.teacher.serve_child", str(folder / "model"), str(port)]
-    with (folder / "log").open("wb") as log:
+    command = [sys.executable, "-m", "tests.teacher.serve_child", str(model), str(port)]
+    log_file = model.parent / "log"
+    with log_file.open("wb") as log:
         server = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
     try:
         deadline = time.monotonic() + PATIENCE_S
         while not is_well(port):
-            assert server.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            assert server.poll() is None and time.monotonic() < deadline, log_file.read_text()
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/v1", str(folder / "model")
+        yield f"http://127.0.0.1:{port}/v1"
     finally:
         server.kill()
         server.wait(30)
