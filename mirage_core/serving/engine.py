@@ -21,17 +21,35 @@ Deliver = Callable[[Sequence[tuple[int, RowStep]] | Exception], None]
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A prompt with the settings of its answers, and where these go. ``joined``: called when they begin to run."""
+    """A prompt with the settings of its answers, and where these go. ``joined``: called when they begin to run.
+
+    ``name``: jobs of the same have the same prompt; None: no other job has it.
+    """
 
     prompt: EncodedPrompt
     rows: Sequence[RowSettings]
     deliver: Deliver
     joined: Callable[[], None]
+    name: bytes | None = None
     numbers: list[int] = field(default_factory=list)
+
+
+class Shared(list[Job]):
+    """Jobs of one prompt, which is encoded once for all their answers."""
+
+    @property
+    def prompt(self) -> EncodedPrompt:
+        """The prompt."""
+        return self[0].prompt
+
+    @property
+    def rows(self) -> list[RowSettings]:
+        """The settings of all answers, job by job."""
+        return [row for job in self for row in job.rows]
 
     @property
     def kind(self) -> tuple[int, int]:
-        """Jobs of one kind can be encoded together without waste."""
+        """Prompts of one kind can be encoded together without waste."""
         return len(self.prompt.ids), len(self.rows)
 
 
@@ -120,30 +138,39 @@ class Engine:
     def _join(self) -> None:
         """Let waiting jobs run, in their order, as far as there are free rows."""
         groups = self._next_groups()
-        self._joining = {job for group in groups for job in group}
+        self._joining = {job for group in groups for shared in group for job in shared}
         for group in groups:
+            jobs = [job for shared in group for job in shared]
             try:
-                numbers = self._decoder.join([job.prompt for job in group], [job.rows for job in group])
+                numbers = self._decoder.join([shared.prompt for shared in group], [shared.rows for shared in group])
             except InputError as error:
-                for job in group:
+                for job in jobs:
                     job.deliver(error)
             else:
-                for job, own in zip(group, numbers, strict=True):
-                    job.numbers = own
-                    self._jobs |= {number: (job, choice) for choice, number in enumerate(own)}
-            for job in group:
+                self._begin(jobs, [number for own in numbers for number in own])
+            for job in jobs:
                 self._joining.remove(job)
                 job.joined()
 
-    def _next_groups(self) -> list[list[Job]]:
-        """Take the jobs that fit; those of one kind are encoded together."""
-        groups: dict[tuple[int, int], list[Job]] = {}
+    def _begin(self, jobs: Sequence[Job], numbers: Sequence[int]) -> None:
+        """Take note of the rows of jobs, which run now in their order."""
+        left = iter(numbers)
+        for job in jobs:
+            job.numbers = [next(left) for _ in job.rows]
+            self._jobs |= {number: (job, choice) for choice, number in enumerate(job.numbers)}
+
+    def _next_groups(self) -> list[list[Shared]]:
+        """Take the jobs that fit, those of one prompt together; prompts of one kind are encoded together."""
+        prompts: dict[object, Shared] = {}
         free = self._max_rows - len(self._jobs)
         with self._changed:
             while self._waiting and len(self._waiting[0].rows) <= free:
                 job = self._waiting.popleft()
                 free -= len(job.rows)
-                groups.setdefault(job.kind, []).append(job)
+                prompts.setdefault(job if job.name is None else job.name, Shared()).append(job)
+        groups: dict[tuple[int, int], list[Shared]] = {}
+        for shared in prompts.values():
+            groups.setdefault(shared.kind, []).append(shared)
         return list(groups.values())
 
     def _deliver(self, steps: Sequence[RowStep]) -> None:

@@ -97,6 +97,36 @@ def test_jobs_wait_until_rows_are_free_and_are_answered_alike(engine: Engine) ->
     assert engine.running == 0
 
 
+def test_jobs_of_one_prompt_share_its_prefill(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that wait at the same time; each gets its own answers, and those of other prompts are encoded too."""
+    encoded: list[int] = []
+    join = ContinuousDecoder.join
+
+    def counted(self: ContinuousDecoder, prompts: Any, rows: Any) -> Any:
+        encoded.append(len(prompts))
+        return join(self, prompts, rows)
+
+    monkeypatch.setattr(ContinuousDecoder, "join", counted)
+    uniform = torch.rand(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    drawn = [RowSettings(max_new_tokens=6, temperature=1.0, uniform=numbers) for numbers in uniform]
+    alone = [Client(row) for row in drawn]
+    expected = []
+    for client in alone:  # one after the other
+        engine.submit(client.job)
+        expected.append(client.answers())
+    assert expected[0] != expected[1] and encoded == [1, 1]
+    encoded.clear()
+    shared = [Client(row) for row in drawn]
+    other = Client(drawn[0], prompt=Maker(5).prompt())
+    for client, name in zip((*shared, other), (b"same", b"same", b"other"), strict=True):
+        client.job.name = name
+    with engine._changed:  # all are there when the engine looks
+        submit(engine, [*shared, other])
+    assert [client.answers() for client in shared] == expected
+    assert len(other.answers()) == 1
+    assert sum(encoded) == 2
+
+
 def test_jobs_leave_waiting_or_running(engine: Engine) -> None:
     running, waiting, last = Client(ENDLESS, ENDLESS), Client(ENDLESS, ENDLESS), Client(SHORT, SHORT)
     submit(engine, [running, waiting, last])
