@@ -135,8 +135,10 @@ class ModelServer:
                 f"got the model {request.model[:100]!r}, expected {self.name!r}", status=404, param="model"
             )
         self._check_extension(request)
-        prompt, name = self._prompt(request, request.images)
-        other = None if request.latents_of is None else self._prompt(request, (request.latents_of,))
+        prompt, name = self._prompt(request, request.images, "messages")
+        other = None
+        if request.latents_of is not None:
+            other = self._prompt(request, (request.latents_of,), "mirage.latents_of")
         film = Film(self._reader, prompt, request.images) if request.film and self._reader is not None else None
         return Asked(chat=request, prompt=prompt, name=name, other=other, film=film)
 
@@ -155,19 +157,22 @@ class ModelServer:
                 param="mirage.latents_of",
             )
 
-    def _prompt(self, request: ChatRequest, images: Sequence[bytes]) -> tuple[EncodedPrompt, bytes]:
-        """The prompt with the features of these images, and a name that it shares with the same prompts only."""
+    def _prompt(self, request: ChatRequest, images: Sequence[bytes], param: str) -> tuple[EncodedPrompt, bytes]:
+        """The prompt with the features of these images, and a name that it shares with the same prompts only.
+
+        RequestError, of the field ``param``, for one that cannot be encoded or is too long.
+        """
         try:
             pictures = [self._pictures.open(data) for data in images]
             grids = torch.cat([no_grids(), *(picture.grid for picture in pictures)])
             prompt = self.generator.encoder.conversation(request.messages, no_pixels(), grids)
         except DataError as error:
-            raise RequestError(str(error), param="messages") from error
+            raise RequestError(str(error), param=param) from error
         if len(prompt.ids) > self.limits.prompt_tokens:
             raise RequestError(
                 f"the prompt has {len(prompt.ids)} tokens, expected at most {self.limits.prompt_tokens} "
                 "(--max-prompt-tokens)",
-                param="messages",
+                param=param,
             )
         features = tuple(self._pictures.features(picture) for picture in pictures)
         parts = [prompt.ids.numpy().tobytes(), *(picture.name for picture in pictures)]

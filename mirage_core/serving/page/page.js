@@ -152,7 +152,7 @@ async function exchange(signal) {
 function verdictOnExchange(own, theirs, swapped) {
   if (own === theirs && own === swapped) return "Both pictures have the same answer, and the exchange leaves it: try another picture.";
   if (swapped === own) return "The answer stays: the latents' content did not decide it here.";
-  if (swapped === theirs) return "The answer becomes the other picture's: it followed its latents.";
+  if (swapped === theirs) return "The answer becomes the other picture's: it followed the latents.";
   return "The answer becomes a third one: it was moved by the latents, but did not follow them.";
 }
 
