@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -214,6 +215,34 @@ def test_several_answers_are_exchanged_one_by_one(client: TestClient, generator:
     contents = [choice["message"]["content"] for choice in reply["choices"]]
     assert contents[0] == ask(client, asked(0, **fields))["content"]
     assert len(set(contents)) == 3
+
+
+def test_a_client_that_leaves_while_the_other_picture_is_asked_about_frees_its_rows(generator: Generator) -> None:
+    server = ModelServer(generator, "m", ServingLimits(rows=8))
+    exchange = {"latents_of": {"image_url": {"url": uri(1)}}}
+    body = asked(0, mirage=exchange, max_tokens=4000, temperature=2.0, seed=1, n=8)
+
+    async def leave() -> None:
+        place = server.place()
+        request = await server.prepare(json.dumps(body).encode())
+        steps = server.answer(request, server.choices(request.chat), place)
+        waiting = asyncio.ensure_future(anext(steps))
+        while not server.engine.running:
+            await asyncio.sleep(0.01)
+        assert server.waiting == 1  # it has not begun to run itself
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        await steps.aclose()
+        while server.engine.running:
+            await asyncio.sleep(0.01)
+        assert server.waiting == 0
+
+    server.engine.start()
+    try:
+        asyncio.run(asyncio.wait_for(leave(), 60))
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize(
