@@ -7,11 +7,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
+from flows.commands.serve import serve
 from mirage_core.serving.connections import TimelyH11Protocol
 from mirage_core.serving.guards import read_body
 from mirage_core.serving.limits import RequestError, ServingLimits
@@ -107,6 +109,27 @@ def test_a_body_that_nobody_reads_is_cut_off(connect: Callable[[], socket.socket
     connection.sendall(HEAD.replace(b"/read", b"/refuse").replace(b"100", b"100000"))
     said, _ = dripped(connection, b" " * 10_000)
     assert said.startswith(b"HTTP/1.1 401")
+
+
+def test_the_command_listens_with_such_connections(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[uvicorn.Config] = []
+
+    class Listens:
+        def __init__(self, config: uvicorn.Config) -> None:
+            seen.append(config)
+
+        def run(self, sockets: list[socket.socket]) -> None:
+            for each in sockets:
+                each.close()
+
+    monkeypatch.setattr(uvicorn, "Server", Listens)
+    serve(
+        str(model_folder), None, str(tmp_path / "store"), "127.0.0.1", 0, key=None, name=None, drain_s=1,
+        limits=ServingLimits(),
+    )  # fmt: skip
+    assert [config.http for config in seen] == [TimelyH11Protocol]
 
 
 def test_answers_take_their_time_and_connections_are_used_again(connect: Callable[[], socket.socket]) -> None:
