@@ -51,6 +51,9 @@ def serve(
     max_pictures: Annotated[int, typer.Option(min=1, rich_help_panel=LIMITS, help="Pictures of a request.")] = 16,
     max_megapixels: Annotated[int, typer.Option(min=1, rich_help_panel=LIMITS, help="Megapixels of a picture.")] = 40,
     max_body_mb: Annotated[int, typer.Option(min=1, rich_help_panel=LIMITS, help="Megabytes of a request.")] = 32,
+    max_cache_mb: Annotated[
+        int, typer.Option(min=1, rich_help_panel=LIMITS, help="Megabytes of picture features that are kept.")
+    ] = 256,
     store: StoreOption = None,
 ) -> None:
     """Answer OpenAI's chat completions with a trained model, its latents included, until SIGTERM.
@@ -69,6 +72,7 @@ def serve(
         pixels=max_megapixels * 1_000_000,
         prompt_tokens=max_prompt_tokens,
         answer_tokens=max_answer_tokens,
+        feature_bytes=max_cache_mb * 2**20,
     )
     key = command.read_key(api_key, api_key_file)
     command.serve(model, method, store, host, port, key=key, name=name, drain_s=drain_s, limits=limits)

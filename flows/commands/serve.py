@@ -46,14 +46,19 @@ def serve(
     """Serve a model until SIGTERM or SIGINT; running answers then get ``drain_s`` seconds to end."""
     import uvicorn
 
+    from mirage_core.analysis.imagined.reading import ImaginationReader
     from mirage_core.serving.app import LOOPBACK, check_host, make_app
+    from mirage_core.serving.connections import TimelyH11Protocol
     from mirage_core.serving.server import ModelServer
 
     check_host(host, key)
     checkpoint = find_checkpoint(reference, method, open_store(store))
-    server = ModelServer(generator_of(checkpoint), name or Path(checkpoint.name).name, limits)
+    generator = generator_of(checkpoint)
+    reader = ImaginationReader.of(checkpoint.folder, generator.model, checkpoint.settings)
+    server = ModelServer(generator, name or Path(checkpoint.name).name, limits, reader)
+    app = make_app(server, key, local=key is None, problems=checkpoint.settings.problems)
     config = uvicorn.Config(
-        make_app(server, key, local=key is None), host=host, port=port, log_level="warning", access_log=False,
+        app, host=host, port=port, log_level="warning", access_log=False, http=TimelyH11Protocol, ws="none",
         server_header=False, timeout_graceful_shutdown=drain_s, h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip
     listening = config.bind_socket()

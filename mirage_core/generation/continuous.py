@@ -2,7 +2,7 @@
 
 Each row has its own length limit, temperature, top-p and random numbers; the rules of spans, the bottleneck and the
 inputs of latents are the model's, common to all. What a row decodes does not depend on the others: it is what
-``decode`` gives for its prompt alone. Legend: n running rows, V vocabulary.
+``decode`` gives for its prompt alone. Legend: n running rows, m latents, V vocabulary, D hidden.
 """
 
 from __future__ import annotations
@@ -31,32 +31,45 @@ from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.latent.tokens import TokenIds
 from mirage_core.model.backbone import Backbone
 
+Top = tuple[tuple[int, float], ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowSettings:
     """How one row is decoded: as the fields of ``DecodeSettings`` of these names.
 
     ``uniform`` [max_new_tokens]: numbers in [0, 1) that decide its sampled tokens; needed above temperature 0.
+    ``latents`` [m, D]: fed in place of its first m latents, counted over all spans; those after them are its own.
+    ``top``: so many of the likeliest tokens are told with each sampled one.
     """
 
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     uniform: Tensor | None = None
+    latents: Tensor | None = None
+    top: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class RowStep:
-    """What one step gave a row: a latent, or a ``token`` of log-probability ``log_prob`` (0.0 if forced).
+    """What one step gave a row: a ``latent`` [D], as it was fed, or a ``token`` of log-probability ``log_prob``.
 
-    ``answer``: the whole answer, if this token was its last.
+    A forced token has 0.0. ``answer``: the whole answer, if this token was its last. ``top``: the likeliest tokens that
+    a row has asked for, with their log-probabilities, the likeliest first; fewer where all others are banned.
     """
 
     row: int
-    is_latent: bool
     token: int
     log_prob: float
     answer: Trajectory | None
+    latent: Tensor | None = None
+    top: Top = ()
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether it is a latent."""
+        return self.latent is not None
 
 
 class ContinuousDecoder:
@@ -82,6 +95,7 @@ class ContinuousDecoder:
         self._rows: Ints = np.zeros(0, dtype=np.int64)
         self._own: list[RowSettings] = []
         self._num_tokens, self._num_sampled = np.zeros_like(self._rows), np.zeros_like(self._rows)
+        self._num_latents = np.zeros_like(self._rows)
         self._running: tuple[DecodeState, LatentModes] | None = None
 
     @property
@@ -116,9 +130,9 @@ class ContinuousDecoder:
             return []
         state, modes = self._running
         with torch.inference_mode():
-            sampled, log_probs = self._sample(state, modes)
+            sampled, log_probs, top = self._sample(state, modes)
             inputs = modes.advance(sampled)
-            latents = state.latent_inputs(inputs)
+            latents = self._fed(state.latent_inputs(inputs), inputs)
             self._recorder.record(self._rows, inputs, log_probs, latents)
             rows, ended = self._rows, self._ended(inputs)
             kept = np.flatnonzero(~ended)
@@ -126,7 +140,7 @@ class ContinuousDecoder:
             if len(kept):
                 self._forward(inputs.select(kept), latents[torch.from_numpy(kept).to(latents.device)])
         with torch.inference_mode(False):
-            return self._steps(rows, inputs, log_probs, ended)
+            return self._steps(rows, inputs, log_probs, ended, latents, top)
 
     def leave(self, rows: Collection[int]) -> None:
         """Drop rows at once, whatever they have decoded; numbers of rows that have ended are ignored."""
@@ -150,6 +164,11 @@ class ContinuousDecoder:
                 f"a row at temperature {row.temperature} needs as many uniform numbers as tokens: got {got}, expected "
                 f"({row.max_new_tokens},)"
             )
+        if row.latents is not None and row.latents.shape[1:] != (self._backbone.hidden_size,):
+            raise InputError(
+                f"latents in place of a row's own have the shape {tuple(row.latents.shape)}, expected (number, "
+                f"{self._backbone.hidden_size})"
+            )
 
     def _prefill(
         self, prompts: Sequence[EncodedPrompt], rows: Sequence[RowSettings], samples: int
@@ -172,18 +191,18 @@ class ContinuousDecoder:
         self._own += rows
         none = np.zeros_like(numbers)
         self._rows = np.concatenate([self._rows, numbers])
-        self._num_tokens, self._num_sampled = (
-            np.concatenate([counts, none]) for counts in (self._num_tokens, self._num_sampled)
+        self._num_tokens, self._num_sampled, self._num_latents = (
+            np.concatenate([counts, none]) for counts in (self._num_tokens, self._num_sampled, self._num_latents)
         )
         return [group.tolist() for group in numbers.reshape(-1, samples)]
 
-    def _sample(self, state: DecodeState, modes: LatentModes) -> tuple[Ints, Tensor]:
-        """Sampled ids [n] and their log-probabilities [n]: rows of one temperature and top-p at a time."""
+    def _sample(self, state: DecodeState, modes: LatentModes) -> tuple[Ints, Tensor, dict[int, Top]]:
+        """Sampled ids [n], their log-probabilities [n], and the likeliest by index: rows of one kind at a time."""
         device = self._backbone.device
         tokens, log_probs = np.zeros(len(self._rows), dtype=np.int64), torch.zeros(len(self._rows), device=device)
-        samples = modes.samples_token()
+        samples, top = modes.samples_token(), dict[int, Top]()
         if not samples.any():
-            return tokens, log_probs
+            return tokens, log_probs, top
         logits = self._backbone.logits(state.hidden[:, 0])
         may_end, started = (torch.from_numpy(part).to(device) for part in (modes.may_end(), modes.spans_started))
         for (temperature, top_p), group in self._groups().items():
@@ -194,8 +213,34 @@ class ContinuousDecoder:
                 logits[rows], may_end[rows], started[rows], top_p=top_p, uniform=uniform
             )
             tokens[group] = drawn.cpu().numpy()
+            asking = [index for index in group if self._own[index].top]
+            if asking:
+                top |= self._likeliest(asking, rules.scores(logits[asking], may_end[asking], started[asking]))
         self._num_sampled += samples
-        return tokens, log_probs
+        return tokens, log_probs, top
+
+    def _likeliest(self, rows: Sequence[int], scores: Tensor) -> dict[int, Top]:
+        """The likeliest tokens of each of these rows, from their scores [len(rows), V]; none that is banned."""
+        wanted = [self._own[row].top for row in rows]
+        best = scores.topk(min(max(wanted), scores.shape[-1]))
+        values = best.values - scores.logsumexp(-1, keepdim=True)
+        return {
+            row: tuple(pair for pair in zip(ids[:count], own[:count], strict=True) if pair[1] > float("-inf"))
+            for row, count, ids, own in zip(rows, wanted, best.indices.tolist(), values.tolist(), strict=True)
+        }
+
+    def _fed(self, latents: Tensor, inputs: StepInput) -> Tensor:
+        """The next inputs [n, D] of rows in a span: their own ``latents`` [n, D], or those that they were given."""
+        given = {
+            index: own[int(self._num_latents[index])]
+            for index in np.flatnonzero(inputs.is_latent).tolist()
+            if (own := self._own[index].latents) is not None and self._num_latents[index] < len(own)
+        }
+        self._num_latents += inputs.is_latent
+        if not given:
+            return latents
+        rows = torch.tensor(list(given), device=latents.device)
+        return latents.index_copy(0, rows, torch.stack(list(given.values())).to(latents))
 
     def _groups(self) -> dict[tuple[float, float], list[int]]:
         """The indices of the rows of each temperature and top-p; top-p means nothing to greedy rows."""
@@ -229,21 +274,25 @@ class ContinuousDecoder:
         state.step(inputs, latents)
         modes.end_spans(state.near_stop(inputs, latents))
 
-    def _steps(self, rows: Ints, inputs: StepInput, log_probs: Tensor, ended: Mask) -> list[RowStep]:
+    def _steps(
+        self, rows: Ints, inputs: StepInput, log_probs: Tensor, ended: Mask, latents: Tensor, top: dict[int, Top]
+    ) -> list[RowStep]:
         """What the step gave these rows [n], the answers of those that ended with it."""
         values = zip(
             rows.tolist(), inputs.is_latent.tolist(), inputs.tokens.tolist(), inputs.forced.tolist(),
             log_probs.tolist(), ended.tolist(), strict=True,
         )  # fmt: skip
         return [
-            RowStep(
+            RowStep(row, token, 0.0, None, latent=latents[index])
+            if is_latent
+            else RowStep(
                 row,
-                is_latent,
                 token,
-                0.0 if forced or is_latent else log_prob,
+                0.0 if forced else log_prob,
                 self._recorder.pop(row, self._stop_tokens) if over else None,
+                top=() if forced else top.get(index, ()),
             )
-            for row, is_latent, token, forced, log_prob, over in values
+            for index, (row, is_latent, token, forced, log_prob, over) in enumerate(values)
         ]
 
     def _select(self, kept: Ints) -> None:
@@ -252,6 +301,7 @@ class ContinuousDecoder:
             return
         self._rows = self._rows[kept]
         self._num_tokens, self._num_sampled = self._num_tokens[kept], self._num_sampled[kept]
+        self._num_latents = self._num_latents[kept]
         self._own = [self._own[index] for index in kept.tolist()]
         if not len(kept):
             self._running = None

@@ -59,27 +59,40 @@ class Encoder:
 
         DataError for text that contains special tokens, and for images that are broken or do not match the text.
         """
+        return self._encoded_prompt(
+            self._chat(problem), *self.pixels(problem.images, f"an image of problem {problem.id}")
+        )
+
+    def parts(self, problem: Problem) -> list[dict[str, str]]:
+        """Return the parts of the message that asks a problem. DataError where they do not match its images."""
         question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
-        rendered = self._chat(question, problem)
-        return self._encoded_prompt(rendered, problem.images, f"an image of problem {problem.id}")
+        _refuse_special(question, f"the question of problem {problem.id}")
+        pieces = question.split(IMAGE_MARK)
+        if len(pieces) != len(problem.images) + 1:
+            raise DataError(
+                f"Problem {problem.id} has {len(problem.images)} images, but its question has {len(pieces) - 1} times "
+                f"{IMAGE_MARK}; write one for each image."
+            )
+        marked = [({"type": "image"}, {"type": "text", "text": piece}) for piece in pieces]
+        return [part for pair in marked for part in pair if part.get("text") != ""][1:]
 
-    def conversation(self, messages: Sequence[ChatMessage], images: Sequence[bytes]) -> EncodedPrompt:
-        """Encode a conversation as ``prompt`` does a question: its words as they are, and ``images`` in their order.
+    def conversation(self, messages: Sequence[ChatMessage], pixels: Tensor, grids: Tensor) -> EncodedPrompt:
+        """Encode a conversation as ``prompt`` does a question: its words as they are.
 
-        DataError for text with special tokens, for broken images, and for another number of images than it mentions.
+        ``pixels`` [P, C] and ``grids`` [N, 3]: of its images in their order, as ``pixels`` returns them. DataError for
+        text with special tokens, and for another number of images than it mentions.
         """
         parts = [part for message in messages for part in message["content"]]
         mentioned = sum(part["type"] == "image" for part in parts)
-        if mentioned != len(images):
-            raise DataError(f"got {len(images)} images, expected {mentioned}: one for each image part of the messages")
+        if mentioned != len(grids):
+            raise DataError(f"got {len(grids)} images, expected {mentioned}: one for each image part of the messages")
         borders = [self._ids.latent_start, self._ids.latent_pad, self._ids.latent_end]
         for part in parts:
             _refuse_special(part.get("text", ""), "a message", self._processor.tokenizer.convert_ids_to_tokens(borders))
-        return self._encoded_prompt(self._rendered(messages), images, "an image of the request")
+        return self._encoded_prompt(self._rendered(messages), pixels, grids)
 
-    def _encoded_prompt(self, rendered: str, images: Sequence[bytes], what: str) -> EncodedPrompt:
+    def _encoded_prompt(self, rendered: str, pixels: Tensor, grids: Tensor) -> EncodedPrompt:
         """Encode a rendered chat, with as many tokens for each image as it has merged patches."""
-        pixels, grids = self.pixels(images, what)
         ids = np.array(self._tokenize(rendered))
         merged = self._processor.image_processor.merge_size**2
         repeats = np.ones_like(ids)
@@ -175,8 +188,7 @@ class Encoder:
         return self._prompt_length(example.problem) + len(self._answer(example, with_latents, shown)[0])
 
     def _prompt_length(self, problem: Problem) -> int:
-        question = benchmarks.get(problem.benchmark).prompt(problem, self._prompt.form, self._variant)
-        text = len(self._tokenize(self._chat(question, problem))) - len(problem.images)  # each has one image_pad
+        text = len(self._tokenize(self._chat(problem))) - len(problem.images)  # each has one image_pad
         images = sum(self._image_tokens(data, f"an image of problem {problem.id}") for data in problem.images)
         return text + images
 
@@ -229,20 +241,9 @@ class Encoder:
         after = sum(end > place for _, end in found["offset_mapping"])
         return after + 1 + len(self._tokenize("\n"))
 
-    def _chat(self, question: str, problem: Problem) -> str:
+    def _chat(self, problem: Problem) -> str:
         """Render the chat, with one image_pad for each image."""
-        _refuse_special(question, f"the question of problem {problem.id}")
-        pieces = question.split(IMAGE_MARK)
-        if len(pieces) != len(problem.images) + 1:
-            raise DataError(
-                f"Problem {problem.id} has {len(problem.images)} images, but its question has {len(pieces) - 1} times "
-                f"{IMAGE_MARK}; write one for each image."
-            )
-        content: list[dict[str, str]] = []
-        for index, piece in enumerate(pieces):
-            content += [{"type": "image"}] if index else []
-            content += [{"type": "text", "text": piece}] if piece else []
-        return self._rendered([{"role": "user", "content": content}])
+        return self._rendered([{"role": "user", "content": self.parts(problem)}])
 
     def _rendered(self, messages: Sequence[ChatMessage]) -> str:
         """Render messages up to the begin of the assistant's next one."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
@@ -19,13 +18,15 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mirage_core.config import ProblemSettings
 from mirage_core.errors import InputError, SettingsError
-from mirage_core.latent.examples import EncodedPrompt
-from mirage_core.serving.limits import Busy, RequestError, ServingLimits
+from mirage_core.serving.choices import Choice
+from mirage_core.serving.guards import check_key, read_body
+from mirage_core.serving.limits import Busy, RequestError
 from mirage_core.serving.metrics import Metrics
+from mirage_core.serving.page.routes import add_page
 from mirage_core.serving.replies import Reply
-from mirage_core.serving.requests import ChatRequest
-from mirage_core.serving.server import ModelServer, Place
+from mirage_core.serving.server import Added, Asked, ModelServer, Place
 from mirage_core.serving.texts import Piece
 
 logger = logging.getLogger(__name__)
@@ -43,8 +44,13 @@ def check_host(host: str, key: SecretStr | None) -> None:
         )
 
 
-def make_app(server: ModelServer, key: SecretStr | None, *, local: bool) -> FastAPI:
-    """Return the application. ``key``: what clients must send as a bearer; ``local``: it is asked for as a loopback."""
+def make_app(
+    server: ModelServer, key: SecretStr | None, *, local: bool, problems: ProblemSettings | None = None
+) -> FastAPI:
+    """Return the application. ``key``: what clients must send as a bearer; ``local``: it is asked for as a loopback.
+
+    ``problems``: those that the model was trained on, which its page draws alike.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -86,35 +92,25 @@ def make_app(server: ModelServer, key: SecretStr | None, *, local: bool) -> Fast
         check_key(request, key)
         return await _chat_completions(server, request)
 
+    add_page(app, server, key, problems or ProblemSettings())
     return app
-
-
-def check_key(request: Request, key: SecretStr | None) -> None:
-    """RequestError (401) for a request without the key."""
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if key is None:
-        return
-    same = hmac.compare_digest(given.strip().encode(), key.get_secret_value().encode())
-    if scheme.lower() != "bearer" or not same:
-        raise RequestError("expected the server's key: Authorization: Bearer KEY", status=401)
 
 
 async def _chat_completions(server: ModelServer, request: Request) -> Response:
     place = server.place()
     try:
-        body = await _read_body(request, server.limits)
-        chat, prompt = await server.prepare(body)
+        asked = await server.prepare(await read_body(request, server.limits))
     except ClientDisconnect:
         place.release()
         return Response(status_code=_CLIENT_GONE)
     except BaseException:
         place.release()
         raise
-    if chat.stream:
-        events = _events(server, chat, prompt, place)
+    if asked.chat.stream:
+        events = _events(server, asked, place)
         begun = _resumed(await anext(events), events)
         return StreamingResponse(begun, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-    answer = asyncio.ensure_future(_whole(server, chat, prompt, place))
+    answer = asyncio.ensure_future(_whole(server, asked, place))
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -129,40 +125,27 @@ async def _chat_completions(server: ModelServer, request: Request) -> Response:
                 await task
 
 
-async def _read_body(request: Request, limits: ServingLimits) -> bytes:
-    """The body. RequestError for one of another type, too large, or too slow."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":  # which a page of another origin cannot send without asking first
-        raise RequestError(f"got the content type {kind[:100]!r}, expected application/json", status=415)
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(limits.body_s):
-            async for part in request.stream():
-                size += len(part)
-                if size > limits.body_bytes:
-                    raise RequestError(f"the body has more than {limits.body_bytes} bytes (--max-body-mb)", status=413)
-                parts.append(part)
-    except TimeoutError as error:
-        raise RequestError(f"the body did not arrive within {limits.body_s} seconds", status=408) from error
-    return b"".join(parts)
-
-
 async def _disconnected(request: Request) -> None:
     """Wait until the client has gone."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def _whole(server: ModelServer, chat: ChatRequest, prompt: EncodedPrompt, place: Place) -> str:
+async def _whole(server: ModelServer, asked: Asked, place: Place) -> str:
     """The JSON of whole answers."""
-    choices = server.choices(chat)
+    choices = server.choices(asked.chat)
     pieces: list[list[Piece]] = [[] for _ in choices]
-    async with aclosing(server.answer(chat, prompt, choices, place)) as steps:
+    async with aclosing(server.answer(asked, choices, place)) as steps:
         async for added in steps:
-            for number, more in added:
-                pieces[number] += more
-    trajectories = [server.trajectory(choice).model_dump() for choice in choices] if chat.trajectory else []
-    return Reply(server.name, log_probs=chat.logprobs).complete(len(prompt.ids), choices, pieces, trajectories)
+            for one in added:
+                pieces[one.number] += one.pieces
+    trajectories = [server.trajectory(choice).model_dump() for choice in choices] if asked.chat.trajectory else []
+    return _reply(server, asked).complete(len(asked.prompt.ids), choices, pieces, trajectories)
+
+
+def _reply(server: ModelServer, asked: Asked) -> Reply:
+    chat = asked.chat
+    return Reply(server.name, log_probs=chat.logprobs, spans=chat.spans, film=chat.film)
 
 
 async def _resumed(first: str, events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
@@ -173,23 +156,19 @@ async def _resumed(first: str, events: AsyncGenerator[str, None]) -> AsyncGenera
             yield event
 
 
-async def _events(
-    server: ModelServer, chat: ChatRequest, prompt: EncodedPrompt, place: Place
-) -> AsyncGenerator[str, None]:
+async def _events(server: ModelServer, asked: Asked, place: Place) -> AsyncGenerator[str, None]:
     """The events of a stream; an error in its middle is an event, after which nothing comes."""
-    choices, reply, ended = server.choices(chat), Reply(server.name, log_probs=chat.logprobs), False
+    choices, reply, ended = server.choices(asked.chat), _reply(server, asked), False
     try:
-        async with aclosing(server.answer(chat, prompt, choices, place)) as steps:
+        async with aclosing(server.answer(asked, choices, place)) as steps:
             for number in range(len(choices)):
                 yield reply.first(number)
             async for added in steps:
-                for number, pieces in added:
-                    for piece in pieces:
-                        yield reply.added(number, piece, choices[number].log_probs())
-                    if choices[number].finish_reason is not None:
-                        yield reply.last(number, choices[number], choices[number].log_probs())
-        if chat.include_usage:
-            yield reply.total(len(prompt.ids), choices)
+                for one in added:
+                    for event in _added_events(reply, one, choices[one.number]):
+                        yield event
+        if asked.chat.include_usage:
+            yield reply.total(len(asked.prompt.ids), choices)
         yield "data: [DONE]\n\n"
         ended = True
     except InputError as error:
@@ -199,6 +178,16 @@ async def _events(
         place.release()
         if not ended:
             server.metrics.cancelled.inc()
+
+
+def _added_events(reply: Reply, added: Added, choice: Choice) -> Iterator[str]:
+    """The events of what a step adds to a choice."""
+    for piece in added.pieces:
+        yield reply.added(added.number, piece, choice.log_probs())
+    if added.latent is not None and (event := reply.latent(added.number, choice)):
+        yield event
+    if choice.finish_reason is not None:
+        yield reply.last(added.number, choice, choice.log_probs())
 
 
 def error_body(error: Exception) -> dict[str, Any]:

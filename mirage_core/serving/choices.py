@@ -1,12 +1,12 @@
-"""One answer on its way to a client: tokens become text, thoughts, log-probabilities and counts."""
+"""One answer on its way to a client: tokens become text, thoughts, log-probabilities and counts, latents a film."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob
+from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob, TopLogprob
 
 from mirage_core.generation.continuous import RowStep
 from mirage_core.generation.trajectory import Trajectory
@@ -16,10 +16,19 @@ FinishReason = Literal["stop", "length"]
 
 
 @dataclass
+class Span:
+    """A span of so many ``latents``, behind so many characters of the content, and of the thoughts."""
+
+    latents: int
+    content: int
+    reasoning: int
+
+
+@dataclass
 class Choice:
     """Takes the steps of one row. ``hidden``: tokens without text (borders of spans, the end of turn).
 
-    ``tokens``: text tokens so far, with the borders of spans and the end of turn; ``latents``: those of each span.
+    ``tokens``: text tokens so far, with the borders of spans and the end of turn; ``film``: what latents imagine.
     ``log_probs``: of the tokens of its text, which are let through with the text that they begin in.
     ``trajectory``: all of it, where the model ended it.
     """
@@ -28,7 +37,8 @@ class Choice:
     stop: Sequence[str]
     hidden: Collection[int]
     tokens: int = 0
-    latents: list[int] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+    film: list[dict[str, Any]] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     trajectory: Trajectory | None = None
 
@@ -36,24 +46,31 @@ class Choice:
         self._detokenizer, self._stop_words = Detokenizer(self.decode), StopWords(self.stop)
         self._splitter = ThoughtSplitter()
         self._in_span = False
-        self._begun, self._certain = 0, 0
+        self._begun, self._certain, self._told = 0, 0, [0, 0]
         self._pending: list[tuple[int, ChatCompletionTokenLogprob]] = []
+
+    @property
+    def latents(self) -> list[int]:
+        """The latents of each span."""
+        return [span.latents for span in self.spans]
 
     def add(self, step: RowStep) -> list[Piece]:
         """Return the text that a step adds for certain."""
         if step.is_latent:
+            pieces = self._counted(self._let_through(self._detokenizer.flush()))
             if not self._in_span:
-                self.latents.append(0)
-            self.latents[-1] += 1
+                self.spans.append(Span(0, *self._told))
+            self.spans[-1].latents += 1
             self._in_span = True
-            return self._let_through(self._detokenizer.flush())
+            return pieces
         self._in_span = False
         self.tokens += 1
         self.trajectory = step.answer
         text = ""
         if step.token not in self.hidden:
+            top = [TopLogprob(token=self.decode([token]), logprob=value, bytes=None) for token, value in step.top]
             entry = ChatCompletionTokenLogprob(
-                token=self.decode([step.token]), logprob=step.log_prob, bytes=None, top_logprobs=[]
+                token=self.decode([step.token]), logprob=step.log_prob, bytes=None, top_logprobs=top
             )
             self._pending.append((self._begun, entry))
             text = self._detokenizer.add(step.token)
@@ -62,7 +79,7 @@ class Choice:
             self.finish_reason = "stop"
         elif step.answer is not None:
             self.finish_reason = "stop" if step.answer.finished else "length"
-        return pieces if self.finish_reason is None else [*pieces, *self._rest()]
+        return self._counted(pieces if self.finish_reason is None else [*pieces, *self._rest()])
 
     def log_probs(self) -> list[ChatCompletionTokenLogprob]:
         """Return the log-probabilities of the tokens whose text has begun since the last call."""
@@ -76,6 +93,12 @@ class Choice:
         certain = self._stop_words.add(text)
         self._certain += len(certain)
         return self._splitter.add(certain)
+
+    def _counted(self, pieces: list[Piece]) -> list[Piece]:
+        """Count the characters of text that goes to the client."""
+        for piece in pieces:
+            self._told[piece.thought] += len(piece.text)
+        return pieces
 
     def _rest(self) -> list[Piece]:
         """What was held back, at the end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mirage_core.errors import InputError
@@ -26,32 +26,50 @@ _FREE_PADDING = 64
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A prompt with the settings of its answers, and where these go. ``joined``: called when they begin to run."""
+    """A prompt with the settings of its answers, and where these go. ``joined``: called when they begin to run.
+
+    ``name``: jobs of the same have the same prompt; None: no other job has it.
+    """
 
     prompt: EncodedPrompt
     rows: Sequence[RowSettings]
     deliver: Deliver
     joined: Callable[[], None]
+    name: bytes | None = None
     numbers: list[int] = field(default_factory=list)
+
+
+class Shared(list[Job]):
+    """Jobs of one prompt, which is encoded once for all their answers."""
+
+    @property
+    def prompt(self) -> EncodedPrompt:
+        """The prompt."""
+        return self[0].prompt
+
+    @property
+    def rows(self) -> list[RowSettings]:
+        """The settings of all answers, job by job."""
+        return [row for job in self for row in job.rows]
 
     @property
     def size(self) -> tuple[int, int]:
-        """Its answers and the tokens of its prompt: jobs of one number of answers can be encoded together."""
+        """Its answers and the tokens of its prompt: prompts of one number of answers can be encoded together."""
         return len(self.rows), len(self.prompt.ids)
 
 
-def grouped(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Split jobs into groups of one number of answers, whose prompts fill a pass over them but for a fifth and a bit:
+def grouped(prompts: Iterable[Shared]) -> list[list[Shared]]:
+    """Split prompts into groups of one number of answers, which fill a pass over them but for a fifth and a bit:
     a pass costs much by itself, and padding as much as other tokens.
     """
-    groups: list[list[Job]] = []
-    for job in sorted(jobs, key=lambda job: job.size):
-        group = [*groups[-1], job] if groups and len(groups[-1][0].rows) == len(job.rows) else []
+    groups: list[list[Shared]] = []
+    for shared in sorted(prompts, key=lambda shared: shared.size):
+        group = [*groups[-1], shared] if groups and len(groups[-1][0].rows) == len(shared.rows) else []
         tokens = sum(len(each.prompt.ids) for each in group)
-        if group and len(group) * len(job.prompt.ids) <= 1.25 * tokens + _FREE_PADDING:
+        if group and len(group) * len(shared.prompt.ids) <= 1.25 * tokens + _FREE_PADDING:
             groups[-1] = group
         else:
-            groups.append([job])
+            groups.append([shared])
     return groups
 
 
@@ -141,34 +159,43 @@ class Engine:
     def _join(self) -> None:
         """Let waiting jobs run, in their order, as far as there are free rows."""
         groups = deque(self._next_groups())
-        self._joining = {job for group in groups for job in group}
+        self._joining = {job for group in groups for shared in group for job in shared}
         while groups:
             group = groups.popleft()
+            jobs = [job for shared in group for job in shared]
             try:
-                numbers = self._decoder.join([job.prompt for job in group], [job.rows for job in group])
+                numbers = self._decoder.join([shared.prompt for shared in group], [shared.rows for shared in group])
             except InputError as error:
                 if len(group) > 1:  # whose fault it is shows when each is encoded alone
-                    groups.extendleft([job] for job in group)
+                    groups.extendleft([shared] for shared in group)
                     continue
-                group[0].deliver(error)
+                for job in jobs:
+                    job.deliver(error)
             else:
-                for job, own in zip(group, numbers, strict=True):
-                    job.numbers = own
-                    self._jobs |= {number: (job, choice) for choice, number in enumerate(own)}
-            for job in group:
+                self._begin(jobs, [number for own in numbers for number in own])
+            for job in jobs:
                 self._joining.remove(job)
                 job.joined()
 
-    def _next_groups(self) -> list[list[Job]]:
-        """Take the jobs that fit, in groups to be encoded together."""
-        free, taken = self._max_rows - len(self._jobs), list[Job]()
+    def _begin(self, jobs: Sequence[Job], numbers: Sequence[int]) -> None:
+        """Take note of the rows of jobs, which run now in their order."""
+        left = iter(numbers)
+        for job in jobs:
+            job.numbers = [next(left) for _ in job.rows]
+            self._jobs |= {number: (job, choice) for choice, number in enumerate(job.numbers)}
+
+    def _next_groups(self) -> list[list[Shared]]:
+        """Take the jobs that fit, those of one prompt together, in groups to be encoded together."""
+        prompts: dict[object, Shared] = {}
+        free = self._max_rows - len(self._jobs)
         with self._changed:
             if not self._may_join(free):
                 return []
             while self._waiting and len(self._waiting[0].rows) <= free:
-                taken.append(self._waiting.popleft())
-                free -= len(taken[-1].rows)
-        return grouped(taken)
+                job = self._waiting.popleft()
+                free -= len(job.rows)
+                prompts.setdefault(job if job.name is None else job.name, Shared()).append(job)
+        return grouped(prompts.values())
 
     def _may_join(self, free: int) -> bool:
         """Whether jobs join now. A pass over prompts halts all that runs, so it waits for more of them for PATIENCE

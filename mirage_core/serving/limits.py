@@ -10,8 +10,8 @@ from mirage_core.errors import InputError
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServingLimits:
     """The most of everything: answers decoded side by side (``rows``), requests that wait for them (``queue``), answers
-    of a request (``choices``), its bytes, pictures, pixels a picture, tokens of its prompt and of an answer, and the
-    seconds in which its body must arrive.
+    of a request (``choices``), its bytes, pictures, pixels a picture, tokens of its prompt and of an answer, the
+    seconds in which its body must arrive, and the bytes of picture features that are kept.
     """
 
     rows: int = 32
@@ -23,6 +23,7 @@ class ServingLimits:
     prompt_tokens: int = 16_384
     answer_tokens: int = 4_096
     body_s: float = 30.0
+    feature_bytes: int = 256 * 2**20
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:

@@ -20,6 +20,12 @@ class Metrics:
         self.requests = Counter("mirage_requests", "Requests, by HTTP status.", ["status"], registry=registry)
         self.cancelled = Counter("mirage_cancelled_requests", "Requests whose client went away.", registry=registry)
         self.prompt_tokens = Counter("mirage_prompt_tokens", "Tokens of prompts.", registry=registry)
+        self.pictures = Counter(
+            "mirage_pictures", "Pictures of prompts, by whether their features were kept (hit) or not (miss).",
+            ["cache"], registry=registry,
+        )  # fmt: skip
+        for kind in ("hit", "miss"):  # told from the start, as the others are
+            self.pictures.labels(kind)
         self.text_tokens = Counter(
             "mirage_text_tokens", "Decoded text tokens, borders of spans included.", registry=registry
         )

@@ -1,7 +1,8 @@
 """Completions as OpenAI's clients expect them: whole, or chunk by chunk, by the types of the ``openai`` package.
 
 Thoughts (text within ``<think>``) are ``reasoning`` and ``reasoning_content``, as clients differ; ``content`` is never
-null. ``latents``: how many latents each span of an answer holds.
+null. ``latents``: how many latents each span of an answer holds. Where a request asks for them, ``spans`` tells where
+these are, and ``film`` what each latent imagines; the lists of a stream add up to those of a whole answer by ``index``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessage
@@ -20,7 +22,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceLogprobs as ChunkLogpr
 from openai.types.chat.chat_completion_token_logprob import ChatCompletionTokenLogprob
 from openai.types.completion_usage import CompletionTokensDetails, CompletionUsage
 
-from mirage_core.serving.choices import Choice
+from mirage_core.serving.choices import Choice, Span
 from mirage_core.serving.texts import Piece
 
 
@@ -37,11 +39,11 @@ def usage(prompt_tokens: int, choices: Sequence[Choice]) -> CompletionUsage:
 
 
 class Reply:
-    """Writes the answer to one request; ``log_probs``: with those of its tokens."""
+    """Writes the answer to one request; ``log_probs``: with those of its tokens; ``spans``, ``film``: with these."""
 
-    def __init__(self, model: str, *, log_probs: bool) -> None:
+    def __init__(self, model: str, *, log_probs: bool, spans: bool = False, film: bool = False) -> None:
         self._id, self._created = f"chatcmpl-{secrets.token_hex(12)}", int(time.time())
-        self._model, self._log_probs = model, log_probs
+        self._model, self._log_probs, self._spans, self._film = model, log_probs, spans, film
 
     def complete(
         self,
@@ -73,6 +75,15 @@ class Reply:
         )
         return self._event(number, ChoiceDelta.model_validate(fields), log_probs=log_probs)
 
+    def latent(self, number: int, choice: Choice) -> str:
+        """Return the event of one more latent of a choice; nothing where the request does not ask for any of it."""
+        fields: dict[str, Any] = {}
+        if self._spans:
+            fields["spans"] = [_grown(len(choice.spans) - 1, choice.spans[-1])]
+        if self._film:
+            fields["film"] = choice.film[-1:]
+        return self._event(number, ChoiceDelta.model_validate(fields)) if fields else ""
+
     def last(self, number: int, choice: Choice, log_probs: Sequence[ChatCompletionTokenLogprob]) -> str:
         """Return the event that ends a choice."""
         delta = ChoiceDelta.model_validate({"latents": choice.latents})
@@ -88,6 +99,10 @@ class Reply:
         message |= more
         if thoughts:
             message |= {"reasoning": thoughts, "reasoning_content": thoughts}
+        if self._spans:
+            message["spans"] = [{"index": index, **asdict(span)} for index, span in enumerate(choice.spans)]
+        if self._film:
+            message["film"] = choice.film
         assert choice.finish_reason is not None
         return CompleteChoice(
             index=number,
@@ -117,3 +132,9 @@ class Reply:
             **more,
         )
         return f"data: {chunk.model_dump_json(exclude_unset=True)}\n\n"
+
+
+def _grown(index: int, span: Span) -> dict[str, int]:
+    """One more latent of a span; its place comes with the first."""
+    place = {"content": span.content, "reasoning": span.reasoning} if span.latents == 1 else {}
+    return {"index": index, "latents": 1, **place}

@@ -25,7 +25,6 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "logit_bias": ({},),
-    "top_logprobs": (0,),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "response_format": ({"type": "text"},),
@@ -70,6 +69,18 @@ class _StreamOptions(_Strict):
     include_usage: StrictBool = False
 
 
+class _OtherPicture(_Strict):
+    image_url: _ImageUrl
+
+
+class _Extension(_Strict):
+    """What this server can tell and do that OpenAI's interface has no field for."""
+
+    film: StrictBool = False
+    spans: StrictBool = False
+    latents_of: _OtherPicture | None = None
+
+
 class _Body(_Strict):
     model: StrictStr
     messages: list[_Message] = Field(min_length=1)
@@ -84,6 +95,8 @@ class _Body(_Strict):
     stream_options: _StreamOptions | None = None
     logprobs: StrictBool | None = None
     trajectory: StrictBool | None = None
+    top_logprobs: StrictInt | None = Field(None, ge=0, le=20)
+    mirage: _Extension = _Extension()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +104,8 @@ class ChatRequest:
     """A request for ``n`` answers to a conversation. ``seed`` None: any. ``images``: in the order of the messages.
 
     ``trajectory``: with all of each answer as predictions record it (an extension).
+    ``film``: tell what each latent imagines; ``spans``: tell where latents are; ``latents_of``: a picture that stands
+    in for the one of the messages while latents are computed, which are then fed in place of the answer's own.
     """
 
     model: str
@@ -106,6 +121,10 @@ class ChatRequest:
     include_usage: bool
     logprobs: bool
     trajectory: bool
+    top_logprobs: int
+    film: bool
+    spans: bool
+    latents_of: bytes | None
 
 
 def parse_json(body: bytes) -> Any:
@@ -135,7 +154,7 @@ def parse_request(data: Any, limits: ServingLimits, default: DecodeSettings) -> 
     try:
         body = _Body.model_validate(known)
     except ValidationError as error:
-        raise _invalid(error) from error
+        raise invalid(error) from error
     messages, images = _conversation(body.messages, limits)
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options is for streams: set stream to true", param="stream_options")
@@ -160,6 +179,10 @@ def parse_request(data: Any, limits: ServingLimits, default: DecodeSettings) -> 
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         logprobs=bool(body.logprobs),
         trajectory=bool(body.trajectory),
+        top_logprobs=_top_logprobs(body),
+        film=body.mirage.film,
+        spans=body.mirage.spans,
+        latents_of=_latents_of(body.mirage, images, limits),
     )
 
 
@@ -180,8 +203,8 @@ def _refuse_unknown(data: Mapping[str, Any]) -> None:
             )
 
 
-def _invalid(error: ValidationError) -> RequestError:
-    """The first fault that pydantic found."""
+def invalid(error: ValidationError) -> RequestError:
+    """Return the first fault that pydantic found."""
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     return RequestError(f"{where}: {first['msg']}", param=where)
@@ -211,6 +234,25 @@ def _choices(n: int, limits: ServingLimits, temperature: float) -> int:
     return n
 
 
+def _top_logprobs(body: _Body) -> int:
+    if body.top_logprobs and not body.logprobs:
+        raise RequestError("top_logprobs are told beside log-probabilities: set logprobs to true", param="top_logprobs")
+    return body.top_logprobs or 0
+
+
+def _latents_of(extension: _Extension, images: Sequence[bytes], limits: ServingLimits) -> bytes | None:
+    """The picture whose latents are asked for; it stands in for the only one of the messages."""
+    if extension.latents_of is None:
+        return None
+    where = "mirage.latents_of"
+    if len(images) != 1:
+        raise RequestError(
+            f"{where}: got {len(images)} pictures in the messages, expected the one that this picture stands in for",
+            param=where,
+        )
+    return read_picture(extension.latents_of.image_url.url, limits, where)
+
+
 def _stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     words = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(words) > 4 or not all(0 < len(word) <= 256 for word in words):
@@ -238,14 +280,14 @@ def _conversation(
                 raise RequestError(
                     f"{where}: pictures are the user's, and at most {limits.pictures} (--max-pictures)", param=where
                 )
-            images.append(_picture(part.image_url.url, limits, where))
+            images.append(read_picture(part.image_url.url, limits, where))
             content.append({"type": "image"})
         chat.append({"role": message.role, "content": content})
     return tuple(chat), tuple(images)
 
 
-def _picture(url: str, limits: ServingLimits, where: str) -> bytes:
-    """The bytes of a data URI. RequestError for other URLs, and for pictures that are broken or too large."""
+def read_picture(url: str, limits: ServingLimits, where: str) -> bytes:
+    """Return the bytes of a data URI. RequestError for other URLs, and for pictures that are broken or too large."""
     match = _DATA_URI.match(url[:100])
     if match is None:
         raise RequestError(

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from mirage_core.analysis.intervened_generation import replace_latents
 from mirage_core.errors import InputError, SettingsError
-from mirage_core.generation.continuous import ContinuousDecoder, RowSettings
-from mirage_core.generation.decode import DecodeSettings, Trajectory, decode
+from mirage_core.generation.continuous import ContinuousDecoder, RowSettings, RowStep
+from mirage_core.generation.decode import DecodeSettings, Step, Trajectory, decode
+from mirage_core.generation.interventions import Interventions
 from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.readout import new_readout
-from tests.latent.tiny import IDS, KINDS, TEXT_IDS, Maker, tiny_backbone
+from tests.latent.tiny import HIDDEN, IDS, KINDS, TEXT_IDS, Maker, tiny_backbone
 
 RARE = tuple(range(14, TEXT_IDS))
 BASE = DecodeSettings(max_new_tokens=14, num_latents=3, max_latents=4, max_spans=2, banned=RARE)
@@ -181,6 +185,107 @@ def test_the_cache_holds_no_column_of_rows_that_have_left() -> None:
         assert max(lengths[30:]) <= len(prompts()[0].ids) + 14 + 9 + 4
 
 
+def all_steps(decoder: ContinuousDecoder, own: Sequence[RowSettings]) -> dict[int, list[RowStep]]:
+    """The steps of each prompt's row; every one joins a step after the one before."""
+    numbers: dict[int, int] = {}
+    found: dict[int, list[RowStep]] = {index: [] for index in range(len(own))}
+    for index, row in enumerate(own):
+        ((number,),) = decoder.join([prompts()[index]], [[row]])
+        numbers[number] = index
+        for step in decoder.step():
+            found[numbers[step.row]].append(step)
+    while decoder.running:
+        for step in decoder.step():
+            found[numbers[step.row]].append(step)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["exact", "free", "latent_kv", "image norm"])
+def test_rows_are_fed_the_latents_that_they_are_given(kind: str) -> None:
+    """As the interventions of analysis feed them: the first of a row, over all spans; the others are its own."""
+    settings = MODELS[kind]
+    given = torch.randn(8, 4, HIDDEN, generator=torch.Generator().manual_seed(4))
+    own = [replace(row, latents=None if index % 4 == 3 else given[index]) for index, row in enumerate(rows())]
+    steps = all_steps(ContinuousDecoder(tiny_backbone(), IDS, settings), own)
+    changed = 0
+    for index, (prompt, row) in enumerate(zip(prompts(), own, strict=True)):
+        expected = alone(settings, prompt, row)
+        if row.latents is not None:
+            unchanged, expected = expected, exchanged(settings, prompt, row, given, index)
+            changed += unchanged.token_ids != expected.token_ids
+        answer = steps[index][-1].answer
+        assert answer is not None
+        check_same(answer, expected)
+        fed = [step.latent for step in steps[index] if step.latent is not None]
+        for mine, its in zip(fed, [one for span in expected.latents for one in span], strict=True):
+            torch.testing.assert_close(mine, its, atol=5e-5, rtol=0)
+    assert changed >= 2
+
+
+def exchanged(
+    settings: DecodeSettings, prompt: EncodedPrompt, row: RowSettings, given: torch.Tensor, index: int
+) -> Trajectory:
+    """What ``decode`` gives where analysis feeds the latents of instance ``index``."""
+    own = replace(settings, max_new_tokens=row.max_new_tokens, temperature=row.temperature, top_p=row.top_p)
+    uniform = None if row.uniform is None else row.uniform[None]
+    changes = Interventions(latents=replace_latents(given, np.array([index])))
+    return decode(tiny_backbone(), [prompt], IDS, own, uniform=uniform, interventions=changes)[0][0]
+
+
+@pytest.mark.parametrize("kind", ["exact", "free"])
+def test_the_likeliest_tokens_are_told_before_top_p_and_without_the_banned(kind: str) -> None:
+    settings = MODELS[kind]
+    own = [replace(row, top=index % 4) for index, row in enumerate(rows())]
+    steps = all_steps(ContinuousDecoder(tiny_backbone(), IDS, settings), own)
+    for index, (prompt, row) in enumerate(zip(prompts(), own, strict=True)):
+        expected = likeliest(settings, prompt, row)
+        told = [step for step in steps[index] if not step.is_latent]
+        assert len(told) == len(expected)
+        for step, best in zip(told, expected, strict=True):
+            if best is None:
+                assert step.top == ()
+                continue
+            assert [token for token, _ in step.top] == [token for token, _ in best]
+            assert [value for _, value in step.top] == pytest.approx([value for _, value in best], abs=1e-4)
+            same = [value for token, value in step.top if token == step.token]
+            assert settings.end == "free" or not same or same == [step.log_prob]
+        if row.top and not row.temperature:
+            assert all(step.top[0][0] == step.token for step in told if step.top)
+
+
+def likeliest(
+    settings: DecodeSettings, prompt: EncodedPrompt, row: RowSettings
+) -> list[tuple[tuple[int, float], ...] | None]:
+    """The likeliest allowed tokens at each text token of a row, by the raw logits of ``decode``; None: forced."""
+    found: list[tuple[tuple[int, float], ...] | None] = []
+    starts = int((prompt.ids == IDS.latent_start).sum())
+    state = {"starts": starts, "inside": bool(prompt.ids[-1] == IDS.latent_start)}
+    banned = (IDS.image_pad, IDS.video_pad, IDS.latent_pad, *IDS.latent_queries, *settings.banned)
+
+    def observe(step: Step) -> None:
+        if step.inputs.is_latent[0]:
+            return
+        token = int(step.inputs.tokens[0])
+        if step.inputs.forced[0] or step.logits is None:
+            found.append(None)
+        else:
+            scores = step.logits[0].double() / (row.temperature or 1.0)
+            scores[list(banned)] = float("-inf")
+            if state["starts"] >= settings.max_spans:
+                scores[IDS.latent_start] = float("-inf")
+            if not state["inside"]:
+                scores[IDS.latent_end] = float("-inf")
+            best = scores.log_softmax(-1).topk(row.top)
+            found.append(tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True)))
+        state["inside"] = token == IDS.latent_start
+        state["starts"] += state["inside"]
+
+    own = replace(settings, max_new_tokens=row.max_new_tokens, temperature=row.temperature, top_p=row.top_p)
+    uniform: Any = None if row.uniform is None else row.uniform[None]
+    decode(tiny_backbone(), [prompt], IDS, own, observe=observe, uniform=uniform)
+    return found
+
+
 def test_an_empty_decoder_does_nothing_and_takes_rows_again() -> None:
     decoder = ContinuousDecoder(tiny_backbone(), IDS, BASE)
     assert decoder.step() == []
@@ -198,6 +303,8 @@ def test_what_cannot_be_exact_is_refused() -> None:
         decoder.join(prompts()[:1], [[RowSettings(max_new_tokens=4, temperature=1.0)]])
     with pytest.raises(InputError, match="max_new_tokens"):
         decoder.join(prompts()[:1], [[RowSettings(max_new_tokens=0)]])
+    with pytest.raises(InputError, match=r"shape \(2, 7\), expected \(number, 64\)"):
+        decoder.join(prompts()[:1], [[RowSettings(max_new_tokens=4, latents=torch.zeros(2, 7))]])
     with pytest.raises(InputError, match="give each as many"):
         decoder.join(prompts()[:2], [[RowSettings(max_new_tokens=4)]])
     assert decoder.running == 0

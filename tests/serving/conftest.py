@@ -1,7 +1,8 @@
-"""A model that imagines often, served by a real process on loopback."""
+"""A model that imagines often, and heads that read it, served by a real process on loopback."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +14,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from mirage_core.config import ArchitectureSettings, LatentSettings, ModelSettings, PromptSettings, identity
-from mirage_core.model.loading import build_base_model, save_model
+from flows.trained import find_checkpoint
+from mirage_core.config import (
+    ArchitectureSettings,
+    LatentSettings,
+    ModelSettings,
+    PromptSettings,
+    Settings,
+    StepwiseSettings,
+    identity,
+)
+from mirage_core.generation.generator import Generator
+from mirage_core.model.codes import HEADS_FILE
+from mirage_core.model.loading import build_base_model, load_model, save_model
+from mirage_core.model.weights import SavedModule, no_gather
+from mirage_core.store import Store
+from mirage_core.training.stepwise.heads import StepHeads, head_metadata
 
 SIZES = ArchitectureSettings(
     hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1, vision_hidden_size=32,
@@ -36,7 +51,11 @@ class Served:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights, but for latent_start and the end of turn, which come often."""
-    folder = tmp_path_factory.mktemp("models") / "imagines"
+    return make_model(tmp_path_factory.mktemp("models") / "imagines")
+
+
+def make_model(folder: Path) -> Path:
+    """Make the model, with heads that name the cells and kinds of mazes, in a folder."""
     loaded = build_base_model(ModelSettings(architecture=SIZES), 1)
     about = {
         "prompt": identity(PromptSettings(form="short", image_scale=28 / 64)), "latent": identity(LatentSettings()),
@@ -48,7 +67,35 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weight[loaded.ids.end_of_turn] *= 2
     folder.mkdir()
     save_model(folder, loaded.backbone, loaded.processor, about)
+    return make_heads(folder, where="cell", what="kind")
+
+
+def make_heads(folder: Path, **kinds: object) -> Path:
+    """Save random heads of these kinds in a folder."""
+    settings = StepwiseSettings.model_validate(kinds)
+    names = {
+        "cells": [json.dumps([row, column]) for row in range(6) for column in range(6)],
+        "kinds": [json.dumps(name) for name in ("ice", "hole", "goal", "start")],
+    }
+    heads = StepHeads(SIZES.hidden_size, settings, len(names["cells"]), len(names["kinds"]))
+    for parameter in heads.parameters():
+        torch.nn.init.normal_(parameter, std=0.5, generator=torch.Generator().manual_seed(parameter.numel()))
+    folder.mkdir(exist_ok=True)
+    SavedModule(heads, HEADS_FILE, head_metadata(settings, names)).save(folder, no_gather, write=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def settings(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The settings that the model is served with."""
+    return find_checkpoint(str(model_folder), None, Store.open(tmp_path_factory.mktemp("store"))).settings
+
+
+@pytest.fixture(scope="session")
+def generator(model_folder: Path, settings: Settings) -> Generator:
+    """What ``mirage evaluate`` answers with, for the same folder."""
+    loaded = load_model(model_folder, dtype="float32", attention="sdpa", device=torch.device("cpu"))
+    return Generator.for_evaluation(loaded, settings, method="stage-2")
 
 
 def start(folder: Path, log: Path, *options: str) -> Served:

@@ -5,32 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
 from fastapi.testclient import TestClient
 from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.types import Message
 
-from flows.trained import find_checkpoint
 from mirage_core.errors import InputError, SettingsError
 from mirage_core.generation.generator import Generator
-from mirage_core.model.loading import load_model
-from mirage_core.serving.app import _read_body, make_app
+from mirage_core.serving.app import make_app
+from mirage_core.serving.guards import read_body
 from mirage_core.serving.limits import RequestError, ServingLimits
 from mirage_core.serving.server import ModelServer
-from mirage_core.store import Store
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "Where?"}], "max_tokens": 3}
-
-
-@pytest.fixture(scope="module")
-def generator(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator:
-    settings = find_checkpoint(str(model_folder), None, Store.open(tmp_path_factory.mktemp("store"))).settings
-    loaded = load_model(model_folder, dtype="float32", attention="sdpa", device=torch.device("cpu"))
-    return Generator.for_evaluation(loaded, settings, method="stage-2")
 
 
 @pytest.fixture
@@ -91,7 +80,7 @@ def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:
 
     scope = {"type": "http", "headers": [(b"content-type", b"application/json")]}
     with pytest.raises(RequestError, match=r"within 0.05 seconds") as refused:
-        asyncio.run(_read_body(Request(scope, receive), ServingLimits(body_s=0.05)))
+        asyncio.run(read_body(Request(scope, receive), ServingLimits(body_s=0.05)))
     assert refused.value.status == 408
 
 

@@ -13,7 +13,7 @@ from mirage_core.errors import InputError
 from mirage_core.generation.continuous import ContinuousDecoder, RowSettings, RowStep
 from mirage_core.generation.decode import DecodeSettings
 from mirage_core.latent.examples import EncodedPrompt
-from mirage_core.serving.engine import PATIENCE, Engine, Job, grouped
+from mirage_core.serving.engine import PATIENCE, Engine, Job, Shared, grouped
 from mirage_core.serving.limits import EngineFailed
 from tests.latent.tiny import IDS, Maker, tiny_backbone
 
@@ -97,6 +97,36 @@ def test_jobs_wait_until_rows_are_free_and_are_answered_alike(engine: Engine) ->
     assert engine.running == 0
 
 
+def test_jobs_of_one_prompt_share_its_prefill(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that wait at the same time; each gets its own answers, and those of other prompts are encoded too."""
+    encoded: list[int] = []
+    join = ContinuousDecoder.join
+
+    def counted(self: ContinuousDecoder, prompts: Any, rows: Any) -> Any:
+        encoded.append(len(prompts))
+        return join(self, prompts, rows)
+
+    monkeypatch.setattr(ContinuousDecoder, "join", counted)
+    uniform = torch.rand(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    drawn = [RowSettings(max_new_tokens=6, temperature=1.0, uniform=numbers) for numbers in uniform]
+    alone = [Client(row) for row in drawn]
+    expected = []
+    for client in alone:  # one after the other
+        engine.submit(client.job)
+        expected.append(client.answers())
+    assert expected[0] != expected[1] and encoded == [1, 1]
+    encoded.clear()
+    shared = [Client(row) for row in drawn]
+    other = Client(drawn[0], prompt=Maker(5).prompt())
+    for client, name in zip((*shared, other), (b"same", b"same", b"other"), strict=True):
+        client.job.name = name
+    with engine._changed:  # all are there when the engine looks
+        submit(engine, [*shared, other])
+    assert [client.answers() for client in shared] == expected
+    assert len(other.answers()) == 1
+    assert sum(encoded) == 2
+
+
 def test_jobs_leave_waiting_or_running(engine: Engine) -> None:
     running, waiting, last = Client(ENDLESS, ENDLESS), Client(ENDLESS, ENDLESS), Client(SHORT, SHORT)
     submit(engine, [running, waiting, last])
@@ -159,8 +189,8 @@ def job(tokens: int, answers: int = 1) -> Job:
 
 
 def test_prompts_are_encoded_together_unless_that_is_mostly_padding() -> None:
-    jobs = [job(1000), job(50), job(900), job(20), job(30, answers=2), job(980)]
-    sizes = [[len(each.prompt.ids) for each in group] for group in grouped(jobs)]
+    prompts = [Shared([each]) for each in (job(1000), job(50), job(900), job(20), job(30, answers=2), job(980))]
+    sizes = [[len(each.prompt.ids) for each in group] for group in grouped(prompts)]
     assert sizes == [[20, 50], [900, 980, 1000], [30]]
     assert grouped([]) == []
 

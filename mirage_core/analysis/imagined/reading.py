@@ -1,6 +1,6 @@
 """Read the latents of an answer with the heads that they were trained with, beside the true film where one is known.
 
-Legend: k latents, D hidden, W tokens of the problem's first image, n frames, C codes.
+Legend: k latents, D hidden, W tokens of the problem's first image, C codes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mirage_core.analysis.imagined.records import ImaginedStep, Kind, Place
 from mirage_core.analysis.imagined.truth import TrueFilm, true_film
 from mirage_core.config import InferenceSettings, Settings, StepwiseSettings
 from mirage_core.latent.encoder import Encoder
+from mirage_core.latent.examples import EncodedPrompt
 from mirage_core.model.codes import HEADS_FILE
 from mirage_core.model.forward.feed_norm import own_norms
 from mirage_core.model.loading import LoadedModel
@@ -33,6 +34,15 @@ from mirage_core.types import Problem
 Grid = tuple[tuple[float, ...], ...]
 NUM_KINDS = 3
 _BATCH = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SeenImage:
+    """What a pointer can point at: the last hidden ``states`` [W, D] of the first image's tokens, row by row."""
+
+    states: Tensor
+    rows: int
+    columns: int
 
 
 @dataclass(frozen=True)
@@ -68,34 +78,37 @@ class ImaginationReader:
         films: list[tuple[ImaginedStep, ...]] = []
         for first in range(0, len(problems), _BATCH):
             part = problems[first : first + _BATCH]
-            states = self._image_states(part)
+            seen = self.seen([self._encoder.prompt(each) for each in part]) if self._points else [None] * len(part)
             films += [
-                self._film(problem, self._states(own), image)
-                for problem, own, image in zip(part, latents[first : first + _BATCH], states, strict=True)
+                self.film(problem, own, image)
+                for problem, own, image in zip(part, latents[first : first + _BATCH], seen, strict=True)
             ]
         return films
 
-    def _states(self, latents: Tensor) -> Tensor:
-        """The last hidden states [k, D], which the heads read, of latents [k, D] as they were fed."""
-        states = latents.float().cpu()
-        return own_norms(states, self.loaded.backbone.norm_weight) if self._rescaled else states
+    def seen(self, prompts: Sequence[EncodedPrompt]) -> list[SeenImage | None]:
+        """What the latents of answers to these prompts can point at; None without a pointer, or without an image."""
+        if not self._points:
+            return [None] * len(prompts)
+        states = image_states(self.loaded, prompts)
+        return [self._seen(prompt, own.states) for prompt, own in zip(prompts, states, strict=True)]
 
-    @cached_property
-    def _rescaled(self) -> bool:
-        return InferenceSettings.from_metadata(self.loaded.about, self.settings).latent.feed_norm != "own"
-
-    def _image_states(self, problems: Sequence[Problem]) -> list[Tensor]:
-        """The last hidden states [W, D] of each problem's image tokens; empty without a pointer."""
-        if self.stepwise.where_head != "pointer":
-            return [torch.empty(0, 0)] * len(problems)
-        return [each.states for each in image_states(self.loaded, [self._encoder.prompt(each) for each in problems])]
+    def _seen(self, prompt: EncodedPrompt, states: Tensor) -> SeenImage | None:
+        if not len(prompt.grid_thw):
+            return None
+        merge = int(self.loaded.processor.image_processor.merge_size)
+        rows, columns = (int(size) // merge for size in prompt.grid_thw[0, 1:])
+        return SeenImage(states[: rows * columns], rows, columns)
 
     @torch.no_grad()
-    def _film(self, problem: Problem, latents: Tensor, image: Tensor) -> tuple[ImaginedStep, ...]:
-        truth = self._truth(problem)
+    def film(self, problem: Problem, latents: Tensor, image: SeenImage | None) -> tuple[ImaginedStep, ...]:
+        """Return what latents [k, D] of an answer, as they were fed, imagine: a step a latent.
+
+        The truth is that of the problem's first k frames.
+        """
+        truth, states = self._truth(problem), self._states(latents)
         held = frames_of_latents(truth.frames, len(latents), self.stepwise) if truth.frames else [None] * len(latents)
         one_each = self.stepwise.pace == "frame" and self.stepwise.frames == "film"
-        places, kinds = self._places(problem, latents, image), self._kinds(latents)
+        places, kinds = self._places(problem, states, image), self._kinds(states)
         return tuple(
             ImaginedStep(
                 index=index,
@@ -110,22 +123,35 @@ class ImaginationReader:
             for index, frame in enumerate(held)
         )
 
+    @property
+    def _points(self) -> bool:
+        return self.stepwise.where_head == "pointer"
+
+    def _states(self, latents: Tensor) -> Tensor:
+        """The last hidden states [k, D], which the heads read, of latents [k, D] as they were fed."""
+        states = latents.float().cpu()
+        return own_norms(states, self.loaded.backbone.norm_weight) if self._rescaled else states
+
+    @cached_property
+    def _rescaled(self) -> bool:
+        return InferenceSettings.from_metadata(self.loaded.about, self.settings).latent.feed_norm != "own"
+
     def _truth(self, problem: Problem) -> TrueFilm:
         reader = FilmReader(self._encoder, self.loaded.backbone, self.stepwise)
         return true_film(problem, self.settings, reader, self.heads.book)
 
-    def _places(self, problem: Problem, latents: Tensor, image: Tensor) -> list[tuple[Grid, Place]]:
+    def _places(self, problem: Problem, latents: Tensor, image: SeenImage | None) -> list[tuple[Grid, Place]]:
         """The probabilities of places, and the likeliest, of each latent; none without a head or an image to point at.
 
         What the problem's map does not have is left out of the probabilities, and can still be the likeliest.
         """
         where = self.heads.where
         if isinstance(where, PointerHead):
-            if not problem.images:
+            if image is None:
                 return []
-            rows, columns = self._encoder.token_grid(problem.images[0], f"an image of problem {problem.id}")
+            rows, columns = image.rows, image.columns
             cells = [divmod(token, columns) for token in range(rows * columns)]
-            scores = where(latents, image[None, : rows * columns], torch.zeros(len(latents), dtype=torch.long))
+            scores = where(latents, image.states[None], torch.zeros(len(latents), dtype=torch.long))
         elif where is not None:
             cells = [tuple(json.loads(name)) for name in self.names[CELLS]]
             rows, columns = _shape(problem, cells)

@@ -1,0 +1,127 @@
+"""What the page asks for: mazes in the benchmark's own look, its questions word for word, and verdicts on answers."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+from mirage_core import benchmarks
+from mirage_core.benchmarks import vsp_planning, vsp_reasoning
+from mirage_core.config import ProblemSettings
+from mirage_core.errors import DataError
+from mirage_core.image_files import read_rgb
+from mirage_core.reports.drawings import NEUTRAL_COLOUR, RIGHT_COLOUR, WRONG_COLOUR, data_uri, draw_plan
+from mirage_core.serving.limits import RequestError, ServingLimits
+from mirage_core.serving.requests import read_picture
+from mirage_core.types import Problem
+from mirage_core.worlds.maze import (
+    Maze,
+    maze_from_rows,
+    picture_bytes,
+    random_maze,
+    read_maze,
+    render,
+    shortest_path,
+    walk,
+)
+
+LEVELS = (3, 4, 5, 6)
+Task = Literal["vsp-planning", "vsp-reasoning"]
+Plan = Field("", pattern="^[UDLR]*$", max_length=64)
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MazeRequest(_Strict):
+    """One of them: the ``level`` of a random maze, a ``map`` to draw, or a ``picture`` to read."""
+
+    level: StrictInt | None = Field(None, ge=LEVELS[0], le=LEVELS[-1])
+    map: list[list[StrictInt]] | None = None
+    picture: StrictStr | None = None
+
+
+class QuestionRequest(_Strict):
+    """The question of a task; ``plan``: the moves that reasoning is about."""
+
+    task: Task
+    plan: StrictStr = Plan
+
+
+class VerdictRequest(_Strict):
+    """An answer (``output``) to the question of a task about a map."""
+
+    task: Task
+    map: list[list[StrictInt]]
+    plan: StrictStr = Plan
+    output: StrictStr = Field(max_length=100_000)
+
+
+def drawn_maze(asked: MazeRequest, settings: ProblemSettings, limits: ServingLimits) -> dict[str, Any]:
+    """Return a picture, its map, and a shortest plan, None where no way leads to the goal.
+
+    Of a picture of the user's only the map is told, None where it shows none. RequestError for a map that is none, and
+    for a picture that is broken.
+    """
+    if (asked.level is not None) + (asked.map is not None) + (asked.picture is not None) != 1:
+        raise RequestError("expected one of level, map and picture")
+    if asked.picture is not None:
+        maze = _read(asked.picture, settings.cell_px, limits)
+        return {"map": None, "plan": None} if maze is None else {"map": maze.rows(), "plan": shortest_path(maze)}
+    if asked.map is not None:
+        maze = maze_from_rows(asked.map)
+    else:
+        maze = random_maze(np.random.default_rng(), asked.level or LEVELS[0], settings.hole_probability)
+    return {"map": maze.rows(), "plan": shortest_path(maze), "picture": _uri(render(maze, settings.cell_px))}
+
+
+def asked_problem(asked: QuestionRequest) -> Problem:
+    """Return a problem that asks the question of a task; RequestError where the question lacks its plan."""
+    if asked.task == vsp_reasoning.NAME and not asked.plan:
+        raise RequestError("this task is about a plan: give its moves, for example RRD", param="plan")
+    smallest = Maze(((1, 0, 0), (0, 0, 0), (0, 0, 2)))  # a question says nothing of its map
+    return _problem(asked.task, smallest, asked.plan)
+
+
+def verdict(asked: VerdictRequest, settings: ProblemSettings) -> dict[str, Any]:
+    """Judge an answer by the benchmark's own rule, and draw the plan that it is about, as far as it goes."""
+    maze = maze_from_rows(asked.map)
+    problem = _problem(asked.task, maze, asked.plan)
+    score = benchmarks.get(asked.task).score(problem, asked.output, benchmarks.get(asked.task).rules[0])
+    plan = asked.plan if asked.task == vsp_reasoning.NAME else score.parsed or ""
+    walked = walk(maze, plan, stop_at_goal=asked.task == vsp_reasoning.NAME)
+    colour = {"success": RIGHT_COLOUR, "hole": WRONG_COLOUR, "safe": NEUTRAL_COLOUR}[walked.outcome]
+    drawn = draw_plan(render(maze, settings.cell_px), walked.cells, (maze.level, maze.level), colour)
+    return {
+        "correct": score.correct,
+        "parsed": score.parsed,
+        "outcome": walked.outcome,
+        "picture": _uri(drawn) if plan else None,
+    }
+
+
+def _problem(task: Task, maze: Maze, plan: str) -> Problem:
+    if task == vsp_planning.NAME:
+        return vsp_planning.make_problem("page", "test", maze, b"", answer=shortest_path(maze) or "")
+    return vsp_reasoning.make_problem("page", "test", maze, b"", plan, vsp_reasoning.answer_of(maze, plan))
+
+
+def _read(uri: str, cell_px: int, limits: ServingLimits) -> Maze | None:
+    """The maze that a picture shows, if it is one of the benchmark's look."""
+    data = read_picture(uri, limits, "picture")
+    try:
+        image = read_rgb(data, "the picture", max_pixels=limits.pixels)
+    except DataError as error:
+        raise RequestError(str(error), param="picture") from error
+    with suppress(DataError):
+        return read_maze(image, cell_px)
+    return None
+
+
+def _uri(image: Image.Image) -> str:
+    return data_uri(picture_bytes(image), "png")
