@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from vllm.config import ModelConfig, VllmConfig
@@ -25,10 +26,11 @@ ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
 
 @dataclass(frozen=True, slots=True)
 class FolderSettings:
-    """How the model of a folder with a mirage.json runs."""
+    """How the model of a folder with a mirage.json runs; ``readout``: the file of what reads its latents."""
 
     spans: SpanSettings
     pictures: PictureSettings
+    readout: Path | None
 
 
 def folder_settings(model: ModelConfig) -> FolderSettings | None:
@@ -44,13 +46,13 @@ def folder_settings(model: ModelConfig) -> FolderSettings | None:
             f"{model.model} has a {ABOUT_FILE} and is a {model.architecture}, and the vLLM plug-in runs {ARCHITECTURE} "
             "only: serve the model with `mirage serve`"
         )
-    if file_or_path_exists(model.model, READOUT_FILE, model.revision):
-        raise SettingsError(
-            f"{model.model} has a {READOUT_FILE}, and the vLLM plug-in feeds hidden states as they are: serve the "
-            "model with `mirage serve`"
-        )
+    readout = Path(model.model) / READOUT_FILE
+    if not readout.is_file() and file_or_path_exists(model.model, READOUT_FILE, model.revision):
+        raise SettingsError(f"{model.model} has a {READOUT_FILE}: fetch it, and serve the folder that it is in")
     vocabulary = cached_tokenizer_from_config(model).get_vocab()
-    return FolderSettings(span_settings(about, vocabulary), picture_settings(about))
+    return FolderSettings(
+        span_settings(about, vocabulary), picture_settings(about), readout if readout.is_file() else None
+    )
 
 
 def check_engine(config: VllmConfig) -> None:

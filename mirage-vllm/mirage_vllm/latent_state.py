@@ -17,6 +17,7 @@ from vllm.logger import init_logger
 from vllm.v1.core.sched.output import NewRequestData
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
+from mirage_vllm.readout import load_readout
 from mirage_vllm.requests import row_options
 from mirage_vllm.seats import Seats
 from mirage_vllm.spans import AnswerSpans
@@ -47,12 +48,15 @@ class LatentState(DefaultModelState):
 
     def __init__(self, vllm_config: Any, model: LatentQwen2_5_VL, encoder_cache: Any, device: torch.device) -> None:
         super().__init__(vllm_config, model, encoder_cache, device)
-        settings = model.span_settings
+        settings = model.mirage
         assert settings is not None
+        readout = None if settings.readout is None else load_readout(settings.readout, self.dtype, device)
         if not self.supports_mm_inputs:
             raise ValueError("a model of Mirage needs its pictures: leave --language-model-only out")
         self._seats = Seats(self.max_num_reqs)
-        self.spans = AnswerSpans(settings, 2 * self.max_num_reqs, self.inputs_embeds_size, self.dtype, device)
+        self.spans = AnswerSpans(
+            settings.spans, 2 * self.max_num_reqs, self.inputs_embeds_size, self.dtype, device, readout
+        )
         self._seat_of_slot, self._prompt_of_slot = (np.zeros(self.max_num_reqs, dtype=np.int64) for _ in range(2))
         self._step: _Step | None = None
         model.latent_state = self

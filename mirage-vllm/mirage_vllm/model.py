@@ -30,12 +30,14 @@ class LatentQwen2_5_VL(Qwen2_5_VLForConditionalGeneration):  # noqa: N801  (vLLM
         if settings is not None:
             check_engine(vllm_config)
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self.span_settings = None if settings is None else settings.spans
+        self.mirage = settings
+        # Heads and codebooks of training lie beside the weights in a model folder.
+        self.allow_patterns_overrides = None if settings is None else ["model*.safetensors"]
         self.latent_state: LatentState | None = None
 
     def get_model_state_cls(self) -> type[ModelState]:
         """The state that Model Runner V2 keeps of requests."""
-        return DefaultModelState if self.span_settings is None else LatentState
+        return DefaultModelState if self.mirage is None else LatentState
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """Logits [n, V] of last hidden states [n, D]; within spans those of the only token that may follow."""

@@ -31,7 +31,7 @@ _NAMES = {"fed": "input"}
 _VALUES = {"input": {"own": "hidden_state"}}
 
 _DONE: Mapping[str, tuple[object, ...]] = {
-    "end": ("exact", "open", "free"),
+    "end": ("exact", "open", "free", "near"),
     "input": ("hidden_state", "blank"),
     "feed_norm": ("own",),
     "bottleneck": ("none",),
@@ -39,8 +39,9 @@ _DONE: Mapping[str, tuple[object, ...]] = {
 """The values that can be served, of settings that have others."""
 _COUNTS = {"num_latents": 4, "max_latents": 8, "max_spans": 4}
 _FIRST = {"end": "exact", "input": "hidden_state", "feed_norm": "own", "bottleneck": "none"}
-_OF_TRAINING = frozenset({"compression", "length", "near"})
-"""Settings that decide nothing here: targets of training, and a distance that only ``end: near`` reads."""
+_NEAR = 0.02
+_OF_TRAINING = frozenset({"compression", "length"})
+"""Settings that decide nothing here: what the targets of training are."""
 _PROMPT = {"form": "benchmark", "image_scale": 1.0, "max_pixels": 1003520, "background": "white"}
 
 
@@ -54,6 +55,8 @@ class SpanSettings:
 
     ``start``, ``pad``, ``end``, ``end_of_turn``: ids; ``banned``: further ids that are never sampled. A span has
     ``limit`` latents, and then ``end`` (exact) or any token (open), or at most so many, as the model ends it (free).
+    ``near``: an open span also ends after a latent within this mean square of the folder's stop vector; None: it does
+    not.
     ``max_spans``: of an answer; 0: the model never imagines. ``fed``: whether latents are hidden states; else the
     embedding of ``pad``.
     """
@@ -67,6 +70,7 @@ class SpanSettings:
     limit: int
     max_spans: int
     fed: bool
+    near: float | None = None
 
     @property
     def reserved(self) -> frozenset[int]:
@@ -96,17 +100,18 @@ def span_settings(about: Mapping[str, Any], vocabulary: Mapping[str, int]) -> Sp
     queries = takewhile(vocabulary.__contains__, map(_QUERY.format, count()))
     names = (*(name for name in _BANNED if name in vocabulary), *queries)
     latent = _latent(about)
-    free = latent["end"] == "free"
+    learned, near = latent["end"] in ("free", "near"), latent["end"] == "near"
     return SpanSettings(
         start=start,
         pad=pad,
         end=end,
         end_of_turn=_id(vocabulary, _END_OF_TURN),
         banned=tuple(vocabulary[name] for name in names),
-        kind=latent["end"],
-        limit=latent["max_latents" if free else "num_latents"],
+        kind="open" if near else latent["end"],
+        limit=latent["max_latents" if learned else "num_latents"],
         max_spans=latent["max_spans"] if "latent" in about else 0,
         fed=latent["input"] == "hidden_state",
+        near=float(latent["near"]) if near else None,
     )
 
 
@@ -131,20 +136,30 @@ def picture_settings(about: Mapping[str, Any]) -> PictureSettings:
 def _latent(about: Mapping[str, Any]) -> dict[str, Any]:
     """The latent settings by their current names, all of them, each checked."""
     stored = dict(_current(_section(about, "latent")))
-    _refuse_unknown("latent", stored.keys() - _COUNTS.keys() - _FIRST.keys() - _OF_TRAINING)
-    latent: dict[str, Any] = {**_COUNTS, **_FIRST, **stored}
+    _refuse_unknown("latent", stored.keys() - _COUNTS.keys() - _FIRST.keys() - _OF_TRAINING - {"near"})
+    latent: dict[str, Any] = {**_COUNTS, **_FIRST, "near": _NEAR, **stored}
     for name, done in _DONE.items():
         if latent[name] not in done:
             raise SettingsError(
                 f"{ABOUT_FILE} says latent.{name} {latent[name]!r}, and the vLLM plug-in does "
                 f"{' and '.join(map(repr, done))} only: serve the model with `mirage serve`"
             )
+    if latent["end"] == "near" and latent["input"] != "hidden_state":
+        raise SettingsError(
+            f"{ABOUT_FILE} says latent.end 'near' and latent.input {latent['input']!r}, and the vLLM plug-in ends only "
+            "spans of hidden states so: serve the model with `mirage serve`"
+        )
     for name in _COUNTS:
         if type(latent[name]) is not int or latent[name] < 1:
             raise SettingsError(
                 f"{ABOUT_FILE} says latent.{name} {latent[name]!r}, expected a positive integer: take the folder as it "
                 "was saved"
             )
+    if not isinstance(latent["near"], (int, float)) or latent["near"] <= 0:
+        raise SettingsError(
+            f"{ABOUT_FILE} says latent.near {latent['near']!r}, expected a positive number: take the folder as it was "
+            "saved"
+        )
     return latent
 
 

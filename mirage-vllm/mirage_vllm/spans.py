@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mirage_vllm.settings import SpanSettings
+from mirage_vllm.readout import Readout
+from mirage_vllm.settings import READOUT_FILE, SettingsError, SpanSettings
 
 _MINUS_INF = float("-inf")
 NO_LIMIT = torch.iinfo(torch.int64).max
@@ -32,10 +33,25 @@ class AnswerSpans:
     """For every seat: its span, if one is open, and the latents of its answer."""
 
     def __init__(
-        self, settings: SpanSettings, seats: int, width: int, dtype: torch.dtype, device: torch.device
+        self,
+        settings: SpanSettings,
+        seats: int,
+        width: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        readout: Readout | None = None,
     ) -> None:
-        """Make room for ``seats`` answers of latents of ``width``; memory is S x (latents of an answer + 1) x D."""
-        self._settings, self._device = settings, device
+        """Make room for ``seats`` answers of latents of ``width``; memory is S x (latents of an answer + 1) x D.
+
+        ``readout``: reads latents off hidden states; None: they are fed as they are. SettingsError for spans that end
+        near a vector that the readout lacks.
+        """
+        if settings.near is not None and (readout is None or readout.stop is None):
+            raise SettingsError(
+                f"latent.end is near, and the folder has no vector that ends spans ({READOUT_FILE}): copy the file "
+                "from where the model was trained"
+            )
+        self._settings, self._device, self._readout = settings, device, readout
         self._latents = torch.zeros(seats, settings.most_latents + 1, width, dtype=dtype, device=device)
         """By number in the answer: those that were fed, and after them what would be fed next."""
         self._fed = self._numbers(seats, 0)
@@ -96,12 +112,22 @@ class AnswerSpans:
         settings, opened = self._settings, self._open[seats]
         starts = last == settings.start
         goes_on = (last == settings.pad) & (opened >= 0)
-        after = torch.where(starts, 0, torch.where(goes_on, opened + 1, -1))
+        fed = self._latents[seats, (self._fed[seats] - 1).clamp(min=0)]
+        after = torch.where(starts, 0, torch.where(goes_on, self._after_latent(opened + 1, fed), -1))
         self._open[seats] = torch.where(complete, after, opened)
         self._spans[seats] += (starts & complete).long()
         following = self._fed[seats].clamp(max=self._latents.shape[1] - 1)
         kept = self._latents[seats, following]
-        self._latents[seats, following] = torch.where(complete[:, None], hidden.to(kept.dtype), kept)
+        latent = hidden if self._readout is None else self._readout(hidden)
+        self._latents[seats, following] = torch.where(complete[:, None], latent.to(kept.dtype), kept)
+
+    def _after_latent(self, opened: Tensor, fed: Tensor) -> Tensor:
+        """The latents of open spans [n]; as many as there can be after one of ``fed`` [n, D] that ends its span."""
+        near, readout = self._settings.near, self._readout
+        if near is None or readout is None or readout.stop is None:
+            return opened
+        ends = (fed.float() - readout.stop.float()).square().mean(-1) < near
+        return torch.where(ends, self._settings.limit, opened)
 
     def constrain(self, logits: Tensor, seats: Tensor, positions: Tensor) -> None:
         """Put the logits [n, V] of the next tokens under the rules of spans, in place, after ``advance``.

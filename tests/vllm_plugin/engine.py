@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+from mirage_vllm.readout import Readout
 from mirage_vllm.seats import Seats
 from mirage_vllm.settings import SpanSettings
 from mirage_vllm.spans import AnswerSpans, RowOptions
@@ -28,10 +29,11 @@ def settings_of(settings: DecodeSettings) -> SpanSettings:
         end=IDS.latent_end,
         end_of_turn=IDS.end_of_turn,
         banned=(IDS.image_pad, IDS.video_pad, *settings.banned),
-        kind=settings.end,  # type: ignore[arg-type]
+        kind="open" if settings.end == "near" else settings.end,
         limit=settings.span_limit,
         max_spans=settings.max_spans,
         fed=settings.latent_input == "hidden_state",
+        near=settings.near if settings.end == "near" else None,
     )
 
 
@@ -59,9 +61,11 @@ class Request:
 class Engine:
     """Answers greedily."""
 
-    def __init__(self, backbone: Backbone, settings: SpanSettings, running: int) -> None:
+    def __init__(
+        self, backbone: Backbone, settings: SpanSettings, running: int, readout: Readout | None = None
+    ) -> None:
         self._backbone, self.seats = backbone, Seats(running)
-        self.spans = AnswerSpans(settings, 2 * running, HIDDEN, torch.float32, torch.device("cpu"))
+        self.spans = AnswerSpans(settings, 2 * running, HIDDEN, torch.float32, torch.device("cpu"), readout)
 
     def begin(self, request: Request, computed: int = 0) -> None:
         """Let a request begin, or go on, with so many of its tokens from the prefix cache."""

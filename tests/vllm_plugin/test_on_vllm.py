@@ -150,7 +150,7 @@ def test_spans_that_end_otherwise_and_requests_that_never_imagine(
 
 REFUSED = {
     "bottleneck": (LatentSettings(bottleneck="latent_kv"), {}, r"latent\.bottleneck 'latent_kv'"),
-    "near": (LatentSettings(end="near"), {}, r"latent\.end 'near'"),
+    "codes": (LatentSettings(input="code"), {}, r"latent\.input 'code'"),
     "pipeline": (LATENT, {"pipeline_parallel_size": 2}, "pipeline parallelism"),
     "priority": (LATENT, {"scheduling_policy": "priority"}, "--scheduling-policy"),
     "drafts": (

@@ -27,6 +27,7 @@ SERVED = [
     LatentSettings(num_latents=9, max_spans=1),
     LatentSettings(end="open", max_latents=3),
     LatentSettings(end="free", max_latents=5, length="frames"),
+    LatentSettings(end="near", max_latents=5, near=0.3),
     LatentSettings(input="blank", compression="changed_patches"),
 ]
 
@@ -38,7 +39,9 @@ def test_spans_are_those_of_the_decoder(latent: LatentSettings, form: Any) -> No
     decoding = DecodeSettings.of(latent, max_new_tokens=9)
     rules = sampling_rules(IDS, decoding)
     assert (spans.start, spans.pad, spans.end) == (IDS.latent_start, IDS.latent_pad, IDS.latent_end)
-    assert (spans.kind, spans.limit, spans.max_spans) == (latent.end, latent.span_limit, rules.max_spans)
+    kind, near = ("open", latent.near) if latent.end == "near" else (latent.end, None)
+    assert (spans.kind, spans.near, spans.limit) == (kind, near, latent.span_limit)
+    assert spans.max_spans == rules.max_spans
     assert {spans.pad, *spans.banned} == set(rules.banned)
     assert spans.fed == latent.rolls_out
     assert spans.end_of_turn == IDS.end_of_turn
@@ -67,7 +70,7 @@ def test_pictures_are_scaled_as_the_prompt_says() -> None:
 
 VALUES = {"end": SpanEnd, "input": LatentInput, "feed_norm": FeedNorm, "bottleneck": Bottleneck}
 DONE = {
-    "end": {"exact", "open", "free"},
+    "end": {"exact", "open", "free", "near"},
     "input": {"hidden_state", "blank"},
     "feed_norm": {"own"},
     "bottleneck": {"none"},
@@ -106,6 +109,8 @@ def test_a_setting_that_nobody_knows_is_refused(section: str) -> None:
     [
         ({"latent": {"num_latents": 0}}, "num_latents 0, expected a positive integer"),
         ({"latent": {"max_spans": True}}, "max_spans True, expected a positive integer"),
+        ({"latent": {"near": 0}}, "near 0, expected a positive number"),
+        ({"latent": {"end": "near", "input": "blank"}}, "ends only spans of hidden states so"),
         ({"latent": [4]}, "holds a list as latent, expected an object"),
     ],
 )

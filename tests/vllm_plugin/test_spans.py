@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from mirage_vllm.readout import load_readout
+from mirage_vllm.settings import READOUT_FILE, SettingsError
 from mirage_vllm.spans import NO_LIMIT, AnswerSpans, RowOptions
+from safetensors.torch import save_file
 
 from mirage_core.generation.decode import DecodeSettings, Trajectory, decode, sampling_rules
 from mirage_core.latent.examples import EncodedPrompt
+from mirage_core.model.readout import HeadKind, new_readout, saved_readout
+from mirage_core.model.weights import no_gather
 from tests.latent.tiny import IDS, TEXT_IDS, Maker, tiny_backbone
 from tests.vllm_plugin.engine import Engine, Request, settings_of
 
@@ -82,18 +88,15 @@ def answered(engine: Engine, rows: list[Request]) -> None:
         engine.leave(row)
 
 
-@pytest.mark.parametrize("kind", ["exact", "open", "free", "blank"])
-def test_answers_do_not_depend_on_chunks_joins_and_preemptions(kind: str) -> None:
-    settings, chance = MODELS[kind], random.Random(5)
-    engine = Engine(tiny_backbone(), settings_of(settings), 3)
-    rows = [request(number, prompt, settings) for number, prompt in enumerate(prompts(settings) * 2)]
+def shuffled(engine: Engine, rows: list[Request]) -> int:
+    """Run all rows to their ends, three at a time, in chunks, preempted by chance; returns how often they were."""
+    chance = random.Random(5)
     waiting, running, preempted = list(rows), list[Request](), 0
     while waiting or running:
         while waiting and len(running) < 3:
             running.append(waiting.pop(0))
             row = running[-1]
-            cached = chance.randrange(min(len(row.inputs), len(row.tokens) - 1) + 1)
-            engine.begin(row, cached)
+            engine.begin(row, chance.randrange(min(len(row.inputs), len(row.tokens) - 1) + 1))
         engine.step([(row, chance.randint(1, len(row.tokens) - len(row.inputs))) for row in running])
         for row in [row for row in running if row.ended]:
             running.remove(row)
@@ -102,9 +105,44 @@ def test_answers_do_not_depend_on_chunks_joins_and_preemptions(kind: str) -> Non
             engine.leave(running[-1])
             waiting.insert(0, running.pop())
             preempted += 1
-    assert preempted >= 10
+    return preempted
+
+
+@pytest.mark.parametrize("kind", ["exact", "open", "free", "blank"])
+def test_answers_do_not_depend_on_chunks_joins_and_preemptions(kind: str) -> None:
+    settings = MODELS[kind]
+    engine = Engine(tiny_backbone(), settings_of(settings), 3)
+    rows = [request(number, prompt, settings) for number, prompt in enumerate(prompts(settings) * 2)]
+    assert shuffled(engine, rows) >= 10
     for row, answer in zip(rows, expected(settings) * 2, strict=True):
         check(row, answer, blank=kind == "blank")
+
+
+@pytest.mark.parametrize("head", ["none", "simple", "glu"])
+def test_heads_and_stop_vectors_of_a_folder_answer_as_in_the_core(head: HeadKind, tmp_path: Path) -> None:
+    settings = replace(BASE, end="near", max_latents=5, near=0.9625 if head == "glu" else 1.8)
+    backbone = tiny_backbone()
+    made = new_readout(backbone.hidden_size, 16, head, stops=True, seed=2, dtype=torch.float32)
+    saved_readout(made).save(tmp_path, no_gather, write=True)
+    own = load_readout(tmp_path / READOUT_FILE, torch.float32, torch.device("cpu"))
+    engine = Engine(backbone, settings_of(settings), 3, own)
+    rows = [request(number, prompt, settings) for number, prompt in enumerate(prompts(settings))]
+    shuffled(engine, rows)
+    answers = [each[0] for each in decode(backbone, prompts(settings), IDS, settings, readout=made)]
+    for row, answer in zip(rows, answers, strict=True):
+        check(row, answer)
+    assert len({span.num_latents for answer in answers for span in answer.spans}) > 1
+
+
+def test_a_file_that_is_no_readout_is_refused(tmp_path: Path) -> None:
+    save_file({"head.0.weight": torch.zeros(3)}, tmp_path / "file", metadata={"head": "glu"})
+    with pytest.raises(SettingsError, match="is no latent readout"):
+        load_readout(tmp_path / "file", torch.float32, torch.device("cpu"))
+
+
+def test_a_folder_without_the_vector_that_ends_its_spans_is_refused() -> None:
+    with pytest.raises(SettingsError, match="no vector that ends spans"):
+        Engine(tiny_backbone(), settings_of(replace(BASE, end="near")), 1)
 
 
 @pytest.mark.parametrize("lost", [False, True])
