@@ -7,6 +7,7 @@ m tokens of answers in a step, D hidden, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +80,16 @@ class LatentState(DefaultModelState):
         """A request has ended, or is preempted."""
         super().remove_request(req_id)
         self._seats.leave(req_id)
+
+    @property
+    def requests(self) -> Collection[str]:
+        """The requests that run."""
+        return self._seats.taken.keys()
+
+    def latents_of(self, req_id: str) -> Tensor | None:
+        """The latents that a running request was fed [latents, D]; None for one that does not run."""
+        seat = self._seats.taken.get(req_id)
+        return None if seat is None else self.spans.latents(seat)
 
     def prepare_inputs_embeds(
         self, scheduled_encoder_inputs: dict[str, list[int]], input_batch: InputBatch, req_states: Any

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 
 
 class Seats:
@@ -23,6 +24,11 @@ class Seats:
         seat = self._left.pop(request) if kept else self._left.popitem(last=False)[1]
         self._taken[request] = seat
         return seat, kept
+
+    @property
+    def taken(self) -> Mapping[str, int]:
+        """The seats of the requests that run, by request."""
+        return self._taken
 
     def leave(self, request: str) -> None:
         """A request has ended, or is preempted; nothing for one that has no seat."""

@@ -30,9 +30,9 @@ def main() -> None:
         answers = []
         for first in range(0, len(run["prompts"]), run["at_once"]):
             numbers = run["prompts"][first : first + run["at_once"]]
-            answers += _answer(llm, [job["prompts"][number] for number in numbers])
-        for number, answer in zip(run["prompts"], answers, strict=True):
-            latents.keep(answer.pop("request"), f"{name}/{number}")
+            part = _answer(llm, [job["prompts"][number] for number in numbers])
+            latents.keep([one.pop("request") for one in part], [f"{name}/{number}" for number in numbers])
+            answers += part
         out["runs"][name] = {"answers": answers, **_counters(llm)}
     Path(sys.argv[2]).write_text(json.dumps(out))
     save_file(latents.kept, sys.argv[3])
@@ -61,28 +61,29 @@ def _answer(llm: Any, prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class _Latents:
-    """The latents that each request was fed, read when it leaves."""
+    """The latents that each request was fed: read when it leaves its seat, or while it still has it."""
 
     def __init__(self, llm: Any) -> None:
         worker = llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker
         self._state = worker.model_runner.model_state
         self._leave = self._state.remove_request
         self._state.remove_request = self._remove
-        self._of_request: dict[str, torch.Tensor] = {}
+        self._left: dict[str, torch.Tensor] = {}
         self.kept: dict[str, torch.Tensor] = {}
-        self._llm = llm
 
     def _remove(self, request: str) -> None:
-        seat = self._state._seats._taken.get(request)
-        if seat is not None:
-            self._of_request[request] = self._state.spans.latents(seat).clone()
+        latents = self._state.latents_of(request)
+        if latents is not None:
+            self._left[request] = latents.clone()
         self._leave(request)
 
-    def keep(self, request: str, name: str) -> None:
-        """Keep those of a request of the last call: the engine adds letters to its name."""
-        if not any(inner.split("-")[0] == request for inner in self._of_request):
-            raise KeyError(f"{request} is none of {[*self._of_request]}")
-        self.kept[name] = next(found for inner, found in self._of_request.items() if inner.split("-")[0] == request)
+    def keep(self, requests: list[str], names: list[str]) -> None:
+        """Keep those of the requests of the last call; the engine adds letters to their names."""
+        for inner in [*self._state.requests]:
+            self._remove(inner)
+        found = {inner.rpartition("-")[0]: latents for inner, latents in self._left.items()}
+        self.kept |= {name: found[request] for request, name in zip(requests, names, strict=True)}
+        self._left.clear()
 
 
 def _counters(llm: Any) -> dict[str, int]:

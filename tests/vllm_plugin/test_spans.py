@@ -120,9 +120,14 @@ def test_answers_do_not_depend_on_chunks_joins_and_preemptions(kind: str) -> Non
 
 @pytest.mark.parametrize("head", ["none", "simple", "glu"])
 def test_heads_and_stop_vectors_of_a_folder_answer_as_in_the_core(head: HeadKind, tmp_path: Path) -> None:
-    settings = replace(BASE, end="near", max_latents=5, near=0.9625 if head == "glu" else 1.8)
     backbone = tiny_backbone()
     made = new_readout(backbone.hidden_size, 16, head, stops=True, seed=2, dtype=torch.float32)
+    assert made.stop is not None
+    longest = decode(backbone, prompts(BASE), IDS, replace(BASE, num_latents=5), readout=made)
+    latents = torch.cat([span for each in longest for span in each[0].latents])
+    distances = (latents - made.stop.weight.detach()).square().mean(-1)
+    near = float(distances.quantile(0.2))  # some of them are near
+    settings = replace(BASE, end="near", max_latents=5, near=near)
     saved_readout(made).save(tmp_path, no_gather, write=True)
     own = load_readout(tmp_path / READOUT_FILE, torch.float32, torch.device("cpu"))
     engine = Engine(backbone, settings_of(settings), 3, own)
