@@ -13,6 +13,9 @@ from vllm.multimodal.parse import ImageProcessorItems
 
 from mirage_vllm.folder import folder_settings
 
+_SCALED: Any = object()
+"""Marks pictures that are scaled; no file's own information has such a key."""
+
 
 class ScaledPicturesInfo(Qwen2_5_VLProcessingInfo):
     """What vLLM asks about the processor; for a folder without mirage.json vLLM's own."""
@@ -43,7 +46,7 @@ class ScaledPicturesInfo(Qwen2_5_VLProcessingInfo):
 
 
 class _ScalingParser(Qwen2VLMultiModalDataParser):
-    """Resizes pictures to both sides times ``scale``, rounded."""
+    """Resizes pictures to both sides times ``scale``, rounded; once, though vLLM parses what it has parsed again."""
 
     def __init__(self, merge_size: int, scale: float, **kwargs: Any) -> None:
         super().__init__(merge_size, video_needs_metadata=True, **kwargs)
@@ -61,5 +64,9 @@ class _ScalingParser(Qwen2VLMultiModalDataParser):
         picture = item.media if isinstance(item, MediaWithBytes) else item
         if not isinstance(picture, Image.Image):
             raise ValueError(f"got a picture as {type(picture).__name__}, expected one of Pillow")
+        if _SCALED in picture.info:
+            return picture
         width, height = (max(1, round(side * self._scale)) for side in picture.size)
-        return picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+        scaled = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+        scaled.info[_SCALED] = True
+        return scaled

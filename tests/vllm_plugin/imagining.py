@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mirage_core import benchmarks
@@ -25,6 +26,7 @@ from mirage_core.generation.decode import DecodeSettings, Step, Trajectory, deco
 from mirage_core.generation.interventions import Interventions
 from mirage_core.latent.encoder import Encoder
 from mirage_core.latent.examples import EncodedPrompt
+from mirage_core.model.codes import HEADS_FILE
 from mirage_core.model.loading import LoadedModel, build_base_model, save_model
 from mirage_core.types import Problem
 
@@ -45,6 +47,7 @@ def make_model(folder: Path, latent: LatentSettings | None, seed: int = 3) -> Lo
     section = {} if latent is None else {"latent": identity(latent)}
     about = {"prompt": identity(PROMPT), **section, "variant": "direct", "stage": "relaxation"}
     save_model(folder, loaded.backbone, loaded.processor, about)
+    save_file({"where.weight": torch.zeros(3)}, folder / HEADS_FILE)  # as a film's folder has; none of the model's
     return loaded
 
 
