@@ -35,7 +35,7 @@ TOKENS = 24
 """Text tokens of an answer at most."""
 SIZES = ArchitectureSettings(
     hidden_size=64, intermediate_size=64, num_layers=2, num_heads=2, num_kv_heads=1, vision_hidden_size=64,
-    vision_intermediate_size=64, vision_depth=1, vision_num_heads=2, initializer_range=0.2,
+    vision_intermediate_size=64, vision_depth=1, vision_num_heads=2, initializer_range=0.12,
 )  # fmt: skip
 
 
