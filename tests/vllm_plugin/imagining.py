@@ -39,13 +39,14 @@ SIZES = ArchitectureSettings(
 )  # fmt: skip
 
 
-def make_model(folder: Path, latent: LatentSettings | None, seed: int = 3) -> LoadedModel:
-    """Save a model with such latents (None: none) in ``folder``. Its weights are large, so that every input matters."""
-    loaded = build_base_model(ModelSettings(architecture=SIZES), seed)
+def make_model(folder: Path, latent: LatentSettings) -> LoadedModel:
+    """Save a model with such latents in ``folder``. Its weights are large, so that every input matters."""
+    loaded = build_base_model(ModelSettings(architecture=SIZES), 3)
     loaded.backbone.eval()
     _let_spans_begin(loaded)
-    section = {} if latent is None else {"latent": identity(latent)}
-    about = {"prompt": identity(PROMPT), **section, "variant": "direct", "stage": "relaxation"}
+    about = {
+        "prompt": identity(PROMPT), "latent": identity(latent), "variant": "direct", "stage": "relaxation",
+    }  # fmt: skip
     save_model(folder, loaded.backbone, loaded.processor, about)
     save_file({"where.weight": torch.zeros(3)}, folder / HEADS_FILE)  # as a film's folder has; none of the model's
     return loaded
