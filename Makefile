@@ -58,7 +58,7 @@ test: $(READY) ## set up, check, and run the tests
 	@$(MAKE) --no-print-directory check
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup -m "not e2e"
 
-e2e: $(READY) ## browser, S3, PostgreSQL, crash and short soak tests; installs what they need from Debian
+e2e: $(READY) ## browser, S3, PostgreSQL, vLLM, crash and short soak tests; installs what they need (vLLM: 3.5 GB, once)
 	@bash tests/install-e2e.sh
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m e2e
 

@@ -43,6 +43,9 @@ ELSEWHERE = {
     r"(mirage serve|pip install -c constraints.txt -e '.\[serve\]'|curl)": (
         "tests/serving/test_serve.py::test_models_health_and_metrics"
     ),
+    r"pip install ./mirage-vllm|vllm serve": (
+        "tests/vllm_plugin/test_on_vllm.py::test_the_server_answers_what_decode_does_and_counts_latents"
+    ),
     r"mirage bench grpo": "tests/bench/test_grpo.py::",
     r"mirage bench latent": "tests/bench/test_latent.py::test_the_rows_are_json_with_the_named_cases",
     r"mirage bench serve": "tests/bench/test_serving.py::test_the_rows_are_json_and_a_table",

@@ -53,6 +53,7 @@ def connect() -> Iterator[Callable[[], socket.socket]]:
     """Opens connections to a server of its own."""
     config = uvicorn.Config(app(), host="127.0.0.1", port=0, log_level="warning", http=Impatient, ws="none")
     server, listening = uvicorn.Server(config), config.bind_socket()
+    listening.listen(16)
     thread = threading.Thread(target=lambda: server.run(sockets=[listening]))
     thread.start()
     opened: list[socket.socket] = []
