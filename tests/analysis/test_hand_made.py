@@ -136,6 +136,20 @@ def test_after_one_exchanged_latent_the_film_goes_on_from_it_and_after_the_null_
     assert kind.changed.value is not None and kind.changed.value > 0.5
 
 
+def test_a_film_that_goes_on_after_its_plan_is_held_where_the_plan_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As films of other problems do (``frames: other``): nothing tells where they end."""
+    rng, problems = np.random.default_rng(5), list[Problem]()
+    while len(problems) < 24:
+        maze = random_maze(rng, 3, 0.25)
+        outcome = list(OUTCOMES)[len(problems) % 3]
+        plan = random_plan(rng, maze, outcome, 2)  # type: ignore[arg-type]
+        if plan is not None:
+            problems.append(reasoning(f"s{len(problems)}", maze.rows(), plan, OUTCOMES[outcome]))
+    result, _ = measured(monkeypatch, problems, stepwise={"frames": "other"}, changes={"after_end": False})
+    found = result.benchmarks[0].one_latent
+    assert found and all(each.n > 0 for each in found)
+
+
 def test_the_twin_of_a_picture_gives_no_latents_and_no_certainty(monkeypatch: pytest.MonkeyPatch) -> None:
     twins = [each for problem in QUESTIONS for each in (problem, replace(problem, id=f"{problem.id}-twin"))]
     result, runner = measured(monkeypatch, twins)

@@ -188,10 +188,13 @@ def _outcome(
 
 
 def _goes_on(problem: Problem, maze: Maze, content: Content, index: int, then: Place) -> bool:
-    """Whether a place follows from the content of a latent: by the next planned move; for a plan of its own, by any."""
+    """Whether a place follows from the content of a latent: by the next planned move, after the last one by none; for a
+    plan of its own, by any.
+    """
     place, kind = content
     if place is None:
         return False
     if problem.benchmark == vsp_reasoning.NAME:
-        return then == (place if kind in _ENDS else step(maze, place, problem.facts["plan"][index + 1]))
+        move = problem.facts["plan"][index + 1 : index + 2]
+        return then == (place if kind in _ENDS or not move else step(maze, place, move))
     return then != place and then in {step(maze, place, move) for move in MOVES}
