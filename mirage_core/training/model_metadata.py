@@ -75,7 +75,7 @@ def own_settings(about: Mapping[str, Any]) -> dict[str, Any]:
 
     Of a model that other authors released: how its latents are decoded by their rule.
     """
-    taught = about.get("history") or about.get("stages")
+    taught = about.get("history", about.get("stages"))  # what others released has no history
     return {name: about[name] for name in ("prompt", "latent", "variant") if taught and name in about}
 
 
