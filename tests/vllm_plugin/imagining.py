@@ -39,13 +39,13 @@ SIZES = ArchitectureSettings(
 )  # fmt: skip
 
 
-def make_model(folder: Path, latent: LatentSettings) -> LoadedModel:
+def make_model(folder: Path, latent: LatentSettings, prompt: PromptSettings = PROMPT) -> LoadedModel:
     """Save a model with such latents in ``folder``. Its weights are large, so that every input matters."""
     loaded = build_base_model(ModelSettings(architecture=SIZES), 3)
     loaded.backbone.eval()
     _let_spans_begin(loaded)
     about = {
-        "prompt": identity(PROMPT), "latent": identity(latent), "variant": "direct", "stage": "relaxation",
+        "prompt": identity(prompt), "latent": identity(latent), "variant": "direct", "stage": "relaxation",
     }  # fmt: skip
     save_model(folder, loaded.backbone, loaded.processor, about)
     save_file({"where.weight": torch.zeros(3)}, folder / HEADS_FILE)  # as a film's folder has; none of the model's
@@ -88,9 +88,9 @@ class Asked:
     prompt: EncodedPrompt
 
 
-def ask(model: LoadedModel, latent: LatentSettings, problem: Problem) -> Asked:
-    question = benchmarks.get(problem.benchmark).prompt(problem, PROMPT.form, "direct")
-    encoder = Encoder(model.processor, latent, PROMPT, "direct")
+def ask(model: LoadedModel, latent: LatentSettings, problem: Problem, prompt: PromptSettings = PROMPT) -> Asked:
+    question = benchmarks.get(problem.benchmark).prompt(problem, prompt.form, "direct")
+    encoder = Encoder(model.processor, latent, prompt, "direct")
     return Asked(question.split("<image>"), problem.images[0], encoder.prompt(problem))
 
 

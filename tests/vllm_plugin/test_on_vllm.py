@@ -24,7 +24,7 @@ from mirage_core.generation.decode import Trajectory
 from mirage_core.model.loading import LoadedModel
 from tests.servers.stack import free_port
 from tests.vllm_plugin.environment import HERE, Environment, environment
-from tests.vllm_plugin.imagining import Asked, answers, ask, make_model, problems, with_latents
+from tests.vllm_plugin.imagining import PROMPT, Asked, answers, ask, make_model, problems, with_latents
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -114,7 +114,20 @@ def test_answers_and_latents_are_those_of_decode_whatever_is_asked_at_once(
     check(world, "32", found["32"], latents, every)
     check(world, "8", found["8"], latents, every)
     check(world, "1", found["1"], latents, few)
-    assert found["8"]["prefix_cache_hits"] - found["32"]["prefix_cache_hits"] >= COUNT * BLOCK
+
+
+def test_answers_are_the_same_where_prompts_come_from_the_prefix_cache(vllm: Environment, tmp_path: Path) -> None:
+    longer, some = PROMPT.model_copy(update={"image_scale": 56 / 64}), range(4)
+    model = make_model(tmp_path / "model", LATENT, longer)
+    asked = [ask(model, LATENT, problem, longer) for problem in problems(len(some))]
+    other = World(tmp_path / "model", model, asked, answers(model, LATENT, asked))
+    runs = {name: {"prompts": [*some], "at_once": 4} for name in ("first", "again")}
+    job = {"model": str(other.folder), "engine": ENGINE, "prompts": other.prompts(tmp_path), "runs": runs}
+    found, latents = run(vllm, tmp_path, job)
+    check(other, "first", found["first"], latents, some)
+    check(other, "again", found["again"], latents, some)
+    hits = [found[name]["prefix_cache_hits"] for name in runs]
+    assert hits[1] - hits[0] >= len(some) * BLOCK
 
 
 def test_preempted_requests_are_computed_again_with_their_own_latents(
