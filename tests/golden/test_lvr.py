@@ -35,7 +35,7 @@ VARIANTS = {
     "latent_end": LvrSettings(stop="vector", detached=False),
     "latent_end_not_added": LvrSettings(stop="vector", stop_weight=0.0, detached=False),
     "latent_end_head_simple": LvrSettings(head="simple", stop="vector", detached=False),
-    "mode_switch_head_simple": LvrSettings(head="simple", stop="switch", detached=False),
+    "mode_switch_head_simple": LvrSettings.model_construct(head="simple", stop="switch", detached=False),
 }
 
 
