@@ -29,6 +29,18 @@ JudgeOption = Annotated[
 ]
 JudgeModelOption = Annotated[str | None, typer.Option(help="With --judge: the judge's name at the endpoint.")]
 
+PromptOption = Annotated[
+    str | None,
+    typer.Option(
+        help="With --endpoint: official (the benchmark's own), benchmark or short (our models'). "
+        "[default: what a model behind `mirage serve` was trained on; else benchmark]"
+    ),
+]
+VariantOption = Annotated[
+    str | None,
+    typer.Option(help="With --endpoint: cot asks for a chain of thought first. [default: as for --prompt; else cot]"),
+]
+
 
 def evaluate(
     benchmark: Annotated[
@@ -51,19 +63,8 @@ def evaluate(
     model: Annotated[
         str | None, typer.Option(help="With --endpoint: the model's name there. [default: the only one it lists]")
     ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            help="With --endpoint: official (the benchmark's own), benchmark or short (our models'). "
-            "[default: what a model behind `mirage serve` was trained on; else benchmark]"
-        ),
-    ] = None,
-    variant: Annotated[
-        str | None,
-        typer.Option(
-            help="With --endpoint: cot asks for a chain of thought first. [default: as for --prompt; else cot]"
-        ),
-    ] = None,
+    prompt: PromptOption = None,
+    variant: VariantOption = None,
     blank: Annotated[
         bool,
         typer.Option("--blank", help="With --endpoint: grey pictures, to see what accuracy needs no picture."),

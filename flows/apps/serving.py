@@ -10,29 +10,30 @@ import typer
 from flows.apps.options import StoreOption
 
 LIMITS = "Limits"
+ModelArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[MODEL]", help="A model: a folder or an artifact. [default: the furthest trained of the newest run]"
+    ),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="MIRAGE_API_KEY",
+        show_default=False,
+        help="The key that clients must send. Others on this machine see it in the list of processes: better use the "
+        "variable, or --api-key-file.",
+    ),
+]
 
 
 def serve(
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[MODEL]",
-            help="A model: a folder or an artifact. [default: the furthest trained of the newest run]",
-        ),
-    ] = None,
+    model: ModelArgument = None,
     host: Annotated[
         str, typer.Option(help="The address to listen at; any but 127.0.0.1 and localhost needs a key.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0: any free one.")] = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="MIRAGE_API_KEY",
-            show_default=False,
-            help="The key that clients must send. Others on this machine see it in the list of processes: better use "
-            "the variable, or --api-key-file.",
-        ),
-    ] = None,
+    api_key: KeyOption = None,
     api_key_file: Annotated[Path | None, typer.Option(help="A file with the key.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name for clients. [default: the folder's]")] = None,
     method: Annotated[

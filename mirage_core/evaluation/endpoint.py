@@ -240,15 +240,15 @@ async def _answer(hosted: HostedModel, problem: Problem, sample: int, source: An
 
 
 def _prediction(hosted: HostedModel, problem: Problem, sample: int, answer: Answer | None) -> Prediction:
-    told = answer.trajectory if answer else None
-    spans = told.spans if told else ()
+    trajectory = answer.trajectory if answer else None
+    spans = trajectory.spans if trajectory else ()
     return Prediction(
         problem_id=problem.id,
         benchmark=problem.benchmark,
         group=problem.group,
         method=hosted.method,
-        output=told.output if told else answer.text if answer else "",
-        token_ids=told.token_ids if told else (),
+        output=trajectory.output if trajectory else answer.text if answer else "",
+        token_ids=trajectory.token_ids if trajectory else (),
         spans=tuple(LatentSpan(position=span.position, num_latents=span.num_latents) for span in spans),
         finished=answer is None or answer.finish != "length",
         sample=sample,

@@ -53,12 +53,13 @@ class PictureCache:
         return Picture(name, grid, pixels)
 
     def features(self, picture: Picture) -> Tensor:
-        """Return the features [n, F] of a picture, computed only where they are not here."""
-        kept = self._kept.get(picture.name)
-        self._count(kept is not None)
-        if kept is not None and kept.features is not None:
-            self._kept.move_to_end(picture.name)
-            return kept.features
+        """Return the features [n, F] of a picture, computed only where it was opened, or lies here, without them."""
+        known = self._kept.get(picture.name, picture)
+        self._count(known.features is not None)
+        if known.features is not None:
+            if picture.name in self._kept:
+                self._kept.move_to_end(picture.name)
+            return known.features
         with torch.inference_mode():
             (features,) = self._backbone.image_features(picture.pixels, picture.grid)
             features = features.clone()  # not a view into what the tower gave

@@ -49,8 +49,8 @@ def server_process(
         try:
             line = _first_line(process.stdout, start_s)
             if b" at http://" not in line:
-                said = log.read_text(encoding="utf-8", errors="replace")[-_EXCERPT:].strip() or "its log is empty"
-                raise ServerDied(f"`mirage serve` ended, or did not listen within {start_s:.0f} s: {said}")
+                excerpt = log.read_text(encoding="utf-8", errors="replace")[-_EXCERPT:].strip() or "its log is empty"
+                raise ServerDied(f"`mirage serve` ended, or did not listen within {start_s:.0f} s: {excerpt}")
             yield ServerProcess(line.decode().split(" at ")[1].split(",")[0].strip(), process.pid)
         finally:
             process.terminate()

@@ -12,7 +12,6 @@ import torch
 
 from mirage_core.benchmarks.generate import generate_problems
 from mirage_core.config import (
-    ArchitectureSettings,
     BenchmarkData,
     EvaluationSettings,
     InferenceSettings,
@@ -36,11 +35,7 @@ from mirage_core.recipes import load
 from mirage_core.store.records import load_predictions
 from mirage_core.types import Problem, ProgressEvent
 from tests.forked import forked_jobs
-
-SIZES = ArchitectureSettings(
-    hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1, vision_hidden_size=32,
-    vision_intermediate_size=32, vision_depth=1, vision_num_heads=2,
-)  # fmt: skip
+from tests.small_sizes import SIZES
 
 
 def silent(event: ProgressEvent) -> None:

@@ -15,7 +15,6 @@ from PIL import Image
 
 import flows.lmms
 from mirage_core.config import (
-    ArchitectureSettings,
     LatentSettings,
     ModelSettings,
     PromptSettings,
@@ -23,11 +22,7 @@ from mirage_core.config import (
 )
 from mirage_core.errors import DataError, InputError
 from mirage_core.model.loading import build_base_model, save_model
-
-SIZES = ArchitectureSettings(
-    hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1, vision_hidden_size=32,
-    vision_intermediate_size=32, vision_depth=1, vision_num_heads=2,
-)  # fmt: skip
+from tests.small_sizes import SIZES
 
 
 class Harness:

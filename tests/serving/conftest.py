@@ -16,7 +16,6 @@ import torch
 
 from flows.trained import find_checkpoint
 from mirage_core.config import (
-    ArchitectureSettings,
     LatentSettings,
     ModelSettings,
     PromptSettings,
@@ -30,11 +29,8 @@ from mirage_core.model.loading import build_base_model, load_model, save_model
 from mirage_core.model.weights import SavedModule, no_gather
 from mirage_core.store import Store
 from mirage_core.training.stepwise.heads import StepHeads, head_metadata
+from tests.small_sizes import SIZES
 
-SIZES = ArchitectureSettings(
-    hidden_size=64, intermediate_size=64, num_layers=1, num_heads=2, num_kv_heads=1, vision_hidden_size=32,
-    vision_intermediate_size=32, vision_depth=1, vision_num_heads=2,
-)  # fmt: skip
 KEY = "sk-of-the-test"
 START_S = 120
 

@@ -54,3 +54,14 @@ def test_those_used_last_are_kept_within_the_limit(generator: Generator, room: i
         assert cache.size <= room * size + size // 2
     assert found == [False, False, room == 2, False, room == 2, False]
     assert cache.size == room * size
+
+
+def test_a_picture_that_makes_room_while_its_prompt_is_prepared_keeps_its_features(generator: Generator) -> None:
+    size = computed(generator, picture(0)).numel() * 4
+    found: list[bool] = []
+    cache = PictureCache(generator.model.backbone, generator.encoder, size, found.append)
+    cache.features(cache.open(picture(0)))
+    other, known = cache.open(picture(2)), cache.open(picture(0))
+    cache.features(other)
+    torch.testing.assert_close(cache.features(known), computed(generator, picture(0)), atol=0, rtol=0)
+    assert found == [False, False, True] and cache.size == size

@@ -145,9 +145,9 @@ def relaxation_loss(
     as diagnostics or as a part of the loss; all spans are then of one length. ``blank``: the spans hold the tokens of
     the batch, ``given``: they hold these vectors ([k_s, D] a span); then nothing is rolled out. Latents are fed as
     ``readout`` reads them off the states, at ``feed_norm``, after that as ``latent_transform`` changes them.
-    ``stepwise``: also hold each latent to its frame.
-    ``ends``: also learn where spans end, if lengths differ. ``explanations``: a decoder must also write steps from the
-    latents. ``teacher``: also learn its task, and hold states at one token to its own.
+    ``stepwise``: also hold each latent to its frame. ``ends``: also learn where spans end, if lengths differ.
+    ``explanations``: a decoder must also write steps from the latents. ``teacher``: also learn its task, and hold
+    states at one token to its own.
     ``diagnostics``: add the accuracies of stepwise grounding by the number of the latent, and the norms of
     rolled-out latents (``norm_figures``), of the first ``spans``.
     """
@@ -158,14 +158,9 @@ def relaxation_loss(
         relaxed = given_forward(backbone, batch, given, checkpointing=checkpointing)
     else:
         relaxed = relaxation_forward(
-            backbone,
-            batch,
-            checkpointing,
-            readout=readout,
-            latent_transform=latent_transform,
-            feed_norm=feed_norm,
+            backbone, batch, checkpointing, readout=readout, latent_transform=latent_transform, feed_norm=feed_norm,
             states=states,
-        )
+        )  # fmt: skip
     parts, weights = _text_and_steps(backbone, relaxed.hidden, batch, stepwise, diagnostics)
     weights["text"] = text_weight
     if ends is not None:
@@ -178,9 +173,8 @@ def relaxation_loss(
         parts |= teacher.parts(backbone, states, checkpointing=checkpointing)
         weights |= teacher.weights
     rolled_out = not blank and given is None
-    images: list[Tensor] = []
-    if comparison is not None or (diagnostics and rolled_out):
-        images = [backbone.merged(image) for image in image_features(backbone, batch)]
+    compared = comparison is not None or (diagnostics and rolled_out)
+    images = [backbone.merged(image) for image in image_features(backbone, batch)] if compared else []
     if diagnostics and rolled_out:
         parts |= norm_figures(batch, relaxed.latents, images, spans)
     if comparison is not None:
