@@ -76,7 +76,7 @@ MUTANTS = (
            "rule=planning_rule)\n", GRPO_TESTS),
     Mutant("latents on where the model has none", "training/grpo/train.py",
            'return "on" if has_latents(job) else "off"', 'return "on"', ("training/test_grpo_text.py",)),
-    Mutant("a model's own settings ignored", "training/model_metadata.py",
+    Mutant("a model's own settings ignored", "training/checkpoint/model_metadata.py",
            "if found[name] != wanted[name]", "if False", ("training/test_model_metadata.py",)),
     Mutant("gamma left out of the loop's total", "training/sft/objective.py",
            "LossParts.sum(parts, loss.weights)", 'LossParts.sum(parts, {"visual": 1.0, "text": 1.0} if "visual" in '

@@ -66,8 +66,7 @@ def evaluate(
     prompt: PromptOption = None,
     variant: VariantOption = None,
     blank: Annotated[
-        bool,
-        typer.Option("--blank", help="With --endpoint: grey pictures, to see what accuracy needs no picture."),
+        bool, typer.Option("--blank", help="With --endpoint: grey pictures, to see what accuracy needs no picture.")
     ] = False,
     rule: RuleOption = None,
     judge: JudgeOption = None,

@@ -29,7 +29,7 @@ def explain(
     from mirage_core.reports.drawings import open_image
     from mirage_core.reports.film_strip import film_gif
     from mirage_core.reports.trajectories import drawn_codes
-    from mirage_core.training.visual_tokens.code_sheet import CodeSheet
+    from mirage_core.training.data.visual_tokens.code_sheet import CodeSheet
 
     runner = load_runner(checkpoint.folder, checkpoint.settings)
     auxiliary = draw_auxiliary_image(problem, checkpoint.settings)

@@ -20,11 +20,11 @@ class ThoughtSplitter:
     """Splits text at ``<think>`` and ``</think>``, which are dropped; two thoughts are apart by an empty line."""
 
     def __init__(self) -> None:
-        self._held, self._inside, self._thoughts = "", False, 0
+        self._pending, self._inside, self._thoughts = "", False, 0
 
     def add(self, text: str) -> Part:
         """What is certain with this text; the begin of a tag is held back."""
-        parts, text = ["", ""], self._held + text
+        parts, text = ["", ""], self._pending + text
         while True:
             tag = _TAGS[self._inside]
             before, found, after = text.partition(tag)
@@ -36,14 +36,14 @@ class ThoughtSplitter:
                 parts[True] += _BETWEEN if self._thoughts else ""
                 self._thoughts += 1
         sizes = range(min(len(tag) - 1, len(text)), 0, -1)
-        held = next((size for size in sizes if text.endswith(tag[:size])), 0)
-        self._held = text[len(text) - held :]
-        parts[self._inside] += text[: len(text) - held]
+        pending = next((size for size in sizes if text.endswith(tag[:size])), 0)
+        self._pending = text[len(text) - pending :]
+        parts[self._inside] += text[: len(text) - pending]
         return Part(thoughts=parts[True], answer=parts[False])
 
     def flush(self) -> Part:
         """What was held back, at the end of the text."""
-        text, self._held = self._held, ""
+        text, self._pending = self._pending, ""
         return Part(thoughts=text) if self._inside else Part(answer=text)
 
 

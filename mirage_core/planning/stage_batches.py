@@ -32,15 +32,15 @@ def stage_batches(
     steps: int,
     padded: bool,
     patches: int = 0,
-    held: bool = False,
+    peak: bool = False,
 ) -> list[StageBatch]:
     """Return the batches of ``count`` rows of ``shape`` in a step of a training stage of so many ``steps``, on average.
 
     ``padded``: rows of different lengths share a batch. ``patches``: of a row's images, if the vision tower is trained.
-    ``held``: for memory: batches whose activations are held at the same time are one, with the passes of all.
+    ``peak``: for memory: batches whose activations are alive at the same time are one, with the passes of all.
     """
     found = _stage_batches(shape, count, settings, name, steps, padded)
-    if held and TRAIN_STAGES[name].program.words == "distilled":
+    if peak and TRAIN_STAGES[name].program.words == "distilled":
         found = [_together(*found)]
     return [replace(one, batch=replace(one.batch, patches=patches)) for one in found]
 

@@ -81,7 +81,7 @@ def _supervised(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: 
         at_once,
         padded=section.batch_by != "group",
         patches=merged * rows.max("image"),
-        held=True,
+        peak=True,
     )
     mean = batches(
         Shape.mean(rows, settings), section.batch_size, padded=False, patches=round(merged * rows.mean("image"))

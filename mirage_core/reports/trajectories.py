@@ -10,7 +10,7 @@ from mirage_core.benchmarks import get, vsp_planning, vsp_reasoning
 from mirage_core.benchmarks.vsp_prompts import PromptForm
 from mirage_core.latent.visual_codes import code_runs
 from mirage_core.reports.drawings import NEUTRAL_COLOUR, RIGHT_COLOUR, WRONG_COLOUR, draw_plan, open_image
-from mirage_core.training.visual_tokens.code_sheet import CodeSheet
+from mirage_core.training.data.visual_tokens.code_sheet import CodeSheet
 from mirage_core.types import Problem, Scored, Variant
 from mirage_core.worlds.maze import MOVES, maze_from_rows, walk
 

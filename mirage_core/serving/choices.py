@@ -46,7 +46,7 @@ class Choice:
         self._detokenizer, self._stop_words = Detokenizer(self.decode), StopWords(self.stop)
         self._splitter = ThoughtSplitter()
         self._in_span = False
-        self._begun, self._certain, self._told = 0, 0, [0, 0]
+        self._begun, self._certain, self._sent = 0, 0, [0, 0]
         self._pending: list[tuple[int, ChatCompletionTokenLogprob]] = []
 
     @property
@@ -59,7 +59,7 @@ class Choice:
         if step.is_latent:
             pieces = self._counted(self._let_through(self._detokenizer.flush()))
             if not self._in_span:
-                self.spans.append(Span(0, *self._told))
+                self.spans.append(Span(0, *self._sent))
             self.spans[-1].latents += 1
             self._in_span = True
             return pieces
@@ -97,11 +97,11 @@ class Choice:
     def _counted(self, pieces: list[Piece]) -> list[Piece]:
         """Count the characters of text that goes to the client."""
         for piece in pieces:
-            self._told[piece.thought] += len(piece.text)
+            self._sent[piece.thought] += len(piece.text)
         return pieces
 
     def _rest(self) -> list[Piece]:
         """What was held back, at the end."""
-        held = self._stop_words.flush()
-        self._certain += len(held)
-        return [*self._splitter.add(held), *self._splitter.flush()]
+        pending = self._stop_words.flush()
+        self._certain += len(pending)
+        return [*self._splitter.add(pending), *self._splitter.flush()]

@@ -84,7 +84,7 @@ class Engine:
         self._leaving: list[tuple[Job, int | None]] = []
         self._jobs: dict[int, tuple[Job, int]] = {}
         self._joining: set[Job] = set()
-        self._held = 0
+        self._deferred = 0
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="mirage-engine", daemon=True)
 
@@ -203,8 +203,8 @@ class Engine:
         """
         fits = bool(self._waiting) and len(self._waiting[0].rows) <= free
         enough = sum(len(job.rows) for job in self._waiting) >= len(self._jobs)
-        joins = fits and (enough or self._held == PATIENCE)
-        self._held = self._held + 1 if fits and not joins else 0
+        joins = fits and (enough or self._deferred == PATIENCE)
+        self._deferred = self._deferred + 1 if fits and not joins else 0
         return joins
 
     def _deliver(self, steps: Sequence[RowStep]) -> None:

@@ -16,20 +16,20 @@ class Detokenizer:
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
-        self._held: list[int] = []
+        self._pending: list[int] = []
 
     def add(self, token: int) -> str:
         """The text that this token completes."""
-        self._held.append(token)
-        text = self._decode(self._held)
+        self._pending.append(token)
+        text = self._decode(self._pending)
         if text.endswith(_INCOMPLETE):
             return ""
-        self._held = []
+        self._pending = []
         return text
 
     def flush(self) -> str:
         """What is left where a run of tokens ends."""
-        text, self._held = self._decode(self._held) if self._held else "", []
+        text, self._pending = self._decode(self._pending) if self._pending else "", []
         return text
 
 
@@ -38,25 +38,25 @@ class StopWords:
 
     def __init__(self, words: Sequence[str]) -> None:
         self._words = tuple(words)
-        self._held = ""
+        self._pending = ""
         self.stopped = False
 
     def add(self, text: str) -> str:
         """The text that is certain now. ``stopped`` once a stop word is complete; nothing follows it."""
         if self.stopped:
             return ""
-        text = self._held + text
+        text = self._pending + text
         found = [at for at in (text.find(word) for word in self._words) if at >= 0]
         if found:
-            self.stopped, self._held = True, ""
+            self.stopped, self._pending = True, ""
             return text[: min(found)]
-        held = max((overlap(text, word) for word in self._words), default=0)
-        self._held = text[len(text) - held :]
-        return text[: len(text) - held]
+        pending = max((overlap(text, word) for word in self._words), default=0)
+        self._pending = text[len(text) - pending :]
+        return text[: len(text) - pending]
 
     def flush(self) -> str:
         """What was held back, at the end of the answer."""
-        text, self._held = self._held, ""
+        text, self._pending = self._pending, ""
         return text
 
 
@@ -72,11 +72,11 @@ class ThoughtSplitter:
     """Splits text at ``<think>`` and ``</think>``, which it drops; two thoughts are apart by an empty line."""
 
     def __init__(self) -> None:
-        self._held, self._inside, self._thoughts = "", False, 0
+        self._pending, self._inside, self._thoughts = "", False, 0
 
     def add(self, text: str) -> list[Piece]:
         """The pieces that are certain now."""
-        pieces, text = [], self._held + text
+        pieces, text = [], self._pending + text
         while True:
             tag = _CLOSE if self._inside else _OPEN
             before, found, after = text.partition(tag)
@@ -87,13 +87,13 @@ class ThoughtSplitter:
             self._thoughts += self._inside
             if self._inside and self._thoughts > 1:
                 pieces.append(Piece(_BETWEEN_THOUGHTS, True))
-        held = overlap(text, tag)
-        self._held = text[len(text) - held :]
-        return [piece for piece in (*pieces, Piece(text[: len(text) - held], self._inside)) if piece.text]
+        pending = overlap(text, tag)
+        self._pending = text[len(text) - pending :]
+        return [piece for piece in (*pieces, Piece(text[: len(text) - pending], self._inside)) if piece.text]
 
     def flush(self) -> list[Piece]:
         """What was held back, at the end of the answer."""
-        text, self._held = self._held, ""
+        text, self._pending = self._pending, ""
         return [Piece(text, self._inside)] if text else []
 
 

@@ -37,7 +37,7 @@ NAMES = ("ice", "start", "goal", "hole")
 KINDS = {0: "ice", 1: "start", 2: "goal", -1: "hole"}
 MARKS = LEVEL * LEVEL + len(NAMES)  # where the numbers begin that say whose latent it is
 
-Told = tuple[tuple[int, int], str]
+Content = tuple[tuple[int, int], str]
 
 
 def reasoning(name: str, rows: Any, plan: str, answer: str) -> Problem:
@@ -50,13 +50,13 @@ def planning(name: str, rows: Any, answer: str) -> Problem:
     return vsp_planning.make_problem(name, "test", maze, picture_bytes(render(maze, 28)), answer=answer)
 
 
-def told_by(latent: Tensor) -> Told:
+def content_of(latent: Tensor) -> Content:
     """What a latent says."""
     place = int(latent[: LEVEL * LEVEL].argmax())
     return (place // LEVEL, place % LEVEL), NAMES[int(latent[LEVEL * LEVEL : MARKS].argmax())]
 
 
-def true_film(problem: Problem) -> list[Told]:
+def true_film(problem: Problem) -> list[Content]:
     """The cells after each of K moves, by the rules; the walk ends in a hole or at the goal, and is held there."""
     maze = maze_from_rows(problem.facts["map"])
     cell, film = maze.start, []
@@ -78,9 +78,9 @@ class StandIn(InterventionRunner):
         self.reads = reads
         self.fed: list[tuple[tuple[str, ...], Tensor]] = []
 
-    def latent(self, told: Told, problem: Problem) -> Tensor:
+    def latent(self, content: Content, problem: Problem) -> Tensor:
         vector = torch.zeros(MARKS + len(self.numbers))
-        (row, column), kind = told
+        (row, column), kind = content
         vector[row * LEVEL + column] = vector[LEVEL * LEVEL + NAMES.index(kind)] = 1.0
         vector[MARKS + self.numbers[problem.id]] = 1.0
         return vector
@@ -88,7 +88,7 @@ class StandIn(InterventionRunner):
     def following(self, problem: Problem, before: Tensor, number: int) -> Tensor:
         """The latent that the model imagines after ``before``."""
         maze, plan = maze_from_rows(problem.facts["map"]), problem.facts.get("plan", problem.answer)
-        cell, kind = told_by(before)
+        cell, kind = content_of(before)
         if kind in ("hole", "goal") or number >= len(plan):
             return self.latent((cell, kind), problem)
         there = step(maze, cell, plan[number])
@@ -125,7 +125,7 @@ def walked(problem: Problem, span: Tensor) -> str:
     """The moves of a walk that does not reach the goal, as a model that reads its latents would write them down."""
     cell, plan = maze_from_rows(problem.facts["map"]).start, ""
     for latent in span:
-        there, _ = told_by(latent)
+        there, _ = content_of(latent)
         delta = (there[0] - cell[0], there[1] - cell[1])
         plan += {(-1, 0): "U", (1, 0): "D", (0, -1): "L", (0, 1): "R"}.get(delta, "")
         cell = there
@@ -135,7 +135,7 @@ def walked(problem: Problem, span: Tensor) -> str:
 def read(problem: Problem, span: Tensor) -> tuple[ImaginedStep, ...]:
     film, length = [], len(problem.facts.get("plan", problem.answer))
     for index, latent in enumerate(span):
-        place, kind = told_by(latent)
+        place, kind = content_of(latent)
         grid = tuple(tuple(float((row, at) == place) for at in range(LEVEL)) for row in range(LEVEL))
         named = (Kind(name=kind, probability=1.0),)
         film.append(

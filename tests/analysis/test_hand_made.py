@@ -29,10 +29,10 @@ from tests.analysis.hand_made_stand_in import (
     MARKS,
     K,
     StandIn,
+    content_of,
     measured,
     planning,
     reasoning,
-    told_by,
     true_film,
     walked,
 )
@@ -100,26 +100,28 @@ def test_films_are_means_of_other_instances_latents_and_walk_on_the_map_to_anoth
     """Every latent that was fed is computed anew, from the true films alone."""
     result, runner = measured(monkeypatch, QUESTIONS)
     films = fed_films(runner, QUESTIONS)
-    known = {(name, at): runner.latent(told, problem) for problem in QUESTIONS
-             for name, (at, told) in ((problem.id, pair) for pair in enumerate(true_film(problem)))}  # fmt: skip
+    known = {(name, at): runner.latent(content, problem) for problem in QUESTIONS
+             for name, (at, content) in ((problem.id, pair) for pair in enumerate(true_film(problem)))}  # fmt: skip
     for problem in QUESTIONS:
         if problem.id not in films:
             continue
         span, maze = films[problem.id], maze_from_rows(problem.facts["map"])
         assert not span[:, MARKS + runner.numbers[problem.id]].any(), "never its own latents"
-        told = [told_by(latent) for latent in span]
+        content = [content_of(latent) for latent in span]
         for at, latent in enumerate(span):
-            alike = {key: each for key, each in known.items() if told_by(each) == told[at] and key[0] != problem.id}
+            alike = {
+                key: each for key, each in known.items() if content_of(each) == content[at] and key[0] != problem.id
+            }
             here = [each for key, each in alike.items() if key[1] == at]
             wanted = torch.stack(here if len(here) >= 3 else list(alike.values())).mean(0)
             torch.testing.assert_close(latent, wanted)
-        cells = [maze.start, *(cell for cell, _ in told)]
+        cells = [maze.start, *(cell for cell, _ in content)]
         moved = [cell for at, cell in enumerate(cells) if at == 0 or cell != cells[at - 1]]
         assert len(set(moved)) == len(moved)
         assert all(abs(a[0] - b[0]) + abs(a[1] - b[1]) == 1 for a, b in pairwise(moved))
-        assert [kind for _, kind in told] == [{0: "ice", 2: "goal", -1: "hole"}[maze[cell]] for cell, _ in told]
-        said = {"goal": "A", "hole": "B"}.get(told[-1][1], "C")
-        assert said != problem.answer
+        assert [kind for _, kind in content] == [{0: "ice", 2: "goal", -1: "hole"}[maze[cell]] for cell, _ in content]
+        answer = {"goal": "A", "hole": "B"}.get(content[-1][1], "C")
+        assert answer != problem.answer
     assert len(films) == run_of(result.benchmarks[0].runs).n
 
 
@@ -253,14 +255,14 @@ def test_keys_and_values_of_a_film_are_means_at_the_positions_of_the_instance() 
         )
         for at in range(3)
     ]  # fmt: skip
-    told = (((0, 0), "ice"), ((0, 1), "ice"))
-    bank = LatentBank(torch.zeros(3, 2, 64), [told] * 3, np.arange(3))
-    made = bank.span_states(told, torch.ones(2, 64), 0, spans, backbone)
+    content = (((0, 0), "ice"), ((0, 1), "ice"))
+    bank = LatentBank(torch.zeros(3, 2, 64), [content] * 3, np.arange(3))
+    made = bank.span_states(content, torch.ones(2, 64), 0, spans, backbone)
     assert made is not None and made.positions.tolist() == [0, 1]
     moved = [shift_states(backbone, span, torch.tensor([0, 1])) for span in spans[1:]]
     torch.testing.assert_close(made.keys, (moved[0].keys + moved[1].keys) / 2)
     torch.testing.assert_close(made.values, (moved[0].values + moved[1].values) / 2)
-    assert bank.span_states(told, torch.ones(2, 64), 0, [None, *spans[1:]], backbone) is None
+    assert bank.span_states(content, torch.ones(2, 64), 0, [None, *spans[1:]], backbone) is None
 
 
 def test_noise_of_the_latents_own_covariance_varies_as_they_do_over_a_whole_span() -> None:

@@ -231,13 +231,13 @@ def test_without_a_map_a_film_says_nothing() -> None:
 def test_the_first_wrong_step_counts_and_those_after_the_end_of_the_film_do_not() -> None:
     truth = [((0, 1), "ice"), ((1, 1), "ice"), ((1, 1), "ice")]
     film = steps([(0, 1), (1, 1), (2, 2)], ["ice", "ice", "ice"], truth)
-    held = (*film[:2], film[2].model_copy(update={"after_end": True, "kinds": (Kind(name="hole", probability=1.0),)}))
-    assert first_wrong(film) == 2 and first_wrong(held) is None and len(up_to_end(held)) == 2
-    assert implied_answer(problem(plan="RD"), held, "forward") == "C"  # nor for what the film says
+    ended = (*film[:2], film[2].model_copy(update={"after_end": True, "kinds": (Kind(name="hole", probability=1.0),)}))
+    assert first_wrong(film) == 2 and first_wrong(ended) is None and len(up_to_end(ended)) == 2
+    assert implied_answer(problem(plan="RD"), ended, "forward") == "C"  # nor for what the film says
     assert first_wrong(steps([(0, 1)], ["hole"], truth)) == 0  # the right place, the wrong kind
 
 
-class Told:
+class FilmReader:
     """A reader that was told what to read."""
 
     def __init__(self, films: Sequence[Any]) -> None:
@@ -255,7 +255,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, films: Sequence[Any], answers: Seq
     problems = [replace(each, facts={**each.facts, "map": MAZE.rows()}) for each in problems]
     run = fake_runs.run(problems, torch.zeros(len(films), 2, 64))
     scored = tuple(fake_runs.answer(each, text) for each, text in zip(problems, answers, strict=True))
-    reader = Told(films)
+    reader = FilmReader(films)
     monkeypatch.setattr(ImaginationReader, "of", classmethod(lambda *_: reader))
     return film(runner, replace(run, scored=scored), problems, AnalysisSettings(resamples=50), quiet)
 

@@ -57,8 +57,8 @@ def ask(page: Page) -> None:
 def test_an_answer_arrives_with_its_latents_in_their_places_and_their_film(page: Page, window: Window) -> None:
     ask(page)
     dots = page.locator("#output .latents i")
-    told = re.match(r"Done, with (\d+) latent", page.locator("#status").inner_text())
-    assert told is not None and int(told.group(1)) == dots.count() > 0
+    status = re.match(r"Done, with (\d+) latent", page.locator("#status").inner_text())
+    assert status is not None and int(status.group(1)) == dots.count() > 0
     frames = page.locator("#frames li")
     assert frames.count() == dots.count()
     for at in range(frames.count()):

@@ -89,8 +89,10 @@ def test_the_command_line_asks_the_judge_and_tells_its_cost(tmp_path: Path, prob
         done = score_command(tmp_path, "--judge", server.url, "--judge-model", "big-judge")
         assert done.exit_code == 0, done.output
         assert "judge big-judge: asked about 4 answers, decided 4;" in done.output
-        told = json.loads(score_command(tmp_path, "--judge", server.url, "--judge-model", "big-judge", "--json").stdout)
-        assert (told["rule"], told["judge"]["account"]["kept_answers"]) == ("hr-bench-official+big-judge", 4)
+        score = json.loads(
+            score_command(tmp_path, "--judge", server.url, "--judge-model", "big-judge", "--json").stdout
+        )
+        assert (score["rule"], score["judge"]["account"]["kept_answers"]) == ("hr-bench-official+big-judge", 4)
     for wrong in (
         ("--judge", "http://127.0.0.1:9/v1"),
         ("--judge", "http://x/v1", "--judge-model", "j", "--rule", "published-letter"),

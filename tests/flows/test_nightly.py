@@ -17,7 +17,7 @@ from tasks.paths import open_store
 from tests.flows.fake_pipeline import FakePipeline
 from tests.flows.nights import PLANNING, REASONING, Nights
 
-TOLD = "mirage: a failed night is told"
+NOTIFICATION = "mirage: a failed night is told"
 pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect")]
 
 
@@ -138,7 +138,7 @@ def block() -> Iterator[str]:
     yield name
     with get_client(sync_client=True) as client:
         for automation in client._client.post("/automations/filter", json={}).json():
-            if automation["name"] == TOLD:
+            if automation["name"] == NOTIFICATION:
                 client._client.delete(f"/automations/{automation['id']}")
 
 
@@ -149,7 +149,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, block: str) -> tuple[list[str], s
     message: list[str] = []
     monkeypatch.setenv("MIRAGE_NOTIFY", block)
     names = automations.install(str(PREFECT_API_URL.value()), message.append)
-    return names, next(line for line in message if TOLD in line)
+    return names, next(line for line in message if NOTIFICATION in line)
 
 
 def test_without_a_block_to_notify_nothing_is_installed_and_the_way_out_is_said(
@@ -157,7 +157,7 @@ def test_without_a_block_to_notify_nothing_is_installed_and_the_way_out_is_said(
 ) -> None:
     names, message = installed(monkeypatch, "no-such-block")
 
-    assert TOLD not in names
+    assert NOTIFICATION not in names
     assert "no notification block named 'no-such-block'" in message
     assert "MIRAGE_NOTIFY=NAME; then: mirage deploy" in message
 
@@ -168,10 +168,10 @@ def test_with_a_block_the_notification_is_installed_once(monkeypatch: pytest.Mon
     assert installed(monkeypatch, block)[1].endswith("created")
     names, message = installed(monkeypatch, block)
 
-    assert TOLD in names
+    assert NOTIFICATION in names
     assert message.endswith("up to date")
     with get_client(sync_client=True) as client:
-        body = {"automations": {"name": {"any_": [TOLD]}}}
+        body = {"automations": {"name": {"any_": [NOTIFICATION]}}}
         (there,) = client._client.post("/automations/filter", json=body).json()
         document = client.read_block_document_by_name(block, "custom-webhook")
     assert [action["block_document_id"] for action in there["actions"]] == [str(document.id)]

@@ -239,9 +239,9 @@ def test_the_likeliest_tokens_are_told_before_top_p_and_without_the_banned(kind:
     steps = all_steps(ContinuousDecoder(tiny_backbone(), IDS, settings), own)
     for index, (prompt, row) in enumerate(zip(prompts(), own, strict=True)):
         expected = likeliest(settings, prompt, row)
-        told = [step for step in steps[index] if not step.is_latent]
-        assert len(told) == len(expected)
-        for step, best in zip(told, expected, strict=True):
+        tokens = [step for step in steps[index] if not step.is_latent]
+        assert len(tokens) == len(expected)
+        for step, best in zip(tokens, expected, strict=True):
             if best is None:
                 assert step.top == ()
                 continue
@@ -250,7 +250,7 @@ def test_the_likeliest_tokens_are_told_before_top_p_and_without_the_banned(kind:
             same = [value for token, value in step.top if token == step.token]
             assert settings.end == "free" or not same or same == [step.log_prob]
         if row.top and not row.temperature:
-            assert all(step.top[0][0] == step.token for step in told if step.top)
+            assert all(step.top[0][0] == step.token for step in tokens if step.top)
 
 
 def likeliest(

@@ -29,7 +29,7 @@ from mirage_core.model.readout import LatentReadout
 from mirage_core.pipeline.runner import StageRunner
 from mirage_core.pipeline.stages.base_model import base_identity
 from mirage_core.store import Store
-from mirage_core.training.model_metadata import check_own_settings
+from mirage_core.training.checkpoint.model_metadata import check_own_settings
 from tests.golden.cases import Golden
 from tests.golden.lvr_cases import LvrGolden
 from tests.golden.monet_cases import MonetGolden, monet_case_names

@@ -16,7 +16,7 @@ from mirage_core.planning.plan import make_plan
 from mirage_core.recipes import load
 from mirage_core.store import Store
 from mirage_core.store.records import load_predictions
-from mirage_core.training.visual_tokens.code_sheet import SHEET_FILE, TILE
+from mirage_core.training.data.visual_tokens.code_sheet import SHEET_FILE, TILE
 from mirage_core.worlds.maze import maze_from_rows
 from mirage_core.worlds.maze.art import picture_bytes, render
 from tests.pipeline.jobs_here import jobs_here

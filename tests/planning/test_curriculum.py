@@ -72,12 +72,12 @@ def test_self_distillation_costs_both_of_its_tasks_whose_activations_are_held_to
     found = planned()
     assert found["codi"].flops == pytest.approx(found["capimagine"].flops + found["without-stage-1"].flops, rel=1e-9)
     assert found["codi"].tokens == found["capimagine"].tokens + found["without-stage-1"].tokens
-    held = {
+    memory = {
         name: next(moment for moment in found[name].moments if moment.name == "loss").parts["activations"]
         for name in ("codi", "capimagine", "without-stage-1")
     }
-    both = held["capimagine"] + held["without-stage-1"]
-    assert 0.98 * both < held["codi"] < 1.3 * both
+    both = memory["capimagine"] + memory["without-stage-1"]
+    assert 0.98 * both < memory["codi"] < 1.3 * both
 
 
 def test_the_steps_of_a_film_are_its_frames() -> None:

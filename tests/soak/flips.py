@@ -164,7 +164,7 @@ class Flipper:
         self._store.backend.write(target.key, data)
         self._tally.count(f"damaged: {target.kind}")
         self._tally.count("truncations" if how.startswith("cut") else "bit flips")
-        look = _LOOKS.get(target.kind, Flipper._look_artifact)
+        look = _CHECKS.get(target.kind, Flipper._look_artifact)
         with _heard() as warnings:
             message = look(self, target, case)
         if message is None:
@@ -236,7 +236,7 @@ class Flipper:
             self._put(f"{target.path}/{name}")
 
 
-_LOOKS: dict[str, Callable[[Flipper, Target, str], str | None]] = {
+_CHECKS: dict[str, Callable[[Flipper, Target, str], str | None]] = {
     "checkpoint": Flipper._look_checkpoint,
     "checkpoint's manifest": Flipper._look_checkpoint,
     "run record": Flipper._look_record,

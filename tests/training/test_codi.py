@@ -147,15 +147,15 @@ def test_loss_and_gradients_are_those_of_the_definition(inputs: Path, tmp_path: 
     terms: dict[str, list[Tensor]] = {"text": [], "teacher": [], "distillation": []}
     for index in data.order.batch(0):
         student = data.source.get(index)
-        held = []
+        kept_states = []
         for name, row, from_end in zip(
             ("text", "teacher"), (student, rows.row(index, student)), rows.before_answer(index), strict=True
         ):
             hidden, states = states_of(backbone, row, model.ids, len(row.ids) - from_end)
             scores = log_softmax(backbone.logits(hidden[:-1]), dim=-1)
             terms[name] += [-scores[at, token] for at, token in enumerate(row.labels[1:].tolist()) if token != -100]
-            held.append(states)
-        terms["distillation"].append(distillation(held[0][:, None], held[1][:, None]))
+            kept_states.append(states)
+        terms["distillation"].append(distillation(kept_states[0][:, None], kept_states[1][:, None]))
     means = {name: torch.stack(values).mean() for name, values in terms.items()}
     assert found == {name: pytest.approx(value.item(), abs=1e-5) for name, value in means.items()}
     (means["text"] + 0.5 * means["teacher"] + 3.0 * means["distillation"]).backward()

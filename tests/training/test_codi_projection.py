@@ -72,14 +72,14 @@ def test_loss_and_gradients_are_those_of_the_definition(inputs: Path, tmp_path: 
     weights = dict(readout.named_parameters())
     terms: dict[str, list[Tensor]] = {name: [] for name in names}
     for index in data.order.batch(0):
-        student, held = data.source.get(index), []
+        student, kept_states = data.source.get(index), []
         tasks = zip(("text", "teacher"), (student, rows.row(index, student)), rows.before_answer(index), strict=True)
         for name, row, from_end in tasks:
             place = len(row.ids) - from_end
             with outputs_of_layers(backbone) as seen:
                 hidden, latents = rolled_out(backbone, row, model.ids, lambda state: by_definition(weights, state))
             between = [output[0, place] for output in seen[-len(backbone.layers) : -1]]
-            held.append(torch.stack([backbone.embed_text(row.ids[None])[0, place], *between, hidden[place]]))
+            kept_states.append(torch.stack([backbone.embed_text(row.ids[None])[0, place], *between, hidden[place]]))
             scores = log_softmax(backbone.logits(hidden[:-1]), dim=-1)
             terms[name] += [-scores[at, token] for at, token in enumerate(row.labels[1:].tolist()) if token != -100]
             said = rows.explained_at(index, 0) if name == "text" else []
@@ -89,7 +89,7 @@ def test_loss_and_gradients_are_those_of_the_definition(inputs: Path, tmp_path: 
                 numbers = torch.tensor([*(decoding.words[token] for token in tokens), END])
                 logits = decoding.decoder(latents[None, number : number + 1], numbers[None])[0]
                 terms["explain"].append(-log_softmax(logits, dim=-1)[range(len(numbers)), numbers].mean())
-        terms["distillation"].append(distillation(held[0][:, None], held[1][:, None]))
+        terms["distillation"].append(distillation(kept_states[0][:, None], kept_states[1][:, None]))
     means = {name: torch.stack(values).mean() for name, values in terms.items()}
     assert found == {name: pytest.approx(value.item(), abs=1e-5) for name, value in means.items()}
     (means["text"] + 0.5 * means["teacher"] + 3.0 * means["distillation"] + 0.5 * means["explain"]).backward()

@@ -11,7 +11,7 @@ from mirage_core.distributed.job import Job
 from mirage_core.methods import METHODS, TRAIN_STAGES
 from mirage_core.model.loading import load_model
 from mirage_core.store.tables import read_table
-from mirage_core.training.visual_tokens.quantise import CODEBOOK_FILE
+from mirage_core.training.data.visual_tokens.quantise import CODEBOOK_FILE
 from tests.training.grpo_world import run_here
 from tests.training.small_world import make_job, trained_by
 from tests.training.test_pooler import with_model

@@ -14,7 +14,7 @@ from mirage_core.model.loading import LoadedModel, load_model, save_model
 from mirage_core.pipeline.stage import StageContext
 from mirage_core.pipeline.stages.base_model import import_base
 from mirage_core.store import Store
-from mirage_core.training.model_metadata import check_own_settings, model_metadata, warmup_metadata
+from mirage_core.training.checkpoint.model_metadata import check_own_settings, model_metadata, warmup_metadata
 from mirage_core.training.sft.train import load_trainable
 from tests.training.small_world import make_job, quiet, small_settings
 

@@ -73,8 +73,8 @@ def test_the_columns_of_real_examples_are_those_of_their_moves(inputs: Path) -> 
 
 
 def test_the_heads_train_beside_the_text_and_are_not_kept(inputs: Path, tmp_path: Path) -> None:
-    held = {**SECTION, "stepwise": {"where": "cell", "what": "kind"}}
-    output = trained(inputs, tmp_path / "held", "text", direct_sft=held, auxiliary_images={"film": "forward"})
+    heads = {**SECTION, "stepwise": {"where": "cell", "what": "kind"}}
+    output = trained(inputs, tmp_path / "held", "text", direct_sft=heads, auxiliary_images={"film": "forward"})
     plain = trained(inputs, tmp_path / "plain", "text", direct_sft=SECTION)
     assert not (output / HEADS_FILE).exists()
     assert len(curve(output, "where")) == len(curve(output, "what_accuracy")) == 4

@@ -30,12 +30,12 @@ from mirage_core.reports.trajectories import Piece, drawn_codes, pieces, sample
 from mirage_core.store import Store
 from mirage_core.store.records import load_examples, save_examples
 from mirage_core.store.tables import read_table
+from mirage_core.training.data.visual_tokens.code_sheet import TILE, CodeSheet
+from mirage_core.training.data.visual_tokens.pictures import PictureReader
+from mirage_core.training.data.visual_tokens.quantise import CODEBOOK_FILE, Quantiser, load_codebook, nearest_patches
 from mirage_core.training.sft.examples import example_encoder
 from mirage_core.training.sft.losses import text_loss
 from mirage_core.training.sft.train import load_trainable, run_supervised
-from mirage_core.training.visual_tokens.code_sheet import TILE, CodeSheet
-from mirage_core.training.visual_tokens.pictures import PictureReader
-from mirage_core.training.visual_tokens.quantise import CODEBOOK_FILE, Quantiser, load_codebook, nearest_patches
 from mirage_core.types import TrainingExample
 from tests.training.small_world import make_job, quiet, small_settings
 from tests.training.test_latent_input_training import stock_text_loss

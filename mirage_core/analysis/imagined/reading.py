@@ -106,7 +106,7 @@ class ImaginationReader:
         The truth is that of the problem's first k frames.
         """
         truth, states = self._truth(problem), self._states(latents)
-        held = frames_of_latents(truth.frames, len(latents), self.stepwise) if truth.frames else [None] * len(latents)
+        frames = frames_of_latents(truth.frames, len(latents), self.stepwise) if truth.frames else [None] * len(latents)
         one_each = self.stepwise.pace == "frame" and self.stepwise.frames == "film"
         places, kinds = self._places(problem, states, image), self._kinds(states)
         return tuple(
@@ -120,7 +120,7 @@ class ImaginationReader:
                 frame=frame,
                 after_end=one_each and 0 < truth.frames <= index,
             )
-            for index, frame in enumerate(held)
+            for index, frame in enumerate(frames)
         )
 
     @property

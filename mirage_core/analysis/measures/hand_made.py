@@ -234,7 +234,8 @@ def _films(
 ) -> _Films:
     own = parts.subjects.latents[[each.at for each in made]]
     states = [
-        parts.states_of(told, vectors, each.at) for each, vectors, told in zip(made, latents, contents, strict=True)
+        parts.states_of(content, vectors, each.at)
+        for each, vectors, content in zip(made, latents, contents, strict=True)
     ]
     return _Films(torch.stack(list(latents)) if made else own, own, states)
 

@@ -61,7 +61,7 @@ def import_base(context: StageContext) -> dict[str, Any]:
     from mirage_core.model.loading import load_model, save_model
     from mirage_core.model.readout import LatentReadout, saved_readout
     from mirage_core.model.weights import no_gather
-    from mirage_core.training.model_metadata import base_metadata, own_settings
+    from mirage_core.training.checkpoint.model_metadata import base_metadata, own_settings
 
     settings = context.settings
     folder = Path(settings.model.source).expanduser()

@@ -34,8 +34,8 @@ def run_visual_codes(context: StageContext) -> dict[str, Any]:
     from mirage_core.dataset_card.statistics import Tally
     from mirage_core.distributed.collectives import process_device
     from mirage_core.model.loading import load_model
-    from mirage_core.training.visual_tokens.pictures import PictureReader
-    from mirage_core.training.visual_tokens.quantise import Quantiser, make_codes, save_codebook
+    from mirage_core.training.data.visual_tokens.pictures import PictureReader
+    from mirage_core.training.data.visual_tokens.quantise import Quantiser, make_codes, save_codebook
 
     settings, examples = context.settings, context.input_paths["examples"]
     model = load_model(

@@ -29,7 +29,7 @@ from mirage_core.store.records import (
     load_predictions,
     load_problems,
 )
-from mirage_core.training.visual_tokens.code_sheet import CodeSheet
+from mirage_core.training.data.visual_tokens.code_sheet import CodeSheet
 from mirage_core.types import AuxiliaryImage, Problem, Scored, TrainingExample
 
 EVALUATION = "evaluation/"

@@ -16,14 +16,14 @@ from mirage_core.model.readout import LatentReadout, saved_readout
 from mirage_core.model.weights import SavedModule
 from mirage_core.store.records import load_problems
 from mirage_core.training.checkpoint.checkpoint import EXTRA_FILES
+from mirage_core.training.checkpoint.model_metadata import has_latents, model_metadata
+from mirage_core.training.data.visual_tokens.quantise import CODEBOOK_FILE, copy_codebook
 from mirage_core.training.grpo.objective import GRPOObjective
 from mirage_core.training.loop import TrainPlan, train
-from mirage_core.training.model_metadata import has_latents, model_metadata
 from mirage_core.training.sft.train import load_trainable
 from mirage_core.training.stepwise.heads import kept_heads
 from mirage_core.training.validation.metrics import ValidationAccuracy
 from mirage_core.training.validation.validation import Validation, sample
-from mirage_core.training.visual_tokens.quantise import CODEBOOK_FILE, copy_codebook
 from mirage_core.types import ProgressEvent
 
 

@@ -15,6 +15,7 @@ from mirage_core.model.loading import LoadedModel
 from mirage_core.model.readout import LatentReadout, new_readout, saved_readout
 from mirage_core.model.weights import SavedModule
 from mirage_core.programs import Program
+from mirage_core.training.data.visual_tokens.quantise import count_codes
 from mirage_core.training.loop import step_seed
 from mirage_core.training.monet.teacher_states import TeacherStates
 from mirage_core.training.sft.coconut import Curriculum, StageSchedule
@@ -24,7 +25,6 @@ from mirage_core.training.sft.latent_noise import LatentRegularizer
 from mirage_core.training.sft.pooler import Pooler, load_pooler, new_pooler, saved_pooler
 from mirage_core.training.sft.step_decoder import StepDecoding, make_step_decoding
 from mirage_core.training.stepwise.setup import FilmData, Stepwise, make_stepwise
-from mirage_core.training.visual_tokens.quantise import count_codes
 from mirage_core.types import TrainingExample
 
 _POOLER_SEED, _READOUT_SEED, _STEP_DECODER_SEED = 29, 31, 37

@@ -147,9 +147,8 @@ def relaxation_loss(
     ``readout`` reads them off the states, at ``feed_norm``, after that as ``latent_transform`` changes them.
     ``stepwise``: also hold each latent to its frame. ``ends``: also learn where spans end, if lengths differ.
     ``explanations``: a decoder must also write steps from the latents. ``teacher``: also learn its task, and hold
-    states at one token to its own.
-    ``diagnostics``: add the accuracies of stepwise grounding by the number of the latent, and the norms of
-    rolled-out latents (``norm_figures``), of the first ``spans``.
+    states at one token to its own. ``diagnostics``: add the accuracies of stepwise grounding by the number of the
+    latent, and the norms of rolled-out latents (``norm_figures``), of the first ``spans``.
     """
     states = None if teacher is None else LayerStates(teacher.student_cells)
     if blank:

@@ -18,10 +18,11 @@ from mirage_core.methods import programs
 from mirage_core.model.loading import LoadedModel, load_model
 from mirage_core.model.lora import add_adapters
 from mirage_core.store.records import load_examples
+from mirage_core.training.checkpoint.model_metadata import check_own_settings, has_latents, model_metadata
 from mirage_core.training.data.feature_cache import ExampleSource, OnDemandSource, precompute_features
 from mirage_core.training.data.sampler import FixedBatch
+from mirage_core.training.data.visual_tokens.quantise import copy_codebook
 from mirage_core.training.loop import TrainPlan, train
-from mirage_core.training.model_metadata import check_own_settings, has_latents, model_metadata
 from mirage_core.training.sft.beside import (
     Beside,
     beside_of,
@@ -36,7 +37,6 @@ from mirage_core.training.sft.targets import targets_of
 from mirage_core.training.stepwise.setup import FilmData
 from mirage_core.training.validation.metrics import ConstantBaseline, ValidationAccuracy, ValidationLoss
 from mirage_core.training.validation.validation import Metric, Validation, sample
-from mirage_core.training.visual_tokens.quantise import copy_codebook
 from mirage_core.types import Progress, TrainingExample
 
 

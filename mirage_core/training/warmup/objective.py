@@ -30,9 +30,9 @@ from mirage_core.latent.examples import IGNORED, EncodedExample, no_grids, no_pi
 from mirage_core.latent.images import scale_image
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.loading import FROM_SCRATCH, LoadedModel, build_base_model
+from mirage_core.training.checkpoint.model_metadata import warmup_metadata
 from mirage_core.training.logging.throughput import work_of
 from mirage_core.training.loop import TrainPlan, step_seed, train
-from mirage_core.training.model_metadata import warmup_metadata
 from mirage_core.training.objective import LossParts, MicroBatch, contribution
 from mirage_core.training.sft.losses import cross_entropy
 from mirage_core.training.warmup.tasks import KINDS, Exercise, ExerciseSource, Task

@@ -20,9 +20,9 @@ from mirage_core.config import VisualTokenSettings
 from mirage_core.errors import DataError, SettingsError
 from mirage_core.latent.visual_codes import with_codes
 from mirage_core.store.records import iter_examples
+from mirage_core.training.data.visual_tokens.code_sheet import SHEET_FILE, CodeSheet
+from mirage_core.training.data.visual_tokens.pictures import PictureReader
 from mirage_core.training.stepwise.codebook import Codebook, make_codebook
-from mirage_core.training.visual_tokens.code_sheet import SHEET_FILE, CodeSheet
-from mirage_core.training.visual_tokens.pictures import PictureReader
 from mirage_core.types import Progress, ProgressEvent, TrainingExample
 
 CODEBOOK_FILE = "visual_codes.safetensors"
