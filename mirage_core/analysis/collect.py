@@ -5,6 +5,7 @@ Legend: N instances, n rows of a batch, T columns, k latents, J positions of the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -130,7 +131,8 @@ def span_header(
 ) -> Header:
     """The header of a measure of latents, which uses the instances with a span of a clean run over ``problems``."""
     used, instances = clean_run.with_span(), len(problems)
-    missing = [f"{instances - len(used)} of {instances} answers have no whole latent span and are left out."]
+    span = f"first span of {clean_run.num_latents} latents" if clean_run.num_latents else "whole latent span"
+    missing = [f"{instances - len(used)} of {instances} answers have no {span} and are left out."]
     return make_header(
         measure,
         problems,
@@ -149,7 +151,21 @@ def collect(runner: InterventionRunner, problems: Sequence[Problem], progress: P
     progress(ProgressEvent(stage="collect", message=f"clean answers to {len(problems)} problems"))
     answers = runner.generate(problems, observe=text_states.observer)
     images = _collect_image_states(runner, problems, progress)
-    return _assemble(answers, text_states, images, runner.num_latents)
+    spans = [answer.latents for answer in answers]
+    num_latents = runner.num_latents
+    if num_latents is None:  # later spans would not keep their own lengths
+        spans = [
+            span if len(answer.prediction.spans) == 1 else None for answer, span in zip(answers, spans, strict=True)
+        ]
+        num_latents = runner.settings.analysis.num_latents or most_frequent_length(spans)
+    latents = [None if span is None or len(span) != num_latents else span.float().cpu() for span in spans]
+    return _assemble(answers, latents, text_states, images)
+
+
+def most_frequent_length(spans: Sequence[Tensor | None]) -> int:
+    """The number of latents that most spans [k, D] have, the larger where two are as frequent; 0 without spans."""
+    lengths = Counter(len(span) for span in spans if span is not None)
+    return max(lengths, key=lambda length: (lengths[length], length), default=0)
 
 
 class _TextStates:
@@ -228,13 +244,13 @@ def image_states(loaded: LoadedModel, prompts: Sequence[EncodedPrompt]) -> list[
 
 def _assemble(
     answers: Sequence[GeneratedAnswer],
+    spans: Sequence[Tensor | None],
     text_states: _TextStates,
     images: Sequence[ImageStates],
-    num_latents: int,
 ) -> CleanRun:
-    """All tensors of the run, instances in their order."""
-    latents, has_span = _stack_rows([_first_latents(answer, num_latents) for answer in answers])
-    positions = num_latents if bool(has_span.any()) else NUM_POSITIONS
+    """All tensors of the run, instances in their order; ``spans`` [N] are the latents [k, D] that are measured."""
+    latents, has_span = _stack_rows(spans)
+    positions = latents.shape[1] if bool(has_span.any()) else NUM_POSITIONS
     text, has_text = _stack_rows([_at_positions(states, positions) for states in text_states.text])
     image, has_image = _stack_rows([_at_positions(each.states, positions) for each in images])
     first, has_first = _stack_rows([answer.first_token for answer in answers])
@@ -264,13 +280,6 @@ def _stack_rows(rows: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
         return torch.zeros(len(rows), 0), present
     empty = torch.zeros_like(known[0])
     return torch.stack([empty if row is None else row for row in rows]), present
-
-
-def _first_latents(answer: GeneratedAnswer, num_latents: int) -> Tensor | None:
-    """The latents [k, D] of the first span; None without a span, and where the length limit cut it short."""
-    if answer.latents is None or len(answer.latents) != num_latents:
-        return None
-    return answer.latents.float().cpu()
 
 
 def _at_positions(states: Sequence[Tensor] | Tensor, positions: int) -> Tensor | None:

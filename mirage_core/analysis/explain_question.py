@@ -106,6 +106,7 @@ def explain_question(
     clean = runner.generate([problem], record_states=True)[0]
     answers = runner.generate(others, record_states=True) if others else []
     donors = [answer for answer in answers if _same_shape(answer, clean)]
+    runner = runner.of_length(0 if clean.latents is None else len(clean.latents))
     return Question(
         model=model,
         asked=asked,

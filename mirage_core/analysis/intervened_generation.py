@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mirage_core.config import InferenceSettings, LatentSettings, Settings
+from mirage_core.config import InferenceSettings, Settings
 from mirage_core.distributed.collectives import process_device
-from mirage_core.errors import SettingsError
 from mirage_core.generation.decode import DecodeSettings, Latents, Observer, Step, Trajectory
 from mirage_core.generation.generator import Generator, fixed_batches
 from mirage_core.generation.interventions import Interventions, SpanStates
@@ -55,27 +54,38 @@ class GeneratedAnswer:
 
 
 class InterventionRunner:
-    """One model that answers under interventions: greedily, with spans of exactly the k latents of training."""
+    """One model that answers under interventions: greedily, with spans of exactly the k latents of training.
 
-    def __init__(self, loaded: LoadedModel, settings: Settings, folder: Path | None = None) -> None:
-        """``folder``: the model's, where it was loaded from one. SettingsError for spans of different lengths."""
+    Where spans have as many latents as their film has frames, the model ends them itself (``num_latents`` is None),
+    until ``of_length`` gives a runner whose spans have exactly k: latents are exchanged between spans of one length.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, settings: Settings, folder: Path | None = None, *, num_latents: int | None = None
+    ) -> None:
+        """``folder``: the model's, where it was loaded from one. ``num_latents``: of every span; None: as trained."""
         inference = InferenceSettings.from_metadata(loaded.about, settings)
-        latents = latents_of_model(loaded.about)
-        if latents == "on":
-            check_one_length(inference.latent)
+        latents, latent = latents_of_model(loaded.about), inference.latent
+        own_ends = latents == "on" and latent.length == "frames" and num_latents is None
         decoding = DecodeSettings.of(
-            inference.latent,
+            latent if num_latents is None else latent.model_copy(update={"num_latents": num_latents}),
             max_new_tokens=settings.evaluation.max_new_tokens,
             latents=latents,
-            end="exact",
+            end="free" if own_ends else "exact",
         )
         rule = settings.evaluation.planning_rule
         self._generator = Generator(loaded, inference, decoding, planning_rule=rule, method="analysis")
         loaded.backbone.eval()
         self.loaded, self.settings, self.folder = loaded, settings, folder
-        self.num_latents = decoding.num_latents
+        self.num_latents = None if own_ends else decoding.num_latents
         self.bottleneck = decoding.bottleneck
         self.batch_size = settings.analysis.batch_size
+
+    def of_length(self, num_latents: int) -> Self:
+        """Return a runner of the same model whose spans have exactly so many latents; itself, where they always do."""
+        if self.num_latents is not None or not num_latents:
+            return self
+        return type(self)(self.loaded, self.settings, self.folder, num_latents=num_latents)
 
     def prompt(self, problem: Problem) -> EncodedPrompt:
         """The prompt of a problem, encoded as in training."""
@@ -126,20 +136,6 @@ class InterventionRunner:
             first_token=first_token,
             latents=trajectory.latents[0] if trajectory.latents else None,
             states=trajectory.span_states[0] if trajectory.span_states else None,
-        )
-
-
-def check_one_length(latent: LatentSettings) -> None:
-    """SettingsError where spans have as many latents as their film has frames: nothing could be exchanged one for one.
-
-    Spans cut to one length would be measured as spans that the model does not write.
-    """
-    if latent.length == "frames":
-        raise SettingsError(
-            "latent.length is frames, so the spans of a model differ in length, and the analysis compares and "
-            "exchanges spans of one length: train it with latent.length fixed (and num_latents as many as the longest "
-            "film has frames), or leave out what reads latents (mirage diagnose, mirage answer --explain, "
-            "report.latent_lens)"
         )
 
 

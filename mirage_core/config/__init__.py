@@ -200,16 +200,6 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
-    def _reads_spans_of_one_length(self) -> Settings:
-        """Fail before hours of work, not after training."""
-        if self.report.latent_lens and self.latent.length == "frames":
-            raise ValueError(
-                "report.latent_lens reads spans of one length, and latent.length is frames: set report.latent_lens to "
-                "false, or latent.length to fixed"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _answers_as_the_last_stage(self) -> Settings:
         """A curriculum ends with the latents that answers have."""
         for section in self._trained_sections().values():

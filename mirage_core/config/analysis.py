@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ Measure = Literal[
 
 class AnalysisSettings(Section):
     """How to measure whether latents carry the input and drive the answer. Decoding is always greedy."""
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"num_latents"})
 
     measures: tuple[Measure, ...] = Field(
         ("similarity", "probes", "interventions", "mediation", "only-latents", "text-chain"),
@@ -44,6 +46,11 @@ class AnalysisSettings(Section):
         (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0),
         min_length=1,
         description="Ridge penalties tried on an inner split, in units of the features' mean variance.",
+    )
+    num_latents: Positive | None = Field(
+        None,
+        description="Where latent.length is frames: measure the answers whose span has so many latents, since latents "
+        "are exchanged between spans of one length. [default: the most frequent number]",
     )
     chain_shares: tuple[float, ...] = Field(
         (0.25, 0.5, 0.75), description="Shares of a text chain's words that remain when it is truncated."

@@ -101,17 +101,14 @@ def select_measures(settings: Settings, method: str, names: Sequence[str]) -> tu
 
     A model without latents has those of its text.
 
-    InputError for an unknown one, or one that needs latents where the model has none; SettingsError for spans of
-    different lengths.
+    InputError for an unknown one, or one that needs latents where the model has none.
     """
-    from mirage_core.analysis.intervened_generation import check_one_length
     from mirage_core.analysis.result_files import RESULTS
 
     unknown = [name for name in names if name not in RESULTS]
     if unknown:
         raise InputError(f"got the measure {unknown[0]!r}, expected some of {', '.join(RESULTS)}")
     if get_method(method).latents == "on":
-        check_one_length(settings.latent)
         films = () if settings.auxiliary_images.film == "off" else ("film", "hand-made")
         return in_order(names or (*settings.analysis.measures, *films))
     impossible = [name for name in names if name not in ON_TEXT]

@@ -11,14 +11,12 @@ from typing import Any
 
 import pytest
 
-from mirage_core import recipes
 from mirage_core.analysis.collect import save_clean_run
-from mirage_core.analysis.intervened_generation import InterventionRunner
 from mirage_core.analysis.lens.collect import collect_lens
 from mirage_core.analysis.lens.results import read_lens, write_lens
 from mirage_core.config import ReportSettings, Settings
-from mirage_core.errors import DataError, InputError, SettingsError
-from mirage_core.model.loading import build_base_model, save_model
+from mirage_core.errors import DataError, InputError
+from mirage_core.model.loading import save_model
 from mirage_core.pipeline.diagnose import (
     RECORDS,
     default_method,
@@ -41,7 +39,6 @@ from tests.evaluation.fake_run import fake_run, small_settings
 PLANNING = "vsp-planning"
 
 MEASURES = ("interventions", "probes")
-FRAMES = ("latent.length=frames", "latent.end=free", "auxiliary_images.film=forward", "report.latent_lens=false")
 
 
 @dataclasses.dataclass
@@ -183,23 +180,6 @@ def test_a_model_without_latents_is_measured_by_its_text_alone() -> None:
         select_measures(small_settings(), "capimagine", ("probes",))
     with pytest.raises(InputError, match="got the measure 'astrology', expected some of similarity"):
         select_measures(small_settings(), "stage-2", ("astrology",))
-
-
-def test_spans_of_different_lengths_are_refused_before_anything_is_trained() -> None:
-    settings = recipes.load("micro", FRAMES)
-    with pytest.raises(SettingsError, match=r"latent\.length is frames, .* train it with latent\.length fixed"):
-        select_measures(settings, "film", ())
-    assert select_measures(settings, "capimagine", ()) == ("text-chain",)
-    with pytest.raises(SettingsError, match=r"set report\.latent_lens to false"):
-        recipes.load("tiny", ["latent.length=frames", "latent.end=free"])
-
-
-def test_a_model_with_spans_of_different_lengths_is_not_measured_as_if_they_had_one() -> None:
-    settings = recipes.load("micro", FRAMES)
-    loaded = build_base_model(settings.model, 0)
-    with pytest.raises(SettingsError, match=r"latent\.length is frames"):
-        InterventionRunner(loaded, settings)
-    InterventionRunner(dataclasses.replace(loaded, about={"stages": ["base", "direct-sft"]}), settings)
 
 
 def test_a_report_that_shows_the_lens_takes_it_of_every_method_with_latents() -> None:

@@ -25,6 +25,7 @@ from mirage_core.latent.collate import collate
 from mirage_core.latent.encoder import Encoder
 from mirage_core.model.loading import LoadedModel, build_base_model
 from mirage_core.training.sft.losses import relaxation_loss
+from mirage_core.training.sft.span_end import SpanEnds
 from mirage_core.types import AuxiliaryImage, Problem, ProgressEvent, ReasoningChain, TrainingExample
 
 COLOURS = {"A": (220, 40, 40), "B": (40, 200, 60), "C": (50, 60, 220)}
@@ -33,14 +34,16 @@ SMALL = ArchitectureSettings(
 )
 
 
-def toy_settings(bottleneck: str = "none", **analysis: Any) -> Settings:
-    """A recipe of the toy."""
+def toy_settings(bottleneck: str = "none", *, length: str = "fixed", **analysis: Any) -> Settings:
+    """A recipe of the toy; ``length`` frames: spans of 1, 2 or 3 latents by the letter, which the model ends itself."""
+    spans = {"length": length, "end": "free", "max_latents": 4} if length == "frames" else {}
     measured = {"batch_size": 24, "resamples": 200, "noise_scales": [0.5, 2.0, 8.0], "shuffles": 20}
     return Settings.model_validate(
         {
             "recipe": "toy",
             "prompt": {"form": "short"},
-            "latent": {"num_latents": 2, "bottleneck": bottleneck},
+            "latent": {"num_latents": 2, "bottleneck": bottleneck, **spans},
+            "auxiliary_images": {"film": "forward"} if spans else {},
             "evaluation": {"max_new_tokens": 8},
             "analysis": {**measured, **analysis},
         }
@@ -71,10 +74,10 @@ def toy_problems(count: int = 24, first: int = 1000) -> list[Problem]:
     return [toy_problem(first + index) for index in range(count)]
 
 
-@lru_cache(maxsize=2)
-def trained(bottleneck: str, steps: int = 30) -> LoadedModel:
+@lru_cache(maxsize=3)
+def trained(bottleneck: str, steps: int = 30, length: str = "fixed") -> LoadedModel:
     """A model trained to roll its latents out and to answer, under a bottleneck or none."""
-    settings = toy_settings(bottleneck)
+    settings = toy_settings(bottleneck, length=length)
     loaded = build_base_model(ModelSettings(architecture=SMALL), 0)
     loaded = replace(loaded, about={"stages": ["base", "relaxation"]})
     backbone = loaded.backbone.train()
@@ -87,7 +90,8 @@ def trained(bottleneck: str, steps: int = 30) -> LoadedModel:
         chosen = [examples[(step * 16 + offset) % len(examples)] for offset in range(16)]
         batch = collate(chosen, loaded.ids, backbone.position_ids, bottleneck=bottleneck)  # type: ignore[arg-type]
         optimizer.zero_grad()
-        relaxation_loss(backbone, batch).total.backward()
+        ends = SpanEnds.of(batch, len(batch.span_lengths), loaded.ids.latent_end) if length == "frames" else None
+        relaxation_loss(backbone, batch, ends=ends).total.backward()
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
     backbone.eval()
@@ -103,7 +107,8 @@ def _example(index: int) -> TrainingExample:
         text_after=f"\\boxed{{{problem.answer}}}",
         teacher="toy",
     )
-    image = AuxiliaryImage(problem_id=problem.id, image=problem.images[0], style="toy")
+    frames = "ABC".index(problem.answer) + 1
+    image = AuxiliaryImage(problem_id=problem.id, image=problem.images[0], style="toy", details={"frames": frames})
     return TrainingExample(problem=problem, auxiliary_image=image, chain=chain)
 
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def collect_identity(settings: Settings) -> dict[str, Any]:
     """Return which problems are answered, and how; decoding is greedy, so that there is no seed."""
     return {
-        "analysis": settings.analysis.model_dump(mode="json", include={"instances", "batch_size", "seed"}),
+        "analysis": settings.analysis.model_dump(
+            mode="json", include={"instances", "batch_size", "seed", "num_latents"}
+        ),
         "evaluation": settings.evaluation.model_dump(mode="json", include={"max_new_tokens", "planning_rule"}),
         "model": settings.model.model_dump(mode="json", include={"dtype", "attention"}),
         **InferenceSettings.of(settings).as_metadata(),
@@ -77,7 +79,7 @@ def _result(name: str, context: StageContext) -> Record:
     instances = collected.instances(load_problems(context.input_paths["problems"], split="test"))
     if name in STATE_MEASURES:
         return STATE_MEASURES[name](collected, instances, context.settings.analysis)
-    runner = load_runner(context.input_paths["model"], context.settings)
+    runner = load_runner(context.input_paths["model"], context.settings).of_length(collected.num_latents)
     return MODEL_MEASURES[name](runner, collected, instances, context.settings.analysis, context.progress)
 
 
