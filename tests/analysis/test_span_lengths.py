@@ -121,5 +121,6 @@ def test_measures_of_latents_are_not_refused_and_older_runs_keep_their_fingerpri
     settings = toys.toy_settings(length="frames")
     assert "film" in select_measures(settings, "film", ())
     assert "num_latents" not in collect_identity(settings)["analysis"]
+    assert "spans" in collect_identity(settings) and "spans" not in collect_identity(toys.toy_settings())
     chosen = settings.model_copy(update={"analysis": settings.analysis.model_copy(update={"num_latents": 3})})
     assert collect_identity(chosen)["analysis"]["num_latents"] == 3

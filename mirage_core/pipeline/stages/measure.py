@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def collect_identity(settings: Settings) -> dict[str, Any]:
-    """Return which problems are answered, and how; decoding is greedy, so that there is no seed."""
+    """Return which problems are answered, and how; decoding is greedy, so that there is no seed.
+
+    Runs over spans of their own lengths that an earlier version cut to ``num_latents`` are made anew.
+    """
+    own_lengths = {"spans": "of one length"} if settings.latent.length == "frames" else {}
     return {
         "analysis": settings.analysis.model_dump(
             mode="json", include={"instances", "batch_size", "seed", "num_latents"}
@@ -21,6 +25,7 @@ def collect_identity(settings: Settings) -> dict[str, Any]:
         "evaluation": settings.evaluation.model_dump(mode="json", include={"max_new_tokens", "planning_rule"}),
         "model": settings.model.model_dump(mode="json", include={"dtype", "attention"}),
         **InferenceSettings.of(settings).as_metadata(),
+        **own_lengths,
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from mirage_core.analysis.lens.results import LensResult
 from mirage_core.analysis.results import Header, ImageAccess, Record, Run
 from mirage_core.analysis.verdict import Verdict, derive_verdict
-from mirage_core.config import AnalysisSettings, Settings
+from mirage_core.config import AnalysisSettings, Settings, as_recipe
 from mirage_core.evaluation.blind import TEXT_RULE
 from mirage_core.evaluation.metrics import ALL, AccuracyRow, as_json
 from mirage_core.evaluation.sample_selection import SELECTION_RULE
@@ -113,7 +113,7 @@ def diagnosis_figures(sources: Sources, verdict: Verdict) -> dict[str, Any]:
 
 def command(sources: Sources) -> str:
     """The command that computes this page again from the model."""
-    chosen, plain = sources.settings.analysis.model_dump(mode="json"), AnalysisSettings().model_dump(mode="json")
+    chosen, plain = as_recipe(sources.settings.analysis), as_recipe(AnalysisSettings())
     overrides = [f"--set 'analysis.{key}={json.dumps(value)}'" for key, value in chosen.items()
             if value != plain[key] and key != "measures"]  # fmt: skip
     return " ".join(["mirage diagnose", sources.subject.model, f"--measures {','.join(sources.results)}", *overrides])
