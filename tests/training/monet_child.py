@@ -18,6 +18,9 @@ from tests.training.stages_child import ENGINES, gathering_all
 PROGRAMS = {"monet-warmup": "monet_warmup", "monet-targets": "monet_targets", "monet": "monet"}
 SHARDED = ("zero-1", "zero-2", "zero-3")
 CASES = tuple((program, engine) for program in PROGRAMS for engine in SHARDED)
+ADAPTED = (("monet-targets", "zero-3"), ("monet", "zero-3"))
+"""Those that are trained by adapters too."""
+ADAPTERS = {"model": {"lora": {"rank": 4, "alpha": 8.0}}}
 
 
 def run(folder: Path, work: Path, program: str, engine: str, **sections: object) -> Path:
@@ -40,6 +43,8 @@ def main() -> None:
     with as_process(ProcessContext.on_one_host(rank, world_size)), torch_process_group(folder / "rendezvous"):
         for program, engine in CASES:
             run(inputs, folder / f"{program}-{engine}", program, engine)
+        for program, engine in ADAPTED:
+            run(inputs, folder / f"{program}-{engine}-adapters", program, engine, **ADAPTERS)
 
 
 if __name__ == "__main__":

@@ -76,15 +76,19 @@ def test_a_checkpoint_of_adapters_holds_them_alone_and_resumes_to_the_same_bytes
 
 
 @pytest.mark.xdist_group("ranks")
+@pytest.mark.parametrize("program", ["relaxation", "lvr", "coconut", "codi"])
 def test_zero_3_in_two_processes_trains_adapters_as_the_plain_engine_does(
-    inputs: Path, straight: dict[str, Path], tmp_path: Path
+    inputs: Path, straight: dict[str, Path], tmp_path: Path, program: ProgramName
 ) -> None:
+    section, more, examples = PROGRAMS[program]
     runtime = {"engine": "deepspeed", "zero_stage": 3, "processes": 2}
-    job = make_job(inputs, tmp_path / "other", "relaxation", **LORA, relaxation=SHORT, runtime=runtime)
+    sections = {**LORA, **FILM, section: {**SHORT, **more}}
+    job = make_job(inputs, tmp_path / "other", program, **sections, runtime=runtime)
+    job = job.model_copy(update={"inputs": {**job.inputs, "examples": inputs / examples}})
     with_deepspeed()
     with forked_jobs():
         run_job(job, progress=quiet, on_checkpoint=lambda step, folder: None)
-    ours, theirs = straight["relaxation"] / "output", tmp_path / "other" / "output"
+    ours, theirs = straight[program] / "output", tmp_path / "other" / "output"
     for name in ("loss", "gradient_norm"):
         assert curve(theirs, name) == pytest.approx(curve(ours, name), rel=1e-3)
     name = "adapter/adapter_model.safetensors"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from mirage_core.errors import DataError, InputError
 from mirage_core.latent.collate import collate
@@ -22,7 +23,7 @@ from mirage_core.store.tables import read_table
 from mirage_core.training.monet.sight import auxiliary_sight
 from mirage_core.training.monet.teacher_states import TeacherStates, teacher_batch
 from tests.forked import run_ranks
-from tests.training.monet_child import CASES, PROGRAMS, run
+from tests.training.monet_child import ADAPTED, ADAPTERS, CASES, PROGRAMS, run
 from tests.training.monet_world import STAGE, make_monet_world, trained
 from tests.training.small_world import small_settings
 
@@ -114,6 +115,20 @@ def test_two_processes_of_every_engine_have_the_figures_of_one(
     sharded = two / f"{program}-{engine}" / "output"
     for name in ["loss", "text", "gradient_norm"] + ["alignment"] * (program in LATENT):
         assert curve(alone, name) and curve(sharded, name) == pytest.approx(curve(alone, name), rel=1e-4), name
+
+
+@pytest.mark.parametrize(("program", "engine"), ADAPTED)
+def test_adapters_of_sharded_weights_have_the_figures_of_one_process(
+    world: dict[str, Path], two: Path, tmp_path: Path, program: str, engine: str
+) -> None:
+    alone = run(world["monet"].parent, tmp_path / "alone", program, "plain", **ADAPTERS)
+    sharded = two / f"{program}-{engine}-adapters" / "output"
+    for name in ("loss", "text", "alignment", "gradient_norm"):
+        assert curve(sharded, name) == pytest.approx(curve(alone, name), rel=1e-3), name
+    one, other = (load_file(folder / "adapter/adapter_model.safetensors") for folder in (alone, sharded))
+    assert one.keys() == other.keys() and any(bool(tensor.any()) for name, tensor in one.items() if "lora_B" in name)
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("program", LATENT)
