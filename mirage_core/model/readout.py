@@ -89,6 +89,13 @@ def new_readout(
         return LatentReadout(hidden_size, head, inner_size, stops=stops).to(dtype)
 
 
+def readout_parameters(hidden_size: int, inner_size: int, head: HeadKind, *, stops: bool) -> int:
+    """Return how many weights a readout has, without making them."""
+    with torch.device("meta"):
+        readout = LatentReadout(hidden_size, head, inner_size, stops=False)
+    return sum(weight.numel() for weight in readout.parameters()) + stops * hidden_size
+
+
 def saved_readout(readout: LatentReadout) -> SavedModule:
     """Return the readout as it is saved in the folder of its model."""
     metadata = {"head": readout.kind}  # one entry: the order of several differs from file to file

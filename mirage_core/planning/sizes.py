@@ -12,12 +12,13 @@ from typing import Any
 import huggingface_hub
 import torch
 
-from mirage_core.config import LoRASettings, ModelSettings
+from mirage_core.config import LoRASettings, ModelSettings, ReadoutKind
 from mirage_core.errors import SettingsError
 from mirage_core.latent.tokens import LATENT_TOKENS, token_ids
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.backbones import adapter_class
 from mirage_core.model.loading import FROM_SCRATCH, load_base_processor, scratch_config
+from mirage_core.model.readout import readout_parameters
 from mirage_core.planning.known_configs import KNOWN
 
 _TABLES = ("embedding", "head")
@@ -50,7 +51,8 @@ class ModelSizes:
     """Parameters by part, and the sizes of the towers.
 
     ``parameters``: "layers", "embedding", "head" (absent where it is tied), "vision", "rest"; ``layer``: of one
-    decoder layer; ``linear``: inputs and outputs of the text model's linear layers by name (one layer's).
+    decoder layer; ``linear``: inputs and outputs of the text model's linear layers by name (one layer's); ``readout``:
+    of "rest", what reads latents off hidden states.
     """
 
     text: Tower
@@ -61,6 +63,7 @@ class ModelSizes:
     parameters: Mapping[str, int]
     layer: int
     linear: Mapping[str, tuple[int, int]]
+    readout: int = 0
 
     @property
     def tied(self) -> bool:
@@ -87,6 +90,14 @@ class ModelSizes:
         tables = {name: self.parameters[name] + count * self.text.hidden for name in _TABLES if name in self.parameters}
         return replace(self, vocabulary=self.vocabulary + count, parameters={**self.parameters, **tables})
 
+    def with_readout(self, kind: ReadoutKind | None) -> ModelSizes:
+        """Return the sizes with the weights of what reads latents off hidden states (model/readout.py)."""
+        if kind is None:
+            return self
+        hidden, inner = self.text.hidden, kind.width or self.text.intermediate
+        count = readout_parameters(hidden, inner, kind.head, stops=kind.stops)
+        return replace(self, readout=count, parameters={**self.parameters, "rest": self.parameters["rest"] + count})
+
     def trained(self, settings: ModelSettings, new_tokens: int = 0) -> int:
         """Return the trained parameters: all, all but the vision tower's, or the adapters'.
 
@@ -94,7 +105,7 @@ class ModelSizes:
         """
         vision = self.parameters["vision"] if settings.train_vision else 0
         if settings.lora is not None:
-            return vision + self.adapters(settings.lora, new_tokens)
+            return vision + self.adapters(settings.lora, new_tokens) + self.readout
         return vision + self.language
 
     def adapters(self, settings: LoRASettings, new_tokens: int = 0) -> int:

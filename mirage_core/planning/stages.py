@@ -67,7 +67,7 @@ def _supervised(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: 
     local_batch = math.ceil(section.batch_size / world_size)
     at_once = min(section.micro_batch_size or local_batch, local_batch)
     config = compute_config(settings.model, section.gradient_checkpointing)
-    sizes = sizes.with_tokens(section.new_tokens)
+    sizes = sizes.with_tokens(section.new_tokens).with_readout(section.readout)
     trained = sizes.trained(settings.model, section.new_tokens)
     if TRAIN_STAGES[name].program.pooler == "trained":
         config = replace(config, adapters=0, frozen=True)

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
-from mirage_core.config import LoRASettings, ModelSettings
+from mirage_core.config import LoRASettings, ModelSettings, ReadoutKind
 from mirage_core.errors import SettingsError
 from mirage_core.model.loading import build_base_model, save_model
 from mirage_core.model.lora import add_adapters
+from mirage_core.model.readout import new_readout
 from mirage_core.planning.known_configs import KNOWN
 from mirage_core.planning.sizes import model_sizes
 
@@ -66,6 +68,28 @@ def test_a_folder_without_a_readable_configuration_is_named(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(SettingsError, match="llama"):
         model_sizes(ModelSettings(source=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        ReadoutKind("mlp", width=24),
+        ReadoutKind("glu", stops=True),
+        ReadoutKind("simple"),
+        ReadoutKind("none", stops=True),
+    ],
+)
+@pytest.mark.parametrize("lora", [None, LoRASettings(rank=4)])
+def test_what_reads_latents_is_counted_with_the_weights_that_are_trained(
+    kind: ReadoutKind, lora: LoRASettings | None
+) -> None:
+    settings = ModelSettings(lora=lora)
+    sizes = model_sizes(settings)
+    inner = kind.width or sizes.text.intermediate
+    readout = new_readout(sizes.text.hidden, inner, kind.head, stops=kind.stops, seed=0, dtype=torch.float32)
+    more = sizes.with_readout(kind)
+    assert sizes.with_readout(None) is sizes
+    assert more.total - sizes.total == more.trained(settings) - sizes.trained(settings) == learned(readout) > 0
 
 
 def test_an_unknown_hub_id_without_a_hub_names_those_that_are_known() -> None:
