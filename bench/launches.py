@@ -62,7 +62,7 @@ class Row:
     per_layer: float
 
 
-def measure(*, layers: int = 28, batch: int = 4, latents: int = 4, lora: bool = False) -> list[Row]:
+def measure(*, layers: int = 28, batch: int = 4, latents: int = 4, lora: bool = False, fused: bool = False) -> list[Row]:
     """Count all cases. InputError for fewer than two layers or latents, or no row."""
     if layers < 2 or latents < 2 or batch < 1:
         raise InputError(
@@ -70,7 +70,7 @@ def measure(*, layers: int = 28, batch: int = 4, latents: int = 4, lora: bool = 
         )
     rows: list[Row] = []
     for case in CASES:
-        deep, half = (counted(case, depth, batch, latents, lora=lora) for depth in (layers, layers // 2))
+        deep, half = (counted(case, depth, batch, latents, lora=lora, fused=fused) for depth in (layers, layers // 2))
         rows += rows_of(case, deep, half, layers - layers // 2)
     return rows
 
@@ -85,11 +85,13 @@ def rows_of(case: str, deep: LaunchCounter, half: LaunchCounter, more_layers: in
     return rows
 
 
-def counted(case: str, layers: int, batch: int, latents: int, *, lora: bool = False) -> LaunchCounter:
+def counted(case: str, layers: int, batch: int, latents: int, *, lora: bool = False, fused: bool = False) -> LaunchCounter:
     """Count one step of a case, after one that is not counted: it fills caches of plans."""
     backbone = small_backbone(layers)
     if lora and case != "decode":
         add_adapters(backbone, LoRASettings(), IDS, seed=0)
+    if fused:
+        backbone.fuse()
     run = decoding(backbone, batch, latents) if case == "decode" else training(case, backbone, batch, latents)
     run(LaunchCounter())
     counter = LaunchCounter("around passes")
