@@ -26,11 +26,10 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_FREE = frozenset(
-    ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view", "lift_fresh")
-    + ("_local_scalar_dense", "is_same_size", "equal", "set_", "resize_", "_fused_sdp_choice", "detach_")
-    + ("_record_function_enter_new", "_record_function_exit")
-)
+_ALLOCATIONS = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "set_", "resize_")
+_METADATA = ("detach", "detach_", "_unsafe_view", "lift_fresh", "is_same_size", "equal", "_local_scalar_dense")
+_MARKS = ("_fused_sdp_choice", "record_stream", "_record_function_enter_new", "_record_function_exit")
+_FREE = frozenset((*_ALLOCATIONS, *_METADATA, *_MARKS))
 _ADDED = ("addmm", "baddbmm")
 
 

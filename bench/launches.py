@@ -16,6 +16,7 @@ A step of training is forward, backward, clipping and AdamW in torch's fused for
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -51,41 +52,48 @@ PLACES, KINDS = 5, 3
 class Row:
     """The launches of one ``part`` of a step, which occurs ``times``: of one occurrence, and of each layer in it.
 
+    ``fused``: with ``runtime.fused``.
     Parts: ``prefill``, ``single-token pass``, ``text pass`` (several columns after latents), ``around passes`` (vision
     tower, embedding, masks, heads, loss; sampling), ``backward``, ``optimizer``.
     """
 
     case: str
+    fused: bool
     part: str
     times: int
     launches: float
     per_layer: float
 
 
-def measure(*, layers: int = 28, batch: int = 4, latents: int = 4, lora: bool = False, fused: bool = False) -> list[Row]:
-    """Count all cases. InputError for fewer than two layers or latents, or no row."""
+def measure(*, layers: int = 8, batch: int = 4, latents: int = 4, lora: bool = False) -> list[Row]:
+    """Count all cases, without and with ``runtime.fused``; ``lora``: training is of adapters.
+
+    InputError for fewer than two layers or latents, or no row.
+    """
     if layers < 2 or latents < 2 or batch < 1:
         raise InputError(
             f"--layers is {layers}, --latents {latents} and --batch {batch}; expected at least 2, 2 and 1."
         )
     rows: list[Row] = []
-    for case in CASES:
+    for case, fused in itertools.product(CASES, (False, True)):
         deep, half = (counted(case, depth, batch, latents, lora=lora, fused=fused) for depth in (layers, layers // 2))
-        rows += rows_of(case, deep, half, layers - layers // 2)
+        rows += rows_of(case, fused, deep, half, layers - layers // 2)
     return rows
 
 
-def rows_of(case: str, deep: LaunchCounter, half: LaunchCounter, more_layers: int) -> list[Row]:
+def rows_of(case: str, fused: bool, deep: LaunchCounter, half: LaunchCounter, more_layers: int) -> list[Row]:
     """Return the rows of a case from its counts with all layers, and with ``more_layers`` fewer."""
     rows = []
     for part in deep.counts:
         times = max(1, deep.times[part])
         once, fewer = deep.total(part) / times, half.total(part) / times
-        rows.append(Row(case, part, times, round(once, 2), round((once - fewer) / more_layers, 2)))
+        rows.append(Row(case, fused, part, times, round(once, 2), round((once - fewer) / more_layers, 2)))
     return rows
 
 
-def counted(case: str, layers: int, batch: int, latents: int, *, lora: bool = False, fused: bool = False) -> LaunchCounter:
+def counted(
+    case: str, layers: int, batch: int, latents: int, *, lora: bool = False, fused: bool = False
+) -> LaunchCounter:
     """Count one step of a case, after one that is not counted: it fills caches of plans."""
     backbone = small_backbone(layers)
     if lora and case != "decode":
@@ -182,4 +190,4 @@ def decoding(backbone: Backbone, batch: int, latents: int) -> Callable[[LaunchCo
     prompts = [source.prompt(PROMPT, ends_in=(IDS.latent_start,)) for _ in range(batch)]
     settings = endless(2 * latents, latents)
     backbone.eval()
-    return lambda counter: decoded(backbone, prompts, settings)
+    return lambda _: decoded(backbone, prompts, settings)

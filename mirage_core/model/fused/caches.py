@@ -48,9 +48,7 @@ class Rotated(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, raw: Tensor, matrices: Tensor, target: Tensor, kinds: Kinds
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, raw: Tensor, matrices: Tensor, target: Tensor, kinds: Kinds) -> tuple[Tensor, Tensor, Tensor]:
         flat = target.flatten(0, 1)
         torch.bmm(raw.view(flat.shape), matrices, out=flat)
         ctx.save_for_backward(matrices)

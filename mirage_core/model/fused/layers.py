@@ -175,9 +175,9 @@ class FusedLayers:
         turn: Turn,
         bias: Tensor | None,
         cache: Cache | None,
-        packing: Packing | None = None,
+        _: Packing | None = None,
     ) -> Tensor:
-        """Run one layer on hidden states [B, 1, D]; there is no packing of one token a row."""
+        """Run one layer on hidden states [B, 1, D]; one token a row is never packed."""
         layer = self._layers[index]
         if not isinstance(cache, SpilledCache) or torch.is_grad_enabled() or not layer.spills:
             return layer.run(index, hidden[:, 0], turn, bias, cache)[:, None]
@@ -202,5 +202,6 @@ def _check(layer: Any, config: Any) -> None:
     for reason, applies in found.items():
         if applies:
             raise SettingsError(
-                f"runtime.fused is true, but {reason}: it needs Qwen2.5-VL's layers with sdpa. Set runtime.fused to false."
+                f"runtime.fused is true, but {reason}: it needs Qwen2.5-VL's layers with sdpa. "
+                "Set runtime.fused to false."
             )

@@ -58,9 +58,7 @@ class _AdaptedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, parts: Any, *matrices: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, parts: Any, *matrices: Tensor) -> Tensor:
         downs, ups = matrices[: len(parts)], matrices[len(parts) :]
         down = joined(downs)
         down = torch.cat(downs) if down is None else down
