@@ -23,7 +23,7 @@ from mirage_core.latent.collate import collate
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.fused.caches import SpilledCache
 from mirage_core.model.fused.projections import joined, lay_out
-from mirage_core.model.lora import add_adapters, adapters_disabled
+from mirage_core.model.lora import adapters_disabled, add_adapters
 from mirage_core.training.sft.losses import relaxation_loss
 
 
