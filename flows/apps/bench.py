@@ -25,6 +25,20 @@ def bench_latent(
     command.latent(repeats, threads, quick=quick, as_json=as_json)
 
 
+@app.command("launches")
+def bench_launches(
+    layers: Annotated[int, typer.Option(help="Layers of the random model.")] = 8,
+    batch: Annotated[int, typer.Option(help="Rows of a step.")] = 4,
+    latents: Annotated[int, typer.Option(help="Latents of a span.")] = 4,
+    lora: Annotated[bool, typer.Option("--lora", help="Train adapters.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Count on a CPU what a step of training and decoding launches on a GPU, by pass and layer (about a minute)."""
+    from flows.commands import bench as command
+
+    command.launches(layers, batch, latents, lora=lora, as_json=as_json)
+
+
 @app.command("synthesis")
 def bench_synthesis(
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the samples.")] = False,

@@ -18,6 +18,7 @@ from flows.commands.printing import console, stderr
 
 if TYPE_CHECKING:
     from bench.latent import Row
+    from bench.launches import Row as LaunchRow
     from bench.orchestration import Round
     from bench.orchestration import Row as OrchestrationRow
     from bench.serving import Row as ServingRow
@@ -38,6 +39,24 @@ def latent(repeats: int, threads: int, *, quick: bool, as_json: bool) -> None:
 
     rows = measure(repeats, _log_latent, quick=quick, threads=threads)
     _show(rows, latent_table, as_json=as_json)
+
+
+def launches(layers: int, batch: int, latents: int, *, lora: bool, as_json: bool) -> None:
+    """Count what a step launches on a GPU."""
+    from bench.launches import measure
+
+    _show(measure(layers=layers, batch=batch, latents=latents, lora=lora), launches_table, as_json=as_json)
+
+
+def launches_table(rows: list[LaunchRow]) -> Table:
+    """Return one row per case and part, with stock layers and with ``runtime.fused`` side by side."""
+    table = Table("case", "part", "times", "launches", "a layer", "fused", "a layer", box=None, pad_edge=False)
+    fused = {(row.case, row.part): row for row in rows if row.fused}
+    for row in (row for row in rows if not row.fused):
+        other = fused[row.case, row.part]
+        figures = (f"{number:g}" for each in (row, other) for number in (each.launches, each.per_layer))
+        table.add_row(row.case, row.part, str(row.times), *figures)
+    return table
 
 
 def orchestration(rounds: int, seconds: float | None, *, as_json: bool) -> None:

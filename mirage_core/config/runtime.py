@@ -56,6 +56,11 @@ class RuntimeSettings(Section):
         False, description="Keep GRPO's reference model in main memory while the policy samples and learns."
     )
     fused_optimizer: bool = Field(True, description="AdamW in one kernel on a GPU; equal up to rounding.")
+    fused: bool = Field(
+        False,
+        description="Run passes of one token a row (latents, decoding) in a third of the operations, for GPUs; equal "
+        "up to rounding (docs/latent-engine.md).",
+    )
     processes: Positive = Field(2, description="Training and evaluation processes of each machine.")
     launcher: Literal["direct", "torchrun", "deepspeed"] = Field(
         "direct", description="What starts the processes: this program, torchrun, or DeepSpeed's launcher."

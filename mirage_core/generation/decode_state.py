@@ -25,7 +25,6 @@ from mirage_core.generation.span_buffer import SpanBuffer
 from mirage_core.latent.bottleneck import Bottleneck, Segment, attention_table
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.model.backbone import Backbone, Rotary
-from mirage_core.model.cache import FixedCache
 from mirage_core.model.forward.feed_norm import at_norms
 from mirage_core.model.forward.forward import bottleneck_mask, fed_norms, image_features
 from mirage_core.model.forward.plan import ForwardPass, plan_passes
@@ -75,7 +74,7 @@ class DecodeState:
         """
         self._backbone, self._rules = backbone, rules or SpanRules(num_latents=0)
         (prefill,) = plan_passes(batch.attention_mask, segments=batch.segments, bottleneck=batch.bottleneck)
-        self._cache = FixedCache()
+        self._cache = backbone.decoding_cache()
         hidden_token = self._rules.hidden_token
         masked = None if hidden_token is None else _pass_columns(prefill, batch.input_ids == hidden_token)
         images = image_features(backbone, batch)

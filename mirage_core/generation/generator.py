@@ -84,6 +84,8 @@ class Generator:
         """
         inference = InferenceSettings.from_metadata(model.about, settings)
         model.backbone.eval()
+        if settings.runtime.fused:
+            model.backbone.fuse()
         return cls(
             model,
             inference,

@@ -6,6 +6,7 @@ D hidden, V vocabulary, P patches, N images, F width of image features (D, or mo
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from mirage_core.errors import InputError, SettingsError
 from mirage_core.model.backbones import ModelAdapter, adapter_class
 from mirage_core.model.backbones.adapter import Rotary
-from mirage_core.model.cache import Cache, GrowingCache
+from mirage_core.model.cache import Cache, FixedCache, GrowingCache
+from mirage_core.model.fused.caches import ColumnCache
+from mirage_core.model.fused.layers import FusedLayers
 from mirage_core.model.packing import InputEmbeddings, Packing
 from mirage_core.model.stock_generate import guard_generate
 
@@ -47,7 +50,29 @@ class Backbone(nn.Module):
         super().__init__()
         self._adapter: ModelAdapter = adapter_class(model.config.model_type)(model)
         self.model = model
+        self._fused: FusedLayers | None = None
+        self._fault: str | None = None
         guard_generate(model)
+
+    def fuse(self) -> None:
+        """Run passes of one token a row in fewer operations from now on, equal up to rounding (``runtime.fused``).
+
+        Call it with the model on its device: weights that are used together are moved behind each other; their names,
+        shapes and files stay. Where an engine moves them apart later (ZeRO-3), and under adapters with dropout, stock
+        layers run, with a warning. SettingsError for a model whose layers have another form.
+        """
+        self._fused = FusedLayers(self.layers, self.model.config)
+
+    def growing_cache(self, columns: int, *, checkpointing: bool = False) -> GrowingCache | ColumnCache:
+        """Return a differentiable cache for passes of ``columns`` columns in all."""
+        if checkpointing or not self._runs_fused():
+            return GrowingCache()
+        assert self._fused is not None
+        return self._fused.column_cache(columns)
+
+    def decoding_cache(self) -> FixedCache:
+        """Return a cache for decoding."""
+        return self._fused.decoding_cache() if self._fused is not None and self._runs_fused() else FixedCache()
 
     @property
     def hidden_size(self) -> int:
@@ -213,13 +238,17 @@ class Backbone(nn.Module):
         if bias is None and self.model.config._attn_implementation == "eager":
             bias = self._causal_bias(hidden.shape[1] if packing is None else packing.columns, hidden.device)
         deep = () if embedded.deep is None else embedded.deep
+        layers: Any = adapter
+        turned: Any = rotary
+        if self._fused is not None and packing is None and hidden.shape[1] == 1 and self._runs_fused():
+            layers, turned = self._fused, self._fused.turn(rotary)
         for index in range(len(adapter.layers)):
             if collect is not None:
                 collect.add(hidden)
             if checkpointing:
-                hidden = _checkpointed(adapter, index, hidden, rotary, bias, cache, packing)
+                hidden = _checkpointed(layers, index, hidden, turned, bias, cache, packing)
             else:
-                hidden = adapter.run_layer(index, hidden, rotary, bias, cache, packing)
+                hidden = layers.run_layer(index, hidden, turned, bias, cache, packing)
             if index < len(deep):
                 hidden = hidden + deep[index]
         hidden = adapter.norm(hidden)
@@ -231,6 +260,14 @@ class Backbone(nn.Module):
         """Return logits [..., V] of hidden states [..., D]."""
         return self._adapter.logits(hidden)
 
+    def _runs_fused(self) -> bool:
+        """Whether passes of one token a row can be run in fewer operations now; warns where they no longer can."""
+        fault = None if self._fused is None else self._fused.find()
+        if fault is not None and fault != self._fault:
+            warnings.warn(f"runtime.fused is true, but stock layers are run: {fault}.", RuntimeWarning, stacklevel=3)
+        self._fault = fault
+        return self._fused is not None and fault is None
+
     def _causal_bias(self, columns: int, device: torch.device) -> Tensor | None:
         """Return the causal mask, which eager attention does not apply itself."""
         if columns == 1:
@@ -239,10 +276,10 @@ class Backbone(nn.Module):
 
 
 def _checkpointed(
-    adapter: ModelAdapter,
+    layers: Any,
     index: int,
     hidden: Tensor,
-    rotary: Rotary,
+    rotary: Any,
     bias: Tensor | None,
     cache: Cache | None,
     packing: Packing | None,
@@ -254,23 +291,23 @@ def _checkpointed(
     """
     if cache is None:
         return checkpoint(  # type: ignore[no-any-return]
-            adapter.run_layer, index, hidden, rotary, bias, None, packing, use_reentrant=False
+            layers.run_layer, index, hidden, rotary, bias, None, packing, use_reentrant=False
         )
     if not isinstance(cache, GrowingCache):
         raise SettingsError(f"Checkpointing needs a GrowingCache, got {type(cache).__name__}.")
     parts = cache.layers.get(index, ())
     output, keys, values = checkpoint(
-        _run_with_parts, adapter, index, hidden, rotary, bias, packing, *parts, use_reentrant=False
+        _run_with_parts, layers, index, hidden, rotary, bias, packing, *parts, use_reentrant=False
     )
     cache.layers[index] = (*parts, keys, values)
     return output  # type: ignore[no-any-return]
 
 
 def _run_with_parts(
-    adapter: ModelAdapter,
+    layers: Any,
     index: int,
     hidden: Tensor,
-    rotary: Rotary,
+    rotary: Any,
     bias: Tensor | None,
     packing: Packing | None,
     *parts: Tensor,
@@ -279,5 +316,5 @@ def _run_with_parts(
     cache = GrowingCache()
     if parts:
         cache.layers[index] = parts
-    output = adapter.run_layer(index, hidden, rotary, bias, cache, packing)
+    output = layers.run_layer(index, hidden, rotary, bias, cache, packing)
     return output, *cache.layers[index][-2:]  # type: ignore[return-value]

@@ -48,6 +48,7 @@ ELSEWHERE = {
     ),
     r"mirage bench grpo": "tests/bench/test_grpo.py::",
     r"mirage bench latent": "tests/bench/test_latent.py::test_the_rows_are_json_with_the_named_cases",
+    r"mirage bench launches": "tests/bench/test_launches.py::test_the_command_prints_json_and_a_table",
     r"mirage bench training": "tests/flows/test_plan_command.py::",
     r"prefect deployment run": "tests/machines/test_cluster.py::",
     r"(mirage run --direct --recipe docs/examples/turning.yaml|mirage evaluate --benchmark turning)": (

@@ -19,7 +19,7 @@ from mirage_core.latent.bottleneck import Bottleneck, Segment, attention_table
 from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.collate_answers import AnswerBatch
 from mirage_core.model.backbone import Backbone, InputEmbeddings
-from mirage_core.model.cache import GrowingCache
+from mirage_core.model.cache import Cache, GrowingCache
 from mirage_core.model.forward.feed_norm import at_norms, image_norms
 from mirage_core.model.forward.layer_states import LayerStates
 from mirage_core.model.forward.plan import ForwardPass, plan_passes
@@ -253,7 +253,10 @@ def _run(
 
     ``fed``: what is fed of the states that precede the latents of a pass (None: these).
     """
-    cache = prefix.cache if prefix is not None else GrowingCache() if len(passes) > 1 else None
+    cache: Cache | None = None if prefix is None else prefix.cache
+    if prefix is None and len(passes) > 1:
+        columns = sum(current.token_mask.shape[1] for current in passes)
+        cache = backbone.growing_cache(columns, checkpointing=checkpointing)
     rotary = backbone.rotary(batch.position_ids)
     outputs: list[Tensor] = []
     latents: list[Tensor] = []

@@ -145,6 +145,8 @@ def load_trainable(job: Job) -> LoadedModel:
         add_adapters(model.backbone, settings.lora, model.ids, job.seed)
     elif not settings.train_vision:
         model.backbone.freeze_vision()
+    if job.settings.runtime.fused:
+        model.backbone.fuse()
     return model
 
 
