@@ -1,7 +1,7 @@
 """Mazes as local files for lmms-eval and VLMEvalKit: ``python docs/examples/client_mazes.py RECIPE COUNT FOLDER``.
 
 Plans about maps of the recipe's test levels. ``mazes.parquet`` asks in the words that the recipe's models are trained
-on, as lmms-tasks/mazes.yaml wants it; ``Mazes.tsv`` holds question and options, which VLMEvalKit puts in words of its own.
+on, as lmms-tasks/mazes.yaml wants it; ``Mazes.tsv`` holds question and options, which VLMEvalKit puts in its own words.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def mazes(settings: Settings, count: int) -> list[Problem]:
         raise InputError(f"the recipe {settings.recipe} has no problems of vsp-reasoning: take tiny")
     few = data.model_copy(update={"train": 0, "validation": 0, "test_per_level": -(-count // len(data.test_levels))})
     alone = settings.problems.model_copy(update={"vsp_planning": None, "vsp_reasoning": few})
-    return generate_problems(alone, settings.seed, lambda event: None)
+    return generate_problems(alone, settings.seed, lambda _: None)
 
 
 def write_parquet(path: Path, problems: Sequence[Problem], settings: Settings) -> None:
