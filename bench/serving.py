@@ -7,10 +7,12 @@ answers have all the tokens that they may have.
 
 - sequential: this process answers one prompt after the other with ``decode``, picture and words encoded each time.
 - whole: replies come as one JSON. stream: as events, which tell the time to the first token of text.
-- endpoint: another OpenAI-compatible server that was given, such as vLLM with the same weights, streamed.
+- endpoint: another OpenAI-compatible server that was given, such as vLLM with the same weights, streamed; several are
+  numbered, and asked in the same rounds, so that they can be compared with each other.
 
 ``ratio`` is requests a second over those of sequential, by the wall clock, ``cpu_ratio`` by the processor time of the
-process that decodes, on which other work on the machine counts less; that of the clients is not counted.
+process that decodes and of its children, on which other work on the machine counts less; that of the clients is not
+counted.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class Row:
     """One row of the table: medians over the rounds. ``same``: the share of texts that are those of sequential.
 
     ``first_token_p50_ms`` and ``first_token_p95_ms``: over the requests of all rounds, None for whole replies;
-    ``cpu_ratio``: None for an endpoint, whose processor time is not known.
+    ``cpu_ratio``: None for an endpoint whose process is not known.
     """
 
     case: str
@@ -91,7 +93,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server that is asked. ``stream``: for events; ``pid``: its process, None elsewhere."""
+    """A server that is asked. ``stream``: for events; ``pid``: its process, None where that is not known."""
 
     case: str
     url: str
@@ -194,11 +196,11 @@ def asked(target: Target, bodies: Sequence[Mapping[str, Any]], clients: int) -> 
     with ThreadPoolExecutor(clients) as pool:
         running = [pool.submit(client) for _ in range(clients)]
         begin.wait()
-        wall, cpu = time.perf_counter(), _processor_time(process)
+        wall, cpu = time.perf_counter(), processor_time(process)
         for future in running:
             future.result()
         wall = time.perf_counter() - wall
-    spent = None if process is None else _processor_time(process) - cpu
+    spent = None if process is None else processor_time(process) - cpu
     return Round([answers[number] for number in range(len(bodies))], wall, spent)
 
 
@@ -259,12 +261,30 @@ def _text_tokens(usage: Mapping[str, Any]) -> int:
     return int(usage["completion_tokens"]) - int(latents)
 
 
-def _processor_time(process: psutil.Process | None) -> float:
-    """The seconds of a processor that a process has used; 0 for none."""
+def processor_time(process: psutil.Process | None) -> float:
+    """The seconds of a processor that a process and its children have used; 0 for none."""
     if process is None:
         return 0.0
-    times = process.cpu_times()
-    return float(times.user + times.system)
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
+
+
+def endpoints(urls: Sequence[str], pids: Sequence[int], model: str | None, key: str | None) -> list[Target]:
+    """The other servers that are asked, each with its process on this machine where ``pids`` names them.
+
+    InputError for URLs without a model or a model without a URL, and for another number of processes.
+    """
+    if bool(urls) != (model is not None) or (pids and len(pids) != len(urls)):
+        raise InputError(
+            f"got {len(urls)} --endpoint, {len(pids)} --endpoint-pid and --endpoint-model {model}: give each endpoint "
+            "the model's name, and all of them a process or none"
+        )
+    names = ["endpoint"] if len(urls) == 1 else [f"endpoint {number}" for number in range(1, len(urls) + 1)]
+    known = pids or [None] * len(urls)
+    return [
+        Target(name, url, str(model), stream=True, pid=pid, key=key)
+        for name, url, pid in zip(names, urls, known, strict=True)
+    ]
 
 
 def json_body(generator: Generator, problem: Problem) -> dict[str, Any]:

@@ -108,11 +108,19 @@ def bench_serve(
     rounds: Annotated[int, typer.Option(help="Measured rounds, after one that does not count.")] = 3,
     prompts: Annotated[int, typer.Option(help="Requests of each case and round.")] = 96,
     threads: Annotated[int, typer.Option(help="Threads of torch, on both sides.")] = 1,
-    endpoint: Annotated[
-        str | None,
+    endpoints: Annotated[
+        list[str] | None,
         typer.Option(
+            "--endpoint",
             metavar="URL",
-            help="Also ask this OpenAI-compatible server, such as vLLM with the same weights (key: OPENAI_API_KEY).",
+            help="Also ask this OpenAI-compatible server, such as vLLM with the same weights (key: OPENAI_API_KEY). "
+            "May be repeated.",
+        ),
+    ] = None,
+    endpoint_pids: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--endpoint-pid", help="Its process on this machine, for the processor's time; as often as --endpoint."
         ),
     ] = None,
     endpoint_model: Annotated[str | None, typer.Option(help="With --endpoint: the model's name there.")] = None,
@@ -122,9 +130,10 @@ def bench_serve(
     """Compare `mirage serve` under load with answering one prompt after the other (about ten minutes)."""
     from flows.commands import bench as command
 
-    if (endpoint is None) != (endpoint_model is None):
-        raise typer.BadParameter("--endpoint and --endpoint-model belong together")
-    command.serve(model, recipe, rounds, prompts, threads, endpoint, endpoint_model, store=store, as_json=as_json)
+    command.serve(
+        model, recipe, rounds, prompts, threads, endpoints or [], endpoint_pids or [], endpoint_model, store=store,
+        as_json=as_json,
+    )  # fmt: skip
 
 
 @app.command("store")

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -163,27 +163,28 @@ def serve(
     rounds: int,
     prompts: int,
     threads: int,
-    endpoint: str | None,
+    endpoints: Sequence[str],
+    endpoint_pids: Sequence[int],
     endpoint_model: str | None,
     *,
     store: str | None,
     as_json: bool,
 ) -> None:
     """Compare a server under load with decoding one prompt after the other."""
-    from bench.serving import NAME, Target, measure, random_folder
+    from bench.serving import NAME, measure, random_folder
+    from bench.serving import endpoints as targets
     from flows.commands.serve import generator_of, serve_command
     from flows.trained import find_checkpoint
     from mirage_core.recipes import load
     from tasks.paths import open_store
 
+    others = targets(endpoints, endpoint_pids, endpoint_model, os.environ.get("OPENAI_API_KEY"))
     with tempfile.TemporaryDirectory(prefix="mirage-bench-") as folder:
         if model is None:
             model = f"{folder}/{recipe}"
             with redirect_stdout(sys.stderr):  # libraries that it imports write there
                 random_folder(Path(model), load(recipe))
         checkpoint = find_checkpoint(model, None, open_store(store))
-        key = os.environ.get("OPENAI_API_KEY")
-        others = [Target("endpoint", endpoint, str(endpoint_model), stream=True, key=key)] if endpoint else []
         rows = measure(
             generator_of(checkpoint), checkpoint.settings, serve_command(str(checkpoint.folder), "--name", NAME),
             os.environ, rounds, _log_served, prompts=prompts, threads=threads, others=others,

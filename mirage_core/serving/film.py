@@ -1,5 +1,7 @@
 """What the latents of one answer imagine, for a reply: places with their probabilities, kinds, a small picture.
 
+Beside it the true film of a problem whose world is known.
+
 Legend: D hidden.
 """
 
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from mirage_core.analysis.imagined.reading import ImaginationReader, SeenImage
 from mirage_core.analysis.imagined.records import ImaginedStep
+from mirage_core.analysis.imagined.truth import TrueFilm
 from mirage_core.errors import DataError
 from mirage_core.image_files import read_rgb
 from mirage_core.latent.examples import EncodedPrompt
@@ -72,6 +75,31 @@ class Film:
         return Problem(
             id="request", benchmark="", split="test", group="own", question="", images=images, answer="", facts=facts
         )
+
+
+def true_frames(reader: ImaginationReader, problem: Problem, count: int) -> list[dict[str, Any] | None]:
+    """Return the frame of a problem's true film that each of ``count`` latents is held to; None where it is to none.
+
+    A frame has its number, a small picture, the places (row, column) that it changes, and what is there, as far as the
+    heads of ``reader`` are asked for them.
+    """
+    truth, held = reader.truth(problem, count)
+    shown = {number: _true_frame(truth, number) for number in held if number is not None}
+    return [None if number is None else shown[number] for number in held]
+
+
+def _true_frame(truth: TrueFilm, number: int) -> dict[str, Any]:
+    places, kind = truth.places[number], truth.kinds[number]
+    words = " or ".join(f"row {row + 1}, column {column + 1}" for row, column in places[:3])
+    image = read_rgb(truth.images[number], "a true frame")
+    height = max(1, round(image.height * SIDE / image.width))
+    return {
+        "frame": number,
+        "places": [list(place) for place in places],
+        "kind": kind,
+        "caption": ", ".join(part for part in (words, kind) if part),
+        "picture": _picture(image.resize((SIDE, height), Image.Resampling.LANCZOS)),
+    }
 
 
 def _cells(step: ImaginedStep) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,12 +24,13 @@ from mirage_core.latent.examples import EncodedPrompt, no_grids, no_pixels
 from mirage_core.llm_client.served_model import ServedModel, ServedSpan, ServedTrajectory
 from mirage_core.serving.choices import Choice
 from mirage_core.serving.engine import Engine, Job
-from mirage_core.serving.film import Film
+from mirage_core.serving.film import Film, true_frames
 from mirage_core.serving.limits import Busy, RequestError, ServingLimits
 from mirage_core.serving.metrics import Metrics
 from mirage_core.serving.pictures import PictureCache
 from mirage_core.serving.requests import ChatRequest, parse_json, parse_request
 from mirage_core.serving.texts import Piece
+from mirage_core.types import Problem
 
 Steps = Sequence[tuple[int, RowStep]]
 
@@ -95,6 +97,16 @@ class ModelServer:
     def imagines(self) -> bool:
         """Whether what its latents imagine can be told."""
         return self._reader is not None
+
+    async def true_film(self, problem: Problem, count: int) -> list[dict[str, Any] | None]:
+        """The frames of a problem's true film that ``count`` latents are held to. RequestError without heads."""
+        reader = self._reader
+        if reader is None:
+            raise RequestError(
+                f"the model {self.name} has no heads that read what its latents imagine, so no film is beside them"
+            )
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._drawing, true_frames, reader, problem, count)
 
     @property
     def exchanges(self) -> bool:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from typer.testing import CliRunner
 
 from bench import serving
-from bench.serving import Answered, Round, Row, Target, asked, quantile, row_of
+from bench.serving import Answered, Round, Row, Target, asked, endpoints, processor_time, quantile, row_of
 from flows.cli import app
 from flows.trained import find_checkpoint
 from mirage_core.errors import InputError
@@ -84,7 +87,40 @@ def test_the_rows_are_json_and_a_table(monkeypatch: pytest.MonkeyPatch, tmp_path
     done = CliRunner().invoke(app, [*words, "--json"], catch_exceptions=False)
     assert [each["case"] for each in json.loads(done.stdout)] == ["whole"]
     assert "whole" in CliRunner().invoke(app, words, catch_exceptions=False).stdout
-    assert CliRunner().invoke(app, [*words, "--endpoint", "http://127.0.0.1:1/v1"]).exit_code == 2
+
+
+def test_servers_beside_ours_are_numbered_and_have_their_processes_or_none() -> None:
+    assert endpoints([], [], None, None) == []
+    (alone,) = endpoints(["http://a/v1"], [], "m", "k")
+    assert alone == Target("endpoint", "http://a/v1", "m", True, None, "k")
+    both = endpoints(["http://a/v1", "http://b/v1"], [3, 4], "m", None)
+    assert [(one.case, one.url, one.pid) for one in both] == [
+        ("endpoint 1", "http://a/v1", 3), ("endpoint 2", "http://b/v1", 4)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("urls", "pids", "model"), [(["http://a/v1"], [], None), ([], [], "m"), (["u", "v"], [1], "m")]
+)
+def test_a_server_without_the_name_of_its_model_is_refused(urls: list[str], pids: list[int], model: str | None) -> None:
+    with pytest.raises(InputError, match="give each endpoint the model's name"):
+        endpoints(urls, pids, model, None)
+
+
+def test_the_processor_time_of_a_server_holds_that_of_its_children() -> None:
+    """vLLM's engine is a child of its server."""
+    burn = "import time\nwhile time.process_time() < 0.6: pass\n"
+    child = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {burn + 'time.sleep(60)'!r}])\n"
+    parent = f"{child}import time\ntime.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", parent]) as process:
+        try:
+            watched, deadline = psutil.Process(process.pid), time.monotonic() + 60
+            while processor_time(watched) < 0.6 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert processor_time(watched) >= 0.6 > sum(watched.cpu_times()[:2])
+        finally:
+            for each in [*watched.children(recursive=True), watched]:
+                each.kill()
 
 
 def test_the_random_model_and_its_questions_are_those_of_the_recipe(tmp_path: Path) -> None:

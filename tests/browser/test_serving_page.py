@@ -62,10 +62,47 @@ def test_an_answer_arrives_with_its_latents_in_their_places_and_their_film(page:
     frames = page.locator("#frames li")
     assert frames.count() == dots.count()
     for at in range(frames.count()):
-        assert frames.nth(at).get_by_role("img").evaluate("async one => (await one.decode(), one.naturalWidth)") == 144
+        imagined = frames.nth(at).get_by_role("img").first
+        assert imagined.evaluate("async one => (await one.decode(), one.naturalWidth)") == 144
     frames.first.hover()
     expect(dots.first).to_have_class(re.compile("lit"))
     expect(page.locator("#verdict")).to_contain_text(re.compile("right|wrong"))
+    assert window.complaints == []
+
+
+def test_the_true_film_stands_beside_what_is_imagined(page: Page, window: Window) -> None:
+    page.get_by_label("Say where a plan leads").check()
+    with page.expect_response("**/page/film") as replied:
+        ask(page)
+    expect(page.locator("#truth")).to_have_text("Beside it the true film of the plan you asked about.")
+    truth = replied.value.json()["frames"]
+    frames = page.locator("#frames li")
+    assert frames.count() == len(truth) > 0
+    for at, frame in enumerate(truth):
+        pictures = frames.nth(at).get_by_role("img")
+        assert pictures.count() == (1 if frame is None else 2)
+        if frame is not None:
+            shown = page.get_by_role("img", name=f"true frame {frame['frame'] + 1}: {frame['caption']}").first
+            assert shown.evaluate("async one => (await one.decode(), one.naturalWidth)") == 144
+            said = frames.nth(at).locator(".true")
+            imagined = frames.nth(at).inner_text().split("true:")[0]
+            row, column = (number + 1 for number in frame["places"][0])
+            right = f"row {row}, column {column} " in imagined and f"{frame['kind']} (" in imagined
+            expect(said).to_have_text(f"true: {frame['caption']}")
+            expect(said).to_have_class("true right" if right else "true wrong")
+    assert window.complaints == []
+
+
+def test_a_goal_that_no_way_leads_to_has_no_true_film(page: Page, window: Window) -> None:
+    page.get_by_role("button", name=re.compile(": start$")).focus()
+    walled = re.compile("^row .*: ice$")
+    while (cells := page.get_by_role("button", name=walled)).count():
+        left = cells.count()
+        cells.first.click()
+        expect(cells).to_have_count(left - 1)
+    ask(page)
+    expect(page.locator("#truth")).to_have_text("No way leads to the goal, so there is no true film.")
+    assert page.locator("#frames li").count() == page.locator("#frames img").count() > 0
     assert window.complaints == []
 
 

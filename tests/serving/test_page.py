@@ -58,7 +58,7 @@ def test_the_page_is_public_and_nothing_else_of_it(server: ModelServer) -> None:
     with TestClient(make_app(server, SecretStr("k"), local=False)) as client:
         assert client.get("/").status_code == 200
         assert client.get("/page/about").status_code == 401
-        asked = [client.post(f"/page/{name}", json={}) for name in ("maze", "question", "verdict")]
+        asked = [client.post(f"/page/{name}", json={}) for name in ("maze", "question", "verdict", "film")]
         assert {reply.status_code for reply in asked} == {401}
         bearer = {"Authorization": "Bearer k"}
         assert client.get("/page/about", headers=bearer).json() == {

@@ -105,8 +105,7 @@ class ImaginationReader:
 
         The truth is that of the problem's first k frames.
         """
-        truth, states = self._truth(problem), self._states(latents)
-        frames = frames_of_latents(truth.frames, len(latents), self.stepwise) if truth.frames else [None] * len(latents)
+        (truth, frames), states = self.truth(problem, len(latents)), self._states(latents)
         one_each = self.stepwise.pace == "frame" and self.stepwise.frames == "film"
         places, kinds = self._places(problem, states, image), self._kinds(states)
         return tuple(
@@ -136,9 +135,11 @@ class ImaginationReader:
     def _rescaled(self) -> bool:
         return InferenceSettings.from_metadata(self.loaded.about, self.settings).latent.feed_norm != "own"
 
-    def _truth(self, problem: Problem) -> TrueFilm:
+    def truth(self, problem: Problem, count: int) -> tuple[TrueFilm, list[int | None]]:
+        """Return the true film of a problem, and the frame that each of ``count`` latents is held to; None: nothing."""
         reader = FilmReader(self._encoder, self.loaded.backbone, self.stepwise)
-        return true_film(problem, self.settings, reader, self.heads.book)
+        truth = true_film(problem, self.settings, reader, self.heads.book)
+        return truth, frames_of_latents(truth.frames, count, self.stepwise) if truth.frames else [None] * count
 
     def _places(self, problem: Problem, latents: Tensor, image: SeenImage | None) -> list[tuple[Grid, Place]]:
         """The probabilities of places, and the likeliest, of each latent; none without a head or an image to point at.

@@ -30,12 +30,13 @@ _DRAWN_FROM = {
 class TrueFilm:
     """For each of the ``frames``: the places that changed (none: unknown) and what is there (None: unknown).
 
-    Of a frame about several places, what is there is the kind of most of them.
+    Of a frame about several places, what is there is the kind of most of them. ``images``: the frames themselves.
     """
 
     frames: int = 0
     places: tuple[tuple[Place, ...], ...] = ()
     kinds: tuple[str | None, ...] = ()
+    images: tuple[bytes, ...] = ()
 
 
 def drawn_film(problem: Problem, settings: Settings) -> Film | None:
@@ -70,7 +71,7 @@ def true_film(problem: Problem, settings: Settings, reader: FilmReader, book: Co
             f"appearance {int(book.nearest(frame).mode().values) + 1}" if len(frame) else None
             for frame in reader.features(example, changes)
         )
-    return TrueFilm(n, places, kinds)
+    return TrueFilm(n, places, kinds, film.frames)
 
 
 def _example(problem: Problem, film: Film) -> TrainingExample:

@@ -3,7 +3,7 @@
 class Answer {
   // output, frames, status: where it is shown; null: it is only read.
   constructor(output = null, frames = null, status = null) {
-    Object.assign(this, { output, frames, status, content: "", latents: 0, span: null, ended: null });
+    Object.assign(this, { output, frames, status, content: "", latents: 0, film: [], span: null, ended: null });
     output?.replaceChildren();
     frames?.replaceChildren();
   }
@@ -43,11 +43,13 @@ class Answer {
   }
 
   frame(frame) {
+    this.film.push(frame);
     if (!this.frames) return;
     const about = `Latent ${frame.index + 1}`;
     const item = make("li");
-    if (frame.picture) item.append(make("img", { src: frame.picture, alt: `${about} imagines ${frame.caption}` }));
-    item.append(make("b", { textContent: about }), ` ${frame.caption}`);
+    const pictures = make("div", { className: "pair" });
+    if (frame.picture) pictures.append(make("img", { src: frame.picture, alt: `${about} imagines ${frame.caption}` }));
+    item.append(pictures, make("b", { textContent: about }), ` ${frame.caption}`);
     const dot = this.output?.querySelector(`[data-latent="${frame.index}"]`);
     if (dot) dot.title = `${about}: ${frame.caption}`;
     const light = (on) => () => [dot, item].forEach((each) => each?.classList.toggle("lit", on));
@@ -57,6 +59,19 @@ class Answer {
     }
     this.frames.append(item);
   }
+}
+
+// Put the true frame of each latent beside what it imagines; null: it is held to none.
+function addTruth(answer, truth) {
+  truth.forEach((frame, at) => {
+    const item = answer.frames?.children[at];
+    if (!frame || !item) return;
+    item.querySelector(".pair").append(make("img", { src: frame.picture, alt: `true frame ${frame.frame + 1}: ${frame.caption}` }));
+    const { place, kinds } = answer.film[at];
+    const there = !place || !frame.places.length || frame.places.some((each) => each.join() === place.join());
+    const right = there && (!kinds?.length || frame.kind === null || kinds[0].name === frame.kind);
+    if (frame.caption) item.append(make("span", { className: right ? "true right" : "true wrong", textContent: `true: ${frame.caption}` }));
+  });
 }
 
 // One answer to the end. parts: the message; more: fields of the request.

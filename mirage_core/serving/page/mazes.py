@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -62,6 +63,20 @@ class VerdictRequest(_Strict):
     output: StrictStr = Field(max_length=100_000)
 
 
+class FilmRequest(VerdictRequest):
+    """An answer to the question of a task about a map, and how many ``latents`` it has."""
+
+    latents: StrictInt = Field(ge=1, le=4096)
+
+
+@dataclass(frozen=True, slots=True)
+class Filmed:
+    """The problem whose film is true of an answer, and whose plan that is: ``asked``, ``answered`` or ``shortest``."""
+
+    problem: Problem
+    plan: Literal["asked", "answered", "shortest"]
+
+
 def drawn_maze(asked: MazeRequest, settings: ProblemSettings, limits: ServingLimits) -> dict[str, Any]:
     """Return a picture, its map, and a shortest plan, None where no way leads to the goal.
 
@@ -82,8 +97,7 @@ def drawn_maze(asked: MazeRequest, settings: ProblemSettings, limits: ServingLim
 
 def asked_problem(asked: QuestionRequest) -> Problem:
     """Return a problem that asks the question of a task; RequestError where the question lacks its plan."""
-    if asked.task == vsp_reasoning.NAME and not asked.plan:
-        raise RequestError("this task is about a plan: give its moves, for example RRD", param="plan")
+    _check_plan(asked)
     smallest = Maze(((1, 0, 0), (0, 0, 0), (0, 0, 2)))  # a question says nothing of its map
     return _problem(asked.task, smallest, asked.plan)
 
@@ -103,6 +117,32 @@ def verdict(asked: VerdictRequest, settings: ProblemSettings) -> dict[str, Any]:
         "outcome": walked.outcome,
         "picture": _uri(drawn) if plan else None,
     }
+
+
+def filmed(asked: FilmRequest, settings: ProblemSettings) -> Filmed | None:
+    """Return the problem whose film an answer is held to; None where no way leads to the goal.
+
+    Reasoning: the plan that is asked about. Planning: the plan of the answer where it is as short as any that reaches
+    the goal, else such a one. RequestError where the question lacks its plan.
+    """
+    maze = maze_from_rows(asked.map)
+    image = picture_bytes(render(maze, settings.cell_px))
+    if asked.task == vsp_reasoning.NAME:
+        _check_plan(asked)
+        return Filmed(replace(_problem(asked.task, maze, asked.plan), images=(image,)), "asked")
+    problem, shortest = replace(_problem(asked.task, maze, ""), images=(image,)), shortest_path(maze)
+    if not shortest:
+        return None
+    score = benchmarks.get(asked.task).score(problem, asked.output, benchmarks.get(asked.task).rules[0])
+    if score.correct and score.parsed is not None and len(score.parsed) == len(shortest):
+        return Filmed(replace(problem, answer=score.parsed), "answered")
+    return Filmed(problem, "shortest")
+
+
+def _check_plan(asked: QuestionRequest | VerdictRequest) -> None:
+    """RequestError for a question about a plan without one."""
+    if asked.task == vsp_reasoning.NAME and not asked.plan:
+        raise RequestError("this task is about a plan: give its moves, for example RRD", param="plan")
 
 
 def _problem(task: Task, maze: Maze, plan: str) -> Problem:

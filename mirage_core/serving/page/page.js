@@ -105,7 +105,8 @@ async function askModel(signal) {
   element("conclusion").textContent = "";
   const asked = await questionParts();
   const now = { ...asked, picture: board.picture, map: board.map };
-  for (const id of ["verdict", "walk", "film"]) element(id).hidden = true;
+  for (const id of ["verdict", "walk", "film", "truth"]) element(id).hidden = true;
+  element("frames").classList.remove("pairs");
   element("film").hidden = !about.film;
   element("no-film").hidden = about.film;
   element("status").textContent = "It looks.";
@@ -117,7 +118,22 @@ async function askModel(signal) {
   const latents = answer.latents === 1 ? "1 latent" : `${answer.latents} latents`;
   element("status").textContent = `Done, with ${latents}.${cut}`;
   last = now;
-  if (now.map && now.task !== "own") await showVerdict(now);
+  if (!now.map || now.task === "own") return;
+  await showVerdict(now);
+  if (about.film && answer.latents) await showTruth(now, answer);
+}
+
+// The true film beside the imagined one: the page knows the maze, and its world the film of a plan.
+async function showTruth(asked, answer) {
+  const plan = asked.task === "vsp-reasoning" ? asked.plan : "";
+  const body = { task: asked.task, map: asked.map, plan, output: asked.answer, latents: answer.latents };
+  const found = await json("/page/film", body);
+  if (last !== asked) return; // another question was asked meanwhile
+  addTruth(answer, found.frames);
+  const whose = { asked: "the plan you asked about", answered: "the plan it wrote", shortest: "a shortest plan" }[found.plan];
+  element("truth").textContent = whose ? `Beside it the true film of ${whose}.` : "No way leads to the goal, so there is no true film.";
+  element("truth").hidden = false;
+  element("frames").classList.toggle("pairs", Boolean(whose));
 }
 
 async function showVerdict(asked) {

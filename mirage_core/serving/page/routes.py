@@ -16,12 +16,14 @@ from mirage_core.serving.guards import check_key, read_body
 from mirage_core.serving.page.document import document
 from mirage_core.serving.page.mazes import (
     LEVELS,
+    FilmRequest,
     MazeRequest,
     QuestionRequest,
     Task,
     VerdictRequest,
     asked_problem,
     drawn_maze,
+    filmed,
     verdict,
 )
 from mirage_core.serving.requests import invalid, parse_json
@@ -72,6 +74,15 @@ def add_page(app: FastAPI, server: ModelServer, key: SecretStr | None, problems:
     async def judged(request: Request) -> Response:
         """Whether an answer is right, and its plan drawn."""
         return await answered(request, VerdictRequest, lambda asked: verdict(asked, problems))
+
+    @app.post("/page/film")
+    async def film(request: Request) -> Response:
+        """The true film beside the latents of an answer: whose plan it shows, and a frame a latent."""
+        check_key(request, key)
+        asked = _parsed(await read_body(request, server.limits), FilmRequest)
+        found = await run_in_threadpool(filmed, asked, problems)
+        frames = [] if found is None else await server.true_film(found.problem, asked.latents)
+        return JSONResponse({"plan": None if found is None else found.plan, "frames": frames})
 
 
 def _first_task(about: Mapping[str, Any]) -> str:
