@@ -22,6 +22,18 @@ DEFAULT_PORT = 4200
 HOST = "127.0.0.1"
 STUDY_DEPLOYMENTS = ("ablation", "causal", "sweep-k", "sweep-gamma")
 """Studies with a deployment of their own; the first one's deployment runs every other study."""
+SLOWER_SERVICES = {
+    # Pauses and work-queue clean-up, which nothing here uses, marks of late runs, schedules of a changed deployment:
+    # every five seconds by default, on a core that a training may need.
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT15S",
+}
+"""Settings of the server's services by which an idle server leaves its core to the work."""
 Log = Callable[[str], None]
 
 
@@ -64,6 +76,7 @@ def environment(stack: LocalStack, url: str) -> dict[str, str]:
         # In memory (the default) a restart of the server would forget the lease of the GPU and never free it.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
+        **SLOWER_SERVICES,
         "PREFECT_CLI_COLORS": "false",
         "PYTHONUNBUFFERED": "1",
     }

@@ -19,7 +19,7 @@ from flows.run_api import LogLine, RunApi, RunState, TaskOfRun
 from mirage_core.errors import MirageError
 from tasks.log_lines import event_of
 
-FIRST_POLLS_S, POLL_S, FIRST_S = 0.5, 2.5, 20.0
+FIRST_POLLS_S, POLL_S, FIRST_S = 0.5, 3.0, 20.0
 """Between two looks at the server: in the first seconds, when a run that is all cached ends, and later."""
 LAST_LINES_S = 1.0
 """The last log lines reach the server a little later than the state."""

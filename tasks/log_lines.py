@@ -12,7 +12,10 @@ MAIN_FIGURES = ("loss", "accuracy", "cell_accuracy", "batch_accuracy", "reward",
 RATE = "steps_per_second"
 FEW_FIGURES = 3
 _FIGURE = r"\S+ [-+]?(?:\d[\d.]*(?:e[-+]?\d+)?|inf|nan)"
-_STEP_LINE = re.compile(rf"(\d+)(?:/(\d+))?(?: ({_FIGURE}(?:, {_FIGURE})*))?(?: (.*))?")
+_FIGURES = rf"{_FIGURE}(?:, {_FIGURE})*"
+# A number alone at the start of words is no step: "46 chains captioned".
+_STEP = rf"(?P<step>\d+)(?:/(?P<total>\d+)|(?=$| {_FIGURES}))"
+_STEP_LINE = re.compile(rf"{_STEP}(?: (?P<figures>{_FIGURES}))?(?: (?P<message>.*))?")
 
 
 def line_of(name: str, event: ProgressEvent) -> str:
@@ -32,14 +35,14 @@ def event_of(name: str, line: str) -> ProgressEvent:
     found = _STEP_LINE.fullmatch(rest)
     if found is None:
         return ProgressEvent(stage=name, message=rest)
-    step, total, figures, message = found.groups()
+    total, figures = found["total"], found["figures"]
     pairs = (pair.split() for pair in (figures or "").split(", ") if pair)
     return ProgressEvent(
         stage=name,
-        step=int(step),
+        step=int(found["step"]),
         total=int(total) if total else None,
         metrics={key: float(value) for key, value in pairs},
-        message=message or "",
+        message=found["message"] or "",
     )
 
 
