@@ -16,7 +16,7 @@ from mirage_core.store import Store
 RECORDS = 5
 """The newest records of runs that are read."""
 PLANNED_SHARE = 0.4
-"""Of the float32 rate of the processes' cores, in training: docs/measurements.md, "The orchestration"."""
+"""Of the float32 rate of the processes' cores, assumed for training until an earlier run says better."""
 
 Expected = dict[str, float | None]
 
