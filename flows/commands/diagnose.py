@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flows.commands.open_display import open_display
 from flows.commands.printing import console, print_line
 from flows.commands.session import absolute_recipe, api_url, exit_on_sigterm, flow_environment, provide_teacher_key
 from flows.diagnosis_target import resolve_target
-from flows.display.choose import open_display
 from flows.display.display import Display, Silent
 from flows.model_folders import is_model_folder, stored_model, stored_problems
 from mirage_core.config import Settings

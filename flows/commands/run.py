@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from flows.commands.open_display import open_run_display
 from flows.commands.printing import print_line
 from flows.commands.report import show_record
 from flows.commands.session import absolute_recipe, api_url, exit_on_sigterm, flow_environment, provide_teacher_key
 from flows.commands.store import show_pointer
-from flows.display.choose import open_run_display
 from flows.pointers import check_publishable, publish
 from mirage_core.pipeline.pipeline import PlannedStage, plan
 from mirage_core.pipeline.run_record import RunRecord, newest_record

@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.table import Table
 
 from deployments.local_stack import STUDY_DEPLOYMENTS
+from flows.commands.open_display import open_display
 from flows.commands.printing import console
 from flows.commands.session import api_url, exit_on_sigterm, flow_environment, provide_teacher_key
-from flows.display.choose import open_display
 from mirage_core.errors import ArtifactMissing, InputError
 from mirage_core.store import Store
 from mirage_core.studies.grid import CellRun, grid

@@ -31,7 +31,7 @@ FIGURES = {
 }  # fmt: skip
 PROGRAM = """
 import time
-from flows.display.choose import open_display
+from flows.commands.open_display import open_display
 from mirage_core.types import ProgressEvent
 display = open_display({"problems": 0.0, "film": 100.0, "report": 10.0})
 with display:
