@@ -136,7 +136,7 @@ class Silent(Display):
 
 def _state_words(row: Row) -> str:
     if row.state == "running":
-        return f"running, about {duration(row.expected)}" if (row.expected or 0) >= 1 else "running"
+        return f"running, about {duration(row.expected)}" if row.expected and row.expected >= 1 else "running"
     figures = {name: value for name, value in row.figures.items() if name != RATE}
     seconds = f" in {row.seconds:.1f} s" if row.state == "done" and row.seconds is not None else ""
     return f"{row.state}{seconds}{', ' + figures_of(figures) if figures and row.state == 'done' else ''}"
