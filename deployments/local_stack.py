@@ -7,14 +7,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from deployments import api, automations, limits, pools
+from deployments import api, automations, deployed, limits, pools
 from deployments.background import BackgroundProcess, StackError, read_pid_file, start, stop, tail, write_pid_file
 
 POOL = "mirage"
@@ -22,6 +22,18 @@ DEFAULT_PORT = 4200
 HOST = "127.0.0.1"
 STUDY_DEPLOYMENTS = ("ablation", "causal", "sweep-k", "sweep-gamma")
 """Studies with a deployment of their own; the first one's deployment runs every other study."""
+SLOWER_SERVICES = {
+    # Pauses and work-queue clean-up, which nothing here uses, marks of late runs, schedules of a changed deployment:
+    # every five seconds by default, on a core that a training may need.
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
+    "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT15S",
+}
+"""Settings of the server's services by which an idle server leaves its core to the work."""
 Log = Callable[[str], None]
 
 
@@ -64,6 +76,7 @@ def environment(stack: LocalStack, url: str) -> dict[str, str]:
         # In memory (the default) a restart of the server would forget the lease of the GPU and never free it.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
+        **SLOWER_SERVICES,
         "PREFECT_CLI_COLORS": "false",
         "PYTHONUNBUFFERED": "1",
     }
@@ -91,22 +104,32 @@ def down(stack: LocalStack, log: Log) -> None:
 
 
 def deploy(stack: LocalStack, url: str, *, store: str, log: Log) -> None:
-    """Register every deployment of prefect.yaml with the server at ``url``; ``store`` is the store's root.
+    """Register every deployment of prefect.yaml with the server at ``url``, unless it has them exactly so.
 
-    MIRAGE_WORK_POOL and MIRAGE_IMAGE choose another pool than the local one, and its image.
+    ``store`` is the store's root. MIRAGE_WORK_POOL and MIRAGE_IMAGE choose another pool than the local one, and its
+    image.
     """
     _check_checkout(stack)
     variables = {**environment(stack, url), "PWD": str(stack.repository), "MIRAGE_STORE": store}
     variables.setdefault("MIRAGE_S3_BLOCK", "")  # prefect.yaml names it
-    log(f"deploying prefect.yaml (store: {store})")
+    if deployed.is_current(url, stack.repository, variables):
+        log(f"the server has every deployment as it is here (store: {store})")
+    else:
+        _send_deployments(stack, variables, log)
+        deployed.remember(url, stack.repository, variables)
+    limits.install(url, log)
+    automations.install(url, log)
+
+
+def _send_deployments(stack: LocalStack, variables: Mapping[str, str], log: Log) -> None:
+    """Let `prefect deploy` send every deployment; StackError with its output where it fails."""
+    log(f"deploying prefect.yaml (store: {variables['MIRAGE_STORE']})")
     with pools.prefect_file(stack.repository, os.environ) as file:
         command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
         done = subprocess.run(command, env=variables, cwd=stack.repository, capture_output=True, text=True, check=False)
     if done.returncode != 0 or "failed to deploy" in done.stdout.lower():
         output = (done.stdout + done.stderr).strip()[-3000:]
         raise StackError(f"`prefect deploy --all` failed with exit status {done.returncode}; its output:\n{output}")
-    limits.install(url, log)
-    automations.install(url, log)
 
 
 def status(stack: LocalStack) -> dict[str, Any]:

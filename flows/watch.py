@@ -1,159 +1,177 @@
-"""Start a deployment and follow its run: print task states and log lines; on failure, the cause and the way out."""
+"""Start a deployment and follow its run: task states and log lines to a display; on failure, the cause and the way out.
+
+Nothing here imports Prefect: its client costs seconds of a processor before it asks anything.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
-from typing import Any, Protocol
-from uuid import UUID
+from datetime import datetime
+from typing import Any
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId, LogFilterLevel
-from prefect.client.schemas.objects import FlowRun, Log, TaskRun
-from prefect.client.schemas.sorting import LogSort, TaskRunSort
-from prefect.exceptions import ObjectNotFound
+import httpx
 
+from flows.display.board import StageState
+from flows.display.display import Display
+from flows.run_api import LogLine, RunApi, RunState, TaskOfRun
 from mirage_core.errors import MirageError
+from tasks.log_lines import event_of
 
-POLL_S = 1.0
+FIRST_POLLS_S, POLL_S, FIRST_S = 0.5, 3.0, 20.0
+"""Between two looks at the server: in the first seconds, when a run that is all cached ends, and later."""
+LAST_LINES_S = 1.0
+"""The last log lines reach the server a little later than the state."""
 SLOW_START_S = 45.0
+AWAY_S = 120.0
+"""How long the server may be away before watching ends."""
 MAX_ERROR_LINES = 6
-_INFO = 20
+_WARNING = 30
 # Prefect's own log lines, which repeat the task states.
 _STATE_LINES = (
     "Finished in state ", "Created task run ", "Beginning flow run ", "View at ", "Worker '", "Flow run '",
     "Running 1 deployment pull step", "Executing deployment step", "Deployment step ", "All deployment steps ",
 )  # fmt: skip
+# What a stage says of itself, which its task's state says too.
+_STAGE_LINES = re.compile(r"(started|cached|done in [\d.]+ s): [\w.-]+/\w+")
+_ENDED: dict[str, StageState] = {"COMPLETED": "done", "FAILED": "failed", "CRASHED": "failed", "CANCELLED": "failed"}
 
 
 class RunFailed(MirageError):
     """A watched run ended in another state than Completed."""
 
 
-class PrintLine(Protocol):
-    """Prints a line, with an optional style."""
-
-    def __call__(self, line: str, style: str | None = None) -> None: ...
-
-
 def start_and_watch(
-    deployment: str, *, parameters: Mapping[str, Any], environment: Mapping[str, str], log: PrintLine
-) -> FlowRun:
-    """Start a run of a deployment and follow it to its end; RunFailed names the stage, the cause and the way out."""
-    with get_client(sync_client=True) as client:
-        try:
-            target = client.read_deployment_by_name(deployment)
-        except ObjectNotFound as error:
-            raise RunFailed(f"the server has no deployment {deployment}: register it with `mirage deploy`") from error
+    server: str, deployment: str, *, parameters: Mapping[str, Any], environment: Mapping[str, str], display: Display
+) -> None:
+    """Start a run of a deployment of ``server`` (the API's URL) and follow it to its end.
+
+    RunFailed names the stage, the cause and the way out.
+    """
+    with RunApi(server) as api:
+        target = api.deployment(deployment)
+        if target is None:
+            raise RunFailed(f"the server has no deployment {deployment}: register it with `mirage deploy`")
         # The env of a run replaces that of its deployment.
-        env = {**(target.job_variables or {}).get("env", {}), **environment}
-        started = client.create_flow_run_from_deployment(
-            target.id, parameters=dict(parameters), job_variables={"env": env}
-        )
-        log(f"started {deployment}: {page_of(client, started.id)}", "bold")
+        env = {**(target.get("job_variables") or {}).get("env", {}), **environment}
+        run = api.start(target["id"], parameters, {"env": env})
+        display.say(f"started {deployment}: {api.page(run)}", "bold")
         try:
-            return _RunMonitor(client, started.id, log).follow()
+            with display:
+                _RunMonitor(api, run, display).follow()
         except KeyboardInterrupt:
-            log(
-                f"no longer watching; the run goes on at {page_of(client, started.id)}. "
-                f"To stop it: press Cancel there, or: prefect flow-run cancel {started.id}",
+            display.say(
+                f"no longer watching; the run goes on at {api.page(run)}. "
+                f"To stop it: press Cancel there, or: prefect flow-run cancel {run}",
                 "yellow",
             )
             raise
 
 
-def page_of(client: SyncPrefectClient, run: UUID) -> str:
-    """Return the URL of the run's page in Prefect's UI."""
-    return f"{str(client.api_url).rstrip('/').removesuffix('/api')}/runs/flow-run/{run}"
-
-
 class _RunMonitor:
-    """Follows a run, and remembers what was printed of it."""
+    """Follows a run, and remembers what was shown of it."""
 
-    def __init__(self, client: SyncPrefectClient, run: UUID, log: PrintLine) -> None:
-        self._client = client
-        self._run = run
-        self._log = log
-        self._logs = 0
-        self._states: dict[UUID, str] = {}
+    def __init__(self, api: RunApi, run: str, display: Display) -> None:
+        self._api, self._run, self._display = api, run, display
+        self._lines = 0
+        self._states: dict[str, str] = {}
+        self._names: dict[str, str] = {}
         self._flow_state = ""
         self._warned = False
+        self._answered = time.monotonic()
 
-    def follow(self) -> FlowRun:
+    def follow(self) -> None:
+        """Return when the run is completed; RunFailed where it ended otherwise."""
         started = time.monotonic()
-        while True:
-            run = self._client.read_flow_run(self._run)
-            self._print(run)
-            if run.state is not None and run.state.is_final():
-                break
-            if run.start_time is None and time.monotonic() - started > SLOW_START_S:
-                self._warn_slow_start()
-            time.sleep(POLL_S)
-        time.sleep(2 * POLL_S)  # the last log lines reach the server a little later than the state
-        self._print(run)
-        if run.state is None or not run.state.is_completed():
-            raise RunFailed(self._failure(run))
-        return run
+        while (ended := self._look()) is None:
+            passed = time.monotonic() - started
+            if not self._warned and not self._flow_started and passed > SLOW_START_S:
+                self._warned = True
+                self._display.say("the run has not started yet: is a worker running? See `mirage status`", "yellow")
+            time.sleep(FIRST_POLLS_S if passed < FIRST_S else POLL_S)
+        time.sleep(LAST_LINES_S)
+        self._show_news()
+        if ended.type != "COMPLETED":
+            raise RunFailed(self._failure(ended))
 
-    def _print(self, run: FlowRun) -> None:
-        self._print_logs()
-        for task in self._tasks():
-            if task.state_name not in (None, "Pending", self._states.get(task.id)):
-                self._states[task.id] = task.state_name
-                self._log(*_task_line(task))
-        if run.state_name and run.state_name != self._flow_state:
-            self._flow_state = run.state_name
-            self._log(f"run {run.name}: {run.state_name}", "bold")
+    def _look(self) -> RunState | None:
+        """Show the news; return the run's state where it has ended. A server that is away is waited for."""
+        try:
+            self._name, state, self._flow_started = self._api.run(self._run)
+            self._show_news()
+        except httpx.HTTPError as error:
+            away = time.monotonic() - self._answered
+            self._display.log(f"the Prefect server does not answer ({type(error).__name__}): asked again")
+            if away > AWAY_S:
+                raise RunFailed(
+                    f"the Prefect server has not answered for {away:.0f} s: {error}. The run may go on: see "
+                    f"`mirage status` and {self._api.page(self._run)}"
+                ) from error
+            return None
+        self._answered = time.monotonic()
+        if state.name != self._flow_state:
+            self._flow_state = state.name
+            self._display.log(f"run {self._name}: {state.name}")
+        return state if state.final else None
 
-    def _print_logs(self) -> None:
-        log_filter = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[self._run]), level=LogFilterLevel(ge_=_INFO))
-        while True:
-            lines = self._client.read_logs(log_filter, limit=200, offset=self._logs, sort=LogSort.TIMESTAMP_ASC)
-            self._logs += len(lines)
+    def _show_news(self) -> None:
+        tasks = self._api.tasks(self._run)
+        self._names.update({task.id: task.name for task in tasks})
+        for task in tasks:
+            if task.state.type == "RUNNING" and task.id not in self._states:
+                self._show_state(task)
+        self._show_log()
+        for task in tasks:
+            if self._states.get(task.id) != task.state.name:
+                self._show_state(task)
+
+    def _show_state(self, task: TaskOfRun) -> None:
+        if task.state.name == "Pending":
+            return
+        self._states[task.id] = task.state.name
+        if task.state.name == "Cached":
+            self._display.end(task.id, task.name, "cached")
+        elif task.state.type in _ENDED:
+            self._display.end(task.id, task.name, _ENDED[task.state.type], task.seconds)
+        elif task.state.type == "RUNNING":
+            self._display.begin(task.id, task.name)
+        else:
+            self._display.log(f"{task.name}: {task.state.name}")
+
+    def _show_log(self) -> None:
+        while lines := self._api.log(self._run, self._lines):
+            self._lines += len(lines)
             for line in lines:
                 if not line.message.startswith(_STATE_LINES):
-                    self._log(*_log_line(line))
-            if len(lines) < 200:
-                return
+                    self._show_line(line)
 
-    def _tasks(self) -> list[TaskRun]:
-        run_filter = FlowRunFilter(id=FlowRunFilterId(any_=[self._run]))
-        return self._client.read_task_runs(flow_run_filter=run_filter, sort=TaskRunSort.EXPECTED_START_TIME_ASC)
+    def _show_line(self, line: LogLine) -> None:
+        name = self._names.get(line.task or "", "")
+        if line.level >= _WARNING:
+            at = datetime.fromisoformat(line.time).astimezone()
+            self._display.say(f"  {at:%H:%M:%S} {line.message}", "red" if line.level > _WARNING else "yellow")
+        elif name and line.message.startswith(f"{name} "):
+            event = event_of(name, line.message)
+            if not _STAGE_LINES.fullmatch(event.message):
+                self._display.take(line.task, event)
+        else:
+            self._display.log(line.message)
 
-    def _warn_slow_start(self) -> None:
-        if not self._warned:
-            self._warned = True
-            self._log("the run has not started yet: is a worker running? See `mirage status`", "yellow")
-
-    def _failure(self, run: FlowRun) -> str:
-        failed = [task for task in self._tasks() if task.state and (task.state.is_failed() or task.state.is_crashed())]
-        lines = [f"the run {run.name} ended {run.state_name}"]
-        lines += [f"  stage {task.name} {task.state_name}: {_message(task.state)}" for task in failed]
+    def _failure(self, ended: RunState) -> str:
+        failed = [task for task in self._api.tasks(self._run) if task.state.failed]
+        lines = [f"the run {self._name} ended {ended.name}"]
+        lines += [f"  stage {task.name} {task.state.name}: {_message(task.state)}" for task in failed]
         if not failed:
-            lines.append(f"  {_message(run.state)}")
+            lines.append(f"  {_message(ended)}")
         lines.append(
-            f"See {page_of(self._client, self._run)}; after removing the cause, press Retry there, or run the same "
+            f"See {self._api.page(self._run)}; after removing the cause, press Retry there, or run the same "
             "command again: finished stages are Cached, training resumes from its last checkpoint"
         )
         return "\n".join(lines)
 
 
-def _task_line(task: TaskRun) -> tuple[str, str | None]:
-    style = {"Completed": "green", "Cached": "cyan", "Failed": "red", "Crashed": "red"}.get(task.state_name or "")
-    seconds = task.total_run_time.total_seconds() if task.state and task.state.is_final() else 0.0
-    duration = f" {seconds:.1f} s" if task.state_name == "Completed" else ""
-    return f"  {task.name}: {task.state_name}{duration}", style
-
-
-def _log_line(line: Log) -> tuple[str, str | None]:
-    style = "red" if line.level >= 40 else "yellow" if line.level >= 30 else None
-    return f"  {line.timestamp.astimezone():%H:%M:%S} {line.message}", style
-
-
-def _message(state: Any) -> str:
-    message = str(state.message or "no message") if state is not None else "no state"
-    message = message.removeprefix("Task run encountered an exception ").removeprefix(
-        "Flow run encountered an exception: "
-    )
-    lines = message.strip().splitlines()
+def _message(state: RunState) -> str:
+    message = (state.message or "no message").removeprefix("Task run encountered an exception ")
+    lines = message.removeprefix("Flow run encountered an exception: ").strip().splitlines()
     return "\n".join([*lines[:MAX_ERROR_LINES], "(the rest is in the log)"] if len(lines) > MAX_ERROR_LINES else lines)

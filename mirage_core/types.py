@@ -190,9 +190,13 @@ Scored = tuple[Prediction, Score]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgressEvent:
-    """Progress of long work: its stage, the step reached, and the metrics of this step."""
+    """Progress of long work: its stage, the step reached, and the metrics of this step.
+
+    ``state``: what the event says of the stage itself, where it begins, ends, or was found in the store.
+    """
 
     stage: str
+    state: Literal["started", "cached", "done"] | None = None
     message: str = ""
     step: int | None = None
     total: int | None = None

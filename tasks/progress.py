@@ -11,16 +11,26 @@ from typing import Any, cast
 from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 
 from mirage_core.types import ProgressEvent
 from tasks.log_lines import line_of
 from tasks.ui_artifacts import curves_markdown
 
 Log = logging.Logger | logging.LoggerAdapter[Any]
+EVERY_S = 10.0
+"""Between two lines of a running stage: each costs this process and the server some 50 ms together."""
+CURVES_EVERY_S = 60.0
+DRAWING_SHARE = 0.01
+"""Of a core, at most, for drawing curves while a stage runs."""
 
 
 class StageProgress:
-    """Shows a stage's progress events in the log and the UI, at most one every ``every_s`` seconds."""
+    """Shows a stage's progress events in the log and the UI, at most one every ``every_s`` seconds.
+
+    Its curves are drawn while it runs: every minute, more seldom where drawing takes long.
+    """
 
     def __init__(
         self,
@@ -28,7 +38,7 @@ class StageProgress:
         log: Log,
         *,
         curves: bool = False,
-        every_s: float = 5.0,
+        every_s: float = EVERY_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
@@ -39,6 +49,8 @@ class StageProgress:
         self._logged = float("-inf")
         self._bar: UUID | None = None
         self._shown = -1.0
+        self._page: UUID | None = None
+        self._draw_at = clock() + CURVES_EVERY_S
         self._curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
 
     def __call__(self, event: ProgressEvent) -> None:
@@ -49,19 +61,20 @@ class StageProgress:
         last = event.step is not None and event.step == event.total
         if event.step is None or last or self._clock() - self._logged >= self._every_s:
             self._log_event(event)
+        if self._clock() >= self._draw_at:
+            self._show_curves()
 
     def finish(self, *, done: bool) -> None:
         """Write the curves to the run's artifacts; complete the progress bar only where the work is done."""
         if done and self._bar is not None and self._shown < 100.0:
             self._show(100.0, f"{self.name}: done")
-        if self._draws_curves and any(len(points) > 1 for points in self._curves.values()):
-            self._try(self._draw_curves)
+        self._show_curves()
 
     def _log_event(self, event: ProgressEvent) -> None:
         self._logged = self._clock()
         self._log.info("%s", line_of(self.name, event))
         if event.step is not None and event.total:
-            self._show(100.0 * event.step / event.total, f"{self.name}: {event.step}/{event.total}")
+            self._show(100.0 * event.step / event.total, line_of(self.name, event))
 
     def _show(self, percent: float, description: str) -> None:
         self._shown = percent
@@ -74,9 +87,23 @@ class StageProgress:
         else:
             update_progress_artifact(self._bar, percent, description=description)
 
+    def _show_curves(self) -> None:
+        started = self._clock()
+        if self._draws_curves and any(len(points) > 1 for points in self._curves.values()):
+            self._try(self._draw_curves)
+        now = self._clock()
+        self._draw_at = now + max(CURVES_EVERY_S, (now - started) / DRAWING_SHARE)
+
     def _draw_curves(self) -> None:
-        markdown = curves_markdown(f"Curves of {self.name}", self.name, self._curves)
-        create_markdown_artifact(markdown, key=slug(f"curves-{self.name}"), description=f"Curves of {self.name}")
+        """Draw the curves so far: a new artifact the first time, afterwards the same one with another content."""
+        title = f"Curves of {self.name}"
+        markdown = curves_markdown(title, self.name, self._curves)
+        if self._page is None:
+            artifact = create_markdown_artifact(markdown, key=slug(f"curves-{self.name}"), description=title)
+            self._page = cast(UUID, artifact)
+        else:
+            with get_client(sync_client=True) as client:
+                client.update_artifact(self._page, ArtifactUpdate(data=markdown))
 
     def _try(self, write: Callable[[], object]) -> None:
         """Write an artifact; an error is logged and ignored, since it must not end the work of hours."""

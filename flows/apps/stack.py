@@ -48,7 +48,7 @@ def s3_block(
 
 
 def status() -> None:
-    """Show what of the local stack runs, where the store is, and where its keys come from."""
+    """Show what of the local stack runs, where the store is, where its keys come from, and how fast the machine is."""
     from flows.commands import stack as command
 
     command.status()

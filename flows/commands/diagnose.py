@@ -6,17 +6,13 @@ import webbrowser
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flows.commands.printing import DirectProgress, console, no_progress, print_line
-from flows.commands.session import (
-    absolute_recipe,
-    connect_to_prefect,
-    exit_on_sigterm,
-    flow_environment,
-    provide_teacher_key,
-)
+from flows.commands.open_display import open_display
+from flows.commands.printing import console, print_line
+from flows.commands.session import absolute_recipe, api_url, exit_on_sigterm, flow_environment, provide_teacher_key
 from flows.diagnosis_target import resolve_target
+from flows.display.display import Display, Silent
 from flows.model_folders import is_model_folder, stored_model, stored_problems
 from mirage_core.config import Settings
 from mirage_core.errors import InputError
@@ -28,9 +24,6 @@ from mirage_core.pipeline.stage import label
 from mirage_core.store import Store
 from mirage_core.types import Artifact, Progress
 from tasks.paths import open_store
-
-if TYPE_CHECKING:
-    from flows.watch import PrintLine
 
 
 def diagnose(
@@ -69,11 +62,12 @@ def diagnose(
         "measures": measure_names,
     }
     settings, chosen = resolve_target(opened, recipe=recipe, **parameters)  # errors come before anything starts
+    display = Silent(console) if as_json else open_display()
     if direct:
-        page = run_direct(settings, chosen, opened, no_progress if as_json else DirectProgress())
+        with display:
+            page = run_direct(settings, chosen, opened, display.progress)
     else:
-        log = _print_nothing if as_json else print_line
-        page = run_deployment({"recipe": absolute_recipe(recipe), **parameters}, settings, chosen, store, log)
+        page = run_deployment({"recipe": absolute_recipe(recipe), **parameters}, settings, chosen, store, display)
     show(page, opened, as_json=as_json)
     if open_page:
         webbrowser.open(local_page(page, opened).as_uri())
@@ -95,13 +89,18 @@ def run_direct(settings: Settings, chosen: DiagnosisTarget, store: Store, progre
 
 
 def run_deployment(
-    parameters: Mapping[str, Any], settings: Settings, chosen: DiagnosisTarget, store: str | None, log: PrintLine
+    parameters: Mapping[str, Any], settings: Settings, chosen: DiagnosisTarget, store: str | None, display: Display
 ) -> Artifact:
     """Start mirage-study/diagnosis, watch it to its end, and return its page from the store."""
-    connect_to_prefect()
     from flows.watch import start_and_watch
 
-    start_and_watch("mirage-study/diagnosis", parameters=parameters, environment=flow_environment(store), log=log)
+    start_and_watch(
+        api_url(),
+        "mirage-study/diagnosis",
+        parameters=parameters,
+        environment=flow_environment(store),
+        display=display,
+    )
     return find_page(settings, chosen, open_store(store))
 
 
@@ -136,7 +135,3 @@ def show(page: Artifact, store: Store, *, as_json: bool) -> None:
 def local_page(page: Artifact, store: Store) -> Path:
     """Return the page as a local file."""
     return store.fetch(page) / str(page.summary["page"])
-
-
-def _print_nothing(line: str, style: str | None = None) -> None:
-    """With ``--json`` only JSON is printed."""

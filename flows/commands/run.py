@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows.commands.printing import DirectProgress, print_line
+from flows.commands.open_display import open_run_display
+from flows.commands.printing import print_line
 from flows.commands.report import show_record
-from flows.commands.session import (
-    absolute_recipe,
-    connect_to_prefect,
-    exit_on_sigterm,
-    flow_environment,
-    provide_teacher_key,
-)
+from flows.commands.session import absolute_recipe, api_url, exit_on_sigterm, flow_environment, provide_teacher_key
 from flows.commands.store import show_pointer
 from flows.pointers import check_publishable, publish
 from mirage_core.pipeline.pipeline import PlannedStage, plan
@@ -41,8 +36,9 @@ def run_direct(
     settings = load(recipe, sets)
     check_publishable(settings, publish_as)
     opened = open_store(store)
-    with provide_teacher_key(settings), exit_on_sigterm():
-        record = run_in_process(settings, opened, DirectProgress())
+    display = open_run_display(recipe, sets, settings, opened)
+    with provide_teacher_key(settings), exit_on_sigterm(), display:
+        record = run_in_process(settings, opened, display.progress)
     show_record(record, opened)
     export_model(record, opened, model_folder)
     if publish_as:
@@ -55,16 +51,16 @@ def run_deployment(
     """Start mirage/full-pipeline, watch it to its end, then show its result."""
     settings = load(recipe, sets)  # a wrong setting is an error before anything starts
     check_publishable(settings, publish_as)
-    connect_to_prefect()
     from flows.watch import start_and_watch
 
+    server, opened = api_url(), open_store(store)
     start_and_watch(
+        server,
         "mirage/full-pipeline",
         parameters={"recipe": absolute_recipe(recipe), "overrides": sets, "publish_as": publish_as},
         environment=flow_environment(store),
-        log=print_line,
+        display=open_run_display(recipe, sets, settings, opened),
     )
-    opened = open_store(store)
     record = newest_record(opened)
     show_record(record, opened)
     export_model(record, opened, model_folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from deployments import local_stack
+from deployments import local_stack, machine
 from flows.commands.printing import print_line
 from flows.commands.session import api_url, checkout_stack
 from mirage_core.store.backends.s3 import SCHEMES
@@ -32,13 +32,14 @@ def deploy(store: str | None) -> None:
 
 
 def status() -> None:
-    """Print what runs, where the store is, and where its keys come from."""
+    """Print what runs, where the store is, where its keys come from, and how fast the machine is."""
     for name, value in local_stack.status(checkout_stack()).items():
         print_line(f"{name:8} {value if value is not None else 'not running'}")
     print_line(f"{'store':8} {store_url()}")
     if store_url().partition("://")[0] in SCHEMES:
         block = variable("MIRAGE_S3_BLOCK")
         print_line(f"{'keys':8} {f'Prefect block mirage-s3-credentials/{block}' if block else 'the AWS variables'}")
+    print_line(f"{'machine':8} {machine.describe(machine.gflops_per_core())}")
 
 
 def save_s3_block(name: str) -> None:

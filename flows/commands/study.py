@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.table import Table
 
 from deployments.local_stack import STUDY_DEPLOYMENTS
-from flows.commands.printing import DirectProgress, console, print_line
-from flows.commands.session import connect_to_prefect, exit_on_sigterm, flow_environment, provide_teacher_key
+from flows.commands.open_display import open_display
+from flows.commands.printing import console
+from flows.commands.session import api_url, exit_on_sigterm, flow_environment, provide_teacher_key
 from mirage_core.errors import ArtifactMissing, InputError
 from mirage_core.store import Store
 from mirage_core.studies.grid import CellRun, grid
@@ -96,8 +97,9 @@ def stages_table(shares: Sequence[SharedStage], runs: int) -> Table:
 def run_direct(request: StudyRequest, store: str | None, *, open_page: bool) -> None:
     """Run the study in this process; StudyIncomplete where a cell failed, after the report is made."""
     study, opened = request.study(), open_store(store)
-    with provide_teacher_key(grid(study, request.sets)[0].settings), exit_on_sigterm():
-        result = run_study_in_process(study, request.sets, opened, DirectProgress(), parallel=request.parallel)
+    display = open_display()
+    with provide_teacher_key(grid(study, request.sets)[0].settings), exit_on_sigterm(), display:
+        result = run_study_in_process(study, request.sets, opened, display.progress, parallel=request.parallel)
     show(result.record, opened)
     if open_page:
         open_report(result.record, opened)
@@ -108,11 +110,11 @@ def run_deployment(request: StudyRequest, store: str | None, *, open_page: bool)
     """Start the study's deployment, watch it to its end, then show its result."""
     study = request.study()
     grid(study, request.sets)  # a wrong setting is an error before anything starts
-    connect_to_prefect()
     from flows.watch import start_and_watch
 
     known = request.name in names()
     start_and_watch(
+        api_url(),
         f"mirage-study/{request.name if request.name in STUDY_DEPLOYMENTS else STUDY_DEPLOYMENTS[0]}",
         parameters={
             "study": request.name if known else str(Path(request.name).resolve()),
@@ -122,7 +124,7 @@ def run_deployment(request: StudyRequest, store: str | None, *, open_page: bool)
             "parallel": request.parallel,
         },
         environment=flow_environment(store),
-        log=print_line,
+        display=open_display(),
     )
     opened = open_store(store)
     record = newest_study(opened, study.name)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -182,13 +182,13 @@ class _Call:
 
     def cached(self, artifact: Artifact, started: float) -> StageResult:
         """Return the result of a stage that had finished before."""
-        self._log(f"cached: {artifact.path}")
+        self._log("cached", artifact.path)
         return StageResult(artifact=artifact, cached=True, seconds=time.monotonic() - started)
 
     def run(self) -> StageResult:
         """Run the stage in its own folders and publish its files; its seconds are those of the work."""
         stage, store, started = self.stage, self.store, time.monotonic()
-        self._log(f"started: {stage.kind}/{self.fingerprint[:20]}")
+        self._log("started", f"{stage.kind}/{self.fingerprint[:20]}")
         with _full_disk_explained(self.label), self._folders() as (output, scratch):
             context = StageContext(
                 settings=self.settings.model_copy(update={"runtime": self.settings.runtime.for_stage(stage.name)}),
@@ -212,11 +212,11 @@ class _Call:
         if stage.on_published is not None:
             stage.on_published(store, self.fingerprint)
         seconds = time.monotonic() - started
-        self._log(f"done in {seconds:.1f} s: {artifact.path}")
+        self._log("done", artifact.path, f" in {seconds:.1f} s")
         return StageResult(artifact=artifact, cached=False, seconds=seconds)
 
-    def _log(self, message: str) -> None:
-        self.progress(ProgressEvent(stage=self.label, message=message))
+    def _log(self, state: Literal["started", "cached", "done"], path: str, seconds: str = "") -> None:
+        self.progress(ProgressEvent(stage=self.label, state=state, message=f"{state}{seconds}: {path}"))
 
     @contextmanager
     def _folders(self) -> Iterator[tuple[Path, Path]]:

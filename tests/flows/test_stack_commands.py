@@ -106,30 +106,27 @@ def test_keys_in_the_store_s_url_are_refused_before_anything_is_told_of_it(
 
 
 def test_a_run_s_own_environment_keeps_what_its_deployment_was_made_with(monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
     from typing import Any
 
+    from rich.console import Console
+
     from flows import watch
+    from flows.display.display import Silent
 
     asked: dict[str, Any] = {}
 
-    class Client:
-        api_url = "http://127.0.0.1:1/api"
+    class Api(watch.RunApi):
+        def deployment(self, name: str) -> dict[str, Any]:
+            return {"id": "1", "job_variables": {"env": {"MIRAGE_S3_BLOCK": "ours", "MIRAGE_STORE": "old"}}}
 
-        def __enter__(self) -> Client:
-            return self
+        def start(self, deployment: str, parameters: object, job_variables: object) -> str:
+            asked["job_variables"] = job_variables
+            return "2"
 
-        def __exit__(self, *_: object) -> None: ...
-
-        def read_deployment_by_name(self, name: str) -> SimpleNamespace:
-            return SimpleNamespace(id="1", job_variables={"env": {"MIRAGE_S3_BLOCK": "ours", "MIRAGE_STORE": "old"}})
-
-        def create_flow_run_from_deployment(self, deployment: str, **rest: Any) -> SimpleNamespace:
-            asked.update(rest)
-            return SimpleNamespace(id="2")
-
-    monkeypatch.setattr(watch, "get_client", lambda sync_client: Client())
+    monkeypatch.setattr(watch, "RunApi", Api)
     monkeypatch.setattr(watch._RunMonitor, "follow", lambda self: None)
-    watch.start_and_watch("a/b", parameters={}, environment={"MIRAGE_STORE": "new"}, log=lambda *a: None)
+    watch.start_and_watch(
+        "http://127.0.0.1:1/api", "a/b", parameters={}, environment={"MIRAGE_STORE": "new"}, display=Silent(Console())
+    )
 
     assert asked["job_variables"] == {"env": {"MIRAGE_S3_BLOCK": "ours", "MIRAGE_STORE": "new"}}

@@ -121,10 +121,15 @@ def test_plans_are_read_from_words_and_letters(question: str, plan: str) -> None
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.xdist_group("prefect")
 def test_a_deployment_that_was_never_registered_is_said_with_the_way_out() -> None:
+    from prefect.settings import PREFECT_API_URL
+    from rich.console import Console
+
+    from flows.display.display import Silent
     from flows.watch import RunFailed, start_and_watch
 
+    url = str(PREFECT_API_URL.value())
     with pytest.raises(RunFailed, match="mirage deploy"):
-        start_and_watch("mirage/full-pipeline", parameters={}, environment={}, log=lambda line, style=None: None)
+        start_and_watch(url, "mirage/full-pipeline", parameters={}, environment={}, display=Silent(Console()))
 
 
 @pytest.mark.parametrize(

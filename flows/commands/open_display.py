@@ -1,0 +1,50 @@
+"""The display of this process's standard output: a table in a terminal, lines in a pipe, a file or a CI's log."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from deployments import machine
+from flows.commands.printing import console, print_line
+from flows.display.board import Board
+from flows.display.display import Display, Lines
+from flows.display.expected import expected_seconds, of_rows, planned_rate, planned_seconds
+from flows.display.table import LiveTable
+from mirage_core.config import Settings
+from mirage_core.distributed.forked import can_fork
+from mirage_core.store import Store
+
+
+def open_display(expected: Mapping[str, float | None] | None = None) -> Display:
+    """Return the display for these stages; ``expected``: the seconds each will take, in order, None where unknown."""
+    board = Board(expected)
+    return LiveTable(Console(highlight=False), board) if stays_in_place() else Lines(console, board)
+
+
+def open_run_display(recipe: str, sets: Sequence[str], settings: Settings, store: Store) -> Display:
+    """Print the machine's speed; return the display of a run of a recipe, with the time its stages will take.
+
+    What no earlier run tells is planned meanwhile, on a machine whose speed is that of its cores.
+    """
+    gflops = machine.gflops_per_core()
+    print_line(f"machine: {machine.describe(gflops)}")
+    display = open_display(expected_seconds(settings, store))
+    unknown = [name for name, row in display.board.waiting.items() if row.expected is None]
+    if unknown and can_fork():
+        rate = planned_rate(gflops, machine.cores(), settings.runtime)
+
+        def add_planned() -> None:
+            display.expect(of_rows(planned_seconds(recipe, sets, rate), unknown))
+
+        threading.Thread(target=add_planned, name="planned-seconds", daemon=True).start()
+    return display
+
+
+def stays_in_place() -> bool:
+    """Whether standard output is a terminal on which a table can be drawn again in its place."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb") and "CI" not in os.environ
