@@ -105,7 +105,7 @@ def write_etc(host: str, folder: Path) -> None:
         f"HostKey /etc/ssh/host_key\nAuthorizedKeysFile /etc/ssh/authorized\nPidFile {folder}/{host}.pid\n"
         "PasswordAuthentication no\nPermitRootLogin yes\nStrictModes no\n"
     )
-    known = f"UserKnownHostsFile /dev/null\nStrictHostKeyChecking no\n"
+    known = "UserKnownHostsFile /dev/null\nStrictHostKeyChecking no\n"
     (ssh / "ssh_config").write_text(f"Host *\nIdentityFile {key}\n{known}")
 
 
