@@ -3,20 +3,39 @@
 #   docker build -f docker/cpu.Dockerfile -t mirage:cpu .
 FROM python:3.11-slim-bookworm AS build
 
-RUN python -m venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-WORKDIR /opt/mirage
+# Where packages come from: pip reads these variables. Only this stage and the next have them, the image has not.
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_FIND_LINKS
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+# pip has an environment of its own, so that none is in the image.
+RUN python -m venv /opt/pip && python -m venv --without-pip /opt/venv
+ENV PATH=/opt/venv/bin:/opt/pip/bin:$PATH PIP_PYTHON=/opt/venv PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /opt/dependencies
 COPY constraints.txt ./
-RUN pip install --index-url https://download.pytorch.org/whl/cpu "$(grep -i '^torch==' constraints.txt)"
+RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$(grep -i '^torch==' constraints.txt)"
+# What the code needs, without the code: a change of code leaves this layer as it is.
+COPY pyproject.toml ./
+RUN touch README.md LICENSE \
+    && pip install -c constraints.txt '.[train,teacher,serve,machines]' \
+    && pip uninstall -y mirage-latent
+
+FROM build AS code
+
+WORKDIR /opt/mirage
 COPY . .
-# The check at the end takes one DeepSpeed step: nothing needs compiling on CPU.
-RUN pip install -c constraints.txt -e '.[train,teacher,serve,machines]' && python -m mirage_core.training.engine.deepspeed_setup
+# Compiled here, since uid 10001 may not write there. The check takes one DeepSpeed step: nothing needs compiling on CPU.
+RUN pip install --no-deps --prefix /opt/installed -e . && rm -r *.egg-info \
+    && python -m mirage_core.training.engine.deepspeed_setup \
+    && python -m compileall -q .
 
 FROM python:3.11-slim-bookworm
 
 RUN useradd --create-home --uid 10001 mirage && mkdir /data && chown mirage:mirage /data
 COPY --from=build /opt/venv /opt/venv
-COPY --from=build /opt/mirage /opt/mirage
+COPY --from=code /opt/installed /opt/venv
+COPY --from=code /opt/mirage /opt/mirage
 
 USER 10001:10001
 WORKDIR /opt/mirage

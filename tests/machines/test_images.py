@@ -47,13 +47,14 @@ def ignored(name: str) -> bool:
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_an_image_is_built_in_two_stages_and_runs_as_nobody_in_particular(image: str) -> None:
+def test_an_image_is_built_in_three_stages_and_runs_as_nobody_in_particular(image: str) -> None:
     known = {"ARG", "FROM", "RUN", "ENV", "WORKDIR", "COPY", "USER", "VOLUME", "CMD"}
     lines = instructions(image)
     last_from = max(index for index, (name, _) in enumerate(lines) if name == "FROM")
 
     assert {name for name, _ in lines} <= known
-    assert [name for name, _ in lines].count("FROM") == 2
+    assert [rest.partition(" AS ")[2] for name, rest in lines if name == "FROM"] == ["build", "code", ""]
+    assert [rest.split()[0] for name, rest in lines if name == "FROM"][1] == "build"
     assert ("USER", "10001:10001") in lines[last_from:]
     assert ("USER", "10001:10001") in lines[: [name for name, _ in lines].index("CMD")]
     assert "--uid 10001" in " ".join(rest for name, rest in lines[last_from:] if name == "RUN")
@@ -65,11 +66,46 @@ def test_everything_that_is_copied_exists_and_reaches_the_build(image: str) -> N
         if name != "COPY":
             continue
         if rest.startswith("--from="):
-            assert rest.split()[0] == "--from=build" and "AS build" in " ".join(r for _, r in instructions(image))
+            assert rest.split()[0] in ("--from=build", "--from=code")
             continue
         *sources, _ = rest.split()
         for source in sources:
             assert (ROOT / source).exists() and not ignored(source.rstrip("/") if source != "." else "pyproject.toml")
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_a_change_of_code_installs_no_dependency_again(image: str) -> None:
+    lines = instructions(image)
+    code = next(index for index, (name, rest) in enumerate(lines) if name == "FROM" and rest.endswith(" AS code"))
+    dependencies, after = lines[:code], lines[code:]
+
+    assert {rest.split()[0] for name, rest in dependencies if name == "COPY"} == {"constraints.txt", "pyproject.toml"}
+    installs = [rest for name, rest in after if name == "RUN" and "pip install" in rest]
+    assert len(installs) == 1 and "--no-deps" in installs[0] and "--prefix /opt/installed" in installs[0]
+    copied = [rest.split()[0].removeprefix("--from=") for name, rest in after if name == "COPY" and "--from" in rest]
+    assert copied == ["build", "code", "code"], "what changes seldom comes first"
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_no_pip_no_cache_and_no_test_reaches_an_image(image: str) -> None:
+    lines = instructions(image)
+    text = " ".join(rest for _, rest in lines)
+    extras = {extra for groups in re.findall(r"\.\[([a-z,]+)\]", text) for extra in groups.split(",")}
+
+    assert "dev" not in extras
+    assert "--without-pip /opt/venv" in text and "PIP_NO_CACHE_DIR=1" in text
+    for name, rest in lines:
+        assert name != "RUN" or ("apt-get update" in rest) == ("rm -rf /var/lib/apt/lists/*" in rest)
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_where_packages_come_from_is_an_argument_of_the_build_that_the_image_does_not_keep(image: str) -> None:
+    lines = instructions(image)
+    last_from = max(index for index, (name, _) in enumerate(lines) if name == "FROM")
+    arguments = {rest.partition("=")[0] for name, rest in lines if name == "ARG"}
+
+    assert {"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "TORCH_INDEX"} <= arguments
+    assert not [rest for name, rest in lines[last_from:] if name in ("ARG", "ENV") and re.search("PIP|INDEX", rest)]
 
 
 def test_nothing_but_code_reaches_an_image() -> None:
@@ -86,7 +122,7 @@ def test_nothing_but_code_reaches_an_image() -> None:
 def test_installed_packages_are_pinned_and_their_groups_exist(image: str) -> None:
     for name, rest in instructions(image):
         for command in re.findall(r"pip install [^&]*", rest if name == "RUN" else ""):
-            assert "-c constraints.txt" in command or "constraints.txt)" in command
+            assert "-c constraints.txt" in command or "constraints.txt)" in command or "--no-deps" in command
             for groups in re.findall(r"\.\[([a-z,]+)\]", command):
                 assert set(groups.split(",")) <= _extras()
     torch = re.findall(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
@@ -228,3 +264,22 @@ def test_every_command_is_a_program_with_those_options(command: list[str]) -> No
 def _extras() -> set[str]:
     section = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1].split("\n[")[0]
     return set(re.findall(r"^(\w+) = \[", section, re.MULTILINE))
+
+
+def test_the_stand_ins_of_verify_have_the_names_that_the_compose_file_asks_for() -> None:
+    script = (DOCKER / "verify.sh").read_text()
+    stand_ins = dict(re.findall(r"build_stand_in (\w+) docker\.io/(?:library/)?(\S+)", script))
+    theirs = {service["image"] for service in SERVICES.values() if "build" not in service}
+
+    assert set(stand_ins.values()) == theirs
+    for name in stand_ins:
+        assert (DOCKER / "stand-ins" / f"{name}.Dockerfile").is_file()
+    base = re.search(r"^BASE=docker\.io/library/(\S+)$", script, re.MULTILINE)
+    assert base is not None and ("FROM", f"{base[1]} AS build") in instructions("cpu")
+
+
+def test_the_stand_in_of_postgres_heeds_every_variable_of_the_compose_file() -> None:
+    entrypoint = (DOCKER / "stand-ins" / "postgres.sh").read_text()
+    assert all(f"${name}" in entrypoint for name in SERVICES["postgres"]["environment"])
+    (volume,) = SERVICES["postgres"]["volumes"]
+    assert f"PGDATA={volume.split(':')[1]}" in entrypoint
