@@ -280,7 +280,7 @@ def endpoints(urls: Sequence[str], pids: Sequence[int], model: str | None, key: 
             "the model's name, and all of them a process or none"
         )
     names = ["endpoint"] if len(urls) == 1 else [f"endpoint {number}" for number in range(1, len(urls) + 1)]
-    known = pids or [None] * len(urls)
+    known: Sequence[int | None] = pids or [None] * len(urls)
     return [
         Target(name, url, str(model), stream=True, pid=pid, key=key)
         for name, url, pid in zip(names, urls, known, strict=True)

@@ -157,7 +157,7 @@ def collect(runner: InterventionRunner, problems: Sequence[Problem], progress: P
         spans = [
             span if len(answer.prediction.spans) == 1 else None for answer, span in zip(answers, spans, strict=True)
         ]
-        num_latents = runner.settings.analysis.num_latents or most_frequent_length(spans)
+        num_latents = runner.settings.analysis.span_latents or most_frequent_length(spans)
     latents = [None if span is None or len(span) != num_latents else span.float().cpu() for span in spans]
     return _assemble(answers, latents, text_states, images)
 

@@ -17,7 +17,7 @@ Measure = Literal[
 class AnalysisSettings(Section):
     """How to measure whether latents carry the input and drive the answer. Decoding is always greedy."""
 
-    LATER: ClassVar[frozenset[str]] = frozenset({"num_latents"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"span_latents"})
 
     measures: tuple[Measure, ...] = Field(
         ("similarity", "probes", "interventions", "mediation", "only-latents", "text-chain"),
@@ -47,7 +47,7 @@ class AnalysisSettings(Section):
         min_length=1,
         description="Ridge penalties tried on an inner split, in units of the features' mean variance.",
     )
-    num_latents: Positive | None = Field(
+    span_latents: Positive | None = Field(
         None,
         description="Where latent.length is frames: measure the answers whose span has so many latents, since latents "
         "are exchanged between spans of one length. [default: the most frequent number]",

@@ -83,9 +83,9 @@ def true_frames(reader: ImaginationReader, problem: Problem, count: int) -> list
     A frame has its number, a small picture, the places (row, column) that it changes, and what is there, as far as the
     heads of ``reader`` are asked for them.
     """
-    truth, held = reader.truth(problem, count)
-    shown = {number: _true_frame(truth, number) for number in held if number is not None}
-    return [None if number is None else shown[number] for number in held]
+    truth, frames = reader.truth(problem, count)
+    shown = {number: _true_frame(truth, number) for number in frames if number is not None}
+    return [None if number is None else shown[number] for number in frames]
 
 
 def _true_frame(truth: TrueFilm, number: int) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def run(runner: InterventionRunner) -> CleanRun:
 
 
 def with_length(runner: InterventionRunner, length: int) -> tuple[InterventionRunner, Settings]:
-    analysis = runner.settings.analysis.model_copy(update={"num_latents": length})
+    analysis = runner.settings.analysis.model_copy(update={"span_latents": length})
     settings = runner.settings.model_copy(update={"analysis": analysis})
     return InterventionRunner(runner.loaded, settings), settings
 
@@ -120,7 +120,7 @@ def test_the_lens_and_one_question_read_spans_of_their_own_length(runner: Interv
 def test_measures_of_latents_are_not_refused_and_older_runs_keep_their_fingerprints() -> None:
     settings = toys.toy_settings(length="frames")
     assert "film" in select_measures(settings, "film", ())
-    assert "num_latents" not in collect_identity(settings)["analysis"]
+    assert "span_latents" not in collect_identity(settings)["analysis"]
     assert "spans" in collect_identity(settings) and "spans" not in collect_identity(toys.toy_settings())
-    chosen = settings.model_copy(update={"analysis": settings.analysis.model_copy(update={"num_latents": 3})})
-    assert collect_identity(chosen)["analysis"]["num_latents"] == 3
+    chosen = settings.model_copy(update={"analysis": settings.analysis.model_copy(update={"span_latents": 3})})
+    assert collect_identity(chosen)["analysis"]["span_latents"] == 3

@@ -47,8 +47,11 @@ ELSEWHERE = {
         "tests/vllm_plugin/test_on_vllm.py::test_the_server_answers_what_decode_does_and_counts_latents"
     ),
     r"mirage bench grpo": "tests/bench/test_grpo.py::",
+    r"(LMUData=client-data |MIRAGE_API_KEY=sk-any )|python docs/examples/client_mazes.py|pip install lmms-eval": (
+        "tests/serving/test_clients.py::"
+    ),
+    r"mirage bench serve FOLDER --json --endpoint": "tests/bench/test_serving.py::",
     r"mirage bench latent": "tests/bench/test_latent.py::test_the_rows_are_json_with_the_named_cases",
-    r"mirage bench launches": "tests/bench/test_launches.py::test_the_command_prints_json_and_a_table",
     r"mirage bench training": "tests/flows/test_plan_command.py::",
     r"prefect deployment run": "tests/machines/test_cluster.py::",
     r"(mirage run --direct --recipe docs/examples/turning.yaml|mirage evaluate --benchmark turning)": (

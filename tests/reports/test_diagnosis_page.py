@@ -183,9 +183,9 @@ def test_the_command_makes_it_again(sources: Sources, page: str) -> None:
         f"mirage diagnose model/0123abcd --measures {','.join(MEASURES)} --set 'analysis.instances=37'"
     )
     assert "mirage diagnose model/0123abcd" in page
-    analysis = sources.settings.analysis.model_copy(update={"num_latents": 9})
+    analysis = sources.settings.analysis.model_copy(update={"span_latents": 9})
     longer = replace(sources, settings=sources.settings.model_copy(update={"analysis": analysis}))
-    assert command(longer).endswith("--set 'analysis.instances=37' --set 'analysis.num_latents=9'")
+    assert command(longer).endswith("--set 'analysis.instances=37' --set 'analysis.span_latents=9'")
 
 
 @pytest.mark.parametrize("measure", MEASURES)

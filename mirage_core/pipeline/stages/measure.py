@@ -20,7 +20,7 @@ def collect_identity(settings: Settings) -> dict[str, Any]:
     own_lengths = {"spans": "of one length"} if settings.latent.length == "frames" else {}
     return {
         "analysis": settings.analysis.model_dump(
-            mode="json", include={"instances", "batch_size", "seed", "num_latents"}
+            mode="json", include={"instances", "batch_size", "seed", "span_latents"}
         ),
         "evaluation": settings.evaluation.model_dump(mode="json", include={"max_new_tokens", "planning_rule"}),
         "model": settings.model.model_dump(mode="json", include={"dtype", "attention"}),
