@@ -23,16 +23,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Qwen2_5_VLForConditionalGeneration
 
 from bench.latent import decoded, endless
 from bench.launch_counter import LaunchCounter
-from bench.model import IDS, VOCABULARY, Rows
+from bench.model import IDS, VOCABULARY, Rows, random_backbone
 from mirage_core.config import ArchitectureSettings, LoRASettings, StepwiseSettings
 from mirage_core.errors import InputError
 from mirage_core.latent.collate import LatentBatch, collate
 from mirage_core.model.backbone import Backbone
-from mirage_core.model.loading import scratch_config
 from mirage_core.model.lora import add_adapters
 from mirage_core.training.engine.optimizers import make_optimizer
 from mirage_core.training.objective import LossParts
@@ -124,11 +122,7 @@ def small_backbone(layers: int) -> Backbone:
         vision_intermediate_size=48,
         vision_num_heads=2,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        backbone = Backbone(Qwen2_5_VLForConditionalGeneration(scratch_config(sizes, IDS)).train())
-    backbone.freeze_vision()
-    return backbone
+    return random_backbone(sizes=sizes).train()
 
 
 def count_passes(backbone: Backbone, counter: LaunchCounter) -> None:

@@ -46,11 +46,11 @@ SIZES = ArchitectureSettings(
 IMAGE = (12, 16)  # merged patches, rows and columns: 192 image tokens
 
 
-def random_backbone(seed: int = 0) -> Backbone:
+def random_backbone(seed: int = 0, sizes: ArchitectureSettings = SIZES) -> Backbone:
     """Build the model in float32 on the CPU with a frozen vision tower; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(scratch_config(SIZES, IDS))
+        model = Qwen2_5_VLForConditionalGeneration(scratch_config(sizes, IDS))
     backbone = Backbone(model.eval())
     backbone.freeze_vision()
     return backbone

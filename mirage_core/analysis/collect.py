@@ -151,12 +151,10 @@ def collect(runner: InterventionRunner, problems: Sequence[Problem], progress: P
     progress(ProgressEvent(stage="collect", message=f"clean answers to {len(problems)} problems"))
     answers = runner.generate(problems, observe=text_states.observer)
     images = _collect_image_states(runner, problems, progress)
-    spans = [answer.latents for answer in answers]
     num_latents = runner.num_latents
-    if num_latents is None:  # later spans would not keep their own lengths
-        spans = [
-            span if len(answer.prediction.spans) == 1 else None for answer, span in zip(answers, spans, strict=True)
-        ]
+    several = num_latents is not None  # later spans would not keep lengths of their own
+    spans = [answer.latents if several or len(answer.prediction.spans) == 1 else None for answer in answers]
+    if num_latents is None:
         num_latents = runner.settings.analysis.span_latents or most_frequent_length(spans)
     latents = [None if span is None or len(span) != num_latents else span.float().cpu() for span in spans]
     return _assemble(answers, latents, text_states, images)

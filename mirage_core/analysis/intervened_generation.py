@@ -65,11 +65,12 @@ class InterventionRunner:
     ) -> None:
         """``folder``: the model's, where it was loaded from one. ``num_latents``: of every span; None: as trained."""
         inference = InferenceSettings.from_metadata(loaded.about, settings)
-        latents, latent = latents_of_model(loaded.about), inference.latent
-        own_ends = latents == "on" and latent.length == "frames" and num_latents is None
+        latents = latents_of_model(loaded.about)
+        own_ends = latents == "on" and inference.latent.length == "frames" and num_latents is None
         decoding = DecodeSettings.of(
-            latent if num_latents is None else latent.model_copy(update={"num_latents": num_latents}),
+            inference.latent,
             max_new_tokens=settings.evaluation.max_new_tokens,
+            num_latents=num_latents or inference.latent.num_latents,
             latents=latents,
             end="free" if own_ends else "exact",
         )

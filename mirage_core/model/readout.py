@@ -92,8 +92,8 @@ def new_readout(
 def readout_parameters(hidden_size: int, inner_size: int, head: HeadKind, *, stops: bool) -> int:
     """Return how many weights a readout has, without making them."""
     with torch.device("meta"):
-        readout = LatentReadout(hidden_size, head, inner_size, stops=False)
-    return sum(weight.numel() for weight in readout.parameters()) + stops * hidden_size
+        readout = LatentReadout(hidden_size, head, inner_size, stops=stops)
+    return sum(weight.numel() for weight in readout.parameters())
 
 
 def saved_readout(readout: LatentReadout) -> SavedModule:

@@ -138,11 +138,23 @@ class FusedLayers:
         """Move the weights that are used together behind each other; ``config``: the stock model's."""
         _check(layers[0], config)
         self._layers = [FusedLayer(layer) for layer in layers]
+        self._places: tuple[int, ...] = ()
+        self._fault: str | None = None
         for layer in self._layers:
             layer.lay_out()
 
     def find(self) -> str | None:
-        """Look where the weights lie now; returns why the layers cannot be run, or None."""
+        """Look where the weights lie now; returns why the layers cannot be run, or None.
+
+        An engine or a device moves those of all layers, so the ends are looked at in every pass, all where they moved.
+        """
+        ends = (self._layers[0], self._layers[-1])
+        places = tuple(place for layer in ends for projection in layer.projections for place in projection.places)
+        if places != self._places:
+            self._places, self._fault = places, self._look()
+        return self._fault
+
+    def _look(self) -> str | None:
         faults = (projection.fault for layer in self._layers for projection in layer.projections)
         fault = next((fault for fault in faults if fault is not None), None)
         if fault is None and not all(layer.find() for layer in self._layers):

@@ -104,9 +104,14 @@ class Projection:
         """The tensors that must lie behind each other."""
         return [group for group in (self.weights, self.biases) if group]
 
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Where the weights and biases lie now."""
+        return tuple(tensor.data_ptr() for group in self.groups for tensor in group)
+
     def find(self) -> bool:
         """Look where the weights lie now; returns whether they lie behind each other."""
-        places = tuple(tensor.data_ptr() for group in self.groups for tensor in group)
+        places = self.places
         if places != self._places:
             views = [joined(group) for group in self.groups]
             self._places = () if any(view is None for view in views) else places
