@@ -99,6 +99,25 @@ def test_servers_beside_ours_are_numbered_and_have_their_processes_or_none() -> 
     ]  # fmt: skip
 
 
+def test_the_command_asks_every_endpoint_with_its_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_for: list[Target] = []
+
+    def measure(*_: object, others: list[Target], **__: object) -> list[Row]:
+        asked_for.extend(others)
+        return []
+
+    monkeypatch.setattr(serving, "measure", measure)
+    serving.random_folder(tmp_path / "micro", load("micro"))
+    words = ["bench", "serve", str(tmp_path / "micro"), "--json", "--store", str(tmp_path / "store")]
+    for url, pid in (("http://127.0.0.1:8771/v1", "11"), ("http://127.0.0.1:8772/v1", "12")):
+        words += ["--endpoint", url, "--endpoint-pid", pid]
+    done = CliRunner().invoke(app, [*words, "--endpoint-model", "bench"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert [(one.url, one.pid, one.case) for one in asked_for] == [
+        ("http://127.0.0.1:8771/v1", 11, "endpoint 1"), ("http://127.0.0.1:8772/v1", 12, "endpoint 2")
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("urls", "pids", "model"), [(["http://a/v1"], [], None), ([], [], "m"), (["u", "v"], [1], "m")]
 )

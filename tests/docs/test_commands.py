@@ -47,10 +47,17 @@ ELSEWHERE = {
         "tests/vllm_plugin/test_on_vllm.py::test_the_server_answers_what_decode_does_and_counts_latents"
     ),
     r"mirage bench grpo": "tests/bench/test_grpo.py::",
-    r"(LMUData=client-data |MIRAGE_API_KEY=sk-any )|python docs/examples/client_mazes.py|pip install lmms-eval": (
-        "tests/serving/test_clients.py::"
+    r"python docs/examples/client_mazes.py": (
+        "tests/serving/test_clients.py::test_the_data_of_both_clients_are_the_same_problems_with_their_pictures"
     ),
-    r"mirage bench serve FOLDER --json --endpoint": "tests/bench/test_serving.py::",
+    # Neither client is installed by the tests: they send its requests, and read its configuration.
+    r"MIRAGE_API_KEY=sk-any python -m lmms_eval|pip install lmms-eval": (
+        "tests/serving/test_clients.py::test_lmms_eval_reads_text_and_counts"
+    ),
+    r"LMUData=client-data": "tests/serving/test_clients.py::test_vlmevalkit_reads_the_content",
+    r"mirage bench serve FOLDER --json --endpoint": (
+        "tests/bench/test_serving.py::test_the_command_asks_every_endpoint_with_its_process"
+    ),
     r"mirage bench latent": "tests/bench/test_latent.py::test_the_rows_are_json_with_the_named_cases",
     r"mirage bench training": "tests/flows/test_plan_command.py::",
     r"prefect deployment run": "tests/machines/test_cluster.py::",

@@ -6,10 +6,14 @@ The bodies are those of lmms-eval 0.7.3 (models/chat/openai.py) and VLMEvalKit (
 from __future__ import annotations
 
 import base64
+import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import httpx
 import yaml
 from openai import OpenAI
@@ -51,3 +55,19 @@ def test_vlmevalkit_reads_the_content(served: Served) -> None:
     reply = httpx.post(f"{served.url}/chat/completions", headers=headers, content=json.dumps(body), timeout=120)
     assert reply.status_code == 200
     assert isinstance(reply.json()["choices"][0]["message"]["content"].strip(), str)
+
+
+def test_the_data_of_both_clients_are_the_same_problems_with_their_pictures(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "client_mazes.py"), "tiny", "6", str(tmp_path / "data")]
+    subprocess.run(command, check=True, cwd=EXAMPLES.parents[1])
+    rows = datasets.Dataset.from_parquet(str(tmp_path / "data" / "mazes.parquet"), cache_dir=str(tmp_path / "cache"))
+    with (tmp_path / "data" / "Mazes.tsv").open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file, delimiter="\t"))
+    assert len(rows) == len(lines) == 8  # as many of each of four levels
+    columns = datasets.Image(decode=False)
+    for row, line in zip(rows.cast_column("image", columns), lines, strict=True):
+        assert base64.b64decode(line["image"]) == row["image"]["bytes"]
+        assert line["answer"] == row["answer"] and line[row["answer"]]
+        assert line["question"].split()[1].rstrip(".") in row["question"]
+    (task,) = (yaml.safe_load(file.read_text()) for file in (EXAMPLES / "lmms-tasks").glob("*.yaml"))
+    assert Path(task["dataset_kwargs"]["data_files"]["test"]).name == "mazes.parquet"
