@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
@@ -14,6 +15,7 @@ from flows.display.board import Board, Row, StageState, duration
 from mirage_core.types import ProgressEvent
 from tasks.log_lines import RATE, figures_of, line_of
 
+_NUMBER = re.compile(r"\d+")
 LINE_EVERY_S = 60.0
 """Between two lines of a running stage, where no table stays in place."""
 STYLES: dict[StageState, str] = {"running": "bold", "done": "green", "cached": "cyan", "failed": "red"}
@@ -98,6 +100,7 @@ class Lines(Display):
         super().__init__(console, board)
         self._every_s = every_s
         self._printed: dict[int, float] = {}
+        self._messages: dict[int, str] = {}
 
     def log(self, line: str) -> None:
         """Print the line."""
@@ -109,13 +112,15 @@ class Lines(Display):
         self.say(f"  {row.name}: {_state_words(row)}", STYLES.get(row.state))
 
     def progressed(self, row: Row, event: ProgressEvent) -> None:
-        """Print what the stage says, and its step where the last line of it is a minute old."""
-        now = self.board.clock()
-        if event.step is None:
-            self.say(f"  {line_of(row.name, event)}")
-        elif now - self._printed.get(id(row), now) >= self._every_s:
+        """Print what the stage says; its step, or the same words with other numbers, where its last line is old."""
+        now, words = self.board.clock(), _NUMBER.sub("", event.message)
+        new = event.step is None and words != self._messages.get(id(row))
+        if new or now - self._printed.get(id(row), now) >= self._every_s:
             self._printed[id(row)] = now
-            self.say(f"  {step_line(row, now, self.board.left())}")
+            line = step_line(row, now, self.board.left()) if event.step is not None else line_of(row.name, event)
+            self.say(f"  {line}")
+        if event.step is None:
+            self._messages[id(row)] = words
 
 
 class Silent(Display):

@@ -135,6 +135,19 @@ def test_the_table_stays_where_the_run_failed() -> None:
     assert shown[-2:] == ["stopped", ""] or "stopped" in shown
 
 
+def test_the_same_words_with_other_numbers_are_a_line_a_minute() -> None:
+    display, output, clock = lines()
+    display.begin("1", "film")
+    for count in range(1, 91):
+        clock.now = 1.0 * count
+        display.take("1", ProgressEvent(stage="film", message=f"prepared {count} of 90 examples"))
+    display.take("1", ProgressEvent(stage="film", message="trains"))
+
+    assert output.getvalue().splitlines() == [
+        "  film: running", "  film prepared 1 of 90 examples", "  film prepared 61 of 90 examples", "  film trains"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"CI": "true"}])
 def test_a_terminal_that_cannot_move_its_cursor_and_a_ci_get_lines(environment: dict[str, str]) -> None:
     written, shown = in_terminal("pass", **environment)
