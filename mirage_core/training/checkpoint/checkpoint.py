@@ -115,7 +115,7 @@ def read_checkpoint(folder: Path, program: str) -> tuple[int, EngineState, Curve
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
     try:
-        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        metadata = read_json((folder / METADATA_FILE).read_bytes())
         if not isinstance(metadata, dict):
             raise ValueError(f"{METADATA_FILE} holds no object")
     except (OSError, ValueError) as error:
