@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from mirage_core.config.model import LatentSettings, PromptSettings
 from mirage_core.config.section import identity
@@ -15,6 +15,9 @@ from mirage_core.types import Variant
 
 if TYPE_CHECKING:
     from mirage_core.config import Settings
+
+
+_VARIANT: TypeAdapter[Variant] = TypeAdapter(Variant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,11 +45,11 @@ class InferenceSettings:
             return cls(
                 prompt=PromptSettings.model_validate(metadata["prompt"]) if "prompt" in metadata else recipe.prompt,
                 latent=LatentSettings.model_validate(metadata["latent"]) if "latent" in metadata else recipe.latent,
-                variant=metadata.get("variant", recipe.variant),
+                variant=_VARIANT.validate_python(metadata.get("variant", recipe.variant)),
             )
         except ValidationError as error:
             raise SettingsError(
-                f"mirage.json of the model holds prompt or latent settings this version does not know: {error}; "
+                f"mirage.json of the model holds prompt, latent or variant settings this version does not know: {error}; "
                 "train it again, or use the version that made it"
             ) from error
 

@@ -22,6 +22,7 @@ from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.examples import IGNORED, EncodedExample
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.grounding import auxiliary_images, fed_forward
+from mirage_core.model.tensor_files import read_tensors
 from mirage_core.model.weights import SavedModule
 from mirage_core.training.objective import LossParts
 from mirage_core.training.sft.text import cross_entropy

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
 from mirage_core.config import StepwiseSettings
-from mirage_core.errors import InputError
+from mirage_core.errors import InputError, SettingsError
+from mirage_core.json_values import read_json
 from mirage_core.model.codes import HEADS_FILE, CodeReader, code_entries
+from mirage_core.model.tensor_files import read_tensors
 from mirage_core.model.weights import SavedModule
 from mirage_core.training.stepwise.batch import StepBatch
 from mirage_core.training.stepwise.codebook import Codebook

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import save_file
 
 from flows.trained import find_checkpoint
-from mirage_core.config import Settings, identity
+from mirage_core.config import as_recipe, identity
 from mirage_core.errors import ArtifactDamaged
 from mirage_core.llm_client.response_cache import StoredResponseCache
 from mirage_core.model.card import model_card
@@ -123,7 +123,7 @@ def _yaml(values: list[dict[str, Any]], chance: Random) -> bytes:
 def _recipes(folder: Path) -> Prepared:
     file = folder / "recipe.yaml"
     small = {"recipe": "mine", "seed": 3, "grounding": {"steps": 5}, "latent": {"num_latents": 4}, "grpo": {"enabled": False}}
-    values = [small, {**small, "runtime": {"timeouts": {"grounding": 3}}, "model": {"source": "x/y"}}, identity(Settings())]
+    values = [small, {**small, "runtime": {"timeouts": {"grounding": 3}}, "model": {"source": "x/y"}}, as_recipe(load("micro"))]
 
     def read(data: bytes) -> object:
         file.write_bytes(data)
