@@ -143,7 +143,13 @@ def _as_object(value: Any) -> Any:
     """A value that a table of the data set holds as JSON or as Python's spelling of it."""
     try:
         return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # all of them are ast's, for strange texts
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        RecursionError,
+        MemoryError,
+    ):  # all of them are ast's, for strange texts
         return value
 
 

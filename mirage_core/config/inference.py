@@ -49,8 +49,8 @@ class InferenceSettings:
             )
         except ValidationError as error:
             raise SettingsError(
-                f"mirage.json of the model holds prompt, latent or variant settings this version does not know: {error}; "
-                "train it again, or use the version that made it"
+                "mirage.json of the model holds prompt, latent or variant settings this version does not know: "
+                f"{error}; train it again, or use the version that made it"
             ) from error
 
     def as_metadata(self, *, latents: bool = True) -> dict[str, Any]:

@@ -82,8 +82,8 @@ def model_card(about: Mapping[str, Any]) -> str:
         return _card(about)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise SettingsError(
-            f"mirage.json of the model cannot be described ({type(error).__name__}: {str(error)[:200]}): take the model "
-            "folder as it was saved"
+            f"mirage.json of the model cannot be described ({type(error).__name__}: {str(error)[:200]}): take the "
+            "model folder as it was saved"
         ) from error
 
 

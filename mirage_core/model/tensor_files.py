@@ -18,7 +18,9 @@ def read_tensors(file: Path, prefixes: tuple[str, ...] = ("",)) -> tuple[dict[st
             names = [name for name in opened.keys() if name.startswith(prefixes)]  # noqa: SIM118 -- no dict
             return {name: opened.get_tensor(name) for name in names}, opened.metadata() or {}
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError) as error:
-        raise SettingsError(f"{file} is no safetensors file ({str(error)[:200]}): fetch the model folder again") from error
+        raise SettingsError(
+            f"{file} is no safetensors file ({str(error)[:200]}): fetch the model folder again"
+        ) from error
 
 
 def files_of_weights(folder: Path, prefixes: tuple[str, ...]) -> list[Path]:

@@ -245,9 +245,8 @@ def _hub_rows(source: str, config: str | None, split: str) -> Iterator[Published
             f"the data set {source} ({config or 'no configuration'}, {split}) cannot be loaded: "
             f"{type(error).__name__}: {error}. Without a network, give a local folder with its parquet files"
         ) from error
-    with as_utf8(file):
-        for number, values in enumerate(rows, start=1):
-            yield PublishedRow(f"{source} {split}, row {number}", number, values)
+    for number, values in enumerate(rows, start=1):
+        yield PublishedRow(f"{source} {split}, row {number}", number, values)
 
 
 def _encoded_feature(feature: Any) -> Any:

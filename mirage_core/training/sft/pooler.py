@@ -153,7 +153,10 @@ def load_pooler(folder: Path, backbone: Backbone, num_latents: int) -> Pooler:
     if not file.is_file():
         raise SettingsError(f"{folder} has no {POOLER_FILE}: train from the result of the stage pooler")
     weights = read_tensors(file)[0]
-    found, expected = tuple(weights["queries"].shape) if "queries" in weights else (), (num_latents, backbone.hidden_size)
+    found, expected = (
+        tuple(weights["queries"].shape) if "queries" in weights else (),
+        (num_latents, backbone.hidden_size),
+    )
     if len(found) != 2:
         raise SettingsError(f"{file} holds no pooler: copy the file from where the model was trained")
     if found != expected:

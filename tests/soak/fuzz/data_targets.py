@@ -31,7 +31,13 @@ MAZE = [[1, 0, 0], [0, -1, 0], [0, 0, 2]]
 Rows = Sequence[Mapping[str, Any]]
 
 
-def lines_target(name: str, rows: Callable[[Path], Rows], read: Callable[[Path], object], count: int, name_of_file: str = "rows.jsonl") -> Target:
+def lines_target(
+    name: str,
+    rows: Callable[[Path], Rows],
+    read: Callable[[Path], object],
+    count: int,
+    name_of_file: str = "rows.jsonl",
+) -> Target:
     """A reader of a JSONL file of two lines, the second mutated."""
 
     def prepare(folder: Path) -> tuple[Callable[[Random], bytes], Callable[[bytes], object]]:
@@ -140,8 +146,14 @@ def _encoded_pictures() -> list[bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
     seeds = []
-    modes = {"PNG": ("RGB", "RGBA", "P", "L", "I;16", "1"), "JPEG": ("RGB", "CMYK", "L"), "WEBP": ("RGB", "RGBA"),
-             "GIF": ("P",), "BMP": ("RGB",), "TIFF": ("RGB", "F", "I", "CMYK")}  # fmt: skip
+    modes = {
+        "PNG": ("RGB", "RGBA", "P", "L", "I;16", "1"),
+        "JPEG": ("RGB", "CMYK", "L"),
+        "WEBP": ("RGB", "RGBA"),
+        "GIF": ("P",),
+        "BMP": ("RGB",),
+        "TIFF": ("RGB", "F", "I", "CMYK"),
+    }
     for kind, several in modes.items():
         for mode in several:
             buffer = io.BytesIO()
@@ -178,7 +190,9 @@ DATA_TARGETS = (
     lines_target("BLINK rows", lambda _: _with_small(multi_view_rows()), _loader("blink-multi-view"), 5_000),
     lines_target("HR-Bench rows", lambda _: _with_small(hr_bench_rows(1)), _loader("hr-bench-4k"), 5_000),
     lines_target("MME-RealWorld rows", lambda _: _with_small(mme_rows()), _loader("mme-realworld-lite"), 5_000),
-    lines_target("TableVQA rows", lambda _: _with_small(tablevqa_rows("vwtq")), _loader("tablevqa"), 5_000, "vwtq.jsonl"),
+    lines_target(
+        "TableVQA rows", lambda _: _with_small(tablevqa_rows("vwtq")), _loader("tablevqa"), 5_000, "vwtq.jsonl"
+    ),
     lines_target("Visual-CoT rows", _visual_cot_rows, _layout("visual_cot"), 2_500),
     lines_target("Monet rows", _monet_rows, _layout("monet"), 5_000),
     Target("pictures", _pictures, 10_000),

@@ -10,15 +10,91 @@ from typing import Any
 DEEP = "[" * 100_000
 """Deeper than any reader goes."""
 STRANGE: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 3, 10**30, -(2**63), 2**31, 0.5, -0.0, 1e308, 1e-320, float("nan"), float("inf"),
-    "", " ", "\n", "\x00", "\ud800", "\udfff\ud800", "e\u0301", "\u202e", "\ufeff", "\uff21", "x" * 300, "y" * 5000,
-    "..", "../..", "/etc/passwd", "/dev/zero", "~root", "a/../b", "C:\\x", "file:///etc/passwd", "<image>",
-    "<image><image>", "<|im_end|>", "<think>", "{x}", "{0.__class__}", "%s", "2001-13-45", "0x1F", "1_000", "\u0661",
-    "\u00b2", "true", "null", "NaN", "[" * 2000, "(" * 300, "{[]: 1}", "9" * 5000, [], {}, [[]], [None], [[], {}],
-    {"": 0}, {"a": {"b": []}}, {"\ud800": 1}, ["a", "a"], [1, "a", None], [0.1, 0.2, 0.3, 0.4], list(range(40)),
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2,
+    3,
+    10**30,
+    -(2**63),
+    2**31,
+    0.5,
+    -0.0,
+    1e308,
+    1e-320,
+    float("nan"),
+    float("inf"),
+    "",
+    " ",
+    "\n",
+    "\x00",
+    "\ud800",
+    "\udfff\ud800",
+    "e\u0301",
+    "\u202e",
+    "\ufeff",
+    "\uff21",
+    "x" * 300,
+    "y" * 5000,
+    "..",
+    "../..",
+    "/etc/passwd",
+    "/dev/zero",
+    "~root",
+    "a/../b",
+    "C:\\x",
+    "file:///etc/passwd",
+    "<image>",
+    "<image><image>",
+    "<|im_end|>",
+    "<think>",
+    "{x}",
+    "{0.__class__}",
+    "%s",
+    "2001-13-45",
+    "0x1F",
+    "1_000",
+    "\u0661",
+    "\u00b2",
+    "true",
+    "null",
+    "NaN",
+    "[" * 2000,
+    "(" * 300,
+    "{[]: 1}",
+    "9" * 5000,
+    [],
+    {},
+    [[]],
+    [None],
+    [[], {}],
+    {"": 0},
+    {"a": {"b": []}},
+    {"\ud800": 1},
+    ["a", "a"],
+    [1, "a", None],
+    [0.1, 0.2, 0.3, 0.4],
+    list(range(40)),
+)
 """What takes the place of a value."""
-_RUNS = (b"\x00", b"\xff", b"\xed\xa0\x80", b"[", b"{", b'"', b"\\u", b"\\ud800", b",", b"\n", b"-", b"1e999", b"\xef\xbb\xbf")
+_RUNS = (
+    b"\x00",
+    b"\xff",
+    b"\xed\xa0\x80",
+    b"[",
+    b"{",
+    b'"',
+    b"\\u",
+    b"\\ud800",
+    b",",
+    b"\n",
+    b"-",
+    b"1e999",
+    b"\xef\xbb\xbf",
+)
 
 
 def mutated_bytes(data: bytes, other: bytes, chance: Random) -> bytes:
@@ -92,7 +168,11 @@ def mutated_text(text: str, pieces: Sequence[str], chance: Random) -> str:
         elif way == 2:
             text = text[at:] + text[:at]
         elif way == 3 or not pieces:
-            text = text[:at] + chr(chance.choice((0, 10, 32, 0x301, 0x202E, 0xD800, 0xFF21, 0x1D400, 0x10FFFF))) + text[at:]
+            text = (
+                text[:at]
+                + chr(chance.choice((0, 10, 32, 0x301, 0x202E, 0xD800, 0xFF21, 0x1D400, 0x10FFFF)))
+                + text[at:]
+            )
         else:
             text = text[:at] + chance.choice(pieces) * chance.choice((1, 1, 1, 2, 30)) + text[at:]
     return text

@@ -36,10 +36,34 @@ from tests.soak.fuzz.target import Target
 
 Prepared = tuple[Callable[[Random], Any], Callable[[Any], object]]
 YAML_PIECES = (
-    "&a [*a]", "*a", "!!python/object:os.system x", "? [a]\n: b", "<<: *a", "2001-13-45", "!!binary x", "!!set {a, b}",
-    "0o9", "1:2:3:60", "extends: tiny", "extends: a.yaml", "- - - -", "{", "\t", "!!timestamp 1", "!!float x", "? {}\n",
-    "a: &a {b: 1}\nc: {<<: *a}", "!!int ''", "!!omap [a]", "!!merge x", "<<: [1]", "=", "\u0085", "%TAG", "---\n---",
-)  # fmt: skip
+    "&a [*a]",
+    "*a",
+    "!!python/object:os.system x",
+    "? [a]\n: b",
+    "<<: *a",
+    "2001-13-45",
+    "!!binary x",
+    "!!set {a, b}",
+    "0o9",
+    "1:2:3:60",
+    "extends: tiny",
+    "extends: a.yaml",
+    "- - - -",
+    "{",
+    "\t",
+    "!!timestamp 1",
+    "!!float x",
+    "? {}\n",
+    "a: &a {b: 1}\nc: {<<: *a}",
+    "!!int ''",
+    "!!omap [a]",
+    "!!merge x",
+    "<<: [1]",
+    "=",
+    "\u0085",
+    "%TAG",
+    "---\n---",
+)
 
 
 def _manifests(_: Path) -> Prepared:
@@ -91,9 +115,20 @@ def _pointers(folder: Path) -> Prepared:
 
 def _kept_answers(folder: Path) -> Prepared:
     store, digest = Store.open(folder / "store"), "0" * 64
-    value = {"format": 1, "request": digest, "problem": "p", "template": "t", "attempt": 1, "model": "m", "served": "m",
-             "text": "A", "finish": "stop", "prompt_tokens": 3, "completion_tokens": None,
-             "trajectory": {"output": "A", "token_ids": [1], "spans": [{"position": 0, "num_latents": 2}]}}  # fmt: skip
+    value = {
+        "format": 1,
+        "request": digest,
+        "problem": "p",
+        "template": "t",
+        "attempt": 1,
+        "model": "m",
+        "served": "m",
+        "text": "A",
+        "finish": "stop",
+        "prompt_tokens": 3,
+        "completion_tokens": None,
+        "trajectory": {"output": "A", "token_ids": [1], "spans": [{"position": 0, "num_latents": 2}]},
+    }
     key = f"answers/m/{digest}.json"
     store.backend.write(key, b"{}")
     cache = StoredResponseCache(store, "m")
@@ -114,7 +149,9 @@ def _yaml(values: list[dict[str, Any]], chance: Random) -> bytes:
         text = "seed: \ufffd\n"
     if chance.random() < 0.4:
         lines = text.splitlines()
-        lines.insert(chance.randrange(len(lines) + 1), chance.choice(("", "seed: ", "grounding: ")) + chance.choice(YAML_PIECES))
+        lines.insert(
+            chance.randrange(len(lines) + 1), chance.choice(("", "seed: ", "grounding: ")) + chance.choice(YAML_PIECES)
+        )
         text = "\n".join(lines)
     data = text.encode("utf-8", "replace")
     return mutated_bytes(data, data, chance) if chance.random() < 0.2 else data
@@ -122,8 +159,18 @@ def _yaml(values: list[dict[str, Any]], chance: Random) -> bytes:
 
 def _recipes(folder: Path) -> Prepared:
     file = folder / "recipe.yaml"
-    small = {"recipe": "mine", "seed": 3, "grounding": {"steps": 5}, "latent": {"num_latents": 4}, "grpo": {"enabled": False}}
-    values = [small, {**small, "runtime": {"timeouts": {"grounding": 3}}, "model": {"source": "x/y"}}, as_recipe(load("micro"))]
+    small = {
+        "recipe": "mine",
+        "seed": 3,
+        "grounding": {"steps": 5},
+        "latent": {"num_latents": 4},
+        "grpo": {"enabled": False},
+    }
+    values = [
+        small,
+        {**small, "runtime": {"timeouts": {"grounding": 3}}, "model": {"source": "x/y"}},
+        as_recipe(load("micro")),
+    ]
 
     def read(data: bytes) -> object:
         file.write_bytes(data)
@@ -133,20 +180,42 @@ def _recipes(folder: Path) -> Prepared:
 
 
 def _overrides(_: Path) -> Prepared:
-    names = ("seed", "grounding.steps", "latent.num_latents", "runtime.timeouts", "model.source", "a.b", "", ".", "evaluation.methods")
+    names = (
+        "seed",
+        "grounding.steps",
+        "latent.num_latents",
+        "runtime.timeouts",
+        "model.source",
+        "a.b",
+        "",
+        ".",
+        "evaluation.methods",
+    )
     values = ("1", "-1", "[1, 2]", "{a: b}", "null", "x", "1e400", "''", "\u0661", "\ud800", "2030-01-02", *YAML_PIECES)
 
     def draw(chance: Random) -> list[str]:
-        return [f"{chance.choice(names)}{chance.choice(('=', '=', '=', ''))}{chance.choice(values)}" for _ in range(chance.randint(1, 3))]
+        return [
+            f"{chance.choice(names)}{chance.choice(('=', '=', '=', ''))}{chance.choice(values)}"
+            for _ in range(chance.randint(1, 3))
+        ]
 
     return draw, lambda sets: load("micro", sets)
 
 
 def _studies(folder: Path) -> Prepared:
     file = folder / "study.yaml"
-    cells = [{"name": "a", "method": "stage-2", "label": "A", "overrides": {"latent.num_latents": 2}},
-             {"sweep": "latent.num_latents", "values": [1, 2], "method": "stage-2", "label": "{setting} {value}"}]  # fmt: skip
-    value = {"name": "mine", "recipe": "micro", "seeds": [1, 2], "baseline": "a", "cells": cells, "measures": ["probes"]}
+    cells = [
+        {"name": "a", "method": "stage-2", "label": "A", "overrides": {"latent.num_latents": 2}},
+        {"sweep": "latent.num_latents", "values": [1, 2], "method": "stage-2", "label": "{setting} {value}"},
+    ]
+    value = {
+        "name": "mine",
+        "recipe": "micro",
+        "seeds": [1, 2],
+        "baseline": "a",
+        "cells": cells,
+        "measures": ["probes"],
+    }
 
     def read(data: bytes) -> object:
         file.write_bytes(data)
@@ -157,11 +226,25 @@ def _studies(folder: Path) -> Prepared:
 
 def _mirage_json(folder: Path) -> Prepared:
     settings = load("micro")
-    chapter = {"stage": "grounding", "seed": 1, "settings": {"steps": 2}, "model": {"lora": None}, "begun_with": "0" * 64,
-               "data": {"examples": {"digest": "0" * 64, "counts": {"vsp-planning": {"train": 3}}}}}  # fmt: skip
-    value = {"prompt": identity(settings.prompt), "latent": identity(settings.latent), "variant": "direct",
-             "recipe": "micro", "stage": "grounding", "stages": ["base", "grounding"], "source": "from_scratch",
-             "history": [chapter], "made_with": {"commit": "0" * 40, "versions": {"torch": "2"}}}  # fmt: skip
+    chapter = {
+        "stage": "grounding",
+        "seed": 1,
+        "settings": {"steps": 2},
+        "model": {"lora": None},
+        "begun_with": "0" * 64,
+        "data": {"examples": {"digest": "0" * 64, "counts": {"vsp-planning": {"train": 3}}}},
+    }
+    value = {
+        "prompt": identity(settings.prompt),
+        "latent": identity(settings.latent),
+        "variant": "direct",
+        "recipe": "micro",
+        "stage": "grounding",
+        "stages": ["base", "grounding"],
+        "source": "from_scratch",
+        "history": [chapter],
+        "made_with": {"commit": "0" * 40, "versions": {"torch": "2"}},
+    }
     (folder / "config.json").write_text("{}")
     store = Store.open(folder / "store")
 
@@ -185,12 +268,23 @@ def _headers(folder: Path) -> Prepared:
     """The safetensors of a model's folder: read-outs, code readers, weights of other authors."""
     readout = LatentReadout(4, "mlp", 8, stops=True)
     save_file(dict(readout.state_dict()), folder / READOUT_FILE, metadata={"head": "mlp"})
-    parts = {"what.weight": torch.ones(3, 4), "what.bias": torch.ones(3), "codes": torch.ones(3, 4), "centre": torch.ones(4)}
+    parts = {
+        "what.weight": torch.ones(3, 4),
+        "what.bias": torch.ones(3),
+        "codes": torch.ones(3, 4),
+        "centre": torch.ones(4),
+    }
     save_file(parts, folder / HEADS_FILE, metadata={"about": "{}"})
-    save_file({"lvr_head.ln_q.weight": torch.ones(4), "lvr_latent_end_emb": torch.ones(4)}, folder / "model.safetensors")
+    save_file(
+        {"lvr_head.ln_q.weight": torch.ones(4), "lvr_latent_end_emb": torch.ones(4)}, folder / "model.safetensors"
+    )
     names = (READOUT_FILE, HEADS_FILE, "model.safetensors")
     good = {name: (folder / name).read_bytes() for name in names}
-    readers = {READOUT_FILE: load_readout, HEADS_FILE: lambda place, _: load_code_reader(place), "model.safetensors": authors_readout}
+    readers = {
+        READOUT_FILE: load_readout,
+        HEADS_FILE: lambda place, _: load_code_reader(place),
+        "model.safetensors": authors_readout,
+    }
 
     def read(case: tuple[str, bytes]) -> object:
         name, data = case
@@ -216,7 +310,9 @@ def mutated_header(data: bytes, chance: Random) -> bytes:
 
 def _checkpoints(folder: Path) -> Prepared:
     values = torch.arange(6, dtype=torch.float32)
-    shard = Shard(3, {"w": (2, 3)}, {f"{kind}/w": Piece(0, values.clone()) for kind in ("master", "exp_avg", "exp_avg_sq")})
+    shard = Shard(
+        3, {"w": (2, 3)}, {f"{kind}/w": Piece(0, values.clone()) for kind in ("master", "exp_avg", "exp_avg_sq")}
+    )
     write_shard(shard_file(folder, 0), shard)
     write_common(folder, "grounding", 3, shard, Curves())
     names = (shard_file(folder, 0).name, METADATA_FILE)
@@ -224,7 +320,9 @@ def _checkpoints(folder: Path) -> Prepared:
 
     def draw(chance: Random) -> tuple[str, bytes]:
         name = chance.choice(names)
-        return name, mutated_header(good[name], chance) if name == names[0] else mutated_json(json.loads(good[name]), chance)
+        return name, mutated_header(good[name], chance) if name == names[0] else mutated_json(
+            json.loads(good[name]), chance
+        )
 
     def read(case: tuple[str, bytes]) -> None:
         name, data = case

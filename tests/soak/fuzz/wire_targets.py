@@ -24,16 +24,44 @@ from tests.soak.fuzz.target import Target
 Prepared = tuple[Callable[[Random], Any], Callable[[Any], object]]
 TRAJECTORY = {"output": "A<latents:2>", "token_ids": [1, 2], "spans": [{"position": 1, "num_latents": 2}]}
 COMPLETION = {
-    "id": "x", "model": "m", "object": "chat.completion", "usage": {"prompt_tokens": 3, "completion_tokens": 1},
-    "choices": [{"index": 0, "finish_reason": "stop",
-                 "message": {"role": "assistant", "content": "A", "refusal": None, "trajectory": TRAJECTORY}}],
-}  # fmt: skip
-SERVED = {"method": "stage-2", "latents": "on", "prompt": "short", "variant": "direct", "planning_rule": "mirage",
-          "max_tokens": 9, "temperature": 0.0, "top_p": 1.0}  # fmt: skip
+    "id": "x",
+    "model": "m",
+    "object": "chat.completion",
+    "usage": {"prompt_tokens": 3, "completion_tokens": 1},
+    "choices": [
+        {
+            "index": 0,
+            "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "A", "refusal": None, "trajectory": TRAJECTORY},
+        }
+    ],
+}
+SERVED = {
+    "method": "stage-2",
+    "latents": "on",
+    "prompt": "short",
+    "variant": "direct",
+    "planning_rule": "mirage",
+    "max_tokens": 9,
+    "temperature": 0.0,
+    "top_p": 1.0,
+}
 MODELS = {"object": "list", "data": [{"id": "m", "object": "model", "created": 1, "owned_by": "x", "mirage": SERVED}]}
 ERROR = {"error": {"message": "no", "type": "invalid_request_error", "param": None, "code": "insufficient_quota"}}
 STATUSES = (300, 302, 400, 401, 403, 404, 408, 409, 418, 422, 429, 500, 503, 599)
-HEADERS = ("", "0", "1", "-1", "nan", "inf", "1e400", "Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 99 Oct", "\u0661", "x" * 400)
+HEADERS = (
+    "",
+    "0",
+    "1",
+    "-1",
+    "nan",
+    "inf",
+    "1e400",
+    "Wed, 21 Oct 2026 07:28:00 GMT",
+    "Wed, 99 Oct",
+    "\u0661",
+    "x" * 400,
+)
 
 
 def _client() -> EndpointClient:
