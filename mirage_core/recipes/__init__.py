@@ -20,6 +20,9 @@ FOLDER = Path(__file__).parent
 SUFFIXES = (".yaml", ".yml")
 LARGEST = 1_000_000
 _MOST_VALUES = 100_000
+_DEEPEST = 50
+_SHORT = 1_000
+"""A text of so few characters is not nested too deeply."""
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a tenth of the time
 
 
@@ -124,6 +127,7 @@ def _parsed(text: str, where: str) -> Any:
     except UnicodeEncodeError as error:
         raise SettingsError(f"{where} holds half of a surrogate pair, which is no text") from error
     try:
+        _check_depth(text, where)
         node = loader.get_single_node()
         _check_nodes(node, where)
         return None if node is None else loader.construct_document(node)
@@ -134,6 +138,15 @@ def _parsed(text: str, where: str) -> Any:
         raise SettingsError(f"{where} holds a value that YAML does not know: {error}") from error
     finally:
         loader.dispose()
+
+
+def _check_depth(text: str, where: str) -> None:
+    """Refuse what is nested deeper than any recipe: libyaml calls itself for each level, until the process ends."""
+    depth = 0
+    for event in yaml.parse(text, _LOADER) if len(text) > _SHORT else ():
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise SettingsError(f"{where} is nested deeper than {_DEEPEST} levels: it is no recipe")
 
 
 def _check_nodes(root: yaml.Node | None, where: str) -> None:

@@ -167,7 +167,7 @@ RECIPES = {  # the text of a recipe -> the message
     'seed: "\\ud800"': "yaml",
     BOMB: "aliases",
     "seed: &a [*a]": "aliases",
-    DEEP: "yaml",
+    DEEP: "nested deeper",
     "a: b: c": "yaml",
     "\x00": "yaml",
     "seed: \x01": "yaml",
