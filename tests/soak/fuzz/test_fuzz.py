@@ -20,7 +20,7 @@ def test_hostile_input_is_read_or_refused(target: Target, tmp_path: Path) -> Non
         warnings.simplefilter("ignore")
         tally = run(target, tmp_path, target.count, SEED)
     assert not tally.faults, "\n".join(f"{said}\n    {case}" for said, case in tally.kept)
-    assert tally.cases == target.count and tally.read > 0, tally.as_json()
+    assert tally.cases == target.count and (tally.read > 0 or "errors" in target.name), tally.as_json()
     if "answers" not in target.name:  # an answer is never refused, it is unparsed
         assert sum(tally.refused.values()) > tally.cases / 50, tally.as_json()
 
