@@ -1,4 +1,4 @@
-"""Build hooks: a wheel puts the program's packages below ``mirage_app``; an editable install leaves them where they are."""
+"""Build hooks: a wheel puts the program's packages below ``mirage_app``; an editable install leaves them."""
 
 from __future__ import annotations
 

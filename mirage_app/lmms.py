@@ -1,4 +1,4 @@
-"""What lmms-eval's entry point names: the plug-in of flows/lmms, in lmms-eval's process, whose own modules stay first."""
+"""What lmms-eval's entry point names: the plug-in of flows/lmms; the modules of lmms-eval's process stay first."""
 
 from __future__ import annotations
 

