@@ -231,7 +231,6 @@ LINES = {  # a user's own line -> the message
             ({"images": ["x" * 300]}, "missing"),
             ({"images": ["x" * 5000]}, "no file has"),
             ({"images": ["."]}, "folder"),
-            ({"options": []}, "options"),
             ({"options": "left"}, "options"),
             ({"options": ["left"]}, "options"),
             ({"options": [1, 2]}, "options"),
