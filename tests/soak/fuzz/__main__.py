@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 from tests.soak.fuzz import TARGETS
-from tests.soak.fuzz.target import run
+from tests.soak.fuzz.target import memory, run
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
     for target in TARGETS:
         if words and not any(word in target.name for word in words):
             continue
-        with tempfile.TemporaryDirectory(prefix="mirage-fuzz-", dir=_memory()) as folder:
+        with tempfile.TemporaryDirectory(prefix="mirage-fuzz-", dir=memory()) as folder:
             tally = run(target, Path(folder), options.count, options.seed, options.seconds)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         print(json.dumps({**tally.as_json(), "peak MiB": round(peak)}), flush=True)
@@ -38,11 +38,6 @@ def main() -> int:
             print(f"{target.name}: {said}\n    {case}", file=sys.stderr, flush=True)
         bad += bool(tally.faults)
     return int(bad > 0)
-
-
-def _memory() -> str | None:
-    """A folder in main memory, where there is one: files are written by the million."""
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from pathlib import Path
 
@@ -9,16 +10,16 @@ import pytest
 
 from mirage_core.errors import InputError
 from tests.soak.fuzz import TARGETS
-from tests.soak.fuzz.target import Target, run
+from tests.soak.fuzz.target import Target, memory, run
 
 SEED = 1
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
-def test_hostile_input_is_read_or_refused(target: Target, tmp_path: Path) -> None:
-    with warnings.catch_warnings():
+def test_hostile_input_is_read_or_refused(target: Target) -> None:
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="mirage-fuzz-", dir=memory()) as folder:
         warnings.simplefilter("ignore")
-        tally = run(target, tmp_path, target.count, SEED)
+        tally = run(target, Path(folder), target.count, SEED)
     assert not tally.faults, "\n".join(f"{said}\n    {case}" for said, case in tally.kept)
     assert tally.cases == target.count and (tally.read > 0 or "errors" in target.name), tally.as_json()
     if "answers" not in target.name:  # an answer is never refused, it is unparsed
