@@ -168,7 +168,8 @@ def _image(row: Row, kind: str, name: str) -> bytes:
         if is_file(row.file.parent / candidate):
             return read_image_file(row, "image", candidate)[0]
     raise DataError(
-        f"{row.where}: the image {name!r:.200} is missing; looked for {candidates[0]:.300} and {len(candidates) - 1} others"
+        f"{row.where}: the image {name!r:.200} is missing; looked for {candidates[0]:.300} and "
+        f"{len(candidates) - 1} others"
     )
 
 

@@ -8,6 +8,7 @@ Responses are uncompressed and limited in size. TLS certificates are checked. Of
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -21,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from mirage_core.config import TeacherRuntime
 from mirage_core.errors import SettingsError
-from mirage_core.json_values import read_json
 from mirage_core.llm_client.rate_limit import retry_after
 from mirage_core.llm_client.request import Request
 from mirage_core.llm_client.secrets import REDACTED, redact_logs
@@ -311,11 +311,11 @@ class _Completion(BaseModel):
 def _completion(body: bytes) -> _Completion | str:
     """Parse a response's body; returns the completion, or a description of the error."""
     try:
-        return _Completion.model_validate(read_json(body))
+        return _Completion.model_validate(json.loads(body))
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         return f"{'.'.join(str(part) for part in first['loc']) or 'it'}: {first['msg']}"
-    except ValueError:
+    except (ValueError, RecursionError):
         return "not JSON"
 
 
