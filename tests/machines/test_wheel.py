@@ -1,4 +1,4 @@
-"""A wheel, installed away from the checkout: the command works from any folder, and takes no module's name of a user."""
+"""A wheel, installed away from the checkout: the command works from any folder, and no name of a user is taken."""
 
 from __future__ import annotations
 
