@@ -54,11 +54,15 @@ def cases(quick: bool) -> Iterator[tuple[str, int, int]]:
         yield KINDS[0], more // 10 if quick else more, 1
 
 
+_CASE = "from mirage_app import provide; provide(); from bench.synthesis import main; main()"
+"""A case in a process of its own, in a checkout and installed."""
+
+
 def measure(on_row: Callable[[Row], None], *, quick: bool) -> list[Row]:
     """Measure every case in a process of its own."""
     rows = []
     for kind, samples, processes in cases(quick):
-        command = [sys.executable, "-m", "bench.synthesis", kind, str(samples), str(processes)]
+        command = [sys.executable, "-c", _CASE, kind, str(samples), str(processes)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command[1:])} exited with {done.returncode}:\n{done.stderr[-2000:]}")

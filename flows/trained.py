@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
@@ -14,6 +13,7 @@ from pydantic import ValidationError
 from mirage_core import benchmarks
 from mirage_core.config import Settings, identity
 from mirage_core.errors import ArtifactMissing, InputError, SettingsError
+from mirage_core.json_values import read_json
 from mirage_core.latent.span_tokens import authors_metadata, family_of_folder
 from mirage_core.methods import TRAIN_STAGES, Method, furthest_first, get_method, method_of_stage
 from mirage_core.pipeline.run_record import RunRecord, load_record
@@ -180,7 +180,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return authors_metadata(family_of_folder(folder))
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = read_json(path.read_bytes())
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}): take the folder as it was saved") from error
     return metadata if isinstance(metadata, dict) else {}

@@ -72,7 +72,7 @@ def remarks(data: bytes, what: str, background: Background = "white") -> list[st
     """Return what a person should know about how an image is read; empty for an ordinary one. DataError as above."""
     image = read_header(data, what)
     notes = []
-    frames = getattr(image, "n_frames", 1)
+    frames = _frames(image)
     if frames > 1 and image.format != "MPO":
         notes.append(f"it has {frames} frames; the first is used")
     if _orientation(image) not in (0, 1):
@@ -117,6 +117,13 @@ def shown_bytes(data: bytes, what: str, background: Background = "white") -> byt
 
 def _decode_error(what: str, error: Exception | str) -> DataError:
     return DataError(f"{what} cannot be decoded ({error}); {_EXPECTED}.")
+
+
+def _frames(image: Image.Image) -> int:
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # damaged after the first frame, which is the one that is used
+        return 1
 
 
 def _orientation(image: Image.Image) -> int:

@@ -83,4 +83,4 @@ def generator_of(checkpoint: Checkpoint) -> Generator:
 
 def serve_command(model: str, *options: str) -> list[str]:
     """Return the words that start a server of a model at a free port of this machine."""
-    return [sys.executable, "-m", "flows.cli", "serve", model, "--port", "0", *options]
+    return [sys.executable, "-m", "mirage_app", "serve", model, "--port", "0", *options]

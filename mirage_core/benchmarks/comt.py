@@ -19,7 +19,7 @@ from typing import Any
 from mirage_core.benchmarks.benchmark import Benchmark
 from mirage_core.benchmarks.io.faults import converted
 from mirage_core.benchmarks.io.hub_rows import hub_folder
-from mirage_core.benchmarks.io.jsonl import Row, read_image_file, read_rows
+from mirage_core.benchmarks.io.jsonl import Row, is_file, read_image_file, read_rows
 from mirage_core.benchmarks.multiple_choice import LETTER_RULES, LETTERS, prompt, right_letter, scorer, with_options
 from mirage_core.benchmarks.official import letters as official
 from mirage_core.errors import DataError
@@ -29,7 +29,7 @@ from mirage_core.types import Problem, ProvidedImage, Split
 NAME = "comt"
 OFFICIAL_RULE = "comt-official"
 TYPES = ("creation", "deletion", "update", "selection")
-_IMAGE_REFERENCE = re.compile(r"\[?\bIMAGE(\d+)\b(?::[^\]\s]*)?\]?")
+_IMAGE_REFERENCE = re.compile(r"\[?\bIMAGE(\d{1,9})\b(?::[^\]\s]*)?\]?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def _image_names(row: Row) -> dict[int, str]:
         pairs = [(str(key), str(name)) for key, name in value.items()]
     elif isinstance(value, list):
         pairs = [(head, tail) for head, _, tail in (str(item).strip("[] ").partition(":") for item in value)]
-    names = {int(key.removeprefix("IMAGE")): name for key, name in pairs if re.fullmatch(r"IMAGE\d+", key) and name}
+    names = {int(key.removeprefix("IMAGE")): name for key, name in pairs if re.fullmatch(r"IMAGE\d{1,9}", key) and name}
     if not names or len(names) < len(pairs):
         raise DataError(f'{row.where}: image is {str(value)[:80]!r}, expected {{"IMAGE0": "ID", ...}}')
     return names
@@ -143,7 +143,13 @@ def _as_object(value: Any) -> Any:
     """A value that a table of the data set holds as JSON or as Python's spelling of it."""
     try:
         return ast.literal_eval(value) if isinstance(value, str) else value
-    except (ValueError, SyntaxError):
+    except (
+        ValueError,
+        SyntaxError,
+        TypeError,
+        RecursionError,
+        MemoryError,
+    ):  # all of them are ast's, for strange texts
         return value
 
 
@@ -159,10 +165,11 @@ def _image(row: Row, kind: str, name: str) -> bytes:
     folders = (f"images/{kind}/", f"images/{kind}/original/", "images/", "")
     candidates = [f"{folder}{name}{suffix}" for folder in folders for suffix in suffixes]
     for candidate in candidates:
-        if (row.file.parent / candidate).is_file():
+        if is_file(row.file.parent / candidate):
             return read_image_file(row, "image", candidate)[0]
     raise DataError(
-        f"{row.where}: the image {name!r} is missing; looked for {candidates[0]} and {len(candidates) - 1} others"
+        f"{row.where}: the image {name!r:.200} is missing; looked for {candidates[0]:.300} and "
+        f"{len(candidates) - 1} others"
     )
 
 

@@ -38,7 +38,9 @@ def lettered(options: Sequence[str]) -> dict[str, str]:
     if not 2 <= len(texts) <= MAX_OPTIONS:
         raise DataError(f"got {len(texts)} options, expected 2 to {MAX_OPTIONS}")
     if len({text.casefold() for text in texts}) < len(texts) or not all(texts):
-        raise DataError(f"the options {texts} are not all different and non-empty: the right one would be ambiguous")
+        raise DataError(
+            f"the options {texts!r:.300} are not all different and non-empty: the right one would be ambiguous"
+        )
     return dict(zip(LETTERS, texts, strict=False))
 
 
@@ -59,7 +61,7 @@ def right_letter(answer: str, options: Sequence[str]) -> str:
     exact = [letter for letter, text in texts.items() if text.casefold() == answer.strip().casefold()]
     letter = exact[0] if exact else earlier.letter_of(answer.strip(), texts)
     if letter is None:
-        raise DataError(f"the answer {answer!r} is none of the options {texts}")
+        raise DataError(f"the answer {answer!r:.200} is none of the options {texts!r:.300}")
     return letter
 
 
@@ -123,7 +125,7 @@ def published_problem(
     letter = answer.strip().strip("()").upper()
     if not 2 <= len(options) <= MAX_OPTIONS or len(letter) != 1 or letter not in letters:
         raise DataError(
-            f"{where}: the answer {answer!r} is none of the letters {', '.join(letters)} of {len(options)} options"
+            f"{where}: the answer {answer!r:.200} is none of the letters {', '.join(letters)} of {len(options)} options"
         )
     question = "<image>\n" * len(images) + body.strip()
     return Problem(

@@ -49,7 +49,7 @@ def problems_of_row(row: PublishedRow, split: Split) -> Iterator[Problem]:
         raise DataError(f"{row.where}: {column} is {type(encoded).__name__}, expected a list of images")
     images = tuple(row.image(image, f"image {number}") for number, image in enumerate(encoded, start=1))
     if right not in answers:
-        raise DataError(f"{row.where}: correct_answer {right!r} is none of the answers {answers}")
+        raise DataError(f"{row.where}: correct_answer {right!r:.200} is none of the answers {answers!r:.300}")
     digest = _digest(question, images)
     orders = [answers, answers[::-1]]
     chosen = range(2) if split == "test" else [int(digest[0], 16) % 2]

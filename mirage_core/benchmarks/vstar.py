@@ -9,7 +9,6 @@ the JSONL, or the hub id are read.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from mirage_core.benchmarks.io.jsonl import LARGE_IMAGE_PIXELS
 from mirage_core.benchmarks.multiple_choice import LETTER_RULES, prompt, published_problem, scorer
 from mirage_core.benchmarks.official import letters as official
 from mirage_core.errors import DataError
+from mirage_core.json_values import read_json
 from mirage_core.types import Problem, Split
 
 NAME = "vstar"
@@ -53,7 +53,7 @@ def _annotated(folder: Path) -> Iterator[PublishedRow]:
     files = sorted(file for group in GROUPS for file in (folder / group).glob("*.json"))
     for number, file in enumerate(files, start=1):
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
+            values = read_json(file.read_bytes())
             question, (right, *wrong) = str(values["question"]), [str(option) for option in values["options"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file}: expected JSON with question and options, the right one first ({error})") from None

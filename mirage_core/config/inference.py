@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from mirage_core.config.model import LatentSettings, PromptSettings
 from mirage_core.config.section import identity
@@ -15,6 +15,9 @@ from mirage_core.types import Variant
 
 if TYPE_CHECKING:
     from mirage_core.config import Settings
+
+
+_VARIANT: TypeAdapter[Variant] = TypeAdapter(Variant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +45,12 @@ class InferenceSettings:
             return cls(
                 prompt=PromptSettings.model_validate(metadata["prompt"]) if "prompt" in metadata else recipe.prompt,
                 latent=LatentSettings.model_validate(metadata["latent"]) if "latent" in metadata else recipe.latent,
-                variant=metadata.get("variant", recipe.variant),
+                variant=_VARIANT.validate_python(metadata.get("variant", recipe.variant)),
             )
         except ValidationError as error:
             raise SettingsError(
-                f"mirage.json of the model holds prompt or latent settings this version does not know: {error}; "
-                "train it again, or use the version that made it"
+                "mirage.json of the model holds prompt, latent or variant settings this version does not know: "
+                f"{error}; train it again, or use the version that made it"
             ) from error
 
     def as_metadata(self, *, latents: bool = True) -> dict[str, Any]:

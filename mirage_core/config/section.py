@@ -65,7 +65,9 @@ class Section(BaseModel):
     LATER: ClassVar[frozenset[str]] = frozenset()
 
     # An error's text goes into logs: what was typed (a URL with a password in it) does not.
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod

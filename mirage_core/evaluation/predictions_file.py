@@ -88,11 +88,10 @@ def _problem_index(benchmark: str, problems: Sequence[Problem]) -> dict[tuple[in
 
 def _problem_id(row: Row, index: Mapping[tuple[int, int], str], known: set[str]) -> str:
     if "id" in row.values and "row" not in row.values:
-        if row.values["id"] not in known:
-            raise DataError(
-                f"{row.where}: the id {row.values['id']!r} is none of the {len(known)} problems of the data"
-            )
-        return str(row.values["id"])
+        identity = row.values["id"]
+        if not isinstance(identity, str) or identity not in known:
+            raise DataError(f"{row.where}: the id {identity!r:.80} is none of the {len(known)} problems of the data")
+        return identity
     number, order = _number(row, "row"), _number(row, "order", 0)
     if (number, order) not in index:
         last_row, last_order = max(each for each, _ in index), max(each for _, each in index)

@@ -7,7 +7,6 @@ twice. Recordings (a JSONL file, or a folder of such files) have the same format
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -17,7 +16,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mirage_core.errors import DataError, EndpointError
+from mirage_core.errors import DataError, EndpointError, InputError
+from mirage_core.json_values import read_json
 from mirage_core.llm_client.served_model import ServedTrajectory
 from mirage_core.store import Store
 from mirage_core.store.digests import OWN_SHA256, canonical_json
@@ -147,12 +147,12 @@ def _read_recording(path: Path) -> Iterator[Answer]:
 def _parse(line: bytes) -> Answer | None:
     """Parse a line; None if it is damaged. A line without its own sha256 was written by an earlier version."""
     try:
-        content = json.loads(line)
+        content = read_json(line)
         if not isinstance(content, dict):
             return None
         own = content.pop(OWN_SHA256, None)
         return Answer.model_validate(content) if own in (None, _own_sha256(content)) else None
-    except ValueError:  # pydantic's ValidationError is one
+    except (ValueError, InputError):  # pydantic's ValidationError is a ValueError
         return None
 
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mirage_core.errors import SettingsError
 from mirage_core.methods import programs
 
 if TYPE_CHECKING:
@@ -75,7 +76,18 @@ def model_card(about: Mapping[str, Any]) -> str:
 
     ``about["scores"]``: rows of the score table, as evaluations store them (``metrics.run_scores``).
     ``about["licence"]``: a licence identifier of the hub; default: the licence of the base model, if known.
+    SettingsError for a mirage.json that is none of this project's.
     """
+    try:
+        return _card(about)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise SettingsError(
+            f"mirage.json of the model cannot be described ({type(error).__name__}: {str(error)[:200]}): take the "
+            "model folder as it was saved"
+        ) from error
+
+
+def _card(about: Mapping[str, Any]) -> str:
     scores: Sequence[Mapping[str, Any]] = about.get("scores", ())
     parts = [
         f"---\n{_front_matter(about, scores)}\n---",

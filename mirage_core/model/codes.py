@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from mirage_core.errors import SettingsError
+from mirage_core.model.tensor_files import read_tensors
 
 HEADS_FILE = "step_heads.safetensors"
 """The heads of stepwise grounding, beside the model."""
@@ -46,15 +46,21 @@ def code_entries(codes: Tensor, centre: Tensor) -> Tensor:
 def load_code_reader(folder: Path) -> CodeReader:
     """Load what chooses codes from a model folder; SettingsError where the folder lacks the head or the codebook."""
     file = folder / HEADS_FILE
-    tensors = load_file(file) if file.is_file() else {}
+    tensors = read_tensors(file)[0] if file.is_file() else {}
     missing = [name for name in _PARTS if name not in tensors]
     if missing:
         raise SettingsError(
             f"{folder} feeds codes (latent.input code), but {HEADS_FILE} in it lacks {', '.join(missing)}: copy the "
             "file from where the model was trained, or train it again with stepwise what: codebook"
         )
+    head_shape, codes_shape = tensors["what.weight"].shape, tensors["codes"].shape
+    if len(head_shape) != 2 or codes_shape != head_shape or tensors["what.bias"].shape != head_shape[:1]:
+        raise SettingsError(
+            f"{file} has a head {list(head_shape)} for codes {list(codes_shape)}, expected one entry a class: copy the "
+            "file from where the model was trained"
+        )
     with torch.no_grad():
-        classes, width = tensors["what.weight"].shape
+        classes, width = head_shape
         head = nn.Linear(width, classes)
         head.weight.copy_(tensors["what.weight"])
         head.bias.copy_(tensors["what.bias"])

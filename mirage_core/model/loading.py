@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from mirage_core.config import ArchitectureSettings, LatentSettings, ModelSettings
 from mirage_core.errors import SettingsError
+from mirage_core.json_values import read_json
 from mirage_core.latent.span_tokens import authors_metadata, span_family
 from mirage_core.latent.tokens import (
     TokenIds,
@@ -348,7 +349,7 @@ def _latent_input(about: Mapping[str, Any]) -> str | None:
 def _read_object(file: Path) -> dict[str, Any]:
     """Read a JSON object of a model folder; SettingsError names the file."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file.read_bytes())
     except ValueError as error:
         raise SettingsError(f"{file} is not JSON ({_first_line(error)}); fetch the model folder again.") from error
     if not isinstance(content, dict):

@@ -6,16 +6,15 @@ own for spans. Legend: D hidden.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import safe_open
 from torch import Tensor
 
 from mirage_core.errors import SettingsError
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.readout import HeadKind, LatentReadout
+from mirage_core.model.tensor_files import files_of_weights, read_tensors
 
 _HEADS: Mapping[HeadKind, Mapping[str, str]] = {
     "simple": {"ln_q": "head.0", "mlp.0": "head.1", "mlp.2": "head.3"},
@@ -43,7 +42,7 @@ def authors_readout(folder: Path, backbone: Backbone) -> LatentReadout | None:
         weights[f"{layers.get(layer, layer)}.{part}"] = tensor
     if _STOP in tensors:
         weights["stop.weight"] = tensors[_STOP].reshape(1, -1)
-    inner = len(named["gate_proj.weight"]) if kind == "glu" else 0
+    inner = named["gate_proj.weight"].numel() // backbone.hidden_size if kind == "glu" else 0
     readout = LatentReadout(backbone.hidden_size, kind, inner, stops=_STOP in tensors)
     return _filled(readout, weights, folder).to(backbone.device, backbone.dtype)
 
@@ -60,15 +59,7 @@ def _filled(readout: LatentReadout, weights: Mapping[str, Tensor], folder: Path)
 
 def _tensors(folder: Path, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     """Return the weights of a folder whose names begin so, from one file or from shards."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        places: Mapping[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = sorted({file for name, file in places.items() if name.startswith(prefixes)})
-    else:
-        files = ["model.safetensors"]
     found: dict[str, Tensor] = {}
-    for file in files:
-        if (folder / file).is_file():
-            with safe_open(folder / file, "pt") as opened:
-                found |= {name: opened.get_tensor(name) for name in opened.keys() if name.startswith(prefixes)}  # noqa: SIM118 -- no dict
+    for file in files_of_weights(folder, prefixes):
+        found |= read_tensors(file, prefixes)[0]
     return found

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from mirage_core.errors import SettingsError
 from mirage_core.model.backbone import Backbone
+from mirage_core.model.tensor_files import read_tensors
 from mirage_core.model.weights import SavedModule
 
 READOUT_FILE = "latent_readout.safetensors"
@@ -110,16 +109,15 @@ def load_readout(folder: Path, backbone: Backbone) -> LatentReadout | None:
     file = folder / READOUT_FILE
     if not file.is_file():
         return None
-    weights = load_file(file)
-    with safe_open(file, "pt") as opened:
-        kind = (opened.metadata() or {}).get("head", "none")
+    weights, metadata = read_tensors(file)
+    kind = metadata.get("head", "none")
     sizes = {name: tuple(weight.shape) for name, weight in weights.items()}
     try:
         inner, hidden = sizes.get("head.0.weight" if kind == "mlp" else "head.gate_proj.weight", (0, 0))
         hidden = hidden or next(size[-1] for name, size in sizes.items() if name in ("stop.weight", "head.0.weight"))
         readout = LatentReadout(hidden, kind, inner, stops="stop.weight" in weights)  # type: ignore[arg-type]
         readout.load_state_dict(weights)
-    except (StopIteration, RuntimeError) as error:
+    except (StopIteration, RuntimeError, ValueError, IndexError, TypeError) as error:
         raise SettingsError(
             f"{file} is no latent readout ({kind}, {sizes}): copy the file from where the model was trained"
         ) from error

@@ -19,6 +19,10 @@ from mirage_core.recipes.task_file import beside, with_task
 FOLDER = Path(__file__).parent
 SUFFIXES = (".yaml", ".yml")
 LARGEST = 1_000_000
+_MOST_VALUES = 100_000
+_DEEPEST = 50
+_SHORT = 1_000
+"""A text of so few characters is not nested too deeply."""
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a tenth of the time
 
 
@@ -117,25 +121,57 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parsed(text: str, where: str) -> Any:
-    """Return what a YAML text holds; SettingsError for repeated keys."""
-    loader = _LOADER(text)
+    """Return what a YAML text holds; SettingsError for repeated keys, YAMLError for what is no YAML."""
     try:
+        loader = _LOADER(text)
+    except UnicodeEncodeError as error:
+        raise SettingsError(f"{where} holds half of a surrogate pair, which is no text") from error
+    try:
+        _check_depth(text, where)
         node = loader.get_single_node()
-        _refuse_repeated(node, where)
+        _check_nodes(node, where)
         return None if node is None else loader.construct_document(node)
+    except yaml.YAMLError:
+        raise
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        # The library's constructors fail so on dates, numbers and tags that are none.
+        raise SettingsError(f"{where} holds a value that YAML does not know: {error}") from error
     finally:
         loader.dispose()
 
 
-def _refuse_repeated(node: yaml.Node | None, where: str) -> None:
-    """Refuse repeated keys, of which YAML silently uses the last."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise SettingsError(f"{where}, line {key.start_mark.line + 1}: {key.value} is given twice; keep one")
-            seen.add(key.value)
-            _refuse_repeated(value, where)
+def _check_depth(text: str, where: str) -> None:
+    """Refuse what is nested deeper than any recipe: libyaml calls itself for each level, until the process ends."""
+    depth = 0
+    for event in yaml.parse(text, _LOADER) if len(text) > _SHORT else ():
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise SettingsError(f"{where} is nested deeper than {_DEEPEST} levels: it is no recipe")
+
+
+def _check_nodes(root: yaml.Node | None, where: str) -> None:
+    """Refuse repeated keys, of which YAML silently uses the last, keys that are no texts, and aliases without end."""
+    waiting, count = [root], 0
+    while waiting:
+        node, count = waiting.pop(), count + 1
+        if count > _MOST_VALUES:
+            raise SettingsError(f"{where} holds more than {_MOST_VALUES} values with its aliases written out")
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        if isinstance(node, yaml.MappingNode):
+            _check_keys_of(node, where)
+            waiting += [value for _, value in node.value]
+
+
+def _check_keys_of(node: yaml.MappingNode, where: str) -> None:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        line = f"{where}, line {key.start_mark.line + 1}"
+        if not isinstance(key, yaml.ScalarNode):
+            raise SettingsError(f"{line}: a key is a list or a mapping, expected a name")
+        if key.value in seen:
+            raise SettingsError(f"{line}: {key.value} is given twice; keep one")
+        seen.add(key.value)
 
 
 def _pairs(overrides: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -149,6 +185,6 @@ def _parse(text: str) -> tuple[str, Any]:
     if not equals or not dotted.strip():
         raise SettingsError(f"got the override {text!r}, expected a.b=c, for example grounding.steps=100")
     try:
-        return dotted.strip(), yaml.load(value, _LOADER)  # noqa: S506 (it is a safe one)
+        return dotted.strip(), _parsed(value, f"the override {text!a:.200}")
     except yaml.YAMLError as error:
         raise SettingsError(f"the value of the override {text!r} is not YAML: {error}") from error

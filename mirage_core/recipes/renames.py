@@ -45,8 +45,8 @@ def set_in_current_words(text: str) -> str:
     dotted, equals, written = text.partition("=")
     try:
         value = yaml.safe_load(written)
-    except yaml.YAMLError:
-        return text
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError):
+        return text  # refused, with the reason, where it is read
     notes: list[str] = []
     name, current = _override(dotted.strip(), value, "--set", notes)
     _warn("--set", notes)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mirage_core.errors import InputError
+from mirage_core.json_values import read_json
 
 OWN_SHA256 = "own_sha256"
 SETTLED_NS = 2_000_000_000
@@ -20,9 +21,9 @@ def canonical_json(value: Any) -> bytes:
     """Encode a JSON value in one way only: sorted keys, no spaces, UTF-8; InputError for anything that is not JSON."""
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"expected a JSON value, got one that is not ({error}): {value!r:.200}") from error
-    return text.encode()
 
 
 def fingerprint(stage: str, version: int, settings: Any, inputs: Mapping[str, str]) -> str:
@@ -70,7 +71,7 @@ def load_checked(data: bytes) -> dict[str, Any]:
 
     A record without its own sha256 was written by an earlier version (or by hand) and is accepted.
     """
-    value = json.loads(data)
+    value = read_json(data)
     if not isinstance(value, dict):
         raise ValueError(f"got {type(value).__name__}, expected an object")
     if OWN_SHA256 not in value:

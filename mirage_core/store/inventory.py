@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections import defaultdict
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mirage_core.errors import ArtifactDamaged
+from mirage_core.json_values import read_json
 from mirage_core.store.backends.base import Backend
 from mirage_core.store.backends.entries import Entry
 from mirage_core.store.checkpoints import CHECKPOINTS
@@ -95,7 +95,7 @@ def _manifest(backend: Backend, path: str) -> Manifest | None:
 def _record(backend: Backend, name: str) -> Any:
     try:
         data = backend.read(name)
-        return load_checked(data) if data.startswith(b"{") else json.loads(data)
+        return load_checked(data) if data.startswith(b"{") else read_json(data)
     except ValueError as error:
         raise ArtifactDamaged(
             f"{name} in {backend.url} is damaged ({error}), so its references are unknown: repair or remove it, "

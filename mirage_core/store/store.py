@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mirage_core.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, InputError
+from mirage_core.json_values import read_json
 from mirage_core.store import checkpoints
 from mirage_core.store.artifact_folder import FileDamaged, all_faults, find_manifest, local_files, read_manifest
 from mirage_core.store.backends.base import Backend, open_backend
@@ -283,7 +284,7 @@ class Store:
         """Read a small JSON record; ArtifactMissing or ArtifactDamaged names it."""
         try:
             data = self.backend.read(safe_name(path))
-            return load_checked(data) if data.startswith(b"{") else json.loads(data)
+            return load_checked(data) if data.startswith(b"{") else read_json(data)
         except FileNotFoundError as error:
             raise ArtifactMissing(f"{path} is not in {self.url}") from error
         except ValueError as error:

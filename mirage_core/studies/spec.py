@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mirage_core.config import Measure, Method, Section
 from mirage_core.config.section import Scalar
@@ -46,6 +46,13 @@ class Sweep(Section):
     overrides: dict[str, Any] = Field(default_factory=dict, description="Settings that all of them share.")
     published: bool = Field(True, description="Whether the paper's figure of that very value may stand beside a cell.")
 
+    @field_validator("label")
+    @classmethod
+    def _has_known_places(cls, label: str) -> str:
+        if {"{", "}"} & set(label.replace("{setting}", "").replace("{value}", "")):
+            raise ValueError(f"the label is {label!r:.80}: expected no other places than {{setting}} and {{value}}")
+        return label
+
     def cells(self) -> tuple[Cell, ...]:
         """Return one cell a value: ``num-latents-2``, or ``<name>-2``."""
         setting = self.sweep.rpartition(".")[2]
@@ -53,7 +60,7 @@ class Sweep(Section):
         return tuple(
             Cell(
                 name=f"{stem}-{str(value).lower().replace('_', '-')}",
-                label=self.label.format(setting=setting.replace("_", " "), value=value),
+                label=self.label.replace("{setting}", setting.replace("_", " ")).replace("{value}", str(value)),
                 method=self.method,
                 overrides={**self.overrides, self.sweep: value},
                 published=self.published,

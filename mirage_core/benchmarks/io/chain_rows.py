@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mirage_core.benchmarks.io.faults import converted
-from mirage_core.benchmarks.io.hub_rows import is_json_list, json_list
+from mirage_core.benchmarks.io.hub_rows import as_utf8, is_json_list, json_list
 from mirage_core.benchmarks.io.jsonl import Row, plain_text, read_image_file, read_rows
 from mirage_core.errors import DataError
 from mirage_core.image_files import displayed_size
@@ -143,7 +143,8 @@ def monet_rows(source: Path) -> Iterator[MonetRow]:
 
 def _monet_row(row: Row) -> MonetRow:
     turns: dict[str, list[Any]] = {}
-    for turn in row.values.get("data") or ():
+    listed = row.values.get("data")
+    for turn in listed if isinstance(listed, list) else ():
         content = _of(turn, "content")
         turns.setdefault(str(_of(turn, "role")), []).extend(content if isinstance(content, list) else [content])
     if not {"user", "assistant"} <= turns.keys():
@@ -177,10 +178,11 @@ def _records(source: Path, *patterns: str) -> Iterator[Row]:
             f"{source} is no file and no folder with {' or '.join(patterns)}: expected the data set as published"
         )
     for file in files:
-        if is_json_list(file):
-            yield from (Row(file, number, record) for number, record in enumerate(json_list(file), start=1))
-        else:
-            yield from read_rows(file)
+        with as_utf8(file):
+            if is_json_list(file):
+                yield from (Row(file, number, record) for number, record in enumerate(json_list(file), start=1))
+            else:
+                yield from read_rows(file)
 
 
 def _of(value: Any, key: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mirage_core.benchmarks.io.jsonl import other_spelling, read_lines
+from mirage_core.benchmarks.io.jsonl import is_file, other_spelling, read_lines
 from mirage_core.config import PUBLIC_SECTIONS, ProblemSettings
 from mirage_core.errors import DataError
 from mirage_core.recipes.task_file import read_task
@@ -59,7 +59,7 @@ def _images_digest(file: Path) -> str:
         names = [name for images in lists if isinstance(images, list) for name in images]
         for name in [*names, values.get("auxiliary_image")]:
             path = file.parent / name if isinstance(name, str) and name else None
-            found = path if path is None or path.is_file() else other_spelling(path)
+            found = path if path is None or is_file(path) else other_spelling(path)
             if found is not None:
                 digests[str(name)] = _DIGESTS.sha256(found)
     return fingerprint("pictures", 1, digests, {})

@@ -14,10 +14,12 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mirage_core.benchmarks.io.jsonl import (
@@ -30,6 +32,7 @@ from mirage_core.benchmarks.io.jsonl import (
 )
 from mirage_core.errors import DataError
 from mirage_core.image_files import SUFFIXES
+from mirage_core.json_values import read_json, refuse_halves
 
 _BATCH = 64
 _CHUNK = 2**20
@@ -133,8 +136,18 @@ def _words(path: Path) -> set[str]:
 def _file_rows(file: Path) -> Iterator[PublishedRow]:
     readers = {".jsonl": _json_lines, ".json": _json_rows, ".tsv": _tsv_rows}
     rows = readers.get(file.suffix, _parquet_rows)(file)
-    for number, values in enumerate(rows, start=1):
-        yield PublishedRow(f"{file}, row {number}", number, values, file)
+    with as_utf8(file):
+        for number, values in enumerate(rows, start=1):
+            yield PublishedRow(f"{file}, row {number}", number, values, file)
+
+
+@contextmanager
+def as_utf8(file: Path) -> Iterator[None]:
+    """Turn the errors of reading a file of texts into a DataError that names it."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read {file}: {error}; expected text in UTF-8") from error
 
 
 def _parquet_rows(file: Path) -> Iterator[Mapping[str, Any]]:
@@ -142,7 +155,7 @@ def _parquet_rows(file: Path) -> Iterator[Mapping[str, Any]]:
         with pq.ParquetFile(file) as table:
             for batch in table.iter_batches(batch_size=_BATCH):
                 yield from batch.to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"cannot read {file}: {error}; expected a parquet file") from error
 
 
@@ -152,8 +165,8 @@ def _json_lines(file: Path) -> Iterator[Mapping[str, Any]]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                values = read_json(line)
+            except ValueError as error:
                 raise DataError(f"{file}, line {number}: not valid JSON ({error})") from error
             if not isinstance(values, dict):
                 raise DataError(f"{file}, line {number}: expected a JSON object, got {type(values).__name__}")
@@ -182,8 +195,11 @@ def json_list(file: Path) -> Iterator[Mapping[str, Any]]:
             if text.startswith("]", at):
                 return
             try:
+                began = at
                 value, at = decoder.raw_decode(text, at)
-            except (ValueError, RecursionError) as error:
+            except RecursionError as error:
+                raise DataError(f"{file}, object {number + 1}: it is nested too deeply") from error
+            except ValueError as error:
                 more = stream.read(max(_CHUNK, len(text) - at))  # twice as much each time: long objects stay linear
                 if not more:
                     raise DataError(f"{file}, object {number + 1}: not valid JSON ({error})") from error
@@ -192,6 +208,10 @@ def json_list(file: Path) -> Iterator[Mapping[str, Any]]:
             number += 1
             if not isinstance(value, dict):
                 raise DataError(f"{file}, object {number}: expected a JSON object, got {type(value).__name__}")
+            try:
+                refuse_halves(value, text[began:at])
+            except ValueError as error:
+                raise DataError(f"{file}, object {number}: {error}") from error
             yield value
 
 

@@ -5,7 +5,7 @@ Every fault is a DataError that names the file, the line and the way out.
 
 from __future__ import annotations
 
-import json
+import errno
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,11 +16,13 @@ from PIL import Image
 
 from mirage_core.errors import DataError
 from mirage_core.image_files import read_rgb
+from mirage_core.json_values import read_json
 
 _ROOTS = 4
 """Folders above a file that may be the root of its repository."""
 _REPOSITORY_FOLDERS = 2
 """First folders of a name that data moved out of their repository may lack."""
+_LONGEST_NAME = 1_000
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_IMAGE_PIXELS = 32_000_000
 # For benchmarks about large images (HR-Bench 8K: 33 million pixels); Pillow itself warns from 89 million on.
@@ -107,8 +109,8 @@ def read_lines(file: Path) -> Iterator[Row | DataError]:
 
 def _json_object(line: str, where: str) -> Mapping[str, Any]:
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        values = read_json(line)
+    except ValueError as error:
         raise DataError(f"{where}: not valid JSON ({error}); expected one JSON object a line") from error
     if not isinstance(values, dict):
         raise DataError(f"{where}: expected a JSON object, got {type(values).__name__}")
@@ -139,11 +141,11 @@ def read_image_file(
     ``from_root``: the name may also be relative to a folder above the row's file, as in published repositories.
     """
     path = _path_below(row, key, name)
-    if not path.is_file():
+    if not is_file(path):
         path = other_spelling(path) or path
-    if not path.is_file() and from_root:
+    if not is_file(path) and from_root:
         path = _path_from_root(row.file.resolve().parent, name) or path
-    if not path.is_file():
+    if not is_file(path):
         roots = f", or below a folder above {row.file}" if from_root else ""
         raise DataError(f"{row.where}: the image {name!r} is missing; expected it at {path}{roots}")
     try:
@@ -159,6 +161,8 @@ def read_image_file(
 def _path_below(row: Row, key: str, name: str) -> Path:
     """The path of an image; DataError if it is outside the file's folder, through ``..`` or a link."""
     folder = row.file.resolve().parent
+    if len(name) > _LONGEST_NAME:
+        raise DataError(f"{row.where}: {key!r} is {name[:40]!r}..., {len(name)} characters: no file has such a name")
     try:
         path = (folder / name).resolve()
     except (OSError, ValueError) as error:
@@ -171,7 +175,17 @@ def _path_below(row: Row, key: str, name: str) -> Path:
 def other_spelling(path: Path) -> Path | None:
     """A file whose name has the same letters in the other form of Unicode (macOS decomposes names)."""
     spellings = (path.with_name(unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD"))
-    return next((spelling for spelling in spellings if spelling.is_file()), None)
+    return next((spelling for spelling in spellings if is_file(spelling)), None)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; none has a name that is too long."""
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def _path_from_root(folder: Path, name: str) -> Path | None:
@@ -188,7 +202,7 @@ def _path_from_root(folder: Path, name: str) -> Path | None:
     candidates += [(folder, folder.joinpath(*parts[at:])) for at in starts]
     for root, candidate in candidates:
         resolved = candidate.resolve()
-        if resolved.is_file() and resolved.is_relative_to(root):
+        if is_file(resolved) and resolved.is_relative_to(root):
             return resolved
     return None
 

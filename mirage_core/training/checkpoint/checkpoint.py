@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from mirage_core.distributed.context import current_process
 from mirage_core.distributed.events import EventWriter
 from mirage_core.distributed.job import Job
 from mirage_core.errors import ArtifactDamaged, TrainingError
+from mirage_core.json_values import read_json
 from mirage_core.training.checkpoint.sharded_state import EngineState, Shard, write_shard
 from mirage_core.training.logging.curves import Curves
 
 VERSION = 2
+_LARGEST, _MOST_SHARDS = 2**40, 2**16
 METADATA_FILE, CURVES_FILE = "checkpoint.json", "curves.parquet"
 EXTRA_FILES = "kept"
 """The folder in a job's scratch whose files travel with every checkpoint."""
@@ -115,12 +118,31 @@ def read_checkpoint(folder: Path, program: str) -> tuple[int, EngineState, Curve
 
 def _read_metadata(folder: Path) -> dict[str, Any]:
     try:
-        metadata = json.loads((folder / METADATA_FILE).read_text(encoding="utf-8"))
+        metadata = read_json((folder / METADATA_FILE).read_bytes())
         if not isinstance(metadata, dict):
             raise ValueError(f"{METADATA_FILE} holds no object")
+        if metadata.get("version") == VERSION:
+            _check_metadata(metadata)
     except (OSError, ValueError) as error:
         raise ArtifactDamaged(f"{folder} is not a training checkpoint: {error}. Delete it, then run again") from error
     return metadata
+
+
+def _check_metadata(metadata: Mapping[str, Any]) -> None:
+    """Raise ValueError for numbers that are none, and for shapes that are no lists of numbers."""
+    for name in ("step", "optimizer_steps", "shards"):
+        if type(metadata.get(name)) is not int or not 0 <= metadata[name] < _LARGEST:
+            raise ValueError(f"{name} is {metadata.get(name)!r:.80}, expected a whole number")
+    if metadata["shards"] > _MOST_SHARDS:
+        raise ValueError(f"it has {metadata['shards']} shards, expected one a process")
+    shapes = metadata.get("shapes")
+    sides = [side for shape in shapes.values() for side in _sides(shape)] if isinstance(shapes, dict) else [None]
+    if not all(type(side) is int and 0 <= side < _LARGEST for side in sides):
+        raise ValueError(f"shapes is {shapes!r:.80}, expected a list of whole numbers a parameter")
+
+
+def _sides(shape: Any) -> Sequence[Any]:
+    return shape if isinstance(shape, list) else [None]
 
 
 def add_extra_files(checkpoint: Path, scratch: Path) -> None:

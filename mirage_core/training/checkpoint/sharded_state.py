@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mirage_core.errors import ArtifactDamaged, TrainingError
+from mirage_core.json_values import read_json
 
 MASTER, MEAN, SQUARE = "master", "exp_avg", "exp_avg_sq"
 """State by kind: weights in float32, Adam's mean of gradients and of their squares."""
@@ -115,10 +116,12 @@ class EngineState:
     def _index(self, file: Path) -> None:
         try:
             opened = self._open_files.enter_context(safe_open(file, framework="pt"))
-            for name, begin in json.loads(opened.metadata()[_OFFSETS_KEY]).items():
+            for name, begin in dict(read_json(opened.metadata()[_OFFSETS_KEY])).items():
+                if type(begin) is not int or begin < 0:
+                    raise ValueError(f"the piece of {name!r:.80} begins at {begin!r:.80}, expected a whole number")
                 values = opened.get_slice(name)
                 self._pieces.setdefault(name, []).append((begin, values.get_shape()[0], values))
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        except (OSError, SafetensorError, ValueError, LookupError, TypeError) as error:
             raise ArtifactDamaged(
                 f"{file.parent} is not a training checkpoint: {file.name}: {error}. Delete it, then run again"
             ) from error

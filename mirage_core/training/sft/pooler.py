@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.nn.utils.rnn import pad_sequence
@@ -23,6 +22,7 @@ from mirage_core.latent.collate import LatentBatch
 from mirage_core.latent.examples import IGNORED, EncodedExample
 from mirage_core.model.backbone import Backbone
 from mirage_core.model.forward.grounding import auxiliary_images, fed_forward
+from mirage_core.model.tensor_files import read_tensors
 from mirage_core.model.weights import SavedModule
 from mirage_core.training.objective import LossParts
 from mirage_core.training.sft.text import cross_entropy
@@ -152,13 +152,21 @@ def load_pooler(folder: Path, backbone: Backbone, num_latents: int) -> Pooler:
     file = folder / POOLER_FILE
     if not file.is_file():
         raise SettingsError(f"{folder} has no {POOLER_FILE}: train from the result of the stage pooler")
-    weights = load_file(file)
-    found, expected = tuple(weights["queries"].shape), (num_latents, backbone.hidden_size)
+    weights = read_tensors(file)[0]
+    found, expected = (
+        tuple(weights["queries"].shape) if "queries" in weights else (),
+        (num_latents, backbone.hidden_size),
+    )
+    if len(found) != 2:
+        raise SettingsError(f"{file} holds no pooler: copy the file from where the model was trained")
     if found != expected:
         raise SettingsError(
             f"{file} makes {found[0]} vectors of {found[1]} numbers, expected {expected[0]} of {expected[1]}: set "
             "latent.num_latents to what it was trained with"
         )
     pooler = Pooler(backbone.hidden_size, num_latents)
-    pooler.load_state_dict(weights)
+    try:
+        pooler.load_state_dict(weights)
+    except RuntimeError as error:
+        raise SettingsError(f"{file} holds no whole pooler: copy the file from where the model was trained") from error
     return pooler.to(backbone.device, backbone.dtype).requires_grad_(False)

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax, normalize
 
 from mirage_core.config import StepwiseSettings
-from mirage_core.errors import InputError
+from mirage_core.errors import InputError, SettingsError
+from mirage_core.json_values import read_json
 from mirage_core.model.codes import HEADS_FILE, CodeReader, code_entries
+from mirage_core.model.tensor_files import read_tensors
 from mirage_core.model.weights import SavedModule
 from mirage_core.training.stepwise.batch import StepBatch
 from mirage_core.training.stepwise.codebook import Codebook
@@ -261,14 +261,20 @@ def load_heads(folder: Path, hidden_size: int) -> tuple[StepHeads, dict[str, Any
     file = folder / HEADS_FILE
     if not file.is_file():
         raise InputError(f"{folder} has no {HEADS_FILE}: its model was trained without stepwise grounding")
-    with safe_open(file, "pt") as opened:
-        about = json.loads(opened.metadata()[_ABOUT])
-    weights = {name: tensor.float() for name, tensor in load_file(file).items()}
-    settings = StepwiseSettings.model_validate(about.pop("settings"))
-    codes = weights.get("codes")
-    kinds = len(weights["what.bias"]) if "what.bias" in weights else 0
-    heads = StepHeads(hidden_size, settings, len(about.get("cells", ())), kinds, codes, weights.get("centre"))
-    heads.load_state_dict(weights)
+    tensors, metadata = read_tensors(file)
+    weights = {name: tensor.float() for name, tensor in tensors.items()}
+    try:
+        about = dict(read_json(metadata[_ABOUT]))
+        settings = StepwiseSettings.model_validate(about.pop("settings"))
+        codes = weights.get("codes")
+        kinds = len(weights["what.bias"]) if "what.bias" in weights else 0
+        heads = StepHeads(hidden_size, settings, len(about.get("cells", ())), kinds, codes, weights.get("centre"))
+        heads.load_state_dict(weights)
+    except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+        raise SettingsError(
+            f"{file} holds no heads of stepwise grounding ({str(error)[:200]}): copy the file from where the model was "
+            "trained"
+        ) from error
     return heads, about
 
 
