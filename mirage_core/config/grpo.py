@@ -20,7 +20,7 @@ class GRPOSettings(Section):
     enabled: bool = True
     steps: int = Field(100, ge=0, description="Policy updates.")
     prompts_per_step: Positive = 8
-    group_size: Positive = Field(8, description="Sampled answers of each prompt.")
+    group_size: int = Field(8, ge=2, description="Sampled answers of each prompt; advantages compare them.")
     micro_batch_size: int | None = Field(None, gt=0, description="Answers of a forward pass of one process; None: all.")
     learning_rate: float = Field(1e-6, gt=0)
     warmup_steps: int = Field(0, ge=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,15 @@ class BenchmarkData(Section):
     train: int = Field(1000, ge=0, description="Training problems, spread evenly over the levels.")
     validation: int = Field(100, ge=0, description="Validation problems, spread over train_levels.")
     test_per_level: int = Field(100, ge=0, description="Held-out test problems of each test level.")
+
+    @model_validator(mode="after")
+    def _problems_have_levels(self) -> Self:
+        """Problems of no level cannot be made."""
+        if not self.train_levels and (self.train or self.validation):
+            raise ValueError("train_levels is empty: name one level or more, or set train and validation to 0")
+        if not self.test_levels and self.test_per_level:
+            raise ValueError("test_levels is empty: name one level or more, or set test_per_level to 0")
+        return self
 
 
 class ReasoningData(BenchmarkData):

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from mirage_core.distributed.oom import generation_batch_size
-from mirage_core.errors import DataError, SettingsError, TrainingError
+from mirage_core.errors import DataError, TrainingError
 from mirage_core.generation import generator
 from mirage_core.store.records import load_problems
 from mirage_core.store.tables import read_table
@@ -382,5 +382,5 @@ def test_a_range_of_accuracies_that_no_group_can_have_is_refused(inputs: Path, t
 
 
 def test_a_group_of_one_is_refused(inputs: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"grpo\.group_size"):
-        run_here(make_job(inputs, tmp_path / "one", "grpo", grpo={"group_size": 1}))
+    with pytest.raises(ValidationError, match=r"group_size"):
+        make_job(inputs, tmp_path / "one", "grpo", grpo={"group_size": 1})

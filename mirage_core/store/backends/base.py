@@ -81,6 +81,6 @@ def _fsspec_backend(url: str, scheme: str) -> FsspecBackend:
     options = s3.connection_options() if scheme in s3.SCHEMES else {"use_listings_cache": False}
     try:
         system, base = url_to_fs(url, **options)
-    except (ImportError, ValueError) as error:
+    except (ImportError, ValueError, OSError) as error:
         raise SettingsError(f"the store root {url!r} cannot be opened: {error}") from error
     return FsspecBackend(url, system, base.rstrip("/"))

@@ -61,8 +61,10 @@ def connection_options() -> dict[str, Any]:
 
 
 def check_url(url: str) -> None:
-    """Raise SettingsError, without the URL, when an S3 URL holds keys: logs, manifests and the UI show it."""
+    """Raise SettingsError for an S3 URL without a bucket, or with keys: logs, manifests and the UI show it."""
     parts = urlsplit(url)
+    if parts.scheme in SCHEMES and not parts.netloc:
+        raise SettingsError("got a store root without a bucket, expected s3://bucket/prefix")
     if parts.scheme in SCHEMES and ("@" in parts.netloc or parts.query):
         raise SettingsError(
             "got a store root with '@' or '?' in it, expected s3://bucket/prefix: keys and endpoints do not belong in "

@@ -30,8 +30,6 @@ from mirage_core.types import ProgressEvent
 def run_grpo(job: Job, events: EventWriter, scorer: Scorer = judge) -> None:
     """Improve ``inputs["model"]`` on the train split of ``inputs["problems"]``: one process of a GRPO job."""
     settings = job.settings
-    if settings.grpo.group_size < 2:
-        raise SettingsError("grpo.group_size is 1, but advantages compare answers to one prompt; set it to 2 or more")
     problems = load_problems(job.input("problems"), split="train")
     if not problems:
         raise DataError(f"{job.input('problems')} has no problem of the split train; raise problems.*.train")
