@@ -33,9 +33,9 @@ def grid_study(
     run runs only what is missing.
 
     Args:
-        study: The study: ablation, causal, causal-screening, causal-small, imagination, imagination-reasoning,
-            imagination-screening, methods, sweep-k, sweep-gamma, paper, ablation-micro (for tests), or the path of a
-            YAML file that the worker can read.
+        study: The study: ablation, causal, causal-screening, causal-small, imagination, imagination-dependence,
+            imagination-reasoning, imagination-screening, methods, sweep-k, sweep-gamma, paper, ablation-micro (for
+            tests), or the path of a YAML file that the worker can read.
         seeds: Repeats of every cell, one seed per item. Empty: the study's own seeds.
         cells: Only these cells, one per item, and the baseline. Empty: all.
         overrides: Settings of all cells that differ from the study's, one per item, such as `runtime.processes=4`.

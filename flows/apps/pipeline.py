@@ -89,8 +89,9 @@ def study(
     name: Annotated[
         str,
         typer.Argument(
-            help="ablation, causal, causal-screening, causal-small, imagination, imagination-reasoning, "
-            "imagination-screening, methods, sweep-k, sweep-gamma, paper, ablation-micro, or the path of a YAML file."
+            help="ablation, causal, causal-screening, causal-small, imagination, imagination-dependence, "
+            "imagination-reasoning, imagination-screening, methods, sweep-k, sweep-gamma, paper, ablation-micro, or "
+            "the path of a YAML file."
         ),
     ],
     seeds: Annotated[
