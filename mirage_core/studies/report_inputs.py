@@ -101,7 +101,7 @@ def _budget(result: CellResult, store: Store) -> CellBudget:
     """Return steps and tokens of the summaries of the stages that train the model, seconds of their manifests."""
     from mirage_core.reports.run.training_budget import budget_of
 
-    trained = {name: result.artifacts[name] for name in get_method(result.run.cell.method).stages}
+    trained = {name: result.artifacts[name] for name in get_method(result.run.cell.method).all_stages}
     steps = {name: int(artifact.summary.get("steps", 0)) for name, artifact in trained.items()}
     budget = budget_of(result.run.cell.method, result.run.settings, steps)
     tokens = [artifact.summary.get("tokens") for artifact in trained.values()]

@@ -14,6 +14,7 @@ import yaml
 
 from mirage_core.analysis.result_files import write_result
 from mirage_core.errors import ArtifactMissing, InputError, StudyIncomplete, TrainingError
+from mirage_core.methods import get_method
 from mirage_core.pipeline import registry
 from mirage_core.pipeline.stage import StageContext
 from mirage_core.store import Store
@@ -219,6 +220,18 @@ def test_budgets_are_those_of_the_stages_that_train_the_cell(
     assert [budgets[name]["tokens"] for name in ("direct", "mirage", "mirage-grpo")] == [70, 140, 210]
     assert budgets["mirage"]["examples"] == 5 * 8 + 5 * 8
     assert budgets["mirage-grpo"]["sampled_answers"] == 5 * 2 * 4
+
+
+def test_a_budget_counts_the_stages_of_a_methods_teachers(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_stages(monkeypatch, answering)
+    result = run(study_of(tmp_path, [{"name": "direct", "method": "monet"}]), store)
+    budget = json.loads((store.fetch(result.report) / "study.json").read_text())["cells"][0]["runs"][0]["budget"]
+
+    monet = get_method("monet")
+    assert set(monet.all_stages) > set(monet.stages)
+    assert budget["text_steps"] + budget["grounding_steps"] == 5 * len(monet.all_stages)
 
 
 def test_a_plan_counts_what_is_shared_and_does_nothing(
