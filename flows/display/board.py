@@ -95,11 +95,14 @@ class Board:
 
     def row(self, key: Hashable, name: str) -> Row:
         """Return the row of ``key``; where it has none, that of a waiting stage of this name, or a new one."""
-        if key not in self.begun:
-            row = self.waiting.pop(name, None) or Row(name)
-            row.state, row.at = "running", self.clock()
-            self.begun[key] = row
-        return self.begun[key]
+        return self.begun[key] if key in self.begun else self.begin(key, name)
+
+    def begin(self, key: Hashable, name: str) -> Row:
+        """Note that a stage begins now; a stage that ended under this key, such as another seed's, gives up its row."""
+        row = self.waiting.pop(name, None) or Row(name)
+        row.state, row.at = "running", self.clock()
+        self.begun[key] = row
+        return row
 
     def end(self, key: Hashable, name: str, state: StageState, seconds: float | None = None) -> Row:
         """Note that a stage has ended, after so many seconds where the caller knows better than the clock."""

@@ -58,10 +58,8 @@ class Display(ABC):
     def begin(self, key: Hashable, name: str) -> None:
         """Note that a stage has begun; ``key`` distinguishes it from others of this name."""
         with self.lock:
-            new, row = key not in self.board.begun, self.board.row(key, name)
-            if new or row.state != "running":
-                row.state = "running"
-                self.changed(row)
+            if key not in self.board.begun or self.board.begun[key].state != "running":
+                self.changed(self.board.begin(key, name))
 
     def end(self, key: Hashable, name: str, state: StageState, seconds: float | None = None) -> None:
         """Note that a stage has ended."""

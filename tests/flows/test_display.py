@@ -196,6 +196,20 @@ def test_two_stages_of_one_name_have_rows_of_their_own() -> None:
     assert [(row.name, row.step) for row in display.board.rows] == [("film", 0), ("film", 7)]
 
 
+def test_the_next_stage_of_a_name_in_one_thread_begins_anew() -> None:
+    display, output, clock = lines()
+    for began, ended in ((0.0, 5.0), (100.0, 107.0)):
+        clock.now = began
+        display.progress(ProgressEvent(stage="base", state="started", message="started: model/1"))
+        clock.now = ended
+        display.progress(step(100, **({"loss": 0.5} if began == 0 else {})))
+        display.progress(ProgressEvent(stage="base", state="done", message="done: model/1"))
+
+    assert output.getvalue().splitlines() == [
+        "  base: running", "  base: done in 5.0 s, loss 0.5", "  base: running", "  base: done in 7.0 s",
+    ]  # fmt: skip
+
+
 def test_the_time_left_comes_from_the_pace_and_before_that_from_what_is_expected() -> None:
     clock = Clock()
     board = Board({"film": 50.0, "report": None}, clock)
