@@ -200,13 +200,13 @@ def test_the_next_stage_of_a_name_in_one_thread_begins_anew() -> None:
     display, output, clock = lines()
     for began, ended in ((0.0, 5.0), (100.0, 107.0)):
         clock.now = began
-        display.progress(ProgressEvent(stage="base", state="started", message="started: model/1"))
+        display.progress(ProgressEvent(stage="film", state="started", message="started: model/1"))
         clock.now = ended
         display.progress(step(100, **({"loss": 0.5} if began == 0 else {})))
-        display.progress(ProgressEvent(stage="base", state="done", message="done: model/1"))
+        display.progress(ProgressEvent(stage="film", state="done", message="done: model/1"))
 
     assert output.getvalue().splitlines() == [
-        "  base: running", "  base: done in 5.0 s, loss 0.5", "  base: running", "  base: done in 7.0 s",
+        "  film: running", "  film: done in 5.0 s, loss 0.5", "  film: running", "  film: done in 7.0 s",
     ]  # fmt: skip
 
 
