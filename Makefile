@@ -3,7 +3,10 @@ PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 2>/dev/null))
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.mirage-ready
-EXTRAS ?= train,scenes,teacher,serve,machines,dev
+TESTS_READY := $(VENV)/.mirage-tests-ready
+# What the pipeline, teachers and `mirage serve` need; TEST_EXTRAS: and what the checks and the tests do.
+EXTRAS ?= train,teacher,serve
+TEST_EXTRAS ?= $(EXTRAS),scenes,machines,dev
 RECIPE ?= tiny
 # Number of SIGKILLs of `make soak`.
 N ?= 200
@@ -22,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE :=
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /\1\t/' | expand -t 10
 
-setup: $(READY) ## make .venv, install everything under the constraints, check DeepSpeed
+setup: $(READY) ## make .venv, install what `make run` needs under the constraints, check DeepSpeed
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make setup: neither python3.11 nor python3.12 was found. Install one, or set PYTHON=/path/to/python." >&2; exit 1; }
@@ -38,6 +41,11 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 	@echo "== ready: make run, make test, $(BIN)/mirage --help"
 
+$(TESTS_READY): $(READY) pyproject.toml constraints.txt
+	@echo "== for the tests: .[$(TEST_EXTRAS)]"
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[$(TEST_EXTRAS)]" || { echo "make: pip could not install what the tests need; its message is above. Then: make test" >&2; exit 1; }
+	@touch $@
+
 run: $(READY) ## set up, start the local Prefect server and worker, deploy, run the pipeline, show the scores
 	@$(BIN)/mirage up
 	@$(BIN)/mirage deploy
@@ -49,26 +57,26 @@ up: $(READY) ## start the local Prefect server and worker in the background (POR
 down: ## stop the local Prefect server and worker
 	@if test -x $(BIN)/mirage; then $(BIN)/mirage down; else echo "nothing is set up here, so nothing runs"; fi
 
-check: $(READY) ## ruff, mypy, import-linter
+check: $(TESTS_READY) ## ruff, mypy, import-linter
 	@echo "== ruff" && $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy" && $(BIN)/mypy
 	@echo "== import-linter" && $(BIN)/lint-imports --no-logo
 
-test: $(READY) ## set up, check, and run the tests
+test: $(TESTS_READY) ## set up, check, and run the tests
 	@$(MAKE) --no-print-directory check
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadgroup -m "not e2e"
 
-e2e: $(READY) ## browser, S3, PostgreSQL, vLLM, crash and short soak tests; installs what they need (vLLM: 3.5 GB, once)
+e2e: $(TESTS_READY) ## browser, S3, PostgreSQL, vLLM, crash and short soak tests; installs what they need (vLLM: 3.5 GB, once)
 	@bash tests/install-e2e.sh
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m e2e
 
-soak: $(READY) ## N SIGKILLs during the pipeline (N=200) and hundreds of other faults; prints counts
+soak: $(TESTS_READY) ## N SIGKILLs during the pipeline (N=200) and hundreds of other faults; prints counts
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.soak --long --kills $(N) --json .mirage/soak.json
 
-mutants: $(READY) ## change forty lines of the core one by one, run the related tests, print what no test noticed
+mutants: $(TESTS_READY) ## change forty lines of the core one by one, run the related tests, print what no test noticed
 	@OMP_NUM_THREADS=1 $(BIN)/python -m bench.mutants
 
-format: $(READY) ## format the code
+format: $(TESTS_READY) ## format the code
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 clean: down ## stop the local stack and remove its files and the caches (the store stays)

@@ -53,8 +53,9 @@ def main() -> None:
         _fail(str(error), error)
     except ModuleNotFoundError as error:
         _fail(
-            f"the Python module {error.name} is missing: run `make setup`, or pip install -c constraints.txt "
-            "'mirage-latent[train,scenes,teacher,serve]' into the environment of this command",
+            f"the Python module {error.name} is missing: pip install -c constraints.txt "
+            "'mirage-latent[train,scenes,teacher,serve,machines]' into the environment of this command (in a checkout: "
+            "'.[train,scenes,teacher,serve,machines]')",
             error,
         )
     except OSError as error:

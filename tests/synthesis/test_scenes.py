@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mirage_core.errors import DataError, SettingsError
 from mirage_core.synthesis.scenes import draw, draw_scenes, read_pairs
 from mirage_core.synthesis.scenes.finetune import finetune
 from mirage_core.synthesis.scenes.pairs import ScenePair
+from mirage_core.synthesis.scenes.pipeline import load_pipeline
 from mirage_core.synthesis.scenes.request import scene_requests
 from mirage_core.types import Problem, ProgressEvent
 from tests.benchmarks.data_sets import picture
@@ -194,3 +196,10 @@ def test_a_film_has_frames_evenly_over_the_video_beside_the_selected_one(model: 
     assert plain.frames == () and len(film.frames) == len(set(film.frames)) == 3
     assert film.image == plain.image == film.frames[-1] and film.frames[0] == first.image
     assert again == film and events == []
+
+
+def test_scenes_without_diffusers_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+
+    with pytest.raises(SettingsError, match=r"pip install -c constraints.txt '\.\[scenes\]'"):
+        load_pipeline(settings_of(tmp_path))

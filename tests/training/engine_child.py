@@ -16,6 +16,7 @@ from torch import nn
 from mirage_core.distributed.collectives import torch_process_group, wait_for_all
 from mirage_core.distributed.context import ProcessContext, as_process, current_process
 from mirage_core.training.checkpoint.sharded_state import KINDS, EngineState, shapes_of, write_shard
+from mirage_core.training.engine import deepspeed as engine_module
 from mirage_core.training.engine.base import Engine, EngineSettings, Root, trained_parameters
 from mirage_core.training.engine.make_engine import make_engine
 
@@ -171,6 +172,16 @@ def crossed(folder: Path, others: Path) -> dict[str, object]:
     return found
 
 
+def with_default_reduction(folder: Path) -> dict[str, object]:
+    """The cases of ZeRO-1 and 2 again, with the gradients reduced as DeepSpeed does where nothing is set."""
+    made = engine_module._zero_config
+    engine_module._zero_config = lambda *given: {**made(*given), "reduce_scatter": True}
+    try:
+        return {name: run_case(name, folder / "default") for name in CASES if CASES[name][0].zero_stage in (1, 2)}
+    finally:
+        engine_module._zero_config = made
+
+
 def main() -> None:
     folder, rank, world_size = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
@@ -178,6 +189,7 @@ def main() -> None:
     with as_process(ProcessContext.on_one_host(rank, world_size)), torch_process_group(folder / "rendezvous"):
         results: dict[str, object] = {name: run_case(name, folder) for name in CASES}
         results["many"] = {name: many_micro_batches(name) for name in CASES if "bf16" in name}
+        results["default reduction"] = {} if ON_GPU else with_default_reduction(folder)
         results["reset"] = {name: after_reset(name, folder) for name in CASES}
         if len(sys.argv) > 4 and not ON_GPU:
             results["crossed"] = crossed(folder, Path(sys.argv[4]))

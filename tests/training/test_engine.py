@@ -60,6 +60,16 @@ def test_two_processes_take_the_steps_of_one(results: dict[int, dict[str, Any]],
 
 
 @pytest.mark.parametrize("world_size", (1, 2))
+def test_gradients_averaged_where_they_lie_give_the_bits_of_deepspeeds_own_reduction(
+    results: dict[int, dict[str, Any]], world_size: int
+) -> None:
+    cases = results[world_size]["default reduction"]
+
+    assert {"zero-1", "zero-2", "zero-1-offload", "zero-2-offload", "zero-1-bf16", "zero-2-bf16"} <= cases.keys()
+    assert cases == {name: results[world_size][name] for name in cases}
+
+
+@pytest.mark.parametrize("world_size", (1, 2))
 @pytest.mark.parametrize("name", tuple(CASES))
 def test_a_restored_engine_goes_on_to_the_same_bits(
     results: dict[int, dict[str, Any]], name: str, world_size: int

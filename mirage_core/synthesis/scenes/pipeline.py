@@ -25,11 +25,18 @@ _MARKS = {"first": 0, "last": -1}
 def load_pipeline(settings: SceneSettings) -> Any:
     """Load the diffusers pipeline of the settings with its LoRA, on the CPU.
 
-    SettingsError if the model or the LoRA cannot be loaded, or the sizes do not fit the model.
+    SettingsError if diffusers is not installed, the model or the LoRA cannot be loaded, or the sizes do not fit the
+    model.
     """
     import torch
-    from diffusers import CogVideoXPipeline
 
+    try:
+        from diffusers import CogVideoXPipeline
+    except ImportError as error:
+        raise SettingsError(
+            f"auxiliary_images.scenes needs diffusers, which cannot be imported ({error}): "
+            "pip install -c constraints.txt '.[scenes]'"
+        ) from error
     try:
         pipeline = CogVideoXPipeline.from_pretrained(
             settings.model, revision=settings.revision, dtype=getattr(torch, settings.dtype), use_safetensors=True

@@ -170,6 +170,8 @@ def _zero_config(settings: EngineSettings, parameters: dict[str, nn.Parameter]) 
     config: dict[str, Any] = {
         "stage": settings.zero_stage,
         "overlap_comm": False,  # gloo has no streams to overlap
+        # False: gradients are averaged where they lie, to the same bits; else DeepSpeed copies them out and back.
+        "reduce_scatter": on_gpu,
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,
     }

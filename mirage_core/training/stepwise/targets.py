@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,13 +64,14 @@ class Vocabulary:
 
     def weights_of(self, labels: Sequence[Any]) -> Tensor:
         """Return how often each name is in a label [L, names]; zeros for a name that no training example has."""
-        numbers = {name: number for number, name in enumerate(self.names)}
-        classes = torch.zeros(len(labels), len(self.names))
+        numbers = _numbers(self.names)
+        classes = np.zeros((len(labels), len(self.names)), dtype=np.float32)
         for row, label in enumerate(labels):
             for part in parts_of(label):
-                if _name(part) in numbers:
-                    classes[row, numbers[_name(part)]] += 1.0
-        return classes
+                number = numbers.get(_name(part))
+                if number is not None:
+                    classes[row, number] += 1.0
+        return torch.from_numpy(classes)
 
 
 def label_targets(
@@ -90,6 +93,12 @@ def rows_of_frames(targets: Tensor, frames: Sequence[int | None]) -> Tensor:
     """Return the targets [L, C] of latents from those of frames [n, C]; zeros for a latent without a frame."""
     rows = targets[torch.tensor([frame or 0 for frame in frames], dtype=torch.long)]
     return rows * torch.tensor([frame is not None for frame in frames])[:, None]
+
+
+@lru_cache(maxsize=8)
+def _numbers(names: tuple[str, ...]) -> dict[str, int]:
+    """Return the number of each name: every example of every step asks for them."""
+    return {name: number for number, name in enumerate(names)}
 
 
 def _name(label: Any) -> str:
