@@ -14,13 +14,14 @@ import io
 import json
 import os
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -79,10 +80,12 @@ class Rollouts:
     def load(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Take the weights of a folder, under a name; what was computed with others is forgotten."""
         folder, name = Path(str(asked.get("folder"))), asked.get("name")
-        if not isinstance(name, str) or not any(folder.glob("model*.safetensors")):
+        files = sorted(folder.glob("model*.safetensors"))
+        if not isinstance(name, str) or not files:
             raise Refused(f"{folder} holds no model*.safetensors that this machine can read: push to a folder of it")
         self.weights = None
-        self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(folder)})
+        # Not by its path: vLLM would then look for the processor there, too.
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _tensors(files)})
         self._llm.reset_prefix_cache()
         self.weights = name
         return {"weights": name}
@@ -128,6 +131,13 @@ class Rollouts:
         kept = {inner.rpartition("-")[0]: latents for inner, latents in self._state.kept.items()}
         self._state.kept.clear()
         return kept
+
+
+def _tensors(files: Sequence[Path]) -> Iterator[tuple[str, Tensor]]:
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            for name in opened.keys():  # noqa: SIM118  (no mapping)
+                yield name, opened.get_tensor(name)
 
 
 def _spans(state: Any) -> SpanSettings:
