@@ -60,6 +60,8 @@ class LatentState(DefaultModelState):
         )
         self._seat_of_slot, self._prompt_of_slot = (np.zeros(self.max_num_reqs, dtype=np.int64) for _ in range(2))
         self._step: _Step | None = None
+        self.kept: dict[str, Tensor] | None = None
+        """Where set, the latents of requests that have left, until they are taken (mirage_vllm.rollouts)."""
         model.latent_state = self
 
     def add_request(self, req_index: int, new_req_data: NewRequestData) -> None:
@@ -79,6 +81,8 @@ class LatentState(DefaultModelState):
     def remove_request(self, req_id: str) -> None:
         """A request has ended, or is preempted."""
         super().remove_request(req_id)
+        if self.kept is not None and (latents := self.latents_of(req_id)) is not None:
+            self.kept[req_id] = latents.clone()
         self._seats.leave(req_id)
 
     @property

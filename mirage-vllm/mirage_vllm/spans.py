@@ -149,6 +149,11 @@ class AnswerSpans:
         forced = (inside & ~chooses) | over
         _keep_only(logits, torch.where(over, settings.end_of_turn, next_id), forced)
 
+    @property
+    def settings(self) -> SpanSettings:
+        """The rules of spans."""
+        return self._settings
+
     def latents(self, seat: int) -> Tensor:
         """The latents of a seat's answer that were fed [latents, D]."""
         return self._latents[seat, : int(self._fed[seat])]

@@ -188,6 +188,15 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_an_engine(self) -> Settings:
+        """Fail before the stages that come first."""
+        if self.grpo.rollouts == "served" and self.runtime.rollouts_url is None:
+            raise ValueError("grpo.rollouts served needs runtime.rollouts_url, for example http://127.0.0.1:8766")
+        if self.grpo.rollouts == "served" and self.runtime.hosts:
+            raise ValueError("grpo.rollouts served is for one machine, and runtime.hosts names others: leave them out")
+        return self
+
+    @model_validator(mode="after")
     def _has_a_film(self) -> Settings:
         """Fail before hours of work, not when the first stage looks for frames."""
         if self.auxiliary_images.film != "off":

@@ -14,7 +14,7 @@ class GRPOSettings(Section):
     """Group relative policy optimisation of the text, with gradient through recomputed latents."""
 
     LATER: ClassVar[frozenset[str]] = frozenset(
-        {"latent_sigma", "latent_sigma_learned", "latent_term", "latent_term_sigma", "dual_clip"}
+        {"latent_sigma", "latent_sigma_learned", "latent_term", "latent_term_sigma", "dual_clip", "rollouts"}
     )
 
     enabled: bool = True
@@ -71,6 +71,11 @@ class GRPOSettings(Section):
     dual_clip: float | None = Field(
         None, gt=1, description="The loss of a token of a bad answer is at most so many times -advantage; None: any."
     )
+    rollouts: Literal["here", "served"] = Field(
+        "here",
+        description="What samples answers. here: the training processes; served: vLLM with this project's plug-in at "
+        "runtime.rollouts_url, which is given the weights before every round.",
+    )
     max_new_tokens: Positive = 512
     max_grad_norm: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
@@ -99,6 +104,16 @@ class GRPOSettings(Section):
         if self.latent_sigma_learned and not self.latent_sigma:
             raise ValueError(
                 "grpo.latent_sigma_learned needs grpo.latent_sigma, the deviation to begin with: set it above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _served_rollouts_have_log_probs(self) -> GRPOSettings:
+        """An engine tells the log-probabilities of tokens as they were sampled, and samples no latents."""
+        if self.rollouts == "served" and (self.top_p < 1 or self.latent_sigma):
+            raise ValueError(
+                f"grpo.rollouts is served, with top_p {self.top_p:g} and latent_sigma {self.latent_sigma:g}: set top_p "
+                "to 1 and latent_sigma to 0, or rollouts to here"
             )
         return self
 

@@ -80,6 +80,11 @@ class RuntimeSettings(Section):
     generation_batch_size: int | None = Field(
         None, gt=0, description="Answers that a GRPO process samples at once; None: all of a step."
     )
+    rollouts_url: str | None = Field(
+        None,
+        description="Where `python -m mirage_vllm.rollouts` listens, on this machine (grpo.rollouts served): "
+        "http://127.0.0.1:8766.",
+    )
     shutdown_grace_s: Positive = Field(300, description="Longest time for a last step and checkpoint after SIGTERM.")
     tensorboard: str | None = Field(None, description="A folder for TensorBoard, with a subfolder for each stage.")
     timeout_s: Positive = Field(6 * 3600, description="Time limit of a stage that timeouts does not name.")
@@ -92,6 +97,14 @@ class RuntimeSettings(Section):
     scene_offload: Literal["none", "model", "sequential"] = Field(
         "none", description="Keep CogVideoX's modules off the GPU until they are needed: slower, 5B in 16 or 5 GiB."
     )
+
+    @field_validator("rollouts_url")
+    @classmethod
+    def _is_of_this_machine(cls, url: str | None) -> str | None:
+        """Weights are pushed as files of this machine, and the engine asks for no key."""
+        if url is not None and urlsplit(plain_url(url)).hostname not in ("127.0.0.1", "localhost"):
+            raise ValueError("expected an address of this machine, such as http://127.0.0.1:8766")
+        return url
 
     @property
     def world_size(self) -> int:

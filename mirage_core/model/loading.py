@@ -17,7 +17,7 @@ from typing import Any
 import huggingface_hub
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
@@ -197,14 +197,24 @@ def save_model(
     if not write:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with _no_progress_bars():
-        backbone.model.save_pretrained(folder, state_dict=weights, max_shard_size=LARGEST_SHARD)
+    _write_weights(folder, backbone, weights)
     if adapters:
         save_adapter(folder / ADAPTER_FOLDER, backbone, adapters)
     save_processor(folder, processor)
     text = json.dumps(dict(about), indent=2, sort_keys=True, ensure_ascii=False)
     (folder / ABOUT_FILE).write_text(text + "\n", encoding="utf-8")
     (folder / CARD_FILE).write_text(model_card(about), encoding="utf-8")
+
+
+def save_weights(folder: Path, backbone: Backbone) -> None:
+    """Write a model's weights and configuration alone, adapters merged, all of them being in this process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_weights(folder, backbone, collect_weights(merged_weights(backbone.model), no_gather, store=True))
+
+
+def _write_weights(folder: Path, backbone: Backbone, weights: dict[str, Tensor]) -> None:
+    with _no_progress_bars():
+        backbone.model.save_pretrained(folder, state_dict=weights, max_shard_size=LARGEST_SHARD)
 
 
 def load_base_processor(settings: ModelSettings) -> ImageTextProcessor:

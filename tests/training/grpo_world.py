@@ -37,13 +37,21 @@ def run_here(job: Job, scorer: Scorer = even_length) -> Path:
 
 
 def objective(
-    inputs: Path, work: Path, max_rows: int | None = None, scorer: Scorer = even_length, **grpo: Any
+    inputs: Path,
+    work: Path,
+    max_rows: int | None = None,
+    scorer: Scorer = even_length,
+    sections: dict[str, Any] | None = None,
+    **grpo: Any,
 ) -> tuple[GRPOObjective, Any]:
-    job = make_job(inputs, work, "grpo", grpo=grpo)
+    job = make_job(inputs, work, "grpo", grpo=grpo, **(sections or {}))
     model = load_trainable(job)
     problems = load_problems(inputs / "problems", split="train")
     kept = work / "kept"
-    policy = GRPOObjective(job.settings, model, problems, job.seed, max_rows=max_rows, cache_folder=kept, scorer=scorer)
+    policy = GRPOObjective(
+        job.settings, model, problems, job.seed, max_rows=max_rows, cache_folder=kept, pushed=work / "pushed",
+        scorer=scorer,
+    )  # fmt: skip
     return policy, model.backbone
 
 

@@ -199,7 +199,7 @@ def client(vllm: Environment, world: World, tmp_path_factory: pytest.TempPathFac
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=vllm.variables)
         try:
-            _wait(process, f"http://127.0.0.1:{port}/health", log)
+            wait_until_served(process, f"http://127.0.0.1:{port}/health", log)
             with OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=600) as made:
                 yield made
         finally:
@@ -207,7 +207,7 @@ def client(vllm: Environment, world: World, tmp_path_factory: pytest.TempPathFac
             process.wait(300)
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_until_served(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text()[-6000:]

@@ -75,8 +75,8 @@ class GRPOObjective:
     """Samples groups of answers and weighs their log-probabilities by their advantages.
 
     ``micro_batch_size``: answers per forward pass (None: all); ``max_rows``: answers decoded side by side (None: all);
-    ``cache_folder`` travels with checkpoints, and is needed where updates_per_rollout is above 1; ``latents`` "off":
-    the model has none, and its answers may not begin a span.
+    ``cache_folder`` travels with checkpoints, and is needed where updates_per_rollout is above 1; ``pushed``: as of
+    ``Sampler``; ``latents`` "off": the model has none, and its answers may not begin a span.
     """
 
     def __init__(
@@ -89,6 +89,7 @@ class GRPOObjective:
         micro_batch_size: int | None = None,
         max_rows: int | None = None,
         cache_folder: Path | None = None,
+        pushed: Path | None = None,
         latents: Literal["on", "off"] = "on",
         scorer: Scorer = judge,
     ) -> None:
@@ -97,7 +98,9 @@ class GRPOObjective:
         answers_per_step = self._settings.prompts_per_step * self._settings.group_size
         self._micro_batch_size = micro_batch_size or self._settings.micro_batch_size or max(1, answers_per_step)
         self._cache_folder = cache_folder
-        self._sampler = Sampler(model, settings, problems, seed, max_rows=max_rows, latents=latents, scorer=scorer)
+        self._sampler = Sampler(
+            model, settings, problems, seed, max_rows=max_rows, latents=latents, scorer=scorer, pushed=pushed
+        )
         self._order = EpochOrder(len(problems), self._settings.prompts_per_step, seed)
         # The job's initial weights, also when it goes on from a checkpoint (restored only later).
         self._reference: ReferenceModel | None = None

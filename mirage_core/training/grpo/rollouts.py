@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,15 +15,16 @@ from torch import Tensor
 
 from mirage_core.benchmarks.judge import Scorer, judge
 from mirage_core.config import InferenceSettings, Settings
-from mirage_core.errors import TrainingError
+from mirage_core.errors import SettingsError, TrainingError
 from mirage_core.generation.decode import DecodeSettings, Trajectory, sampling_rules
 from mirage_core.generation.gaussian_latents import LatentSampling
-from mirage_core.generation.generator import Generator
+from mirage_core.generation.generator import AnsweredProblem, Generator
 from mirage_core.generation.sampling import SamplingRules
 from mirage_core.latent.encoder import encode_rollout
 from mirage_core.latent.examples import EncodedExample, EncodedPrompt
 from mirage_core.model.loading import LoadedModel
 from mirage_core.training.grpo.rewards import Reward, group_advantages, has_zero_variance, make_reward, reward_std
+from mirage_core.training.grpo.served import ServedRollouts
 from mirage_core.training.loop import step_seed
 from mirage_core.types import Problem
 
@@ -71,7 +73,8 @@ class Group:
 class Sampler:
     """Samples groups of answers to problems; they depend on (seed, step, problem) and the weights alone.
 
-    ``max_rows``: answers that are decoded side by side (None: all). ``scorer`` judges them.
+    ``max_rows``: answers that are decoded side by side (None: all). ``scorer`` judges them. ``pushed``: a folder for
+    weights on their way to the engine that samples in place of this process, if grpo.rollouts is served.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Sampler:
         max_rows: int | None = None,
         latents: Literal["on", "off"] = "on",
         scorer: Scorer = judge,
+        pushed: Path | None = None,
     ) -> None:
         self._model, self._settings, self._problems, self._seed = model, settings, problems, seed
         self._max_rows = max_rows
@@ -103,6 +107,12 @@ class Sampler:
             scorer=scorer,
             share_features=True,
         )
+        self._served: ServedRollouts | None = None
+        if grpo.rollouts == "served":
+            if pushed is None:
+                raise SettingsError("grpo.rollouts served needs a folder for the weights of a round; pass one")
+            self._served = ServedRollouts(model, settings, self._generator.decoding, pushed)
+        self._weights: tuple[int, str] = (-1, "")
         self.seconds = 0.0
         """Time spent on generation so far."""
 
@@ -118,17 +128,32 @@ class Sampler:
         """
         start = time.monotonic()
         problems = [self._problems[index] for index in indices]
-        generated = self._generator.generate(
-            problems,
-            partial(self._uniform, step),
-            max_rows=self._max_rows,
-            sampling=None if sigma is None else LatentSampling(partial(self._normal, step), sigma),
-        )
+        if self._served is not None:
+            generated = self._served_answers(self._served, step, problems)
+        else:
+            generated = self._generator.generate(
+                problems,
+                partial(self._uniform, step),
+                max_rows=self._max_rows,
+                sampling=None if sigma is None else LatentSampling(partial(self._normal, step), sigma),
+            )
         self.seconds += time.monotonic() - start
         return [
             self._group(index, answers.prompt, answers.trajectories)
             for index, answers in zip(indices, generated, strict=True)
         ]
+
+    def _served_answers(self, served: ServedRollouts, step: int, problems: list[Problem]) -> list[AnsweredProblem]:
+        """Return the engine's answers; before the first of a step every process takes part in pushing the weights."""
+        if self._weights[0] != step:
+            self._weights = (step, served.push(step))
+        samples = range(self._generator.decoding.samples)
+        seeds = [
+            [step_seed(self._seed, step, _number_of(problem), sample) for sample in samples] for problem in problems
+        ]
+        prompts = self._generator.prompts(problems)
+        answered = served.answers(problems, prompts, seeds, self._weights[1])
+        return [AnsweredProblem(*parts) for parts in zip(problems, prompts, answered, strict=True)]
 
     def judge(self, answered: Sequence[tuple[int, Sequence[Trajectory]]]) -> list[Group]:
         """Return the groups of answers that were sampled before: (index of the problem, its answers)."""

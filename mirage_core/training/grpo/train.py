@@ -43,6 +43,7 @@ def run_grpo(job: Job, events: EventWriter, scorer: Scorer = judge) -> None:
         micro_batch_size=micro_batch_size(job),
         max_rows=generation_batch_size(job),
         cache_folder=job.scratch / EXTRA_FILES,
+        pushed=job.scratch / "pushed",
         latents=_latents(job),
         scorer=scorer,
     )
