@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Builds Kubernetes's programs from the source package that Debian 12 has of its client. No package index has them ready.
+# As root: tests/containers/control-plane.sh [FOLDER] (/var/tmp/mirage-verify); an hour of one core, 4 GB while it builds.
+set -euo pipefail
+
+FOLDER=$(realpath -m "${1:-/var/tmp/mirage-verify}")
+PROGRAMS=(kube-apiserver kube-controller-manager kube-scheduler kubelet)
+VERSION=1.20.5+really1.20.2-1.1+deb12u1
+RELEASE=v1.20.2
+BUILD=$FOLDER/kubernetes-build
+
+missing=()
+for program in "${PROGRAMS[@]}"; do
+    [ -x "$FOLDER/kubernetes/$program" ] || missing+=("$program")
+done
+[ ${#missing[@]} -gt 0 ] || { echo "Kubernetes $RELEASE is in $FOLDER/kubernetes"; exit 0; }
+
+apt-get install -y --no-install-recommends golang-go dpkg-dev etcd-server
+command -v kubectl >/dev/null || apt-get install -y --no-install-recommends kubernetes-client
+mkdir -p "$BUILD/src/k8s.io" "$FOLDER/kubernetes"
+if [ ! -d "$BUILD/src/k8s.io/kubernetes" ]; then
+    # The list of source packages is read for this call alone.
+    sed 's/^Types: deb$/Types: deb-src/' /etc/apt/sources.list.d/debian.sources >"$BUILD/debian.sources"
+    sources=(-o "Dir::Etc::sourcelist=$BUILD/debian.sources" -o Dir::Etc::sourceparts=/dev/null
+        -o "Dir::State::lists=$BUILD/lists" -o "Dir::Cache=$BUILD/cache")
+    mkdir -p "$BUILD/lists/partial" "$BUILD/cache/archives/partial"
+    (cd "$BUILD" && apt-get "${sources[@]}" update && apt-get "${sources[@]}" source "kubernetes=$VERSION")
+    mv "$BUILD"/kubernetes-1.20.5* "$BUILD/src/k8s.io/kubernetes"
+fi
+
+# As a GOPATH: today's go refuses the old vendor folder as modules. Nothing is downloaded.
+export GOPATH=$BUILD GO111MODULE=off GOPROXY=off GOCACHE=$BUILD/go-cache CGO_ENABLED=0
+package=k8s.io/kubernetes/vendor/k8s.io/component-base/version
+flags="-s -w -X $package.gitVersion=$RELEASE -X $package.gitMajor=1 -X $package.gitMinor=20"
+cd "$BUILD/src/k8s.io/kubernetes"
+for program in "${missing[@]}"; do
+    echo "== $program"
+    go build -p 2 -ldflags "$flags" -o "$FOLDER/kubernetes/$program" "./cmd/$program"
+done
+rm -rf "$BUILD"
