@@ -125,7 +125,7 @@ tests = {"pytest", "mypy", "ruff", "hypothesis", "playwright", "boto3", "swift",
 print(*sorted(tests & {d.name for d in distributions()}), end="")
 END
         find / -xdev \( -path "*/.cache/pip" -o -path "/var/lib/apt/lists/*_Packages*" -o -path "/var/cache/apt/archives/*.deb" \
-            -o -path "/opt/mirage/tests" -o -path "/opt/mirage/build" -o -name "*.egg-info" \) 2>/dev/null || true
+            -o -path "/opt/mirage/tests" -o -path "/opt/mirage/build" -o -path "/opt/mirage/*.egg-info" \) 2>/dev/null || true
     ')
     [ -z "$found" ] || fail "mirage:$1 holds what it does not need: $found"
 }

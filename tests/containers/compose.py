@@ -105,11 +105,11 @@ def retry_in_the_browser(stack: Stack, flow_run: str, failed: dict[str, object],
 
 
 def leaks(stack: Stack, seen: list[str]) -> dict[str, int]:
-    """Where a secret stands that must not: the logs, the pages, the API, the volumes; how often.
+    """Where a secret stands that must not: the logs, the pages, the command lines, the API, the volumes; how often.
 
     The server's data base is PostgreSQL's volume, the store is the S3 server's.
     """
-    places = {"pages": "".join(seen), "logs": stack.compose("logs", "--no-color")}
+    places = {"pages": "".join(seen), "logs": stack.compose("logs", "--no-color"), "processes": stack.compose("top")}
     places |= {f"api {kind}": text for kind, text in stack.everything_said().items()}
     found = {place: text.count(stack.mark) for place, text in places.items()}
     for image in ("mirage:cpu",):

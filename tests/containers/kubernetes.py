@@ -48,8 +48,10 @@ def guide() -> list[str]:
 
 def adapted(command: str) -> str:
     """A command of the guide for this cluster: no registry, the CPU image, a small run."""
-    if command.startswith("docker push"):
+    if command.startswith("docker build"):
         return f"docker tag mirage:cpu {IMAGE}"
+    if command.startswith("docker push"):
+        return f"docker image inspect --format present {IMAGE}"
     if command.startswith("prefect deployment run"):
         small = " ".join(f"--job-variable {name}={value}" for name, value in SMALL.items())
         return f"{command} --params '{json.dumps({'recipe': 'micro', 'overrides': OVERRIDES})}' {small}"
@@ -172,7 +174,11 @@ def walk(folder: Path) -> None:
                     if " worker start " in command:
                         with (folder / "worker.log").open("wb") as log:
                             worker = subprocess.Popen(
-                                ["bash", "-c", f"exec {command}"], cwd=ROOT, env=env, stdout=log, stderr=log
+                                ["bash", "-c", f"exec {command.removesuffix('&')}"],
+                                cwd=ROOT,
+                                env=env,
+                                stdout=log,
+                                stderr=log,
                             )
                         continue
                     print(execute(command, folder, env)[-1200:], flush=True)
