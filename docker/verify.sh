@@ -148,7 +148,7 @@ check_change_of_code() {
 }
 
 # The layers up to the one of the dependencies: the base, the user, /opt/venv.
-layers() { containers image inspect --format '{{join .RootFS.Layers "\n"}}' "localhost/mirage:$1" | head -n 3; }
+layers() { containers image inspect --format '{{range .RootFS.Layers}}{{println .}}{{end}}' "localhost/mirage:$1" | head -n 3; }
 
 verify_cpu() {
     build_mirage cpu
