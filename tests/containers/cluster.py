@@ -1,9 +1,11 @@
-"""A Kubernetes cluster of one node: the programs of control-plane.sh, Debian's etcd, the walk's engine."""
+"""A Kubernetes control plane: Debian's etcd, and the API server and the controllers of control-plane.sh.
+
+The node is played (node.py): no kubelet and no scheduler.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import subprocess
 import time
@@ -14,26 +16,22 @@ from tests.containers.engine import FOLDER
 from tests.containers.shell import run
 
 PROGRAMS = FOLDER / "kubernetes"
-STARTS_WITHIN_S = 180.0
-PAUSE = "pause:local"
-SYSCTLS = ("vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops")
-"""What a kubelet sets on its machine: put back at the end."""
+STARTS_WITHIN_S = 240.0
 
 
 @contextlib.contextmanager
 def cluster(folder: Path) -> Iterator[Path]:
-    """A cluster whose one node is ready; yields the kubeconfig of its administrator. Ends with the block."""
-    make_pause_image()
+    """A control plane that is ready; yields the kubeconfig of its administrator. Ends with the block."""
     kubeconfig = write_files(folder)
-    sysctls = {name: (Path("/proc/sys") / name).read_text() for name in SYSCTLS}
+    asks = ["kubectl", "--kubeconfig", str(kubeconfig), "get"]
     started: list[subprocess.Popen[bytes]] = []
     try:
         for command in commands(folder, kubeconfig):
             with (folder / f"{Path(command[0]).name}.log").open("wb") as log:
                 started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=folder))
             if command[0].endswith("apiserver"):
-                until(["kubectl", "--kubeconfig", str(kubeconfig), "get", "--raw", "/readyz"], "ok", started)
-        until(["kubectl", "--kubeconfig", str(kubeconfig), "get", "nodes", "--no-headers"], " Ready", started)
+                until([*asks, "--raw", "/readyz"], "ok", started)
+        until([*asks, "serviceaccount", "default", "-o", "jsonpath={.secrets}"], "default-token", started)
         yield kubeconfig
     finally:
         for process in reversed(started):
@@ -41,15 +39,6 @@ def cluster(folder: Path) -> Iterator[Path]:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=20)
             process.kill()
-        for name, value in sysctls.items():
-            (Path("/proc/sys") / name).write_text(value)
-
-
-def make_pause_image() -> None:
-    """The image that keeps a pod's namespaces open; anything that sleeps does."""
-    name = run(["docker", "create", "postgres:17"]).split()[-1]
-    run(["docker", "commit", "--change", 'ENTRYPOINT ["sleep", "infinity"]', name, PAUSE])
-    run(["docker", "rm", name])
 
 
 def write_files(folder: Path) -> Path:
@@ -71,8 +60,7 @@ current-context: walk
 
 
 def commands(folder: Path, kubeconfig: Path) -> list[list[str]]:
-    """The cluster's programs in the order in which they start."""
-    by_config = ["--kubeconfig", str(kubeconfig)]
+    """The programs in the order in which they start."""
     key = str(folder / "accounts.key")
     return [
         ["/usr/bin/etcd", "--data-dir", str(folder / "etcd"), "--unsafe-no-fsync"],
@@ -81,20 +69,11 @@ def commands(folder: Path, kubeconfig: Path) -> list[list[str]]:
             f"--token-auth-file={folder}/tokens.csv", "--authorization-mode=RBAC",
             "--service-cluster-ip-range=10.0.0.0/24",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
-            "--service-account-issuer=https://walk", "--bind-address=127.0.0.1",
+            "--service-account-issuer=https://walk", "--bind-address=127.0.0.1", "--advertise-address=10.0.0.1",
         ],
         [
-            str(PROGRAMS / "kube-controller-manager"), *by_config, f"--service-account-private-key-file={key}",
-            "--use-service-account-credentials=false", "--leader-elect=false",
-        ],
-        [str(PROGRAMS / "kube-scheduler"), *by_config, "--leader-elect=false"],
-        [
-            str(PROGRAMS / "kubelet"), *by_config, f"--root-dir={folder}/kubelet", f"--cert-dir={folder}/kubelet/pki",
-            f"--docker-endpoint={os.environ['DOCKER_HOST']}", f"--pod-infra-container-image={PAUSE}",
-            "--cgroup-driver=cgroupfs", "--cgroups-per-qos=false", "--enforce-node-allocatable=",
-            "--fail-swap-on=false",
-            "--hostname-override=node-1", "--eviction-hard=memory.available<100Mi", "--authorization-mode=AlwaysAllow",
-            "--authentication-token-webhook=false", "--resolv-conf=/dev/null",
+            str(PROGRAMS / "kube-controller-manager"), "--kubeconfig", str(kubeconfig), "--leader-elect=false",
+            f"--service-account-private-key-file={key}",
         ],
     ]  # fmt: skip
 

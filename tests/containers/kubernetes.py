@@ -1,8 +1,9 @@
-"""`python -m tests.containers.kubernetes`: the ten commands of docs/from-laptop-to-cluster.md on a real cluster.
+"""`python -m tests.containers.kubernetes`: the ten commands of docs/from-laptop-to-cluster.md on a real control plane.
 
-Needs root, dockerd, kubectl, the images of docker/verify.sh and the programs of tests/containers/control-plane.sh. The
-cluster has one node without a GPU and no registry: the image is on the node, and the run asks for less than the
-template's defaults. The Prefect server and the S3 server run beside the cluster.
+Needs root, podman, kubectl 1.24 or later, the images of docker/verify.sh and the programs of
+tests/containers/control-plane.sh. There is no registry, no GPU and no kubelet: the image is here, the run asks for less
+than the template's defaults, and podman runs the pods that the cluster makes (node.py). The Prefect server and the S3
+server run beside the cluster.
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from typing import Any
 import httpx
 
 from tests.containers.cluster import cluster
-from tests.containers.engine import docker_engine, enter_namespace, load_images
+from tests.containers.engine import enter_namespace
+from tests.containers.node import PODMAN, Node
 from tests.containers.shell import ROOT, run, say
+from tests.containers.stack import Stack
 
 GUIDE = ROOT / "docs" / "from-laptop-to-cluster.md"
-HOST = "172.17.0.1"  # the engine's bridge: where pods find this machine
 IMAGE = "registry.example.org/mirage:gpu"
 SMALL = {
     "gpus": "0",
@@ -35,6 +37,7 @@ SMALL = {
     "memory_request": "1Gi",
     "memory_limit": "6Gi",
     "image_pull_policy": "Never",
+    "stream_output": "false",
 }
 OVERRIDES = ["evaluation.methods=[stage-2]"]
 
@@ -43,62 +46,45 @@ def guide() -> list[str]:
     """The ten commands of the guide."""
     blocks = re.findall(r"```bash\n(.*?)```", GUIDE.read_text("utf-8"), re.DOTALL)
     (block,) = [block for block in blocks if "kubectl create namespace" in block]
-    return [line for line in block.splitlines() if line]
+    lines = [line for line in block.splitlines() if line]
+    assert len(lines) == 10, lines
+    return lines
 
 
 def adapted(command: str) -> str:
-    """A command of the guide for this cluster: no registry, the CPU image, a small run."""
+    """A command of the guide for this cluster: no engine, no registry, the CPU image, a small run."""
     if command.startswith("docker build"):
-        return f"docker tag mirage:cpu {IMAGE}"
+        return " ".join([*PODMAN, "tag", "localhost/mirage:cpu", IMAGE])
     if command.startswith("docker push"):
-        return f"docker image inspect --format present {IMAGE}"
+        return " ".join([*PODMAN, "image", "exists", IMAGE])
     if command.startswith("prefect deployment run"):
         small = " ".join(f"--job-variable {name}={value}" for name, value in SMALL.items())
         return f"{command} --params '{json.dumps({'recipe': 'micro', 'overrides': OVERRIDES})}' {small}"
-    return command
+    return command.removesuffix(" &")
 
 
 @contextlib.contextmanager
-def servers(mark: str, password: str) -> Iterator[None]:
-    """A Prefect server with a password, and the S3 server, in the network of this machine."""
-    s3 = {"identities": [{"name": "m", "actions": ["Admin", "Read", "Write", "List"],
-                          "credentials": [{"accessKey": f"{mark}a", "secretKey": f"{mark}s"}]}]}  # fmt: skip
-    with tempfile.NamedTemporaryFile("w", suffix=".json") as settings:
-        settings.write(json.dumps(s3))
-        settings.flush()
-        detached = ["docker", "run", "--rm", "--detach", "--network", "host"]
-        weed = [
-            "-v",
-            f"{settings.name}:/s3.json:ro",
-            "chrislusf/seaweedfs:4.43",
-            "server",
-            f"-ip={HOST}",
-            "-s3",
-            "-s3.config=/s3.json",
-        ]
-        server = [
-            "-e",
-            f"PREFECT_SERVER_API_AUTH_STRING={password}",
-            "mirage:cpu",
-            "prefect",
-            "server",
-            "start",
-            "--host",
-            "0.0.0.0",
-        ]
-        started = [run([*detached, "--name", "s3", *weed]), run([*detached, "--name", "server", *server])]
-        try:
-            wait_for(f"http://{HOST}:4200/api/health")
-            wait_for(f"http://{HOST}:8333/healthz")
-            yield
-        finally:
-            for container in started:
-                run(["docker", "rm", "--force", container.split()[-1]], check=False)
+def servers(folder: Path, mark: str, password: str) -> Iterator[None]:
+    """A Prefect server with a password, and the S3 server, in the network of this process."""
+    keys = {"accessKey": f"{mark}a", "secretKey": f"{mark}s"}
+    identity = {"name": "mirage", "actions": ["Admin", "Read", "Write", "List", "Tagging"], "credentials": [keys]}
+    (folder / "s3.json").write_text(json.dumps({"identities": [identity]}))
+    detached = [*PODMAN, "run", "--rm", "--detach", "--network", "host"]
+    s3 = ["-v", f"{folder}/s3.json:/s3.json:ro", "docker.io/chrislusf/seaweedfs:4.43", "server", "-ip=127.0.0.1"]
+    server = ["-e", f"PREFECT_SERVER_API_AUTH_STRING={password}", "localhost/mirage:cpu", "prefect", "server", "start"]
+    started = [run([*detached, *s3, "-s3", "-s3.config=/s3.json"]), run([*detached, *server])]
+    try:
+        wait_for("http://127.0.0.1:4200/api/health")
+        wait_for("http://127.0.0.1:8333/healthz")
+        yield
+    finally:
+        for container in started:
+            run([*PODMAN, "rm", "--force", container.split()[-1]], check=False)
 
 
 def wait_for(url: str) -> None:
     """Wait until a server answers well."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(url, trust_env=False).is_success:
@@ -108,30 +94,24 @@ def wait_for(url: str) -> None:
 
 
 def environment(folder: Path, kubeconfig: Path, mark: str, password: str) -> dict[str, str]:
-    """What the guide's commands need in their shell."""
+    """What the guide's commands need in their shell; the files of the two secrets are written into ``folder``."""
     keys = {
         "AWS_ACCESS_KEY_ID": f"{mark}a",
         "AWS_SECRET_ACCESS_KEY": f"{mark}s",
-        "AWS_ENDPOINT_URL": f"http://{HOST}:8333",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:8333",
     }
     login = {"PREFECT_API_AUTH_STRING": password}
     (folder / "s3.env").write_text("".join(f"{name}={value}\n" for name, value in keys.items()))
     (folder / "prefect.env").write_text("".join(f"{name}={value}\n" for name, value in login.items()))
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     ours = {
-        "PATH": path,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "KUBECONFIG": str(kubeconfig),
         "MIRAGE_STORE": "s3://mirage/store",
         "PREFECT_HOME": str(folder / "prefect"),
-    }
-    return {
-        **os.environ,
-        **ours,
-        **keys,
-        **login,
-        "PREFECT_API_URL": f"http://{HOST}:4200/api",
+        "PREFECT_API_URL": "http://127.0.0.1:4200/api",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
+    return {**os.environ, **ours, **keys, **login}
 
 
 def execute(command: str, folder: Path, env: Mapping[str, str]) -> str:
@@ -143,56 +123,57 @@ def execute(command: str, folder: Path, env: Mapping[str, str]) -> str:
     return done.stdout
 
 
-def check_pod(kubeconfig: Path) -> None:
-    """The run's pod as the cluster made it, and its container as the engine did."""
-    pods = json.loads(run(["kubectl", "--kubeconfig", str(kubeconfig), "-n", "mirage", "get", "pods", "-o", "json"]))[
-        "items"
-    ]
-    pod = pods[0]
-    print(run(["kubectl", "--kubeconfig", str(kubeconfig), "-n", "mirage", "get", "jobs,pods"]))
-    assert pod["status"]["phase"] == "Succeeded", pod["status"]
-    container_id = pod["status"]["containerStatuses"][0]["containerID"].removeprefix("docker://")
-    (container,) = json.loads(run(["docker", "inspect", container_id]))
-    host: dict[str, Any] = container["HostConfig"]
+def check_container(container: dict[str, Any]) -> None:
+    """The pod's container, as podman made it of what the cluster asked for."""
+    host = container["HostConfig"]
     assert container["Config"]["User"] == "10001:10001"
-    assert host["CapDrop"] == ["ALL"] and "no-new-privileges" in host["SecurityOpt"][0] and not host["Privileged"]
+    assert not container["EffectiveCaps"] and not host["Privileged"]
+    assert "no-new-privileges" in host["SecurityOpt"]
     assert host["Memory"] == 6 * 1024**3
     assert {"/data", "/dev/shm"} <= {mount["Destination"] for mount in container["Mounts"]}
 
 
 def walk(folder: Path) -> None:
     mark = f"canary{secrets.token_hex(8)}"
-    password = f"admin:{mark}p"
-    with docker_engine():
-        load_images()
-        with servers(mark, password), cluster(folder) as kubeconfig:
-            env = environment(folder, kubeconfig, mark, password)
-            worker: subprocess.Popen[bytes] | None = None
-            try:
-                for command in map(adapted, guide()):
-                    say(command)
-                    if " worker start " in command:
-                        with (folder / "worker.log").open("wb") as log:
-                            worker = subprocess.Popen(
-                                ["bash", "-c", f"exec {command.removesuffix('&')}"],
-                                cwd=ROOT,
-                                env=env,
-                                stdout=log,
-                                stderr=log,
-                            )
-                        continue
-                    print(execute(command, folder, env)[-1200:], flush=True)
-                check_pod(kubeconfig)
-                say("the same run again, in a pod of its own: everything Cached")
-                (again,) = [adapted(command) for command in guide() if "deployment run" in command]
-                print(execute(again, folder, env)[-1200:])
-                logs = execute("kubectl -n mirage logs --tail=200 -l job-name --prefix", folder, env)
-                assert "Cached" in logs or "cached" in logs, logs[-2000:]
-                assert mark not in logs + (folder / "worker.log").read_text(), "a secret stands in a log"
-            finally:
-                if worker is not None:
-                    worker.terminate()
-                    worker.wait(timeout=60)
+    stack = Stack(folder / "unused", mark, f"admin:{mark}p")
+    with servers(folder, mark, stack.login), cluster(folder) as kubeconfig:
+        env = environment(folder, kubeconfig, mark, stack.login)
+        worker: subprocess.Popen[bytes] | None = None
+        *before, start_worker, run_it = map(adapted, guide())
+        try:
+            for command in before:
+                say(command)
+                print(execute(command, folder, env)[-1200:], flush=True)
+            say(start_worker)
+            with (folder / "worker.log").open("wb") as log:
+                worker = subprocess.Popen(
+                    ["bash", "-c", f"exec {start_worker}"], cwd=ROOT, env=env, stdout=log, stderr=log
+                )
+            with Node(folder, kubeconfig) as node:
+                first = run_in_a_pod(run_it, folder, env, stack)
+                assert set(first.values()) == {"Completed"}, first
+                again = run_in_a_pod(run_it, folder, env, stack)
+                assert set(again.values()) == {"Cached"} and again.keys() == first.keys(), again
+                print(node.kubectl("get", "jobs,pods"))
+                for container in node.played:
+                    check_container(container)
+                assert len(node.played) == 2
+                said = "".join(node.logs) + (folder / "worker.log").read_text() + str(stack.everything_said())
+            assert mark not in said, "a secret stands in a log"
+            say("the ten commands work")
+        finally:
+            if worker is not None:
+                worker.terminate()
+                worker.wait(timeout=60)
+
+
+def run_in_a_pod(command: str, folder: Path, env: Mapping[str, str], stack: Stack) -> dict[str, str]:
+    """The guide's last command, which ends with the run; the stages' states."""
+    say(command)
+    print(execute(command, folder, env)[-600:], flush=True)
+    flow_run = stack.newest_run()
+    assert stack.ended(flow_run)["type"] == "COMPLETED"
+    return stack.stages(flow_run)
 
 
 def main() -> int:
