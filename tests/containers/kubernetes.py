@@ -25,7 +25,7 @@ import httpx
 
 from tests.containers.cluster import cluster
 from tests.containers.engine import enter_namespace
-from tests.containers.node import PODMAN, Node
+from tests.containers.node import PODMAN, Node, set_limits
 from tests.containers.shell import ROOT, run, say
 from tests.containers.stack import Stack
 
@@ -135,6 +135,7 @@ def check_container(container: dict[str, Any]) -> None:
 
 def walk(folder: Path) -> None:
     mark = f"canary{secrets.token_hex(8)}"
+    set_limits(folder)
     stack = Stack(folder / "unused", mark, f"admin:{mark}p")
     with servers(folder, mark, stack.login), cluster(folder) as kubeconfig:
         env = environment(folder, kubeconfig, mark, stack.login)

@@ -20,6 +20,12 @@ NAMESPACE = "mirage"
 PATIENCE_S = 2400.0
 
 
+def set_limits(folder: Path) -> None:
+    """Make podman, wherever this process starts it, set LIMITS."""
+    (folder / "containers.conf").write_text(LIMITS)
+    os.environ["CONTAINERS_CONF"] = str(folder / "containers.conf")
+
+
 @dataclass
 class Node:
     """Runs pods one by one, in the network of this process. ``played`` has what podman says of each container."""
@@ -32,8 +38,6 @@ class Node:
     _thread: threading.Thread | None = None
 
     def __enter__(self) -> Node:
-        (self.folder / "containers.conf").write_text(LIMITS)
-        os.environ["CONTAINERS_CONF"] = str(self.folder / "containers.conf")
         self._thread = threading.Thread(target=self._play_all)
         self._thread.start()
         return self
