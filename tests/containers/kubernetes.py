@@ -110,6 +110,7 @@ def environment(folder: Path, kubeconfig: Path, mark: str, password: str) -> dic
         "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_API_URL": "http://127.0.0.1:4200/api",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "PREFECT_WORKER_WEBSERVER_PORT": "8090",  # 8080 is the S3 server's here
     }
     return {**os.environ, **ours, **keys, **login}
 
