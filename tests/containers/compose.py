@@ -72,7 +72,7 @@ def log_in(page: Page, stack: Stack) -> None:
         page.get_by_placeholder("admin:pass").fill(password)
         page.get_by_role("button", name="Login", exact=True).click()
         if password != stack.login:
-            expect(page.get_by_text("Authentication failed.").first).to_be_visible()
+            expect(page.get_by_text("Invalid credentials").first).to_be_visible()
     expect(page).to_have_url(re.compile("/dashboard"))
 
 
