@@ -166,7 +166,7 @@ def walk(folder: Path) -> None:
         finally:
             if worker is not None:
                 worker.terminate()
-                worker.wait(timeout=60)
+                worker.wait(timeout=300)
 
 
 def run_in_a_pod(command: str, folder: Path, env: Mapping[str, str], stack: Stack) -> dict[str, str]:
