@@ -165,8 +165,8 @@ def walk(folder: Path) -> None:
             say("the ten commands work")
         finally:
             if worker is not None:
-                worker.terminate()
-                worker.wait(timeout=300)
+                worker.kill()  # it would wait for its runs
+                worker.wait(timeout=60)
 
 
 def run_in_a_pod(command: str, folder: Path, env: Mapping[str, str], stack: Stack) -> dict[str, str]:
