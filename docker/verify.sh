@@ -125,7 +125,7 @@ tests = {"pytest", "mypy", "ruff", "hypothesis", "playwright", "boto3", "swift",
 print(*sorted(tests & {d.name for d in distributions()}), end="")
 END
         find / -xdev \( -path "*/.cache/pip" -o -path "/var/lib/apt/lists/*_Packages*" -o -path "/var/cache/apt/archives/*.deb" \
-            -o -path "/opt/mirage/tests" -o -path "/opt/mirage/build" -o -name "*.egg-info" \) 2>/dev/null || true
+            -o -path "/opt/mirage/tests" -o -path "/opt/mirage/build" -o -path "/opt/mirage/*.egg-info" \) 2>/dev/null || true
     ')
     [ -z "$found" ] || fail "mirage:$1 holds what it does not need: $found"
 }
@@ -148,7 +148,7 @@ check_change_of_code() {
 }
 
 # The layers up to the one of the dependencies: the base, the user, /opt/venv.
-layers() { containers image inspect --format '{{join .RootFS.Layers "\n"}}' "localhost/mirage:$1" | head -n 3; }
+layers() { containers image inspect --format '{{range .RootFS.Layers}}{{println .}}{{end}}' "localhost/mirage:$1" | head -n 3; }
 
 verify_cpu() {
     build_mirage cpu

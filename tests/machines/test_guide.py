@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from mirage_core.recipes import load
+from tests.containers.kubernetes import adapted, guide
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "from-laptop-to-cluster.md").read_text()
@@ -101,3 +102,9 @@ def test_every_setting_of_the_guide_is_one() -> None:
 
 def test_the_guide_is_short_enough_to_be_read() -> None:
     assert len(TEXT.splitlines()) < 200
+
+
+def test_kubernetes_takes_ten_commands_and_the_walk_takes_them_from_the_guide() -> None:
+    assert len(guide()) == 10
+    assert adapted(guide()[-2]) == guide()[-2].removesuffix(" &"), "the walk starts the worker itself"
+    assert [command.split()[0] for command in guide() if adapted(command) == command][:1] == ["kubectl"]

@@ -111,7 +111,8 @@ def test_where_packages_come_from_is_an_argument_of_the_build_that_the_image_doe
 def test_nothing_but_code_reaches_an_image() -> None:
     packages = re.search(r"^include = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert packages is not None
-    needed = {name.rstrip("*") for name in json.loads(packages[1])} | {"pyproject.toml", "README.md", "LICENSE"}
+    needed = {name.rstrip("*") for name in json.loads(packages[1])}
+    needed |= {"pyproject.toml", "setup.py", "README.md", "LICENSE"}
 
     assert not [name for name in needed if ignored(name)], "what pyproject installs is needed"
     assert all(ignored(name) for name in ("docker/.env", ".env", ".venv", ".mirage", ".git", "shared", "tests"))
