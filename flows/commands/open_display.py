@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from deployments import machine
 from flows.commands.printing import console, print_line
 from flows.display.board import Board
 from flows.display.display import Display, Lines
-from flows.display.expected import expected_seconds, of_rows, planned_rate, planned_seconds
+from flows.display.expected import Planning, expected_seconds, of_rows, plan_command, planned_rate
 from flows.display.table import LiveTable
 from mirage_core.config import Settings
 from mirage_core.distributed.forked import can_fork
@@ -36,12 +35,9 @@ def open_run_display(recipe: str, sets: Sequence[str], settings: Settings, store
     display = open_display(expected_seconds(settings, store))
     unknown = [name for name, row in display.board.waiting.items() if row.expected is None]
     if unknown and can_fork():
-        rate = planned_rate(gflops, machine.cores(), settings.runtime)
-
-        def add_planned() -> None:
-            display.expect(of_rows(planned_seconds(recipe, sets, rate), unknown))
-
-        threading.Thread(target=add_planned, name="planned-seconds", daemon=True).start()
+        command = plan_command(recipe, sets, planned_rate(gflops, machine.cores(), settings.runtime))
+        planning = Planning(command, lambda planned: display.expect(of_rows(planned, unknown)))
+        display.closing.callback(planning.stop)
     return display
 
 

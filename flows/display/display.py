@@ -6,6 +6,7 @@ import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +28,8 @@ class Display(ABC):
     def __init__(self, console: Console, board: Board | None = None) -> None:
         self.console, self.board = console, board or Board()
         self.lock = threading.RLock()
+        self.closing = ExitStack()
+        """What ends with the display."""
 
     def __enter__(self) -> Self:
         return self
@@ -35,6 +38,7 @@ class Display(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Note that what still runs has failed, where the block ends by an error."""
+        self.closing.close()
         with self.lock:
             for row in self.board.rows:
                 row.state = "failed" if error is not None and row.state == "running" else row.state

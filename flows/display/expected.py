@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 
 from mirage_core.config import RuntimeSettings, Settings
 from mirage_core.errors import ArtifactError
@@ -17,6 +18,8 @@ RECORDS = 5
 """The newest records of runs that are read."""
 PLANNED_SHARE = 0.4
 """Of the float32 rate of the processes' cores, assumed for training until an earlier run says better."""
+PLAN_AFTER_S = 15.0
+"""A run that has ended by then, such as one of cached stages, needs no plan."""
 
 Expected = dict[str, float | None]
 
@@ -48,17 +51,46 @@ def planned_rate(gflops: float, cores: int, runtime: RuntimeSettings) -> float:
     return gflops * PLANNED_SHARE * min(runtime.processes * runtime.threads, cores) / runtime.processes / 1e3
 
 
-def planned_seconds(recipe: str, sets: Sequence[str], rate: float) -> dict[str, float]:
-    """Return the seconds of the stages that run a model, as ``mirage plan`` counts them; none where it cannot.
-
-    A process of its own: planning imports what models need.
-    """
+def plan_command(recipe: str, sets: Sequence[str], rate: float) -> list[str]:
+    """Return the words of the process that plans: planning imports what models need."""
     overrides = [part for text in sets for part in ("--set", text)]
-    command = [sys.executable, "-m", "flows.cli", "plan", "--recipe", recipe, *overrides, "--rate", str(rate), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        return {}
-    return {stage["name"]: 3600 * stage["hours"] for stage in json.loads(done.stdout)["stages"]}
+    return [sys.executable, "-m", "flows.cli", "plan", "--recipe", recipe, *overrides, "--rate", str(rate), "--json"]
+
+
+class Planning:
+    """The seconds of the stages that run a model, as ``mirage plan`` counts them, found beside a run and ended with it.
+
+    ``then`` takes them by the stage's name; it is not called where the plan fails, or the run ends before.
+    """
+
+    def __init__(
+        self, command: Sequence[str], then: Callable[[dict[str, float]], None], after_s: float = PLAN_AFTER_S
+    ) -> None:
+        self._command, self._then = command, then
+        self._lock, self._stopped = threading.Lock(), False
+        self._process: subprocess.Popen[str] | None = None
+        self._timer = threading.Timer(after_s, self._plan)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def stop(self) -> None:
+        """End the planning where it is."""
+        self._timer.cancel()
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def _plan(self) -> None:
+        with self._lock:
+            if self._stopped:
+                return
+            self._process = subprocess.Popen(
+                self._command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+        printed, _ = self._process.communicate()
+        if self._process.returncode == 0:
+            self._then({stage["name"]: 3600 * stage["hours"] for stage in json.loads(printed)["stages"]})
 
 
 def of_rows(planned: Mapping[str, float], rows: Sequence[str]) -> dict[str, float]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from rich.console import Console
 
 from flows.display.board import Board, Row, duration
 from flows.display.display import Lines, Silent
-from flows.display.expected import expected_seconds, of_rows, planned_rate
+from flows.display.expected import Planning, expected_seconds, of_rows, planned_rate
 from flows.display.sparkline import sparkline
 from flows.display.table import LiveTable, fitting
 from mirage_core.config import RuntimeSettings
@@ -291,6 +293,40 @@ def test_the_plan_s_evaluation_is_that_of_all_methods() -> None:
     }  # fmt: skip
     alone, both = (RuntimeSettings(processes=number, threads=1) for number in (1, 2))
     assert planned_rate(100.0, 2, alone) == planned_rate(100.0, 2, both) == 2 * planned_rate(100.0, 1, both)
+
+
+def test_a_plan_is_made_beside_a_run_that_lasts() -> None:
+    found: list[dict[str, float]] = []
+    said = json.dumps({"stages": [{"name": "film", "hours": 0.5}]})
+    planning = Planning([sys.executable, "-c", f"print({said!r})"], found.append, after_s=0.0)
+    deadline = time.monotonic() + 60
+    while not found and time.monotonic() < deadline:
+        time.sleep(0.05)
+    planning.stop()
+
+    assert found == [{"film": 1800.0}]
+
+
+def test_a_plan_ends_with_its_run_and_is_not_begun_for_a_short_one(tmp_path: Path) -> None:
+    found: list[dict[str, float]] = []
+    begun = tmp_path / "begun"
+    sleeps = [sys.executable, "-c", f"import pathlib, time; pathlib.Path({str(begun)!r}).touch(); time.sleep(600)"]
+    display, _, _ = lines()
+    short = Planning(sleeps, found.append, after_s=3600.0)
+    display.closing.callback(short.stop)
+    with display:
+        pass
+    short._timer.join(30)
+    assert not short._timer.is_alive()
+
+    long = Planning(sleeps, found.append, after_s=0.0)
+    deadline = time.monotonic() + 60
+    while not begun.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    long.stop()
+    long._timer.join(30)
+
+    assert begun.exists() and not long._timer.is_alive() and found == []
 
 
 def test_hours_minutes_and_seconds_are_said_as_people_do() -> None:
