@@ -43,6 +43,10 @@ ELSEWHERE = {
     r"(mirage serve|pip install -c constraints.txt -e '.\[serve\]'|curl)": (
         "tests/serving/test_serve.py::test_models_health_and_metrics"
     ),
+    r"python -m mirage_vllm.rollouts": (
+        "tests/vllm_plugin/test_rollouts_on_vllm.py"
+        "::test_greedy_answers_are_those_of_decode_with_the_weights_that_were_pushed"
+    ),
     r"pip install ./mirage-vllm|vllm serve": (
         "tests/vllm_plugin/test_on_vllm.py::test_the_server_answers_what_decode_does_and_counts_latents"
     ),
