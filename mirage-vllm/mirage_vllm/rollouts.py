@@ -87,6 +87,7 @@ class Rollouts:
         # Not by its path: vLLM would then look for the processor there, too.
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": _tensors(files)})
         self._llm.reset_prefix_cache()
+        self._llm.llm_engine.reset_encoder_cache()
         self.weights = name
         return {"weights": name}
 

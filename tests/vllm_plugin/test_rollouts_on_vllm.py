@@ -70,7 +70,7 @@ def _change(model: LoadedModel, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.backbone.layers[0].parameters():
-            weight += 0.03 * torch.randn(weight.shape, generator=generator)
+            weight += 0.01 * torch.randn(weight.shape, generator=generator)
 
 
 def test_greedy_answers_are_those_of_decode_with_the_weights_that_were_pushed(
