@@ -99,7 +99,8 @@ class Board:
 
     def begin(self, key: Hashable, name: str) -> Row:
         """Note that a stage begins now; a stage that ended under this key, such as another seed's, gives up its row."""
-        row = self.waiting.pop(name, None) or Row(name)
+        ended = self.begun.get(key)
+        row = self.waiting.pop(name, None) or Row(name, expected=ended.expected if ended else None)
         row.state, row.at = "running", self.clock()
         self.begun[key] = row
         return row

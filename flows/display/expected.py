@@ -54,7 +54,7 @@ def planned_rate(gflops: float, cores: int, runtime: RuntimeSettings) -> float:
 def plan_command(recipe: str, sets: Sequence[str], rate: float) -> list[str]:
     """Return the words of the process that plans: planning imports what models need."""
     overrides = [part for text in sets for part in ("--set", text)]
-    return [sys.executable, "-m", "flows.cli", "plan", "--recipe", recipe, *overrides, "--rate", str(rate), "--json"]
+    return [sys.executable, "-m", "mirage_app", "plan", "--recipe", recipe, *overrides, "--rate", str(rate), "--json"]
 
 
 class Planning:

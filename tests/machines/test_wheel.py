@@ -53,6 +53,9 @@ def test_a_users_module_of_the_same_name_and_the_command_do_not_meet(installed: 
     assert "No module named 'tasks'" in none.stderr
     planned = run(installed, tmp_path, "-m", "mirage_app", "run", "--recipe", "micro", "--direct", "--dry-run")
     assert planned.returncode == 0 and "will run  problems" in planned.stdout, planned.stderr
+    beside = "from mirage_app import provide; provide(); from flows.display.expected import plan_command; "
+    beside += "import subprocess; print(subprocess.run(plan_command('micro', (), 0.1)).returncode)"
+    assert run(installed, tmp_path, "-c", beside).stdout.endswith("0\n")
 
 
 @pytest.mark.e2e

@@ -11,12 +11,10 @@ import base64
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.request import ProxyHandler, Request, build_opener
 
+import httpx
 import numpy as np
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -61,8 +59,9 @@ class ServedRollouts:
             )
         self._model, self._decoding, self._folder = model, decoding, folder
         self._url = str(settings.runtime.rollouts_url).rstrip("/")
-        self._timeout = float(settings.runtime.stall_timeout_s)
-        self._open = build_opener(ProxyHandler({})).open
+        self._client = httpx.Client(
+            base_url=self._url, timeout=float(settings.runtime.stall_timeout_s), trust_env=False
+        )
         faults = [*self._faults(self._json("/about"), settings.prompt)]
         if faults:
             raise SettingsError(
@@ -176,20 +175,16 @@ class ServedRollouts:
         return found
 
     def _ask(self, path: str, body: dict[str, Any] | None) -> bytes:
-        data = None if body is None else json.dumps(body).encode()
-        request = Request(f"{self._url}{path}", data, {"content-type": "application/json"})
         try:
-            with self._open(request, timeout=self._timeout) as reply:
-                read: bytes = reply.read()
-                return read
-        except HTTPError as error:
-            text = error.read(2000).decode("utf-8", "replace")
-            raise TrainingError(f"the engine at {self._url} refused {path} ({error.code}): {text}") from error
-        except (URLError, HTTPException, OSError) as error:
+            reply = self._client.get(path) if body is None else self._client.post(path, json=body)
+        except httpx.HTTPError as error:
             raise TrainingError(
                 f"no engine answers at {self._url}{path} ({error}): start `python -m mirage_vllm.rollouts FOLDER` in "
                 "vLLM's environment, look at runtime.rollouts_url, or set grpo.rollouts to here"
             ) from error
+        if reply.is_error:
+            raise TrainingError(f"the engine at {self._url} refused {path} ({reply.status_code}): {reply.text[:2000]}")
+        return reply.content
 
 
 def trajectory(
