@@ -146,7 +146,7 @@ def training(case: str, backbone: Backbone, batch: int, latents: int) -> Callabl
     rows = collate(examples, IDS, backbone.position_ids, align=case != "plain")
     steps = film_heads(backbone, rows) if case == "film" else None
     trained = nn.ModuleList([backbone] if steps is None else [backbone, steps.heads])
-    parameters = [weight for weight in trained.parameters() if weight.requires_grad]
+    parameters = {name: weight for name, weight in trained.named_parameters() if weight.requires_grad}
     optimizer = make_optimizer(parameters, weight_decay=0.1, fused=True)
     optimizer.param_groups[0]["lr"] = 1e-4
 
@@ -159,7 +159,7 @@ def training(case: str, backbone: Backbone, batch: int, latents: int) -> Callabl
         with counter.counting("backward"):
             total.backward()
         with counter.counting("optimizer"):
-            nn.utils.clip_grad_norm_(parameters, 1.0)
+            nn.utils.clip_grad_norm_(parameters.values(), 1.0)
             optimizer.step()
 
     return step

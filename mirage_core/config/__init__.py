@@ -50,7 +50,17 @@ from mirage_core.config.problems import (
     VSPFolderData,
 )
 from mirage_core.config.runtime import RuntimeSettings, TeacherRuntime, plain_url
-from mirage_core.config.section import Level, Method, Positive, Probability, Section, StageName, as_recipe, identity
+from mirage_core.config.section import (
+    Level,
+    Method,
+    OptimizerName,
+    Positive,
+    Probability,
+    Section,
+    StageName,
+    as_recipe,
+    identity,
+)
 from mirage_core.config.teacher import CaptionSettings, TeacherSettings
 from mirage_core.config.training import (
     FilmTrainSettings,
@@ -100,6 +110,7 @@ __all__ = [
     "MonetTargetSettings",
     "MonetTrainSettings",
     "MonetWarmupSettings",
+    "OptimizerName",
     "OwnData",
     "PooledTrainSettings",
     "PoolerSettings",
@@ -197,6 +208,20 @@ class Settings(Section):
         return self
 
     @model_validator(mode="after")
+    def _has_whole_matrices(self) -> Settings:
+        """Muon steps on whole matrices: fail before the stages that come first."""
+        runtime = self.runtime
+        if runtime.engine == "plain" or runtime.zero_stage == 0:
+            return self
+        for name, optimizer in self._optimizers().items():
+            if optimizer == "muon":
+                raise ValueError(
+                    f"{name}.optimizer is muon, which steps on whole matrices, and runtime.zero_stage "
+                    f"{runtime.zero_stage} shards them: set runtime.zero_stage to 0, or runtime.engine to plain"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _has_a_film(self) -> Settings:
         """Fail before hours of work, not when the first stage looks for frames."""
         if self.auxiliary_images.film != "off":
@@ -256,6 +281,13 @@ class Settings(Section):
         stages = {stage for method in self.evaluation.methods for stage in get_method(method).stages}
         trained = [TRAIN_STAGES[stage].program for stage in stages]
         return {one.section: self.section(one.name, TrainSettings) for one in trained if not one.reinforces}
+
+    def _optimizers(self) -> dict[str, OptimizerName]:
+        """Return the optimizers of all stages that train the methods of this recipe, by section."""
+        stages = {stage for method in self.evaluation.methods for stage in get_method(method).stages}
+        trained = {TRAIN_STAGES[stage].program for stage in stages}
+        chosen = {one.section: self.training(one.name).optimizer for one in trained}
+        return {"model.warmup": self.model.warmup.optimizer, **chosen}
 
     def training(self, program: str) -> TrainSettings | GRPOSettings:
         """Return the section that a training program reads."""

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mirage_core.config.section import Positive, Probability, Section
+from mirage_core.config.section import OPTIMIZERS, OptimizerName, Positive, Probability, Section
 from mirage_core.config.training import ValidationSettings
 
 
@@ -80,7 +80,7 @@ class GRPOSettings(Section):
     max_grad_norm: float = Field(1.0, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
-    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    optimizer: OptimizerName = Field("adamw", description=OPTIMIZERS)
     validation: ValidationSettings = ValidationSettings()
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from mirage_core.config.section import Positive, Section
+from mirage_core.config.section import OPTIMIZERS, OptimizerName, Positive, Section
 
 Bottleneck = Literal["none", "latent_kv", "latent_only", "image"]
 """none: text after a span attends to all tokens before it. latent_kv: to no token before the first latent, but to the
@@ -119,6 +119,8 @@ class LatentSettings(Section):
 class WarmupSettings(Section):
     """Warm-up of a from-scratch base: dense perception of plain tasks, no planning."""
 
+    LATER: ClassVar[frozenset[str]] = frozenset({"optimizer"})
+
     steps: int = Field(700, ge=0, description="Optimizer steps.")
     batch_size: Positive = Field(32, description="Images of a step.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak rate.")
@@ -129,6 +131,7 @@ class WarmupSettings(Section):
     walk_length_max: Positive = Field(9, description="Longest random walk.")
     schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="Schedule after the warm-up.")
     weight_decay: float = Field(0.01, ge=0)
+    optimizer: OptimizerName = Field("adamw", description=OPTIMIZERS)
     max_grad_norm: float = Field(1.0, gt=0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -26,6 +26,11 @@ from mirage_core.config.renamed import to_current, to_stored
 Level = Annotated[int, Field(ge=3, le=16)]
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+OptimizerName = Literal["adamw", "adamw_8bit", "muon"]
+OPTIMIZERS = (
+    "adamw_8bit: moments in 8 bits (bitsandbytes, on a GPU). muon: matrices of layers by Muon, all else by AdamW; not "
+    "under ZeRO 1 to 3."
+)
 
 
 class OneOf:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from mirage_core.config.model import Bottleneck, LatentSettings
-from mirage_core.config.section import Positive, Probability, Section
+from mirage_core.config.section import OPTIMIZERS, OptimizerName, Positive, Probability, Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +59,13 @@ class TrainSettings(Section):
     micro_batch_size: int | None = Field(
         None, gt=0, description="Examples of a forward pass of one process; None: all."
     )
-    learning_rate: float = Field(1e-5, gt=0, description="Peak rate of AdamW.")
+    learning_rate: float = Field(1e-5, gt=0, description="Peak rate of the optimizer.")
     warmup_steps: int = Field(10, ge=0, description="Steps of linear warm-up.")
     schedule: Literal["constant", "cosine", "linear"] = Field("cosine", description="Schedule after the warm-up.")
     weight_decay: float = Field(0.01, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
-    optimizer: Literal["adamw", "adamw_8bit"] = Field(
-        "adamw", description="adamw_8bit: moments in 8 bits (bitsandbytes, on a GPU)."
-    )
+    optimizer: OptimizerName = Field("adamw", description=OPTIMIZERS)
     batch_by: Literal["random", "group", "length"] = Field(
         "random",
         description="What the examples of a batch share, for less padding: nothing; benchmark and level; length.",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from mirage_core.planning.activations import Batch, ComputeConfig
 from mirage_core.planning.sizes import ModelSizes
+from mirage_core.training.engine.muon import ITERATIONS
 
 STEP_BYTES = 36
 """Bytes that an optimizer step reads and writes for a parameter: float32 gradient, weight, two moments, and copies."""
@@ -96,6 +97,12 @@ def sampling_seconds(
     """Return the seconds of sampling ``samples`` answers of ``columns`` columns to each of ``prompts`` prompts."""
     prefill = forward(sizes, prompts * prompt, prompt / 2, prompts) / (rates.training * 1e12)
     return prefill + columns * column_seconds(sizes, prompts * samples, prompt + columns / 2, dtype_bytes, rates)
+
+
+def orthogonalising(sizes: ModelSizes) -> float:
+    """Return the operations by which Muon orthogonalises the momentum of all layers (training/engine/muon.py)."""
+    sides = [(min(shape), max(shape)) for shape in sizes.linear.values()]
+    return ITERATIONS * sizes.text.layers * sum(4.0 * short**2 * long + 2.0 * short**3 for short, long in sides)
 
 
 def step_seconds(

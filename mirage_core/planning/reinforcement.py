@@ -70,7 +70,7 @@ def reinforcement(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates
             training_seconds(sizes, batch, config, executed_flops, rates.rolling, rates, micro_batches=micro_batches)
             + reference_flops * rounds / (rates.rolling * 1e12)
             + rounds * _sampling_time(settings, sizes, shape, config, rates, local.answers, local.drawn)
-            + optimizer_seconds(settings, sizes.trained(settings.model), config, rates)
+            + optimizer_seconds(settings, sizes, grpo.optimizer, sizes.trained(settings.model), config, rates)
         )
     notes = [idle_note("grpo.prompts_per_step", grpo.prompts_per_step, world_size)]
     notes.append(f"answers are taken to have {_expected_tokens(shape, grpo)} tokens; for memory {grpo.max_new_tokens}")

@@ -17,8 +17,11 @@ LARGEST_BUCKET = 500_000_000
 GATHERED = 1_000_000_000
 """The most parameters that ZeRO-3 gathers at a time (its stage3_max_live_parameters)."""
 BYTES = {"float32": 4, "bfloat16": 2}
-MOMENTS = {"adamw": 2 * FLOAT, "adamw_8bit": 2 + 2 * FLOAT / 256}
-"""Bytes of Adam's two moments a parameter; in 8 bits a float32 scale for every 256 of them."""
+MOMENTS = {"adamw": 2 * FLOAT, "adamw_8bit": 2 + 2 * FLOAT / 256, "muon": 2 * FLOAT}
+"""Bytes of Adam's two moments a parameter; in 8 bits a float32 scale for every 256 of them.
+
+Muon has at most as many: its matrices have one moment.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 from mirage_core.config import (
     ModelSettings,
+    OptimizerName,
     Settings,
 )
 from mirage_core.planning.activations import ComputeConfig
 from mirage_core.planning.flops import (
     Rates,
+    orthogonalising,
     step_seconds,
 )
 from mirage_core.planning.memory import (
@@ -52,11 +54,17 @@ def image_encoding(sizes: ModelSizes, rows: RecipeRows, config: ComputeConfig) -
     return image_encoding_moment(sizes.total * config.dtype_bytes, sizes, config.dtype_bytes, patches)
 
 
-def optimizer_seconds(settings: Settings, trained: int, config: ComputeConfig, rates: Rates) -> float:
-    """Return the seconds of an optimizer step over ``trained`` weights, sharded and offloaded as the runtime says."""
+def optimizer_seconds(
+    settings: Settings, sizes: ModelSizes, optimizer: OptimizerName, trained: int, config: ComputeConfig, rates: Rates
+) -> float:
+    """Return the seconds of an optimizer step over ``trained`` weights, sharded and offloaded as the runtime says.
+
+    With Muon every process orthogonalises the matrices of all layers; those of adapters are small, and not counted.
+    """
     runtime = settings.runtime
     deep = runtime.engine == "deepspeed"
-    return step_seconds(
+    own_matrices = optimizer == "muon" and settings.model.lora is None
+    return orthogonalising(sizes) * own_matrices / (rates.training * 1e12) + step_seconds(
         trained,
         runtime.world_size,
         sharded=deep and runtime.zero_stage > 0,

@@ -99,7 +99,7 @@ def _supervised(settings: Settings, sizes: ModelSizes, rows: RecipeRows, rates: 
         operations = [(model, executed + encoded) for model, executed in operations]
     seconds = None
     if rates is not None:
-        seconds = optimizer_seconds(settings, trained, config, rates)
+        seconds = optimizer_seconds(settings, sizes, section.optimizer, trained, config, rates)
         for one, (_, executed) in zip(mean, operations, strict=True):
             rate = rates.rolling if one.rolls_out else rates.training
             busiest, micro_batches = executed * local_batch / section.batch_size, math.ceil(local_batch / at_once)
@@ -199,7 +199,7 @@ def _warmup(settings: Settings, sizes: ModelSizes, rates: Rates | None) -> Stage
     """All weights are trained, the vision tower too; an image has one token for each cell."""
     warmup, world_size = settings.model.warmup, settings.runtime.world_size
     model = settings.model.model_copy(update={"lora": None, "train_vision": True})
-    config, resident = compute_config(model, False), resident_memory(sizes, model, settings.runtime, "adamw")
+    config, resident = compute_config(model, False), resident_memory(sizes, model, settings.runtime, warmup.optimizer)
     local_batch = math.ceil(warmup.batch_size / world_size)
     largest = exercises(sizes, max(warmup.levels), local_batch)
     model_flops, executed_flops = training(
@@ -209,7 +209,8 @@ def _warmup(settings: Settings, sizes: ModelSizes, rates: Rates | None) -> Stage
     if rates is not None:
         busiest = executed_flops * local_batch / warmup.batch_size
         seconds = training_seconds(sizes, largest, config, busiest, rates.training, rates, micro_batches=1)
-        seconds += optimizer_seconds(settings, sizes.trained(settings.model), config, rates)
+        trained = sizes.trained(settings.model)
+        seconds += optimizer_seconds(settings, sizes, warmup.optimizer, trained, config, rates)
     return StageWork(
         name="base",
         steps=warmup.steps,

@@ -42,10 +42,10 @@ WORK = "work/"  # prefix of what is counted for the throughput alone, beside the
 
 @dataclass(frozen=True, kw_only=True)
 class TrainPlan:
-    """Number of optimizer steps, AdamW's peak rate and its schedule, decay, clipping.
+    """Number of optimizer steps, the peak rate and its schedule, decay, clipping.
 
     ``max_loss_ratio``: the run fails when its loss exceeds that of the first steps so many times (None: never).
-    ``resets``: the steps (from 0) before which AdamW's moments are cleared.
+    ``resets``: the steps (from 0) before which the optimizer's moments are cleared.
     """
 
     steps: int

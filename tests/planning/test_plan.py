@@ -166,3 +166,18 @@ def test_a_setting_is_changed_and_checked() -> None:
     assert with_setting(settings, "grounding.micro_batch_size", 4).grounding.micro_batch_size == 4
     with pytest.raises(ValueError, match="greater than 0"):
         with_setting(settings, "grounding.batch_size", 0)
+
+
+def test_muon_costs_what_orthogonalising_the_matrices_of_all_layers_takes() -> None:
+    chosen = ["runtime.zero_stage=0", "model.source=from_scratch"]
+    found = {}
+    for name in ("adamw", "muon"):
+        plan = make_plan(load("tiny-paper", [*chosen, f"direct_sft.optimizer={name}"]), 80.0, RATES)
+        found[name] = next(stage for stage in plan.stages if stage.name == "direct-sft")
+    # Short and long side of the seven matrices of a layer: queries and output, keys and values, and the MLP's.
+    sides = [(128, 128)] * 2 + [(64, 128)] * 2 + [(128, 384)] * 3
+    operations = 4 * 5 * sum(4 * short**2 * long + 2 * short**3 for short, long in sides)
+    assert found["muon"].model_flops == found["adamw"].model_flops
+    hours = {name: stage.hours or 0.0 for name, stage in found.items()}
+    more = (hours["muon"] - hours["adamw"]) * 3600 / found["muon"].steps
+    assert more == pytest.approx(operations / (RATES.training * 1e12), rel=1e-3)

@@ -24,6 +24,21 @@ STEPS, BATCH = 8, 6
 BF16 = torch.bfloat16
 ON_GPU = sys.argv[-1] == "cuda"
 CASES: dict[str, tuple[EngineSettings, torch.dtype]] = {}
+MUON: dict[str, tuple[EngineSettings, torch.dtype]] = {
+    "muon": (
+        EngineSettings(kind="plain", zero_stage=0, weight_decay=0.1, max_grad_norm=1.0, optimizer="muon"),
+        torch.float32,
+    ),
+    "zero-0-muon": (
+        EngineSettings(kind="deepspeed", zero_stage=0, weight_decay=0.1, max_grad_norm=1.0, optimizer="muon"),
+        torch.float32,
+    ),
+    "muon-bf16": (
+        EngineSettings(kind="plain", zero_stage=0, weight_decay=0.1, max_grad_norm=1.0, optimizer="muon"),
+        BF16,
+    ),
+}
+"""Cases whose steps are other ones than those of the others."""
 
 
 def case(name: str, zero: int | None, dtype: torch.dtype = torch.float32, **more: bool) -> None:
@@ -97,7 +112,7 @@ def tensors(folder: Path) -> dict[str, list[float]]:
 
 def resumed(name: str, checkpoint: Path, end: Path) -> None:
     """Take the second half of the steps from somebody's checkpoint on."""
-    settings, dtype = CASES[name]
+    settings, dtype = {**CASES, **MUON}[name]
     root = tiny(dtype)
     engine = make_engine(root, settings, opened(checkpoint, STEPS // 2))
     for step in range(STEPS // 2, STEPS):
@@ -106,7 +121,7 @@ def resumed(name: str, checkpoint: Path, end: Path) -> None:
 
 
 def run_case(name: str, folder: Path) -> dict[str, object]:
-    settings, dtype = CASES[name]
+    settings, dtype = {**CASES, **MUON}[name]
     root = tiny(dtype)
     engine = make_engine(root, settings, None)
     figures = []
@@ -130,7 +145,7 @@ def run_case(name: str, folder: Path) -> dict[str, object]:
 
 def after_reset(name: str, folder: Path) -> dict[str, object]:
     """Take steps before and after the optimizer is reset; and those after it again, from the state of the reset."""
-    settings, dtype = CASES[name]
+    settings, dtype = {**CASES, **MUON}[name]
     root = tiny(dtype)
     engine = make_engine(root, settings, None)
     for step in range(STEPS // 2):
@@ -152,7 +167,7 @@ def after_reset(name: str, folder: Path) -> dict[str, object]:
 
 def many_micro_batches(name: str) -> float:
     """Return the gradient of a step of 300 micro-batches that each add 1 (bfloat16 cannot count beyond 256)."""
-    settings, dtype = CASES[name]
+    settings, dtype = {**CASES, **MUON}[name]
     root = Root({"net": nn.Linear(1, 1, bias=False).to(dtype)}).to("cuda" if ON_GPU else "cpu")
     one = torch.ones(1, 1, dtype=dtype, device=next(root.parameters()).device)
     engine = make_engine(root, settings, None)
@@ -188,6 +203,7 @@ def main() -> None:
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder / "extensions")
     with as_process(ProcessContext.on_one_host(rank, world_size)), torch_process_group(folder / "rendezvous"):
         results: dict[str, object] = {name: run_case(name, folder) for name in CASES}
+        results["muon"] = {name: run_case(name, folder) for name in MUON}
         results["many"] = {name: many_micro_batches(name) for name in CASES if "bf16" in name}
         results["default reduction"] = {} if ON_GPU else with_default_reduction(folder)
         results["reset"] = {name: after_reset(name, folder) for name in CASES}

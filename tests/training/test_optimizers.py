@@ -15,15 +15,16 @@ from mirage_core.training.engine.make_engine import make_engine
 from mirage_core.training.engine.optimizers import OptimizerKind, make_optimizer, moments, set_moments
 
 
-def parameters(seed: int = 0) -> list[nn.Parameter]:
+def parameters(seed: int = 0) -> dict[str, nn.Parameter]:
     generator = torch.Generator().manual_seed(seed)
-    return [nn.Parameter(torch.randn(*shape, generator=generator)) for shape in ((96, 64), (64,))]
+    shapes = {"layers.0.weight": (96, 64), "layers.0.bias": (64,)}
+    return {name: nn.Parameter(torch.randn(*shape, generator=generator)) for name, shape in shapes.items()}
 
 
-def steps(optimizer: torch.optim.Optimizer, given: list[nn.Parameter], first: int, last: int) -> None:
+def steps(optimizer: torch.optim.Optimizer, given: dict[str, nn.Parameter], first: int, last: int) -> None:
     for step in range(first, last):
         generator = torch.Generator().manual_seed(step)
-        for parameter in given:
+        for parameter in given.values():
             parameter.grad = torch.randn(parameter.shape, generator=generator)
         for group in optimizer.param_groups:
             group["lr"] = 0.01
@@ -39,7 +40,7 @@ def test_one_kernel_takes_the_same_steps_up_to_rounding() -> None:
     plain, fused = parameters(), parameters()
     steps(make_optimizer(plain, 0.1), plain, 0, 5)
     steps(make_optimizer(fused, 0.1, fused=True), fused, 0, 5)
-    for one, other in zip(plain, fused, strict=True):
+    for one, other in zip(plain.values(), fused.values(), strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
@@ -49,15 +50,15 @@ def test_moments_carry_over_to_another_optimizer(before: bool, after: bool) -> N
     steps(make_optimizer(straight, 0.1), straight, 0, 6)
     given = parameters()
     first = make_optimizer(given, 0.1, fused=before)
-    assert all(not found.any() for found in moments(first, given[0]).values())
+    assert all(not found.any() for found in moments(first, given["layers.0.weight"]).values())
     steps(first, given, 0, 3)
     second = make_optimizer(given, 0.1, fused=after)
-    for parameter in given:
+    for parameter in given.values():
         kept = {kind: values.clone() for kind, values in moments(first, parameter).items()}
         assert kept.keys() == {MEAN, SQUARE} and kept[MEAN].shape == (parameter.numel(),)
         set_moments(second, parameter, 3, kept)
     steps(second, given, 3, 6)
-    for one, other in zip(straight, given, strict=True):
+    for one, other in zip(straight.values(), given.values(), strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 
 

@@ -55,10 +55,10 @@ class Engine(Protocol):
         """Add the gradient of ``loss``; gradients add up over calls AND processes."""
 
     def step(self, learning_rate: float) -> float:
-        """Clip by the global norm, take one AdamW step, clear the gradients; returns the norm before clipping."""
+        """Clip by the global norm, take one optimizer step, clear the gradients; returns the norm before clipping."""
 
     def reset_optimizer(self) -> None:
-        """Forget AdamW's moments and their number of steps, as before the first step."""
+        """Forget the optimizer's moments and their number of steps, as before the first step."""
 
     def shard(self) -> Shard:
         """Return this process's part of the state, from which any engine can go on; views until the next step."""

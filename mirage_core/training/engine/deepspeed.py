@@ -40,7 +40,7 @@ class DeepSpeedEngine:
         self._engine, _, _, _ = deepspeed.initialize(
             model=root,
             optimizer=make_optimizer(
-                list(parameters.values()),
+                parameters,
                 settings.weight_decay,
                 settings.optimizer,
                 fused=settings.fused and device_type == "cuda",
@@ -78,7 +78,7 @@ class DeepSpeedEngine:
         return float(self._engine.get_global_grad_norm() if norm is None else norm)
 
     def reset_optimizer(self) -> None:
-        """Forget AdamW's moments: it makes new ones in its next step."""
+        """Forget the optimizer's moments: it makes new ones in its next step."""
         self._adam.state.clear()
         self._steps = 0
 

@@ -16,7 +16,7 @@ def make_engine(root: Root, settings: EngineSettings, restored: EngineState | No
 
     SettingsError for settings that contradict each other; TrainingError for a state of another model.
     """
-    _check_offloading(settings)
+    _check_supported(settings)
     if restored is not None:
         load_weights(root, restored)
     engine: Engine
@@ -31,9 +31,14 @@ def make_engine(root: Root, settings: EngineSettings, restored: EngineState | No
     return engine
 
 
-def _check_offloading(settings: EngineSettings) -> None:
-    """Refuse offloading that the engine does not support."""
+def _check_supported(settings: EngineSettings) -> None:
+    """Refuse offloading, or an optimizer, that the engine does not support."""
     zero_stage = settings.zero_stage if settings.kind == "deepspeed" else 0
+    if settings.optimizer == "muon" and zero_stage > 0:
+        raise SettingsError(
+            f"the optimizer is muon, which steps on whole matrices, and runtime.zero_stage {zero_stage} shards them: "
+            "set runtime.zero_stage to 0, or runtime.engine to plain"
+        )
     if settings.offload_optimizer and zero_stage < 1:
         raise SettingsError(
             "runtime.offload_optimizer needs runtime.engine deepspeed with runtime.zero_stage 1, 2 or 3, got "

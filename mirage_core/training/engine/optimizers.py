@@ -1,4 +1,4 @@
-"""AdamW in its forms (torch's, fused in one kernel, with 8-bit moments), its moments in float32, learning rates.
+"""AdamW in its forms (torch's, fused in one kernel, with 8-bit moments) and Muon, their moments, learning rates.
 
 torch's fused kernels exist for GPUs and, where the optimizer is offloaded, for main memory: so neither DeepSpeed's
 FusedAdam nor its CPUAdam, which must be compiled, is needed.
@@ -7,7 +7,7 @@ FusedAdam nor its CPUAdam, which must be compiled, is needed.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from mirage_core.errors import SettingsError
 from mirage_core.training.checkpoint.sharded_state import MEAN, SQUARE
+from mirage_core.training.engine.muon import Muon, split_parameters
 
-OptimizerKind = Literal["adamw", "adamw_8bit"]
+OptimizerKind = Literal["adamw", "adamw_8bit", "muon"]
 Schedule = Literal["constant", "cosine", "linear"]
 BLOCK = 256
 """Values that share one scale in bitsandbytes' 8-bit moments."""
@@ -24,45 +25,61 @@ _STATE_KEYS = {MEAN: ("state1", "qmap1", "absmax1"), SQUARE: ("state2", "qmap2",
 
 
 def make_optimizer(
-    parameters: Sequence[nn.Parameter], weight_decay: float, kind: OptimizerKind = "adamw", *, fused: bool = False
+    named: Mapping[str, nn.Parameter], weight_decay: float, kind: OptimizerKind = "adamw", *, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """Make AdamW with decay on matrices only, as in the Hugging Face Trainer; the rate is set at every step.
+    """Make the optimizer with decay on matrices only, as in the Hugging Face Trainer; the rate is set at every step.
 
     SettingsError for 8 bits without bitsandbytes.
     """
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    used = [group for group in groups if group["params"]]
+    if kind == "muon":
+        matrices, others = split_parameters(named)
+        if matrices:
+            return Muon(matrices, weight_decay, _adamw(_groups(others, weight_decay), fused) if others else None)
+    groups = _groups(named.values(), weight_decay)
     if kind == "adamw_8bit":
-        optimizer: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(used, lr=0.0)
+        optimizer: torch.optim.Optimizer = _bitsandbytes().optim.AdamW8bit(groups, lr=0.0)
         return optimizer
-    return torch.optim.AdamW(used, lr=0.0, fused=True if fused else None)
+    return _adamw(groups, fused)
+
+
+def _adamw(groups: list[dict[str, Any]], fused: bool) -> torch.optim.AdamW:
+    return torch.optim.AdamW(groups, lr=0.0, fused=True if fused else None)
+
+
+def _groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    given = list(parameters)
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in given if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in given if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def moments(optimizer: torch.optim.Optimizer, tensor: Tensor) -> dict[str, Tensor]:
-    """Return Adam's moments of a tensor it steps on, in float32 and flat; zeros before the first step."""
+    """Return the moments of a tensor that is stepped on, in float32 and flat; zeros before the first step, and for the
+    second moment of a matrix that Muon steps on, which has none."""
     state: dict[str, Any] = optimizer.state.get(tensor, {})
-    if not state:
-        return {kind: torch.zeros(tensor.numel(), device=tensor.device) for kind in (MEAN, SQUARE)}
-    if MEAN in state:
-        return {kind: state[kind].view(-1) for kind in (MEAN, SQUARE)}
+    if not state or MEAN in state:
+        return {
+            kind: state[kind].view(-1) if kind in state else torch.zeros(tensor.numel(), device=tensor.device)
+            for kind in (MEAN, SQUARE)
+        }
     return {kind: _dequantized(state, *names).view(-1) for kind, names in _STATE_KEYS.items()}
 
 
 def set_moments(optimizer: torch.optim.Optimizer, tensor: Tensor, steps: int, values: dict[str, Tensor]) -> None:
-    """Set AdamW's moments after ``steps`` steps (flat, float32, on the tensor's device).
+    """Set the moments after ``steps`` steps (flat, float32, on the tensor's device).
 
     8-bit moments are rounded again; those that came out of 8 bits get the same codes again, their scales up to the
     rounding of float32.
     """
     shaped = {kind: moment.view(tensor.shape) for kind, moment in values.items()}
-    if isinstance(optimizer, torch.optim.AdamW):
+    if isinstance(optimizer, Muon) and optimizer.orthogonalises(tensor):
+        optimizer.state[tensor] = {MEAN: shaped[MEAN]}
+        return
+    if isinstance(optimizer, (torch.optim.AdamW, Muon)):
         # Fused kernels count steps on the device of the weights.
-        counted_on = tensor.device if optimizer.defaults["fused"] else "cpu"
+        counted_on = tensor.device if optimizer.param_groups[-1].get("fused") else "cpu"
         optimizer.state[tensor] = {"step": torch.tensor(float(steps), device=counted_on), **shaped}
         return
     _set_quantized(optimizer, tensor, steps, shaped)

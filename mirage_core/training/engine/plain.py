@@ -16,7 +16,7 @@ from mirage_core.training.engine.optimizers import make_optimizer
 
 
 class PlainEngine:
-    """torch's AdamW and one all-reduce of the gradients; bfloat16 weights get float32 masters.
+    """The optimizer on whole weights and one all-reduce of the gradients; bfloat16 weights get float32 masters.
 
     Gradients of several micro-batches are added up in float32, whatever the weights are: in bfloat16 a sum stops
     growing at 256 times an addend.
@@ -27,7 +27,8 @@ class PlainEngine:
         self._names, self._parameters = map(list, zip(*trained_parameters(root), strict=True))
         self._masters = [_master(parameter) for parameter in self._parameters]
         fused = settings.fused and self._masters[0].device.type == "cuda"
-        self._optimizer = make_optimizer(self._masters, settings.weight_decay, settings.optimizer, fused=fused)
+        named = dict(zip(self._names, self._masters, strict=True))
+        self._optimizer = make_optimizer(named, settings.weight_decay, settings.optimizer, fused=fused)
         self._sums: dict[int, Tensor] = {}  # of earlier micro-batches, by number of a low-precision parameter
         self._steps = 0
         if restored is not None:
@@ -58,7 +59,7 @@ class PlainEngine:
         return norm
 
     def reset_optimizer(self) -> None:
-        """Forget AdamW's moments."""
+        """Forget the optimizer's moments."""
         self._optimizer.state.clear()
         self._steps = 0
 

@@ -65,6 +65,7 @@ def _train_plan(settings: WarmupSettings) -> TrainPlan:
         schedule=settings.schedule,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
+        optimizer=settings.optimizer,
     )
 
 
