@@ -24,8 +24,6 @@ from mirage_core.training.engine.base import EngineSettings, Result, Root, train
 from mirage_core.training.engine.optimizer_shards import Fragment, own_part, read_shard, restore
 from mirage_core.training.engine.optimizers import make_optimizer
 
-TOGETHER = 25_000_000
-"""Elements of gradients that are reduced at once without ZeRO."""
 UNUSED_EXTENSION = "deepspeed_shm_comm"
 WAY_OUT = "install it with `pip install -c constraints.txt .[train]`, or set runtime.engine to plain (same losses)"
 
@@ -135,34 +133,13 @@ class DeepSpeedEngine:
         return Fragment(name, begin, count, zero.fp32_partitioned_groups_flat[group], offset) if count > 0 else None
 
     def _reduced_norm(self) -> Tensor:
-        """Reduce the gradients as ZeRO-1 does (a missing one is zero) and return their norm; stage 0 does neither.
-
-        Many small tensors travel together: over gloo each call costs a tenth of a millisecond and more.
-        """
+        """Reduce the gradients as ZeRO-1 does (a missing one is zero) and return their norm; stage 0 does neither."""
         gradients = []
         for _, parameter in self._parameters():
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            gradients.append(parameter.grad)
-        for bucket in _buckets(gradients):
-            flat = torch.cat([gradient.flatten() for gradient in bucket])
-            all_reduce_sum(flat)
-            flat.div_(current_process().world_size)
-            for gradient, piece in zip(bucket, flat.split([one.numel() for one in bucket]), strict=True):
-                gradient.copy_(piece.view_as(gradient))
+            all_reduce_sum(parameter.grad)
+            gradients.append(parameter.grad.div_(current_process().world_size))
         return nn.utils.get_total_norm(gradients)
-
-
-def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield tensors of one type in their order, together at most TOGETHER elements, or one that is larger."""
-    bucket: list[Tensor] = []
-    for tensor in tensors:
-        full = sum(one.numel() for one in bucket) + tensor.numel() > TOGETHER
-        if bucket and (full or bucket[0].dtype != tensor.dtype):
-            yield bucket
-            bucket = []
-        bucket.append(tensor)
-    if bucket:
-        yield bucket
 
 
 def _config(settings: EngineSettings, parameters: dict[str, nn.Parameter]) -> dict[str, Any]:
