@@ -177,7 +177,7 @@ def test_muon_costs_what_orthogonalising_the_matrices_of_all_layers_takes() -> N
     # Short and long side of the seven matrices of a layer: queries and output, keys and values, and the MLP's.
     sides = [(128, 128)] * 2 + [(64, 128)] * 2 + [(128, 384)] * 3
     operations = 4 * 5 * sum(4 * short**2 * long + 2 * short**3 for short, long in sides)
-    assert found["muon"].model_flops == found["adamw"].model_flops
+    assert found["muon"].model_flops_per_step == found["adamw"].model_flops_per_step
     hours = {name: stage.hours or 0.0 for name, stage in found.items()}
     more = (hours["muon"] - hours["adamw"]) * 3600 / found["muon"].steps
     assert more == pytest.approx(operations / (RATES.training * 1e12), rel=1e-3)
