@@ -78,6 +78,7 @@ from mirage_core.config.training import (
 )
 from mirage_core.errors import SettingsError
 from mirage_core.methods import TRAIN_STAGES, get_method, programs
+from mirage_core.programs import Program
 
 SectionKind = TypeVar("SectionKind", bound=Section)
 
@@ -278,16 +279,18 @@ class Settings(Section):
 
     def _trained_sections(self) -> dict[str, TrainSettings]:
         """Return the sections of the supervised stages that train the methods of this recipe, by name."""
-        stages = {stage for method in self.evaluation.methods for stage in get_method(method).stages}
-        trained = [TRAIN_STAGES[stage].program for stage in stages]
+        trained = self._trained_programs()
         return {one.section: self.section(one.name, TrainSettings) for one in trained if not one.reinforces}
 
     def _optimizers(self) -> dict[str, OptimizerName]:
         """Return the optimizers of all stages that train the methods of this recipe, by section."""
-        stages = {stage for method in self.evaluation.methods for stage in get_method(method).stages}
-        trained = {TRAIN_STAGES[stage].program for stage in stages}
-        chosen = {one.section: self.training(one.name).optimizer for one in trained}
+        chosen = {one.section: self.training(one.name).optimizer for one in self._trained_programs()}
         return {"model.warmup": self.model.warmup.optimizer, **chosen}
+
+    def _trained_programs(self) -> list[Program]:
+        """Return the programs of all stages that train the methods of this recipe."""
+        stages = {stage for method in self.evaluation.methods for stage in get_method(method).stages}
+        return [TRAIN_STAGES[stage].program for stage in stages]
 
     def training(self, program: str) -> TrainSettings | GRPOSettings:
         """Return the section that a training program reads."""

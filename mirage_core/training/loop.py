@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from mirage_core.config import OptimizerName
 from mirage_core.distributed.collectives import process_device, sum_over_processes, wait_for_all
 from mirage_core.distributed.context import StopRequest, catch_sigterm, current_process
 from mirage_core.distributed.events import EventWriter
@@ -28,7 +29,7 @@ from mirage_core.training.checkpoint.checkpoint import (
 from mirage_core.training.checkpoint.sharded_state import EngineState
 from mirage_core.training.engine.base import Engine, EngineSettings, Root
 from mirage_core.training.engine.make_engine import make_engine
-from mirage_core.training.engine.optimizers import OptimizerKind, Schedule, learning_rate
+from mirage_core.training.engine.optimizers import Schedule, learning_rate
 from mirage_core.training.logging.curves import STEP_TOKENS, Curves
 from mirage_core.training.logging.run_log import RunLog, format_figures, tensorboard_writer
 from mirage_core.training.logging.throughput import ThroughputMeter
@@ -55,7 +56,7 @@ class TrainPlan:
     weight_decay: float
     max_grad_norm: float
     max_loss_ratio: float | None = None
-    optimizer: OptimizerKind = "adamw"
+    optimizer: OptimizerName = "adamw"
     resets: frozenset[int] = frozenset()
 
     def rate(self, step: int) -> float:

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,24 +25,9 @@ STEPS, BATCH = 8, 6
 BF16 = torch.bfloat16
 ON_GPU = sys.argv[-1] == "cuda"
 CASES: dict[str, tuple[EngineSettings, torch.dtype]] = {}
-MUON: dict[str, tuple[EngineSettings, torch.dtype]] = {
-    "muon": (
-        EngineSettings(kind="plain", zero_stage=0, weight_decay=0.1, max_grad_norm=1.0, optimizer="muon"),
-        torch.float32,
-    ),
-    "zero-0-muon": (
-        EngineSettings(kind="deepspeed", zero_stage=0, weight_decay=0.1, max_grad_norm=1.0, optimizer="muon"),
-        torch.float32,
-    ),
-    "muon-bf16": (
-        EngineSettings(kind="plain", zero_stage=0, weight_decay=0.1, max_grad_norm=1.0, optimizer="muon"),
-        BF16,
-    ),
-}
-"""Cases whose steps are other ones than those of the others."""
 
 
-def case(name: str, zero: int | None, dtype: torch.dtype = torch.float32, **more: bool) -> None:
+def case(name: str, zero: int | None, dtype: torch.dtype = torch.float32, **more: Any) -> None:
     kind = "plain" if zero is None else "deepspeed"
     CASES[name] = (
         EngineSettings(kind=kind, zero_stage=zero or 0, weight_decay=0.1, max_grad_norm=1.0, fused=ON_GPU, **more),
@@ -59,6 +45,9 @@ case("plain-bf16", None, BF16)
 case("zero-1-bf16", 1, BF16)
 case("zero-2-bf16", 2, BF16)
 case("zero-3-bf16-offload", 3, BF16, offload_optimizer=True, offload_parameters=True)
+case("muon", None, optimizer="muon")
+case("muon-zero-0", 0, optimizer="muon")
+case("muon-bf16", None, BF16, optimizer="muon")
 
 
 def tiny(dtype: torch.dtype) -> Root:
@@ -112,7 +101,7 @@ def tensors(folder: Path) -> dict[str, list[float]]:
 
 def resumed(name: str, checkpoint: Path, end: Path) -> None:
     """Take the second half of the steps from somebody's checkpoint on."""
-    settings, dtype = {**CASES, **MUON}[name]
+    settings, dtype = CASES[name]
     root = tiny(dtype)
     engine = make_engine(root, settings, opened(checkpoint, STEPS // 2))
     for step in range(STEPS // 2, STEPS):
@@ -121,7 +110,7 @@ def resumed(name: str, checkpoint: Path, end: Path) -> None:
 
 
 def run_case(name: str, folder: Path) -> dict[str, object]:
-    settings, dtype = {**CASES, **MUON}[name]
+    settings, dtype = CASES[name]
     root = tiny(dtype)
     engine = make_engine(root, settings, None)
     figures = []
@@ -145,7 +134,7 @@ def run_case(name: str, folder: Path) -> dict[str, object]:
 
 def after_reset(name: str, folder: Path) -> dict[str, object]:
     """Take steps before and after the optimizer is reset; and those after it again, from the state of the reset."""
-    settings, dtype = {**CASES, **MUON}[name]
+    settings, dtype = CASES[name]
     root = tiny(dtype)
     engine = make_engine(root, settings, None)
     for step in range(STEPS // 2):
@@ -167,7 +156,7 @@ def after_reset(name: str, folder: Path) -> dict[str, object]:
 
 def many_micro_batches(name: str) -> float:
     """Return the gradient of a step of 300 micro-batches that each add 1 (bfloat16 cannot count beyond 256)."""
-    settings, dtype = {**CASES, **MUON}[name]
+    settings, dtype = CASES[name]
     root = Root({"net": nn.Linear(1, 1, bias=False).to(dtype)}).to("cuda" if ON_GPU else "cpu")
     one = torch.ones(1, 1, dtype=dtype, device=next(root.parameters()).device)
     engine = make_engine(root, settings, None)
@@ -178,7 +167,7 @@ def many_micro_batches(name: str) -> float:
 
 def crossed(folder: Path, others: Path) -> dict[str, object]:
     """Each engine goes on from the checkpoint of another engine, of another number of processes."""
-    names = [name for name in CASES if "bf16" not in name]
+    names = [name for name in CASES if "bf16" not in name and "muon" not in name]
     found = {}
     for name, other in zip(names, names[1:] + names[:1], strict=True):
         end = folder / name / f"after-{other}"
@@ -203,7 +192,6 @@ def main() -> None:
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder / "extensions")
     with as_process(ProcessContext.on_one_host(rank, world_size)), torch_process_group(folder / "rendezvous"):
         results: dict[str, object] = {name: run_case(name, folder) for name in CASES}
-        results["muon"] = {name: run_case(name, folder) for name in MUON}
         results["many"] = {name: many_micro_batches(name) for name in CASES if "bf16" in name}
         results["default reduction"] = {} if ON_GPU else with_default_reduction(folder)
         results["reset"] = {name: after_reset(name, folder) for name in CASES}

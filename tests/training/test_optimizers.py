@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+from mirage_core.config import OptimizerName
 from mirage_core.training.checkpoint.sharded_state import MEAN, SQUARE, EngineState, shapes_of, write_shard
 from mirage_core.training.engine.base import Engine, EngineSettings, Root, trained_parameters
 from mirage_core.training.engine.make_engine import make_engine
-from mirage_core.training.engine.optimizers import OptimizerKind, make_optimizer, moments, set_moments
+from mirage_core.training.engine.optimizers import make_optimizer, moments, set_moments
 
 
 def parameters(seed: int = 0) -> dict[str, nn.Parameter]:
@@ -67,7 +68,7 @@ def wide(seed: int) -> Root:
     return Root({"net": nn.Sequential(nn.Linear(80, 80), nn.Tanh(), nn.Linear(80, 4))})
 
 
-def trained_on(root: Root, kind: OptimizerKind, first: int, last: int, state: EngineState | None = None) -> Engine:
+def trained_on(root: Root, kind: OptimizerName, first: int, last: int, state: EngineState | None = None) -> Engine:
     settings = EngineSettings(kind="plain", zero_stage=0, weight_decay=0.1, max_grad_norm=1.0, optimizer=kind)
     engine = make_engine(root, settings, state)
     for step in range(first, last):

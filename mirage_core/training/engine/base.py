@@ -9,9 +9,9 @@ from typing import Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mirage_core.config import OptimizerName
 from mirage_core.model.weights import Gather
 from mirage_core.training.checkpoint.sharded_state import MASTER, EngineState, Shard, shapes_of
-from mirage_core.training.engine.optimizers import OptimizerKind
 
 Result = TypeVar("Result")
 
@@ -24,7 +24,7 @@ class EngineSettings:
     zero_stage: int
     weight_decay: float
     max_grad_norm: float
-    optimizer: OptimizerKind = "adamw"
+    optimizer: OptimizerName = "adamw"
     fused: bool = False
     offload_optimizer: bool = False
     offload_parameters: bool = False

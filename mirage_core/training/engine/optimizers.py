@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from mirage_core.config import OptimizerName
 from mirage_core.errors import SettingsError
 from mirage_core.training.checkpoint.sharded_state import MEAN, SQUARE
 from mirage_core.training.engine.muon import Muon, split_parameters
 
-OptimizerKind = Literal["adamw", "adamw_8bit", "muon"]
 Schedule = Literal["constant", "cosine", "linear"]
 BLOCK = 256
 """Values that share one scale in bitsandbytes' 8-bit moments."""
@@ -25,7 +25,7 @@ _STATE_KEYS = {MEAN: ("state1", "qmap1", "absmax1"), SQUARE: ("state2", "qmap2",
 
 
 def make_optimizer(
-    named: Mapping[str, nn.Parameter], weight_decay: float, kind: OptimizerKind = "adamw", *, fused: bool = False
+    named: Mapping[str, nn.Parameter], weight_decay: float, kind: OptimizerName = "adamw", *, fused: bool = False
 ) -> torch.optim.Optimizer:
     """Make the optimizer with decay on matrices only, as in the Hugging Face Trainer; the rate is set at every step.
 
