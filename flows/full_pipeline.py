@@ -10,10 +10,10 @@ from flows.heartbeat import undo_false_crash
 from flows.pointers import check_publishable, publish
 from flows.steps import lost_artifact_logger, prefect_step
 from mirage_core.distributed.launch import cancel_jobs_on_interrupt
-from mirage_core.pipeline.pipeline import run_pipeline
 from mirage_core.pipeline.recovery import reruns_on_lost_artifact
 from mirage_core.pipeline.run_record import RunRecord
 from mirage_core.pipeline.run_tracker import RunTracker
+from mirage_core.pipeline.side_by_side import run_stages
 from mirage_core.recipes import load
 from mirage_core.types import Artifact
 from tasks.paths import open_store, store_url
@@ -45,7 +45,7 @@ def mirage(
     ):
         for attempt in reruns_on_lost_artifact(lost_artifact_logger(tracker)):
             with attempt:
-                artifacts = run_pipeline(settings, prefect_step(settings, store, tracker))
+                artifacts = run_stages(settings, prefect_step(settings, store, tracker))
 
     show_results(tracker.record, artifacts.get("report"), store)
     if publish_as:

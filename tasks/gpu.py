@@ -13,7 +13,8 @@ import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -75,8 +76,13 @@ class GpuSlot:
 
     def check(self) -> None:
         """Raise GpuSlotLost when another run may have the slot."""
-        if self._lost.is_set():
+        if self.is_lost:
             raise GpuSlotLost("the slot of the limit gpu was lost while the server was away; the stage waits again")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another run may have the slot."""
+        return self._lost.is_set()
 
     def _wait(self, client: SyncPrefectClient) -> UUID:
         logged = float("-inf")
@@ -115,6 +121,58 @@ class GpuSlot:
             return False
         lease_file.write(lease)
         return True
+
+
+@dataclass(slots=True)
+class _RunSlot:
+    """The slot of a run while stages use it."""
+
+    users: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    slot: GpuSlot | None = None
+    held: ExitStack = field(default_factory=ExitStack)
+
+
+_RUN_SLOTS: dict[str, _RunSlot] = {}
+_RUN_SLOTS_LOCK = threading.Lock()
+
+
+class SharedGpuSlot:
+    """The one slot of a stage's run: its first stage acquires it, those beside it share it, the last releases it."""
+
+    def __init__(self, run: str, log: Log) -> None:
+        self._run, self._log = run, log
+        self._slot: GpuSlot | None = None
+
+    @contextmanager
+    def acquired(self) -> Iterator[None]:
+        """Wait for the run's slot; inside the block it is acquired."""
+        with _RUN_SLOTS_LOCK:
+            shared = _RUN_SLOTS.setdefault(self._run, _RunSlot())
+            shared.users += 1
+        try:
+            with shared.lock:
+                if shared.slot is None or shared.slot.is_lost:
+                    shared.held.close()
+                    shared.slot = None
+                    slot = GpuSlot(self._log)
+                    shared.held.enter_context(slot.acquired())
+                    shared.slot = slot
+                self._slot = shared.slot
+            yield
+        finally:
+            with _RUN_SLOTS_LOCK:
+                shared.users -= 1
+                last = shared.users == 0
+                if last:
+                    del _RUN_SLOTS[self._run]
+            if last:
+                shared.held.close()
+
+    def check(self) -> None:
+        """Raise GpuSlotLost when another run may have the slot."""
+        if self._slot is not None:
+            self._slot.check()
 
 
 def ensure_limit(client: SyncPrefectClient, slots: int = 1) -> bool:

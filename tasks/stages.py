@@ -10,6 +10,7 @@ import httpx
 from prefect import State, Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import TaskRun
+from prefect.runtime import flow_run
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
 from prefect.utilities.timeout import timeout
@@ -22,7 +23,7 @@ from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.shards import in_shards
 from mirage_core.pipeline.stage import Stage, label, run_stage
 from mirage_core.types import Artifact, ProgressEvent
-from tasks.gpu import GpuSlot
+from tasks.gpu import SharedGpuSlot
 from tasks.paths import open_store
 from tasks.progress import StageProgress
 from tasks.secrets import read_key
@@ -58,7 +59,7 @@ def stage_task(
     stage = get_stage(name)
     log = get_run_logger()
     progress = StageProgress(label(name, params), log, curves=stage.checkpoints)
-    slot = GpuSlot(log)
+    slot = SharedGpuSlot(str(flow_run.id), log)
 
     def report(event: ProgressEvent) -> None:
         slot.check()
@@ -88,7 +89,7 @@ class _TimedOut(TimeoutError):
 
 
 @contextmanager
-def stage_guard(stage: Stage, settings: Settings, slot: GpuSlot) -> Iterator[None]:
+def stage_guard(stage: Stage, settings: Settings, slot: SharedGpuSlot) -> Iterator[None]:
     """Surround a stage's work with the GPU's slot (where it runs a model), the teacher's key, and the time-out."""
     seconds = settings.runtime.for_stage(stage.name).timeout_s
     limit = seconds + TIMEOUT_MARGIN_S if stage.gpu else seconds

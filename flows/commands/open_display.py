@@ -19,9 +19,12 @@ from mirage_core.distributed.forked import can_fork
 from mirage_core.store import Store
 
 
-def open_display(expected: Mapping[str, float | None] | None = None) -> Display:
-    """Return the display for these stages; ``expected``: the seconds each will take, in order, None where unknown."""
-    board = Board(expected)
+def open_display(expected: Mapping[str, float | None] | None = None, *, at_once: int = 1) -> Display:
+    """Return the display for these stages, of which ``at_once`` run side by side.
+
+    ``expected``: the seconds each will take, in order, None where unknown.
+    """
+    board = Board(expected, at_once=at_once)
     return LiveTable(Console(highlight=False), board) if stays_in_place() else Lines(console, board)
 
 
@@ -32,7 +35,7 @@ def open_run_display(recipe: str, sets: Sequence[str], settings: Settings, store
     """
     gflops = machine.gflops_per_core()
     print_line(f"machine: {machine.describe(gflops)}")
-    display = open_display(expected_seconds(settings, store))
+    display = open_display(expected_seconds(settings, store), at_once=settings.runtime.stages_at_once)
     unknown = [name for name, row in display.board.waiting.items() if row.expected is None]
     if unknown and can_fork():
         command = plan_command(recipe, sets, planned_rate(gflops, machine.cores(), settings.runtime))

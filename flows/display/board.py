@@ -82,7 +82,14 @@ class Row:
 class Board:
     """The stages of a run by key, in the order in which they began, then those that wait."""
 
-    def __init__(self, expected: Mapping[str, float | None] | None = None, clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        expected: Mapping[str, float | None] | None = None,
+        clock: Callable[[], float] = time.time,
+        *,
+        at_once: int = 1,
+    ) -> None:
+        self._at_once = at_once
         self.clock = clock
         self.started = clock()
         self.waiting = {name: Row(name, expected=seconds) for name, seconds in (expected or {}).items()}
@@ -118,10 +125,14 @@ class Board:
             row.expected = seconds.get(row.name) if row.expected is None else row.expected
 
     def left(self) -> str:
-        """The time until all ends, stages one after the other, for people: ``at least`` where one's is not known."""
+        """The time until all ends, for people: ``at least`` where one stage's is not known.
+
+        Of stages side by side it takes the mean of the slots, or the longest stage: what waits for what is not known.
+        """
         now = self.clock()
         times = [row.left(now) for row in self.rows]
-        known = sum(seconds for seconds in times if seconds is not None)
+        seconds = [one for one in times if one is not None]
+        known = max(sum(seconds) / self._at_once, *seconds, 0.0)
         if not known:
             return ""
         return f"{'at least' if None in times else 'about'} {duration(known)} left of the road"

@@ -116,6 +116,11 @@ class RuntimeSettings(Section):
         chosen = {str(stage): seconds for stage, seconds in self.timeouts.items()}.get(name, self.timeout_s)
         return self.model_copy(update={"timeout_s": chosen, "timeouts": {}})
 
+    stages_at_once: Positive = Field(
+        1,
+        description="Stages that run side by side where their inputs allow: each needs its own memory and cores; those "
+        "of one run share a GPU.",
+    )
     shards: Positive = Field(1, description="Shards of image drawing, teacher chains and evaluations, run in parallel.")
     task_runner: Literal["threads", "dask"] = Field(
         "threads", description="What runs the shards of a Prefect run: threads of the flow's process, or Dask workers."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,14 +37,16 @@ FinishStage = Callable[[Artifact, bool], None]
 class RunTracker:
     """Writes ``runs/<id>.json`` when the run starts, after each stage, and when it ends, however it ends.
 
-    Use it as a context manager. ``flow_run`` is the orchestrator's id of the run, the same in every attempt: the record
-    lists the attempts before this one, and one that was killed is marked Crashed.
+    Use it as a context manager; several threads may record their stages. ``flow_run`` is the orchestrator's id of the
+    run, the same in every attempt: the record lists the attempts before this one, and one that was killed is marked
+    Crashed.
     """
 
     def __init__(self, settings: Settings, store: Store, flow_run: str | None = None) -> None:
         self.record: RunRecord = new_record(settings.recipe, identity(settings), flow_run)
         self._store = store
         self._started = time.monotonic()
+        self._lock = threading.RLock()
         self._lines: dict[str, StageLine] = {}
         self._artifacts: dict[str, Artifact] = {}
 
@@ -54,17 +57,21 @@ class RunTracker:
         try:
             yield partial(self._finish, name, started)
         except BaseException as error:
-            self._add(failed_line(name, time.monotonic() - started, error))
+            with self._lock:
+                self._add(failed_line(name, time.monotonic() - started, error))
             raise
 
     def _finish(self, name: str, started: float, artifact: Artifact, cached: bool) -> None:
-        self._add(stage_line(name, StageResult(artifact=artifact, cached=cached, seconds=time.monotonic() - started)))
-        self._artifacts[name] = artifact
-        self._save("Running")
+        result = StageResult(artifact=artifact, cached=cached, seconds=time.monotonic() - started)
+        with self._lock:
+            self._add(stage_line(name, result))
+            self._artifacts[name] = artifact
+            self._save("Running")
 
     def add_fault(self, message: str) -> None:
         """Record an artifact that was found damaged or missing, and whose stage runs again."""
-        self.record = self.record.model_copy(update={"faults": (*self.record.faults, message)})
+        with self._lock:
+            self.record = self.record.model_copy(update={"faults": (*self.record.faults, message)})
 
     def __enter__(self) -> RunTracker:
         self._link_earlier_attempts()

@@ -7,19 +7,19 @@ from functools import partial
 from typing import Any
 
 from mirage_core.config import Settings
-from mirage_core.pipeline.pipeline import run_pipeline
 from mirage_core.pipeline.recovery import reruns_on_lost_artifact, transient_retries
 from mirage_core.pipeline.registry import get_stage
 from mirage_core.pipeline.run_record import RunRecord
 from mirage_core.pipeline.run_tracker import RunTracker
 from mirage_core.pipeline.shards import FanOut, in_processes, in_shards
+from mirage_core.pipeline.side_by_side import run_stages
 from mirage_core.pipeline.stage import StageResult, label, run_stage
 from mirage_core.store import Store
 from mirage_core.types import Artifact, Progress, ProgressEvent
 
 
 def run_in_process(settings: Settings, store: Store, progress: Progress, fan_out: FanOut | None = None) -> RunRecord:
-    """Run stage after stage; the record is written whatever happens, errors are raised.
+    """Run the stages, ``runtime.stages_at_once`` at a time; the record is written whatever happens, errors are raised.
 
     ``fan_out`` runs the shards of stages that ``runtime.shards`` splits: in processes of this machine by default.
     Returns the completed record (``runs/<id>.json`` in the store).
@@ -39,7 +39,7 @@ def run_in_process(settings: Settings, store: Store, progress: Progress, fan_out
 
         for attempt in reruns_on_lost_artifact(log_fault):
             with attempt:
-                run_pipeline(settings, step)
+                run_stages(settings, step)
     return tracker.record
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -14,13 +16,23 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from mirage_core.config import Settings, identity
-from mirage_core.errors import ArtifactDamaged, ArtifactError, ArtifactMissing, InputError, StoreUnavailable
+from mirage_core.errors import (
+    ArtifactDamaged,
+    ArtifactError,
+    ArtifactMissing,
+    InputError,
+    JobCancelled,
+    StoreUnavailable,
+)
 from mirage_core.pipeline.provenance import provenance
 from mirage_core.pipeline.work_dirs import drop_scratch, persistent_scratch, work_folder
 from mirage_core.store import Store, fingerprint
 from mirage_core.types import Artifact, Progress, ProgressEvent
 
 Item = TypeVar("Item")
+
+_ENDED: ContextVar[threading.Event | None] = ContextVar("ended", default=None)
+"""Set where the stages of a run's threads shall end."""
 
 
 class ShardSpec(BaseModel):
@@ -173,7 +185,14 @@ class _Call:
         self.stage, self.settings, self.inputs, self.params = stage, settings, inputs, params
         self.store, self.label = store, label(stage.name, params)
         self.fingerprint = stage_fingerprint(stage, settings, inputs, params)
-        self.progress: Progress = lambda event: progress(replace(event, stage=self.label))
+        self._report = progress
+
+    def progress(self, event: ProgressEvent) -> None:
+        """Report an event under the stage's label; a stage without checkpoints ends here where its run has ended."""
+        ended = _ENDED.get()
+        if ended is not None and ended.is_set() and not self.stage.checkpoints:
+            raise JobCancelled(f"{self.label} was ended with its run; run again to continue")
+        self._report(replace(event, stage=self.label))
 
     @property
     def scratch(self) -> Path:
@@ -249,6 +268,17 @@ class _Call:
                 f"{stored.digest[:12] if stored else 'nothing'}: something else writes to or deletes from this store; "
                 "stop it, then run again"
             )
+
+
+@contextmanager
+def end_work() -> Iterator[threading.Event]:
+    """Yield an event that ends the stages which threads run with this context: at their next progress."""
+    ended = threading.Event()
+    token = _ENDED.set(ended)
+    try:
+        yield ended
+    finally:
+        _ENDED.reset(token)
 
 
 def _use_task(settings: Settings) -> None:

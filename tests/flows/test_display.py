@@ -229,6 +229,13 @@ def test_the_time_left_comes_from_the_pace_and_before_that_from_what_is_expected
     assert (row.left(99.0), row.share, row.seconds) == (0.0, 1.0, 15.0)
 
 
+def test_of_stages_side_by_side_the_slots_share_the_time_that_is_left_but_not_that_of_one_stage() -> None:
+    assert Board({"film": 50.0, "direct-sft": 40.0, "report": 30.0}, Clock(), at_once=2).left() == (
+        "about 1 min 00 s left of the road"
+    )
+    assert Board({"film": 50.0, "report": 30.0}, Clock(), at_once=2).left() == "about 50 s left of the road"
+
+
 def test_a_stage_that_takes_longer_than_expected_is_never_about_to_end() -> None:
     assert Row("report", state="running", expected=10.0, at=0.0).left(100.0) == pytest.approx(5.0)
 

@@ -215,6 +215,46 @@ def gone(*_: Any, **__: Any) -> None:
     raise httpx.HTTPStatusError("410", request=request, response=httpx.Response(410, request=request))
 
 
+def test_stages_of_one_run_share_its_slot_and_another_run_waits_for_the_last_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gpu, "POLL_S", 0.05)
+    log, began = logging.getLogger("test"), threading.Event()
+    ask("POST", "v2/concurrency_limits/", {"name": "gpu", "limit": 1})
+
+    def other_run() -> None:
+        with gpu.SharedGpuSlot("another", log).acquired():
+            began.set()
+
+    waiting = threading.Thread(target=other_run)
+    with gpu.SharedGpuSlot("run", log).acquired():
+        with gpu.SharedGpuSlot("run", log).acquired():
+            assert get("v2/concurrency_limits/gpu")["active_slots"] == 1
+            waiting.start()
+        assert not began.wait(0.5)
+    assert began.wait(60)
+    waiting.join(60)
+    assert get("v2/concurrency_limits/gpu")["active_slots"] == 0
+
+
+def test_a_stage_takes_a_new_slot_where_the_one_of_its_run_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "RENEW_S", 0.1)
+    log = logging.getLogger("test")
+    real, renew = gpu._acquire, gpu.SyncPrefectClient.renew_concurrency_lease
+    first, second = gpu.SharedGpuSlot("run", log), gpu.SharedGpuSlot("run", log)
+    with first.acquired():
+        monkeypatch.setattr(gpu, "_acquire", lambda client: None)
+        monkeypatch.setattr(gpu.SyncPrefectClient, "renew_concurrency_lease", gone)
+        until(lambda: first._slot is not None and first._slot.is_lost)
+        monkeypatch.setattr(gpu, "_acquire", real)
+        monkeypatch.setattr(gpu.SyncPrefectClient, "renew_concurrency_lease", renew)
+        with second.acquired():
+            second.check()
+            with pytest.raises(gpu.GpuSlotLost):
+                first.check()
+    assert get("v2/concurrency_limits/gpu")["active_slots"] == 0
+
+
 def test_a_lost_lease_is_taken_anew_where_nobody_was_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "RENEW_S", 0.1)
     leases: list[Any] = []
