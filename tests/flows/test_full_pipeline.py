@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mirage_core.errors import DataError, TrainingProcessDied
 from mirage_core.pipeline.run_record import RunRecord, newest_record
+from mirage_core.pipeline.stage import StageContext
 from tasks.paths import open_store, store_url
 from tests.flows.fake_pipeline import FakePipeline
 from tests.flows.traces import pages
@@ -24,6 +27,16 @@ def run(*overrides: str) -> RunRecord:
 
     mirage(recipe="micro", overrides=list(overrides or (SHORT,)))
     return newest_record(open_store())
+
+
+def meeting() -> Callable[[StageContext], None]:
+    """What two stages do that only end when the other works, too."""
+    both = threading.Barrier(2, timeout=60)
+
+    def meet(context: StageContext) -> None:
+        both.wait()
+
+    return meet
 
 
 def states(record: RunRecord) -> dict[str, str]:
@@ -74,6 +87,32 @@ def test_a_transient_fault_is_tried_again(fake_pipeline: FakePipeline) -> None:
 
     assert fake_pipeline.ran.count("base") == 3
     assert record.state == "Completed"
+
+
+def test_stages_run_side_by_side_on_the_one_slot_of_their_run(fake_pipeline: FakePipeline) -> None:
+    """Both run a model, and the limit of the GPU has one slot: each only ends when the other works, too."""
+    fake_pipeline.during["direct-sft"] = fake_pipeline.during["grounding"] = meeting()
+    record = run("runtime.stages_at_once=2")
+
+    assert record.state == "Completed" and set(states(record).values()) == {"Completed"}
+    assert fake_pipeline.ran[-1] == "report" and len(fake_pipeline.ran) == len(record.stages)
+
+
+def test_a_failure_beside_another_stage_fails_the_run_with_its_error(fake_pipeline: FakePipeline) -> None:
+    meet = fake_pipeline.during["grounding"] = meeting()
+
+    def fail(context: StageContext) -> None:
+        meet(context)
+        raise DataError("row 7 has no image; expected one; mend the file")
+
+    fake_pipeline.during["direct-sft"] = fail
+    with pytest.raises(DataError, match="row 7"):
+        run("runtime.stages_at_once=2")
+    failed = newest_record(open_store())
+
+    assert failed.state == "Failed"
+    assert states(failed)["direct-sft"] == "Failed" and states(failed)["grounding"] == "Completed"
+    assert "report" not in states(failed)
 
 
 def test_a_deleted_artifact_is_made_again_and_nothing_else(fake_pipeline: FakePipeline) -> None:
