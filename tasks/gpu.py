@@ -88,7 +88,7 @@ class GpuSlot:
         logged = float("-inf")
         while (lease := _acquire(client)) is None:
             for abandoned in abandoned_leases(_folder()):
-                self._log.info("the process that held the GPU was killed: its slot is free again")
+                self._log.info("the process that resources the GPU was killed: its slot is free again")
                 _release(client, abandoned)
             if time.monotonic() - logged >= LOG_INTERVAL_S:
                 logged = time.monotonic()
@@ -130,7 +130,7 @@ class _RunSlot:
     users: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     slot: GpuSlot | None = None
-    held: ExitStack = field(default_factory=ExitStack)
+    resources: ExitStack = field(default_factory=ExitStack)
 
 
 _RUN_SLOTS: dict[str, _RunSlot] = {}
@@ -153,10 +153,10 @@ class SharedGpuSlot:
         try:
             with shared.lock:
                 if shared.slot is None or shared.slot.is_lost:
-                    shared.held.close()
+                    shared.resources.close()
                     shared.slot = None
                     slot = GpuSlot(self._log)
-                    shared.held.enter_context(slot.acquired())
+                    shared.resources.enter_context(slot.acquired())
                     shared.slot = slot
                 self._slot = shared.slot
             yield
@@ -167,7 +167,7 @@ class SharedGpuSlot:
                 if last:
                     del _RUN_SLOTS[self._run]
             if last:
-                shared.held.close()
+                shared.resources.close()
 
     def check(self) -> None:
         """Raise GpuSlotLost when another run may have the slot."""
