@@ -12,11 +12,13 @@ from types import TracebackType
 
 from mirage_core.config import Settings, identity
 from mirage_core.errors import ArtifactError
+from mirage_core.pipeline.pipeline import methods_of
 from mirage_core.pipeline.recovery import transient_retries
 from mirage_core.pipeline.run_record import (
     Attempt,
     RunRecord,
     RunState,
+    ScoreLine,
     StageLine,
     earlier_attempts,
     first_line,
@@ -47,6 +49,7 @@ class RunTracker:
         self._store = store
         self._started = time.monotonic()
         self._lock = threading.RLock()
+        self._methods = methods_of(settings)
         self._lines: dict[str, StageLine] = {}
         self._artifacts: dict[str, Artifact] = {}
 
@@ -119,6 +122,12 @@ class RunTracker:
         except ArtifactError as failure:
             logger.warning("the record of this run could not be written: %s", failure)
 
+    def _scores(self) -> tuple[ScoreLine, ...]:
+        """Return the scores in the recipe's order of methods: stages side by side end in any order."""
+        place = {name: index for index, name in enumerate(self._methods)}
+        scores = scores_of(self._artifacts.values())
+        return tuple(sorted(scores, key=lambda score: place.get(score.method, len(place))))
+
     def _update(self, state: RunState, error: str | None) -> None:
         self.record = self.record.model_copy(
             update={
@@ -126,7 +135,7 @@ class RunTracker:
                 "error": error,
                 "wall_seconds": round(time.monotonic() - self._started, 3),
                 "stages": tuple(self._lines.values()),
-                "scores": scores_of(self._artifacts.values()),
+                "scores": self._scores(),
             }
         )
 

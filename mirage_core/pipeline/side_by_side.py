@@ -33,10 +33,10 @@ def run_stages(settings: Settings, step: Step[Artifact]) -> dict[str, Artifact]:
     stages = StageQueue(step)
     handles = run_pipeline(settings, stages.add)
     with ThreadPoolExecutor(slots, thread_name_prefix="stage") as pool, end_work() as end:
-        # A flow's run, and where a teacher's key is found, are context variables.
-        workers = [pool.submit(contextvars.copy_context().run, stages.work) for _ in range(slots)]
         try:
             with cancel_jobs_on_interrupt(), _sigterm_raises():
+                # A flow's run, and where a teacher's key is found, are context variables.
+                workers = [pool.submit(contextvars.copy_context().run, stages.work) for _ in range(slots)]
                 for worker in workers:
                     worker.result()
         except BaseException:

@@ -149,7 +149,7 @@ def test_a_signal_ends_the_process_while_a_stage_works_in_a_thread(number: int, 
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
         def draw(context):
-            for _ in range(6000):
+            for _ in range(60000):
                 time.sleep(0.01)
                 context.progress(ProgressEvent(stage="problems", message="draws"))
 
@@ -166,6 +166,6 @@ def test_a_signal_ends_the_process_while_a_stage_works_in_a_thread(number: int, 
     while "draws" not in process.stdout.readline():
         assert process.poll() is None
     process.send_signal(number)
-    said, _ = process.communicate(timeout=20)
+    said, _ = process.communicate(timeout=60)
     assert process.returncode == status
     assert "done" not in said
