@@ -88,7 +88,7 @@ class GpuSlot:
         logged = float("-inf")
         while (lease := _acquire(client)) is None:
             for abandoned in abandoned_leases(_folder()):
-                self._log.info("the process that resources the GPU was killed: its slot is free again")
+                self._log.info("the process that held the GPU was killed: its slot is free again")
                 _release(client, abandoned)
             if time.monotonic() - logged >= LOG_INTERVAL_S:
                 logged = time.monotonic()

@@ -6,9 +6,10 @@ import contextvars
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from mirage_core.config import Settings
@@ -37,7 +38,7 @@ def run_stages(settings: Settings, step: Step[Artifact]) -> dict[str, Artifact]:
             with cancel_jobs_on_interrupt(), _sigterm_raises():
                 # A flow's run, and where a teacher's key is found, are context variables.
                 workers = [pool.submit(contextvars.copy_context().run, stages.work) for _ in range(slots)]
-                for worker in workers:
+                for worker in as_completed(workers):
                     worker.result()
         except BaseException:
             end.set()
@@ -72,11 +73,7 @@ class StageQueue:
 
     def add(self, name: str, params: Mapping[str, Any], /, **inputs: Handle) -> Handle:
         """Add a stage; returns what will be its artifact."""
-
-        def run(**artifacts: Artifact) -> Artifact:
-            return self._step(name, params, **artifacts)
-
-        self._waiting.append(_Waiting(run, inputs))
+        self._waiting.append(_Waiting(partial(self._step, name, params), inputs))
         return self._waiting[-1].handle
 
     def work(self) -> None:
