@@ -24,7 +24,8 @@ from tasks import gpu
 from tasks.paths import open_store, store_url
 from tests.flows.fake_pipeline import FakePipeline
 
-pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect")]
+# A group of their own: they wait for much, and the other tests of flows need not wait for them.
+pytestmark = [pytest.mark.usefixtures("prefect_server"), pytest.mark.xdist_group("prefect-faults")]
 
 ZOMBIES = "mirage: runs without a heartbeat are Crashed"
 # The shortest pipeline with stages that run a model: problems, auxiliary-images, base, evaluation, report.

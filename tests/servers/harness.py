@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A server of Prefect's own test harness, with a result storage of its own; mark: xdist_group("prefect")."""
+    """A server of Prefect's own test harness, with a result storage of its own, one for each xdist_group."""
     from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
