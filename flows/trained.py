@@ -24,6 +24,7 @@ from mirage_core.types import Artifact
 FALLBACK_RECIPE = "tiny"
 # A recipe with a teacher behind an endpoint must name one; a trained model needs none, and none is recorded with it.
 NO_TEACHER = "http://teacher.invalid/v1"
+NO_ROLLOUTS = "http://127.0.0.1:9"  # the port of discard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +106,10 @@ def parse_settings(data: Mapping[str, object], owner: str) -> Settings:
     try:
         return Settings.model_validate(data)
     except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        first = error.errors()[0]
+        where = "".join(f" at {part}" for part in [".".join(map(str, first["loc"]))] if part)
         raise SettingsError(
-            f"the settings of {owner} do not fit this version at {where}: run the recipe again"
+            f"the settings of {owner} do not fit this version{where} ({first['msg']}): run the recipe again"
         ) from error
 
 
@@ -152,7 +154,8 @@ def _settings_in(metadata: Mapping[str, Any], folder: Path) -> Settings:
         used = {name: metadata[name] for name in ("prompt", "latent") if name in metadata}
         teacher = {**identity(known.teacher), "variant": metadata.get("variant", known.teacher.variant)}
         return parse_settings({**identity(known), **used, "teacher": teacher}, str(folder))
-    runtime = identity(known.runtime)
+    # What its training asked of a runtime, no answer asks: any optimizer, teacher or server of rollouts fits this one.
+    runtime = {**identity(known.runtime), "engine": "plain", "rollouts_url": NO_ROLLOUTS}
     runtime["teacher"]["base_url"] = NO_TEACHER
     return parse_settings({**saved, "runtime": runtime}, str(folder))
 

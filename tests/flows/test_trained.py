@@ -14,7 +14,9 @@ from flows.commands.evaluate import check_auxiliary_input, problems_of
 from flows.trained import find_checkpoint, method_of
 from mirage_core.benchmarks.auxiliary_input import with_auxiliary_input
 from mirage_core.benchmarks.vsp_planning import make_problem
+from mirage_core.config import identity
 from mirage_core.errors import ArtifactMissing, DataError, InputError
+from mirage_core.recipes import load
 from mirage_core.worlds.maze import maze_from_rows
 from mirage_core.worlds.maze.art import picture_bytes, render
 from tasks.paths import open_store
@@ -167,3 +169,31 @@ def test_the_upper_bound_is_not_judged_on_problems_that_do_not_show_the_picture(
     check_auxiliary_input("direct-sft", [problem])
     with pytest.raises(InputError, match="needs the auxiliary image as an input"):
         check_auxiliary_input("auxiliary-input", [problem])
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("film.optimizer=muon", "runtime.zero_stage=0"),
+        (
+            "teacher.kind=endpoint",
+            "teacher.model=any",
+            "teacher.variant=cot",
+            "runtime.teacher.base_url=http://127.0.0.1:1/v1",
+        ),
+        ("grpo.rollouts=served", "runtime.rollouts_url=http://127.0.0.1:1"),
+    ],
+)
+def test_a_model_folder_needs_nothing_of_the_runtime_of_its_training(
+    tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    settings = identity(load("tiny", overrides))
+    settings.pop("runtime", None)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "mirage.json").write_text(json.dumps({"recipe": "tiny", "settings": settings}))
+
+    chosen = find_checkpoint(str(tmp_path), "film", open_store())
+
+    found = identity(chosen.settings)
+    found.pop("runtime", None)
+    assert found == settings
