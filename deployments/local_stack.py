@@ -157,7 +157,8 @@ def _server_up(stack: LocalStack, port: int | None, log: Log, timeout_s: float) 
     chosen = _choose_port(port, log)
     url = f"http://{HOST}:{chosen}/api"
     log(f"starting the Prefect server on port {chosen} (log: {stack.log('server')})")
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(chosen)]
+    command = [sys.executable, "-m", "deployments.collecting", "prefect", "server", "start"]
+    command += ["--host", HOST, "--port", str(chosen)]
     process = start(command, environment=environment(stack, url), folder=stack.repository, log=stack.log("server"))
     known = write_pid_file(stack.server_file, process, chosen)
     return _wait_healthy(stack, known, log, timeout_s)
