@@ -39,6 +39,24 @@ def bench_launches(
     command.launches(layers, batch, latents, lora=lora, as_json=as_json)
 
 
+@app.command("arithmetic")
+def bench_arithmetic(
+    emulate: Annotated[
+        str, typer.Option(help="CPUs that qemu-x86_64 emulates (minutes each): some of EPYC,Haswell,...")
+    ] = "",
+    recipe: RecipeOption = "tiny",
+    steps: Annotated[int, typer.Option(help="Steps after which bits are compared.")] = 2,
+    more_steps: Annotated[int, typer.Option(help="Steps more, for the comparison of speed.")] = 40,
+    rounds: Annotated[int, typer.Option(help="Rounds of the comparison of speed; 0: none.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Show that runtime.portable_math gives the same bits on other CPUs, and what it costs (about four minutes)."""
+    from flows.commands import bench as command
+
+    cpus = [name.strip() for name in emulate.split(",") if name.strip()]
+    command.arithmetic(cpus, recipe, steps, more_steps, rounds, as_json=as_json)
+
+
 @app.command("synthesis")
 def bench_synthesis(
     quick: Annotated[bool, typer.Option("--quick", help="A tenth of the samples.")] = False,

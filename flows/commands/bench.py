@@ -17,6 +17,7 @@ from rich.table import Table
 from flows.commands.printing import console, stderr
 
 if TYPE_CHECKING:
+    from bench.arithmetic import Row as ArithmeticRow
     from bench.latent import Row
     from bench.launches import Row as LaunchRow
     from bench.orchestration import Round
@@ -66,6 +67,23 @@ def orchestration(rounds: int, seconds: float | None, *, as_json: bool) -> None:
     _log("starting a temporary Prefect server (15 to 60 s)")
     rows = measure(run_flow, rounds, seconds, _log_round)
     _show(rows, orchestration_table, as_json=as_json)
+
+
+def arithmetic(cpus: Sequence[str], recipe: str, steps: int, more_steps: int, rounds: int, *, as_json: bool) -> None:
+    """Compare the bits of a short training over CPUs, and the speed of portable arithmetic."""
+    from bench.arithmetic import measure
+
+    rows = measure(cpus, _log, recipe=recipe, steps=steps, more_steps=more_steps, rounds=rounds)
+    _show(rows, arithmetic_table, as_json=as_json)
+
+
+def arithmetic_table(rows: list[ArithmeticRow]) -> Table:
+    """Return one row per CPU and case; equal digests are equal weights."""
+    table = Table("CPU", "case", "arithmetic", "film", "direct SFT", "seconds / native", box=None, pad_edge=False)
+    for row in rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
+        table.add_row(row.cpu, row.case, row.arithmetic, row.film, row.direct_sft, ratio)
+    return table
 
 
 def synthesis(*, quick: bool, as_json: bool) -> None:

@@ -61,6 +61,11 @@ class RuntimeSettings(Section):
         description="Run passes of one token a row (latents, decoding) in a third of the operations, for GPUs; equal "
         "up to rounding (docs/latent-engine.md).",
     )
+    portable_math: bool = Field(
+        False,
+        description="The same bits on every x86 CPU with AVX2, Intel or AMD, with the same processes and threads; "
+        "training takes up to twice as long (docs/measurements.md). GPUs: no effect.",
+    )
     processes: Positive = Field(2, description="Training and evaluation processes of each machine.")
     launcher: Literal["direct", "torchrun", "deepspeed"] = Field(
         "direct", description="What starts the processes: this program, torchrun, or DeepSpeed's launcher."

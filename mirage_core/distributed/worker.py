@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from mirage_core import benchmarks
+from mirage_core.distributed.arithmetic import use_portable_math
 from mirage_core.distributed.context import ProcessContext, as_process
 from mirage_core.distributed.events import EventWriter, write_failure
 from mirage_core.distributed.job import Job, read_job
@@ -85,6 +86,8 @@ def process_of(rank: int | None, world_size: int | None) -> ProcessContext:
 def _prepared(job: Job, process: ProcessContext, folder: Path, rendezvous: Path | None) -> Iterator[Job]:
     """Set up the process, and join the others where the program needs them."""
     configure_libraries(process, job.settings.runtime.threads, folder)
+    if job.settings.runtime.portable_math:
+        use_portable_math()
     benchmarks.use(job.settings.problems)  # a user's own task
     for needed in (job.output, job.scratch):  # where no launcher of this project has created them
         needed.mkdir(parents=True, exist_ok=True)

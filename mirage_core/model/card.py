@@ -229,6 +229,7 @@ def _training_stage(number: int, chapter: Mapping[str, Any]) -> str:
     settings = {**chapter["settings"], "seed": chapter["seed"], "model": chapter["model"]}
     text = json.dumps(settings, indent=1, ensure_ascii=False)
     origin = f"Begun with the model of sha256 `{chapter['begun_with']}`.\n\n" if chapter.get("begun_with") else ""
+    origin += f"Arithmetic: {chapter['arithmetic']}.\n\n" if "arithmetic" in chapter else ""
     return f"### {number}. {_stage_title(chapter['stage'])}\n\n{origin}```json\n{text}\n```"
 
 

@@ -61,7 +61,8 @@ def fake_run(folder: Path, settings: Settings, *, curves: bool = True) -> dict[s
     for name in names[3:]:
         if curves:
             write_curves(folders[name], name)
-        (folders[name] / "mirage.json").write_text(json.dumps({"stage": name}))
+        chapter = {"stage": name, "arithmetic": "CPU, AVX2" if name == "base" else "CPU, AVX512"}
+        (folders[name] / "mirage.json").write_text(json.dumps({"stage": name, "history": [chapter]}))
     return folders
 
 

@@ -15,6 +15,7 @@ CHAPTER: dict[str, Any] = {
     "seed": 42,
     "settings": {"learning_rate": 1e-5, "text_weight": 0.1},
     "model": {"dtype": "bfloat16", "attention": "sdpa", "train_vision": False, "lora": None},
+    "arithmetic": "CPU, AVX2, portable",
     "begun_with": "12" * 32,
     "data": {"examples": {"digest": "ab" * 32, "counts": {"vsp-planning": {"train": 1000, "validation": 100}}}},
 }
@@ -57,6 +58,7 @@ def test_a_card_tells_data_making_versions_and_what_is_still_to_come() -> None:
         "| torch | 2.13.0 |",
         "4 times (end: exact)",
         f"Begun with the model of sha256 `{'12' * 32}`.",
+        "Arithmetic: CPU, AVX2, portable.",
         NOT_EVALUATED,
     ):
         assert text in card

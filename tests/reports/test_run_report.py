@@ -211,6 +211,11 @@ def inputs(settings: Settings, folders: dict[str, Path]) -> RunReportInputs:
     return read_inputs(settings, folders)
 
 
+def test_the_page_says_with_which_arithmetic_its_models_were_trained(written: Path) -> None:
+    assert "Arithmetic of the training: CPU, AVX2; CPU, AVX512." in (written / "report.html").read_text()
+    assert json.loads((written / "report.json").read_text())["arithmetic"] == ["CPU, AVX2", "CPU, AVX512"]
+
+
 def test_the_page_states_its_base_its_teacher_and_its_one_seed(settings: Settings, folders: dict[str, Path]) -> None:
     text = " ".join(caveats(inputs(settings, folders)))
     for fact in ("trained from scratch", "replaces a pretrained model", "oracle", "One training seed"):

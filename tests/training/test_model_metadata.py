@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mirage_core.distributed.job import ProgramName
 from mirage_core.errors import SettingsError
@@ -142,6 +143,6 @@ def test_the_same_job_is_told_in_the_same_words_and_nothing_of_this_machine(
 
 
 def test_a_warm_up_is_the_first_chapter(inputs: Path, tmp_path: Path) -> None:
-    metadata = warmup_metadata(make_job(inputs, tmp_path, "warmup"))
+    metadata = warmup_metadata(make_job(inputs, tmp_path, "warmup"), torch.device("cpu"))
     assert (metadata["stage"], metadata["source"]) == ("base", "from_scratch")
     assert [chapter["stage"] for chapter in metadata["history"]] == ["warmup"]

@@ -59,6 +59,12 @@ class RunReportInputs:
         return self.code_sheets.get(METHODS[method].stage) if method in METHODS else None
 
     @property
+    def arithmetic(self) -> tuple[str, ...]:
+        """Return the kinds of arithmetic that the models were trained with, each once."""
+        trained = (about["history"][-1] for about in self.abouts.values() if about.get("history"))
+        return tuple(sorted({chapter["arithmetic"] for chapter in trained if "arithmetic" in chapter}))
+
+    @property
     def blind_rows(self) -> tuple[AccuracyRow, ...]:
         """The score table's lines of answers without the picture, the text-only rule first."""
         rows = accuracy_rows(self.blind)

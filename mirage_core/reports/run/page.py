@@ -105,6 +105,7 @@ def context(
         "examples": _examples(inputs),
         "teacher": settings.teacher.kind,
         "resolved": resolved_settings(settings),
+        "arithmetic": inputs.arithmetic,
         "versions": versions(),
     }
 

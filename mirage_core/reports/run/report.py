@@ -83,6 +83,7 @@ def report_figures(inputs: RunReportInputs) -> dict[str, Any]:
         "selection_rule": SELECTION_RULE,
         "trajectory_rule": TRAJECTORY_RULE,
         "settings": inputs.settings.model_dump(mode="json", exclude={"runtime"}),
+        "arithmetic": inputs.arithmetic,
         "versions": versions(),
     }
 

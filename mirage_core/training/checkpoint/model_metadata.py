@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from mirage_core.config import InferenceSettings, Settings, as_recipe, identity
+from mirage_core.distributed.arithmetic import arithmetic_of
 from mirage_core.distributed.job import Job
 from mirage_core.errors import SettingsError
 from mirage_core.methods import programs
@@ -26,7 +29,7 @@ def model_metadata(job: Job, model: LoadedModel) -> dict[str, Any]:
         **InferenceSettings.of(job.settings).as_metadata(latents=has_latents(job)),
         "stage": job.program,
         "stages": [*before.get("stages", [before.get("stage", "base")]), job.program],
-        "history": [*before.get("history", []), _chapter(job)],
+        "history": [*before.get("history", []), _chapter(job, model.backbone.device)],
     }
 
 
@@ -60,9 +63,9 @@ def _flat(inference: InferenceSettings, *, latents: bool) -> dict[str, Any]:
     return {**named, "teacher.variant": inference.variant}
 
 
-def warmup_metadata(job: Job) -> dict[str, Any]:
-    """Return the mirage.json of a model from scratch."""
-    return {**base_metadata(job.settings), "stage": "base", "source": FROM_SCRATCH, "history": [_chapter(job)]}
+def warmup_metadata(job: Job, device: torch.device) -> dict[str, Any]:
+    """Return the mirage.json of a model from scratch, trained on ``device``."""
+    return {**base_metadata(job.settings), "stage": "base", "source": FROM_SCRATCH, "history": [_chapter(job, device)]}
 
 
 def base_metadata(settings: Settings) -> dict[str, Any]:
@@ -84,7 +87,7 @@ def has_latents(job: Job) -> bool:
     return programs()[job.program].has_latents and job.options.get("latents", "on") == "on"
 
 
-def _chapter(job: Job) -> dict[str, Any]:
+def _chapter(job: Job, device: torch.device) -> dict[str, Any]:
     """Return one stage of a model's history; ``begun_with`` is the digest of its input model's artifact, if known."""
     section = job.settings.model.warmup if job.program == "warmup" else job.settings.training(job.program)
     model = job.settings.model.model_dump(mode="json", include={"dtype", "attention", "train_vision", "lora"})
@@ -93,6 +96,7 @@ def _chapter(job: Job) -> dict[str, Any]:
         "seed": job.seed,
         "settings": identity(section),
         "model": model,
+        "arithmetic": arithmetic_of(device, portable=job.settings.runtime.portable_math),
         "begun_with": job.digests.get("model"),
         "data": {name: _data(job, name) for name in sorted(job.inputs) if name in ("examples", "problems")},
     }

@@ -54,7 +54,9 @@ def run_warmup(job: Job, events: EventWriter) -> None:
         )
     model = build_base_model(settings.model, job.seed)
     objective = WarmupObjective(settings, model, job.seed, micro_batch_size(job))
-    train(objective, model, _train_plan(settings.model.warmup), job, events, warmup_metadata(job))
+    train(
+        objective, model, _train_plan(settings.model.warmup), job, events, warmup_metadata(job, model.backbone.device)
+    )
 
 
 def _train_plan(settings: WarmupSettings) -> TrainPlan:
