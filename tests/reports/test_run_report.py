@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 
 from mirage_core.config import Settings
 from mirage_core.errors import DataError
+from mirage_core.recipes import load
 from mirage_core.reports.labels import short_label
 from mirage_core.reports.run.findings import caveats, comparisons, findings, headline
 from mirage_core.reports.run.inputs import RunReportInputs, read_inputs
 from mirage_core.reports.run.report import write_report
+from mirage_core.reports.run.training_noise import TrainingNoise, training_noise
 from mirage_core.store.records import load_predictions, save_predictions
 from tests.evaluation.fake_run import SKILL, fake_run, small_settings
 
@@ -165,7 +168,7 @@ def test_a_run_with_little_in_it_is_still_reported(
     assert summary["headline"] == "Nothing has been evaluated yet."
     some = {name: folders[name] for name in ("problems", "base", "evaluation/zero-shot")}
     summary = write_report(tmp_path / "some", settings, some)
-    assert summary["headline"].startswith("Zero-shot solves")
+    assert summary["headline"].startswith("One run: Zero-shot solves")
     assert (tmp_path / "some" / "trajectory.png").is_file()
 
 
@@ -179,7 +182,11 @@ def test_answers_of_another_method_are_refused(tmp_path: Path, settings: Setting
     [
         ([True], [True, True, True, True, False], "cannot tell from chance"),
         ([True, False], [True, False], "direct SFT solves 50.0 % too"),
-        ([True], [False], "direct SFT solves 0 %, which is less"),
+        (
+            [True],
+            [False],
+            "direct SFT solves 0 %, which is less (p = 0.008 over the problems; training noise is not known).",
+        ),
         ([False], [True], "direct SFT solves 100 %, which is more"),
     ],
 )
@@ -200,11 +207,37 @@ def test_a_film_is_compared_with_direct_sft_in_the_headline_the_findings_and_the
     save_predictions(tmp_path / "film" / "predictions.parquet", film)
     judged = {"evaluation/direct-sft": changed["evaluation/direct-sft"], "evaluation/film": tmp_path / "film"}
     read = read_inputs(settings, judged)
-    assert headline(read).startswith("Mirage with the film solves 100 % of")
+    assert headline(read).startswith("One run: Mirage with the film solves 100 % of")
     assert "direct SFT solves 0 %, which is less" in headline(read)
     assert any(sentence.startswith("The film beats direct SFT: 100 % against 0 %") for sentence in findings(read))
     tests = {(each.test.first, each.test.second) for each in comparisons(read)}
     assert tests == {("film", "direct-sft")}
+
+
+def test_one_run_is_not_said_to_win_by_less_than_the_noise_of_training(
+    tmp_path: Path, settings: Settings, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = with_answers(folders, tmp_path, {"stage-2": [True], "direct-sft": [False]})
+    read = read_inputs(settings, changed)
+    noise = TrainingNoise(half_width=0.4, seeds=3, study="imagination")
+    monkeypatch.setattr("mirage_core.reports.run.findings.training_noise", lambda *asked: noise)
+    words = "which is less: +100.0 points (+60.0 to +140.0 with the noise of training, from 3 seeds of the study imagi"
+    assert words in headline(read) and "chance" not in headline(read)
+    monkeypatch.setattr("mirage_core.reports.run.findings.training_noise", lambda *asked: replace(noise, half_width=1))
+    assert headline(read).endswith("imagination): a difference that one run cannot tell from chance.")
+
+
+def test_training_noise_is_of_the_recipe_that_the_study_trained() -> None:
+    levels, methods = ("level-3", "level-4"), ("film", "direct-sft")
+    for sets in ([], ["seed=7", "runtime.processes=1", "evaluation.methods=[film]"]):
+        noise = training_noise(load("tiny", sets), "vsp-planning", levels, *methods)
+        assert noise is not None and (noise.seeds, noise.study) == (3, "imagination")
+        # Both levels together: -0.01, 0 and 0.0033; t(2) is 4.303.
+        assert noise.half_width == pytest.approx(4.303 * statistics.stdev([-0.01, 0.0, 0.0033]), abs=1e-4)
+    assert training_noise(load("tiny", ["film.steps=1400"]), "vsp-planning", levels, *methods) is None
+    assert training_noise(load("tiny"), "vsp-planning", levels, "stage-2", "direct-sft") is None
+    assert training_noise(load("tiny"), "vsp-planning", ("level-9",), *methods) is None
+    assert training_noise(load("micro"), "vsp-planning", levels, *methods) is None
 
 
 def inputs(settings: Settings, folders: dict[str, Path]) -> RunReportInputs:

@@ -11,6 +11,7 @@ from mirage_core.methods import METHODS
 from mirage_core.reports.labels import benchmark_label, blind_label, short_label
 from mirage_core.reports.run.inputs import RunReportInputs
 from mirage_core.reports.run.training_budget import budgets
+from mirage_core.reports.run.training_noise import training_noise
 
 SIGNIFICANT = 0.05
 FOCUS_BENCHMARK = "vsp-planning"
@@ -80,7 +81,10 @@ def blind_row(inputs: RunReportInputs, selection: Focus) -> AccuracyRow | None:
 
 
 def headline(inputs: RunReportInputs) -> str:
-    """Say what stage 2 (else the film, else the last method) reached, and how that compares with direct SFT."""
+    """Say what stage 2 (else the film, else the last method) reached, and how that compares with direct SFT.
+
+    One run is never said to win where the training noise of a committed study allows the contrary.
+    """
     selection = focus(inputs)
     if selection is None:
         return "Nothing has been evaluated yet."
@@ -90,16 +94,28 @@ def headline(inputs: RunReportInputs) -> str:
     subject = _SUBJECTS.get(method, short_label(method))
     blind = blind_row(inputs, selection)
     against = "" if blind is None else f", against {percent(blind.accuracy)} from the text alone"
-    start = f"{subject} solves {percent(row.accuracy)} of {row.n} held-out problems ({selection.label}){against}"
+    start = (
+        f"One run: {subject} solves {percent(row.accuracy)} of {row.n} held-out problems ({selection.label}){against}"
+    )
     if method not in _SUBJECTS or "direct-sft" not in rows:
         return f"{start}."
     test = paired(inputs.scored, selection.benchmark, method, "direct-sft", selection.groups)
     other = f"direct SFT solves {percent(rows['direct-sft'].accuracy)}"
     if test.difference == 0:
         return f"{start}; {other} too."
-    if test.p_value >= SIGNIFICANT:
-        return f"{start}; {other}, a difference this run cannot tell from chance."
-    return f"{start}; {other}, which is {'less' if test.difference > 0 else 'more'} ({p_words(test.p_value)})."
+    more = "less" if test.difference > 0 else "more"
+    noise = training_noise(inputs.settings, selection.benchmark, selection.groups, method, "direct-sft")
+    if noise is None:
+        outcome = f"which is {more} ({p_words(test.p_value)} over the problems; training noise is not known)"
+    else:
+        low, high = test.difference - noise.half_width, test.difference + noise.half_width
+        outcome = (
+            f"which is {more}: {100 * test.difference:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f} with the "
+            f"noise of training, from {noise.seeds} seeds of the study {noise.study})"
+        )
+    if test.p_value >= SIGNIFICANT or (noise is not None and abs(test.difference) <= noise.half_width):
+        return f"{start}; {other}, {outcome}: a difference that one run cannot tell from chance."
+    return f"{start}; {other}, {outcome}."
 
 
 def findings(inputs: RunReportInputs) -> list[str]:
