@@ -2,8 +2,9 @@
 
 ``mirage bench arithmetic`` trains the film and direct SFT for a few steps, from one base model and one data set, each
 in a process as the product starts it: with the arithmetic that the libraries choose (native) and with
-``runtime.portable_math`` (portable), on this CPU and on CPUs that qemu emulates (Debian: qemu-user). Equal digests of
-all weights are equal bits. Speed is compared on this CPU alone: the seconds of more steps less those of a few.
+``runtime.portable_math`` (portable), the latter also on CPUs that qemu emulates (Debian: qemu-user; minutes each).
+Equal digests of all weights are equal bits. Speed is compared on this CPU alone: the seconds of more steps less those
+of a few.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def measure(
     more_steps: int = 40,
     rounds: int = 3,
 ) -> list[Row]:
-    """Train the ``cases`` here and on the emulated ``cpus`` (names of ``qemu-x86_64 -cpu help``).
+    """Train the ``cases`` here, and portably on the emulated ``cpus`` (names of ``qemu-x86_64 -cpu help``).
 
     ``rounds``: of the comparison of speed, with ``more_steps`` steps more; 0 for none. InputError for numbers below
     one, and for CPUs without qemu; MirageError where a training fails, with the end of its log.
@@ -82,7 +83,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="mirage-bench-") as folder:
         bench = Trainings(Path(folder), recipe)
         ratio = bench.ratio(steps, more_steps, rounds, on_progress) if rounds else None
-        todo = [(cpu, case) for cpu in (HERE, *cpus) for case in cases]
+        todo = [*((HERE, case) for case in cases), *((cpu, "portable") for cpu in cpus)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             done = [(each, pool.submit(bench.train, *each, steps)) for each in todo]
             return [_row(cpu, case, steps, future.result(), ratio) for (cpu, case), future in done]

@@ -221,6 +221,7 @@ def _engine(settings: Settings, section: TrainSettings | GRPOSettings, backbone:
         max_grad_norm=section.max_grad_norm,
         optimizer=section.optimizer,
         fused=runtime.fused_optimizer,
+        fused_on_cpu=runtime.portable_math,
         offload_optimizer=runtime.offload_optimizer,
         offload_parameters=runtime.offload_parameters,
     )

@@ -2,7 +2,9 @@
 
 Rounding depends on the order of a sum, so on the width of the vectors that a kernel uses. torch, oneDNN and oneMKL each
 choose their kernels by what the CPU offers; oneMKL also by its vendor: only the branch COMPATIBLE of its conditional
-numerical reproducibility is one on Intel and AMD. ``mirage bench arithmetic`` shows equal digests over emulated CPUs.
+numerical reproducibility is one on Intel and AMD. Its square roots are not (15 % are not correctly rounded, and those
+differ between CPUs), so AdamW then steps by torch's fused kernel, which has none of them. ``mirage bench arithmetic``
+shows equal digests over emulated CPUs.
 """
 
 from __future__ import annotations

@@ -232,6 +232,7 @@ def _make_engine(
         max_grad_norm=plan.max_grad_norm,
         optimizer=plan.optimizer,
         fused=runtime.fused_optimizer,
+        fused_on_cpu=runtime.portable_math,
         offload_optimizer=runtime.offload_optimizer,
         offload_parameters=runtime.offload_parameters,
     )

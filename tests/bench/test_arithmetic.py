@@ -43,9 +43,12 @@ def test_the_command_prints_the_rows_of_every_cpu_and_the_cost(monkeypatch: pyte
     result = CliRunner().invoke(app, ["bench", "arithmetic", "--emulate", "EPYC, Haswell", "--rounds", "1", "--json"])
     rows = json.loads(result.stdout)
     assert [(row["cpu"], row["case"]) for row in rows] == [
-        (cpu, case) for cpu in (HERE, "EPYC", "Haswell") for case in ("native", "portable")
+        (HERE, "native"),
+        (HERE, "portable"),
+        ("EPYC", "portable"),
+        ("Haswell", "portable"),
     ]
-    assert [row["ratio"] for row in rows] == [None, 2.0, None, None, None, None]
+    assert [row["ratio"] for row in rows] == [None, 2.0, None, None]
     assert set(asked) == {(row["cpu"], row["case"], 2) for row in rows} | {
         (HERE, case, steps) for case in ("native", "portable") for steps in (2, 42)
     }

@@ -63,6 +63,7 @@ ELSEWHERE = {
         "tests/bench/test_serving.py::test_the_command_asks_every_endpoint_with_its_process"
     ),
     r"mirage bench latent": "tests/bench/test_latent.py::test_the_rows_are_json_with_the_named_cases",
+    r"mirage bench arithmetic": "tests/bench/test_arithmetic.py::",
     r"mirage bench training": "tests/flows/test_plan_command.py::",
     r"prefect deployment run": "tests/machines/test_cluster.py::",
     r"(mirage run --direct --recipe docs/examples/turning.yaml|mirage evaluate --benchmark turning)": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ def trained_on(root: Root, kind: OptimizerName, first: int, last: int, state: En
         engine.backward(loss)
         engine.step(1e-2)
     return engine
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_portable_math_steps_by_the_fused_kernel_on_a_cpu(kind: OptimizerName) -> None:
+    torch.manual_seed(0)
+    root = Root({"net": nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 4))})
+    settings = EngineSettings(kind="plain", zero_stage=0, weight_decay=0.1, max_grad_norm=1.0, optimizer=kind)
+    for on_cpu in (False, True):
+        engine = make_engine(root, replace(settings, fused=True, fused_on_cpu=on_cpu), None)
+        optimizer: torch.optim.Optimizer = vars(engine)["_optimizer"]
+        assert bool(optimizer.param_groups[-1].get("fused")) is on_cpu
 
 
 def saved(engine: Engine, root: Root, steps_done: int, path: Path) -> EngineState:

@@ -18,7 +18,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """Kind of the engine, sharding, optimizer and offloading."""
+    """Kind of the engine, sharding, optimizer and offloading.
+
+    ``fused``: AdamW in one kernel on a GPU; ``fused_on_cpu``: there too, which takes its square roots without oneMKL,
+    whose own differ between CPUs (``runtime.portable_math``).
+    """
 
     kind: Literal["plain", "deepspeed"]
     zero_stage: int
@@ -26,8 +30,13 @@ class EngineSettings:
     max_grad_norm: float
     optimizer: OptimizerName = "adamw"
     fused: bool = False
+    fused_on_cpu: bool = False
     offload_optimizer: bool = False
     offload_parameters: bool = False
+
+    def fuses(self, device_type: str) -> bool:
+        """Whether AdamW is one kernel on such a device."""
+        return self.fused if device_type == "cuda" else self.fused_on_cpu
 
 
 class Root(nn.Module):

@@ -43,7 +43,7 @@ class DeepSpeedEngine:
                 parameters,
                 settings.weight_decay,
                 settings.optimizer,
-                fused=settings.fused and device_type == "cuda",
+                fused=settings.fuses(device_type),
             ),
             config=_config(settings, parameters),
             dist_init_required=False,

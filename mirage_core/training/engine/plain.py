@@ -26,7 +26,7 @@ class PlainEngine:
         self._settings = settings
         self._names, self._parameters = map(list, zip(*trained_parameters(root), strict=True))
         self._masters = [_master(parameter) for parameter in self._parameters]
-        fused = settings.fused and self._masters[0].device.type == "cuda"
+        fused = settings.fuses(self._masters[0].device.type)
         named = dict(zip(self._names, self._masters, strict=True))
         self._optimizer = make_optimizer(named, settings.weight_decay, settings.optimizer, fused=fused)
         self._sums: dict[int, Tensor] = {}  # of earlier micro-batches, by number of a low-precision parameter
